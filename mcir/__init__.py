@@ -1,3 +1,77 @@
-"""mcir: image restoration with contrastive learning."""
+"""mcir: train image-restoration networks, with contrastive learning at heart.
+
+>>> import mcir
+>>> network = mcir.build_network({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 2})
+
+Everything named here is loaded when it is first used, so that ``import mcir`` and the command line answer at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mcir.registry import (
+    ARCHS,
+    DATASETS,
+    DEGRADATIONS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    NEGATIVES,
+    OPTIMIZERS,
+    SCHEDULERS,
+    Registry,
+    RegistryError,
+)
+
+if TYPE_CHECKING:
+    from mcir.config import OptionError, Options, load
+    from mcir.losses import SPNLoss
+    from mcir.models import HistoryNegatives, Model
 
 __version__ = "0.1.0"
+
+build_network = ARCHS.build
+build_loss = LOSSES.build
+build_dataset = DATASETS.build
+build_metric = METRICS.build
+build_model = MODELS.build
+
+_HOMES = {
+    "HistoryNegatives": "mcir.models",
+    "Model": "mcir.models",
+    "OptionError": "mcir.config",
+    "Options": "mcir.config",
+    "SPNLoss": "mcir.losses",
+    "load": "mcir.config",
+}
+
+__all__ = [
+    "ARCHS",
+    "DATASETS",
+    "DEGRADATIONS",
+    "LOSSES",
+    "METRICS",
+    "MODELS",
+    "NEGATIVES",
+    "OPTIMIZERS",
+    "SCHEDULERS",
+    "HistoryNegatives",
+    "Model",
+    "OptionError",
+    "Options",
+    "Registry",
+    "RegistryError",
+    "SPNLoss",
+    "build_dataset",
+    "build_loss",
+    "build_metric",
+    "build_model",
+    "build_network",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mcir' has no attribute '{name}'")

@@ -8,9 +8,9 @@ A class enters with a decorator and is built from a *section*, the mapping that 
 
     ARCHS.build({"type": "EDSR", "upscale": 2})
 
-The constructor's signature is the schema of its section: every argument is explicit, typed and checked. An argument that
-is itself a component is annotated with the section type of its registry (``LossSection`` …), so that a checker can follow
-it down.
+The constructor's signature is the schema of its section: every argument is explicit, typed and checked. An argument
+that is itself a component is annotated with the section type of its registry (``LossSection`` …), so that a checker can
+follow it down.
 
 A registry fills itself at its first question: it imports the package that is its home and then every installed plug-in
 (entry-point group ``mcir.plugins``). Code of your own registers without a change here, through such an entry point or
@@ -54,8 +54,8 @@ class Registry:
     Args:
         kind: what the components are called in messages, for example ``"architecture"``.
         home: the package whose import registers the components that mcir brings.
-        given: names of the leading constructor arguments that mcir passes itself and no option file may set, for example
-            ``("params",)`` of an optimizer.
+        given: names of the leading constructor arguments that mcir passes itself and no option file may set, for
+            example ``("params",)`` of an optimizer.
     """
 
     def __init__(self, kind: str, home: str, given: Sequence[str] = ()) -> None:
@@ -74,8 +74,8 @@ class Registry:
     def register(self, name: str | None = None, aliases: Sequence[str] = ()) -> Callable[[C], C]:
         """Return a decorator that enters a class, which from then on keeps the arguments it is built with.
 
-        The arguments (defaults filled in, the given ones left out) stand in the ``hyperparameters`` of each instance, so
-        that a checkpoint can say how its network is rebuilt.
+        The arguments (defaults filled in, the given ones left out) stand in the ``hyperparameters`` of each instance,
+        so that a checkpoint can say how its network is rebuilt.
 
         Raises:
             RegistryError: the name is taken, or the constructor swallows unknown arguments (``*args``, ``**kwargs``).
@@ -97,8 +97,8 @@ class Registry:
         for parameter in inspect.signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise RegistryError(
-                    f"{self.kind} {cls.__name__}: the constructor takes '{parameter}', in which a misspelt option would "
-                    "vanish. Name every argument."
+                    f"{self.kind} {cls.__name__}: the constructor takes '{parameter}', in which a misspelt option "
+                    "would vanish. Name every argument."
                 )
         name = name or cls.__name__
         for candidate in (name, *aliases):
@@ -136,9 +136,8 @@ class Registry:
         self._fill()
         cls = self._classes.get(self._aliases.get(name, name))
         if cls is None:
-            raise RegistryError(
-                f"There is no {self.kind} '{name}'.{suggestion(name, [*self._classes, *self._aliases])} {self._origins()}"
-            )
+            near = suggestion(name, [*self._classes, *self._aliases])
+            raise RegistryError(f"There is no {self.kind} '{name}'.{near} {self._origins()}")
         return cls
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
@@ -157,8 +156,8 @@ class Registry:
         The section is not changed. ``given`` are the leading arguments that mcir passes itself.
 
         Raises:
-            RegistryError: the section has no type, an unknown one, an argument that the class does not take, or lacks one
-                that it needs.
+            RegistryError: the section has no type, an unknown one, an argument that the class does not take, or lacks
+                one that it needs.
         """
         if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
             raise RegistryError(
@@ -190,7 +189,8 @@ class Registry:
     def _origins(self) -> str:
         """Say which packages the known classes came from, and the file of each package."""
         packages = sorted({cls.__module__.partition(".")[0] for cls in self._classes.values()})
-        places = (f"{package} ({getattr(importlib.import_module(package), '__file__', 'built in')})" for package in packages)
+        files = (getattr(importlib.import_module(package), "__file__", "built in") for package in packages)
+        places = (f"{package} ({file})" for package, file in zip(packages, files, strict=True))
         return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(places) or 'nowhere'}."
 
 

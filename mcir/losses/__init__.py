@@ -1,0 +1,7 @@
+"""Losses: one family, one file. Importing this package registers them."""
+
+from mcir.losses.contrastive import SPNLoss
+from mcir.losses.perceptual import PerceptualLoss
+from mcir.losses.pixel import CharbonnierLoss, L1Loss, MSELoss
+
+__all__ = ["CharbonnierLoss", "L1Loss", "MSELoss", "PerceptualLoss", "SPNLoss"]

@@ -1,0 +1,32 @@
+"""Models: a network, its losses and its optimizer, and how one training step is made of them."""
+
+from mcir.models.base import Batch, Model
+from mcir.models.contrastive import ContrastiveModel
+from mcir.models.ema import MovingAverage
+from mcir.models.negatives import AdaptiveHistoryNegatives, HistoryNegatives, Negatives
+from mcir.models.optim import (
+    CosineAnnealingLR,
+    CosineAnnealingRestartLR,
+    MultiStepLR,
+    MultiStepRestartLR,
+    Schedule,
+    build_optimizer,
+)
+from mcir.models.restoration import RestorationModel
+
+__all__ = [
+    "AdaptiveHistoryNegatives",
+    "Batch",
+    "ContrastiveModel",
+    "CosineAnnealingLR",
+    "CosineAnnealingRestartLR",
+    "HistoryNegatives",
+    "Model",
+    "MovingAverage",
+    "MultiStepLR",
+    "MultiStepRestartLR",
+    "Negatives",
+    "RestorationModel",
+    "Schedule",
+    "build_optimizer",
+]

@@ -1,0 +1,281 @@
+"""Feature networks: the activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name.
+
+Losses compare images in them. A feature network is an instrument, not something that is trained: its weights are
+buffers outside the state dict, so they get no gradient, follow ``.to()`` and stand in no checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcir.registry import suggestion
+
+VGGType: TypeAlias = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
+
+_CONVOLUTIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_WIDTHS = (64, 128, 256, 512, 512)
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+_STD = (0.229, 0.224, 0.225)
+
+logger = logging.getLogger(__name__)
+
+
+class WeightsError(ValueError):
+    """Weights of a feature network that are not there or do not fit."""
+
+
+def vgg_layers(vgg_type: VGGType) -> list[str]:
+    """Return the layer names of a VGG in order: ``conv1_1``, (``bn1_1``), ``relu1_1``, …, ``pool5``.
+
+    The position in the list is the index in torchvision's ``features``.
+
+    Raises:
+        ValueError: no such VGG.
+    """
+    if vgg_type not in get_args(VGGType):
+        known = get_args(VGGType)
+        raise ValueError(f"There is no '{vgg_type}'.{suggestion(vgg_type, known)} Known are {', '.join(known)}.")
+    kinds = ("conv", "bn", "relu") if vgg_type.endswith("_bn") else ("conv", "relu")
+    names: list[str] = []
+    for block, convolutions in enumerate(_CONVOLUTIONS[vgg_type.removesuffix("_bn")], start=1):
+        names += [f"{kind}{block}_{number}" for number in range(1, convolutions + 1) for kind in kinds]
+        names.append(f"pool{block}")
+    return names
+
+
+def imagenet_file(vgg_type: VGGType) -> Path:
+    """Return the file of torchvision's ImageNet weights; when it is not on this disk yet, fetch it and check its hash.
+
+    Raises:
+        WeightsError: they are not there and cannot be fetched.
+    """
+    url: str = torchvision.models.get_model_weights(vgg_type)["IMAGENET1K_V1"].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = file.stem.rpartition("-")[2]  # the name ends in the first digits of the file's SHA-256
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"The ImageNet weights of {vgg_type} are not on this machine and cannot be fetched ({error}). Put "
+                f"{file.name} from {url} into {file.parent}, or say 'weights: <path>' for a file of your own, or "
+                "'weights: random' to do without (results then differ from the papers')."
+            ) from error
+    return file
+
+
+class VGGFeatures(nn.Module):
+    """Activations of a frozen VGG at chosen layers; only the layers up to the deepest chosen one are built.
+
+    A convolution is reported before the ReLU that follows it. Built under ``with torch.device("meta")`` it has shapes
+    but no weights, and reads none.
+
+    Args:
+        layer_names: what to report, such as ``conv1_2``, ``relu1_2``, ``pool1``, and ``bn1_2`` where there is one.
+        vgg_type: which VGG.
+        weights: ``"imagenet"`` (torchvision's), ``"random"`` (He-scaled, from ``seed``), or the path of a state dict
+            with torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
+            ``vgg_net.conv1_1.weight``); only the layers that are built need to be in it.
+        use_input_norm: subtract ImageNet's mean and divide by its standard deviation first.
+        range_norm: the input is in [-1, 1]; map it to [0, 1] before anything else.
+        seed: of random weights.
+
+    Raises:
+        ValueError: an unknown layer or VGG, or no layer at all.
+        WeightsError: weights that are not there or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        layer_names: Sequence[str],
+        vgg_type: VGGType = "vgg16",
+        weights: str = "imagenet",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        every = vgg_layers(vgg_type)
+        for name in layer_names:
+            if name not in every:
+                raise ValueError(
+                    f"{vgg_type} has no layer '{name}'.{suggestion(name, every)} It has {', '.join(every)}."
+                )
+        if not layer_names:
+            raise ValueError(f"Name at least one layer of {vgg_type}: {', '.join(every)}.")
+        self.layer_names = tuple(name for name in every if name in layer_names)
+        self.vgg_type = vgg_type
+        self.use_input_norm = use_input_norm
+        self.range_norm = range_norm
+        built = every[: every.index(self.layer_names[-1]) + 1]
+        self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
+        self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        self._fill(weights, seed)
+        self.eval()
+
+    def train(self, mode: bool = True) -> VGGFeatures:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the chosen activations, in network order, of (B, 3, H, W) images in [0, 1] ([-1, 1]: ``range_norm``).
+
+        Raises:
+            ValueError: images without three channels, or smaller than the pools need.
+        """
+        return dict(self.stream(x))
+
+    def stream(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the same activations one by one, each when the network has no more use for it.
+
+        Without a graph (``torch.no_grad``) the receiver may therefore overwrite what it gets, and what it drops is free
+        before the next layer is computed.
+        """
+        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.min_size:
+            raise ValueError(
+                f"{self.vgg_type} up to {self.layer_names[-1]} takes (B, 3, H, W) with H, W ≥ {self.min_size}, "
+                f"not {tuple(x.shape)}."
+            )
+        if self.range_norm:
+            x = (x + 1) / 2
+        if self.use_input_norm:
+            x = (x - self.mean) / self.std
+        ready: str | None = None
+        for name, layer in self.vgg_net.items():
+            following = layer(x)
+            if ready is not None:
+                yield ready, x
+            x = following
+            ready = name if name in self.layer_names else None
+        assert ready is not None
+        yield ready, x
+
+    def _fill(self, weights: str, seed: int) -> None:
+        """Put values in place of the buffers, which are on the meta device so far."""
+        meta = torch.get_default_device().type == "meta"
+        if weights == "random":
+            if not meta:
+                logger.warning(
+                    "%s has random weights: results differ from the papers', which use ImageNet's.", self.vgg_type
+                )
+                self._assign(self._random(seed))
+            return
+        if weights != "imagenet" and not Path(weights).is_file():
+            raise WeightsError(
+                f"There is no file '{weights}'. weights is 'imagenet', 'random' or the path of a state dict."
+            )
+        if not meta:
+            file = imagenet_file(self.vgg_type) if weights == "imagenet" else Path(weights)
+            self._assign(self._matching(_read(file), file))
+
+    def _random(self, seed: int) -> dict[str, Tensor]:
+        """Return weights that keep activations of order one; a layer's do not depend on how many come after it."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        values: dict[str, Tensor] = {}
+        for key, buffer in self.vgg_net.named_buffers():
+            if buffer.dim() == 4:
+                std = math.sqrt(2 / buffer[0].numel())
+                values[key] = torch.empty(buffer.shape, device="cpu").normal_(std=std, generator=generator)
+            else:
+                one = key.startswith("bn") and key.rpartition(".")[2] in ("weight", "running_var")
+                values[key] = torch.full(buffer.shape, float(one), device="cpu")
+        return values
+
+    def _matching(self, state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+        """Return those entries of a state dict that this network needs, under its own keys."""
+        index = {name: number for number, name in enumerate(self.vgg_net)}
+        values: dict[str, Tensor] = {}
+        wrong: list[str] = []
+        for key, buffer in self.vgg_net.named_buffers():
+            name, _, leaf = key.partition(".")
+            names = (f"features.{index[name]}.{leaf}", f"vgg_net.{key}", key)
+            found = next((state[candidate] for candidate in names if candidate in state), None)
+            if found is None:
+                wrong.append(f"{names[0]} is missing")
+            elif found.shape != buffer.shape:
+                wrong.append(f"{names[0]} is {tuple(found.shape)} instead of {tuple(buffer.shape)}")
+            else:
+                values[key] = found.float()
+        if wrong:
+            raise WeightsError(
+                f"{file} does not hold {self.vgg_type} up to {self.layer_names[-1]}: {'; '.join(wrong)}. "
+                f"It begins with {', '.join(list(state)[:4]) or 'nothing'}."
+            )
+        return values
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        for key, value in values.items():
+            name, _, leaf = key.partition(".")
+            setattr(self.vgg_net[name], leaf, value)
+
+
+class _Frozen(nn.Module):
+    """A layer whose weights are buffers; they start on the meta device, without values."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.empty(shape, device="meta"), persistent=False)
+
+
+class _Convolution(_Frozen):
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=1)
+
+
+class _Normalisation(_Frozen):
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
+def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers by name. A ReLU overwrites its input unless that is wanted too."""
+    channels, before = 3, ""
+    for name in built:
+        if name.startswith("conv"):
+            width = _WIDTHS[int(name[4]) - 1]
+            yield name, _Convolution(weight=(width, channels, 3, 3), bias=(width,))
+            channels = width
+        elif name.startswith("bn"):
+            shape = (channels,)
+            yield name, _Normalisation(weight=shape, bias=shape, running_mean=shape, running_var=shape)
+        elif name.startswith("relu"):
+            yield name, nn.ReLU(inplace=before not in wanted)
+        else:
+            yield name, nn.MaxPool2d(2, 2)
+        before = name
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    """Read a state dict; a file in the current format is mapped, so that only what is used is read."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise WeightsError(f"{file} cannot be read as a state dict: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{file} is no state dict (names of weights and their tensors).")
+    return state

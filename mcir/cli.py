@@ -1,0 +1,138 @@
+"""The command ``mcir``: parse, then call one function. What takes seconds to import is imported where it is used."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mcir
+from mcir import registry, test, train
+
+REGISTRIES = {
+    "archs": registry.ARCHS,
+    "losses": registry.LOSSES,
+    "datasets": registry.DATASETS,
+    "degradations": registry.DEGRADATIONS,
+    "models": registry.MODELS,
+    "metrics": registry.METRICS,
+    "negatives": registry.NEGATIVES,
+    "optimizers": registry.OPTIMIZERS,
+    "schedulers": registry.SCHEDULERS,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; a mistake of the person is told in plain words."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.call(arguments)
+    except (ValueError, OSError) as error:
+        print(f"mcir {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mcir", description=mcir.__doc__.partition("\n")[0] if mcir.__doc__ else None)
+    parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train as an option file says")
+    train.add_arguments(command)
+    command.set_defaults(call=train.run)
+
+    command = commands.add_parser("test", help="test trained networks on several sets")
+    test.add_arguments(command)
+    command.set_defaults(call=test.run)
+
+    command = commands.add_parser("check", help="check an option file: its resolved form, and what a step will cost")
+    command.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C", help="set options")
+    command.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="A:B=C", help="as BasicSR")
+    command.set_defaults(call=_check)
+
+    command = commands.add_parser("list", help="list what can be named in option files")
+    command.add_argument("what", choices=REGISTRIES)
+    command.add_argument("pattern", nargs="?", default="*", help="a glob, like '*SR*'")
+    command.set_defaults(call=_list)
+
+    command = commands.add_parser("schema", help="write a JSON schema of option files, for completion in editors")
+    command.add_argument("file", nargs="?", type=Path, help="where to write it; without: to the terminal")
+    command.set_defaults(call=_schema)
+
+    command = commands.add_parser("prepare", help="prepare data sets")
+    _add_steps(command.add_subparsers(dest="step", required=True, metavar="STEP"))
+    return parser
+
+
+# -- check, list, schema ----------------------------------------------------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from mcir.config import load
+    from mcir.engine.estimate import step_cost
+    from mcir.engine.loggers import log_to_console
+
+    log_to_console()
+    options = load(arguments.opt, arguments.set, arguments.force_yml)
+    print(options.dump())
+    training = options.datasets.train
+    if options.train is None or training is None:
+        print("# no training section: nothing to estimate")
+        return 0
+    gt_size = training.section.get("gt_size")
+    if gt_size is None:
+        print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
+        return 0
+    lq_size = gt_size // options.scale
+    cost = step_cost(options.model_section(), training.batch_size_per_gpu, (lq_size,) * 2, (gt_size,) * 2)
+    memory = (cost.state_bytes + cost.activation_bytes) / 2**20
+    print(f"# parameters              {cost.parameters:,}")
+    print(f"# FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {training.batch_size_per_gpu}, one process)")
+    print(f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages, gradients")
+    print(f"#                         and moments, {cost.activation_bytes / 2**20:,.0f} of activations")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    chosen = REGISTRIES[arguments.what]
+    names = chosen.names(arguments.pattern)
+    if not names:
+        near = registry.suggestion(arguments.pattern, chosen.names())
+        print(f"mcir list: no {chosen.kind} matches '{arguments.pattern}'.{near}", file=sys.stderr)
+        return 1
+    for name in names:
+        cls = chosen.get(name)
+        others = f" (also {', '.join(chosen.aliases(name))})" if chosen.aliases(name) else ""
+        print(f"{name}{others}  {cls.__module__}")
+        for key, parameter in chosen.parameters(name).items():
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            print(f"    {key}: {_told(parameter.annotation)}{default}")
+        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        print(f"    — {summary}\n" if summary else "")
+    return 0
+
+
+def _told(annotation: object) -> str:
+    """Write a type as a person would: a section by what it configures, a class by its name."""
+    text = inspect.formatannotation(annotation).replace("collections.abc.", "").replace("typing.", "")
+    return text.replace("Annotated[Mapping[str, Any], Registry('", "section of a ").replace("')]", "")
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from mcir.config import json_schema
+
+    text = json.dumps(json_schema(), indent=2)
+    if arguments.file is None:
+        print(text)
+    else:
+        arguments.file.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+# -- prepare ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""Strict YAML: what looks like a number is one, nothing else changes its type behind the writer's back.
+
+The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers, only ``true`` and ``false`` are
+booleans (``no``, ``off``, ``yes``, ``on`` stay text), ``~``, ``null`` and nothing are null; there are no base-60 numbers,
+no octal numbers from a leading zero, no dates. Duplicate keys and tabs are errors with file and line. The tags
+``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are understood, others are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any, NoReturn
+
+import yaml
+
+from mcir.config.tree import Node, OptionError, Place, Problem
+from mcir.registry import suggestion
+
+_PREFIX = "tag:yaml.org,2002:"
+_TRUE_OR_FALSE = r"true|True|TRUE|false|False|FALSE"
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+
+
+def _float(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    # tag: its pattern, the characters a plain scalar of it begins with, its value
+    "null": (r"~|null|Null|NULL|", "~nN", lambda text: None),
+    "bool": (_TRUE_OR_FALSE, "tTfF", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+", "-+0123456789", int),
+    "float": (_FLOAT, "-+.0123456789", _float),
+}
+
+_HINTS = {
+    "cannot start any token": "A value that begins with this character needs quotes; indent with spaces, not tabs.",
+    "mapping values are not allowed": "Is the indentation that of its neighbours? A ': ' inside a value needs quotes.",
+    "could not find expected ':'": "A key is written 'key: value', with a space after the colon.",
+    "expected <block end>": "The indentation does not fit the lines above.",
+    "expected ',' or": "A bracket is not closed, or a comma is missing.",
+    "expected a single document": "An option file is one document: remove '---'.",
+    "undefined alias": "An alias *name repeats what was marked with &name before.",
+}
+
+
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's SafeLoader with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so by PyYAML)
+
+
+class StrictDumper(yaml.SafeDumper):
+    """Writes what StrictLoader reads; lists of scalars stand on one line."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so by PyYAML)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values out each time."""
+        return True
+
+
+for _tag, (_pattern, _first, _value) in _SCALARS.items():
+    for _class in (StrictLoader, StrictDumper):
+        _class.add_implicit_resolver(_PREFIX + _tag, re.compile(f"^(?:{_pattern})$"), list(_first) + [""] * (_tag == "null"))
+StrictLoader.add_implicit_resolver(_PREFIX + "merge", re.compile(r"^<<$"), ["<"])
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    flat = not any(isinstance(item, dict | list) for item in items)
+    return dumper.represent_sequence(_PREFIX + "seq", items, flow_style=flat)
+
+
+StrictDumper.add_representer(list, _represent_list)
+
+
+def read_file(path: str | FilePath) -> Node:
+    """Read an option file.
+
+    Raises:
+        OptionError: there is no such file, it is no UTF-8 text, no YAML or no mapping, or has duplicate keys or tabs.
+    """
+    name = str(path)
+    path = FilePath(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        neighbours = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        _fail(name, None, f"There is no such file.{suggestion(path.name, neighbours)}")
+    except OSError as error:
+        _fail(name, None, f"The file cannot be read: {error.strerror}.")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        _fail(name, line, f"The file is not UTF-8 text (byte 0x{byte:02x}). Save it as UTF-8.")
+    indented_by_tab = [
+        number for number, line in enumerate(text.splitlines(), 1) if "\t" in line[: len(line) - len(line.lstrip())]
+    ]
+    if indented_by_tab:
+        raise OptionError(
+            Problem(Place(name, number), (), "A tab in the indentation. YAML wants spaces.") for number in indented_by_tab
+        )
+    root = _read(text, Place(name, 1))
+    if root.value is None:
+        _fail(name, None, "The file is empty.")
+    if not isinstance(root.value, dict):
+        what = "a list" if isinstance(root.value, list) else f"the single value {root.value!r}"
+        _fail(name, 1, f"An option file is a mapping of lines 'key: value', not {what}.")
+    return root
+
+
+def read_value(text: str, place: Place) -> Node:
+    """Read one value as it would stand after ``key: `` in an option file; every node gets ``place``.
+
+    Raises:
+        OptionError: the text is no YAML value.
+    """
+    return _read(text, place)
+
+
+def write(tree: Any) -> str:
+    """Return mappings, lists and scalars as YAML that ``read_file`` understands."""
+    return yaml.dump(tree, Dumper=StrictDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+
+
+def _read(text: str, origin: Place) -> Node:
+    """Read YAML text whose first line is at ``origin``; without a line there, all of it is."""
+    try:
+        loader = StrictLoader(text)
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        hint = next((f" {hint}" for part, hint in _HINTS.items() if part in str(error.problem) + str(error.context)), "")
+        _fail(origin.source, mark.line + 1 if mark and origin.line else None, f"No valid YAML: {error.problem}.{hint}")
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1 if origin.line else None
+        _fail(origin.source, line, f"The character U+{error.character:04X} is not allowed in YAML.")
+    if node is None:
+        return Node(None, origin)
+    builder = _Builder(loader, origin)
+    root = builder.build(node, origin)
+    if builder.problems:
+        raise OptionError(builder.problems)
+    return root
+
+
+def _fail(source: str, line: int | None, message: str) -> NoReturn:
+    raise OptionError([Problem(Place(source, line), (), message)])
+
+
+class _Builder:
+    """Turns PyYAML's nodes into ours, collecting problems."""
+
+    def __init__(self, loader: StrictLoader, origin: Place) -> None:
+        self.loader = loader
+        self.origin = origin
+        self.problems: list[Problem] = []
+        self.open: set[int] = set()  # the nodes that are being built, to see one that holds itself
+
+    def place(self, node: yaml.Node) -> Place:
+        return self.origin._replace(line=node.start_mark.line + 1) if self.origin.line else self.origin
+
+    def problem(self, node: yaml.Node, message: str) -> None:
+        self.problems.append(Problem(self.place(node), (), message))
+
+    def build(self, node: yaml.Node, place: Place) -> Node:
+        if id(node) in self.open:
+            self.problem(node, "An alias that holds itself.")
+            return Node(None, place)
+        self.open.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            value = self.scalar(node)
+        elif node.tag not in (_PREFIX + "seq", _PREFIX + "map"):
+            value = self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
+        elif isinstance(node, yaml.SequenceNode):
+            value = [self.build(child, self.place(child)) for child in node.value]
+        else:
+            value = self.mapping(node)
+        self.open.remove(id(node))
+        return Node(value, place)
+
+    def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.problem(key, "A key is a name, not a list or a mapping.")
+            elif key.value in lines:
+                self.problem(key, f"The key '{key.value}' stands twice in one section, first in line {lines[key.value]}.")
+            else:
+                lines[key.value] = key.start_mark.line + 1
+        try:
+            self.loader.flatten_mapping(node)  # `<<: *name` becomes ordinary keys, before the section's own
+        except yaml.constructor.ConstructorError as error:
+            self.problem(node, f"No valid YAML: {error.problem}.")
+        pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+        return {key.value: self.build(value, self.place(key)) for key, value in pairs}
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        tag = node.tag.removeprefix(_PREFIX)
+        if tag in ("str", "merge"):
+            return node.value
+        if tag not in _SCALARS:
+            return self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
+        pattern, _, value = _SCALARS[tag]
+        if not re.fullmatch(pattern, node.value):
+            return self.problem(node, f"!!{tag} does not fit '{node.value}'.")
+        return value(node.value)

@@ -1,0 +1,163 @@
+"""Image files to arrays and back: RGB order, 8 or 16 bit as stored, alpha dropped, damage found.
+
+Everywhere in this room an image is a numpy array (H, W, C), C 1 (grey) or 3 (RGB), uint8 or uint16. An alpha channel is
+dropped and the colours under it are kept as the file holds them; nothing is blended with a background.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mcir.data.errors import DataError
+
+Array: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"})
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+_TAIL = 4096
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
+_COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+_TIFF_BITS = 258
+
+
+class ImageInfo(NamedTuple):
+    """What the header of an image says: its size, its channels without alpha (1 or 3) and the bits of a sample (8, 16)."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
+        """The type of the decoded samples."""
+        return np.dtype(np.uint8) if self.bits == 8 else np.dtype(np.uint16)
+
+
+def info_of(image: Array) -> ImageInfo:
+    """Return the facts of a decoded image (H, W, C)."""
+    height, width, channels = image.shape
+    return ImageInfo(height, width, channels, image.dtype.itemsize * 8)
+
+
+def probe(stream: BinaryIO) -> ImageInfo:
+    """Read the header of an image file and see whether its end is there, without decoding it.
+
+    Raises:
+        DataError: no image, a truncated one, or one of a kind that cannot be read; the message does not name the file.
+    """
+    start = stream.read(33)
+    size = stream.seek(0, io.SEEK_END)
+    if size == 0:
+        raise DataError("the file is empty")
+    stream.seek(max(0, size - _TAIL))
+    tail = stream.read()
+    if start.startswith(_PNG_START) and len(start) == 33:
+        if _PNG_END not in tail:
+            _decode_to_the_end(stream)
+        width, height, depth, kind = struct.unpack(">IIBB", start[16:26])
+        return ImageInfo(height, width, 1 if kind in (0, 4) else 3, 16 if depth == 16 else 8)
+    if start.startswith(b"\xff\xd8") and _JPEG_END not in tail:
+        _decode_to_the_end(stream)
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
+            mode, (width, height) = image.mode, image.size
+            bits = _bits(image)
+    except Exception as error:
+        raise DataError(f"not an image that can be read ({error})") from error
+    if (mode not in _GREY_MODES and mode not in _COLOUR_MODES) or bits not in (8, 16):
+        raise DataError(f"mode {mode} with {bits} bits a sample; 8 or 16 bit grey or colour images can be read")
+    return ImageInfo(height, width, 1 if mode in _GREY_MODES else 3, bits)
+
+
+def _bits(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        bits = int(max(np.atleast_1d(image.tag_v2.get(_TIFF_BITS, 1))))  # type: ignore[attr-defined]
+        return 8 if bits <= 8 else bits
+    return 16 if image.mode.startswith("I") else 8
+
+
+def _decode_to_the_end(stream: BinaryIO) -> None:
+    """Settle by decoding whether a file whose last bytes look wrong is truncated or only has something behind it."""
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
+            image.load()
+    except Exception as error:
+        raise DataError(f"truncated or damaged ({error})") from error
+
+
+def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int] | None = None) -> Array:
+    """Decode an image file held in memory.
+
+    Args:
+        data: the bytes of the file.
+        name: the file, for the message.
+        window: (top, left, height, width) of the part that is wanted; the whole image without.
+
+    Returns:
+        (H, W, C), C 1 or 3 (RGB), uint8 or uint16.
+
+    Raises:
+        DataError: the bytes are no image, or a truncated one.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name}: {_why_not(data)}")
+    if window is not None:
+        top, left, height, width = window
+        image = image[top : top + height, left : left + width]
+    if image.ndim == 2:
+        return np.ascontiguousarray(image)[:, :, None]
+    if image.shape[2] == 1:
+        return np.ascontiguousarray(image)
+    if image.shape[2] == 2:
+        return np.ascontiguousarray(image[:, :, :1])
+    rgb: Array = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # grey with alpha comes as colour with alpha
+        return np.ascontiguousarray(rgb[:, :, :1])
+    return rgb
+
+
+def _why_not(data: bytes | memoryview) -> str:
+    try:
+        probe(io.BytesIO(data))
+    except DataError as error:
+        return str(error)
+    return "truncated or damaged, it cannot be decoded"
+
+
+def encode_png(image: Array) -> bytes:
+    """Return an image (H, W, C) as the bytes of a PNG file."""
+    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    done, data = cv2.imencode(".png", ordered)
+    assert done
+    return bytes(data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even after a kill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

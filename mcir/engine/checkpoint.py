@@ -1,0 +1,235 @@
+"""Checkpoints: written whole or not at all, without stopping the training, and found again after anything.
+
+A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it, and read by
+it and by spandrel), ``models/net_g_n.safetensors`` (the weights that restore best, with the network's name and arguments
+as metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
+"""
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_LOG = logging.getLogger("mcir")
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read."""
+
+
+@dataclass
+class NetworkFile:
+    """What the weight files of a network hold.
+
+    ``weights`` are ``params`` and perhaps ``params_ema``; ``architecture`` and ``hyperparameters`` say how the network
+    is rebuilt.
+    """
+
+    weights: dict[str, dict[str, Tensor]]
+    architecture: str
+    hyperparameters: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: the folder of the run.
+        keep: how many of the last checkpoints stay; None: all. The best one always stays.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.models = folder / "models"
+        self.states = folder / "training_states"
+        self.keep = keep
+        self._copies: dict[int, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def save(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool = False) -> None:
+        """Write the checkpoint of an iteration; only the copying of the state is waited for.
+
+        Raises:
+            CheckpointError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        copies: dict[int, Tensor] = {}
+        state = self._copied({"format": _FORMAT, "iteration": iteration, **state}, copies)
+        network = NetworkFile(self._copied(network.weights, copies), network.architecture, network.hyperparameters)
+        self._copies = dict(enumerate(copies.values()))
+        self._thread = threading.Thread(target=self._write, args=(iteration, state, network, is_best))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the writing thread, if anything did.
+
+        Raises:
+            CheckpointError: the last checkpoint could not be written.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            good = self.iterations()
+            kept = f"The checkpoint of iteration {good[-1]} is good" if good else "No earlier checkpoint exists"
+            raise CheckpointError(f"A checkpoint could not be written: {failure}. {kept}.") from failure
+
+    def _copied(self, tree: Any, copies: dict[int, Tensor]) -> Any:
+        """Copy a tree to host memory, each tensor once, into the buffers of the last time where they fit."""
+        if isinstance(tree, Tensor):
+            key = tree.data_ptr() if tree.numel() else id(tree)
+            if key not in copies or copies[key].shape != tree.shape or copies[key].dtype != tree.dtype:
+                spare = self._copies.get(len(copies))
+                if spare is None or spare.dtype != tree.dtype or (spare.shape, spare.stride()) != (
+                    tree.shape,
+                    tree.stride(),
+                ):
+                    spare = torch.empty_like(tree, device="cpu", requires_grad=False)
+                copies[key] = spare.copy_(tree.detach())
+            return copies[key]
+        if isinstance(tree, Mapping):
+            return {key: self._copied(value, copies) for key, value in tree.items()}
+        if isinstance(tree, list | tuple):
+            return type(tree)(self._copied(value, copies) for value in tree)
+        return tree
+
+    def _write(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool) -> None:
+        try:
+            for label in [str(iteration), *(["best"] if is_best else [])]:
+                write_network(self.models / f"net_g_{label}", network, iteration)
+            # last: where there is a state, the checkpoint is whole
+            _write_atomically(self.states / f"{iteration}.state", lambda file: torch.save(state, file))
+            if self.keep is not None:
+                for old in self.iterations()[: -self.keep]:
+                    for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
+                        file.unlink(missing_ok=True)
+        except BaseException as error:  # handed to the training loop by raise_failure
+            self._failure = error
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def iterations(self) -> list[int]:
+        """Return the iterations of which a state exists, ascending."""
+        if not self.states.is_dir():
+            return []
+        return sorted(int(file.stem) for file in self.states.iterdir() if re.fullmatch(r"\d+\.state", file.name))
+
+    def latest(self) -> dict[str, Any] | None:
+        """Return the newest state that can be read, or None when there is none; damaged ones are named in the log."""
+        for iteration in reversed(self.iterations()):
+            try:
+                return read_state(self.states / f"{iteration}.state")
+            except CheckpointError as error:
+                _LOG.warning("%s It is passed over.", error)
+        return None
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """Read a training state.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no training state of mcir.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: there is no such training state.") from None
+    except Exception as error:
+        raise CheckpointError(f"{file} is damaged: {_first_line(error)}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise CheckpointError(f"{file} is not a training state of mcir.")
+    return state
+
+
+def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
+    """Write ``base.pth`` and ``base.safetensors``.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; what was there before stays as it was.
+    """
+    weights = {
+        name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
+    }
+    _write_atomically(base.with_name(base.name + ".pth"), lambda file: torch.save(weights, file))
+    best = "params_ema" if "params_ema" in weights else "params"
+    metadata = {
+        "architecture": network.architecture,
+        "hyperparameters": json.dumps(network.hyperparameters),
+        "weights": best,
+        "iteration": str(iteration),
+    }
+    _write_atomically(
+        base.with_name(base.name + ".safetensors"), lambda file: save_file(weights[best], file, metadata)
+    )
+
+
+def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Read the weights of a network from a ``.safetensors`` or a ``.pth`` file.
+
+    A ``.pth`` file holds either the weights themselves or mappings of them under keys; ``key`` chooses one, and without
+    it ``params_ema`` comes before ``params``. A ``module.`` before every name is taken away.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds code instead of tensors, or has no such key.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: there is no such weight file.") from None
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read as weights: {_first_line(error)}") from error
+    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        candidates = [key] if key else ["params_ema", "params", "state_dict"]
+        found = next((name for name in candidates if name in content), None)
+        if found is None:
+            raise CheckpointError(f"{file} has no '{candidates[0]}'; it holds {sorted(map(str, content))}.")
+        content = content[found]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} holds no weights.")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, see it on the disk, and only then put it there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,173 @@
+"""Several processes, one run: who am I, what do the others say, and when do we all stop.
+
+Alone (started without torchrun, or with one process) every function here is the identity.
+"""
+
+import datetime
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mcir.config import DistOptions
+
+GRACE_S = 10.0
+"""Seconds that a process may still wait for the others after a signal before it leaves by force."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    find_unused_parameters: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes files and speaks."""
+        return self.rank == 0
+
+    # -- joint arithmetic -----------------------------------------------------------------------------------------
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Make the network average its gradients over the processes."""
+        if self.world_size == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            network, device_ids=devices, find_unused_parameters=self.find_unused_parameters
+        )
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the picklable values of all processes in the order of their ranks."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let rank 0 do the work (a download, say) before the others, who then find it done."""
+        if not self.is_first:
+            self.barrier()
+        yield
+        if self.is_first:
+            self.barrier()
+
+    def require_equal(self, what: str, fingerprint: Callable[[], float]) -> None:
+        """Check that something is the same in every process.
+
+        Raises:
+            RuntimeError: it is not; the message shows the fingerprint of each rank.
+        """
+        if self.world_size == 1:
+            return
+        prints = self.gather(fingerprint())
+        if len(set(prints)) > 1:
+            raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {prints}).")
+
+
+@contextmanager
+def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
+    """Join the processes that torchrun started, or be alone; leave the group at the end.
+
+    Args:
+        num_gpu: 0 for the CPU; otherwise a GPU for each process where there are any.
+        options: the section ``dist_params``.
+
+    Raises:
+        ValueError: more processes on this machine than GPUs.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cpu")
+    if num_gpu != 0 and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"{os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes were started here, but there are "
+                f"{torch.cuda.device_count()} GPUs: start one process per GPU, or set 'num_gpu: 0' for the CPU."
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        # CPU tensors (flags, results) always travel by gloo; gradients by the backend of their device
+        on_gpu = device.type == "cuda" and options.backend != "gloo"
+        timeout = datetime.timedelta(minutes=options.timeout_minutes)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timeout)
+    try:
+        yield Process(rank, world_size, device, options.find_unused_parameters)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+class StopRequest:
+    """SIGTERM or SIGINT, as a question that the training loop asks after each iteration.
+
+    Several processes get the signal at different iterations, but must stop at the same one. So each tells the others in
+    every iteration, and reads what they said in the one before: nobody waits.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.signal = 0
+        self._pending: tuple[Any, Tensor] | None = None
+        self._last_resort: threading.Timer | None = None
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:  # asked twice: at once
+            raise SystemExit(128 + number)
+        self.signal = number
+        if self.process.world_size > 1:  # another process may be dead, and this one wait for it for ever
+            self._last_resort = threading.Timer(GRACE_S, os._exit, (128 + number,))
+            self._last_resort.daemon = True
+            self._last_resort.start()
+
+    def agreed(self) -> int:
+        """Return the number of the signal that stops the run now, or 0; the same in every process."""
+        agreed = self.signal
+        if self.process.world_size > 1:
+            agreed = 0
+            if self._pending is not None:
+                work, said = self._pending
+                work.wait()
+                agreed = int(said)
+            said = torch.tensor(self.signal)
+            self._pending = (dist.all_reduce(said, op=dist.ReduceOp.MAX, async_op=True), said)
+        if agreed and self._last_resort is not None:
+            self._last_resort.cancel()
+        return agreed
+
+    def close(self) -> None:
+        """Give the signals back to whoever had them."""
+        if self._pending is not None:
+            self._pending[0].wait()
+            self._pending = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

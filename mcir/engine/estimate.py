@@ -1,0 +1,76 @@
+"""What a training step will cost, computed without data, weights or a device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcir.models import Model
+from mcir.registry import MODELS, Section
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one training step of one process.
+
+    Attributes:
+        parameters: of the network.
+        flops: floating-point operations of convolutions, linear layers and attention, forward and backward; a
+            multiplication and an addition are two.
+        state_bytes: weights, averages, negatives, feature networks, gradients and the optimizer's moments.
+        activation_bytes: what the forward pass keeps for the backward pass; in bf16 taken as half of float32's.
+    """
+
+    parameters: int
+    flops: int
+    state_bytes: int
+    activation_bytes: int
+
+
+def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int]) -> StepCost:
+    """Make one step of a model on the meta device, where tensors have shapes but no values.
+
+    Args:
+        section: of the model.
+        batch_size: B, images per process.
+        lq_size: (H, W) of the degraded images.
+        gt_size: (H, W) of the ground truths.
+
+    Raises:
+        ValueError: the section does not fit, or the network cannot be run at this size.
+    """
+    with torch.device("meta"):
+        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32"})
+    channels = int(getattr(model.network, "hyperparameters", {}).get("num_in_ch", 3))
+    batch: dict[str, Any] = {
+        "lq": torch.zeros(batch_size, channels, *lq_size, device="meta"),
+        "gt": torch.zeros(batch_size, channels, *gt_size, device="meta"),
+    }
+    model.after_step = lambda *_: None  # type: ignore[method-assign]  # averages may look at values, which meta lacks
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model.training_step(batch, iteration=1)
+    static = [*model.parts.parameters(), *model.parts.buffers()]
+    gradients = [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]
+    assert model.optimizer is not None
+    moments = [value for state in model.optimizer.state.values() for value in state.values()]
+    state_bytes = _bytes([*static, *gradients, *moments])
+    activations = max(0, sum(kept.values()) - _bytes(static))
+    return StepCost(
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+        flops=counter.get_total_flops(),
+        state_bytes=state_bytes,
+        activation_bytes=activations // 2 if section.get("precision") == "bf16" else activations,
+    )
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

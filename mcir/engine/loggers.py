@@ -1,0 +1,209 @@
+"""What a run tells: to the person at the terminal, to TensorBoard, and to programs as JSON lines."""
+
+import json
+import logging
+import math
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mcir.engine.evaluation import Evaluation
+from mcir.engine.pictures import Picture
+
+
+class RunLog:
+    """Everything that the first process of a run says; the others get one that is silent.
+
+    Args:
+        folder: of the run; ``results.jsonl`` and the TensorBoard files go there. None: silent.
+        total: the number of iterations.
+        tensorboard: whether to write TensorBoard files.
+    """
+
+    def __init__(self, folder: Path | None, total: int, tensorboard: bool) -> None:
+        self.folder = folder
+        self.total = total
+        self.console = Console(quiet=folder is None, highlight=False, soft_wrap=True)
+        self._board: Any = None
+        self._lines: Any = None
+        self._progress: Progress | None = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = (folder / "results.jsonl").open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
+
+            self.board_folder = folder / "tb_logger"
+            self._board = SummaryWriter(str(self.board_folder))  # type: ignore[no-untyped-call]
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            rest = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"))
+            self._progress = Progress(*columns, *rest, console=self.console)
+
+    # -- while training -------------------------------------------------------------------------------------------
+
+    def start(self, iteration: int) -> None:
+        """Begin to show progress, from the number of iterations already made."""
+        if self._progress is not None:
+            self._progress.add_task("training", total=self.total, completed=iteration, told="")
+            self._progress.start()
+
+    def advance(self, iteration: int) -> None:
+        """Move the progress bar."""
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=iteration)
+
+    def scalars(self, iteration: int, values: Mapping[str, float], speed: "Speed") -> None:
+        """Tell the scalars of an iteration, and how fast it goes."""
+        if self.folder is None:
+            return
+        told = {**values, "images_per_s": speed.images_per_s, "data_time": speed.data_share, "memory_mib": memory_mib()}
+        self._write_line({"kind": "train", "iteration": iteration, **told})
+        if self._board is not None:
+            for name, value in told.items():
+                self._board.add_scalar(f"train/{name}", value, iteration)
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        pace = f"{speed.images_per_s:.3g} images/s, data {speed.data_share:.0%}, {memory_mib():.0f} MiB"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], told=f"{losses}  {pace}")
+        else:
+            eta = _duration((self.total - iteration) * speed.s_per_iteration)
+            self.console.print(f"{iteration}/{self.total}  {losses}  {pace}, eta {eta}")
+
+    def evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Tell the results of a data set."""
+        if self.folder is None:
+            return
+        means = {name: score.mean for name, score in evaluation.scores.items()}
+        images = {name: score.images for name, score in evaluation.scores.items()}
+        self._write_line(
+            {"kind": "val", "iteration": iteration, "dataset": evaluation.name, **means, "images": images}
+        )
+        if self._board is not None:
+            for name, value in means.items():
+                self._board.add_scalar(f"{evaluation.name}/{name}", value, iteration)
+            for name, drawn in evaluation.pictures.items():
+                self._board.add_image(f"{evaluation.name}/{name}", drawn, iteration, dataformats="HWC")
+        told = ", ".join(f"{name} {value(score)}" for name, score in evaluation.scores.items())
+        self.say(f"iteration {iteration}: {evaluation.name}: {told}")
+
+    def say(self, text: str) -> None:
+        """Say a line to the person."""
+        self.console.print(text, markup=False)
+
+    # -- at the end -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the progress bar and close the files."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+
+    def _write_line(self, record: Mapping[str, Any]) -> None:
+        assert self._lines is not None
+        self._lines.write(as_json(record) + "\n")
+        self._lines.flush()
+
+
+class Speed:
+    """How fast the loop goes since it was last asked."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count anew."""
+        self._begin = time.perf_counter()
+        self._iterations = 0
+        self._images = 0
+        self._waited = 0.0
+
+    def count(self, images: int, waited: float) -> None:
+        """Count one iteration, its images, and the seconds it waited for them."""
+        self._iterations += 1
+        self._images += images
+        self._waited += waited
+
+    @property
+    def s_per_iteration(self) -> float:
+        """Seconds per iteration."""
+        return (time.perf_counter() - self._begin) / max(1, self._iterations)
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second, over all processes."""
+        return self._images / (time.perf_counter() - self._begin)
+
+    @property
+    def data_share(self) -> float:
+        """Share of the time that was spent waiting for data."""
+        return self._waited / (time.perf_counter() - self._begin)
+
+
+def results_table(evaluations: list[Evaluation], trained: str) -> Table:
+    """Return a table of the degraded inputs (enlarged bicubically) against the network."""
+    table = Table(title="Images that were not trained on")
+    table.add_column("data set")
+    table.add_column("image by")
+    for name in evaluations[0].scores:
+        table.add_column(name, justify="right")
+    for evaluation in evaluations:
+        scores = evaluation.scores.values()
+        table.add_row(evaluation.name, "bicubic / input", *(value(score, score.of_input) for score in scores))
+        table.add_row("", trained, *(value(score) for score in scores))
+        table.add_row("", "gain", *(value(score, score.mean - score.of_input, "+") for score in scores), end_section=True)
+    return table
+
+
+def value(score: Any, of: float | None = None, sign: str = "") -> str:
+    """Write a value of a score with its unit, two digits for decibels and four for shares."""
+    number = score.mean if of is None else of
+    return f"{number:{sign}.2f} {score.unit}" if score.unit else f"{number:{sign}.4f}"
+
+
+def as_json(tree: Any, indent: int | None = None) -> str:
+    """Write a tree as standard JSON; an infinite value (the PSNR of a perfect image) becomes the string ``"inf"``."""
+    return json.dumps(_finite(tree), allow_nan=False, indent=indent)
+
+
+def log_to_console() -> None:
+    """Show the warnings and notices of mcir at the terminal."""
+    logger = logging.getLogger("mcir")
+    if not logger.handlers:
+        logger.addHandler(RichHandler(show_time=False, show_path=False, markup=False))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def memory_mib() -> float:
+    """Return the peak memory of the device, or of this process on a CPU, in MiB."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(part) for key, part in tree.items()}
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,81 @@
+"""Testing: checkpoints × data sets → a table and a JSON file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcir.config import Options
+from mcir.engine.checkpoint import read_weights
+from mcir.engine.distributed import Process
+from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
+from mcir.engine.loggers import RunLog, as_json, results_table
+from mcir.engine.pictures import save_picture
+from mcir.models import Model
+from mcir.registry import MODELS
+
+
+class Tester:
+    """Evaluates checkpoints of one network on every test set of an option file (its validation sets if it has none).
+
+    Args:
+        options: the checked option file.
+        process: this process; each takes its share of the images.
+
+    Raises:
+        ValueError: there is no set to test on, or data cannot be read.
+    """
+
+    def __init__(self, options: Options, process: Process) -> None:
+        self.options = options
+        self.process = process
+        self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", process)
+        if not self.sets:
+            raise ValueError("Testing needs a data set: give 'datasets.test' (or 'test_1', 'test_2', …) in the options.")
+        if not options.val.metrics:
+            raise ValueError("Testing needs 'val.metrics', like {psnr: {type: PSNR, crop_border: 4}}.")
+        training_only = {"type", *(key for key in options.model_section() if key.startswith("network_"))}
+        section = {key: value for key, value in options.model_section().items() if key in training_only}
+        self.model: Model = MODELS.build(section)
+        self.model.to(process.device)
+
+    def test(self, checkpoints: Sequence[str] = ()) -> Path:
+        """Evaluate the weight files, or ``path.pretrain_network_g``, and return the file of the results.
+
+        Raises:
+            ValueError: no weight file is named, or one does not fit the network.
+        """
+        path = self.options.path
+        files = list(checkpoints) or [path.pretrain_network_g]
+        if not files[0]:
+            raise ValueError("Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE.")
+        folder = Path(path.results_root) / self.options.name
+        log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
+        results: dict[str, Any] = {}
+        for file in files:
+            self.model.load_weights(read_weights(Path(file), path.param_key_g), path.strict_load_g)
+            evaluations = [self._evaluate(part, folder, Path(file).stem) for part in self.sets]
+            results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
+            log.say(f"weights: {file}")
+            log.console.print(results_table(evaluations, type(self.model.network).__name__))
+        target = folder / "results.json"
+        if self.process.is_first:
+            target.write_text(as_json(results, indent=2) + "\n", encoding="utf-8")
+        log.say(f"results: {target}")
+        log.close()
+        return target
+
+    def _evaluate(self, part: EvaluationSet, folder: Path, checkpoint: str) -> Evaluation:
+        images = folder / "visualization" / checkpoint / part.name if self.options.val.save_img else None
+        evaluation = part.evaluate(self.model.restore, self.options.val.pictures, images)
+        if self.process.is_first:
+            for name, drawn in evaluation.pictures.items():
+                save_picture(drawn, folder / "comparisons" / checkpoint / part.name / f"{name}.png")
+        return evaluation
+
+
+def _as_record(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        name: {"mean": score.mean, "of_input": score.of_input, "unit": score.unit, "images": score.images}
+        for name, score in evaluation.scores.items()
+    }

@@ -1,0 +1,263 @@
+"""The training loop, and what a run needs around it."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcir.config import Options
+from mcir.data import Prefetcher, training_loader
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, read_weights
+from mcir.engine.distributed import Process, StopRequest
+from mcir.engine.evaluation import Evaluation, evaluation_sets
+from mcir.engine.guard import FiniteGuard
+from mcir.engine.loggers import RunLog, Speed, results_table
+from mcir.engine.pictures import save_picture
+from mcir.models import Model
+from mcir.registry import DATASETS, MODELS
+
+
+class Trainer:
+    """One run: a model, its data and its checkpoints.
+
+    Args:
+        options: the checked option file.
+        process: this process among those of the run.
+        resume: continue from the newest good checkpoint of the run's folder, if there is one.
+
+    Raises:
+        ValueError: the options do not fit together, data or weights cannot be read.
+    """
+
+    def __init__(self, options: Options, process: Process, resume: bool = False) -> None:
+        if options.train is None or options.datasets.train is None:
+            raise ValueError("Training needs the sections 'train' and 'datasets.train' in the option file.")
+        self.options = options
+        self.process = process
+        self.total = options.train.total_iter
+        self.folder = Path(options.path.experiments_root) / options.name
+        self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
+        state = self._state_to_resume(resume)
+        if state is None and process.is_first:
+            _put_aside(self.folder)
+        process.barrier()
+
+        _seed_everything(options.manual_seed + process.rank)
+        training = options.datasets.train
+        self.dataset = DATASETS.build(training.section)
+        self.sets = evaluation_sets(options, "val", process)
+        with process.first_goes_first():
+            self.model: Model = MODELS.build(options.model_section())
+        self.model.require_trainable()
+        self.iteration = 0
+        self.best: float | None = None
+        if state is None:
+            self._start_from_pretrained()
+        self.model.to(process.device)
+        if state is not None:
+            self._load_state(state)
+        self.model.parallelize(process.wrap, process.mean)
+        self.batch_size = training.batch_size_per_gpu
+        loader = training_loader(
+            self.dataset,
+            batch_size=self.batch_size,
+            num_workers=training.num_worker_per_gpu,
+            seed=options.manual_seed,
+            rank=process.rank,
+            world_size=process.world_size,
+            start=self.iteration,
+        )
+        self.batches = Prefetcher(loader, process.device, self.model.channels_last)
+        self.guard = FiniteGuard()
+        self.speed = Speed()
+        self.last_evaluations: list[Evaluation] = []
+        self.log = RunLog(self.folder if process.is_first else None, self.total, options.logger.use_tb_logger)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def train(self) -> int:
+        """Train to the end and return 0, or to a SIGTERM or SIGINT and return 128 plus its number."""
+        stop = StopRequest(self.process)
+        self._introduce()
+        try:
+            self.log.start(self.iteration)
+            self.speed.restart()
+            stopped_by = 0
+            while self.iteration < self.total and not stopped_by:
+                begin = time.perf_counter()
+                batch = next(self.batches)
+                waited = time.perf_counter() - begin
+                self.iteration += 1
+                scalars = self.model.training_step(batch, self.iteration)
+                self.guard.watch(self.iteration, scalars, batch["gt_path"])
+                self.speed.count(self.batch_size * self.process.world_size, waited)
+                self.log.advance(self.iteration)
+                if self._due(self.options.logger.print_freq):
+                    self._tell(scalars)
+                is_best = self._due(self.options.val.val_freq) and self._evaluate()
+                stopped_by = stop.agreed()
+                if is_best or stopped_by or self._due(self.options.logger.save_checkpoint_freq):
+                    self._save(is_best)
+                self.checkpoints.raise_failure()
+            self.checkpoints.wait()
+            if stopped_by:
+                self.log.say(f"Stopped by signal {stopped_by} after iteration {self.iteration}; its checkpoint is saved.")
+                return 128 + stopped_by
+            self._conclude()
+            return 0
+        finally:
+            self.log.close()
+            stop.close()
+            self.batches.close()
+
+    def _due(self, frequency: int) -> bool:
+        return self.iteration % frequency == 0 or self.iteration == self.total
+
+    def _tell(self, scalars: dict[str, torch.Tensor]) -> None:
+        """Read the scalars from the device and tell them."""
+        self.guard.check()
+        names = [name for name in scalars if name != "lr"]
+        means = self.process.mean(torch.stack([scalars[name].float() for name in names])).tolist()
+        self.log.scalars(
+            self.iteration, {**dict(zip(names, means, strict=True)), "lr": float(scalars["lr"])}, self.speed
+        )
+        self.speed.restart()
+
+    def _evaluate(self) -> bool:
+        """Evaluate on every validation set; return whether the first metric of the first set is the best so far."""
+        self.guard.check()
+        save_to = self.folder / "visualization" if self.options.val.save_img else None
+        self.last_evaluations = [
+            part.evaluate(
+                self.model.restore,
+                pictures=self.options.val.pictures,
+                images_to=save_to / part.name / str(self.iteration) if save_to else None,
+            )
+            for part in self.sets
+        ]
+        for evaluation in self.last_evaluations:
+            self.log.evaluation(self.iteration, evaluation)
+        self.speed.restart()
+        scores = [score for evaluation in self.last_evaluations[:1] for score in evaluation.scores.values()]
+        if not scores:
+            return False
+        better = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
+        if self.best is not None and not better > self.best:
+            return False
+        self.best = better
+        return True
+
+    # -- the state ------------------------------------------------------------------------------------------------
+
+    def _save(self, is_best: bool) -> None:
+        self.guard.check()
+        self.process.require_equal("weights and negatives", self._fingerprint)
+        generators = self.process.gather(_generators())
+        if not self.process.is_first:
+            return
+        state = {"model": self.model.state_dict(), "generators": generators, "best": self.best}
+        state["options"] = self.options.dump()
+        network = self.model.network
+        arguments = getattr(network, "hyperparameters", {})
+        file = NetworkFile(self.model.weights(), type(network).__name__, arguments)
+        self.checkpoints.save(self.iteration, state, file, is_best)
+
+    def _state_to_resume(self, resume: bool) -> dict[str, Any] | None:
+        if self.options.path.resume_state:
+            return read_state(Path(self.options.path.resume_state))
+        return self.checkpoints.latest() if resume else None
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.iteration = state["iteration"]
+        self.best = state["best"]
+        generators = state["generators"]
+        # with another number of processes there is no generator to continue for each, and all begin anew
+        if len(generators) == self.process.world_size:
+            _set_generators(generators[self.process.rank])
+
+    def _start_from_pretrained(self) -> None:
+        path = self.options.path
+        if path.pretrain_network_g:
+            weights = read_weights(Path(path.pretrain_network_g), path.param_key_g)
+            self.model.load_weights(weights, path.strict_load_g)
+
+    def _fingerprint(self) -> float:
+        """Return a number that differs when any weight, average or negative does."""
+        tensors = [*self.model.network.parameters()]
+        for name in ("ema", "negatives"):
+            if name in self.model.parts:
+                tensors += self.model.parts[name].parameters()
+        sums = [tensor.detach().double().sum() + tensor.detach().double().square().sum() for tensor in tensors]
+        return float(torch.stack(sums).sum())
+
+    # -- what the person sees -------------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        parameters = sum(parameter.numel() for parameter in self.model.network.parameters())
+        processes = f"{self.process.world_size} × " if self.process.world_size > 1 else ""
+        begin = f"from iteration {self.iteration} " if self.iteration else ""
+        self.log.say(
+            f"{self.options.name}: {type(self.model).__name__} trains {type(self.model.network).__name__} "
+            f"({parameters:,} parameters) on {processes}{self.process.device} with {len(self.dataset)} images, "
+            f"{begin}to iteration {self.total}"
+        )
+
+    def _conclude(self) -> None:
+        if not self.process.is_first:
+            return
+        for evaluation in self.last_evaluations:
+            for name, drawn in evaluation.pictures.items():
+                save_picture(drawn, self.folder / "comparisons" / evaluation.name / f"{name}.png")
+        self.log.close()
+        if any(evaluation.scores for evaluation in self.last_evaluations):
+            self.log.console.print(results_table(self.last_evaluations, type(self.model.network).__name__))
+        places = {"checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth", "results": self.folder / "results.jsonl"}
+        if self.options.logger.use_tb_logger:
+            places["TensorBoard"] = self.folder / "tb_logger"
+        if any(evaluation.pictures for evaluation in self.last_evaluations):
+            places["pictures"] = self.folder / "comparisons"
+        for name, place in places.items():
+            self.log.say(f"{name + ':':<12} {place}")
+
+
+def _put_aside(folder: Path) -> None:
+    """Rename the folder of an earlier run of the same name, so that nothing of it is lost or mixed up."""
+    if folder.exists() and any(folder.iterdir()):
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(folder.stat().st_mtime))
+        target = folder.with_name(f"{folder.name}_archived_{stamp}")
+        if target.exists():
+            raise CheckpointError(f"{folder} exists, and so does {target}: move one of them away.")
+        folder.rename(target)
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (code of others may draw from it)
+    torch.manual_seed(seed)
+
+
+def _generators() -> dict[str, Any]:
+    """Return the states of all global random generators as plain values and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": random.getstate(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

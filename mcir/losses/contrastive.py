@@ -1,0 +1,152 @@
+"""Contrastive losses: SPN, self-prior negatives ("Learning from History", AAAI 2024).
+
+The output is pushed away, in a feature space, from what earlier states of the network make of the same input:
+``L = −λ · 1/N Σ_i Σ_l w_l d(φ_l(output), φ_l(negative_i))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mcir.archs.features import VGGFeatures, VGGType
+from mcir.losses.perceptual import Criterion, check_criterion, check_weights, frobenius
+from mcir.losses.pixel import in_float32
+from mcir.registry import LOSSES
+
+_DEFAULT_LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
+_CHUNK = 2**21  # elements that are compared at a time where an intermediate result is needed
+
+
+@LOSSES.register()
+class SPNLoss(nn.Module):
+    """The negative term of SPN, ready to be added to a reconstruction loss (it carries its minus sign).
+
+    The features of the output are computed once. The negatives pass one after the other without a graph, and of each
+    only its contribution to the value and to the derivative with respect to the output's features is kept: memory does
+    not grow with their number.
+
+    Args:
+        layer_weights: the layers and how much each counts.
+        vgg_type: which VGG.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        use_input_norm: normalise the images as ImageNet's.
+        range_norm: the images are in [-1, 1] rather than [0, 1].
+        criterion: the distance: ``l1``, ``l2`` (mean of squares) or ``fro`` (norm).
+        loss_weight: λ.
+        seed: of random weights.
+
+    Raises:
+        ValueError: an unknown layer, VGG or criterion, a weight that is not finite, or VGG weights that are not there.
+    """
+
+    def __init__(
+        self,
+        layer_weights: Mapping[str, float] = _DEFAULT_LAYERS,
+        vgg_type: VGGType = "vgg16",
+        weights: str = "imagenet",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        criterion: Criterion = "l1",
+        loss_weight: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_criterion("SPNLoss", criterion)
+        check_weights("SPNLoss", {**layer_weights, "loss_weight": loss_weight} if layer_weights else {})
+        self.layer_weights = dict(layer_weights)
+        self.criterion: Criterion = criterion
+        self.loss_weight = loss_weight
+        self.features = VGGFeatures(list(layer_weights), vgg_type, weights, use_input_norm, range_norm, seed)
+
+    def forward(self, output: Tensor, negatives: Tensor) -> Tensor:
+        """Return the loss as a scalar, in at least float32.
+
+        Args:
+            output: the restored images (B, 3, H, W) in [0, 1].
+            negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
+
+        Raises:
+            ValueError: the shapes do not belong together, or the images are too small for the layers.
+        """
+        if negatives.dim() != 5 or negatives.shape[1:] != output.shape or not len(negatives):
+            raise ValueError(
+                f"SPNLoss: for an output of {tuple(output.shape)} the negatives are "
+                f"(N, {', '.join(map(str, output.shape))}) with N ≥ 1, not {tuple(negatives.shape)}."
+            )
+        anchors: dict[str, Tensor] = self.features(output)
+        with torch.no_grad():
+            slopes = {name: self._zero_slope(anchor) for name, anchor in anchors.items() if anchor.requires_grad}
+            scales = {
+                name: -self.loss_weight * self.layer_weights[name] / len(negatives) * self._normaliser(anchor)
+                for name, anchor in anchors.items()
+            }
+            value = torch.zeros((), device=output.device, dtype=in_float32(output[:0]).dtype)
+            for negative in negatives:
+                for name, feature in self.features.stream(negative):
+                    value += scales[name] * self._compare(anchors[name], feature, slopes.get(name))
+                    del feature  # its memory is free for the next layer
+        if not slopes:
+            return value
+        factor = 2.0 if self.criterion == "l2" else 1.0
+        steepness = [factor * scales[name] for name in slopes]
+        loss: Tensor = _WithSlopes.apply(value, steepness, *slopes.values(), *(anchors[name] for name in slopes))
+        return loss
+
+    def _zero_slope(self, anchor: Tensor) -> Tensor:
+        """Return where derivatives gather: sums of signs are exact in any type, others need float32."""
+        return torch.zeros_like(anchor) if self.criterion == "l1" else torch.zeros_like(in_float32(anchor))
+
+    def _normaliser(self, anchor: Tensor) -> float:
+        return 1.0 if self.criterion == "fro" else 1 / anchor.numel()
+
+    def _compare(self, anchor: Tensor, negative: Tensor, slope: Tensor | None) -> Tensor:
+        """Return the sum behind the distance of two features, and add its derivative (l2: half of it) to ``slope``.
+
+        The memory of ``negative`` is overwritten.
+        """
+        anchor = anchor.detach()
+        if self.criterion == "l1":
+            total = _sum_of_absolute_differences(anchor, negative)
+            if slope is not None:
+                slope += torch.sub(anchor, negative, out=negative).sign_()
+            return total
+        difference = in_float32(anchor) - in_float32(negative)
+        if self.criterion == "l2":
+            if slope is not None:
+                slope += difference
+            return difference.square_().sum()
+        norm = frobenius(difference)
+        if slope is not None:
+            slope += torch.nan_to_num_(difference.div_(norm))  # at distance zero the derivative is zero
+        return norm
+
+
+class _WithSlopes(torch.autograd.Function):
+    """A value whose derivatives are known already: ``steepness · slope`` for each of the features."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, steepness: list[float], *slopes_and_features: Tensor) -> Tensor:
+        ctx.steepness = steepness
+        ctx.save_for_backward(*slopes_and_features[: len(steepness)])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = ctx.saved_tensors
+        found = (slope * (gradient * factor) for slope, factor in zip(slopes, ctx.steepness, strict=True))
+        return (None, None, *(None for _ in slopes), *found)
+
+
+def _sum_of_absolute_differences(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum over everything, a part of the batch at a time, so that intermediate results stay small."""
+    images = max(1, _CHUNK // a[0].numel())
+    total = torch.zeros((), device=a.device, dtype=in_float32(a[:0]).dtype)
+    for start in range(0, len(a), images):
+        total += (in_float32(a[start : start + images]) - in_float32(b[start : start + images])).abs_().sum()
+    return total

@@ -1,0 +1,131 @@
+"""The perceptual loss (Johnson et al., ECCV 2016, arXiv:1603.08155) and what all losses in feature space share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mcir.archs.features import VGGFeatures, VGGType
+from mcir.losses.pixel import in_float32, same_shape
+from mcir.registry import LOSSES, suggestion
+
+Criterion: TypeAlias = Literal["l1", "l2", "fro"]
+
+
+def distance(a: Tensor, b: Tensor, criterion: Criterion) -> Tensor:
+    """Return the distance of two tensors as a scalar, computed in at least float32.
+
+    ``l1`` is the mean absolute difference, ``l2`` the mean squared one, ``fro`` the Frobenius norm of the difference.
+    """
+    difference = in_float32(a) - in_float32(b)
+    if criterion == "l1":
+        return difference.abs().mean()
+    if criterion == "l2":
+        return difference.square().mean()
+    return frobenius(difference)
+
+
+def frobenius(x: Tensor) -> Tensor:
+    """Return the Frobenius norm of a tensor; its derivative at zero is zero.
+
+    Taken first along the last axis and then over those norms: torch sums the squares of millions of float32 numbers one
+    after the other, which leaves an error of 1e-4.
+    """
+    norm: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(x, dim=-1))
+    return norm
+
+
+def gram(features: Tensor) -> Tensor:
+    """Return the Gram matrices (B, C, C) of feature maps (B, C, H, W), divided by C·H·W, in at least float32."""
+    with torch.autocast(features.device.type, enabled=False):
+        flat = in_float32(features).flatten(2)
+        return flat @ flat.transpose(1, 2) / flat[0].numel()
+
+
+def check_criterion(loss: str, criterion: str) -> None:
+    """Raise a ValueError unless ``criterion`` is one of ``l1``, ``l2`` and ``fro``."""
+    known = ("l1", "l2", "fro")
+    if criterion not in known:
+        raise ValueError(
+            f"{loss}: there is no criterion '{criterion}'.{suggestion(criterion, known)} Known are l1, l2, fro."
+        )
+
+
+def check_weights(loss: str, weights: Mapping[str, float]) -> None:
+    """Raise a ValueError unless there are weights and all of them are finite numbers."""
+    if not weights:
+        raise ValueError(f"{loss}: layer_weights names no layer; give one at least, like {{relu3_3: 1.0}}.")
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ValueError(f"{loss}: the weight of {name} is a finite number, not {weight!r}.")
+
+
+@LOSSES.register()
+class PerceptualLoss(nn.Module):
+    """Distance of two images in the feature space of a VGG, and of their styles (Gatys et al., CVPR 2016).
+
+    ``perceptual_weight · Σ_l w_l d(φ_l(output), φ_l(gt)) + style_weight · Σ_l w_l d(G_l(output), G_l(gt))`` with the
+    Gram matrix ``G = φφᵀ / (C·H·W)``.
+
+    Args:
+        layer_weights: the layers and how much each counts, for example ``{conv5_4: 1.0}``.
+        vgg_type: which VGG.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        use_input_norm: normalise the images as ImageNet's.
+        range_norm: the images are in [-1, 1] rather than [0, 1].
+        perceptual_weight: factor of the distance of the features.
+        style_weight: factor of the distance of the Gram matrices.
+        criterion: the distance: ``l1``, ``l2`` (mean of squares) or ``fro`` (norm).
+        seed: of random weights.
+
+    Raises:
+        ValueError: an unknown layer, VGG or criterion, a weight that is not finite, both factors zero, or VGG weights
+            that are not there.
+    """
+
+    def __init__(
+        self,
+        layer_weights: Mapping[str, float],
+        vgg_type: VGGType = "vgg19",
+        weights: str = "imagenet",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        perceptual_weight: float = 1.0,
+        style_weight: float = 0.0,
+        criterion: Criterion = "l1",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_criterion("PerceptualLoss", criterion)
+        factors = {"perceptual_weight": perceptual_weight, "style_weight": style_weight}
+        check_weights("PerceptualLoss", {**layer_weights, **factors} if layer_weights else {})
+        if not any(factors.values()):
+            raise ValueError("PerceptualLoss: perceptual_weight and style_weight are both 0, so that nothing is left.")
+        self.layer_weights = dict(layer_weights)
+        self.perceptual_weight = perceptual_weight
+        self.style_weight = style_weight
+        self.criterion: Criterion = criterion
+        self.features = VGGFeatures(list(layer_weights), vgg_type, weights, use_input_norm, range_norm, seed)
+
+    def forward(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the loss of (B, 3, H, W) images as a scalar; no gradient goes to ``gt``.
+
+        Raises:
+            ValueError: the shapes differ, or the images are too small for the layers.
+        """
+        same_shape("PerceptualLoss", output, gt)
+        with torch.no_grad():
+            theirs = self.features(gt)
+        total = torch.zeros((), device=output.device)
+        for name, ours in self.features(output).items():
+            weight = self.layer_weights[name]
+            if self.perceptual_weight:
+                total = total + self.perceptual_weight * weight * distance(ours, theirs[name], self.criterion)
+            if self.style_weight:
+                style = distance(gram(ours), gram(theirs[name]), self.criterion)
+                total = total + self.style_weight * weight * style
+        return total

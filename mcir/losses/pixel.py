@@ -1,0 +1,122 @@
+"""Losses between two images, pixel by pixel: L1, mean squared error and Charbonnier."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mcir.registry import LOSSES
+
+Reduction: TypeAlias = Literal["mean", "sum"]
+
+
+class _PixelLoss(nn.Module):
+    """What the pixel losses share: weight, reduction, the check of shapes, and arithmetic in at least float32."""
+
+    def __init__(self, loss_weight: float, reduction: Reduction) -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"{type(self).__name__}: reduction is 'mean' or 'sum', not {reduction!r}.")
+        if not math.isfinite(loss_weight):
+            raise ValueError(f"{type(self).__name__}: loss_weight is a finite number, not {loss_weight!r}.")
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the weighted loss of (B, C, H, W) images as a scalar.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        difference = in_float32(output) - in_float32(same_shape(type(self).__name__, output, gt))
+        terms = self.terms(difference)
+        return self.loss_weight * (terms.mean() if self.reduction == "mean" else terms.sum())
+
+    def terms(self, difference: Tensor) -> Tensor:
+        """Return one term a pixel and channel."""
+        raise NotImplementedError
+
+
+@LOSSES.register()
+class L1Loss(_PixelLoss):
+    """Mean (or sum) of absolute differences.
+
+    Args:
+        loss_weight: factor of the loss.
+        reduction: over everything, batch included.
+
+    Raises:
+        ValueError: an unknown reduction or a weight that is not finite.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(loss_weight, reduction)
+
+    def terms(self, difference: Tensor) -> Tensor:
+        """Return ``|d|``."""
+        return difference.abs()
+
+
+@LOSSES.register()
+class MSELoss(_PixelLoss):
+    """Mean (or sum) of squared differences.
+
+    Args:
+        loss_weight: factor of the loss.
+        reduction: over everything, batch included.
+
+    Raises:
+        ValueError: an unknown reduction or a weight that is not finite.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__(loss_weight, reduction)
+
+    def terms(self, difference: Tensor) -> Tensor:
+        """Return ``d²``."""
+        return difference.square()
+
+
+@LOSSES.register()
+class CharbonnierLoss(_PixelLoss):
+    """Mean (or sum) of ``sqrt(d² + eps)``, a smooth L1 (Charbonnier et al., ICIP 1994; Lai et al., CVPR 2017).
+
+    Args:
+        loss_weight: factor of the loss.
+        reduction: over everything, batch included.
+        eps: what stands under the root beside the squared difference, above 0.
+
+    Raises:
+        ValueError: an unknown reduction, a weight that is not finite or an ``eps`` that is not above 0.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
+        super().__init__(loss_weight, reduction)
+        if not eps > 0:
+            raise ValueError(f"CharbonnierLoss: eps is above 0, not {eps!r}.")
+        self.eps = eps
+
+    def terms(self, difference: Tensor) -> Tensor:
+        """Return ``sqrt(d² + eps)``."""
+        return (difference.square() + self.eps).sqrt()
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or as it is when its precision is higher."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def same_shape(loss: str, output: Tensor, reference: Tensor) -> Tensor:
+    """Return ``reference`` if it has the shape of ``output``.
+
+    Raises:
+        ValueError: it has another; the message names both.
+    """
+    if output.shape != reference.shape:
+        raise ValueError(
+            f"{loss}: the output is {tuple(output.shape)}, but the image it is compared with {tuple(reference.shape)}."
+        )
+    return reference

@@ -1,0 +1,265 @@
+"""The model: how ONE training step is made from a network, losses and an optimizer.
+
+A model knows nothing of files, logs or ranks. Subclasses say what the losses are; the mechanics of the step are here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mcir.models.ema import MovingAverage
+from mcir.models.optim import Schedule, build_optimizer
+from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
+
+Batch: TypeAlias = dict[str, Any]
+"""``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Model(ABC):
+    """A network and how it is trained; the fields are the option file's keys.
+
+    A subclass is a dataclass too: it adds its own options as fields, extends ``__post_init__`` to build what they ask
+    for, and says in ``losses`` what is minimised.
+    """
+
+    network_g: ArchSection
+    """The network."""
+    optim_g: OptimizerSection | None = None
+    """The optimizer: any of torch.optim by name. Without one the model restores but does not train."""
+    scheduler: SchedulerSection | None = None
+    """The learning rate over the iterations; constant without it."""
+    warmup_iter: int = -1
+    """Before this iteration the learning rate rises linearly from 0; -1: no warm-up."""
+    ema_decay: float = 0.0
+    """Share of its past that the moving average of the network keeps at each iteration; 0: no moving average."""
+    grad_clip: float | None = None
+    """Largest L2 norm of the gradient; a longer one is scaled down to it."""
+    accumulation_steps: int = 1
+    """Each batch is computed in this many equal parts, for 1/n of the memory; the step is that of the whole batch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks in training; the losses are always float32, and so is restoring."""
+    channels_last: bool = False
+    """Memory layout of images and convolutions; faster on most machines."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    seed: int = 0
+    """Of the initial weights: the same in every process."""
+
+    parts: nn.ModuleDict = field(init=False, repr=False)
+    """Every module that lives on the device: the network, its average, losses, negatives."""
+    network: nn.Module = field(init=False, repr=False)
+    optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Build the network, its moving average, the optimizer and the schedule."""
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is a share in [0, 1), not {self.ema_decay}.")
+        if self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps is at least 1, not {self.accumulation_steps}.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.network = ARCHS.build(self.network_g)
+        self.parts = nn.ModuleDict({"network_g": self.network})
+        if self.ema_decay:
+            self.parts["ema"] = MovingAverage(self.network)
+        self.schedule: Schedule | None = SCHEDULERS.build(self.scheduler) if self.scheduler else None
+        self.to(self.device)
+
+    # -- where it lives -------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device) -> "Model":
+        """Move every part to ``device`` and begin the optimizer anew there; call before the first step."""
+        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
+        self.parts.to(device=device)
+        if self.channels_last:
+            self.parts.to(memory_format=memory_format)
+        self._forward: nn.Module = self.network
+        if self.compile:
+            self._forward = torch.compile(self.network)  # type: ignore[assignment]
+        if self.optim_g:
+            self.optimizer = build_optimizer(self.optim_g, self.network.parameters())
+            self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        return self
+
+    def parallelize(
+        self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Train over several processes: ``wrap`` makes the forward pass average gradients over them.
+
+        ``mean_over_ranks`` maps a scalar tensor to its mean over the processes, for parts whose state depends on data.
+        """
+        self._forward = wrap(self._forward)
+
+    def require_trainable(self) -> None:
+        """Check, before data is read, that the model has all it needs to train.
+
+        Raises:
+            ValueError: the optimizer is missing; a subclass says what else it needs.
+        """
+        if self.optim_g is None:
+            raise ValueError(f"{type(self).__name__} needs 'train.optim_g' to train, like {{type: Adam, lr: 1e-4}}.")
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the named scalar losses, weights included, whose sum is minimised."""
+
+    def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        """Make the step of the 1-based ``iteration`` and return its scalars, detached and still on the device.
+
+        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``.
+
+        Raises:
+            ValueError: the model cannot train, or the batch cannot be divided into ``accumulation_steps`` parts.
+        """
+        self.require_trainable()
+        assert self.optimizer is not None
+        rate = self._set_learning_rate(self.optimizer, iteration)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        scalars: dict[str, Tensor] = {}
+        outputs = []
+        for part, is_last in self._divide(batch):
+            with nullcontext() if is_last else self._without_sync():
+                with self.autocast():
+                    output = self._forward(part["lq"])
+                    losses = self.losses(output, part)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
+                total.backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
+            outputs.append(output.detach())
+        parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        limit = self.grad_clip if self.grad_clip is not None else float("inf")
+        scalars["grad_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
+        scalars["lr"] = torch.tensor(rate)
+        return scalars
+
+    def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
+        """Let what follows the network follow it: here, its moving average."""
+        if self.ema is not None:
+            self.ema.update(self.network, self.ema_decay)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the networks run at the chosen precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
+        for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
+            if iteration < self.warmup_iter:
+                group["lr"] = base_rate * iteration / self.warmup_iter
+            elif self.schedule is not None:
+                group["lr"] = self.schedule(base_rate, iteration)
+            else:
+                group["lr"] = base_rate
+        return float(optimizer.param_groups[0]["lr"])
+
+    def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """Yield the equal parts of a batch, and of each whether it is the last."""
+        count, size = self.accumulation_steps, len(batch["lq"])
+        if size % count:
+            raise ValueError(f"A batch of {size} cannot be divided into accumulation_steps = {count} equal parts.")
+        share = size // count
+        for start in range(0, size, share):
+            yield {key: value[start : start + share] for key, value in batch.items()}, start + share == size
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        """Return the context in which gradients are not yet averaged over processes."""
+        if isinstance(self._forward, DistributedDataParallel):
+            return self._forward.no_sync()
+        return nullcontext()
+
+    # -- its use --------------------------------------------------------------------------------------------------
+
+    @property
+    def ema(self) -> MovingAverage | None:
+        """The moving average of the network, if one is kept."""
+        average = self.parts["ema"] if "ema" in self.parts else None
+        assert average is None or isinstance(average, MovingAverage)
+        return average
+
+    @torch.no_grad()
+    def restore(self, lq: Tensor) -> Tensor:
+        """Restore images: ``lq`` (B, C, H, W) in [0, 1] to (B, C, sH, sW), by the moving average where there is one."""
+        network = self.network if self.ema is None else self.ema
+        network.eval()
+        output: Tensor = network(lq)
+        return output
+
+    # -- its state ------------------------------------------------------------------------------------------------
+
+    def stateful(self) -> dict[str, Any]:
+        """Return every part whose state a resumed run needs, by name; a subclass adds its own."""
+        parts: dict[str, Any] = {"network_g": self.network, "ema": self.ema, "optimizer": self.optimizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, as references to the live tensors."""
+        return {name: part.state_dict() for name, part in self.stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: the state is of a model with other parts, or its tensors do not fit.
+        """
+        own = self.stateful()
+        if state.keys() != own.keys():
+            raise ValueError(f"The state holds {sorted(state)}, but this {type(self).__name__} needs {sorted(own)}.")
+        for name, part in own.items():
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, KeyError) as error:
+                raise ValueError(f"The state of '{name}' does not fit: {error}") from error
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return the network's weights as ``params`` and, with a moving average, ``params_ema``."""
+        weights = {"params": self.network.state_dict()}
+        if self.ema is not None:
+            weights["params_ema"] = self.ema.network.state_dict()
+        return weights
+
+    def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
+        """Start from trained weights: the network takes them over, and its average begins there.
+
+        Returns the keys that only one side has or that differ in shape, which is empty when ``strict``.
+
+        Raises:
+            ValueError: ``strict`` and the keys or shapes differ; the message names the first ten.
+        """
+        own = self.network.state_dict()
+        differing = [f"{key} (missing in the file)" for key in own.keys() - weights.keys()]
+        differing += [f"{key} (not in the network)" for key in weights.keys() - own.keys()]
+        fitting = {}
+        for key in own.keys() & weights.keys():
+            if own[key].shape == weights[key].shape:
+                fitting[key] = weights[key]
+            else:
+                differing.append(f"{key} ({tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} here)")
+        differing.sort()
+        if strict and differing:
+            shown = "\n  ".join(differing[:10])
+            raise ValueError(
+                f"{len(differing)} of {len(own)} weights do not fit {type(self.network).__name__}:\n  {shown}"
+            )
+        self.network.load_state_dict(fitting, strict=False)
+        if self.ema is not None:
+            self.ema.update(self.network, keep=0.0)
+        return differing

@@ -1,0 +1,88 @@
+"""Model contrastive learning: the output is pushed away from what the network made before.
+
+"Learning from History: Task-agnostic Model Contrastive Learning for Image Restoration", AAAI 2024.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcir.models.base import Batch
+from mcir.models.negatives import Negatives
+from mcir.models.restoration import RestorationModel
+from mcir.registry import MODELS, NEGATIVES, LossSection, NegativesSection
+
+
+@MODELS.register()
+@dataclass(kw_only=True, eq=False)
+class ContrastiveModel(RestorationModel):
+    """A RestorationModel that owns negatives and adds their term to the losses: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁."""
+
+    contrastive_opt: LossSection | None = None
+    """Loss between output and negatives."""
+    negatives: NegativesSection | None = None
+    """Where the negatives come from."""
+
+    def __post_init__(self) -> None:
+        """Build the contrastive loss and the negatives.
+
+        Raises:
+            ValueError: only one of the two is given.
+        """
+        super().__post_init__()
+        if (self.contrastive_opt is None) != (self.negatives is None):
+            raise ValueError("ContrastiveModel needs both 'contrastive_opt' and 'negatives', or neither to only restore.")
+        if self.contrastive_opt and self.negatives:
+            self.add_loss("l_neg", self.contrastive_opt)
+            self.parts["negatives"] = NEGATIVES.build({"seed": self.seed, **self.negatives}, self.network)
+
+    @property
+    def bank(self) -> Negatives | None:
+        """The negatives, if the model trains."""
+        bank = self.parts["negatives"] if "negatives" in self.parts else None
+        assert bank is None or isinstance(bank, Negatives)
+        return bank
+
+    def require_trainable(self) -> None:
+        """Check that there are negatives, too."""
+        super().require_trainable()
+        if self.bank is None:
+            raise ValueError(
+                "ContrastiveModel needs 'train.contrastive_opt' and 'train.negatives' to train, "
+                "like {type: SPNLoss} and {type: HistoryNegatives}."
+            )
+
+    def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Train over several processes, with the same negatives in each."""
+        super().parallelize(wrap, mean_over_ranks)
+        if self.bank is not None:
+            self.bank.mean_over_ranks = mean_over_ranks
+
+    def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the parent's losses and the contrastive one."""
+        losses = super().losses(output, batch)
+        if self.bank is not None:
+            with torch.no_grad():
+                negatives = self.bank(batch["lq"], batch["gt"])
+            losses["l_neg"] = self.parts["l_neg"](output, negatives)
+        return losses
+
+    def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
+        """Let the negatives follow the network, too."""
+        super().after_step(output, batch, iteration)
+        if self.bank is not None:
+            self.bank.update(self.network, iteration, output, batch["gt"])
+
+    def stateful(self) -> dict[str, Any]:
+        """Return the parent's parts and the negatives."""
+        return super().stateful() | ({} if self.bank is None else {"negatives": self.bank})
+
+    def load_weights(self, weights: Any, strict: bool = True) -> list[str]:
+        """Start from trained weights, the negatives too."""
+        differing = super().load_weights(weights, strict)
+        if self.bank is not None:
+            self.bank.start_from(self.network)
+        return differing

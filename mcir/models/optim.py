@@ -1,0 +1,135 @@
+"""Optimizers and learning-rate schedules.
+
+Every optimizer of ``torch.optim`` that can train a network from its gradients alone is registered under its own name. A
+schedule is a pure function of the iteration: it has no state, so a resumed run needs none.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from mcir.registry import OPTIMIZERS, SCHEDULERS, OptimizerSection
+
+_NEED_MORE_THAN_GRADIENTS = {"LBFGS", "SparseAdam"}  # a closure; sparse gradients
+
+for _name, _class in vars(torch.optim).items():
+    if (
+        isinstance(_class, type)
+        and issubclass(_class, torch.optim.Optimizer)
+        and _class is not torch.optim.Optimizer
+        and _name not in _NEED_MORE_THAN_GRADIENTS
+    ):
+        OPTIMIZERS.add(_class)
+
+
+def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Build the optimizer of a section over ``parameters``.
+
+    On a CUDA device the fused kernel is taken where the optimizer has one and the section does not choose otherwise; on
+    a CPU fused steps did not pay.
+
+    Raises:
+        ValueError: the section does not fit the optimizer.
+    """
+    parameters = list(parameters)
+    takes = OPTIMIZERS.parameters(section["type"])
+    if "fused" in takes and not {"fused", "foreach", "differentiable"} & section.keys():
+        section = {**section, "fused": True if all(parameter.is_cuda for parameter in parameters) else None}
+    return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters))
+
+
+class Schedule(ABC):
+    """The learning rate as a pure function of the iteration."""
+
+    @abstractmethod
+    def __call__(self, base_lr: float, iteration: int) -> float:
+        """Return the learning rate of the 1-based ``iteration`` for an optimizer that starts at ``base_lr``."""
+
+
+@SCHEDULERS.register()
+class MultiStepLR(Schedule):
+    """Multiplies the rate by ``gamma`` after each milestone iteration."""
+
+    def __init__(self, milestones: Sequence[int], gamma: float = 0.1) -> None:
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+
+    def __call__(self, base_lr: float, iteration: int) -> float:
+        """Return the learning rate of the 1-based ``iteration``."""
+        return base_lr * self.gamma ** bisect_right(self.milestones, iteration - 1)
+
+
+@SCHEDULERS.register()
+class MultiStepRestartLR(Schedule):
+    """MultiStepLR that starts anew, at ``restart_weights`` times the first rate, after each restart iteration."""
+
+    def __init__(
+        self,
+        milestones: Sequence[int],
+        gamma: float = 0.1,
+        restarts: Sequence[int] = (0,),
+        restart_weights: Sequence[float] = (1.0,),
+    ) -> None:
+        if len(restarts) != len(restart_weights):
+            raise ValueError(f"{len(restarts)} restarts need as many restart_weights, not {len(restart_weights)}.")
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+        self.restarts = sorted({0: 1.0, **dict(zip(restarts, restart_weights, strict=True))}.items())
+
+    def __call__(self, base_lr: float, iteration: int) -> float:
+        """Return the learning rate of the 1-based ``iteration``."""
+        done = iteration - 1
+        start, weight = next(pair for pair in reversed(self.restarts) if pair[0] <= done)
+        passed = bisect_right(self.milestones, done) - bisect_right(self.milestones, start)
+        return base_lr * weight * self.gamma**passed
+
+
+@SCHEDULERS.register(aliases=("TrueCosineAnnealingLR",))
+class CosineAnnealingLR(Schedule):
+    """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again."""
+
+    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:  # noqa: N803 (the field's name)
+        if T_max < 1:
+            raise ValueError(f"T_max is the number of iterations of half a period, at least 1, not {T_max}.")
+        self.period = T_max
+        self.eta_min = eta_min
+
+    def __call__(self, base_lr: float, iteration: int) -> float:
+        """Return the learning rate of the 1-based ``iteration``."""
+        return _cosine(base_lr, self.eta_min, (iteration - 1) / self.period)
+
+
+@SCHEDULERS.register()
+class CosineAnnealingRestartLR(Schedule):
+    """Half a cosine per period, each started at its ``restart_weights`` times the first rate; ``eta_min`` afterwards."""
+
+    def __init__(
+        self, periods: Sequence[int], restart_weights: Sequence[float] = (1.0,), eta_min: float = 0.0
+    ) -> None:
+        if len(periods) != len(restart_weights):
+            raise ValueError(f"{len(periods)} periods need as many restart_weights, not {len(restart_weights)}.")
+        self.ends = [sum(periods[: count + 1]) for count in range(len(periods))]
+        self.periods = list(periods)
+        self.restart_weights = list(restart_weights)
+        self.eta_min = eta_min
+
+    def __call__(self, base_lr: float, iteration: int) -> float:
+        """Return the learning rate of the 1-based ``iteration``."""
+        done = iteration - 1
+        index = bisect_left(self.ends, done)
+        if index == len(self.ends):
+            return self.eta_min
+        phase = (done - self.ends[index] + self.periods[index]) / self.periods[index]
+        return self.eta_min + self.restart_weights[index] * (_cosine(base_lr, self.eta_min, phase) - self.eta_min)
+
+
+def _cosine(first: float, last: float, phase: float) -> float:
+    """Return ``first`` at phase 0, ``last`` at phase 1 and a cosine between."""
+    return last + (first - last) * (1 + math.cos(math.pi * phase)) / 2
+
+

@@ -1,0 +1,54 @@
+"""Test trained networks on several sets: ``torchrun mcir/test.py -opt options/x.yml``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # noqa: PTH109 — as `python -m` has it: this folder's modules must not hide others
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of testing."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML) with sets named test… or val…")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weight files; else path.pretrain_network_g", **many)
+    parser.add_argument("--set", metavar="A.B=C", help="set options: --set val.save_img=true", **many)
+    parser.add_argument("--force_yml", metavar="A:B=C", help="the same in BasicSR's writing", **many)
+    parser.add_argument("--launcher", choices=["none", "pytorch"], help="for old habits; torchrun's variables decide")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Test as the arguments say and return the exit status."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"mcir: reading {arguments.opt} …", flush=True)  # before the imports, which take seconds
+
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from mcir.config import load
+    from mcir.engine.distributed import joined
+    from mcir.engine.loggers import log_to_console
+    from mcir.engine.tester import Tester
+
+    log_to_console()
+    try:
+        options = load(arguments.opt, arguments.set, arguments.force_yml)
+        with joined(options.num_gpu, options.dist_params) as process:
+            record(Tester(options, process).test)(arguments.checkpoint)
+    except (ValueError, OSError) as error:  # the person's mistake
+        print(f"mcir: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Test as the command line says."""
+    parser = argparse.ArgumentParser(prog="mcir/test.py", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Train a network: ``torchrun mcir/train.py -opt options/x.yml``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # noqa: PTH109 — as `python -m` has it: this folder's modules must not hide others
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of training."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--set", metavar="A.B=C", help="set options: --set train.total_iter=100", **many)
+    parser.add_argument("--force_yml", metavar="A:B=C", help="the same in BasicSR's writing", **many)
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest good checkpoint")
+    parser.add_argument("--launcher", choices=["none", "pytorch"], help="for old habits; torchrun's variables decide")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the arguments say and return the exit status."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"mcir: reading {arguments.opt} …", flush=True)  # before the imports, which take seconds
+
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from mcir.config import load
+    from mcir.engine.distributed import joined
+    from mcir.engine.loggers import log_to_console
+    from mcir.engine.trainer import Trainer
+
+    log_to_console()
+    try:
+        options = load(arguments.opt, arguments.set, arguments.force_yml)
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        with joined(options.num_gpu, options.dist_params) as process:
+            trainer = Trainer(options, process, resume=arguments.auto_resume or restarted)
+            return record(trainer.train)()
+    except (ValueError, OSError) as error:  # the person's mistake
+        print(f"mcir: {error}", file=sys.stderr)
+        return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says."""
+    parser = argparse.ArgumentParser(prog="mcir/train.py", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
