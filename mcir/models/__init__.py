@@ -10,6 +10,7 @@ from mcir.models.optim import (
     MultiStepLR,
     MultiStepRestartLR,
     Schedule,
+    TrueCosineAnnealingLR,
     build_optimizer,
 )
 from mcir.models.restoration import RestorationModel
@@ -28,5 +29,6 @@ __all__ = [
     "Negatives",
     "RestorationModel",
     "Schedule",
+    "TrueCosineAnnealingLR",
     "build_optimizer",
 ]

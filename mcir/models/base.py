@@ -69,7 +69,7 @@ class Model(ABC):
         self.parts = nn.ModuleDict({"network_g": self.network})
         if self.ema_decay:
             self.parts["ema"] = MovingAverage(self.network)
-        self.schedule: Schedule | None = SCHEDULERS.build(self.scheduler) if self.scheduler else None
+        self.schedule: Schedule = SCHEDULERS.build(self.scheduler or {"type": "MultiStepLR", "milestones": []})
         self.to(self.device)
 
     # -- where it lives -------------------------------------------------------------------------------------------
@@ -163,12 +163,7 @@ class Model(ABC):
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
         for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
-            if iteration < self.warmup_iter:
-                group["lr"] = base_rate * iteration / self.warmup_iter
-            elif self.schedule is not None:
-                group["lr"] = self.schedule(base_rate, iteration)
-            else:
-                group["lr"] = base_rate
+            group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         return float(optimizer.param_groups[0]["lr"])
 
     def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:

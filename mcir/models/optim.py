@@ -46,9 +46,21 @@ def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter
 class Schedule(ABC):
     """The learning rate as a pure function of the iteration."""
 
+    def __call__(self, base_lr: float, iteration: int, warmup_iter: int = -1) -> float:
+        """Return the learning rate of the 1-based ``iteration``.
+
+        Args:
+            base_lr: the rate that the optimizer was built with.
+            iteration: the one that the rate is for.
+            warmup_iter: before this iteration the rate rises linearly from 0, whatever the schedule says.
+        """
+        if iteration < warmup_iter:
+            return base_lr * iteration / warmup_iter
+        return self.rate(base_lr, iteration - 1, warmup_iter)
+
     @abstractmethod
-    def __call__(self, base_lr: float, iteration: int) -> float:
-        """Return the learning rate of the 1-based ``iteration`` for an optimizer that starts at ``base_lr``."""
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations, which are past the warm-up."""
 
 
 @SCHEDULERS.register()
@@ -59,9 +71,9 @@ class MultiStepLR(Schedule):
         self.milestones = sorted(milestones)
         self.gamma = gamma
 
-    def __call__(self, base_lr: float, iteration: int) -> float:
-        """Return the learning rate of the 1-based ``iteration``."""
-        return base_lr * self.gamma ** bisect_right(self.milestones, iteration - 1)
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
+        return base_lr * self.gamma ** bisect_right(self.milestones, done)
 
 
 @SCHEDULERS.register()
@@ -81,15 +93,14 @@ class MultiStepRestartLR(Schedule):
         self.gamma = gamma
         self.restarts = sorted({0: 1.0, **dict(zip(restarts, restart_weights, strict=True))}.items())
 
-    def __call__(self, base_lr: float, iteration: int) -> float:
-        """Return the learning rate of the 1-based ``iteration``."""
-        done = iteration - 1
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
         start, weight = next(pair for pair in reversed(self.restarts) if pair[0] <= done)
         passed = bisect_right(self.milestones, done) - bisect_right(self.milestones, start)
         return base_lr * weight * self.gamma**passed
 
 
-@SCHEDULERS.register(aliases=("TrueCosineAnnealingLR",))
+@SCHEDULERS.register()
 class CosineAnnealingLR(Schedule):
     """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again."""
 
@@ -99,9 +110,32 @@ class CosineAnnealingLR(Schedule):
         self.period = T_max
         self.eta_min = eta_min
 
-    def __call__(self, base_lr: float, iteration: int) -> float:
-        """Return the learning rate of the 1-based ``iteration``."""
-        return _cosine(base_lr, self.eta_min, (iteration - 1) / self.period)
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
+        return _cosine(base_lr, self.eta_min, done / self.period)
+
+
+@SCHEDULERS.register()
+class TrueCosineAnnealingLR(CosineAnnealingLR):
+    """CosineAnnealingLR as BasicSR's models have it: after a warm-up the cosine goes on from the warm-up's last rate.
+
+    torch's scheduler multiplies the rate it finds, and the warm-up of BasicSR overwrites that rate; so the whole cosine
+    is lower by a constant factor. Without a warm-up the two are the same.
+    """
+
+    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:  # noqa: N803 (the field's name)
+        super().__init__(T_max, eta_min)
+
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
+        rate = super().rate(base_lr, done, warmup_iter)
+        last = warmup_iter - 1
+        if last < 1:
+            return rate
+        factor = (base_lr * last / warmup_iter - self.eta_min) / (
+            super().rate(base_lr, last - 1, warmup_iter) - self.eta_min
+        )
+        return self.eta_min + factor * (rate - self.eta_min)
 
 
 @SCHEDULERS.register()
@@ -118,9 +152,8 @@ class CosineAnnealingRestartLR(Schedule):
         self.restart_weights = list(restart_weights)
         self.eta_min = eta_min
 
-    def __call__(self, base_lr: float, iteration: int) -> float:
-        """Return the learning rate of the 1-based ``iteration``."""
-        done = iteration - 1
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
         index = bisect_left(self.ends, done)
         if index == len(self.ends):
             return self.eta_min

@@ -1,0 +1,106 @@
+"""Whole training runs against those of the paper's released code, in float64: losses, rates, norms, every iteration."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcir.models import ContrastiveModel, HistoryNegatives
+from tests.golden.deterministic import deterministic_state_dict, uniform, vgg_state_dict
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/spn_training/spn_training.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    torch.save(vgg_state_dict("vgg16", 16), file)
+    return file
+
+
+def batch_of(case, iteration):
+    seed = case["seed0"] + 2 * iteration
+    gt = 0.5 * uniform(seed, (2, 3, 32, 32)).double() + 0.25
+    noise = uniform(seed + 1, (2, 3, 16, 16)).double() - 0.5
+    lq = torch.nn.functional.avg_pool2d(gt, 2) + 0.1 * noise
+    return {"lq": lq, "gt": gt, "lq_path": ["a", "b"], "gt_path": ["a", "b"]}
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def model_of(case, vgg_file):
+    released = case["train"]
+    steps = as_list(released["neg_iter"])[::-1]  # the released code walks through them backwards, the decays forwards
+    perceptual = released["perceptual_opt"]
+    model = ContrastiveModel(
+        network_g=case["network"],
+        optim_g=released["optim_g"],
+        scheduler=released["scheduler"],
+        warmup_iter=released["warmup_iter"],
+        ema_decay=released["ema_decay"],
+        grad_clip=released.get("use_grad_clip"),
+        pixel_opt=released["pixel_opt"],
+        contrastive_opt={
+            "type": "SPNLoss",
+            "layer_weights": perceptual["layer_weights"],
+            "weights": str(vgg_file),
+            "loss_weight": perceptual["perceptual_weight"],
+        },
+        negatives={
+            "type": "HistoryNegatives",
+            "weight": as_list(released["neg_decay"]),
+            "steps": steps,
+            "start": released["neg_start"],
+        },
+    )
+    model.parts.double()
+    for name, buffer in model.parts.named_buffers():
+        if name.endswith((".mean", ".std")):  # the golden runs knew their constants in float64 from the start
+            buffer.copy_(exact_constant(name, case).view_as(buffer))
+    start_at_golden_weights(model, released["neg_start"])
+    model.to(torch.device("cpu"))
+    return model
+
+
+def exact_constant(name, case):
+    imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    values = imagenet[name.rpartition(".")[2]] if name.startswith("l_neg") else case["network"]["rgb_mean"]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def start_at_golden_weights(model, start):
+    shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
+    model.network.load_state_dict(deterministic_state_dict(shapes))
+    model.ema.update(model.network, keep=0.0)
+    assert isinstance(model.bank, HistoryNegatives)
+    for number, member in enumerate(model.bank.members):
+        prefixed = deterministic_state_dict({f"neg{number}.{key}": shape for key, shape in shapes.items()})
+        member.network.load_state_dict({key.partition(".")[2]: value for key, value in prefixed.items()})
+        member.update(model.network, keep=start)
+
+
+def norm(module):
+    return float(torch.stack([parameter.detach().square().sum() for parameter in module.parameters()]).sum().sqrt())
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_iteration_equals_the_released_code(name, vgg_file):
+    case = GOLDEN[name]
+    model = model_of(case, vgg_file)
+    count = len(model.bank.members)
+    weight = case["train"]["perceptual_opt"]["perceptual_weight"]
+    assert len(case["log_f64"]) == case["iterations"]
+    for row in case["log_f64"]:
+        scalars = model.training_step(batch_of(case, row["iter"]), row["iter"])
+        assert float(scalars["lr"]) == pytest.approx(row["lr"], rel=1e-6)
+        assert float(scalars["l_pix"]) == pytest.approx(row["losses"]["l_pix"], rel=1e-9)
+        released_negative = row["losses"].get("l_neg", row["losses"].get("l_percep"))  # the sum over the negatives
+        assert -float(scalars["l_neg"]) * count == pytest.approx(released_negative, rel=1e-8), weight
+        clip = model.grad_clip or float("inf")
+        assert min(float(scalars["grad_norm"]), clip) == pytest.approx(row["grad_l2_after_clip"], rel=3e-6)
+        assert norm(model.network) == pytest.approx(row["param_l2"], rel=1e-10)
+        assert norm(model.ema) == pytest.approx(row["ema_param_l2"], rel=1e-10)
+        assert [norm(member) for member in model.bank.members] == pytest.approx(row["neg_param_l2"], rel=1e-10)
