@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,6 +58,8 @@ def imagenet_file(vgg_type: VGGType) -> Path:
     Raises:
         WeightsError: they are not there and cannot be fetched.
     """
+    import torchvision  # a second of start-up that only these weights need
+
     url: str = torchvision.models.get_model_weights(vgg_type)["IMAGENET1K_V1"].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not file.is_file():
@@ -152,6 +153,7 @@ class VGGFeatures(nn.Module):
                 f"{self.vgg_type} up to {self.layer_names[-1]} takes (B, 3, H, W) with H, W ≥ {self.min_size}, "
                 f"not {tuple(x.shape)}."
             )
+        x = x.to(self.mean.dtype)
         if self.range_norm:
             x = (x + 1) / 2
         if self.use_input_norm:

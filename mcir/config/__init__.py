@@ -1,0 +1,8 @@
+"""Option files: read strictly, merged, translated from old names, checked against the code, frozen."""
+
+from mcir.config.json_schema import json_schema
+from mcir.config.load import load
+from mcir.config.schema import DistOptions, Options
+from mcir.config.tree import OptionError
+
+__all__ = ["DistOptions", "OptionError", "Options", "json_schema", "load"]

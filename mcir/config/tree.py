@@ -49,16 +49,15 @@ class OptionError(ValueError):
     """An option file does not fit; the message lists every problem, one a line, by file and line.
 
     Attributes:
-        problems: the single lines of the message.
+        found: the problems.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         def position(problem: Problem) -> tuple[bool, str, int]:
             return problem.place.line is None, problem.place.source, problem.place.line or 0
 
-        lines = (str(problem) for problem in sorted(problems, key=position))
-        self.problems = tuple(dict.fromkeys(lines))
-        super().__init__("\n".join(self.problems))
+        self.found = sorted(dict.fromkeys(problems), key=position)
+        super().__init__("\n".join(map(str, self.found)))
 
 
 @dataclass
@@ -106,6 +105,15 @@ class Node:
                 break
             node = child
         return node.place
+
+    def moved_from(self, path: Path) -> Node:
+        """Return this tree with places that tell the path under which it was written."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: node.moved_from((*path, key)) for key, node in value.items()}
+        elif isinstance(value, list):
+            value = [node.moved_from(path) for node in value]
+        return Node(value, self.place._replace(written=dotted(path)))
 
     def put(self, path: Path, node: Node) -> None:
         """Set the node at a path below this mapping; missing or null mappings on the way are made, at its place."""

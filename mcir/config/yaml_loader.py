@@ -1,8 +1,8 @@
 """Strict YAML: what looks like a number is one, nothing else changes its type behind the writer's back.
 
-The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers, only ``true`` and ``false`` are
-booleans (``no``, ``off``, ``yes``, ``on`` stay text), ``~``, ``null`` and nothing are null; there are no base-60 numbers,
-no octal numbers from a leading zero, no dates. Duplicate keys and tabs are errors with file and line. The tags
+The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers, only ``true`` and ``false``
+are booleans (``no``, ``off``, ``yes``, ``on`` stay text), ``~``, ``null`` and nothing are null; there are no base-60
+numbers, no octal numbers from a leading zero, no dates. Duplicate keys and tabs are errors with file and line. The tags
 ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are understood, others are not.
 """
 
@@ -64,7 +64,9 @@ class StrictDumper(yaml.SafeDumper):
 
 for _tag, (_pattern, _first, _value) in _SCALARS.items():
     for _class in (StrictLoader, StrictDumper):
-        _class.add_implicit_resolver(_PREFIX + _tag, re.compile(f"^(?:{_pattern})$"), list(_first) + [""] * (_tag == "null"))
+        _class.add_implicit_resolver(
+            _PREFIX + _tag, re.compile(f"^(?:{_pattern})$"), list(_first) + [""] * (_tag == "null")
+        )
 StrictLoader.add_implicit_resolver(_PREFIX + "merge", re.compile(r"^<<$"), ["<"])
 
 
@@ -100,7 +102,8 @@ def read_file(path: str | FilePath) -> Node:
     ]
     if indented_by_tab:
         raise OptionError(
-            Problem(Place(name, number), (), "A tab in the indentation. YAML wants spaces.") for number in indented_by_tab
+            Problem(Place(name, number), (), "A tab in the indentation. YAML wants spaces.")
+            for number in indented_by_tab
         )
     root = _read(text, Place(name, 1))
     if root.value is None:
@@ -122,7 +125,9 @@ def read_value(text: str, place: Place) -> Node:
 
 def write(tree: Any) -> str:
     """Return mappings, lists and scalars as YAML that ``read_file`` understands."""
-    return yaml.dump(tree, Dumper=StrictDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    return yaml.dump(
+        tree, Dumper=StrictDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
+    )
 
 
 def _read(text: str, origin: Place) -> Node:
@@ -132,7 +137,9 @@ def _read(text: str, origin: Place) -> Node:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        hint = next((f" {hint}" for part, hint in _HINTS.items() if part in str(error.problem) + str(error.context)), "")
+        hint = next(
+            (f" {hint}" for part, hint in _HINTS.items() if part in str(error.problem) + str(error.context)), ""
+        )
         _fail(origin.source, mark.line + 1 if mark and origin.line else None, f"No valid YAML: {error.problem}.{hint}")
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if origin.line else None
@@ -166,6 +173,7 @@ class _Builder:
         self.problems.append(Problem(self.place(node), (), message))
 
     def build(self, node: yaml.Node, place: Place) -> Node:
+        value: Any = None
         if id(node) in self.open:
             self.problem(node, "An alias that holds itself.")
             return Node(None, place)
@@ -173,10 +181,10 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             value = self.scalar(node)
         elif node.tag not in (_PREFIX + "seq", _PREFIX + "map"):
-            value = self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
+            self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
         elif isinstance(node, yaml.SequenceNode):
             value = [self.build(child, self.place(child)) for child in node.value]
-        else:
+        elif isinstance(node, yaml.MappingNode):
             value = self.mapping(node)
         self.open.remove(id(node))
         return Node(value, place)
@@ -187,7 +195,9 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 self.problem(key, "A key is a name, not a list or a mapping.")
             elif key.value in lines:
-                self.problem(key, f"The key '{key.value}' stands twice in one section, first in line {lines[key.value]}.")
+                self.problem(
+                    key, f"The key '{key.value}' stands twice in one section, first in line {lines[key.value]}."
+                )
             else:
                 lines[key.value] = key.start_mark.line + 1
         try:
@@ -201,9 +211,11 @@ class _Builder:
         tag = node.tag.removeprefix(_PREFIX)
         if tag in ("str", "merge"):
             return node.value
-        if tag not in _SCALARS:
-            return self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
-        pattern, _, value = _SCALARS[tag]
-        if not re.fullmatch(pattern, node.value):
-            return self.problem(node, f"!!{tag} does not fit '{node.value}'.")
-        return value(node.value)
+        pattern, _, value = _SCALARS.get(tag, (None, "", None))
+        if pattern is None or value is None:
+            self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
+        elif not re.fullmatch(pattern, node.value):
+            self.problem(node, f"!!{tag} does not fit '{node.value}'.")
+        else:
+            return value(node.value)
+        return None

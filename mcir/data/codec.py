@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,7 +20,8 @@ from PIL import Image
 
 from mcir.data.errors import DataError
 
-Array: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Array: TypeAlias = npt.NDArray[Any]
+"""An image (H, W, C), uint8 or uint16."""
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"})
 
@@ -34,7 +35,7 @@ _TIFF_BITS = 258
 
 
 class ImageInfo(NamedTuple):
-    """What the header of an image says: its size, its channels without alpha (1 or 3) and the bits of a sample (8, 16)."""
+    """What a header says: the size, the channels without alpha (1 or 3) and the bits of a sample (8 or 16)."""
 
     height: int
     width: int
@@ -131,6 +132,17 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
     if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # grey with alpha comes as colour with alpha
         return np.ascontiguousarray(rgb[:, :, :1])
     return rgb
+
+
+def decode_thoroughly(data: bytes | memoryview) -> None:
+    """Decode an image file to its end, with a decoder that minds every damage.
+
+    Raises:
+        DataError: it is damaged anywhere; the message does not name the file.
+    """
+    probe(io.BytesIO(data))
+    _decode_to_the_end(io.BytesIO(data))
+    decode(data, "the decoder of the training")
 
 
 def _why_not(data: bytes | memoryview) -> str:

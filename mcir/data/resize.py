@@ -2,8 +2,8 @@
 
 For each output pixel m (from 0) the centre in the input is u = m/s + (1/s − 1)/2. Its weights are the cubic convolution
 kernel with a = −½ (Keys, "Cubic convolution interpolation for digital image processing", 1981) at the distances from u,
-stretched by 1/s when the image shrinks (antialiasing), and sum to one; pixels beyond the border are mirrored, the border
-pixel included. The output has ceil(s·H) × ceil(s·W) pixels.
+stretched by 1/s when the image shrinks (antialiasing), and sum to one; pixels beyond the border are mirrored, the
+border pixel included. The output has ceil(s·H) × ceil(s·W) pixels.
 
 Weights depend on the length and the scale alone and are cached. Sums are in double precision.
 """
@@ -28,8 +28,8 @@ def imresize(image: Tensor, scale: float, antialias: bool = True) -> Tensor:
         antialias: widen the kernel when the image shrinks.
 
     Returns:
-        (..., ceil(H·scale), ceil(W·scale)), neither rounded nor clipped; float64 for float64 and integer images, else the
-        type of the image.
+        (..., ceil(H·scale), ceil(W·scale)), neither rounded nor clipped; float64 for float64 and integer images, else
+        the type of the image.
 
     Raises:
         ValueError: the scale is not positive, or the image has no pixels.

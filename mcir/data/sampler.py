@@ -1,4 +1,4 @@
-"""Which image comes when: pure functions of a seed and a position, so that any moment of a training can be found again."""
+"""Which image comes when: functions of a seed and a position alone, so that any moment of a training can be found again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Draw(NamedTuple):
         seed: the seed of the stream.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which a draw has no use for
     position: int
     seed: int
 
@@ -44,8 +44,8 @@ def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class EndlessBatches(Sampler[list[Draw]]):
     """The batches of one rank, for ever, from a given iteration on.
 
-    Iteration t of rank r holds the positions t·world_size·batch_size + r·batch_size + j, j < batch_size: the global batch
-    of an iteration is the same run of positions whatever the number of ranks it is divided over. An epoch is a
+    Iteration t of rank r holds the positions t·world_size·batch_size + r·batch_size + j, j < batch_size: the global
+    batch of an iteration is the same run of positions whatever the number of ranks it is divided over. An epoch is a
     permutation of all items; a batch may span two.
 
     Args:
@@ -60,7 +60,9 @@ class EndlessBatches(Sampler[list[Draw]]):
         ValueError: a number is out of range.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> None:
         for name, value, least in (
             ("length", length, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0)
         ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where images are: a folder of files or the memory. The data base is in ``lmdb_store``."""
+"""Where images are: a folder of files, an LMDB data base (``lmdb_store``) or the memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mcir.data.codec import EXTENSIONS, Array, ImageInfo, decode, info_of, probe
 from mcir.data.errors import DataError
+from mcir.data.lmdb_store import LmdbStore
 
 
 class Storage(Protocol):
@@ -82,15 +83,20 @@ class Folder:
 
     def read(self, key: str) -> Array:
         """Return one image (H, W, C)."""
-        return decode(self._bytes(key), self.path(key))
+        return decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
         """Return a part of one image; the whole file is decoded for it."""
-        return decode(self._bytes(key), self.path(key), (top, left, height, width))
+        return decode(self.value(key), self.path(key), (top, left, height, width))
 
-    def _bytes(self, key: str) -> bytes:
+    def value(self, key: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         try:
-            return Path(self.root, key).read_bytes()
+            return Path(self.root, key).readvalue()
         except OSError as error:
             raise DataError(f"{self.path(key)}: {error.strerror}") from error
 
@@ -125,3 +131,21 @@ class Memory:
 def stem(key: str) -> str:
     """Return a key without its extension."""
     return str(PurePosixPath(key).with_suffix(""))
+
+
+def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) -> Folder | LmdbStore:
+    """Open what holds the images of a data set.
+
+    Args:
+        root: a folder of images, or of an LMDB data base when its name ends in ``.lmdb``.
+        io_backend: ``{"type": "lmdb"}`` for a data base of another name; ``{"type": "disk"}`` is the rule above.
+
+    Raises:
+        DataError: nothing there, or an unknown backend.
+    """
+    backend = dict(io_backend or {"type": "disk"})
+    if backend.keys() != {"type"} or backend["type"] not in ("disk", "lmdb"):
+        raise DataError(f"io_backend is {backend}; expected {{'type': 'disk'}} or {{'type': 'lmdb'}}.")
+    if backend["type"] == "lmdb" or Path(root).suffix == ".lmdb":
+        return LmdbStore(root)
+    return Folder(root)

@@ -62,19 +62,22 @@ class EvaluationSet:
         )
         self._of_input: dict[int, dict[str, float]] = {}
 
-    def evaluate(self, restore: Restore, pictures: int = 0, images_to: Path | None = None) -> Evaluation:
+    def evaluate(
+        self, restore: Restore, pictures: int = 0, images_to: Path | None = None, suffix: str = ""
+    ) -> Evaluation:
         """Restore every image and measure it; the means are exact however the images are shared out.
 
         Args:
             restore: maps ``lq`` (1, C, H, W) to the restored image.
             pictures: of how many of the first images side-by-side pictures are made.
             images_to: a folder for the restored images.
+            suffix: what their names end with, before ``.png``.
         """
         rows: list[tuple[int, str, dict[str, float], dict[str, float]]] = []
         side_by_side: dict[str, Picture] = {}
         for item in self._loader:
             batch = to_device(item, self.process.device)
-            index, name = int(item["index"]), Path(batch["lq_path"][0]).stem
+            index, name = int(item["index"][0]), Path(batch["lq_path"][0]).stem
             gt, upscaled = batch["gt"], None
             output = restore(batch["lq"])
             values = {key: float(metric(output, gt)) for key, metric in self.metrics.items()}
@@ -83,7 +86,7 @@ class EvaluationSet:
                 self._of_input[index] = {key: float(metric(upscaled, gt)) for key, metric in self.metrics.items()}
             rows.append((index, name, values, self._of_input[index]))
             if images_to is not None:
-                save_picture(picture(output[0]), images_to / f"{name}.png")
+                save_picture(picture(output[0]), images_to / f"{name}{suffix}.png")
             if index < pictures:
                 upscaled = _at_size_of(gt, batch["lq"]) if upscaled is None else upscaled
                 captions = (self._caption("input", self._of_input[index]), self._caption("output", values))

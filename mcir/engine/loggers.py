@@ -93,7 +93,7 @@ class RunLog:
                 self._board.add_scalar(f"{evaluation.name}/{name}", value, iteration)
             for name, drawn in evaluation.pictures.items():
                 self._board.add_image(f"{evaluation.name}/{name}", drawn, iteration, dataformats="HWC")
-        told = ", ".join(f"{name} {value(score)}" for name, score in evaluation.scores.items())
+        told = ", ".join(f"{name} {shown(score)}" for name, score in evaluation.scores.items())
         self.say(f"iteration {iteration}: {evaluation.name}: {told}")
 
     def say(self, text: str) -> None:
@@ -164,13 +164,13 @@ def results_table(evaluations: list[Evaluation], trained: str) -> Table:
         table.add_column(name, justify="right")
     for evaluation in evaluations:
         scores = evaluation.scores.values()
-        table.add_row(evaluation.name, "bicubic / input", *(value(score, score.of_input) for score in scores))
-        table.add_row("", trained, *(value(score) for score in scores))
-        table.add_row("", "gain", *(value(score, score.mean - score.of_input, "+") for score in scores), end_section=True)
+        table.add_row(evaluation.name, "bicubic / input", *(shown(score, score.of_input) for score in scores))
+        table.add_row("", trained, *(shown(score) for score in scores))
+        table.add_row("", "gain", *(shown(score, score.mean - score.of_input, "+") for score in scores), end_section=True)
     return table
 
 
-def value(score: Any, of: float | None = None, sign: str = "") -> str:
+def shown(score: Any, of: float | None = None, sign: str = "") -> str:
     """Write a value of a score with its unit, two digits for decibels and four for shares."""
     number = score.mean if of is None else of
     return f"{number:{sign}.2f} {score.unit}" if score.unit else f"{number:{sign}.4f}"

@@ -67,7 +67,8 @@ class Tester:
 
     def _evaluate(self, part: EvaluationSet, folder: Path, checkpoint: str) -> Evaluation:
         images = folder / "visualization" / checkpoint / part.name if self.options.val.save_img else None
-        evaluation = part.evaluate(self.model.restore, self.options.val.pictures, images)
+        suffix = self.options.name if self.options.val.suffix is None else self.options.val.suffix
+        evaluation = part.evaluate(self.model.restore, self.options.val.pictures, images, f"_{suffix}")
         if self.process.is_first:
             for name, drawn in evaluation.pictures.items():
                 save_picture(drawn, folder / "comparisons" / checkpoint / part.name / f"{name}.png")

@@ -111,7 +111,6 @@ class Trainer:
         finally:
             self.log.close()
             stop.close()
-            self.batches.close()
 
     def _due(self, frequency: int) -> bool:
         return self.iteration % frequency == 0 or self.iteration == self.total
@@ -129,12 +128,14 @@ class Trainer:
     def _evaluate(self) -> bool:
         """Evaluate on every validation set; return whether the first metric of the first set is the best so far."""
         self.guard.check()
-        save_to = self.folder / "visualization" if self.options.val.save_img else None
+        val = self.options.val
+        suffix = f"_{self.iteration}" if val.suffix is None else f"_{self.iteration}_{val.suffix}"
         self.last_evaluations = [
             part.evaluate(
                 self.model.restore,
-                pictures=self.options.val.pictures,
-                images_to=save_to / part.name / str(self.iteration) if save_to else None,
+                pictures=val.pictures,
+                images_to=self.folder / "visualization" / part.name if val.save_img else None,
+                suffix=suffix,
             )
             for part in self.sets
         ]

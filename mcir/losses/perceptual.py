@@ -41,7 +41,8 @@ def frobenius(x: Tensor) -> Tensor:
 
 def gram(features: Tensor) -> Tensor:
     """Return the Gram matrices (B, C, C) of feature maps (B, C, H, W), divided by C·H·W, in at least float32."""
-    with torch.autocast(features.device.type, enabled=False):
+    kind = "cpu" if features.is_meta else features.device.type  # autocast knows no meta device
+    with torch.autocast(kind, enabled=False):
         flat = in_float32(features).flatten(2)
         return flat @ flat.transpose(1, 2) / flat[0].numel()
 

@@ -1,4 +1,4 @@
-"""What every architecture promises. A test class inherits :class:`ArchitectureContract` and gives the section to build."""
+"""What every architecture promises: a test class inherits the contract and gives the section to build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcir.registry import ARCHS
 class ArchitectureContract:
     """Base of the tests of one architecture.
 
-    ``section`` builds a network that is small enough for a test and has every kind of layer that the architecture knows.
+    ``section`` builds a network that is small enough for a test and has every kind of layer of the architecture.
     """
 
     section: ClassVar[dict[str, Any]]
@@ -53,7 +53,9 @@ class ArchitectureContract:
         (output * torch.rand_like(output)).mean().backward()
         for name, parameter in [("input", images), *net.named_parameters()]:
             assert parameter.grad is not None, f"{name} has no gradient"
-            assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, f"the gradient of {name} is empty"
+            assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, (
+                f"the gradient of {name} is empty"
+            )
 
     def test_bfloat16_autocast_stays_near_float32(self, net: nn.Module) -> None:
         images = self.images(net)

@@ -1,6 +1,6 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,16 +14,15 @@ from tests.archs.contract import ArchitectureContract
 from tests.golden.deterministic import deterministic_state_dict, uniform
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "edsr"
-LIGHT = ["light_x2", "light_x3", "light_x4"]
-LARGE = ["large_x2", "large_x3", "large_x4"]
+CONFIGS = ["light_x2", "light_x3", "light_x4", "large_x2", "large_x3", "large_x4"]
 
 
 class TestContract(ArchitectureContract):
-    section = {"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4, "res_scale": 0.5}
+    section: ClassVar = {"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4, "res_scale": 0.5}
 
 
 class TestContractOfGrey(ArchitectureContract):
-    section = {
+    section: ClassVar = {
         "type": "EDSR",
         "num_in_ch": 1,
         "num_out_ch": 1,
@@ -46,7 +45,7 @@ def golden_network(config: str) -> EDSR:
     return net.eval()
 
 
-@pytest.mark.parametrize("config", LIGHT + LARGE)
+@pytest.mark.parametrize("config", CONFIGS)
 def test_keys_shapes_parameters_and_work_are_the_official_ones(config: str) -> None:
     facts = manifest(config)
     with torch.device("meta"):
@@ -60,7 +59,8 @@ def test_keys_shapes_parameters_and_work_are_the_official_ones(config: str) -> N
         assert counter.get_total_flops() // 2 == work["macs"]
 
 
-def check_outputs(config: str) -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_outputs_are_the_official_ones(config: str) -> None:
     facts, net = manifest(config), golden_network(config)
     with np.load(GOLDEN / f"{config}.npz") as golden, torch.no_grad():
         for case in facts["cases"]:
@@ -73,17 +73,6 @@ def check_outputs(config: str) -> None:
                 exact = net.double()(images.double())
                 error = exact.flatten()[::7] - torch.from_numpy(golden[f"{name}.output_f64"])
                 assert error.abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("config", LIGHT)
-def test_outputs_are_the_official_ones(config: str) -> None:
-    check_outputs(config)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("config", LARGE)
-def test_outputs_of_the_large_networks_are_the_official_ones(config: str) -> None:
-    check_outputs(config)
 
 
 @pytest.mark.parametrize("upscale", [1, 2, 3, 4, 8])

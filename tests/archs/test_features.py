@@ -52,7 +52,6 @@ def test_activations_are_the_official_ones(vgg16: str) -> None:
     check_golden("vgg16_raw", vgg16)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg16_norm", "vgg19_norm", "vgg19_range"])
 def test_activations_of_deep_layers_are_the_official_ones(name: str, tmp_path: Path) -> None:
     vgg_type = name.partition("_")[0]
@@ -73,7 +72,7 @@ def test_layers_stand_where_torchvision_has_them(vgg_type: VGGType) -> None:
 
 def test_batch_normalised_vgg_equals_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    reference = torchvision.models.vgg11_bn(weights=None).features[:11].eval()
+    reference = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)[:11].eval()
     for layer in reference:
         if isinstance(layer, nn.BatchNorm2d):
             for value in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
@@ -230,7 +229,7 @@ def test_on_the_meta_device_nothing_is_read(tmp_path: Path, monkeypatch: Any) ->
         for weights in ("imagenet", "random", str(empty)):
             net = VGGFeatures(["relu3_3"], "vgg16", weights)
             assert net(torch.rand(2, 3, 16, 16))["relu3_3"].shape == (2, 256, 4, 4)
-        with pytest.raises(WeightsError, match="There is no file 'nowhere.pth'"):
+        with pytest.raises(WeightsError, match=r"There is no file 'nowhere\.pth'"):
             VGGFeatures(["relu3_3"], "vgg16", "nowhere.pth")
 
 
@@ -257,7 +256,7 @@ def test_files_that_do_not_fit_say_what_is_wrong(vgg16: str, tmp_path: Path) -> 
         (["relu3_4"], "vgg16", "vgg16 has no layer 'relu3_4'. Did you mean 'relu3_3'"),
         (["bn1_1"], "vgg16", "vgg16 has no layer 'bn1_1'"),
         ([], "vgg16", "Name at least one layer"),
-        (["relu1_1"], "vgg61", "There is no 'vgg61'. Did you mean 'vgg16'"),
+        (["relu1_1"], "vg16", "There is no 'vg16'. Did you mean 'vgg16'"),
     ],
 )
 def test_unknown_names_are_refused(layers: list[str], vgg_type: Any, message: str) -> None:

@@ -1,0 +1,101 @@
+"""Photographs that come with scikit-image: a training and a validation set without a download.
+
+They are read from the folder of the installed package. Only photographs that are in the public domain or under CC0
+and that are inside the wheel are used; nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mcir.data.codec import decode
+from mcir.data.errors import DataError
+from mcir.data.paired import PairDataset
+from mcir.data.storage import Memory
+from mcir.data.transforms import Color, Window
+from mcir.registry import DATASETS, DegradationSection
+
+TRAIN: dict[str, Window | None] = {
+    "astronaut.png": None,
+    "brick.png": None,
+    "camera.png": None,
+    "grass.png": None,
+    "gravel.png": None,
+    "hubble_deep_field.jpg": None,
+    "retina.jpg": Window(200, 200, 1000, 1000),  # without the black around the eye
+    "rocket.jpg": None,
+}
+"""The photographs that are trained on, and the part that is used (the whole without)."""
+
+VAL: dict[str, Window | None] = {
+    "chelsea.png": None,
+    "coffee.png": None,
+}
+"""The photographs that are held out, whole: a cat's fur, and a set table."""
+
+_DEFAULT: DegradationSection = {"type": "BicubicDown"}
+
+
+@DATASETS.register()
+class BundledPhotos(PairDataset):
+    """Photographs of scikit-image as ground truths, and what a degradation makes of them.
+
+    Args:
+        split: "train" (eight photographs, four of them grey) or "val" (two colour photographs that are not trained on).
+        scale: size of a ground truth / size of its degraded image.
+        gt_size: side of the square that is cut from a ground truth; without it images come whole.
+        use_hflip: mirror left-right with p = ½.
+        use_rot: mirror top-bottom and transpose, each with p = ½.
+        color: "rgb" (grey is repeated) or "gray" (luma of colours).
+        degradation: makes the degraded images; MATLAB's bicubic shrinking without.
+
+    Raises:
+        DataError: an argument is out of range, or the installed scikit-image lacks a photograph.
+    """
+
+    def __init__(
+        self,
+        split: Literal["train", "val"],
+        scale: int = 2,
+        gt_size: int | None = None,
+        use_hflip: bool = False,
+        use_rot: bool = False,
+        color: Color = "rgb",
+        degradation: DegradationSection = _DEFAULT,
+    ) -> None:
+        if split not in ("train", "val"):
+            raise DataError(f"BundledPhotos: split is {split!r}; it must be 'train' or 'val'.")
+        super().__init__(
+            photographs(TRAIN if split == "train" else VAL),
+            degradation=degradation,
+            scale=scale,
+            gt_size=gt_size,
+            use_hflip=use_hflip,
+            use_rot=use_rot,
+            color=color,
+            what=f"BundledPhotos ({split})",
+        )
+
+
+def photographs(parts: dict[str, Window | None]) -> Memory:
+    """Read the named photographs, cut to the named parts.
+
+    Raises:
+        DataError: scikit-image or one of its photographs is not there.
+    """
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise DataError("BundledPhotos: scikit-image, which brings the photographs, is not installed.")
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    missing = [name for name in parts if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"BundledPhotos: {folder} has no {', '.join(missing)}; install scikit-image from its wheel (≥ 0.22)."
+        )
+    return Memory(
+        {name: np.ascontiguousarray(decode((folder / name).read_bytes(), name, part)) for name, part in parts.items()}
+    )

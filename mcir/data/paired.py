@@ -1,0 +1,187 @@
+"""Pairs of a degraded image and its ground truth, from files, data bases or made on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mcir.data.degradations import build_degradation
+from mcir.data.errors import DataError
+from mcir.data.pairing import check_pairs, read_names
+from mcir.data.sampler import Draw
+from mcir.data.storage import Storage, open_storage
+from mcir.data.transforms import Color, Window, draw_geometry, in_color, orient, place
+from mcir.registry import DATASETS, DegradationSection
+
+
+class Item(TypedDict):
+    """A sample: images (C, H, W), RGB or grey, uint8, or float32 in [0, 1] where 8 bits do not hold them."""
+
+    lq: Tensor
+    gt: Tensor
+    lq_path: str
+    gt_path: str
+
+
+class PairDataset(Dataset[Item]):
+    """What every set of pairs does with its storages: check, cut, lay, degrade.
+
+    A crop of a degraded image that is made on the fly equals the crop of the whole degraded image (for bicubic
+    shrinking): the ground truth is read with the margin that the degradation reaches over.
+
+    Args:
+        gt: the ground truths.
+        lq: the degraded images; without them ``degradation`` makes them from the ground truths.
+        degradation: the section of the degradation.
+        names: the keys of the ground truths to use; all without.
+        filename_tmpl: name of a degraded image, made from its partner's.
+        scale: size of a ground truth / size of its degraded image.
+        gt_size: side of the square that is cut from a ground truth, a multiple of the scale; without it images come
+            whole (their bottom and right cut to a multiple of the scale).
+        use_hflip: mirror left-right with p = ½.
+        use_rot: mirror top-bottom and transpose, each with p = ½.
+        color: "rgb" (grey is repeated) or "gray" (luma of colours).
+        what: the set, for messages.
+
+    Raises:
+        DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
+    """
+
+    def __init__(
+        self,
+        gt: Storage,
+        lq: Storage | None = None,
+        degradation: DegradationSection | None = None,
+        *,
+        names: list[str] | None = None,
+        filename_tmpl: str = "{}",
+        scale: int = 1,
+        gt_size: int | None = None,
+        use_hflip: bool = False,
+        use_rot: bool = False,
+        color: Color = "rgb",
+        what: str,
+    ) -> None:
+        if scale < 1:
+            raise DataError(f"{what}: scale is {scale}; it must be a whole number from 1 on.")
+        if gt_size is not None and (gt_size < scale or gt_size % scale):
+            raise DataError(f"{what}: gt_size is {gt_size}; it must be a positive multiple of the scale, {scale}.")
+        if color not in ("rgb", "gray"):
+            raise DataError(f"{what}: color is {color!r}; it must be 'rgb' or 'gray'.")
+        if (lq is None) == (degradation is None):
+            raise DataError(f"{what}: expected either degraded images or a degradation that makes them.")
+        self._gt, self._lq = gt, lq
+        self._degradation = None if degradation is None else build_degradation(degradation, scale)
+        self._scale, self._size = scale, None if gt_size is None else gt_size // scale
+        self._use_hflip, self._use_rot, self._color = use_hflip, use_rot, color
+        self._pairs, self._gt_bits, self._lq_bits = check_pairs(
+            gt, lq, scale=scale, gt_size=gt_size, filename_tmpl=filename_tmpl, names=names, what=what
+        )
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, sample: int | Draw) -> Item:
+        draw = Draw.of(sample)
+        pair = self._pairs[draw.index]
+        rng = draw.generator()
+        crop, orientation = draw_geometry(rng, self._use_hflip, self._use_rot)
+        window = place(crop, pair.height, pair.width, self._size)
+        if pair.lq is None:
+            gt, lq = self._degraded(pair.gt, window, pair.height, pair.width, rng)
+        else:
+            assert self._lq is not None
+            gt = in_color(self._gt.read_crop(pair.gt, *window.times(self._scale)), self._color)
+            lq = in_color(self._lq.read_crop(pair.lq, *window), self._color)
+        return {
+            "lq": _tensor(orient(lq, orientation), self._lq_bits),
+            "gt": _tensor(orient(gt, orientation), self._gt_bits),
+            "lq_path": self._gt.path(pair.gt) if pair.lq is None or self._lq is None else self._lq.path(pair.lq),
+            "gt_path": self._gt.path(pair.gt),
+        }
+
+    def _degraded(
+        self, key: str, window: Window, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the window of a ground truth, and the same of its degraded image."""
+        assert self._degradation is not None
+        wide = window.widened(self._degradation.margin // self._scale, height, width)
+        image = np.array(in_color(self._gt.read_crop(key, *wide.times(self._scale)), self._color))
+        degraded = self._degradation(_tensor(image, self._gt_bits), rng).permute(1, 2, 0).numpy()
+        inner = window._replace(top=window.top - wide.top, left=window.left - wide.left)
+        return _cut(image, inner.times(self._scale)), np.ascontiguousarray(_cut(degraded, inner))
+
+
+@DATASETS.register()
+class PairedImageDataset(PairDataset):
+    """Pairs from two folders or LMDB data bases, or from one and a degradation.
+
+    Args:
+        dataroot_gt: folder of the ground truths, or a data base (name ends in ``.lmdb``).
+        dataroot_lq: the same of the degraded images; exactly one of this and ``degradation``.
+        meta_info_file: text file that names the ground truths to use, one a line (BasicSR's meta info).
+        filename_tmpl: name of a degraded image without extension, made from its partner's: ``'{}x4'``.
+        io_backend: ``{type: disk}`` or ``{type: lmdb}``; chosen by the path without.
+        scale: size of a ground truth / size of its degraded image.
+        gt_size: side of the square that is cut from a ground truth; without it images come whole.
+        use_hflip: mirror left-right with p = ½.
+        use_rot: mirror top-bottom and transpose, each with p = ½.
+        color: "rgb" (grey is repeated) or "gray" (luma of colours).
+        degradation: makes the degraded images from the ground truths.
+
+    Raises:
+        DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
+    """
+
+    def __init__(
+        self,
+        dataroot_gt: str,
+        dataroot_lq: str | None = None,
+        meta_info_file: str | None = None,
+        filename_tmpl: str = "{}",
+        io_backend: Mapping[str, str] | None = None,
+        scale: int = 1,
+        gt_size: int | None = None,
+        use_hflip: bool = False,
+        use_rot: bool = False,
+        color: Color = "rgb",
+        degradation: DegradationSection | None = None,
+    ) -> None:
+        what = f"PairedImageDataset of {dataroot_gt}"
+        if (dataroot_lq is None) == (degradation is None):
+            raise DataError(f"{what}: expected exactly one of dataroot_lq and degradation.")
+        gt = open_storage(dataroot_gt, io_backend)
+        super().__init__(
+            gt,
+            None if dataroot_lq is None else open_storage(dataroot_lq, io_backend),
+            degradation,
+            names=None if meta_info_file is None else read_names(meta_info_file, gt.keys()),
+            filename_tmpl=filename_tmpl,
+            scale=scale,
+            gt_size=gt_size,
+            use_hflip=use_hflip,
+            use_rot=use_rot,
+            color=color,
+            what=what,
+        )
+
+
+def _cut(image: npt.NDArray[Any], window: Window) -> npt.NDArray[Any]:
+    top, left, height, width = window
+    return image[top : top + height, left : left + width]
+
+
+def _tensor(image: npt.NDArray[Any], bits: int) -> Tensor:
+    """Return (C, H, W) that shares the memory of (H, W, C) where 8 bits do; of deeper sets all images are float32."""
+    if image.dtype == np.uint8 and bits == 8:
+        return torch.from_numpy(image).permute(2, 0, 1)
+    if image.dtype == np.float32:
+        return torch.from_numpy(image).permute(2, 0, 1)
+    full = np.float32(255 if image.dtype == np.uint8 else 65535)
+    return torch.from_numpy(image.astype(np.float32) / full).permute(2, 0, 1)

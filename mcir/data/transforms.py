@@ -1,0 +1,89 @@
+"""Crops and orientations of image pairs, from a numpy generator, the same for both images of a pair.
+
+Images are (H, W, C) arrays. All that is random about the geometry of a sample comes from five uniform numbers, so
+that the options in use never shift the draw of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Color: TypeAlias = Literal["rgb", "gray"]
+
+
+class Window(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def times(self, scale: int) -> Window:
+        """Return the same part of an image that is larger by a whole factor."""
+        return Window(*(scale * side for side in self))
+
+    def widened(self, margin: int, height: int, width: int) -> Window:
+        """Return the window with a margin on each side, as far as an image of that size has one."""
+        top, left = max(0, self.top - margin), max(0, self.left - margin)
+        bottom, right = min(height, self.top + self.height + margin), min(width, self.left + self.width + margin)
+        return Window(top, left, bottom - top, right - left)
+
+
+class Orientation(NamedTuple):
+    """One of the eight ways to lay a square: mirrored left-right, then top-bottom, then along the diagonal."""
+
+    hflip: bool
+    vflip: bool
+    transpose: bool
+
+
+class Geometry(NamedTuple):
+    """Where a sample is cut and how it is laid; ``crop`` is a number in [0, 1) for either side."""
+
+    crop: tuple[float, float]
+    orientation: Orientation
+
+
+def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> Geometry:
+    """Draw as BasicSR does: a left-right flip, and for rotations a top-bottom flip and a transposition, each with p = ½."""
+    down, across, *coins = rng.random(5).tolist()
+    hflip, vflip, transpose = (coin < 0.5 for coin in coins)
+    return Geometry((down, across), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose))
+
+
+def place(crop: tuple[float, float], height: int, width: int, size: int | None) -> Window:
+    """Return the window of side ``size`` (the whole image without) that two numbers in [0, 1) choose uniformly."""
+    if size is None:
+        return Window(0, 0, height, width)
+    return Window(int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1)), size, size)
+
+
+def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any]:
+    """Return an image (H, W, C) laid another way, as an array of its own, contiguous and writable."""
+    hflip, vflip, transpose = orientation
+    if not (hflip or vflip or transpose):
+        return np.array(image, order="C")
+    shape = image.shape
+    laid: npt.NDArray[Any] = image
+    if hflip or vflip:
+        laid = cv2.flip(laid, -1 if hflip and vflip else int(hflip))
+    if transpose:
+        laid = cv2.transpose(laid)
+        shape = (shape[1], shape[0], shape[2])
+    return laid.reshape(shape)
+
+
+def in_color(image: npt.NDArray[Any], color: Color) -> npt.NDArray[Any]:
+    """Return an image (H, W, 1 or 3) with three channels ("rgb") or one ("gray": luma of ITU-R BT.601, full range)."""
+    if color == "rgb" and image.shape[2] == 1:
+        repeated: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        return repeated
+    if color == "gray" and image.shape[2] == 3:
+        grey: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return grey[:, :, None]
+    return image

@@ -1,0 +1,72 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mcir.losses import CharbonnierLoss, L1Loss, MSELoss
+
+KINDS = [L1Loss, MSELoss, CharbonnierLoss]
+
+
+def by_hand(kind: type, output: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    difference = output - gt
+    return {L1Loss: np.abs(difference), MSELoss: difference**2, CharbonnierLoss: np.sqrt(difference**2 + 1e-12)}[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_value_by_hand(kind: type, reduction: Any) -> None:
+    rng = np.random.default_rng(0)
+    output, gt = rng.random((2, 3, 5, 4)), rng.random((2, 3, 5, 4))
+    loss = kind(loss_weight=0.7, reduction=reduction)(torch.from_numpy(output), torch.from_numpy(gt))
+    assert loss.shape == () and loss.dtype == torch.float64
+    assert math.isclose(loss.item(), 0.7 * getattr(by_hand(kind, output, gt), reduction)(), rel_tol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradient_is_the_derivative(kind: type, reduction: Any) -> None:
+    torch.manual_seed(0)
+    output, gt = torch.rand(1, 2, 3, 4, dtype=torch.float64, requires_grad=True), torch.rand(1, 2, 3, 4).double()
+    assert torch.autograd.gradcheck(lambda x: kind(0.7, reduction)(x, gt), (output,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arithmetic_is_float32_for_half_precision(kind: type) -> None:
+    torch.manual_seed(0)
+    output, gt = torch.rand(2, 3, 32, 32).bfloat16(), torch.rand(2, 3, 32, 32).bfloat16()
+    expected = kind()(output.double(), gt.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = kind()(output, gt)
+    assert loss.dtype == torch.float32
+    assert math.isclose(loss.item(), expected.item(), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_images_have_a_finite_gradient(kind: type) -> None:
+    output = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
+    kind()(output, output.detach().clone()).backward()
+    assert not output.grad.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_are_not_broadcast(kind: type) -> None:
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: the output is \(1, 3, 4, 4\), but .* \(1, 1, 4, 4\)"):
+        kind()(torch.rand(1, 3, 4, 4), torch.rand(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_are_checked(kind: type) -> None:
+    with pytest.raises(ValueError, match="reduction is 'mean' or 'sum', not 'none'"):
+        kind(reduction="none")
+    with pytest.raises(ValueError, match="loss_weight is a finite number, not nan"):
+        kind(loss_weight=float("nan"))
+
+
+def test_charbonnier_needs_an_eps() -> None:
+    with pytest.raises(ValueError, match=r"eps is above 0, not 0\.0"):
+        CharbonnierLoss(eps=0.0)
+    zero = torch.zeros(1, 1, 1, 1)
+    assert math.isclose(CharbonnierLoss(eps=0.25)(zero, zero).item(), 0.5)

@@ -1,0 +1,113 @@
+"""ContrastiveModel against the step written literally, with one feature pass per negative and image."""
+
+import copy
+
+import pytest
+import torch
+
+from mcir.models import ContrastiveModel, RestorationModel
+from tests.models.conftest import NETWORK, SPN
+
+
+def build(**changes):
+    section = {
+        "network_g": NETWORK,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "pixel_opt": {"type": "L1Loss"},
+        "contrastive_opt": SPN,
+        "negatives": {"type": "HistoryNegatives", "steps": [1, 2, 3]},
+    }
+    return ContrastiveModel(**{**section, **changes})
+
+
+def literal_gradients(model, batch):
+    """L1(out, gt) − λ/N Σ_i Σ_l w_l · mean|φ_l(out) − φ_l(neg_i)|, every feature computed where it is written."""
+    network = copy.deepcopy(model.network)
+    features = copy.deepcopy(model.parts["l_neg"].features)
+    output = network(batch["lq"])
+    loss = (output - batch["gt"]).abs().mean()
+    members = model.bank.members
+    for member in members:
+        with torch.no_grad():
+            negative = member(batch["lq"])
+        for layer, weight in SPN["layer_weights"].items():
+            distance = (features(output)[layer] - features(negative)[layer].detach()).abs().mean()
+            loss = loss - SPN["loss_weight"] * weight * distance / len(members)
+    loss.backward()
+    return loss.detach(), [parameter.grad for parameter in network.parameters()]
+
+
+def test_loss_and_gradients_equal_the_literal_step(batch):
+    model = build(optim_g={"type": "SGD", "lr": 0.0})
+    loss, gradients = literal_gradients(model, batch)
+    scalars = model.training_step(batch, 1)
+    torch.testing.assert_close(scalars["l_pix"] + scalars["l_neg"], loss, rtol=1e-6, atol=1e-8)
+    for parameter, gradient in zip(model.network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_only_the_network_learns(batch):
+    model = build()
+    for iteration in (1, 2):
+        model.training_step(batch, iteration)
+    for name, parameter in model.parts.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("network_g."), name
+    assert not any(parameter.requires_grad for parameter in model.bank.parameters())
+
+
+def test_negatives_are_updated_after_the_step(batch):
+    model = build(negatives={"type": "HistoryNegatives", "steps": [1], "weight": 0.0})
+    model.training_step(batch, 1)
+    for member, parameter in zip(model.bank.parameters(), model.network.parameters(), strict=True):
+        assert torch.equal(member, parameter)
+
+
+def test_negatives_are_drawn_from_the_models_seed():
+    assert build(seed=5).bank.seed == 5
+    own = {"type": "HistoryNegatives", "steps": [1], "seed": 3}
+    assert build(seed=5, negatives=own).bank.seed == 3
+
+
+def test_trained_weights_are_where_the_negatives_begin():
+    model = build(negatives={"type": "HistoryNegatives", "steps": [1], "start": 0.0})
+    trained = build(seed=9).network.state_dict()
+    assert model.load_weights(trained) == []
+    for member, weight in zip(model.bank.members[0].network.state_dict().values(), trained.values(), strict=True):
+        assert torch.equal(member, weight)
+
+
+def test_bf16_is_near_and_keeps_its_losses_in_float32(batch):
+    exact, rough = build(), build(precision="bf16")
+    one, other = exact.training_step(batch, 1), rough.training_step(batch, 1)
+    assert other["l_pix"].dtype == other["l_neg"].dtype == torch.float32
+    assert float(other["l_pix"]) == pytest.approx(float(one["l_pix"]), rel=0.02)
+    assert all(parameter.dtype == torch.float32 for parameter in rough.parts.parameters())
+
+
+def test_half_a_contrast_is_refused():
+    with pytest.raises(ValueError, match="both 'contrastive_opt' and 'negatives'"):
+        build(negatives=None)
+
+
+def test_without_training_options_it_only_restores(batch):
+    model = ContrastiveModel(network_g=NETWORK)
+    assert model.bank is None
+    assert model.restore(batch["lq"]).shape == batch["gt"].shape
+    with pytest.raises(ValueError, match="optim_g"):
+        model.require_trainable()
+    with pytest.raises(ValueError, match="negatives"):
+        ContrastiveModel(
+            network_g=NETWORK, optim_g={"type": "Adam", "lr": 1e-3}, pixel_opt={"type": "L1Loss"}
+        ).require_trainable()
+
+
+def test_it_adds_only_the_negatives_to_its_parent(batch):
+    zero = build(contrastive_opt={**SPN, "loss_weight": 0.0})
+    parent = RestorationModel(
+        network_g=NETWORK, optim_g={"type": "Adam", "lr": 1e-3}, pixel_opt={"type": "L1Loss"}
+    )
+    for iteration in (1, 2, 3):
+        zero.training_step(batch, iteration)
+        parent.training_step(batch, iteration)
+    for own, parents in zip(zero.network.parameters(), parent.network.parameters(), strict=True):
+        torch.testing.assert_close(own, parents)

@@ -1,0 +1,35 @@
+"""The moving average against the formula, tensor by tensor."""
+
+import pytest
+import torch
+from torch import nn
+
+from mcir.models import MovingAverage
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.999, 1.0])
+def test_parameters_follow_the_formula_and_buffers_are_carried_along(keep):
+    net, start = network(), network()
+    net(torch.rand(2, 3, 8, 8))  # moves the running statistics
+    average = MovingAverage(start)
+    average.update(net, keep)
+    for mean, old, new in zip(average.network.parameters(), start.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(mean.detach(), keep * old.detach() + (1 - keep) * new.detach())
+    for mean, new in zip(average.network.buffers(), net.buffers(), strict=True):
+        assert torch.equal(mean, new)
+
+
+def test_the_average_is_a_frozen_copy_in_evaluation_mode():
+    net = network()
+    average = MovingAverage(net).train()
+    assert not any(module.training for module in average.modules())
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+    before = average.network[0].weight.clone()
+    with torch.no_grad():
+        net[0].weight.add_(1)
+    assert torch.equal(average.network[0].weight, before)
+    assert net[0].weight.requires_grad

@@ -1,0 +1,122 @@
+"""The mechanics of one step: parts of a batch, clipping, averages, layouts, state."""
+
+import pytest
+import torch
+
+from mcir.models import RestorationModel
+from mcir.registry import MODELS, RegistryError
+from tests.models.conftest import NETWORK
+
+
+def build(**changes):
+    section = {"network_g": NETWORK, "optim_g": {"type": "SGD", "lr": 0.1}, "pixel_opt": {"type": "L1Loss"}}
+    return RestorationModel(**{**section, **changes})
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.network.parameters()])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_make_the_step_of_the_whole_batch(batch, parts):
+    whole, divided = build(), build(accumulation_steps=parts)
+    one, other = whole.training_step(batch, 1), divided.training_step(batch, 1)
+    torch.testing.assert_close(weights(whole), weights(divided))
+    torch.testing.assert_close(one["l_pix"], other["l_pix"])
+    torch.testing.assert_close(one["grad_norm"], other["grad_norm"])
+
+
+def test_a_batch_that_cannot_be_divided_and_a_loss_that_sums_are_refused(batch):
+    with pytest.raises(ValueError, match="batch of 4 cannot be divided into accumulation_steps = 3"):
+        build(accumulation_steps=3).training_step(batch, 1)
+    with pytest.raises(ValueError, match="must be a mean"):
+        build(accumulation_steps=2, pixel_opt={"type": "L1Loss", "reduction": "sum"})
+
+
+def test_clipping_shortens_the_gradient_and_reports_its_length_before(batch):
+    free, clipped = build(), build(grad_clip=1e-3)
+    start = weights(free)
+    before = free.training_step(batch, 1)["grad_norm"]
+    torch.testing.assert_close(clipped.training_step(batch, 1)["grad_norm"], before)
+    assert float(before) > 1e-3
+    moved = weights(clipped) - start
+    torch.testing.assert_close(moved.norm(), torch.tensor(0.1 * 1e-3), rtol=1e-3, atol=0)
+    torch.testing.assert_close(moved, (weights(free) - start) * (1e-3 / before), rtol=1e-3, atol=3e-8)
+
+
+def test_the_average_follows_and_restores(batch):
+    model = build(ema_decay=0.5)
+    start = weights(model)
+    model.training_step(batch, 1)
+    average = torch.nn.utils.parameters_to_vector(model.ema.parameters())
+    torch.testing.assert_close(average, 0.5 * start + 0.5 * weights(model))
+    torch.testing.assert_close(model.restore(batch["lq"]), model.ema.network(batch["lq"]))
+    assert not torch.allclose(model.restore(batch["lq"]), model.network(batch["lq"]))
+    assert set(model.weights()) == {"params", "params_ema"}
+
+
+def test_channels_last_changes_nothing_but_the_layout(batch):
+    plain, last = build(), build(channels_last=True)
+    assert last.network.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
+    lq = {**batch, "lq": batch["lq"].contiguous(memory_format=torch.channels_last)}
+    plain.training_step(batch, 1)
+    last.training_step(lq, 1)
+    torch.testing.assert_close(weights(plain), weights(last))
+
+
+def test_the_state_continues_the_run_bit_for_bit(batch):
+    section = {"optim_g": {"type": "Adam", "lr": 1e-2}, "ema_decay": 0.9}
+    through, first, second = build(**section), build(**section), build(**section, seed=3)
+    for iteration in (1, 2, 3, 4):
+        through.training_step(batch, iteration)
+    for iteration in (1, 2):
+        first.training_step(batch, iteration)
+    second.load_state_dict(first.state_dict())
+    for iteration in (3, 4):
+        second.training_step(batch, iteration)
+    assert torch.equal(weights(through), weights(second))
+    assert all(map(torch.equal, through.ema.parameters(), second.ema.parameters()))
+
+
+def test_a_state_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"holds \['ema', 'network_g', 'optimizer'\].*needs \['network_g'"):
+        build().load_state_dict(build(ema_decay=0.9).state_dict())
+
+
+def test_weights_that_do_not_fit_are_named():
+    model = build()
+    other = build(network_g={**NETWORK, "upscale": 4}).network.state_dict()
+    with pytest.raises(ValueError, match=r"do not fit EDSR:\n  upsample.2.bias \(not in the network\)"):
+        model.load_weights(other)
+    differing = model.load_weights(other, strict=False)
+    assert [key.partition(" ")[0] for key in differing] == ["upsample.2.bias", "upsample.2.weight"]
+    assert torch.equal(model.network.conv_first.weight, other["conv_first.weight"])
+
+
+def test_the_initial_weights_come_from_the_seed_alone():
+    torch.manual_seed(1)
+    one = weights(build(seed=4))
+    torch.manual_seed(2)
+    assert torch.equal(one, weights(build(seed=4)))
+    assert not torch.equal(one, weights(build(seed=5)))
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(batch):
+    plain, compiled = build(), build(compile=True)
+    for iteration in (1, 2):
+        plain.training_step(batch, iteration)
+        compiled.training_step(batch, iteration)
+    torch.testing.assert_close(weights(plain), weights(compiled))
+    assert compiled.weights()["params"].keys() == plain.weights()["params"].keys()
+
+
+def test_what_is_missing_or_wrong_is_named():
+    with pytest.raises(ValueError, match="optim_g"):
+        build(optim_g=None).require_trainable()
+    with pytest.raises(ValueError, match="pixel_opt"):
+        build(pixel_opt=None).require_trainable()
+    with pytest.raises(ValueError, match="ema_decay"):
+        build(ema_decay=1.0)
+    with pytest.raises(RegistryError, match="RestorationModel takes no 'negatives'"):
+        MODELS.build({"type": "RestorationModel", "network_g": NETWORK, "negatives": {}})
