@@ -94,7 +94,7 @@ class Registry:
         Raises:
             RegistryError: the name is taken, or the constructor swallows unknown arguments.
         """
-        for parameter in inspect.signature(cls).parameters.values():
+        for parameter in _signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise RegistryError(
                     f"{self.kind} {cls.__name__}: the constructor takes '{parameter}', in which a misspelt option "
@@ -147,7 +147,7 @@ class Registry:
             RegistryError: no such name.
         """
         cls = self.get(name)
-        parameters = list(inspect.signature(cls, eval_str=True).parameters.items())
+        parameters = list(_signature(cls, eval_str=True).parameters.items())
         return dict(parameters[len(self.given) :])
 
     def build(self, section: Section, /, *given: Any) -> Any:
@@ -194,17 +194,24 @@ class Registry:
         return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(places) or 'nowhere'}."
 
 
+def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
+    """Return the signature of a constructor; a module without one of its own takes no arguments."""
+    if getattr(cls.__init__, "__module__", None) == "torch.nn.modules.module":  # type: ignore[misc]  # takes *args
+        return inspect.Signature()
+    return inspect.signature(cls, eval_str=eval_str)
+
+
 def _keep_arguments(cls: type, given: int) -> None:
     """Make every instance of exactly this class keep its constructor arguments in ``hyperparameters``."""
     construct = cls.__init__  # type: ignore[misc]
-    signature = inspect.signature(construct)
+    signature = _signature(cls)
 
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if type(self) is cls:
-            bound = signature.bind(self, *args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            own = list(bound.arguments.items())[1 + given :]
+            own = list(bound.arguments.items())[given:]
             self.__dict__["hyperparameters"] = copy.deepcopy(dict(own))
         construct(self, *args, **kwargs)
 

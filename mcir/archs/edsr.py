@@ -6,7 +6,6 @@ the end. Keys and shapes of the state dict are those of the weights that BasicSR
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,9 +18,6 @@ from mcir.registry import ARCHS
 class ResidualBlock(nn.Module):
     """conv, ReLU, conv and a shortcut around the three: ``x + res_scale * conv2(relu(conv1(x)))``.
 
-    The convolutions start at a tenth of He's initialisation with zero biases, so that a fresh block is close to the
-    identity however many of them are stacked.
-
     Args:
         num_feat: channels in and out.
         res_scale: factor of the residual; the large networks use 0.1.
@@ -32,9 +28,6 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        for conv in (self.conv1, self.conv2):
-            nn.init.normal_(conv.weight, std=0.1 * math.sqrt(2 / (9 * num_feat)))
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""

@@ -119,8 +119,10 @@ def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
         on_gpu = device.type == "cuda" and options.backend != "gloo"
         timeout = datetime.timedelta(minutes=options.timeout_minutes)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timeout)
+    process = Process(rank, world_size, device, options.find_unused_parameters)
     try:
-        yield Process(rank, world_size, device, options.find_unused_parameters)
+        yield process
+        process.barrier()  # a process that leaves while another still works would take its connections along
     finally:
         if world_size > 1:
             dist.destroy_process_group()

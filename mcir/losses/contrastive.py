@@ -19,7 +19,7 @@ from mcir.losses.pixel import in_float32
 from mcir.registry import LOSSES
 
 _DEFAULT_LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
-_PIXELS = 2**16  # of negatives that pass at a time: enough to keep a device busy, few enough to reuse the same memory
+_CHUNK = 2**21  # elements that are compared at a time where an intermediate result is needed
 
 
 @LOSSES.register()
@@ -87,23 +87,15 @@ class SPNLoss(nn.Module):
             }
             value = in_float32(next(iter(anchors.values())).new_zeros(()))
             for negative in negatives:
-                for part in self._parts(output):
-                    for name, feature in self.features.stream(negative[part]):
-                        slope = slopes[name][part] if name in slopes else None
-                        value += scales[name] * self._compare(anchors[name][part], feature, slope)
-                        del feature  # its memory is free for the next layer
+                for name, feature in self.features.stream(negative):
+                    value += scales[name] * self._compare(anchors[name], feature, slopes.get(name))
+                    del feature  # its memory is free for the next layer
         if not slopes:
             return value
         factor = 2.0 if self.criterion == "l2" else 1.0
         steepness = [factor * scales[name] for name in slopes]
         loss: Tensor = _WithSlopes.apply(value, steepness, *slopes.values(), *(anchors[name] for name in slopes))
         return loss
-
-    def _parts(self, images: Tensor) -> list[slice]:
-        """Return how the images of one negative are divided; the Frobenius norm needs them together."""
-        count, _, height, width = images.shape
-        step = count if self.criterion == "fro" else max(1, _PIXELS // (height * width))
-        return [slice(start, start + step) for start in range(0, count, step)]
 
     def _zero_slope(self, anchor: Tensor) -> Tensor:
         """Return where derivatives gather: sums of signs are exact in any type, others need float32."""
@@ -118,11 +110,12 @@ class SPNLoss(nn.Module):
         The memory of ``negative`` is overwritten.
         """
         anchor = anchor.detach()
-        difference = in_float32(anchor) - in_float32(negative)
         if self.criterion == "l1":
+            total = _sum_of_absolute_differences(anchor, negative)
             if slope is not None:
                 slope += torch.sub(anchor, negative, out=negative).sign_()
-            return difference.abs_().sum()
+            return total
+        difference = in_float32(anchor) - in_float32(negative)
         if self.criterion == "l2":
             if slope is not None:
                 slope += difference
@@ -148,3 +141,12 @@ class _WithSlopes(torch.autograd.Function):
         slopes = ctx.saved_tensors
         found = (slope * (gradient * factor) for slope, factor in zip(slopes, ctx.steepness, strict=True))
         return (None, None, *(None for _ in slopes), *found)
+
+
+def _sum_of_absolute_differences(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum over everything, a part of the batch at a time, so that intermediate results stay small."""
+    images = max(1, _CHUNK // a[0].numel())
+    total = in_float32(a.new_zeros(()))
+    for start in range(0, len(a), images):
+        total += (in_float32(a[start : start + images]) - in_float32(b[start : start + images])).abs_().sum()
+    return total

@@ -82,7 +82,7 @@ def test_large_batches_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     loss = SPNLoss(LAYERS, "vgg16", "random")
     output, negatives = images(2, batch=5)
     whole = value_and_gradient(loss, output, negatives)
-    monkeypatch.setattr(module, "_PIXELS", 2 * 12 * 10)
+    monkeypatch.setattr(module, "_CHUNK", 2 * 64 * 12 * 10)
     parts = value_and_gradient(loss, output, negatives)
     assert math.isclose(whole[0].item(), parts[0].item(), rel_tol=1e-6)
     assert torch.equal(whole[1], parts[1])

@@ -1,0 +1,208 @@
+"""Whole runs in processes of their own: killed, signalled, damaged, shared – and what is left of them."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.engine.conftest import options
+
+
+def state(run, iteration=12):
+    return torch.load(run.path("training_states", f"{iteration}.state"), weights_only=True)
+
+
+def tensors(tree, path=""):
+    if isinstance(tree, torch.Tensor):
+        yield path, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from tensors(value, f"{path}.{key}")
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield from tensors(value, f"{path}.{number}")
+
+
+def assert_same_state(one, other):
+    ours, theirs = dict(tensors(one["model"])), dict(tensors(other["model"]))
+    assert ours.keys() == theirs.keys()
+    assert any("negatives" in key for key in ours)
+    assert any("ema" in key for key in ours)
+    assert any("optimizer" in key for key in ours)
+    different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert not different
+    assert one["best"] == other["best"]
+
+
+def wait_for(file, process, seconds=120):
+    limit = time.monotonic() + seconds
+    while not file.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < limit, f"{file} did not appear"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def uninterrupted(run):
+    """The state at the end of a run that nothing disturbed, and the run to do it again with."""
+    run.train()
+    reference = state(run)
+    run.path().rename(run.folder / "reference")
+    return reference
+
+
+def test_a_run_tells_what_it_did(run):
+    output = run.train()
+    assert output.startswith("mcir: reading")
+    for told in ("ContrastiveModel trains EDSR", "bicubic / input", "gain", "net_g_12.pth", "comparisons"):
+        assert told in output
+    assert re.search(r"12/12 +l_pix \S+ +l_neg -\S+ +grad_norm \S+ +lr 0.001", output)
+    lines = [json.loads(line) for line in run.path("results.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 12]
+    assert [line["iteration"] for line in lines if line["kind"] == "val"] == [6, 12]
+    assert len(lines[-1]["images"]["psnr"]) == 4
+    assert len(list(run.path("comparisons").rglob("*.png"))) == 1
+    kept = sorted(int(file.stem) for file in run.path("training_states").iterdir())
+    assert kept == [4, 6, 8, 10, 12]  # the last five
+    assert run.path("models", "net_g_best.pth").exists()
+
+
+def test_killed_and_resumed_equals_uninterrupted(run, uninterrupted):
+    process = run.start("--set", "train.total_iter=100000")
+    wait_for(run.path("training_states", "6.state"), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    later = [file for file in run.path("training_states").glob("*.state") if int(file.stem) > 6]
+    for file in later:  # it may have come further; go back to the middle
+        file.unlink()
+    output = run.train("--auto_resume")
+    assert "from iteration 6" in output
+    assert_same_state(uninterrupted, state(run))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves_with_its_code(run, uninterrupted, number, status):
+    process = run.start("--set", "train.total_iter=100000", "logger.save_checkpoint_freq=100000", "val.val_freq=100000")
+    wait_for(run.path("results.jsonl"), process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    stopped_at = int(re.search(r"Stopped by signal \d+ after iteration (\d+)", output)[1])
+    assert state(run, stopped_at)["iteration"] == stopped_at
+    if stopped_at < 12:
+        run.train("--auto_resume")
+        assert_same_state({**uninterrupted, "best": state(run)["best"]}, state(run))
+
+
+def test_a_damaged_newest_state_is_passed_over(run, uninterrupted):
+    run.train()
+    for iteration, damage in ((12, lambda data: data[: len(data) // 2]), (10, lambda data: b"")):
+        file = run.path("training_states", f"{iteration}.state")
+        file.write_bytes(damage(file.read_bytes()))
+    output = run.train("--auto_resume")
+    flat = " ".join(output.split())
+    assert re.search(r"12\.state is damaged.*passed over", flat)
+    assert re.search(r"10\.state is damaged.*passed over", flat)
+    assert "from iteration 8" in flat
+    assert_same_state(uninterrupted, state(run))
+
+
+def test_a_new_run_puts_the_old_folder_aside(run):
+    run.train()
+    run.train("--set", "train.total_iter=2")
+    aside = [path for path in run.path().parent.iterdir() if "_archived_" in path.name]
+    assert len(aside) == 1
+    assert (aside[0] / "training_states" / "12.state").exists()
+    assert [file.name for file in run.path("training_states").iterdir()] == ["2.state"]
+
+
+def test_a_nan_names_iteration_and_images_and_saves_nothing(run):
+    tree = options(run.folder, optim_g={"type": "SGD", "lr": 1e30})
+    run.write(tree)
+    output = run.train(status=1)
+    assert re.search(r"Iteration [23]: .*l_pix.* NaN or infinite", output)
+    assert re.search(r"The batch was:\n +\S*[0-3]\.png", output)
+    for file in run.path().glob("training_states/*"):
+        assert all(torch.isfinite(value).all() for _, value in tensors(torch.load(file, weights_only=True)["model"]))
+
+
+def test_mistakes_are_told_in_a_line_and_not_by_a_traceback(run):
+    output = run.train("--set", "network_g.num_feats=3", status=1)
+    assert "Did you mean 'num_feat'" in output
+    assert "Traceback" not in output
+    output = run.train("--set", "path.resume_state=nowhere.state", status=1)
+    assert "nowhere.state: there is no such training state" in output
+
+
+def test_pretrained_weights_are_the_beginning(run):
+    run.train("--set", "train.total_iter=2")
+    trained = run.folder / "trained.pth"
+    run.path("models", "net_g_2.pth").rename(trained)
+    run.train("--set", f"path.pretrain_network_g={trained}", "train.total_iter=2", "train.optim_g.lr=0.0")
+    started_at = torch.load(trained, weights_only=True)["params"]
+    for name, value in torch.load(run.path("models", "net_g_2.pth"), weights_only=True)["params"].items():
+        assert torch.equal(value, started_at[name])
+
+
+def test_two_processes_equal_one(run):
+    run.train()
+    alone = state(run)
+    output = run.train("--set", "datasets.train.batch_size_per_gpu=2", processes=2)
+    assert "2 × cpu" in output
+    together = state(run)
+    ours, theirs = dict(tensors(alone["model"])), dict(tensors(together["model"]))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=2e-6, msg=key)
+    assert alone["best"] == pytest.approx(together["best"], abs=1e-3)
+    assert len(together["generators"]) == 2
+
+
+def test_two_processes_stop_together_at_a_signal(run):
+    process = run.start("--set", "train.total_iter=100000", "datasets.train.batch_size_per_gpu=2", processes=2)
+    wait_for(run.path("training_states", "4.state"), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    stopped_at = int(re.search(r"Stopped by signal 15 after iteration (\d+)", output)[1])
+    assert state(run, stopped_at)["iteration"] == stopped_at
+
+
+DYING = """
+import os
+import torch
+from mcir.registry import LOSSES
+
+@LOSSES.register()
+class DyingLoss(torch.nn.Module):
+    calls = 0
+
+    def forward(self, output, gt):
+        DyingLoss.calls += 1
+        first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if first_life and os.environ["RANK"] == "1" and DyingLoss.calls == 5:
+            raise RuntimeError("rank 1 has had enough")
+        return (output - gt).abs().mean()
+"""
+
+
+def test_a_dying_rank_takes_the_job_down_and_restarts_resume(run):
+    (run.folder / "dying.py").write_text(DYING)
+    tree = options(run.folder, pixel_opt={"type": "DyingLoss"})
+    run.write({**tree, "imports": ["dying"]})
+    environment = {"PYTHONPATH": f"{run.folder}:."}
+    begin = time.monotonic()
+    output = run.train(processes=2, environment=environment, status=1)
+    assert time.monotonic() - begin < 60
+    assert "rank 1 has had enough" in output
+    assert re.search(r"rank +: 1", output)
+    command = run.command(processes=2)
+    at = command.index("--nproc_per_node")
+    command[at:at] = ["--max_restarts", "1"]
+    run.command = lambda *_, **__: command
+    output = run.train(environment=environment)
+    assert "from iteration 4" in output
+    assert state(run)["iteration"] == 12

@@ -1,0 +1,135 @@
+"""The registry: entering, asking, building, and what it says when something is wrong."""
+
+import pytest
+import torch
+
+from mcir.registry import ARCHS, Registry, RegistryError, suggestion
+
+
+@pytest.fixture
+def shapes():
+    registry = Registry("shape", "mcir.registry", given=("canvas",))
+
+    @registry.register(aliases=("Rectangle",))
+    class Box:
+        def __init__(self, canvas, width: int, height: int = 2) -> None:
+            self.area = width * height
+
+    return registry, Box
+
+
+def test_a_section_builds_and_is_not_changed(shapes):
+    registry, box = shapes
+    section = {"type": "Rectangle", "width": 3}
+    built = registry.build(section, "canvas")
+    assert isinstance(built, box)
+    assert built.area == 6
+    assert section == {"type": "Rectangle", "width": 3}
+
+
+def test_an_instance_keeps_its_arguments_with_defaults(shapes):
+    registry, box = shapes
+    assert registry.build({"type": "Box", "width": 3}, "canvas").hyperparameters == {"width": 3, "height": 2}
+    assert box("canvas", 5, height=1).hyperparameters == {"width": 5, "height": 1}
+
+
+def test_a_subclass_keeps_its_own_arguments_and_not_its_parents(shapes):
+    registry, box = shapes
+
+    @registry.register()
+    class Square(box):
+        def __init__(self, canvas, side: int) -> None:
+            super().__init__(canvas, side, side)
+
+    assert Square("canvas", 4).hyperparameters == {"side": 4}
+
+
+def test_kept_arguments_do_not_change_with_the_callers():
+    kept = Registry("list", "mcir.registry")
+
+    @kept.register()
+    class Keeper:
+        def __init__(self, values: list) -> None:
+            pass
+
+    values = [1]
+    keeper = Keeper(values)
+    values.append(2)
+    assert keeper.hyperparameters == {"values": [1]}
+
+
+def test_names_are_sorted_and_globbed_without_case(shapes):
+    registry, _ = shapes
+    assert registry.names() == ["Box"]
+    assert registry.names("b*") == ["Box"]
+    assert registry.names("x*") == []
+    assert registry.aliases("Box") == ["Rectangle"]
+    assert "Rectangle" in registry
+    assert "Circle" not in registry
+
+
+def test_parameters_leave_out_what_is_given(shapes):
+    registry, _ = shapes
+    assert list(registry.parameters("Box")) == ["width", "height"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "Bux", "width": 1}, r"no shape 'Bux'. Did you mean 'Box'\? Known are Box, from tests"),
+        ({"type": "Box", "widht": 1}, r"Box takes no 'widht'. Did you mean 'width'"),
+        ({"type": "Box"}, "Box needs 'width'"),
+        ({"width": 1}, "mapping with the key 'type'"),
+        ("Box", "mapping with the key 'type'"),
+        ({"type": 3}, "mapping with the key 'type'"),
+    ],
+)
+def test_mistakes_are_named(shapes, section, message):
+    with pytest.raises(RegistryError, match=message):
+        shapes[0].build(section, "canvas")
+
+
+def test_a_taken_name_is_refused(shapes):
+    registry, box = shapes
+    with pytest.raises(RegistryError, match=r"'Box' is already .*Box; .*Other needs another name"):
+
+        @registry.register(name="Box")
+        class Other:
+            def __init__(self, canvas) -> None:
+                pass
+
+    with pytest.raises(RegistryError, match="'Rectangle' is already"):
+        registry.add(type("Third", (), {}), aliases=("Rectangle",))
+    assert registry.get("Box") is box
+
+
+def test_a_constructor_that_swallows_arguments_is_refused(shapes):
+    with pytest.raises(RegistryError, match=r"\*\*rest.*misspelt option would vanish"):
+
+        @shapes[0].register()
+        class Loose:
+            def __init__(self, canvas, **rest) -> None:
+                pass
+
+
+def test_a_module_without_a_constructor_takes_no_arguments():
+    registry = Registry("layer", "mcir.registry")
+
+    @registry.register()
+    class Plain(torch.nn.Module):
+        pass
+
+    assert registry.build({"type": "Plain"}).hyperparameters == {}
+    assert registry.parameters("Plain") == {}
+    with pytest.raises(RegistryError, match="Plain takes no 'width'"):
+        registry.build({"type": "Plain", "width": 3})
+
+
+def test_a_registry_fills_itself():
+    assert "EDSR" in ARCHS.names()
+
+
+def test_suggestions_are_near_or_none():
+    assert suggestion("num_feats", ["num_feat", "num_block"]) == " Did you mean 'num_feat'?"
+    assert suggestion("edsr", ["EDSR"]) == " Did you mean 'EDSR'?"
+    assert suggestion("zzz", ["num_feat"]) == ""
