@@ -57,12 +57,17 @@ def members(union: Any) -> list[Any]:
     return [member for member in every if is_union(member) or kind_of(member) in writable] or every
 
 
+def with_article(noun: str) -> str:
+    """Return ``a data set``, ``an optimizer``."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def describe(annotation: Any) -> str:
     """Return what an annotation asks for, in words: ``a list of integers or null``."""
     kind, arguments = kind_of(annotation), get_args(annotation)
     if kind is Annotated:
         registry = registry_of(annotation)
-        return f"the section of a {registry.kind}, {{type: …}}" if registry else describe(arguments[0])
+        return f"the section of {with_article(registry.kind)}, {{type: …}}" if registry else describe(arguments[0])
     if is_union(annotation):
         return " or ".join(dict.fromkeys(map(describe, members(annotation))))
     if kind is Literal:
@@ -111,4 +116,4 @@ def fit_scalar(annotation: Any, value: Any) -> tuple[Any, bool]:
         return float(value) if is_number else value, is_number
     if kind in _PATHS:
         return FilePath(value) if isinstance(value, str) else value, isinstance(value, str)
-    return value, isinstance(kind, type) and isinstance(value, kind)
+    return value, isinstance(kind, type) and kind not in SEQUENCES and isinstance(value, kind)

@@ -24,6 +24,7 @@ from mcir.config.annotations import (
     kind_of,
     members,
     registry_of,
+    with_article,
 )
 from mcir.config.tree import Path
 from mcir.registry import DATASETS, DEGRADATIONS, Registry, RegistryError, suggestion
@@ -56,8 +57,15 @@ class Checker:
         """Keep a problem."""
         self.problems.append((path, message))
 
-    def section(self, registry: Registry, value: Any, path: Path) -> Any:
-        """Return the section of a component, ``{type: …, its arguments}``, with its values converted."""
+    def section(self, registry: Registry, value: Any, path: Path, beside: Collection[str] = ()) -> Any:
+        """Return the section of a component, ``{type: …, its arguments}``, with its values converted.
+
+        Args:
+            registry: where the class is registered.
+            value: the section.
+            path: where it stands.
+            beside: keys that may stand beside the arguments, for the suggestions.
+        """
         if not isinstance(value, Mapping):
             hint = f" Write {{type: {value}}}." if isinstance(value, str) and value in registry else ""
             self.report(path, f"Expected {describe(Annotated[Any, registry])}, not {describe_value(value)}.{hint}")
@@ -66,7 +74,9 @@ class Checker:
         if not isinstance(name, str):
             hint = suggestion("type", value).replace("Did you mean", "Is it misspelt as")
             known = ", ".join(registry.names()) or "none"
-            self.report(path, f"A {registry.kind} needs a 'type', the name of its class.{hint} Known are {known}.")
+            self.report(
+                path, f"{with_article(registry.kind).capitalize()} needs a 'type', its class.{hint} Known are {known}."
+            )
             return value
         try:
             parameters = registry.parameters(name)
@@ -77,10 +87,15 @@ class Checker:
         takes_scale = registry in _TAKE_THE_SCALE and "scale" in parameters and self.scale is not None
         if takes_scale and given.setdefault("scale", self.scale) != self.scale:
             self.report((*path, "scale"), f"The scale is {self.scale} at the top of the options: leave it out here.")
-        return {"type": name, **self.arguments(name, parameters, given, path)}
+        return {"type": name, **self.arguments(name, parameters, given, path, ("type", *beside))}
 
     def arguments(
-        self, owner: str, parameters: Mapping[str, Parameter], given: Mapping[str, Any], path: Path
+        self,
+        owner: str,
+        parameters: Mapping[str, Parameter],
+        given: Mapping[str, Any],
+        path: Path,
+        beside: Collection[str] = (),
     ) -> dict[str, Any]:
         """Return the given arguments with their values converted.
 
@@ -89,10 +104,12 @@ class Checker:
             parameters: the arguments by name.
             given: the values by name.
             path: where ``given`` stands.
+            beside: further keys that may be meant by a misspelt one.
         """
-        for key in given.keys() - parameters.keys():
-            self.report((*path, key), f"{owner} takes no '{key}'.{suggestion(key, parameters)}")
-        present = given.keys() | meant_by(given, parameters)
+        known = [*parameters, *beside]
+        for key in [key for key in given if key not in parameters]:
+            self.report((*path, key), f"{owner} takes no '{key}'.{suggestion(key, known)}")
+        present = given.keys() | meant_by(given, known)
         for key, parameter in parameters.items():
             if parameter.default is Parameter.empty and key not in present:
                 self.report(path, f"{owner} needs '{key}', {describe(annotation_of(parameter))}.")
@@ -122,6 +139,8 @@ class Checker:
         return converted
 
     def _misfit(self, annotation: Any, value: Any, path: Path, hint: str = "") -> None:
+        if isinstance(value, bool | int | float) and "text" in describe(annotation).split(" or "):
+            hint = " Put it in quotes."
         self.report(path, f"Expected {describe(annotation)}, not {describe_value(value)}.{hint}")
 
     def _attempt(self, annotation: Any, value: Any, path: Path) -> tuple[Any, list[tuple[Path, str]]]:
@@ -150,7 +169,9 @@ class Checker:
             converted, problems = self._attempt(member, value, path)
             if not problems:
                 return converted
-            if registry_of(member) or (isinstance(value, list) and kind_of(member) in SEQUENCES):
+            kind = kind_of(member)
+            holds = kind in SEQUENCES if isinstance(value, list) else kind in MAPPINGS and isinstance(value, Mapping)
+            if holds or registry_of(member):
                 misfits.append(problems)
         if len(misfits) == 1:  # one member holds such values: what is wrong inside explains best
             self.problems += misfits[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcir.config.tree import Node, Path, Problem, dotted, merge
+from mcir.config.tree import Node, Path, Place, Problem, dotted, merge
 from mcir.registry import DATASETS, METRICS
 
 
@@ -18,8 +18,7 @@ class Renamed(NamedTuple):
 
     old: str
     new: str
-    value: Callable[[Any], Any] | None = None
-    note: str = ""
+    value: Callable[[Any], Any] = lambda value: value
 
 
 class Dropped(NamedTuple):
@@ -136,13 +135,14 @@ def translate(root: Node) -> tuple[list[str], list[Problem]]:
     """
     translation = _Translation(root)
     translation.run()
-    return translation.changes, translation.problems
+    in_order = sorted(translation.changes, key=lambda change: (change[0].source, change[0].line or 0))
+    return [text for _, text in in_order], translation.problems
 
 
 class _Translation:
     def __init__(self, root: Node) -> None:
         self.root = root
-        self.changes: list[str] = []
+        self.changes: list[tuple[Place, str]] = []
         self.problems: list[Problem] = []
         old = root.child("model_type")
         self.model_type = old.value if old and isinstance(old.value, str) else ""
@@ -162,13 +162,15 @@ class _Translation:
         for pattern, refusal in REFUSED.items():
             for path, node in self.found(pattern):
                 self.refuse(path, refusal.format(value=node.plain()))
+        for path, node in self.found("path.root"):  # one old key, two of today's
+            self.set(("path", "results_root"), Node(f"{node.value}/results", node.place).moved_from(path))
         for renamed in RENAMED:
             for path, node in self.found(renamed.old):
                 target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
-                value = node.value if renamed.value is None else renamed.value(node.value)
-                self.move(path, target, Node(value, node.place))
+                self.move(path, target, Node(renamed.value(node.value), node.place))
         self.metrics()
-        if isinstance(getattr(self.root.child("train"), "value", None), dict):
+        train = self.root.child("train")
+        if train and isinstance(train.value, dict):
             self.gradient_clipping(released)
             if released:
                 self.negative_loss()
@@ -194,12 +196,12 @@ class _Translation:
     def change_value(self, path: Path, value: Any) -> None:
         node = self.root.at(path)
         assert node is not None
-        self.changes.append(f"{dotted(path)}: {node.value} -> {value}")
+        self.changes.append((node.place, f"{dotted(path)}: {node.value} -> {value}"))
         node.value = value
 
     def drop(self, path: Path, node: Node, why: str) -> None:
         self.remove(path)
-        self.changes.append(f"{dotted(path)} is dropped: {why}")
+        self.changes.append((node.place, f"{dotted(path)} is dropped: {why}"))
 
     def refuse(self, path: Path, message: str) -> None:
         self.problems.append(Problem(self.remove(path).place, path, message))
@@ -207,19 +209,22 @@ class _Translation:
     def move(self, old: Path, new: Path, node: Node, note: str = "") -> None:
         """Remove ``old`` and set ``node`` at ``new``; what the command line says there already goes above it."""
         self.remove(old)
-        self.changes.append(f"{dotted(old)} -> {dotted(new)}" + (f": {note}" if note else ""))
+        self.changes.append((node.place, f"{dotted(old)} -> {dotted(new)}" + (f": {note}" if note else "")))
         self.set(new, node.moved_from(old))
 
     def set(self, path: Path, node: Node) -> None:
+        for depth in range(1, len(path)):
+            section = self.root.at(path[:depth])
+            if section and section.value is not None and not isinstance(section.value, dict):
+                return  # the check of types says that this is no section
         present = self.root.at(path)
-        if present is None or present.place.line is None:
-            self.root.put(path, merge(node, present) if present else node)
+        if present and present.place.line is None:  # said on the command line
+            self.root.put(path, merge(node, present))
+        elif present is None or present.value is None:
+            self.root.put(path, node)
         else:
-            self.problems.append(
-                Problem(
-                    node.place, path, f"'{dotted(path)}' stands in line {present.place.line} already: keep one of them."
-                )
-            )
+            message = f"'{dotted(path)}' stands at {present.place} already: keep one of the two."
+            self.problems.append(Problem(node.place, path, message))
 
     # -- what a table cannot say ----------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class _Translation:
             if self.model_type == "ImageRestorationModel" and self.root.at(target) is None:
                 place = self.root.place_of(("model_type",))
                 self.root.put(target, Node(NAFNET_CLIP, place))
-                self.changes.append(f"train.grad_clip is set to {NAFNET_CLIP}, which NAFNet's code does unasked")
+                self.changes.append((place, f"train.grad_clip is set to {NAFNET_CLIP}: NAFNet's code clips unasked"))
         elif node.value in (False, None):
             self.drop(path, node, "without 'grad_clip' nothing is clipped")
         elif node.value is True:
@@ -315,7 +320,8 @@ class _Translation:
         section = ("train", "negatives")
         if counted and isinstance(counted.value, list):
             self.set((*section, "members"), Node(len(counted.value), counted.place))
-            self.changes.append(f"train.negatives.members is {len(counted.value)}, the number of 'neg_iter'")
+            text = f"train.negatives.members is {len(counted.value)}, one for each 'neg_iter'"
+            self.changes.append((counted.place, text))
         for key in ("neg_iter", "neg_decay"):
             node = self.root.at(("train", key))
             if node:

@@ -11,7 +11,7 @@ from inspect import Parameter
 from typing import Annotated, Any, Literal
 
 import addict
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SkipValidation
 
 from mcir.config.yaml_loader import write
 from mcir.registry import MODELS, MetricSection
@@ -63,7 +63,7 @@ class DistOptions(Fixed):
 
     backend: Literal["auto", "nccl", "gloo"] = Field(default="auto", description="auto: nccl on GPUs, gloo on CPUs.")
     find_unused_parameters: bool = Field(default=False, description="Allow weights without gradient; slower.")
-    timeout_minutes: float = Field(default=30, gt=0, description="A process that waits longer for the others gives up.")
+    timeout_minutes: float = Field(default=30.0, gt=0, description="A process that waits longer gives up.")
 
 
 class DatasetOptions(Fixed):
@@ -98,7 +98,7 @@ class General(Fixed):
     name: str = Field(description="Name of the run and of its folder.")
     model_type: str = Field(description="Class of the model: how a training step is made.")
     scale: int = Field(default=1, ge=1, description="Size of the output over the size of the input.")
-    num_gpu: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+    num_gpu: Literal["auto"] | NonNegativeInt = Field(
         default="auto", description="Number of GPUs; auto: all that are there, 0: CPU."
     )
     manual_seed: int = Field(default=0, ge=0, description="Decides every random draw.")

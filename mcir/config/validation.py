@@ -146,7 +146,7 @@ class _Validation:
             self.checker.report(path, "A training set needs 'batch_size_per_gpu', an integer.")
         if not training and "batch_size_per_gpu" in given:
             self.checker.report((*path, "batch_size_per_gpu"), "Evaluation reads image by image: leave this out here.")
-        section = self.checker.section(DATASETS, arguments, path)
+        section = self.checker.section(DATASETS, arguments, path, beside=known)
         options = self.checker.arguments("A data set", {key: known[key] for key in own}, own, path)
         return DatasetOptions.model_construct(**{"name": key, "section": freeze(section), **options})
 

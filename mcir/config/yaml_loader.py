@@ -89,8 +89,9 @@ def read_file(path: str | FilePath) -> Node:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        neighbours = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        _fail(name, None, f"There is no such file.{suggestion(path.name, neighbours)}")
+        files = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = [file.name for file in files if suggestion(path.stem, [file.stem])]
+        _fail(name, None, f"There is no such file.{suggestion(path.name, near)}")
     except OSError as error:
         _fail(name, None, f"The file cannot be read: {error.strerror}.")
     except UnicodeDecodeError as error:

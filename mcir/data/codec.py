@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mcir.data.errors import DataError
 
@@ -27,6 +27,7 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _TAIL = 4096
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
@@ -71,13 +72,15 @@ def probe(stream: BinaryIO) -> ImageInfo:
             _decode_to_the_end(stream)
         width, height, depth, kind = struct.unpack(">IIBB", start[16:26])
         return ImageInfo(height, width, 1 if kind in (0, 4) else 3, 16 if depth == 16 else 8)
-    if start.startswith(b"\xff\xd8") and _JPEG_END not in tail:
+    if start.startswith(_JPEG_START) and _JPEG_END not in tail:
         _decode_to_the_end(stream)
     stream.seek(0)
     try:
         with Image.open(stream) as image:
             mode, (width, height) = image.mode, image.size
             bits = _bits(image)
+    except UnidentifiedImageError as error:
+        raise DataError("not an image of a known kind") from error
     except Exception as error:
         raise DataError(f"not an image that can be read ({error})") from error
     if (mode not in _GREY_MODES and mode not in _COLOUR_MODES) or bits not in (8, 16):
@@ -116,9 +119,12 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
     Raises:
         DataError: the bytes are no image, or a truncated one.
     """
+    if data[:2] == _JPEG_START and _JPEG_END not in bytes(data[-_TAIL:]):
+        _check(data, name)  # some versions of OpenCV fill what is missing of a JPEG with grey and say nothing
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{name}: {_why_not(data)}")
+        _check(data, name)
+        raise DataError(f"{name}: it cannot be decoded")
     if window is not None:
         top, left, height, width = window
         image = image[top : top + height, left : left + width]
@@ -145,12 +151,12 @@ def decode_thoroughly(data: bytes | memoryview) -> None:
     decode(data, "the decoder of the training")
 
 
-def _why_not(data: bytes | memoryview) -> str:
+def _check(data: bytes | memoryview, name: str) -> None:
+    """Raise if a file in memory is damaged, in the name of the file."""
     try:
         probe(io.BytesIO(data))
     except DataError as error:
-        return str(error)
-    return "truncated or damaged, it cannot be decoded"
+        raise DataError(f"{name}: {error}") from error
 
 
 def encode_png(image: Array) -> bytes:

@@ -9,11 +9,10 @@ if it was cut from the whole degraded image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -131,11 +130,11 @@ class JPEG:
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Compress one image (C, H, W), C 1 or 3 (RGB), to uint8."""
         quality = int(rng.integers(self.low, self.high, endpoint=True))
-        image = np.ascontiguousarray(_eight_bit(gt).permute(1, 2, 0).numpy()[:, :, ::-1])
+        image = _eight_bit(gt).permute(1, 2, 0).numpy()[:, :, ::-1].copy()
         done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
         assert done
-        decoded: npt.NDArray[Any] = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        return torch.from_numpy(np.ascontiguousarray(decoded.reshape(image.shape)[:, :, ::-1])).permute(2, 0, 1)
+        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        return torch.from_numpy(decoded.reshape(image.shape)[:, :, ::-1].copy()).permute(2, 0, 1)
 
 
 @DEGRADATIONS.register()

@@ -1,7 +1,7 @@
 """LMDB data bases of images: thousands of files in one, opened once and read by page.
 
 Two codecs. ``encoded`` keeps the bytes of each file as they are. ``raw`` keeps the decoded samples, larger on the
-disk, but a crop is a view of the memory map: nothing is decoded, and of a large image only the pages of the crop are
+disk, but a crop is cut out of the memory map: nothing is decoded, and of a large image only the pages of the crop are
 read.
 
 The key of an image is its path relative to the folder it came from, byte for byte, so no two collide. Beside each image
@@ -69,7 +69,7 @@ class _Environment:
     """An open data base with one read transaction, for one process."""
 
     def __init__(self, path: str) -> None:
-        self.pid = os.getpid()
+        self.closed = True
         try:
             self.env = lmdb.open(
                 path, readonly=True, lock=False, readahead=False, meminit=False, subdir=Path(path).is_dir()
@@ -77,12 +77,18 @@ class _Environment:
         except lmdb.Error as error:
             raise DataError(f"{path}: not an LMDB data base that can be read ({error})") from error
         self.transaction = self.env.begin(buffers=True)
+        self.closed = False
 
-    def __del__(self) -> None:
-        if getattr(self, "transaction", None) is not None and self.pid == os.getpid():
+    def close(self) -> None:
+        """Close it, once; in the child of a fork that closes the child's inheritance alone."""
+        if not self.closed:
+            self.closed = True
             with contextlib.suppress(BufferError, lmdb.Error):
                 self.transaction.abort()
                 self.env.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 _open: weakref.WeakValueDictionary[tuple[int, str], _Environment] = weakref.WeakValueDictionary()
@@ -120,7 +126,7 @@ class LmdbStore:
         if self.summary["format"] != FORMAT:
             raise DataError(f"{self.root}: format {self.summary['format']}; this version of mcir reads format {FORMAT}")
         self.codec = self.summary["codec"]
-        self._infos = {os.fsdecode(key): facts.info for key, facts in all_facts(self._opened().transaction)}
+        self._infos = {os.fsdecode(key): facts.info for key, facts in all_facts(self._transaction())}
 
     def keys(self) -> list[str]:
         """Return the relative paths of all images, sorted."""
@@ -138,13 +144,14 @@ class LmdbStore:
         return info
 
     def read(self, key: str) -> Array:
-        """Return one image (H, W, C), of the codec ``raw`` as a read-only view."""
-        return self._raw(key) if self.codec == "raw" else decode(self.value(key), self.path(key))
+        """Return one image (H, W, C)."""
+        return self._raw(key).copy() if self.codec == "raw" else decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of one image, of the codec ``raw`` as a read-only view of the memory map."""
+        """Return a part of one image; of the codec ``raw`` only its own rows are read, and nothing else is copied."""
         if self.codec == "raw":
-            return self._raw(key)[top : top + height, left : left + width]
+            crop: Array = self._raw(key)[top : top + height, left : left + width].copy()
+            return crop
         return decode(self.value(key), self.path(key), (top, left, height, width))
 
     def facts(self, key: str) -> Facts | None:
@@ -158,12 +165,13 @@ class LmdbStore:
     # -- within ---------------------------------------------------------------------------------------------------
 
     def _raw(self, key: str) -> Array:
+        """Return a view of the memory map, which must not leave this class: it dies with the store."""
         height, width, channels, bits = self._infos[key]
         samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
         return samples.reshape(height, width, channels)
 
     def value(self, key: str) -> memoryview:
-        """Return the stored bytes of an image, a view of the memory map.
+        """Return the stored bytes of an image, a view of the memory map that dies with the store.
 
         Raises:
             DataError: no such image.
@@ -174,18 +182,21 @@ class LmdbStore:
         return value
 
     def _get(self, key: bytes) -> memoryview | None:
-        value: memoryview | None = self._opened().transaction.get(key)
-        return value
+        value = self._transaction().get(key)
+        return None if value is None else memoryview(value)
 
-    def _opened(self) -> _Environment:
+    def _transaction(self) -> lmdb.Transaction:
         if self._environment is None or self._pid != os.getpid():
             self._pid = os.getpid()
             place = (self._pid, str(self.root.resolve()))
             environment = _open.get(place)
             if environment is None:
+                for (_, path), inherited in list(_open.items()):
+                    if path == place[1]:  # of the process that forked this one; lmdb opens a data base once only
+                        inherited.close()
                 environment = _open[place] = _Environment(place[1])
             self._environment = environment
-        return self._environment
+        return self._environment.transaction
 
     def _read_basicsr(self) -> None:
         listing = self.root / BASICSR_FILE

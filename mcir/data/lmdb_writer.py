@@ -39,9 +39,9 @@ class LmdbWriter:
             raise DataError(f"codec is {codec!r}; it must be 'encoded' or 'raw'.")
         self.target = Path(target).expanduser()
         self.codec = codec
-        there = self.target.exists()
-        if there and not (self.target / "data.mdb").is_file() and (not self.target.is_dir() or
-        any(self.target.iterdir())): raise DataError(f"{self.target}: something else is there; nothing was written")
+        ours = (self.target / "data.mdb").is_file()
+        if self.target.exists() and not ours and (self.target.is_file() or any(self.target.iterdir())):
+            raise DataError(f"{self.target}: something else is there; nothing was written")
         self.target.mkdir(parents=True, exist_ok=True)
         try:
             self._env = lmdb.open(str(self.target), map_size=map_size, readahead=False, meminit=False)
@@ -59,8 +59,9 @@ class LmdbWriter:
     def __enter__(self) -> LmdbWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) ->
-    None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._commit()
@@ -153,9 +154,9 @@ class LmdbWriter:
 
 
 def _shapes(facts: dict[bytes, Facts]) -> dict[str, int]:
-    """Count the images of each size, 'height×width×channels'."""
+    """Count the images of each size, 'height x width x channels'."""
     counts: dict[str, int] = {}
     for one in facts.values():
-        name = f"{one.info.height}×{one.info.width}×{one.info.channels}"
+        name = f"{one.info.height}x{one.info.width}x{one.info.channels}"
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))

@@ -7,7 +7,7 @@ neither a worker nor the collation moves single bytes about.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import cv2
@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mcir.data.errors import DataError
+from mcir.data.ring import Ring
 from mcir.data.sampler import Draw, EndlessBatches, Share
 
 Batch: TypeAlias = dict[str, Any]
 
 _PREFETCHED_BATCHES = 4
+_SLACK = 1024  # for the alignment of tensors in a slot
 
 
 def training_loader(
@@ -48,7 +50,11 @@ def training_loader(
         ValueError: a number is out of range.
     """
     batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start)
-    return _loader(dataset, batches, num_workers)
+    combine: Callable[..., Any] = collate
+    if num_workers > 0 and _can_fork():
+        size = batch_size * sum(value.nbytes for value in dataset[0].values() if isinstance(value, Tensor))
+        combine = Ring(collate, size + _SLACK, num_workers, _PREFETCHED_BATCHES + 2)
+    return _loader(dataset, batches, num_workers, combine)
 
 
 def evaluation_loader(
@@ -59,7 +65,7 @@ def evaluation_loader(
     A batch carries the list ``index`` as well: the number of its item in the data set.
     """
     share = Share(_length(dataset), rank, world_size)
-    return _loader(_Numbered(dataset), [[index] for index in share], num_workers)
+    return _loader(_Numbered(dataset), [[index] for index in share], num_workers, collate)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_last: bool = False) -> Batch:
@@ -93,7 +99,8 @@ class Prefetcher:
         self._batches = iter(loader)
         self._device = torch.device(device)
         self._channels_last = channels_last
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        make_stream: Callable[..., torch.cuda.Stream] = torch.cuda.Stream
+        self._stream = make_stream(self._device) if self._device.type == "cuda" else None
         self._ahead: Batch | None = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -152,21 +159,22 @@ class _Numbered(Dataset[Any]):
         return {**self._dataset[index], "index": index}
 
 
-def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers: int) -> DataLoader[Any]:
+def _loader(
+    dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers: int, combine: Callable[..., Any]
+) -> DataLoader[Any]:
     with_workers: dict[str, Any] = {}
     if num_workers > 0:
-        can_fork = "fork" in multiprocessing.get_all_start_methods()
         with_workers = {
             "persistent_workers": True,
             "prefetch_factor": _PREFETCHED_BATCHES,
             "worker_init_fn": _start_worker,
-            "multiprocessing_context": "fork" if can_fork else None,
+            "multiprocessing_context": "fork" if _can_fork() else None,
         }
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=combine,
         pin_memory=torch.cuda.is_available(),
         **with_workers,
     )
@@ -176,6 +184,10 @@ def _start_worker(worker: int) -> None:
     """Keep a worker to one thread: there are as many workers as threads are wanted."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _can_fork() -> bool:
+    return "fork" in multiprocessing.get_all_start_methods()
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -46,7 +46,12 @@ def check_pairs(
     """Return the pairs of two storages, all of whose headers fit.
 
     Args:
-        gt, lq, scale, gt_size, filename_tmpl, names: as for ``examine_pairs``.
+        gt: the ground truths.
+        lq: the degraded images, if there are any.
+        scale: as for ``examine_pairs``, like the next three.
+        gt_size: side of the crops.
+        filename_tmpl: how names are made.
+        names: the ground truths to use.
         what: the set, for the message.
 
     Raises:
@@ -140,7 +145,7 @@ def _partners(
     all_wanted: bool,
     problems: list[str],
 ) -> dict[str, str]:
-    """Return the partner of each ground truth; a ground truth without one is a problem, and (if all are wanted) the reverse."""
+    """Return the partner of each ground truth; who has none is a problem, on the other side only if all are wanted."""
     if template.count("{}") != 1:
         raise DataError(f"filename_tmpl is {template!r}; it must hold '{{}}' once, like '{{}}x4'.")
     by_stem: dict[str, list[str]] = defaultdict(list)

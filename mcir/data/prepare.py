@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from mcir.data.codec import Array, ImageInfo, decode, decode_thoroughly, encode_png, write_atomically
+from mcir.data.codec import Array, ImageInfo, decode, decode_thoroughly, encode_png, info_of, write_atomically
 from mcir.data.errors import DataError, raise_for
 from mcir.data.lmdb_store import Codec, Facts, LmdbStore, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
@@ -132,8 +132,7 @@ def create_lmdb(
             info = infos[key]
             if codec == "raw":
                 image = decode(data, source.path(key))
-                info = ImageInfo(*image.shape, image.itemsize * 8)
-                data = memoryview(np.ascontiguousarray(image).reshape(-1)).cast("B")
+                info, data = info_of(image), memoryview(image.tobytes())
             return key, data, Facts(info, zlib.crc32(data), size, time)
 
         written = 0
@@ -254,7 +253,7 @@ def create_lr(
 
 
 def shrunk(image: Array, scale: int) -> Array:
-    """Return an image (H, W, C) cut to a multiple of the scale, shrunk by MATLAB's bicubic and rounded to its own depth."""
+    """Return an image (H, W, C) cut to a multiple of the scale, shrunk by MATLAB's bicubic, of its own depth."""
     height, width = (side - side % scale for side in image.shape[:2])
     planes = torch.from_numpy(image[:height, :width].astype(np.float64)).permute(2, 0, 1)
     small = imresize(planes, 1 / scale).round_().clamp_(0, np.iinfo(image.dtype).max)

@@ -1,4 +1,4 @@
-"""Which image comes when: functions of a seed and a position alone, so that any moment of a training can be found again."""
+"""Which image comes when: functions of a seed and a position alone, so that a training can resume anywhere."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Storage(Protocol):
         """
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of one image (height, width, C); it may be a view that must not be written to.
+        """Return a part of one image (height, width, C); it may be a view, which must not be written to.
 
         Raises:
             DataError: as ``read``.
@@ -96,7 +96,7 @@ class Folder:
             DataError: it cannot be read.
         """
         try:
-            return Path(self.root, key).readvalue()
+            return Path(self.root, key).read_bytes()
         except OSError as error:
             raise DataError(f"{self.path(key)}: {error.strerror}") from error
 

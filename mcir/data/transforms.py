@@ -50,7 +50,7 @@ class Geometry(NamedTuple):
 
 
 def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> Geometry:
-    """Draw as BasicSR does: a left-right flip, and for rotations a top-bottom flip and a transposition, each with p = ½."""
+    """Draw as BasicSR does: a left-right flip; as rotation a top-bottom flip and a transposition; each with p = ½."""
     down, across, *coins = rng.random(5).tolist()
     hflip, vflip, transpose = (coin < 0.5 for coin in coins)
     return Geometry((down, across), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose))
@@ -64,10 +64,11 @@ def place(crop: tuple[float, float], height: int, width: int, size: int | None) 
 
 
 def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any]:
-    """Return an image (H, W, C) laid another way, as an array of its own, contiguous and writable."""
+    """Return an image (H, W, C) laid another way, contiguous and writable; a copy of what is a view."""
     hflip, vflip, transpose = orientation
     if not (hflip or vflip or transpose):
-        return np.array(image, order="C")
+        own = image.flags.owndata and image.flags.c_contiguous and image.flags.writeable
+        return image if own else np.array(image, order="C")
     shape = image.shape
     laid: npt.NDArray[Any] = image
     if hflip or vflip:

@@ -1,0 +1,278 @@
+"""What one SPN training step costs: as mcir makes it, as it is written literally, and without negatives.
+
+EDSR-light ×4, N = 4 negatives, VGG16 to relu3_3, LR 48×48, Adam, moving average. *Literal* is the step as it stands in
+the paper's released code: for every negative the features of the output and of the negative are computed again, and
+every average is a loop over parameters. On a CPU the times are processor seconds of one thread, on a GPU seconds of the
+device; medians of interleaved rounds. Peak memory is measured in a process of its own for every kind of step::
+
+    python benchmarks/spn_step.py --json spn_step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcir.losses import SPNLoss
+from mcir.models import ContrastiveModel, MovingAverage, RestorationModel
+
+N, LR_SIZE, SCALE = 4, 48, 4
+NETWORK = {"type": "EDSR", "num_feat": 64, "num_block": 16, "upscale": SCALE}
+OPTIMIZER = {"type": "Adam", "lr": 1e-4}
+LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
+KINDS = {
+    "literal": "literal, fp32",
+    "ours": "mcir, fp32",
+    "ours_bf16": "mcir, bf16 autocast",
+    "plain": "plain L1 step, fp32",
+}
+TARGETS = {"ours": (1.75, 0.47), "ours_bf16": (3.1, 0.31)}
+FLOOR_SHARE = 0.85
+
+
+class LiteralStep:
+    """The step as the formula and the released code have it; it must give the same gradients."""
+
+    def __init__(self, model: ContrastiveModel) -> None:
+        self.network, self.members = model.network, list(model.parts["negatives"].members)
+        self.features = model.parts["l_neg"].features
+        self.weight = model.parts["l_neg"].loss_weight
+        self.average = MovingAverage(self.network)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, foreach=False)
+
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
+        self.optimizer.zero_grad()
+        output = self.network(batch["lq"])
+        loss = F.l1_loss(output, batch["gt"])
+        distances: Any = 0.0
+        for member in self.members:
+            with torch.no_grad():
+                negative = member(batch["lq"])
+            of_output, of_negative = self.features(output), self.features(negative)
+            for layer, weight in LAYERS.items():
+                distances = distances + weight * F.l1_loss(of_output[layer], of_negative[layer])
+        loss = loss - self.weight * distances / N
+        loss.backward()
+        self.optimizer.step()
+        for keep, average in ((0.999, self.average), (0.1, self.members[0])):
+            values = dict(self.network.named_parameters())
+            for name, parameter in average.network.named_parameters():
+                parameter.data.mul_(keep).add_(values[name].data, alpha=1 - keep)
+        return loss.detach()
+
+
+def build(kind: str, device: torch.device) -> Callable[[dict[str, Any]], Tensor]:
+    """Return a function that makes one step of that kind."""
+    common: dict[str, Any] = {"network_g": NETWORK, "optim_g": OPTIMIZER, "pixel_opt": {"type": "L1Loss"}}
+    if kind == "plain":
+        plain = RestorationModel(**common, ema_decay=0.999, channels_last=True).to(device)
+        return lambda batch: plain.training_step(batch, 1)["l_pix"]
+    common["contrastive_opt"] = {"type": "SPNLoss", "weights": "random", "layer_weights": LAYERS}
+    common["negatives"] = {"type": "HistoryNegatives", "steps": [1, 10**9, 10**9, 10**9]}
+    if kind == "literal":
+        return LiteralStep(ContrastiveModel(**common).to(device))
+    precision = "bf16" if kind == "ours_bf16" else "fp32"
+    model = ContrastiveModel(**common, ema_decay=0.999, channels_last=True, precision=precision).to(device)
+
+    def step(batch: dict[str, Any]) -> Tensor:
+        scalars = model.training_step(batch, 1)
+        return scalars["l_pix"] + scalars["l_neg"]
+
+    step.model = model  # type: ignore[attr-defined]
+    return step
+
+
+def make_batch(kind: str, size: int, device: torch.device) -> dict[str, Any]:
+    """Return random images, in the memory layout that the kind of step wants."""
+    generator = torch.Generator().manual_seed(0)
+    gt = torch.rand(size, 3, SCALE * LR_SIZE, SCALE * LR_SIZE, generator=generator)
+    batch = {"lq": F.avg_pool2d(gt, SCALE), "gt": gt}
+    layout = torch.contiguous_format if kind == "literal" else torch.channels_last
+    return {key: value.to(device).contiguous(memory_format=layout) for key, value in batch.items()}
+
+
+def clock(device: torch.device) -> float:
+    """Return the seconds that the work so far took: of the processor, or of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def seconds(kinds: list[str], batch_size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the time of a step in each round, the kinds taking turns."""
+    steps = {kind: build(kind, device) for kind in kinds}
+    batches = {kind: make_batch(kind, batch_size, device) for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for round_ in range(rounds + 1):
+        for kind in kinds:
+            began = clock(device)
+            steps[kind](batches[kind])
+            if round_:  # the first warms up
+                times[kind].append(clock(device) - began)
+    return times
+
+
+def peak_memory_mib(kind: str, batch_size: int, device: torch.device) -> float:
+    """Return by how much three steps raise the peak memory over that of the idle process."""
+    command = [sys.executable, __file__, "--memory-of", kind, "--batch-size", str(batch_size), "--device", device.type]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
+    """Make three steps and print the rise of the peak memory in MiB."""
+    torch.set_num_threads(1)
+    F.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3))
+    idle = _peak(device)
+    step, batch = build(kind, device), make_batch(kind, batch_size, device)
+    for _ in range(3):
+        step(batch)
+    print(_peak(device) - idle)
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text()  # a process's ru_maxrss would begin at that of its parent
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def agreement(device: torch.device) -> dict[str, float]:
+    """Return how far gradients (relative, L2) and loss of each kind are from the literal ones, from equal weights."""
+    results = {}
+    literal = build("literal", device)
+    assert isinstance(literal, LiteralStep)
+    literal.optimizer.param_groups[0]["lr"] = 0.0
+    expected_loss = float(literal(make_batch("literal", 2, device)))
+    expected = torch.cat([parameter.grad.flatten() for parameter in literal.network.parameters()]).double()
+    for kind in ("ours", "ours_bf16"):
+        step = build(kind, device)
+        loss = float(step(make_batch(kind, 2, device)))
+        network = step.model.network  # type: ignore[attr-defined]
+        gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).double()
+        results[f"{kind}.gradient"] = float((gradient - expected).norm() / expected.norm())
+        results[f"{kind}.loss"] = abs(loss - expected_loss) / abs(expected_loss)
+    return results
+
+
+def floor_flops(batch_size: int) -> tuple[float, float]:
+    """Return (3+N)·F_net + (2+N)·F_vgg of a batch, and 3·F_net of the plain step; a multiply-add is two FLOPs."""
+    model = RestorationModel(network_g=NETWORK)
+    features = SPNLoss(LAYERS, weights="random").features
+    with FlopCounterMode(display=False) as network, torch.no_grad():
+        model.network(torch.rand(batch_size, 3, LR_SIZE, LR_SIZE))
+    with FlopCounterMode(display=False) as vgg, torch.no_grad():
+        features(torch.rand(batch_size, 3, SCALE * LR_SIZE, SCALE * LR_SIZE))
+    return (
+        (3 + N) * network.get_total_flops() + (2 + N) * vgg.get_total_flops(),
+        3.0 * network.get_total_flops(),
+    )
+
+
+def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> float:
+    """Return the FLOPs a second of the step's own convolutions, run one by one: each layer's shape, forward only."""
+    shapes = [(64, 64, 1, 34), (64, 256, 1, 1), (64, 256, 2, 1), (64, 3, 4, 1)]  # in, out, enlarged by, how many of it
+    vgg = [(3, 64, 4, 1), (64, 64, 4, 1), (64, 128, 2, 1), (128, 128, 2, 1), (128, 256, 1, 1), (256, 256, 1, 2)]
+    work = [(*shape[:3], shape[3] * (3 + N)) for shape in shapes] + [(*shape[:3], shape[3] * (2 + N)) for shape in vgg]
+    total_flops = total_seconds = 0.0
+    for inputs, outputs, enlarged, count in work:
+        side = LR_SIZE * enlarged
+        image = torch.rand(batch_size, inputs, side, side, device=device)
+        image = image.contiguous(memory_format=torch.channels_last)
+        conv = torch.nn.Conv2d(inputs, outputs, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+        times = []
+        with torch.no_grad():
+            conv(image)
+            for _ in range(rounds):
+                began = clock(device)
+                conv(image)
+                times.append(clock(device) - began)
+        total_flops += count * 18.0 * inputs * outputs * side * side * batch_size
+        total_seconds += count * statistics.median(times)
+    return total_flops / total_seconds
+
+
+def main() -> None:
+    """Measure, print a table and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=4, help="images of a step (default: 4)")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: 7)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if arguments.memory_of:
+        return print_memory(arguments.memory_of, arguments.batch_size, device)
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    torch.set_num_threads(1)
+    times = seconds(list(KINDS), arguments.batch_size, arguments.rounds, device)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    memory = {kind: peak_memory_mib(kind, arguments.batch_size, device) for kind in KINDS}
+    flops, plain_flops = floor_flops(arguments.batch_size)
+    rate = convolution_rate(arguments.batch_size, device, arguments.rounds)
+    near = agreement(device)
+
+    table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {arguments.batch_size}, on {device}")
+    for heading in ("step", "median s", "literal / it", "memory MiB", "of literal", "loss differs by", "gradient by"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for kind, label in KINDS.items():
+        table.add_row(
+            label,
+            f"{medians[kind]:.3f}",
+            f"{medians['literal'] / medians[kind]:.2f}",
+            f"{memory[kind]:.0f}",
+            f"{memory[kind] / memory['literal']:.2f}",
+            f"{near[f'{kind}.loss']:.1e}" if f"{kind}.loss" in near else "",
+            f"{near[f'{kind}.gradient']:.1e}" if f"{kind}.gradient" in near else "",
+        )
+    console = Console(width=120)
+    console.print(table)
+    share = flops / rate / medians["ours"]
+    console.print(f"floor (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}")
+    console.print(f"this machine's rate on the step's convolutions: {rate / 1e9:.0f} GFLOP/s")
+    console.print(f"share of it that the fp32 step reaches: {share:.0%} (target {FLOOR_SHARE:.0%})")
+    console.print("bf16 is other arithmetic: its loss and gradient differ as the table shows")
+    for kind, (speed, room) in TARGETS.items():
+        reached = medians["literal"] / medians[kind], memory[kind] / memory["literal"]
+        console.print(
+            f"{KINDS[kind]}: {reached[0]:.2f}× literal (target ≥ {speed}), memory {reached[1]:.2f} (target ≤ {room})"
+        )
+    if arguments.json:
+        report = {
+            "seconds": times,
+            "median_seconds": medians,
+            "memory_mib": memory,
+            "agreement": near,
+            "floor_flops": flops,
+            "convolution_flops_per_second": rate,
+            "share_of_rate": share,
+            "batch_size": arguments.batch_size,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+            "torch": torch.__version__,
+        }
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()

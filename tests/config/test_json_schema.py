@@ -1,0 +1,118 @@
+"""The schema is tested by reading it as an editor does, for the few keywords that it uses."""
+
+import json
+import re
+
+import pytest
+
+from mcir.config import json_schema
+from mcir.config.yaml_loader import read_file
+from mcir.registry import ARCHS, LOSSES, MODELS
+
+SCHEMA = json_schema()
+
+
+def fits(value, schema):
+    """Return whether a value fits a schema: the meaning of each keyword, written out plainly."""
+    if "$ref" in schema:
+        return fits(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
+    kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+    kind = schema.get("type")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "integer" and not (is_number and float(value).is_integer()):
+        return False
+    if kind == "number" and not is_number:
+        return False
+    if kind in kinds and not isinstance(value, kinds[kind]):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if "const" in schema and value != schema["const"]:
+        return False
+    if is_number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        return False
+    if "anyOf" in schema and not any(fits(value, option) for option in schema["anyOf"]):
+        return False
+    if any(not fits(value, part) for part in schema.get("allOf", ())):
+        return False
+    if "if" in schema and fits(value, schema["if"]) and not fits(value, schema["then"]):
+        return False
+    if isinstance(value, list) and "items" in schema:
+        items = schema["items"] if isinstance(schema["items"], list) else [schema["items"]] * len(value)
+        return len(value) >= schema.get("minItems", 0) and all(map(fits, value, items))
+    if isinstance(value, dict):
+        if not set(schema.get("required", ())) <= value.keys():
+            return False
+        for key, entry in value.items():
+            patterns = [part for regex, part in schema.get("patternProperties", {}).items() if re.search(regex, key)]
+            matching = [*patterns, *([schema["properties"][key]] if key in schema.get("properties", {}) else [])]
+            if not matching:
+                additional = schema.get("additionalProperties", True)
+                matching = [additional] if isinstance(additional, dict) else []
+                if additional is False:
+                    return False
+            if not all(fits(entry, part) for part in matching):
+                return False
+    return True
+
+
+def test_the_schema_is_plain_json_and_its_references_exist():
+    text = json.dumps(SCHEMA)
+    assert {name.rpartition("/")[2] for name in re.findall(r'"\$ref": "([^"]+)"', text)} <= SCHEMA["$defs"].keys()
+
+
+def test_every_component_is_a_variant_with_types_and_defaults():
+    variants = {variant["title"]: variant for variant in SCHEMA["$defs"]["architecture"]["anyOf"]}
+    assert set(variants) == set(ARCHS.names())
+    edsr = variants["EDSR"]
+    assert set(edsr["properties"]) == {"type", *ARCHS.parameters("EDSR")}
+    assert edsr["properties"]["num_feat"] == {"type": "integer", "default": 64}
+    assert edsr["properties"]["rgb_mean"]["default"] == [0.4488, 0.4371, 0.4040]
+    assert "type" in edsr["required"] and "num_feat" not in edsr["required"]
+    assert {variant["title"] for variant in SCHEMA["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
+
+
+def test_the_arguments_of_training_follow_the_model():
+    assert SCHEMA["properties"]["model_type"]["enum"] == MODELS.names()
+    train = {
+        part["if"]["properties"]["model_type"]["const"]: part["then"]["properties"]["train"] for part in SCHEMA["allOf"]
+    }
+    assert "negatives" in train["ContrastiveModel"]["properties"]
+    assert "negatives" not in train["RestorationModel"]["properties"]
+    assert "seed" not in train["RestorationModel"]["properties"]
+    assert "total_iter" in train["RestorationModel"]["required"]
+
+
+def test_fixed_options_carry_their_descriptions():
+    assert SCHEMA["properties"]["scale"]["description"] == "Size of the output over the size of the input."
+    assert SCHEMA["properties"]["scale"]["minimum"] == 1
+    assert SCHEMA["properties"]["num_gpu"]["anyOf"] == [{"enum": ["auto"]}, {"type": "integer", "minimum": 0}]
+    assert SCHEMA["properties"]["logger"]["properties"]["print_freq"]["default"] == 100
+
+
+def test_a_good_file_fits(write, good):
+    assert fits(read_file(write(good)).plain(), SCHEMA)
+    more = "_base_: a.yml\nimports: b\nnum_gpu: 2\n" + good.replace(
+        "datasets:", "datasets:\n  val_1: {type: BundledPhotos, split: val, num_worker_per_gpu: 1}"
+    )
+    assert fits(read_file(write(more)).plain(), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("num_in_ch:", "num_in_chs:"),
+        ("EDSR", "EDRS"),
+        ("ContrastiveModel", "RestorationModel"),
+        ("lr: 1e-4", "lr: true"),
+        ("gt_size: 96", "gt_size: big"),
+        ("batch_size_per_gpu: 4", "batch_size: 4"),
+        ("total_iter:", "total_itr:"),
+        ("scale: 2", "scale: 0"),
+        ("betas: [0.9, 0.99]", "betas: [0.9]"),
+        ("name: quick", "nam: quick"),
+        ("type: PSNR", "type: EDSR"),
+    ],
+)
+def test_a_mistake_does_not_fit(write, good, old, new):
+    assert not fits(read_file(write(good.replace(old, new, 1))).plain(), SCHEMA)

@@ -1,0 +1,512 @@
+"""Option files of BasicSR and of the MCIR paper's released code, in all their keys."""
+
+import logging
+
+import pytest
+
+from mcir.config import load
+
+BASICSR = """\
+# general settings
+name: 203_EDSR_Mx4_300k
+model_type: SRModel
+scale: 4
+num_gpu: 1
+manual_seed: 10
+
+datasets:
+  train:
+    name: DIV2K
+    type: PairedImageDataset
+    dataroot_gt: datasets/DIV2K/train_HR_sub
+    dataroot_lq: datasets/DIV2K/train_LR_bicubic_X4_sub
+    meta_info_file: datasets/meta_info/DIV2K800sub.txt
+    filename_tmpl: '{}'
+    io_backend:
+      type: disk
+
+    gt_size: 192
+    use_flip: true
+    use_rot: true
+
+    # data loader
+    use_shuffle: true
+    num_worker_per_gpu: 6
+    batch_size_per_gpu: 16
+    dataset_enlarge_ratio: 100
+    prefetch_mode: ~
+    num_prefetch_queue: 1
+    pin_memory: true
+    phase: train
+
+  val:
+    name: Set5
+    type: PairedImageDataset
+    dataroot_gt: datasets/Set5/GTmod12
+    dataroot_lq: datasets/Set5/LRbicx4
+    io_backend:
+      type: disk
+
+network_g:
+  type: EDSR
+  num_in_ch: 3
+  num_out_ch: 3
+  num_feat: 64
+  num_block: 16
+  upscale: 4
+  res_scale: 1
+  img_range: 255.
+  rgb_mean: [0.4488, 0.4371, 0.4040]
+
+path:
+  pretrain_network_g: experiments/201_EDSR_Mx2/models/net_g_300000.pth
+  strict_load_g: false
+  param_key_g: params_ema
+  resume_state: ~
+  ignore_resume_networks: ~
+
+train:
+  ema_decay: 0.999
+  optim_g:
+    type: Adam
+    lr: !!float 1e-4
+    weight_decay: 0
+    betas: [0.9, 0.99]
+
+  scheduler:
+    type: MultiStepLR
+    milestones: [200000]
+    gamma: 0.5
+
+  total_iter: 300000
+  warmup_iter: -1  # no warm up
+
+  pixel_opt:
+    type: L1Loss
+    loss_weight: 1.0
+    reduction: mean
+  perceptual_opt:
+    type: PerceptualLoss
+    layer_weights:
+      'conv5_4': 1  # before relu
+    vgg_type: vgg19
+    use_input_norm: true
+    range_norm: false
+    perceptual_weight: 1.0
+    style_weight: 0
+    criterion: l1
+
+val:
+  val_freq: !!float 5e3
+  save_img: false
+  pbar: False
+
+  metrics:
+    psnr: # metric name, can be arbitrary
+      type: calculate_psnr
+      crop_border: 4
+      test_y_channel: false
+      better: higher
+    ssim:
+      type: calculate_ssim
+      crop_border: 4
+      test_y_channel: false
+
+logger:
+  print_freq: 100
+  save_checkpoint_freq: !!float 5e3
+  use_tb_logger: true
+  wandb:
+    project: ~
+    resume_id: ~
+
+dist_params:
+  backend: nccl
+  port: 29500
+"""
+
+RELEASED = """\
+name: MCLIR-FromScratch
+model_type: ImageRestorationModel_FFANet_Neg_Multi
+scale: 2
+num_gpu: 1
+manual_seed: 42
+datasets:
+  train:
+    name: RESIDE-IN
+    type: PairedImageDataset
+    dataroot_gt: datasets/target
+    dataroot_lq: datasets/input
+    filename_tmpl: '{}'
+    io_backend:
+      type: disk
+    gt_size: 128
+    use_hflip: true
+    use_rot: true
+    use_shuffle: true
+    num_worker_per_gpu: 4
+    batch_size_per_gpu: 4
+    dataset_enlarge_ratio: 1
+    pin_memory: true
+network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3, upscale: 2}
+path: {pretrain_network_g: ~, strict_load_g: true, resume_state: ~}
+path_neg: {pretrain_network_g: ~, strict_load_g: true, resume_state: ~}
+train:
+  ema_decay: 0.999
+  neg_decay: [0.1, 0.1, 0.1, 0.1]
+  neg_iter: [100, 200, 500, 1000]
+  neg_start: 0.1
+  optim_g: {type: AdamW, lr: !!float 2e-4, weight_decay: 0.0, betas: [0.9, 0.9]}
+  scheduler: {type: TrueCosineAnnealingLR, T_max: 100000, eta_min: !!float 1e-8}
+  total_iter: 500000
+  warmup_iter: -1
+  pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}
+  perceptual_opt:
+    type: PerceptualLoss
+    layer_weights: {'relu1_2': 0.2, 'relu2_2': 0.3, 'relu3_3': 0.5}
+    vgg_type: vgg16
+    use_input_norm: true
+    range_norm: false
+    perceptual_weight: 0.001
+    style_weight: 0
+    criterion: l1
+val: {val_freq: !!float 5e3, save_img: false}
+logger: {print_freq: 200, save_checkpoint_freq: !!float 5e3, use_tb_logger: true, wandb: {project: ~, resume_id: ~}}
+dist_params: {backend: nccl, port: 29500}
+"""
+
+HISTORY = {"type": "HistoryNegatives", "steps": (1000, 500, 200, 100), "weight": 0.1, "start": 0.1}
+SPN = {
+    "type": "SPNLoss",
+    "layer_weights": {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5},
+    "vgg_type": "vgg16",
+    "use_input_norm": True,
+    "range_norm": False,
+    "loss_weight": 0.001,
+    "criterion": "l1",
+}
+
+
+def bent(text, *replacements):
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def line_of(text, words):
+    """Return the number of the line that holds the words."""
+    assert text.count(words) == 1
+    return text[: text.index(words)].count("\n") + 1
+
+
+# -- BasicSR ----------------------------------------------------------------------------------------------------------
+
+
+def test_basicsrs_training_options_are_understood_as_they_stand(write):
+    options = load(write(BASICSR))
+    assert options.model_section() == {
+        "type": "RestorationModel",
+        "network_g": {
+            "type": "EDSR",
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": 64,
+            "num_block": 16,
+            "upscale": 4,
+            "res_scale": 1.0,
+            "img_range": 255.0,
+            "rgb_mean": (0.4488, 0.4371, 0.4040),
+        },
+        "seed": 10,
+        "ema_decay": 0.999,
+        "optim_g": {"type": "Adam", "lr": 1e-4, "weight_decay": 0.0, "betas": (0.9, 0.99)},
+        "scheduler": {"type": "MultiStepLR", "milestones": (200000,), "gamma": 0.5},
+        "warmup_iter": -1,
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        "perceptual_opt": {
+            "type": "PerceptualLoss",
+            "layer_weights": {"conv5_4": 1.0},
+            "vgg_type": "vgg19",
+            "use_input_norm": True,
+            "range_norm": False,
+            "perceptual_weight": 1.0,
+            "style_weight": 0.0,
+            "criterion": "l1",
+        },
+    }
+    training = options.datasets.train
+    assert (training.name, training.batch_size_per_gpu, training.num_worker_per_gpu) == ("DIV2K", 16, 6)
+    assert training.section == {
+        "type": "PairedImageDataset",
+        "dataroot_gt": "datasets/DIV2K/train_HR_sub",
+        "dataroot_lq": "datasets/DIV2K/train_LR_bicubic_X4_sub",
+        "meta_info_file": "datasets/meta_info/DIV2K800sub.txt",
+        "filename_tmpl": "{}",
+        "io_backend": {"type": "disk"},
+        "gt_size": 192,
+        "use_hflip": True,
+        "use_rot": True,
+        "scale": 4,
+    }
+    assert options.datasets.val["val"].name == "Set5"
+    assert options.val.val_freq == 5000
+    assert options.val.metrics == {
+        "psnr": {"type": "PSNR", "crop_border": 4, "test_y_channel": False},
+        "ssim": {"type": "SSIM", "crop_border": 4, "test_y_channel": False},
+    }
+    assert options.path.pretrain_network_g == "experiments/201_EDSR_Mx2/models/net_g_300000.pth"
+    assert (options.path.strict_load_g, options.path.param_key_g) == (False, "params_ema")
+    assert options.dist_params.backend == "nccl"
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"type": "MultiStepLR", "milestones": (50000, 100000), "gamma": 0.5},
+        {
+            "type": "MultiStepRestartLR",
+            "milestones": (5, 9),
+            "gamma": 0.5,
+            "restarts": (0, 7),
+            "restart_weights": (1.0, 0.5),
+        },
+        {"type": "CosineAnnealingLR", "T_max": 400000, "eta_min": 1e-7},
+        {"type": "CosineAnnealingRestartLR", "periods": (250, 250), "restart_weights": (1.0, 1.0), "eta_min": 1e-7},
+    ],
+    ids=lambda scheduler: scheduler["type"],
+)
+def test_basicsrs_schedules(write, scheduler):
+    flow = ", ".join(f"{key}: {list(value) if isinstance(value, tuple) else value}" for key, value in scheduler.items())
+    old = BASICSR[BASICSR.index("  scheduler:") : BASICSR.index("  total_iter")]
+    assert load(write(bent(BASICSR, (old, f"  scheduler: {{{flow}}}\n")))).train.model.scheduler == scheduler
+
+
+def test_basicsrs_test_options(write):
+    head = BASICSR[: BASICSR.index("datasets:")].replace("manual_seed: 10\n", "")
+    network = BASICSR[BASICSR.index("network_g:") : BASICSR.index("path:")]
+    sets = "".join(
+        f"  test_{i}:\n    name: {name}\n    type: PairedImageDataset\n    dataroot_gt: a/{name}\n"
+        f"    dataroot_lq: b/{name}\n    filename_tmpl: '{{}}x4'\n    io_backend:\n      type: lmdb\n"
+        for i, name in enumerate(["Set5", "Set14"], 1)
+    )
+    paths = "path:\n  pretrain_model_g: net_g.pth\n  strict_load: true\n  param_key: params_ema\n  root: /data\n"
+    rest = paths + "val:\n  save_img: true\n  suffix: ~\n"
+    options = load(write(head + "datasets:\n" + sets + network + rest))
+    assert options.train is None
+    assert {key: dataset.name for key, dataset in options.datasets.test.items()} == {
+        "test_1": "Set5",
+        "test_2": "Set14",
+    }
+    assert options.datasets.test["test_1"].section.filename_tmpl == "{}x4"
+    assert (options.path.pretrain_network_g, options.path.param_key_g) == ("net_g.pth", "params_ema")
+    assert options.path.experiments_root == "/data/experiments"
+    assert options.path.results_root == "/data/results"
+    assert options.val.save_img
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "SwinIRModel", "ImageRestorationModel"])
+def test_model_types_for_pairs(write, model_type):
+    options = load(write(bent(BASICSR, ("SRModel", model_type))))
+    assert options.model_type == "RestorationModel"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "line", "norm"),
+    [
+        ("SRModel", "", None),
+        ("SRModel", "use_grad_clip: true", 0.01),
+        ("SRModel", "use_grad_clip: false", None),
+        ("SRModel", "use_grad_clip: 0.5", 0.5),
+        ("ImageRestorationModel", "", 0.01),  # which NAFNet's code does although no option says so
+        ("ImageRestorationModel", "use_grad_clip: true", 0.01),
+        ("ImageRestorationModel", "use_grad_clip: false", None),
+        ("ImageRestorationModel", "grad_clip: 0.3", 0.3),
+    ],
+)
+def test_gradient_clipping(write, model_type, line, norm):
+    text = bent(BASICSR, ("SRModel", model_type), ("train:\n  ema", f"train:\n  {line}\n  ema"))
+    assert load(write(text)).train.model.get("grad_clip") == norm
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message"),
+    [
+        ("wandb:\n    project: ~", "wandb:\n    project: mine", "logger.wandb",
+         "Weights & Biases is not supported; TensorBoard and JSON lines are written."),
+        ("better: higher", "better: lower", "val.metrics.psnr.better", "Of PSNR higher is better."),
+        ("use_shuffle: true", "use_shuffle: false", "datasets.train.use_shuffle",
+         "Training samples are always shuffled."),
+        ("use_flip: true", "use_flip: 3", "datasets.train.use_hflip",
+         "Expected true or false, not 3. (written as 'datasets.train.use_flip')"),
+        ("use_flip: true", "use_flip: true\n    use_hflip: true", "datasets.train.use_hflip",
+         "'datasets.train.use_hflip' stands at x.yml:21 already: keep one of the two."),
+        ("type: calculate_psnr", "type: calculate_niqe", "val.metrics.psnr.type",
+         "There is no metric 'calculate_niqe'."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_translated_is_said_at_its_place(problems, old, new, path, message):
+    text = bent(BASICSR, (old, new))
+    [found] = problems(text)
+    assert found.startswith(f"x.yml:{line_of(text, new)}: {path}: {message}")
+
+
+# -- the paper's released code ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model_type", ["SRNegModel_Multi", "SwinIRNegModel_Multi", "ImageRestorationModel_FFANet_Neg_Multi"]
+)
+def test_the_released_options_become_a_contrastive_model(write, model_type):
+    options = load(write(bent(RELEASED, ("ImageRestorationModel_FFANet_Neg_Multi", model_type))))
+    assert options.model_type == "ContrastiveModel"
+    model = options.train.model
+    assert model.negatives == HISTORY
+    assert model.contrastive_opt == SPN
+    assert model.scheduler.type == "CosineAnnealingLR"
+    assert "perceptual_opt" not in model
+    assert "grad_clip" not in model
+
+
+def test_steps_are_reversed_and_decays_are_not(write):
+    options = load(write(bent(RELEASED, ("[0.1, 0.1, 0.1, 0.1]", "[0.1, 0.3, 0.5, 0.7]"))))
+    assert options.train.model.negatives.weight == (0.1, 0.3, 0.5, 0.7)
+    assert options.train.model.negatives.steps == (1000, 500, 200, 100)
+
+
+def test_the_released_defaults_are_written_out(write):
+    text = bent(
+        RELEASED, ("  neg_start: 0.1\n", ""), ("    vgg_type: vgg16\n", ""), ("    perceptual_weight: 0.001\n", "")
+    )
+    model = load(write(text)).train.model
+    assert model.negatives.start == 0.01
+    assert (model.contrastive_opt.vgg_type, model.contrastive_opt.loss_weight) == ("vgg19", 1.0)
+
+
+def test_the_single_negative(write):
+    text = bent(
+        RELEASED,
+        ("ImageRestorationModel_FFANet_Neg_Multi", "SRNegModel"),
+        ("[0.1, 0.1, 0.1, 0.1]", "0.999"),
+        ("[100, 200, 500, 1000]", "2"),
+        ("neg_start: 0.1", "neg_start: 0.9"),
+    )
+    assert load(write(text)).train.model.negatives == {
+        "type": "HistoryNegatives", "steps": (2,), "weight": 0.999, "start": 0.9,
+    }  # fmt: skip
+    assert load(write(text.replace("  neg_start: 0.9\n", ""))).train.model.negatives.start == 0.999
+
+
+@pytest.mark.parametrize(("line", "threshold"), [("  neg_t: 0.05\n", {"threshold": 0.05}), ("", {})])
+def test_adaptive_negatives(write, line, threshold):
+    text = bent(RELEASED, ("Neg_Multi", "Neg_Multi_Adaptive_DDP"), ("  neg_start", f"{line}  neg_start"))
+    expected = {"type": "AdaptiveHistoryNegatives", "members": 4, "start": 0.1, **threshold}
+    assert load(write(text)).train.model.negatives == expected
+
+
+@pytest.mark.parametrize(("line", "norm"), [("use_grad_clip: 0.05", 0.05), ("use_grad_clip: true", 1.0)])
+def test_the_release_hands_its_switch_on_as_the_norm(write, line, norm):
+    assert load(write(bent(RELEASED, ("  neg_start", f"  {line}\n  neg_start")))).train.model.grad_clip == norm
+
+
+def test_the_positive_loss_is_the_perceptual_one(write):
+    positive = "  perceptual_pos_opt: {type: PerceptualLoss, layer_weights: {relu1_2: 1}}\n  perceptual_opt:"
+    model = load(write(bent(RELEASED, ("  perceptual_opt:", positive)))).train.model
+    assert model.perceptual_opt.layer_weights == {"relu1_2": 1.0}
+    assert model.contrastive_opt == SPN
+    nulls = bent(RELEASED, ("  pixel_opt:", "  grad_clip: ~\n  use_grad_clip: 0.05\n  pixel_opt:"))
+    assert load(write(nulls)).train.model.grad_clip == 0.05
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message"),
+    [
+        ("  neg_start: 0.1", "  use_grad_norm: 0.05", "train.use_grad_norm",
+         "No released code reads 'use_grad_norm': nothing was clipped. Leave it out to train as they did, or clip with "
+         "'grad_clip: 0.05'. Did you mean 'grad_clip'?"),
+        ("style_weight: 0", "style_weight: 0.5", "train.perceptual_opt.style_weight",
+         "The negative loss has no style term: it must be 0."),
+        ("[100, 200, 500, 1000]", "[100, 200, x, 1000]", "train.negatives.steps.1",
+         "Expected an integer, not the text 'x'. (written as 'train.neg_iter')"),
+        ("[0.1, 0.1, 0.1, 0.1]", "[0.1, 0.1]", "train.neg_decay", "4 'neg_iter' need 4 'neg_decay', not 2."),
+        ("train:\n  ema_decay: 0.999\n  neg_decay: [0.1, 0.1, 0.1, 0.1]", "train:\n  ema_decay: 0.9", "train",
+         "ImageRestorationModel_FFANet_Neg_Multi needs 'neg_decay'."),
+        ("criterion: l1", "criterion: l7", "train.contrastive_opt.criterion",
+         "Expected one of 'l1', 'l2', 'fro', not the text 'l7'. (written as "
+         "'train.perceptual_opt.criterion')"),
+        ("    vgg_type", "    vggtype", "train.contrastive_opt.vggtype",
+         "SPNLoss takes no 'vggtype'. Did you mean 'vgg_type'? (written as 'train.perceptual_opt.vggtype')"),
+        ("type: PerceptualLoss", "type: SPNLoss", "train.perceptual_opt.type",
+         "ImageRestorationModel_FFANet_Neg_Multi compares with the negatives by PerceptualLoss."),
+        ("  perceptual_opt:", "  contrastive_opt: {type: SPNLoss}\n  perceptual_opt:", "train.contrastive_opt",
+         "'train.contrastive_opt' stands at x.yml:36 already: keep one of the two. (written as "
+         "'train.perceptual_opt')"),
+        ("path_neg: {pretrain_network_g: ~", "path_neg: {pretrain_network_g: neg.pth", "path_neg",
+         "Negatives begin from the network, not from a file."),
+    ],
+)  # fmt: skip
+def test_released_options_that_cannot_be_translated(problems, old, new, path, message):
+    text = bent(RELEASED, (old, new))
+    [found] = problems(text)
+    line = line_of(text, "  perceptual_opt:" if "contrastive_opt: {" in new else new)
+    assert found == f"x.yml:{line}: {path}: {message}"
+
+
+def test_the_command_line_speaks_both_languages(write):
+    modern = ["train.contrastive_opt.loss_weight=1e-5", "train.negatives.weight=0.2", "train.grad_clip=0.3"]
+    model = load(write(RELEASED), modern).train.model
+    assert model.contrastive_opt == {**SPN, "loss_weight": 1e-5}
+    assert model.negatives == {**HISTORY, "weight": 0.2}
+    assert model.grad_clip == 0.3
+    old = load(write(RELEASED), force_yml=["train:neg_iter=[5, 10]", "train:neg_decay=[0.1, 0.1]"]).train.model
+    assert old.negatives.steps == (10, 5)
+
+
+# -- the notice -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [BASICSR, RELEASED], ids=["basicsr", "released"])
+def test_one_notice_tells_every_change_and_the_same_in_todays_names(write, caplog, text):
+    with caplog.at_level(logging.INFO, "mcir"):
+        options = load(write(text))
+    [record] = caplog.records
+    notice = record.getMessage()
+    assert notice.startswith("x.yml uses names of BasicSR")
+    assert notice.endswith(options.dump())
+    for change in ("dist_params.port is dropped", "dataset_enlarge_ratio is dropped", "pin_memory is dropped"):
+        assert change in notice
+    caplog.clear()
+    assert load(write(options.dump(), "modern.yml")) == options
+    assert caplog.records == []
+
+
+def test_the_notice_tells_the_negatives(write, caplog):
+    load(write(RELEASED))
+    for change in (
+        "model_type: ImageRestorationModel_FFANet_Neg_Multi -> ContrastiveModel",
+        "train.neg_iter -> train.negatives.steps: reversed",
+        "train.perceptual_opt -> train.contrastive_opt: SPNLoss",
+    ):
+        assert change in caplog.text
+
+
+def test_todays_files_pass_without_a_notice(write, good, caplog):
+    load(write(good))
+    assert caplog.records == []
+
+
+def test_a_data_set_that_takes_an_old_name_keeps_it(write, monkeypatch):
+    from mcir.registry import DATASETS
+
+    monkeypatch.setattr(DATASETS, "_classes", dict(DATASETS._classes))
+    DATASETS.names()
+
+    @DATASETS.register()
+    class OldStyle:
+        def __init__(self, phase: str, dataset_enlarge_ratio: int = 1):
+            pass
+
+    old = BASICSR[BASICSR.index("  val:\n") : BASICSR.index("network_g:")]
+    new = "  val: {type: OldStyle, phase: val, dataset_enlarge_ratio: 3}\n"
+    section = load(write(bent(BASICSR, (old, new)))).datasets.val["val"].section
+    assert section == {"type": "OldStyle", "phase": "val", "dataset_enlarge_ratio": 3}

@@ -1,0 +1,177 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcir.config import OptionError, load
+from mcir.registry import ARCHS
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "options").rglob("*.yml")), ids=lambda file: file.name)
+def test_every_option_file_of_the_repository_loads(file):
+    if file.parent.name != "_base_":
+        assert load(file).name
+
+
+# -- _base_ -----------------------------------------------------------------------------------------------------------
+
+
+def test_bases_are_merged_in_order_below_the_file(write, good):
+    write(good, "base/all.yml")
+    write("scale: 3\nlogger: {print_freq: 7, keep_checkpoints: 2}\n", "base/log.yml")
+    options = load(write("_base_: [base/all.yml, base/log.yml]\nscale: 4\nlogger: {print_freq: 9}\n"))
+    assert options.scale == 4
+    assert (options.logger.print_freq, options.logger.keep_checkpoints) == (9, 2)
+    assert options.train.total_iter == 5000
+
+
+def test_bases_of_bases_are_relative_to_their_own_file(write, good):
+    write(good, "a/b/deep.yml")
+    write("_base_: b/deep.yml\nscale: 3\n", "a/middle.yml")
+    assert load(write("_base_: a/middle.yml\nname: top\n")).scale == 3
+
+
+def test_one_base_may_come_twice(write, good):
+    write(good, "root.yml")
+    write("_base_: root.yml\nscale: 3\n", "left.yml")
+    write("_base_: root.yml\nmanual_seed: 5\n", "right.yml")
+    options = load(write("_base_: [left.yml, right.yml]\n"))
+    assert options.manual_seed == 5
+
+
+def test_null_switches_a_section_off_and_another_type_replaces(write, good):
+    write(good, "base.yml")
+    options = load(write("_base_: base.yml\ntrain: {scheduler: ~, optim_g: {type: SGD, lr: 1e-2}}\nval: ~\n"))
+    assert options.train.model.scheduler is None
+    assert options.train.model.optim_g == {"type": "SGD", "lr": 0.01}
+    assert options.val.metrics == {}
+
+
+def test_a_problem_names_the_file_that_holds_it(problems, write, good):
+    write(good.replace("num_in_ch: 3", "num_in_chs: 3"), "bases/b.yml")
+    assert problems("_base_: bases/b.yml\nscale: two\n") == [
+        "bases/b.yml:11: network_g.num_in_chs: EDSR takes no 'num_in_chs'. Did you mean 'num_in_ch'?",
+        "x.yml:2: scale: Expected an integer, not the text 'two'.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_base_: x.yml\n", "x.yml:1: _base_: The file is its own base: x.yml -> x.yml."),
+        ("_base_: y.yml\n", "y.yml:2: _base_: The file is its own base: x.yml -> y.yml -> x.yml."),
+        ("_base_: {a: b}\n", "x.yml:1: _base_: Expected the name of an option file, or a list of names."),
+        ("a: 1\n_base_:\n- y.ymll\n", "x.yml:3: _base_: 'y.ymll': There is no such file. Did you mean 'y.yml'?"),
+        ("_base_: bad.yml\n", "bad.yml:2: The key 'a' stands twice in one section, first in line 1."),
+    ],
+)
+def test_bases_that_cannot_be(problems, write, text, message):
+    write("scale: 2\n_base_: [x.yml]\n", "y.yml")
+    write("a: 1\na: 2\n", "bad.yml")
+    assert problems(text) == [message]
+
+
+def test_all_missing_bases_are_named(problems):
+    assert len(problems("_base_: [one.yml, two.yml]\n")) == 2
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("train.optim_g.lr=5e-5", lambda o: o.train.model.optim_g.lr, 5e-5),
+        ("train.total_iter=1e2", lambda o: o.train.total_iter, 100),
+        ("datasets.train.batch_size_per_gpu=2", lambda o: o.datasets.train.batch_size_per_gpu, 2),
+        ("train.optim_g.betas=[0.5, 0.6]", lambda o: o.train.model.optim_g.betas, (0.5, 0.6)),
+        ("train.scheduler.milestones.1=4e3", lambda o: o.train.model.scheduler.milestones, (2000, 4000)),
+        ("train.scheduler={type: CosineAnnealingLR, T_max: 9}", lambda o: o.train.model.scheduler.T_max, 9),
+        ("train.scheduler=~", lambda o: o.train.model.scheduler, None),
+        ("train.scheduler=", lambda o: o.train.model.scheduler, None),
+        ("logger.use_tb_logger=off", lambda o: o.logger.use_tb_logger, False),
+        ("val.suffix=a=b", lambda o: o.val.suffix, "a=b"),
+        ("name='007'", lambda o: o.name, "007"),
+        ("name=no", lambda o: o.name, "no"),
+        ("path.pretrain_network_g=/a:b.pth", lambda o: o.path.pretrain_network_g, "/a:b.pth"),
+    ],
+)
+def test_overrides_are_typed_as_in_the_file(write, good, override, get, value):
+    key, _, text = override.partition("=")
+    for options in (
+        load(write(good), [override]),
+        load(write(good), force_yml=[f"{key.replace('.', ':')}={text}"]),
+    ):
+        assert get(options) == value
+        assert type(get(options)) is type(value)
+
+
+def test_the_last_word_counts(write, good):
+    options = load(write(good), ["scale=3", "scale=4"], force_yml=["scale=5"])
+    assert options.scale == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scale", "--set scale: Expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("=3", "--set =3: Expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("a..b=3", "--set a..b=3: Expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("scale.x=3", "--set scale.x=3: scale: This is a single value: nothing can be set below it."),
+        ("train.scheduler.milestones.2=3", "--set train.scheduler.milestones.2=3: train.scheduler.milestones: This is "
+         "a list of 2; '2' is no index between 0 and 1."),
+        ("train.scheduler.milestones.last=3", "--set train.scheduler.milestones.last=3: train.scheduler.milestones: "
+         "This is a list of 2; 'last' is no index between 0 and 1."),
+        ("scale=[1", "--set scale=[1: No valid YAML: expected ',' or ']', but got '<stream end>'. A bracket is not "
+         "closed, or a comma is missing."),
+        ("scale=two", "--set scale=two: scale: Expected an integer, not the text 'two'."),
+        ("network_g.num_feats=3", "--set network_g.num_feats=3: network_g.num_feats: EDSR takes no 'num_feats'. Did "
+         "you mean 'num_feat'?"),
+        ("loger.print_freq=3", "--set loger.print_freq=3: loger: There is no option 'loger'. Did you mean 'logger'?"),
+        ("name=__import__('os').getcwd()", None),
+    ],
+)  # fmt: skip
+def test_overrides_that_do_not_fit(problems, write, good, override, message):
+    if message is None:
+        assert load(write(good), [override]).name == "__import__('os').getcwd()"  # text, never code
+    else:
+        assert problems(good, overrides=[override]) == [message]
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_imports_bring_components_of_the_current_folder(write, good, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(ARCHS, "_classes", dict(ARCHS._classes))
+    write(
+        "from torch import nn\nfrom mcir.registry import ARCHS\n"
+        "@ARCHS.register()\nclass Thrown(nn.Module):\n"
+        "    def __init__(self, width: int = 3):\n        super().__init__()\n",
+        "thrown_pkg_a/arch.py",
+    )
+    text = "imports: thrown_pkg_a.arch\n" + good.replace(
+        "{type: EDSR, num_in_ch: 3, num_out_ch: 3, upscale: 2}", "{type: Thrown}"
+    )
+    options = load(write(text))
+    assert options.imports == ("thrown_pkg_a.arch",)
+    assert options.network_g.type == "Thrown"
+    with pytest.raises(OptionError, match=r"x.yml:12: network_g.widht: Thrown takes no 'widht'. Did you mean 'width'"):
+        load(write(text.replace("Thrown}", "Thrown, widht: 3}")))
+
+
+def test_a_failed_import_names_module_file_and_line(problems, write, good, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write("x = 1\nraise RuntimeError('no GPU')\n", "thrown_b.py")
+    write("import numpy.nothing_there\n", "thrown_c.py")
+    first, second, third = problems(good + "imports:\n- thrown_b\n- thrown_d.arch\n- thrown_c\n")
+    assert first.startswith("x.yml:21: imports.0: Importing thrown_b failed: RuntimeError: no GPU (")
+    assert first.endswith("thrown_b.py:2)")
+    assert second == (
+        "x.yml:22: imports.1: Importing thrown_d.arch failed: ModuleNotFoundError: No module named 'thrown_d'. "
+        "Install the package, or start in the folder that holds it."
+    )
+    assert "numpy.nothing_there" in third
+    assert third.endswith("thrown_c.py:1)")

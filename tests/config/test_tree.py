@@ -1,0 +1,74 @@
+import pytest
+
+from mcir.config.tree import Node, OptionError, Place, Problem, merge
+
+FILE = Place("x.yml", 1)
+
+
+def tree(value, line=1):
+    """Build nodes from plain values, all at one line."""
+    if isinstance(value, dict):
+        value = {key: tree(entry, line) for key, entry in value.items()}
+    elif isinstance(value, list):
+        value = [tree(entry, line) for entry in value]
+    return Node(value, Place("x.yml", line))
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "merged"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"d": 3}}}, {"a": {"b": {"c": 1, "d": 3}}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": None}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"n": {"type": "A", "x": 1}}, {"n": {"type": "A", "y": 2}}, {"n": {"type": "A", "x": 1, "y": 2}}),
+        ({"n": {"type": "A", "x": 1}}, {"n": {"type": "B", "y": 2}}, {"n": {"type": "B", "y": 2}}),
+        ({"n": {"type": "A", "x": 1}}, {"n": {"y": 2}}, {"n": {"type": "A", "x": 1, "y": 2}}),
+    ],
+)
+def test_merge_goes_deep_but_replaces_lists_nulls_and_components_of_another_type(below, above, merged):
+    below, above = tree(below), tree(above, line=2)
+    before = below.plain()
+    assert merge(below, above).plain() == merged
+    assert below.plain() == before
+
+
+def test_merged_values_keep_their_own_places():
+    merged = merge(tree({"a": {"b": 1, "c": 2}}, line=10), tree({"a": {"c": 3}}, line=20))
+    assert merged.place_of(("a", "b")).line == 10
+    assert merged.place_of(("a", "c")).line == 20
+
+
+def test_place_of_a_missing_key_is_that_of_its_section():
+    root = Node({"a": tree({"b": 1}, line=7)}, FILE)
+    assert root.place_of(("a", "nothing", "below")).line == 7
+
+
+def test_put_makes_the_sections_on_the_way():
+    root = tree({"a": None})
+    root.put(("a", "b", "c"), tree(1, line=5))
+    assert root.plain() == {"a": {"b": {"c": 1}}}
+    assert root.place_of(("a", "b")).line == 5
+
+
+def test_find_matches_any_key_for_a_star():
+    root = tree({"d": {"one": {"x": 1}, "two": {"x": 2, "y": 3}, "three": 4}})
+    assert [(path, node.value) for path, node in root.find("d.*.x")] == [(("d", "one", "x"), 1), (("d", "two", "x"), 2)]
+
+
+def test_moved_from_tells_the_old_path_of_every_part():
+    moved = tree({"a": [1], "b": {"c": 2}}).moved_from(("old",))
+    assert moved.place_of(("b", "c")).written == "old.b.c"
+    assert moved.place_of(("a", 0)).written == "old.a"
+
+
+def test_problems_are_sorted_by_file_and_line_with_the_command_line_last():
+    places = [Place("--set a=1"), Place("b.yml", 2), Place("a.yml", 10), Place("a.yml", 9, written="old")]
+    error = OptionError(Problem(place, ("k", 0), "wrong.") for place in [*places, places[1]])
+    assert str(error).splitlines() == [
+        "a.yml:9: k.0: wrong. (written as 'old')",
+        "a.yml:10: k.0: wrong.",
+        "b.yml:2: k.0: wrong.",
+        "--set a=1: k.0: wrong.",
+    ]

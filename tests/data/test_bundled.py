@@ -1,0 +1,53 @@
+"""The photographs of scikit-image."""
+
+import socket
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as skimage_data
+
+from mcir.data.bundled import TRAIN, VAL, BundledPhotos, photographs
+from mcir.data.degradations import BicubicDown
+from mcir.data.errors import DataError
+from mcir.data.sampler import Draw
+
+
+def test_they_are_the_named_photographs_without_a_download(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
+    cat = BundledPhotos("val", scale=2)[0]
+    assert cat["gt_path"] == "chelsea.png"
+    assert np.array_equal(cat["gt"].permute(1, 2, 0).numpy(), skimage_data.chelsea()[:300, :450])
+    assert torch.equal(cat["lq"], BicubicDown(2)(cat["gt"], np.random.default_rng()))
+
+
+def test_the_split_holds_whole_photographs_out():
+    assert not TRAIN.keys() & VAL.keys()
+    assert not any("motorcycle" in name for name in [*TRAIN, *VAL])
+    assert all(photographs(VAL).info(name).channels == 3 for name in VAL)
+    assert len(BundledPhotos("train")) == len(TRAIN) and len(BundledPhotos("val")) == len(VAL)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_training_crops(scale):
+    dataset = BundledPhotos("train", scale=scale, gt_size=48, use_hflip=True, use_rot=True)
+    for index in range(len(dataset)):
+        item = dataset[Draw(index, index, 0)]
+        assert item["gt"].shape == (3, 48, 48) and item["lq"].shape == (3, 48 // scale, 48 // scale)
+        assert item["gt"].dtype == item["lq"].dtype == torch.uint8
+    assert BundledPhotos("train", scale=scale, gt_size=48, color="gray")[0]["gt"].shape == (1, 48, 48)
+
+
+def test_other_degradations():
+    item = BundledPhotos("val", scale=1, degradation={"type": "GaussianNoise", "sigma": 25})[1]
+    difference = (item["lq"] - item["gt"] / 255) * 255
+    assert abs(difference.std().item() - 25) < 0.2
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(DataError, match="split is 'test'"):
+        BundledPhotos("test")
+    with pytest.raises(DataError, match=r"has no nothing\.png"):
+        photographs({"nothing.png": None})
+    with pytest.raises(DataError, match=r"rocket\.jpg: 640×427 pixels, smaller than the crop of 448"):
+        BundledPhotos("train", gt_size=448)

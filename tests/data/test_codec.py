@@ -1,0 +1,109 @@
+"""Image files of every kind: headers equal to pixels, damage found."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcir.data.codec import decode, decode_thoroughly, encode_png, info_of, probe, write_atomically
+from mcir.data.errors import DataError
+from tests.data.pictures import noise, save, shorten, smooth
+
+KINDS = [
+    ("c.png", 3, np.uint8), ("g.png", 1, np.uint8), ("c16.png", 3, np.uint16), ("g16.png", 1, np.uint16),
+    ("c.bmp", 3, np.uint8), ("c.tif", 3, np.uint8), ("c16.tif", 3, np.uint16), ("g16.tif", 1, np.uint16),
+    ("c.ppm", 3, np.uint8), ("g.pgm", 1, np.uint8), ("g16.pgm", 1, np.uint16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "channels", "dtype"), KINDS, ids=[kind[0] for kind in KINDS])
+def test_lossless_kinds_come_back_as_they_were(tmp_path, name, channels, dtype):
+    image = noise(21, 34, channels, dtype)
+    save(tmp_path / name, image)
+    data = (tmp_path / name).read_bytes()
+    assert np.array_equal(decode(data, name), image)
+    assert np.array_equal(decode(data, name, (3, 5, 7, 11)), image[3:10, 5:16])
+    assert probe(io.BytesIO(data)) == info_of(image)
+    assert decode(data, name).dtype == probe(io.BytesIO(data)).dtype
+    decode_thoroughly(data)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("c.jpg", 3), ("g.jpg", 1), ("c.webp", 3)])
+def test_lossy_kinds(tmp_path, name, channels):
+    image = smooth(40, 56, channels)
+    save(tmp_path / name, image)
+    data = (tmp_path / name).read_bytes()
+    assert probe(io.BytesIO(data)) == (40, 56, channels, 8)
+    decoded = decode(data, name)
+    assert decoded.shape == image.shape
+    assert np.abs(decoded.astype(int) - image).mean() < 6
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3), ("1", 1), ("CMYK", 3)])
+def test_alpha_palettes_and_other_modes(mode, channels):
+    colours = Image.fromarray(noise(17, 23, 3) // 128 * 255)
+    image = colours.convert("L").convert("LA") if mode == "LA" else colours.convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(noise(17, 23, 1)[:, :, 0]))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG" if mode == "CMYK" else "PNG")
+    data = stream.getvalue()
+    decoded = decode(data, mode)
+    assert decoded.shape == (17, 23, channels)
+    assert probe(io.BytesIO(data)) == info_of(decoded)
+    if mode in ("RGBA", "LA"):  # the colours under the alpha, untouched
+        assert np.array_equal(decoded, np.asarray(image)[:, :, :channels])
+
+
+@pytest.mark.parametrize(("kind", "count"), [("png", 30), ("png", 400), ("jpg", 1), ("jpg", 30), ("jpg", 400)])
+def test_truncated_files_are_found_by_the_header_check(tmp_path, kind, count):
+    path = tmp_path / f"x.{kind}"
+    save(path, noise(60, 60))
+    shorten(path, count)
+    with pytest.raises(DataError, match="truncated"):
+        probe(io.BytesIO(path.read_bytes()))
+    with pytest.raises(DataError, match=r"some\.file"):
+        decode(path.read_bytes(), "some.file")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_what_stands_behind_an_image_is_no_damage(tmp_path, kind):
+    path = tmp_path / f"x.{kind}"
+    save(path, noise(30, 30))
+    data = path.read_bytes() + b"\0" * 10_000
+    assert probe(io.BytesIO(data)) == (30, 30, 3, 8)
+    assert decode(data, "x").shape == (30, 30, 3)
+
+
+def test_damage_inside_is_found_by_the_thorough_check(tmp_path):
+    data = bytearray(encode_png(noise(60, 60)))
+    data[len(data) // 2] ^= 0xFF
+    assert probe(io.BytesIO(data)) == (60, 60, 3, 8)
+    with pytest.raises(DataError, match="damaged"):
+        decode_thoroughly(bytes(data))
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"", "empty"), (b"hello" * 20, "no"), (b"\x89PNG\r\n\x1a\n", "no")])
+def test_no_images(data, message):
+    with pytest.raises(DataError, match=message):
+        probe(io.BytesIO(data))
+    with pytest.raises(DataError, match="x"):
+        decode(data, "x")
+
+
+def test_floats_are_refused(tmp_path):
+    Image.fromarray(np.zeros((5, 5), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match="mode F"):
+        probe(io.BytesIO((tmp_path / "f.tif").read_bytes()))
+    with pytest.raises(DataError, match=r"f\.tif"):
+        decode((tmp_path / "f.tif").read_bytes(), "f.tif")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    target = tmp_path / "deep" / "x.bin"
+    write_atomically(target, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(target, "no bytes")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in target.parent.iterdir()] == ["x.bin"]

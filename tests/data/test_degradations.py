@@ -1,0 +1,142 @@
+"""Degradations: their numbers, and that the generator alone decides."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mcir.data.degradations import JPEG, BicubicDown, Chain, GaussianNoise, build_degradation
+from mcir.data.errors import DataError
+from mcir.data.resize import imresize
+from mcir.registry import DEGRADATIONS, RegistryError
+from tests.data.pictures import smooth
+
+
+def picture(height=32, width=40, channels=3):
+    return torch.from_numpy(smooth(height, width, channels)).permute(2, 0, 1)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+SECTIONS = [
+    {"type": "BicubicDown", "scale": 2},
+    {"type": "GaussianNoise", "sigma": [5, 50]},
+    {"type": "GaussianNoise", "sigma": 25, "clip": True},
+    {"type": "JPEG", "quality": [10, 90]},
+    {"type": "Chain", "degradations": [{"type": "BicubicDown", "scale": 2}, {"type": "JPEG", "quality": 40}]},
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+@pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_generator_decides(section, as_float, channels):
+    image = picture(channels=channels)
+    image = image.float() / 255 if as_float else image
+    before = image.clone()
+    degradation = DEGRADATIONS.build(section)
+    first, again, other = (degradation(image, rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert torch.equal(image, before)
+    random = "Noise" in section["type"] or isinstance(section.get("quality"), list)
+    assert torch.equal(first, other) != random
+    assert first.shape == (channels, 32 // degradation.scale, 40 // degradation.scale)
+
+
+def test_bicubic_rounds_as_a_saved_file():
+    image = picture()
+    exact = imresize(image, 1 / 3)
+    small = BicubicDown(3)(image, rng())
+    assert small.dtype == torch.uint8
+    assert (small - exact.clamp(0, 255)).abs().max() <= 0.5
+    deep = BicubicDown(3)(image.double() / 255, rng())
+    assert torch.allclose(deep, (exact / 255).clamp(0, 1), atol=1e-12)
+
+
+def test_bicubic_stays_in_range():
+    edge = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    edge[:, :, 7:] = 255
+    assert imresize(edge, 0.5).min() < -1  # the kernel overshoots
+    assert set(BicubicDown(2)(edge, rng()).unique().tolist()) >= {0, 255}
+    assert BicubicDown(2)(edge.float() / 255, rng()).aminmax() == (0, 1)
+
+
+def test_noise_has_its_strength():
+    flat = torch.full((3, 200, 200), 128, dtype=torch.uint8)
+    noise = GaussianNoise(25)(flat, rng()) - 128 / 255
+    assert abs(noise.std().item() * 255 - 25) < 0.3
+    assert abs(noise.mean().item() * 255) < 0.3
+    drawn = [(GaussianNoise([5, 50])(flat, rng(seed)) - 128 / 255).std().item() * 255 for seed in range(30)]
+    assert 5 <= min(drawn) < 12 and 43 < max(drawn) <= 50.5
+
+
+def test_noise_is_clipped_only_if_asked():
+    black = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    assert GaussianNoise(25)(black, rng()).min() < 0
+    clipped = GaussianNoise(25, clip=True)(black, rng())
+    assert clipped.dtype == torch.uint8 and clipped.min() == 0 and clipped.max() > 25
+
+
+def test_jpeg_is_opencvs_and_keeps_colours_in_order():
+    image = picture()
+    image[0] = 250
+    expected = cv2.imdecode(
+        cv2.imencode(".jpg", image.flip(0).permute(1, 2, 0).numpy(), [cv2.IMWRITE_JPEG_QUALITY, 30])[1],
+        cv2.IMREAD_COLOR,
+    )
+    result = JPEG(30)(image, rng())
+    assert np.array_equal(result.flip(0).permute(1, 2, 0).numpy(), expected)
+    assert result[0].float().mean() > 240
+
+
+def test_jpeg_qualities_order_the_errors():
+    image = picture()
+    errors = [(JPEG(quality)(image, rng()).float() - image.float()).square().mean() for quality in (5, 30, 95)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_chain_is_its_members_in_turn():
+    image = picture()
+    chain = Chain([{"type": "BicubicDown", "scale": 2}, {"type": "GaussianNoise", "sigma": 10, "clip": True}])
+    generator = rng(1)
+    expected = GaussianNoise(10, clip=True)(BicubicDown(2)(image, generator), generator)
+    assert torch.equal(chain(image, rng(1)), expected)
+
+
+def test_chain_adds_up_scale_and_margin():
+    chain = Chain(
+        [{"type": "BicubicDown", "scale": 2}, {"type": "JPEG", "quality": 50}, {"type": "BicubicDown", "scale": 3}]
+    )
+    assert chain.scale == 6
+    assert chain.margin == 18  # 4 + 2·6, up to a multiple of 6
+
+
+def test_the_scale_of_the_set_is_filled_in():
+    assert build_degradation({"type": "BicubicDown"}, 4).scale == 4
+    chain = build_degradation({"type": "Chain", "degradations": [{"type": "BicubicDown"}]}, 3)
+    assert chain.scale == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "BicubicDown", "scale": 3}, "shrinks by 3, the data set's scale is 2"),
+        ({"type": "JPEG", "quality": 40}, "shrinks by 1"),
+        ({"type": "BicubicDown", "scale": 0}, "scale is 0"),
+        ({"type": "JPEG", "quality": 0}, "quality is 0"),
+        ({"type": "JPEG", "quality": [50, 20]}, "quality"),
+        ({"type": "GaussianNoise", "sigma": -1}, "sigma is -1"),
+        ({"type": "GaussianNoise", "sigma": [1, 2, 3]}, "sigma"),
+        ({"type": "Chain", "degradations": []}, "no degradations"),
+    ],
+)
+def test_refuses_what_does_not_fit(section, message):
+    with pytest.raises(DataError, match=message):
+        build_degradation(section, 2)
+
+
+def test_a_section_without_type_is_the_registrys_error():
+    with pytest.raises(RegistryError, match="type"):
+        build_degradation({"scale": 2}, 2)

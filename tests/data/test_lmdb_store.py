@@ -1,0 +1,148 @@
+"""Reading data bases: both codecs, BasicSR's, over forks, and only the pages that are needed."""
+
+import gc
+import os
+import pickle
+import time
+
+import lmdb
+import numpy as np
+import pytest
+
+from mcir.data.errors import DataError
+from mcir.data.lmdb_store import LmdbStore
+from mcir.data.prepare import create_lmdb
+from mcir.data.storage import Folder
+from tests.data.pictures import noise, save
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(tmp_path / "in" / "a.png", noise(20, 30))
+    save(tmp_path / "in" / "a.bmp", noise(20, 30, seed=1))
+    save(tmp_path / "in" / "deep" / "a.png", noise(21, 31, 1, np.uint16))
+    save(tmp_path / "in" / "ä ö.png", noise(5, 300, 1))
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_reads_what_the_folder_holds(folder, tmp_path, codec):
+    create_lmdb(folder, tmp_path / "x.lmdb", codec)
+    files, store = Folder(folder), LmdbStore(tmp_path / "x.lmdb")
+    assert store.keys() == files.keys()
+    for key in files.keys():  # noqa: SIM118
+        assert store.info(key) == files.info(key)
+        assert np.array_equal(store.read(key), files.read(key))
+        assert store.read(key).dtype == files.read(key).dtype
+        assert np.array_equal(store.read_crop(key, 1, 2, 3, 4), files.read_crop(key, 1, 2, 3, 4))
+    with pytest.raises(DataError, match=r"gone\.png: no such image"):
+        store.read_crop("gone.png", 0, 0, 1, 1) if codec == "encoded" else store.value("gone.png")
+
+
+def test_a_raw_crop_costs_what_it_shows(tmp_path):
+    image = noise(2000, 2000)
+    save(tmp_path / "in" / "large.png", image)
+    create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", "raw")
+    store = LmdbStore(tmp_path / "x.lmdb")
+    assert np.array_equal(store.read_crop("large.png", 700, 800, 16, 16), image[700:716, 800:816])
+
+    def best(function):
+        times = []
+        for _ in range(7):
+            began = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert best(lambda: store.read_crop("large.png", 700, 800, 16, 16)) < best(lambda: store.read("large.png")) / 5
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_images_outlive_their_store(folder, tmp_path, codec):
+    create_lmdb(folder, tmp_path / "x.lmdb", codec)
+    whole = LmdbStore(tmp_path / "x.lmdb").read("a.png")
+    crop = LmdbStore(tmp_path / "x.lmdb").read_crop("a.png", 0, 0, 20, 30)
+    gc.collect()
+    assert np.array_equal(whole, crop) and whole.flags.writeable
+
+
+def test_two_stores_of_one_data_base_live_side_by_side(folder, tmp_path):
+    create_lmdb(folder, tmp_path / "x.lmdb")
+    one, two = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
+    assert np.array_equal(one.read("a.png"), two.read("a.png"))
+    del one
+    gc.collect()
+    assert two.read("a.png").shape == (20, 30, 3)
+
+
+def in_child(function):
+    """Run a function in a fork and return what it returns."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(write, pickle.dumps(function()))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        data = stream.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return pickle.loads(data)
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_a_fork_opens_its_own(folder, tmp_path, codec):
+    create_lmdb(folder, tmp_path / "x.lmdb", codec)
+    one, two = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
+    image = np.array(one.read("a.png"))
+    mine = one._environment
+
+    def look():
+        same = np.array_equal(one.read("a.png"), image) and np.array_equal(two.read("a.png"), image)
+        return same, one._environment is not mine, one._environment is two._environment
+
+    assert in_child(look) == (True, True, True)
+    assert one._environment is mine
+    assert np.array_equal(one.read("a.png"), image)
+
+
+def test_a_pickled_store_opens_again(folder, tmp_path):
+    create_lmdb(folder, tmp_path / "x.lmdb")
+    store = pickle.loads(pickle.dumps(LmdbStore(tmp_path / "x.lmdb")))
+    assert store.read("a.png").shape == (20, 30, 3)
+
+
+def write_basicsr(root, images):
+    """A data base as BasicSR lays it out: keys without extension, a listing beside it."""
+    with lmdb.open(str(root), map_size=1 << 24) as env, env.begin(write=True) as transaction:
+        for name, data in images.items():
+            transaction.put(os.path.splitext(name)[0].encode(), data)
+    lines = [f"{name} ({20},{30},{3}) 1\n" for name in images]
+    (root / "meta_info.txt").write_text("".join(lines))
+
+
+def test_reads_data_bases_of_basicsr(folder, tmp_path):
+    names = ["a.png", "deep/a.png", "ä ö.png"]
+    root = tmp_path / "b.lmdb"
+    root.mkdir()
+    write_basicsr(root, {name: (folder / name).read_bytes() for name in names})
+    store = LmdbStore(root)
+    assert store.keys() == names
+    assert store.codec == "encoded"
+    for name in names:
+        assert np.array_equal(store.read(name), Folder(folder).read(name))
+        assert store.info(name) == Folder(folder).info(name)
+
+
+def test_other_data_bases_are_refused(tmp_path):
+    with lmdb.open(str(tmp_path / "x.lmdb")) as env, env.begin(write=True) as transaction:
+        transaction.put(b"key", b"value")
+    with pytest.raises(DataError, match="neither by mcir"):
+        LmdbStore(tmp_path / "x.lmdb")
+    (tmp_path / "y.lmdb").mkdir()
+    (tmp_path / "y.lmdb" / "data.mdb").write_bytes(b"no data base at all" * 1000)
+    with pytest.raises(DataError, match="not an LMDB data base"):
+        LmdbStore(tmp_path / "y.lmdb")

@@ -1,0 +1,176 @@
+"""Loaders: one stream for any number of workers, ranks and starts; batches on the device."""
+
+import os
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from mcir.data.errors import DataError
+from mcir.data.loader import Prefetcher, collate, evaluation_loader, to_device, training_loader
+from mcir.data.paired import PairDataset, PairedImageDataset
+from mcir.data.prepare import create_lmdb
+from mcir.data.storage import Memory
+from tests.data.pictures import noise, pairs
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    gt = Memory({f"{index}": noise(40, 52, seed=index) for index in range(7)})
+    section = {"type": "Chain", "degradations": [{"type": "BicubicDown"}, {"type": "GaussianNoise", "sigma": 9}]}
+    return PairDataset(gt, None, section, scale=2, gt_size=16, use_hflip=True, use_rot=True, what="s")
+
+
+def take(count, *arguments, **keywords):
+    return list(islice(training_loader(*arguments, **keywords), count))
+
+
+def same(one, two):
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"])
+        assert a["lq_path"] == b["lq_path"] and a["gt_path"] == b["gt_path"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_and_starts_change_nothing(dataset, workers):
+    alone = take(30, dataset, batch_size=4, num_workers=0, seed=3)
+    same(take(30, dataset, batch_size=4, num_workers=workers, seed=3), alone)
+    same(take(5, dataset, batch_size=4, num_workers=workers, seed=3, start=11), alone[11:16])
+    assert len({batch["gt"].numpy().tobytes() for batch in alone}) == 30
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_change_nothing(dataset, world):
+    alone = take(6, dataset, batch_size=4, num_workers=0, seed=3, start=2)
+    ranks = [
+        take(6, dataset, batch_size=4 // world, num_workers=0, seed=3, rank=rank, world_size=world, start=2)
+        for rank in range(world)
+    ]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        assert torch.equal(torch.cat([part["lq"] for part in parts]), whole["lq"])
+        assert sum((part["gt_path"] for part in parts), []) == whole["gt_path"]
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_data_bases_survive_the_fork(tmp_path, codec):
+    pairs(tmp_path, 5)
+    for name in ("gt", "lq"):
+        create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", codec)
+    base = PairedImageDataset(
+        str(tmp_path / "gt.lmdb"), str(tmp_path / "lq.lmdb"), scale=2, gt_size=16, use_hflip=True, use_rot=True
+    )
+    before = base[0]["gt"]
+    alone = take(12, base, batch_size=3, num_workers=0, seed=1)
+    same(take(12, base, batch_size=3, num_workers=2, seed=1), alone)
+    assert torch.equal(base[0]["gt"], before)
+
+
+def test_batches_are_uint8_and_collation_is_a_stack():
+    gt = Memory({f"{index}": noise(20, 20, seed=index) for index in range(4)})
+    plain = PairDataset(gt, gt, what="s")
+    batch = collate([plain[index] for index in range(4)])
+    assert batch["gt"].dtype == torch.uint8
+    assert torch.equal(batch["gt"], torch.stack([plain[index]["gt"] for index in range(4)]))
+    assert batch["gt"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["gt_path"] == ["0", "1", "2", "3"]
+
+
+def test_unequal_images_of_a_batch_are_explained():
+    gt = Memory({"a": noise(8, 8), "b": noise(8, 9)})
+    with pytest.raises(DataError, match=r"\(3, 8, 8\).*gt_size"):
+        take(1, PairDataset(gt, gt, what="s"), batch_size=2, num_workers=0, seed=0)
+
+
+def test_evaluation_covers_everything_once(dataset):
+    whole = Memory({f"{index}": noise(20, 20 + index, seed=index) for index in range(5)})
+    plain = PairDataset(whole, whole, what="s")
+    found = {}
+    for rank in range(2):
+        for batch in evaluation_loader(plain, num_workers=rank, rank=rank, world_size=2):
+            (index,) = batch["index"]
+            assert index % 2 == rank
+            found[index] = batch["gt"]
+    assert sorted(found) == list(range(5))
+    assert all(torch.equal(image[0], plain[index]["gt"]) for index, image in found.items())
+    assert len(evaluation_loader(plain, rank=1, world_size=2)) == 2
+
+
+def test_more_ranks_than_images():
+    gt = Memory({"a": noise(8, 8)})
+    loaders = [evaluation_loader(PairDataset(gt, gt, what="s"), rank=rank, world_size=3) for rank in range(3)]
+    assert [len(list(loader)) for loader in loaders] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_to_device(channels_last):
+    image = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    deep = torch.rand(2, 3, 5, 6)
+    kept = deep.clone()
+    moved = to_device({"lq": image, "gt": deep, "gt_path": ["a", "b"]}, "cpu", channels_last)
+    assert torch.equal(moved["lq"], image.float() / 255)
+    assert torch.equal(moved["gt"], kept) and torch.equal(deep, kept)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    assert moved["lq"].is_contiguous(memory_format=order) and moved["gt"].is_contiguous(memory_format=order)
+    assert moved["gt_path"] == ["a", "b"]
+
+
+def test_prefetcher_yields_the_loaders_batches(dataset):
+    plain = take(4, dataset, batch_size=2, num_workers=0, seed=0)
+    loader = training_loader(dataset, batch_size=2, num_workers=0, seed=0)
+    for batch, expected in zip(islice(Prefetcher(loader, "cpu"), 4), plain, strict=True):
+        assert torch.equal(batch["gt"], expected["gt"].float() / 255)
+        assert torch.equal(batch["lq"], expected["lq"])
+    assert list(Prefetcher([], "cpu")) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prefetcher_on_cuda_yields_the_same(dataset, workers):
+    plain = take(6, dataset, batch_size=2, num_workers=0, seed=0)
+    loader = training_loader(dataset, batch_size=2, num_workers=workers, seed=0)
+    for batch, expected in zip(islice(Prefetcher(loader, "cuda", channels_last=True), 6), plain, strict=True):
+        assert batch["gt"].is_cuda and batch["gt"].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch["gt"].cpu(), to_device(expected, "cuda")["gt"].cpu())
+    assert len(list(Prefetcher([{"gt": torch.zeros(1, 3, 2, 2)}] * 3, "cuda"))) == 3
+
+
+class Broken(Dataset):
+    """Says which process asked, and fails at one item."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, draw):
+        if draw == 0:
+            return {
+                "gt": torch.zeros(3, 4, 4, dtype=torch.uint8),
+                "pid": os.getpid(),
+                "threads": torch.get_num_threads(),
+            }
+        if draw.position == 9:
+            raise DataError("image 9 is broken")
+        return {"gt": torch.full((3, 4, 4), draw.position), "pid": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_workers_have_one_thread_and_their_errors_arrive():
+    loader = iter(training_loader(Broken(), batch_size=1, num_workers=2, seed=0))
+    batches = [next(loader) for _ in range(9)]
+    assert len({batch["pid"][0] for batch in batches} - {os.getpid()}) == 2
+    assert {batch["threads"][0] for batch in batches} == {1}
+    with pytest.raises(DataError, match="image 9 is broken"):
+        next(loader)
+
+
+def test_batches_stay_as_they_are_when_later_ones_come(dataset):
+    loader = iter(training_loader(dataset, batch_size=2, num_workers=1, seed=0))
+    first = next(loader)
+    kept = first["gt"].clone()
+    for _ in range(40):
+        next(loader)
+    assert torch.equal(first["gt"], kept)
+    assert np.array_equal(first["gt"].numpy(), take(1, dataset, batch_size=2, num_workers=0, seed=0)[0]["gt"].numpy())

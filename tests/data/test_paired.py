@@ -1,0 +1,160 @@
+"""Pairs as a training gets them."""
+
+import numpy as np
+import pytest
+import torch
+
+from mcir.data.errors import DataError
+from mcir.data.paired import PairDataset, PairedImageDataset
+from mcir.data.prepare import create_lmdb, create_lr
+from mcir.data.sampler import Draw
+from mcir.data.storage import Memory
+from mcir.registry import DATASETS
+from tests.data.pictures import noise, pairs, save, smooth
+
+
+def hwc(image):
+    return image.permute(1, 2, 0).numpy()
+
+
+def test_whole_pairs_are_the_files(tmp_path):
+    gt, lq, images = pairs(tmp_path, 3)
+    dataset = DATASETS.build({"type": "PairedImageDataset", "dataroot_gt": str(gt), "dataroot_lq": str(lq), "scale": 2})
+    assert len(dataset) == 3
+    for index, (clean, degraded) in enumerate(images):
+        item = dataset[index]
+        assert np.array_equal(hwc(item["gt"]), clean) and np.array_equal(hwc(item["lq"]), degraded)
+        assert item["gt"].dtype == item["lq"].dtype == torch.uint8
+        assert item["gt_path"] == str(gt / f"{index:02d}.png") and item["lq_path"] == str(lq / f"{index:02d}.png")
+
+
+def coordinates(scale, height=20, width=30):
+    """A pair whose pixels say where they are: (row, column) of the degraded image."""
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    lq = np.stack([rows, columns, np.zeros_like(rows)], 2)
+    return Memory({"a": np.kron(lq, np.ones((scale, scale, 1), np.uint8))}), Memory({"a": lq})
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_crops_and_flips_fit_in_both_images(scale):
+    gt, lq = coordinates(scale)
+    dataset = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, use_hflip=True, use_rot=True, what="s")
+    seen, corners = set(), set()
+    for position in range(400):
+        item = dataset[Draw(0, position, 1)]
+        small, large = hwc(item["lq"]).astype(int), hwc(item["gt"])
+        assert small.shape == (8, 8, 3)
+        assert np.array_equal(np.kron(small, np.ones((scale, scale, 1), int)), large)
+        assert np.array_equal(np.unique(small[:, :, 0]), np.arange(small[:, :, 0].min(), small[:, :, 0].min() + 8))
+        seen.add((tuple(np.sign(small[1, 0] - small[0, 0])), tuple(np.sign(small[0, 1] - small[0, 0]))))
+        corners.add((small[:, :, 0].min(), small[:, :, 1].min()))
+    assert len(seen) == 8
+    assert {row for row, _ in corners} == set(range(13)) and {column for _, column in corners} == set(range(23))
+
+
+def test_options_leave_out_what_they_say():
+    gt, lq = coordinates(1)
+    for use_hflip, use_rot, ways in ((False, False, 1), (True, False, 2), (False, True, 4)):
+        dataset = PairDataset(gt, lq, gt_size=8, use_hflip=use_hflip, use_rot=use_rot, what="s")
+        items = [hwc(dataset[Draw(0, position, 0)]["lq"]).astype(int) for position in range(60)]
+        assert len({(*np.sign(i[1, 0] - i[0, 0]), *np.sign(i[0, 1] - i[0, 0])) for i in items}) == ways
+
+
+def test_an_item_is_a_function_of_its_draw(tmp_path):
+    gt, lq, _ = pairs(tmp_path, 2)
+    kind = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
+    one, two = (PairedImageDataset(str(gt), str(lq), **kind) for _ in range(2))
+    items = [one[Draw(1, position, 5)]["gt"] for position in range(30)]
+    assert all(torch.equal(two[Draw(1, position, 5)]["gt"], items[position]) for position in reversed(range(30)))
+    assert len({item.numpy().tobytes() for item in items}) > 20
+    assert torch.equal(one[1]["gt"], two[Draw(1, 1, 0)]["gt"])
+
+
+def test_16_bit_becomes_float(tmp_path):
+    gt, lq, images = pairs(tmp_path, 2, dtype=np.uint16)
+    save(gt / "01.png", noise(48, 64))  # one of 8 bits among them
+    dataset = PairedImageDataset(str(gt), str(lq), scale=2)
+    assert dataset[0]["gt"].dtype == torch.float32
+    assert np.array_equal(hwc(dataset[0]["gt"]), images[0][0].astype(np.float32) / np.float32(65535))
+    assert dataset[1]["gt"].dtype == torch.float32 and dataset[1]["gt"].max() == 1
+    degraded = PairedImageDataset(str(gt), scale=2, gt_size=16, degradation={"type": "BicubicDown"})
+    assert degraded[0]["lq"].dtype == degraded[1]["lq"].dtype == torch.float32
+
+
+def test_grey_and_colour(tmp_path):
+    gt, lq, images = pairs(tmp_path, 1, channels=1)
+    rgb = PairedImageDataset(str(gt), str(lq), scale=2)[0]["gt"]
+    assert np.array_equal(hwc(rgb), np.repeat(images[0][0], 3, axis=2))
+    assert np.array_equal(hwc(PairedImageDataset(str(gt), str(lq), scale=2, color="gray")[0]["gt"]), images[0][0])
+    colour = PairDataset(Memory({"a": noise(8, 8)}), Memory({"a": noise(8, 8)}), color="gray", what="s")[0]
+    assert colour["gt"].shape == colour["lq"].shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("size", [(48, 60), (49, 62)])
+def test_degraded_crops_are_crops_of_the_degraded_image(tmp_path, size):
+    image = noise(*size)
+    save(tmp_path / "gt" / "a.png", image)
+    create_lr(tmp_path / "gt", tmp_path / "lq", 3)
+    ready = PairedImageDataset(str(tmp_path / "gt"), str(tmp_path / "lq"), scale=3, gt_size=24, use_rot=True)
+    made = PairedImageDataset(
+        str(tmp_path / "gt"), scale=3, gt_size=24, use_rot=True, degradation={"type": "BicubicDown"}
+    )
+    for position in range(200):
+        one, two = ready[Draw(0, position, 0)], made[Draw(0, position, 0)]
+        assert torch.equal(one["gt"], two["gt"]) and torch.equal(one["lq"], two["lq"])
+    whole = PairedImageDataset(str(tmp_path / "gt"), scale=3, degradation={"type": "BicubicDown"})[0]
+    assert whole["gt"].shape == (3, size[0] // 3 * 3, size[1] // 3 * 3)
+    assert np.array_equal(hwc(whole["gt"]), image[: size[0] // 3 * 3, : size[1] // 3 * 3])
+    assert whole["lq_path"] == whole["gt_path"]
+
+
+def test_chains_with_margins_keep_the_size():
+    section = {"type": "Chain", "degradations": [{"type": "BicubicDown"}, {"type": "GaussianNoise", "sigma": 9}]}
+    dataset = PairDataset(Memory({"a": smooth(40, 52)}), None, section, scale=2, gt_size=16, what="s")
+    for position in range(50):
+        item = dataset[Draw(0, position, 0)]
+        assert item["lq"].shape == (3, 8, 8) and item["lq"].dtype == torch.float32 and item["gt"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_data_bases_give_what_the_files_give(tmp_path, codec):
+    gt, lq, _ = pairs(tmp_path, 3)
+    for name in ("gt", "lq"):
+        create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", codec)
+    kind = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
+    files = PairedImageDataset(str(gt), str(lq), **kind)
+    base = PairedImageDataset(f"{gt}.lmdb", f"{lq}.lmdb", io_backend={"type": "lmdb"}, **kind)
+    for position in range(40):
+        one, two = (dataset[Draw(position % 3, position, 0)] for dataset in (files, base))
+        assert torch.equal(one["gt"], two["gt"]) and torch.equal(one["lq"], two["lq"])
+
+
+def test_meta_info_chooses(tmp_path):
+    gt, lq, images = pairs(tmp_path, 4)
+    (tmp_path / "meta.txt").write_text("02.png (48,64,3)\n00.png (48,64,3)\n")
+    dataset = PairedImageDataset(str(gt), str(lq), meta_info_file=str(tmp_path / "meta.txt"), scale=2)
+    assert len(dataset) == 2
+    assert np.array_equal(hwc(dataset[0]["gt"]), images[2][0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({}, "exactly one of dataroot_lq and degradation"),
+        ({"dataroot_lq": "x", "degradation": {"type": "BicubicDown"}}, "exactly one"),
+        ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale is 0"),
+        ({"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 15}, "multiple of the scale"),
+        ({"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 0}, "gt_size is 0"),
+        ({"degradation": {"type": "BicubicDown"}, "color": "y"}, "color is 'y'"),
+        ({"degradation": {"type": "BicubicDown", "scale": 4}, "scale": 2}, "shrinks by 4"),
+    ],
+)
+def test_arguments_that_contradict(tmp_path, kind, message):
+    save(tmp_path / "a.png", noise(32, 32))
+    with pytest.raises(DataError, match=message):
+        PairedImageDataset(str(tmp_path), **kind)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no images"):
+        PairedImageDataset(str(tmp_path), degradation={"type": "BicubicDown"})

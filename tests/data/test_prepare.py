@@ -1,0 +1,214 @@
+"""Preparations: right, resumable, and never at the cost of the source."""
+
+import os
+import subprocess
+import sys
+import time
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+
+from mcir.data.errors import DataError
+from mcir.data.prepare import create_lmdb, create_lr, extract_subimages, shrunk, verify
+from mcir.data.resize import imresize
+from mcir.data.storage import Folder
+from tests.data.pictures import noise, pairs, save, shorten
+
+
+def files(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_subimages_cover_the_image_in_order(tmp_path):
+    image = noise(70, 100)
+    save(tmp_path / "in" / "deep" / "a.png", image)
+    report = extract_subimages(tmp_path / "in", tmp_path / "out", size=40, step=20)
+    tops, lefts = [0, 20, 30], [0, 20, 40, 60]
+    assert (report.images, report.written, report.skipped) == (1, 12, 0)
+    out = Folder(tmp_path / "out")
+    assert out.keys() == [f"deep/a_s{number:03d}.png" for number in range(1, 13)]
+    corners = [(top, left) for top in tops for left in lefts]
+    for key, (top, left) in zip(out.keys(), corners, strict=True):
+        assert np.array_equal(out.read(key), image[top : top + 40, left : left + 40])
+
+
+@pytest.mark.parametrize(("side", "threshold", "count"), [(40, 0, 1), (60, 0, 2), (61, 0, 3), (61, 1, 2), (62, 1, 3)])
+def test_the_last_square_and_the_threshold(tmp_path, side, threshold, count):
+    save(tmp_path / "in" / "a.png", noise(40, side))
+    assert extract_subimages(tmp_path / "in", tmp_path / "out", 40, 20, threshold).written == count
+
+
+def test_pairs_get_equal_names_and_depth_is_kept(tmp_path):
+    save(tmp_path / "in" / "0001x4.png", noise(30, 30, 3, np.uint16))
+    extract_subimages(tmp_path / "in", tmp_path / "out", 20, 10, strip="x4")
+    out = Folder(tmp_path / "out")
+    assert out.keys()[0] == "0001_s001.png"
+    assert out.read("0001_s001.png").dtype == np.uint16
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_images_are_matlabs(tmp_path, dtype, channels):
+    image = noise(31, 42, channels, dtype)
+    save(tmp_path / "in" / "a.png", image)
+    assert create_lr(tmp_path / "in", tmp_path / "out", 4).written == 1
+    small = Folder(tmp_path / "out").read("a.png")
+    exact = imresize(torch.from_numpy(image[:28, :40].astype(float)).permute(2, 0, 1), 1 / 4).permute(1, 2, 0)
+    assert small.shape == (7, 10, channels) and small.dtype == dtype
+    assert np.abs(small - exact.clamp(0, np.iinfo(dtype).max).numpy()).max() <= 0.5
+    assert np.array_equal(small, shrunk(image, 4))
+
+
+PREPARATIONS = {
+    "subimages": lambda source, target, **more: extract_subimages(source, target, 16, 8, **more),
+    "lr": lambda source, target, **more: create_lr(source, target, 2, **more),
+    "lmdb": lambda source, target, **more: create_lmdb(source, target, "raw", **more),
+}
+
+
+@pytest.fixture(params=PREPARATIONS, ids=str)
+def preparation(request):
+    return PREPARATIONS[request.param]
+
+
+def test_a_second_run_skips_and_follows_changes(tmp_path, preparation):
+    for index in range(3):
+        save(tmp_path / "in" / f"{index}.png", noise(24, 24, seed=index))
+    before = files(tmp_path / "in")
+    steps = []
+    first = preparation(tmp_path / "in", tmp_path / "out", progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    second = preparation(tmp_path / "in", tmp_path / "out", workers=1)
+    assert (second.written, second.skipped) == (0, first.written)
+    assert files(tmp_path / "in") == before
+    save(tmp_path / "in" / "1.png", noise(24, 24, seed=9))
+    later = time.time_ns() + 10**9
+    os.utime(tmp_path / "in" / "1.png", ns=(later, later))
+    third = preparation(tmp_path / "in", tmp_path / "out")
+    assert (third.written, third.skipped) == (first.written // 3, first.written * 2 // 3)
+
+
+@pytest.mark.parametrize("target", ["in", "in/out", "link"])
+def test_the_source_is_never_the_target(tmp_path, preparation, target):
+    save(tmp_path / "in" / "a.png", noise(24, 24))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    before = files(tmp_path / "in")
+    with pytest.raises(DataError, match="never written to"):
+        preparation(tmp_path / "in", tmp_path / target)
+    assert files(tmp_path / "in") == before
+
+
+def test_other_things_are_not_overwritten(tmp_path, preparation):
+    save(tmp_path / "in" / "a.png", noise(24, 24))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"dear")
+    with pytest.raises(DataError, match="nothing was written"):
+        preparation(tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out") == {"a.png": b"dear"}
+    with pytest.raises(DataError, match="is a file"):
+        preparation(tmp_path / "in", tmp_path / "out" / "a.png")
+
+
+def test_bad_sources_stop_everything_before_it_begins(tmp_path, preparation):
+    for index in range(14):
+        save(tmp_path / "in" / f"{index:02d}.png", noise(24, 24))
+    for index in range(12):
+        shorten(tmp_path / "in" / f"{index:02d}.png", 100)
+    with pytest.raises(DataError, match=r"12 problems[\s\S]*00\.png: truncated[\s\S]*and 2 more"):
+        preparation(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"):
+        preparation(tmp_path / "empty", tmp_path / "out")
+
+
+def test_settings_and_names_must_agree(tmp_path):
+    save(tmp_path / "in" / "a.png", noise(24, 24))
+    create_lr(tmp_path / "in", tmp_path / "out", 2)
+    with pytest.raises(DataError, match="was made with"):
+        create_lr(tmp_path / "in", tmp_path / "out", 3)
+    save(tmp_path / "in" / "a.jpg", noise(24, 24))
+    with pytest.raises(DataError, match=r"a\.png: would have the same name as .*a\.jpg"):
+        create_lr(tmp_path / "in", tmp_path / "other", 2)
+    with pytest.raises(DataError, match=r"24×24 pixels, smaller than the sub-images of 32"):
+        extract_subimages(tmp_path / "in", tmp_path / "other", 32, 16)
+    for bad in ({"size": 0}, {"step": 0}, {"threshold": -1}):
+        with pytest.raises(DataError, match="subimages"):
+            extract_subimages(tmp_path / "in", tmp_path / "other", **bad)
+    with pytest.raises(DataError, match="scale is 1"):
+        create_lr(tmp_path / "in", tmp_path / "other", 1)
+
+
+SLOW = """
+import sys, time
+from mcir.data.prepare import create_lr
+create_lr(sys.argv[1], sys.argv[2], 2, lambda done, total: (print(done, flush=True), time.sleep(0.05)), 1)
+"""
+
+
+def test_a_killed_run_leaves_only_whole_files(tmp_path):
+    for index in range(20):
+        save(tmp_path / "in" / f"{index:02d}.png", noise(64, 64, seed=index))
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "in"), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while int(process.stdout.readline()) < 5:
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    done = len(Folder(tmp_path / "out").keys())
+    assert verify(tmp_path / "out").ok and 5 <= done < 20
+    assert create_lr(tmp_path / "in", tmp_path / "out", 2).skipped == done
+    report = verify(tmp_path / "in", tmp_path / "out")
+    assert report.ok and report.images == 40
+
+
+def test_long_paths_are_refused_by_name(tmp_path):
+    long = "/".join(["f" * 200] * 3) + "/a.png"
+    save(tmp_path / "in" / long, noise(8, 8))
+    with pytest.raises(DataError, match=r"a\.png: the path has more than \d+ bytes"):
+        create_lmdb(tmp_path / "in", tmp_path / "x.lmdb")
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_verify_finds_damage_in_data_bases(tmp_path, codec):
+    for index in range(3):
+        save(tmp_path / "in" / f"{index}.png", noise(24, 24, seed=index))
+    create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", codec)
+    sound = verify(tmp_path / "x.lmdb")
+    assert sound.ok and sound.images == 3
+    with lmdb.open(str(tmp_path / "x.lmdb")) as env, env.begin(write=True) as transaction:
+        data = bytearray(transaction.get(b"1.png"))
+        data[700] ^= 1
+        transaction.put(b"1.png", bytes(data))
+    damaged = verify(tmp_path / "x.lmdb")
+    assert damaged.problems == (f"{tmp_path}/x.lmdb/1.png: differs from its checksum",)
+    assert damaged.checksum != sound.checksum
+
+
+def test_verify_finds_damage_in_files_and_pairs(tmp_path):
+    gt, lq, _ = pairs(tmp_path, 6, scale=3)
+    assert verify(gt, lq).problems == ()
+    data = bytearray((gt / "01.png").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (gt / "01.png").write_bytes(data)
+    shorten(lq / "02.png", 100)
+    (lq / "03.png").unlink()
+    save(lq / "04.png", noise(10, 10))
+    report = verify(gt, lq)
+    assert not report.ok
+    for name, reason in (
+        ("gt/01", "damaged"),
+        ("lq/02", "truncated"),
+        ("gt/03", "no partner"),
+        ("gt/04", "at scale 3"),
+    ):
+        assert any(f"{name}.png" in line and reason in line for line in report.problems)
+    assert len(report.problems) == 4
+
+
+def test_verify_needs_something(tmp_path):
+    with pytest.raises(DataError, match="no images"):
+        verify(tmp_path)

@@ -1,0 +1,68 @@
+"""The stream of samples: the same whoever asks for it, from wherever."""
+
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+
+from mcir.data.sampler import Draw, EndlessBatches, Share, permutation
+
+
+def take(count, *arguments, **keywords):
+    return list(islice(EndlessBatches(*arguments, **keywords), count))
+
+
+def test_every_epoch_holds_every_item_once_in_another_order():
+    draws = [draw for batch in take(20, 10, 4, 7) for draw in batch]
+    epochs = [[draw.index for draw in draws[10 * epoch : 10 * epoch + 10]] for epoch in range(8)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+    assert [draw.position for draw in draws] == list(range(80))
+    assert {draw.seed for draw in draws} == {7}
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 1_000_000_007])
+def test_starting_at_a_position_continues_the_stream(start):
+    if start < 10:
+        assert take(6, 7, 3, 5, start=start) == take(6 + start, 7, 3, 5)[start:]
+    else:
+        positions = [draw.position for draw in take(1, 7, 3, 5, start=start)[0]]
+        assert positions == [3 * start, 3 * start + 1, 3 * start + 2]
+
+
+@pytest.mark.parametrize("world", [2, 3, 6])
+def test_ranks_divide_the_same_global_batches(world):
+    alone = take(8, 7, 6, 5)
+    ranks = [take(8, 7, 6 // world, 5, rank, world) for rank in range(world)]
+    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
+
+
+def test_seeds_differ():
+    assert take(3, 50, 8, 1) != take(3, 50, 8, 2)
+
+
+def test_the_order_is_fixed_for_all_time():
+    assert permutation(8, 0, 0).tolist() == permutation.__wrapped__(8, 0, 0).tolist()
+    expected = np.random.default_rng(np.random.SeedSequence(3, spawn_key=(2,))).permutation(20)
+    assert permutation(20, 3, 2).tolist() == expected.tolist()
+
+
+def test_a_draw_decides_its_own_randomness():
+    assert Draw.of(5) == (5, 5, 0)
+    assert Draw.of(Draw(1, 2, 3)) == (1, 2, 3)
+    numbers = [Draw(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
+    assert len(set(numbers)) == 9
+    assert Draw(0, 2, 1).generator().random() == Draw(9, 2, 1).generator().random()
+
+
+@pytest.mark.parametrize("bad", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"start": -1}, {"rank": 2}])
+def test_refuses_numbers_out_of_range(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        EndlessBatches(**{"length": 3, "batch_size": 2, "seed": 0, "world_size": 2, **bad})
+
+
+@pytest.mark.parametrize(("length", "world"), [(0, 2), (1, 2), (7, 3), (6, 3)])
+def test_shares_cover_everything_once(length, world):
+    shares = [list(Share(length, rank, world)) for rank in range(world)]
+    assert sorted(chain(*shares)) == list(range(length))
+    assert [len(Share(length, rank, world)) for rank in range(world)] == [len(share) for share in shares]
