@@ -157,12 +157,17 @@ def _peak(device: torch.device) -> float:
 
 
 def agreement(device: torch.device) -> dict[str, float]:
-    """Return how far gradients (relative, L2) and loss of each kind are from the literal ones, from equal weights."""
+    """Return how far gradients (relative, L2) and loss of each kind are from the literal ones.
+
+    All begin at the same weights and use the same memory layout: another one rounds otherwise, and where an output is
+    as good as equal to its ground truth, rounding decides the sign of L1's derivative.
+    """
     results = {}
     literal = build("literal", device)
     assert isinstance(literal, LiteralStep)
     literal.optimizer.param_groups[0]["lr"] = 0.0
-    expected_loss = float(literal(make_batch("literal", 2, device)))
+    literal.network.to(memory_format=torch.channels_last)
+    expected_loss = float(literal(make_batch("ours", 2, device)))
     expected = torch.cat([parameter.grad.flatten() for parameter in literal.network.parameters()]).double()
     for kind in ("ours", "ours_bf16"):
         step = build(kind, device)

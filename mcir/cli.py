@@ -136,3 +136,64 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 # -- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, text in {
+        "lmdb": "put the images of a folder into an LMDB data base",
+        "subimages": "cut large images into overlapping squares",
+        "lr": "shrink images by MATLAB's bicubic",
+        "verify": "decode every image of a folder or data base, and check pairs",
+    }.items():
+        step = steps.add_parser(name, help=text)
+        step.add_argument("source", type=Path, help="folder of images" + (" or data base" if name == "verify" else ""))
+        if name != "verify":
+            step.add_argument("target", type=Path, help="where the result goes; an interrupted one is completed")
+        if name == "lmdb":
+            step.add_argument("--codec", choices=["encoded", "raw"], default="encoded", help="raw: larger, much faster")
+        elif name == "subimages":
+            step.add_argument("--size", type=int, default=480, help="side of a square (default: 480)")
+            step.add_argument("--step", dest="stride", type=int, default=240, help="between neighbours (default: 240)")
+            step.add_argument("--threshold", type=int, default=0, help="pixels that may be left over at a side")
+            step.add_argument("--strip", default="", help="an ending to take off the names, like x4")
+        elif name == "lr":
+            step.add_argument("--scale", type=int, required=True, help="how many times smaller")
+        else:
+            step.add_argument("--against", type=Path, help="the degraded images of the same pairs")
+            step.add_argument("--filename_tmpl", default="{}", help="name of a degraded image, like '{}x4'")
+        step.add_argument("--workers", type=int, help="threads (default: as many as processors)")
+        step.set_defaults(call=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from mcir.data import prepare
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"{arguments.step} {arguments.source}", total=None)
+        common = {
+            "progress": lambda done, total: bar.update(task, completed=done, total=total),
+            "workers": arguments.workers,
+        }
+        if arguments.step == "verify":
+            found = prepare.verify(arguments.source, arguments.against, arguments.filename_tmpl, **common)
+        elif arguments.step == "lmdb":
+            made = prepare.create_lmdb(arguments.source, arguments.target, arguments.codec, **common)
+        elif arguments.step == "lr":
+            made = prepare.create_lr(arguments.source, arguments.target, arguments.scale, **common)
+        else:
+            shape = (arguments.size, arguments.stride, arguments.threshold, arguments.strip)
+            made = prepare.extract_subimages(arguments.source, arguments.target, *shape, **common)
+    if arguments.step == "verify":
+        print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
+        for problem in found.problems:
+            print(f"  {problem}", file=sys.stderr)
+        print("everything is whole" if found.ok else f"{len(found.problems)} problems")
+        return 0 if found.ok else 1
+    print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

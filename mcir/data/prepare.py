@@ -1,4 +1,4 @@
-"""What is done to a folder of images once, before training: sub-images, small images, data bases, and a thorough check.
+"""What is done to a folder of images once, before training: sub-images, small images, data bases (and ``verify``).
 
 Every preparation can be killed and run again: files are written whole or not at all, and what is there already, made
 with the same settings from a source that has not changed since, is left as it is. The source is never written to.
@@ -7,35 +7,29 @@ Work goes to threads, since reading, decoding, resizing and encoding of images r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from mcir.data.codec import Array, ImageInfo, decode, decode_thoroughly, encode_png, info_of, write_atomically
+from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of, write_atomically
 from mcir.data.errors import DataError, raise_for
-from mcir.data.lmdb_store import Codec, Facts, LmdbStore, to_bytes
+from mcir.data.lmdb_store import Codec, Facts, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
-from mcir.data.pairing import examine_pairs
+from mcir.data.parallel import Progress, in_order
 from mcir.data.resize import imresize
-from mcir.data.storage import Folder, open_storage, stem
+from mcir.data.storage import Folder, stem
+from mcir.data.verify import Verified, verify
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Told after each image: how many of how many are done."""
+__all__ = ["Prepared", "Verified", "create_lmdb", "create_lr", "extract_subimages", "shrunk", "verify"]
 
 SETTINGS_FILE = ".mcir_prepare.json"
-
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -55,28 +49,6 @@ class Prepared:
     skipped: int
     removed: int = 0
     checksum: str = ""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a check found.
-
-    Attributes:
-        images: how many were decoded or tried.
-        bytes: their size as stored.
-        checksum: of all keys and stored bytes.
-        problems: a line for each thing that is wrong.
-    """
-
-    images: int
-    bytes: int
-    checksum: str
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
 
 
 def create_lmdb(
@@ -136,7 +108,7 @@ def create_lmdb(
             return key, data, Facts(info, zlib.crc32(data), size, time)
 
         written = 0
-        for done, loaded in enumerate(_in_order(load, infos, workers), start=1):
+        for done, loaded in enumerate(in_order(load, infos, workers), start=1):
             if loaded is not None:
                 writer.put(*loaded)
                 written += 1
@@ -260,73 +232,7 @@ def shrunk(image: Array, scale: int) -> Array:
     return np.ascontiguousarray(small.permute(1, 2, 0).numpy().astype(image.dtype))
 
 
-def verify(
-    path: str | Path,
-    against: str | Path | None = None,
-    filename_tmpl: str = "{}",
-    progress: Progress | None = None,
-    workers: int | None = None,
-) -> Verified:
-    """Decode every image of a folder or data base to its end, and see that pairs are complete and of one scale.
-
-    Args:
-        path: a folder or a data base; of pairs, the ground truths.
-        against: the degraded images of the same pairs; they are decoded as well.
-        filename_tmpl: name of a degraded image without extension, made from its partner's.
-        progress: called after each image.
-        workers: threads; as many as processors without.
-
-    Raises:
-        DataError: there is nothing to verify. What is wrong with single images stands in the report.
-    """
-    storages = [open_storage(place) for place in ([path] if against is None else [path, against])]
-    work = [(storage, key) for storage in storages for key in storage.keys()]  # noqa: SIM118 (no mappings)
-    if not work:
-        raise DataError(f"{path}: no images")
-    problems: list[str] = []
-    digest, size = hashlib.sha256(), 0
-    for done, (key, length, crc, problem) in enumerate(_in_order(_examine, work, workers), start=1):
-        digest.update(b"%d:%s%d" % (len(to_bytes(key)), to_bytes(key), crc))
-        size += length
-        if problem:
-            problems.append(problem)
-        if progress is not None:
-            progress(done, len(work))
-    if len(storages) == 2:
-        problems += [line for line in _pair_problems(storages[0], storages[1], filename_tmpl) if line not in problems]
-    return Verified(len(work), size, f"sha256:{digest.hexdigest()}", tuple(problems))
-
-
 # -- parts --------------------------------------------------------------------------------------------------------
-
-
-def _examine(work: tuple[Folder | LmdbStore, str]) -> tuple[str, int, int, str]:
-    """Return the key, length and CRC-32 of one stored image, and what is wrong with it."""
-    storage, key = work
-    try:
-        data = storage.value(key)
-    except DataError as error:
-        return key, 0, 0, str(error)
-    crc = zlib.crc32(data)
-    if isinstance(storage, LmdbStore):
-        facts = storage.facts(key)
-        if facts is not None and facts.crc != crc:
-            return key, len(data), crc, f"{storage.path(key)}: differs from its checksum"
-        if storage.codec == "raw":
-            return key, len(data), crc, ""
-    try:
-        decode_thoroughly(data)
-    except DataError as error:
-        return key, len(data), crc, f"{storage.path(key)}: {error}"
-    return key, len(data), crc, ""
-
-
-def _pair_problems(gt: Folder | LmdbStore, lq: Folder | LmdbStore, filename_tmpl: str) -> list[str]:
-    first = examine_pairs(gt, lq, scale=1, gt_size=None, filename_tmpl=filename_tmpl)[0].pairs
-    scale = 1
-    if first:
-        scale = max(1, round(gt.info(first[0].gt).height / first[0].height))
-    return examine_pairs(gt, lq, scale=scale, gt_size=None, filename_tmpl=filename_tmpl)[1]
 
 
 def _source(folder: str | Path, target: str | Path) -> Folder:
@@ -408,25 +314,8 @@ def _run(
     work: Callable[[str], tuple[int, int]], keys: dict[str, ImageInfo], progress: Progress | None, workers: int | None
 ) -> Prepared:
     written = skipped = 0
-    for done, (new, old) in enumerate(_in_order(work, keys, workers), start=1):
+    for done, (new, old) in enumerate(in_order(work, keys, workers), start=1):
         written, skipped = written + new, skipped + old
         if progress is not None:
             progress(done, len(keys))
     return Prepared(len(keys), written, skipped)
-
-
-def _in_order(function: Callable[[A], R], items: Iterable[A], workers: int | None) -> Iterator[R]:
-    """Apply a function in threads and yield the results in order, with few of them waiting at a time."""
-    count = workers or os.cpu_count() or 1
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import resource
 import time
 from collections.abc import Mapping
@@ -182,11 +183,12 @@ def as_json(tree: Any, indent: int | None = None) -> str:
 
 
 def log_to_console() -> None:
-    """Show the warnings and notices of mcir at the terminal."""
+    """Show the notices of mcir at the terminal; of several processes only the first gives more than errors."""
     logger = logging.getLogger("mcir")
     if not logger.handlers:
-        logger.addHandler(RichHandler(show_time=False, show_path=False, markup=False))
-        logger.setLevel(logging.INFO)
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        logger.addHandler(RichHandler(console=console, show_time=False, show_path=False, markup=False))
+        logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.propagate = False
 
 
