@@ -22,8 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +59,7 @@ class LiteralStep:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, foreach=False)
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
+        """Make one step and return its loss."""
         self.optimizer.zero_grad()
         output = self.network(batch["lq"])
         loss = F.l1_loss(output, batch["gt"])
@@ -253,7 +253,9 @@ def main() -> None:
     console = Console(width=120)
     console.print(table)
     share = flops / rate / medians["ours"]
-    console.print(f"floor (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}")
+    console.print(
+        f"floor (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}"
+    )
     console.print(f"this machine's rate on the step's convolutions: {rate / 1e9:.0f} GFLOP/s")
     console.print(f"share of it that the fp32 step reaches: {share:.0%} (target {FLOOR_SHARE:.0%})")
     console.print("bf16 is other arithmetic: its loss and gradient differ as the table shows")

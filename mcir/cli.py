@@ -92,7 +92,9 @@ def _check(arguments: argparse.Namespace) -> int:
     memory = (cost.state_bytes + cost.activation_bytes) / 2**20
     print(f"# parameters              {cost.parameters:,}")
     print(f"# FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {training.batch_size_per_gpu}, one process)")
-    print(f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages, gradients")
+    print(
+        f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages, gradients"
+    )
     print(f"#                         and moments, {cost.activation_bytes / 2**20:,.0f} of activations")
     return 0
 
@@ -169,6 +171,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from mcir.data import prepare
+    from mcir.data.verify import verify
 
     with Progress(transient=True) as bar:
         task = bar.add_task(f"{arguments.step} {arguments.source}", total=None)
@@ -177,7 +180,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             "workers": arguments.workers,
         }
         if arguments.step == "verify":
-            found = prepare.verify(arguments.source, arguments.against, arguments.filename_tmpl, **common)
+            found = verify(arguments.source, arguments.against, arguments.filename_tmpl, **common)
         elif arguments.step == "lmdb":
             made = prepare.create_lmdb(arguments.source, arguments.target, arguments.codec, **common)
         elif arguments.step == "lr":

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Test as the arguments say and return the exit status."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"mcir: reading {arguments.opt} …", flush=True)  # before the imports, which take seconds
+        print(f"mcir: reading {arguments.opt} …", flush=True)  # noqa: T201 — before the imports, which take seconds
 
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         with joined(options.num_gpu, options.dist_params) as process:
             record(Tester(options, process).test)(arguments.checkpoint)
     except (ValueError, OSError) as error:  # the person's mistake
-        print(f"mcir: {error}", file=sys.stderr)
+        print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments say and return the exit status."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"mcir: reading {arguments.opt} …", flush=True)  # before the imports, which take seconds
+        print(f"mcir: reading {arguments.opt} …", flush=True)  # noqa: T201 — before the imports, which take seconds
 
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -38,9 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with joined(options.num_gpu, options.dist_params) as process:
             trainer = Trainer(options, process, resume=arguments.auto_resume or restarted)
-            return record(trainer.train)()
+            status = record(trainer.train)()
+            assert status is not None  # a failure was raised
+            return status
     except (ValueError, OSError) as error:  # the person's mistake
-        print(f"mcir: {error}", file=sys.stderr)
+        print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1
 
 

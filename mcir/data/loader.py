@@ -7,6 +7,7 @@ neither a worker nor the collation moves single bytes about.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -181,7 +182,13 @@ def _loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a worker to one thread: there are as many workers as threads are wanted."""
+    """Keep a worker to one thread, and to its work until it is told to stop.
+
+    Signals that reach the whole group of processes (Ctrl-C, a scheduler's SIGTERM) are for the training process, which
+    needs its workers until it has made its step and saved.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

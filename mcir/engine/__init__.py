@@ -1,0 +1,1 @@
+"""The engine: what drives a model over iterations, files and processes."""

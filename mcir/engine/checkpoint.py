@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, without stopping the training, and found again after anything.
 
-A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it, and read by
-it and by spandrel), ``models/net_g_n.safetensors`` (the weights that restore best, with the network's name and arguments
-as metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
+A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it and
+reads it), ``models/net_g_n.safetensors`` (the weights that restore best, with the network's name and arguments as
+metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
 import json
@@ -101,9 +101,14 @@ class Checkpoints:
             key = tree.data_ptr() if tree.numel() else id(tree)
             if key not in copies or copies[key].shape != tree.shape or copies[key].dtype != tree.dtype:
                 spare = self._copies.get(len(copies))
-                if spare is None or spare.dtype != tree.dtype or (spare.shape, spare.stride()) != (
-                    tree.shape,
-                    tree.stride(),
+                if (
+                    spare is None
+                    or spare.dtype != tree.dtype
+                    or (spare.shape, spare.stride())
+                    != (
+                        tree.shape,
+                        tree.stride(),
+                    )
                 ):
                     spare = torch.empty_like(tree, device="cpu", requires_grad=False)
                 copies[key] = spare.copy_(tree.detach())
@@ -179,9 +184,7 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
         "weights": best,
         "iteration": str(iteration),
     }
-    _write_atomically(
-        base.with_name(base.name + ".safetensors"), lambda file: save_file(weights[best], file, metadata)
-    )
+    _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: save_file(weights[best], file, metadata))
 
 
 def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:

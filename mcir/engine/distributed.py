@@ -45,9 +45,7 @@ class Process:
         if self.world_size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            network, device_ids=devices, find_unused_parameters=self.find_unused_parameters
-        )
+        return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=self.find_unused_parameters)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over the processes."""

@@ -89,7 +89,10 @@ class EvaluationSet:
                 save_picture(picture(output[0]), images_to / f"{name}{suffix}.png")
             if index < pictures:
                 upscaled = _at_size_of(gt, batch["lq"]) if upscaled is None else upscaled
-                captions = (self._caption("bicubic" if gt.shape != batch["lq"].shape else "input", self._of_input[index]), self._caption("output", values))
+                captions = (
+                    self._caption("bicubic" if gt.shape != batch["lq"].shape else "input", self._of_input[index]),
+                    self._caption("output", values),
+                )
                 side_by_side[name] = comparison(upscaled[0], output[0], gt[0], captions)
         shared = [row for rank_rows in self.process.gather(rows) for row in rank_rows]
         drawn = [pair for rank_pictures in self.process.gather(side_by_side) for pair in rank_pictures.items()]
@@ -110,9 +113,7 @@ class EvaluationSet:
 
     def _caption(self, what: str, values: Mapping[str, float]) -> str:
         return f"{what}: " + ", ".join(
-            f"{key} {value:.2f} {self.metrics[key].unit}".rstrip()
-            if self.metrics[key].unit
-            else f"{key} {value:.4f}"
+            f"{key} {value:.2f} {self.metrics[key].unit}".rstrip() if self.metrics[key].unit else f"{key} {value:.4f}"
             for key, value in values.items()
         )
 

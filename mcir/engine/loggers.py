@@ -17,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mcir.engine.evaluation import Evaluation
-from mcir.engine.pictures import Picture
 
 
 class RunLog:
@@ -43,8 +42,7 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
 
-            self.board_folder = folder / "tb_logger"
-            self._board = SummaryWriter(str(self.board_folder))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tb_logger"))
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             rest = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"))
@@ -86,9 +84,7 @@ class RunLog:
             return
         means = {name: score.mean for name, score in evaluation.scores.items()}
         images = {name: score.images for name, score in evaluation.scores.items()}
-        self._write_line(
-            {"kind": "val", "iteration": iteration, "dataset": evaluation.name, **means, "images": images}
-        )
+        self._write_line({"kind": "val", "iteration": iteration, "dataset": evaluation.name, **means, "images": images})
         if self._board is not None:
             for name, value in means.items():
                 self._board.add_scalar(f"{evaluation.name}/{name}", value, iteration)
@@ -167,7 +163,9 @@ def results_table(evaluations: list[Evaluation], trained: str) -> Table:
         scores = evaluation.scores.values()
         table.add_row(evaluation.name, "bicubic / input", *(shown(score, score.of_input) for score in scores))
         table.add_row("", trained, *(shown(score) for score in scores))
-        table.add_row("", "gain", *(shown(score, score.mean - score.of_input, "+") for score in scores), end_section=True)
+        table.add_row(
+            "", "gain", *(shown(score, score.mean - score.of_input, "+") for score in scores), end_section=True
+        )
     return table
 
 
@@ -194,7 +192,7 @@ def log_to_console() -> None:
 
 def memory_mib() -> float:
     """Return the peak memory of the device, or of this process on a CPU, in MiB."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -1,6 +1,5 @@
 """Testing: checkpoints × data sets → a table and a JSON file."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,9 @@ class Tester:
         self.process = process
         self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", process)
         if not self.sets:
-            raise ValueError("Testing needs a data set: give 'datasets.test' (or 'test_1', 'test_2', …) in the options.")
+            raise ValueError(
+                "Testing needs a data set: give 'datasets.test' (or 'test_1', 'test_2', …) in the options."
+            )
         if not options.val.metrics:
             raise ValueError("Testing needs 'val.metrics', like {psnr: {type: PSNR, crop_border: 4}}.")
         training_only = {"type", *(key for key in options.model_section() if key.startswith("network_"))}
@@ -46,8 +47,8 @@ class Tester:
             ValueError: no weight file is named, or one does not fit the network.
         """
         path = self.options.path
-        files = list(checkpoints) or [path.pretrain_network_g]
-        if not files[0]:
+        files = list(checkpoints) or [path.pretrain_network_g or ""]
+        if not all(files):
             raise ValueError("Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
         log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)

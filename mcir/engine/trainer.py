@@ -104,7 +104,9 @@ class Trainer:
                 self.checkpoints.raise_failure()
             self.checkpoints.wait()
             if stopped_by:
-                self.log.say(f"Stopped by signal {stopped_by} after iteration {self.iteration}; its checkpoint is saved.")
+                self.log.say(
+                    f"Stopped by signal {stopped_by} after iteration {self.iteration}; its checkpoint is saved."
+                )
                 return 128 + stopped_by
             self._conclude()
             return 0
@@ -159,8 +161,12 @@ class Trainer:
         generators = self.process.gather(_generators())
         if not self.process.is_first:
             return
-        state = {"model": self.model.state_dict(), "generators": generators, "best": self.best}
-        state["options"] = self.options.dump()
+        state = {
+            "model": self.model.state_dict(),
+            "generators": generators,
+            "best": self.best,
+            "options": self.options.dump(),
+        }
         network = self.model.network
         arguments = getattr(network, "hyperparameters", {})
         file = NetworkFile(self.model.weights(), type(network).__name__, arguments)
@@ -216,7 +222,10 @@ class Trainer:
         self.log.close()
         if any(evaluation.scores for evaluation in self.last_evaluations):
             self.log.console.print(results_table(self.last_evaluations, type(self.model.network).__name__))
-        places = {"checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth", "results": self.folder / "results.jsonl"}
+        places = {
+            "checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth",
+            "results": self.folder / "results.jsonl",
+        }
         if self.options.logger.use_tb_logger:
             places["TensorBoard"] = self.folder / "tb_logger"
         if any(evaluation.pictures for evaluation in self.last_evaluations):
@@ -249,7 +258,7 @@ def _generators() -> dict[str, Any]:
         "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 

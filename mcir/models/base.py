@@ -93,9 +93,7 @@ class Model(ABC):
             self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         return self
 
-    def parallelize(
-        self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]
-    ) -> None:
+    def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Train over several processes: ``wrap`` makes the forward pass average gradients over them.
 
         ``mean_over_ranks`` maps a scalar tensor to its mean over the processes, for parts whose state depends on data.
@@ -186,8 +184,10 @@ class Model(ABC):
     @property
     def ema(self) -> MovingAverage | None:
         """The moving average of the network, if one is kept."""
-        average = self.parts["ema"] if "ema" in self.parts else None
-        assert average is None or isinstance(average, MovingAverage)
+        if "ema" not in self.parts:
+            return None
+        average = self.parts["ema"]
+        assert isinstance(average, MovingAverage)
         return average
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from mcir.registry import MODELS, NEGATIVES, LossSection, NegativesSection
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class ContrastiveModel(RestorationModel):
-    """A RestorationModel that owns negatives and adds their term to the losses: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁."""
+    """A RestorationModel that owns negatives and adds their term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁."""
 
     contrastive_opt: LossSection | None = None
     """Loss between output and negatives."""
@@ -34,7 +34,9 @@ class ContrastiveModel(RestorationModel):
         """
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
-            raise ValueError("ContrastiveModel needs both 'contrastive_opt' and 'negatives', or neither to only restore.")
+            raise ValueError(
+                "ContrastiveModel needs both 'contrastive_opt' and 'negatives', or neither to only restore."
+            )
         if self.contrastive_opt and self.negatives:
             self.add_loss("l_neg", self.contrastive_opt)
             self.parts["negatives"] = NEGATIVES.build({"seed": self.seed, **self.negatives}, self.network)
@@ -42,8 +44,10 @@ class ContrastiveModel(RestorationModel):
     @property
     def bank(self) -> Negatives | None:
         """The negatives, if the model trains."""
-        bank = self.parts["negatives"] if "negatives" in self.parts else None
-        assert bank is None or isinstance(bank, Negatives)
+        if "negatives" not in self.parts:
+            return None
+        bank = self.parts["negatives"]
+        assert isinstance(bank, Negatives)
         return bank
 
     def require_trainable(self) -> None:

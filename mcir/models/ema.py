@@ -28,7 +28,8 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module, keep: float) -> None:
         """Move towards ``network``, keeping the share ``keep`` in [0, 1] of the old average."""
-        averages, values = list(self.network.parameters()), list(network.parameters())
+        averages: list[Tensor] = list(self.network.parameters())
+        values: list[Tensor] = list(network.parameters())
         if keep == 0.0:
             torch._foreach_copy_(averages, values)
         elif averages:

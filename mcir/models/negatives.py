@@ -112,7 +112,9 @@ class HistoryNegatives(_Bank):
         if not steps or min(steps) < 1:
             raise ValueError(f"HistoryNegatives: steps are iterations, at least one and each at least 1, not {steps}.")
         if len(weights) != len(steps):
-            raise ValueError(f"HistoryNegatives: {len(steps)} steps need one weight or {len(steps)}, not {len(weights)}.")
+            raise ValueError(
+                f"HistoryNegatives: {len(steps)} steps need one weight or {len(steps)}, not {len(weights)}."
+            )
         for share in weights:
             _require_share("weight", share)
         super().__init__(network, len(steps), start, seed)

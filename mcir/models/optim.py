@@ -104,7 +104,7 @@ class MultiStepRestartLR(Schedule):
 class CosineAnnealingLR(Schedule):
     """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again."""
 
-    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:  # noqa: N803 (the field's name)
+    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
         if T_max < 1:
             raise ValueError(f"T_max is the number of iterations of half a period, at least 1, not {T_max}.")
         self.period = T_max
@@ -123,7 +123,7 @@ class TrueCosineAnnealingLR(CosineAnnealingLR):
     is lower by a constant factor. Without a warm-up the two are the same.
     """
 
-    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:  # noqa: N803 (the field's name)
+    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
         super().__init__(T_max, eta_min)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
@@ -140,11 +140,9 @@ class TrueCosineAnnealingLR(CosineAnnealingLR):
 
 @SCHEDULERS.register()
 class CosineAnnealingRestartLR(Schedule):
-    """Half a cosine per period, each started at its ``restart_weights`` times the first rate; ``eta_min`` afterwards."""
+    """Half a cosine per period, each from its ``restart_weights`` times the first rate; ``eta_min`` afterwards."""
 
-    def __init__(
-        self, periods: Sequence[int], restart_weights: Sequence[float] = (1.0,), eta_min: float = 0.0
-    ) -> None:
+    def __init__(self, periods: Sequence[int], restart_weights: Sequence[float] = (1.0,), eta_min: float = 0.0) -> None:
         if len(periods) != len(restart_weights):
             raise ValueError(f"{len(periods)} periods need as many restart_weights, not {len(restart_weights)}.")
         self.ends = [sum(periods[: count + 1]) for count in range(len(periods))]
@@ -164,5 +162,3 @@ class CosineAnnealingRestartLR(Schedule):
 def _cosine(first: float, last: float, phase: float) -> float:
     """Return ``first`` at phase 0, ``last`` at phase 1 and a cosine between."""
     return last + (first - last) * (1 + math.cos(math.pi * phase)) / 2
-
-

@@ -40,7 +40,8 @@ class RestorationModel(Model):
         super().require_trainable()
         if "l_pix" not in self.parts and "l_percep" not in self.parts:
             raise ValueError(
-                f"{type(self).__name__} needs 'train.pixel_opt' or 'train.perceptual_opt' to train, like {{type: L1Loss}}."
+                f"{type(self).__name__} needs 'train.pixel_opt' or 'train.perceptual_opt' to train, "
+                "like {type: L1Loss}."
             )
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def options(folder, **train):
-    data = {"type": "PairedImageDataset", "dataroot_gt": str(folder / "pictures"), "degradation": {"type": "BicubicDown"}}
+    pictures = str(folder / "pictures")
+    data = {"type": "PairedImageDataset", "dataroot_gt": pictures, "degradation": {"type": "BicubicDown"}}
     return {
         "name": "tiny",
         "model_type": "ContrastiveModel",

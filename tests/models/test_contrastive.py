@@ -103,9 +103,7 @@ def test_without_training_options_it_only_restores(batch):
 
 def test_it_adds_only_the_negatives_to_its_parent(batch):
     zero = build(contrastive_opt={**SPN, "loss_weight": 0.0})
-    parent = RestorationModel(
-        network_g=NETWORK, optim_g={"type": "Adam", "lr": 1e-3}, pixel_opt={"type": "L1Loss"}
-    )
+    parent = RestorationModel(network_g=NETWORK, optim_g={"type": "Adam", "lr": 1e-3}, pixel_opt={"type": "L1Loss"})
     for iteration in (1, 2, 3):
         zero.training_step(batch, iteration)
         parent.training_step(batch, iteration)

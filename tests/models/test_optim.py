@@ -38,9 +38,8 @@ def test_rates_equal_the_official_ones(name):
 
 
 def test_multi_step_restart_begins_anew_at_a_restart():
-    schedule = SCHEDULERS.build(
-        {"type": "MultiStepRestartLR", "milestones": [2, 5], "gamma": 0.5, "restarts": [0, 4], "restart_weights": [1, 0.8]}
-    )
+    restarts = {"restarts": [0, 4], "restart_weights": [1, 0.8]}
+    schedule = SCHEDULERS.build({"type": "MultiStepRestartLR", "milestones": [2, 5], "gamma": 0.5, **restarts})
     rates = [schedule(1.0, iteration) for iteration in range(1, 8)]
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.8, 0.4, 0.4])
 
@@ -64,7 +63,7 @@ def test_warm_up_rises_linearly():
     ],
 )
 def test_sections_that_make_no_sense_are_refused(section):
-    with pytest.raises(ValueError, match="period|restart_weights"):
+    with pytest.raises(ValueError, match=r"period|restart_weights"):
         SCHEDULERS.build(section)
 
 
