@@ -192,7 +192,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
         for problem in found.problems:
             print(f"  {problem}", file=sys.stderr)
-        print("everything is whole" if found.ok else f"{len(found.problems)} problems")
+        print("everything is whole" if found.ok else f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}")
         return 0 if found.ok else 1
     print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")
     return 0

@@ -63,7 +63,6 @@ RENAMED = (
 )
 VALUES = {
     "val.metrics.*.type": {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"},
-    "train.scheduler.type": {"TrueCosineAnnealingLR": "CosineAnnealingLR"},
 }
 
 
@@ -169,6 +168,8 @@ class _Translation:
                 target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
                 self.move(path, target, Node(renamed.value(node.value), node.place))
         self.metrics()
+        if new:
+            self.weights_entry()
         train = self.root.child("train")
         if train and isinstance(train.value, dict):
             self.gradient_clipping(released)
@@ -239,6 +240,14 @@ class _Translation:
                 self.drop(path, node, f"{kind.value} knows that {better} is better")
             else:
                 self.refuse(path, f"Of {kind.value} {better} is better.")
+
+    def weights_entry(self) -> None:
+        """BasicSR reads ``params`` unless told otherwise."""
+        file, key = ("path", "pretrain_network_g"), ("path", "param_key_g")
+        node = self.root.at(file)
+        if node is not None and node.value is not None and self.root.at(key) is None:
+            self.set(key, Node("params", node.place))
+            self.changes.append((node.place, "path.param_key_g is set to params, which BasicSR reads unasked"))
 
     def gradient_clipping(self, released: Release | None) -> None:
         """``use_grad_clip`` is a switch or the norm itself; NAFNet's code clips unless told not to."""

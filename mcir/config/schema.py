@@ -29,8 +29,8 @@ class PathOptions(Fixed):
     pretrain_network_g: str | None = Field(default=None, description="Weights that the network starts from.")
     strict_load_g: bool = Field(default=True, description="The file and the network hold the same weights.")
     param_key_g: str | None = Field(
-        default="params",
-        description="Entry of the file that holds the weights; null: the file is the weights.",
+        default=None,
+        description="Entry of the file that holds the weights; null: params_ema, else params, else the file itself.",
     )
     resume_state: str | None = Field(default=None, description="Training state that the run goes on from.")
     experiments_root: str = Field(default="experiments", description="Gets one folder for each training run.")

@@ -15,7 +15,7 @@ from mcir.data.degradations import build_degradation
 from mcir.data.errors import DataError
 from mcir.data.pairing import check_pairs, read_names
 from mcir.data.sampler import Draw
-from mcir.data.storage import Storage, open_storage
+from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.transforms import Color, Window, draw_geometry, in_color, orient, place
 from mcir.registry import DATASETS, DegradationSection
 
@@ -86,6 +86,10 @@ class PairDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def name(self, index: int) -> str:
+        """Return the path of a pair's ground truth within its set, without extension: what results call the pair."""
+        return stem(self._pairs[index].gt)
 
     def __getitem__(self, sample: int | Draw) -> Item:
         draw = Draw.of(sample)

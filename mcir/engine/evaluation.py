@@ -35,9 +35,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one data set by metric, and side-by-side pictures of its first images by name."""
+    """The scores of one data set by metric, and side-by-side pictures of its first images by name.
+
+    ``given`` says what the network is compared with: the ``bicubic`` enlargement of its input, or the ``input``.
+    """
 
     name: str
+    given: str
     scores: dict[str, Score]
     pictures: dict[str, Picture]
 
@@ -51,10 +55,21 @@ class EvaluationSet:
         metrics: the metrics by the name that the option file gives them.
         process: this process; each takes its share of the images.
         workers: processes that read images.
+        scale: of the network; above 1 it is compared with the bicubic enlargement of its input.
     """
 
-    def __init__(self, name: str, dataset: Any, metrics: Mapping[str, Any], process: Process, workers: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        dataset: Any,
+        metrics: Mapping[str, Any],
+        process: Process,
+        workers: int = 0,
+        scale: int = 1,
+    ) -> None:
         self.name = name
+        self.given = "bicubic" if scale > 1 else "input"
+        self._name_of = getattr(dataset, "name", None)
         self.metrics = metrics
         self.process = process
         self._loader: DataLoader[Any] = evaluation_loader(
@@ -77,7 +92,8 @@ class EvaluationSet:
         side_by_side: dict[str, Picture] = {}
         for item in self._loader:
             batch = to_device(item, self.process.device)
-            index, name = int(item["index"][0]), Path(batch["lq_path"][0]).stem
+            index = int(item["index"][0])
+            name = self._name_of(index) if self._name_of else Path(batch["gt_path"][0]).stem
             gt, upscaled = batch["gt"], None
             output = restore(batch["lq"])
             values = {key: float(metric(output, gt)) for key, metric in self.metrics.items()}
@@ -90,13 +106,13 @@ class EvaluationSet:
             if index < pictures:
                 upscaled = _at_size_of(gt, batch["lq"]) if upscaled is None else upscaled
                 captions = (
-                    self._caption("bicubic" if gt.shape != batch["lq"].shape else "input", self._of_input[index]),
+                    self._caption(self.given, self._of_input[index]),
                     self._caption("output", values),
                 )
                 side_by_side[name] = comparison(upscaled[0], output[0], gt[0], captions)
         shared = [row for rank_rows in self.process.gather(rows) for row in rank_rows]
         drawn = [pair for rank_pictures in self.process.gather(side_by_side) for pair in rank_pictures.items()]
-        return Evaluation(self.name, self._scores(sorted(shared, key=lambda row: row[0])), dict(drawn))
+        return Evaluation(self.name, self.given, self._scores(sorted(shared, key=lambda row: row[0])), dict(drawn))
 
     def _scores(self, rows: list[tuple[int, str, dict[str, float], dict[str, float]]]) -> dict[str, Score]:
         scores = {}
@@ -132,7 +148,7 @@ def evaluation_sets(options: Options, kind: str, process: Process) -> list[Evalu
     metrics = {name: METRICS.build(section) for name, section in options.val.metrics.items()}
     sections = options.datasets.val if kind == "val" else options.datasets.test
     return [
-        EvaluationSet(part.name, DATASETS.build(part.section), metrics, process, part.num_worker_per_gpu)
+        EvaluationSet(part.name, DATASETS.build(part.section), metrics, process, part.num_worker_per_gpu, options.scale)
         for part in sections.values()
     ]
 

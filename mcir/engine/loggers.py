@@ -153,7 +153,7 @@ class Speed:
 
 
 def results_table(evaluations: list[Evaluation], trained: str) -> Table:
-    """Return a table of the degraded inputs (enlarged bicubically) against the network."""
+    """Return a table of what the network was given against what it made of it; ``trained`` is its name."""
     table = Table(title="Images that were not trained on")
     table.add_column("data set")
     table.add_column("image by")
@@ -161,7 +161,7 @@ def results_table(evaluations: list[Evaluation], trained: str) -> Table:
         table.add_column(name, justify="right")
     for evaluation in evaluations:
         scores = evaluation.scores.values()
-        table.add_row(evaluation.name, "bicubic / input", *(shown(score, score.of_input) for score in scores))
+        table.add_row(evaluation.name, evaluation.given, *(shown(score, score.of_input) for score in scores))
         table.add_row("", trained, *(shown(score) for score in scores))
         table.add_row(
             "", "gain", *(shown(score, score.mean - score.of_input, "+") for score in scores), end_section=True

@@ -1,5 +1,6 @@
 """The training loop, and what a run needs around it."""
 
+import logging
 import random
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.pictures import save_picture
 from mcir.models import Model
 from mcir.registry import DATASETS, MODELS
+
+
+_LOG = logging.getLogger("mcir")
 
 
 class Trainer:
@@ -52,6 +56,7 @@ class Trainer:
         with process.first_goes_first():
             self.model: Model = MODELS.build(options.model_section())
         self.model.require_trainable()
+        _require_fit(options, self.model)
         self.iteration = 0
         self.best: float | None = None
         if state is None:
@@ -190,7 +195,9 @@ class Trainer:
         path = self.options.path
         if path.pretrain_network_g:
             weights = read_weights(Path(path.pretrain_network_g), path.param_key_g)
-            self.model.load_weights(weights, path.strict_load_g)
+            differing = self.model.load_weights(weights, path.strict_load_g)
+            if differing:
+                _LOG.warning("%s: %d weights are left out: %s", path.pretrain_network_g, len(differing), differing[:10])
 
     def _fingerprint(self) -> float:
         """Return a number that differs when any weight, average or negative does."""
@@ -232,6 +239,23 @@ class Trainer:
             places["pictures"] = self.folder / "comparisons"
         for name, place in places.items():
             self.log.say(f"{name + ':':<12} {place}")
+
+
+def _require_fit(options: Options, model: Model) -> None:
+    """Check what the sections of an option file say of each other.
+
+    Raises:
+        ValueError: the network enlarges by another scale, or a batch cannot be divided as asked.
+    """
+    assert options.datasets.train is not None
+    makes, size = getattr(model.network, "scale", options.scale), options.datasets.train.batch_size_per_gpu
+    if makes != options.scale:
+        raise ValueError(f"network_g enlarges ×{makes}, but scale is {options.scale}: make them equal.")
+    if size % model.accumulation_steps:
+        raise ValueError(
+            f"datasets.train.batch_size_per_gpu is {size}: it cannot be divided into train.accumulation_steps = "
+            f"{model.accumulation_steps} equal parts."
+        )
 
 
 def _put_aside(folder: Path) -> None:

@@ -140,9 +140,7 @@ class Model(ABC):
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
             outputs.append(output.detach())
-        parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        limit = self.grad_clip if self.grad_clip is not None else float("inf")
-        scalars["grad_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        scalars["grad_norm"] = self._clip_gradient()
         self.optimizer.step()
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
         scalars["lr"] = torch.tensor(rate)
@@ -163,6 +161,13 @@ class Model(ABC):
         for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         return float(optimizer.param_groups[0]["lr"])
+
+    def _clip_gradient(self) -> Tensor:
+        """Scale the gradient down to ``grad_clip`` if it is longer, and return its L2 norm before."""
+        if self.grad_clip is not None:
+            return nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Yield the equal parts of a batch, and of each whether it is the last."""

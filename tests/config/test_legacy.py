@@ -363,7 +363,7 @@ def test_the_released_options_become_a_contrastive_model(write, model_type):
     model = options.train.model
     assert model.negatives == HISTORY
     assert model.contrastive_opt == SPN
-    assert model.scheduler.type == "CosineAnnealingLR"
+    assert model.scheduler.type == "TrueCosineAnnealingLR"
     assert "perceptual_opt" not in model
     assert "grad_clip" not in model
 

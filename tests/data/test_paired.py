@@ -158,3 +158,11 @@ def test_arguments_that_contradict(tmp_path, kind, message):
 def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no images"):
         PairedImageDataset(str(tmp_path), degradation={"type": "BicubicDown"})
+
+
+def test_pairs_are_called_by_their_path_within_the_set(tmp_path):
+    for folder in ("a", "b"):
+        save(tmp_path / "gt" / folder / "0.png", smooth(8, 8))
+        save(tmp_path / "lq" / folder / "0.png", smooth(8, 8))
+    dataset = PairedImageDataset(str(tmp_path / "gt"), str(tmp_path / "lq"))
+    assert [dataset.name(index) for index in range(2)] == ["a/0", "b/0"]

@@ -1,0 +1,484 @@
+"""Checkpoints: whole or not at all, as they were at the moment of saving, and read back by others and by us."""
+
+import errno
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mcir.engine import checkpoint
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, read_weights, write_network
+from mcir.models import RestorationModel
+from mcir.registry import ARCHS
+from tests.engine.conftest import ROOT
+
+ARGUMENTS = {"num_feat": 4, "num_block": 1, "upscale": 2, "rgb_mean": [0.5, 0.4, 0.3]}
+
+
+@pytest.fixture
+def model():
+    """After one step, so that network, average and optimizer all differ from their beginnings."""
+    section = {"network_g": {"type": "EDSR", **ARGUMENTS}, "pixel_opt": {"type": "L1Loss"}, "ema_decay": 0.5}
+    model = RestorationModel(**section, optim_g={"type": "Adam", "lr": 1e-2}, channels_last=True)
+    gt = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.training_step({"lq": gt[..., ::2, ::2], "gt": gt}, 1)
+    return model
+
+
+def file_of(model):
+    return NetworkFile(model.weights(), type(model.network).__name__, model.network.hyperparameters)
+
+
+def save(checkpoints, model, iteration, **more):
+    checkpoints.save(iteration, {"model": model.state_dict()}, file_of(model), **more)
+
+
+def simple(value=1.0):
+    return NetworkFile({"params": {"weight": torch.full((3,), value)}}, "Simple", {})
+
+
+def copied(tree):
+    return {key: value.clone() for key, value in tree.items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+class Gate:
+    """Makes ``torch.save`` wait until it is opened, as a slow disk would."""
+
+    def __init__(self, monkeypatch):
+        self.opened, self.reached, really = threading.Event(), threading.Event(), torch.save
+
+        def slow(*arguments):
+            self.reached.set()
+            assert self.opened.wait(30)
+            return really(*arguments)
+
+        monkeypatch.setattr(torch, "save", slow)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.opened.set()
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_are_laid_out_as_basicsr_lays_them_out(tmp_path, model):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, model, 7)
+    checkpoints.wait()
+    assert names(tmp_path) == ["7.state", "net_g_7.pth", "net_g_7.safetensors"]
+    content = torch.load(tmp_path / "models" / "net_g_7.pth", weights_only=True)
+    assert list(content) == ["params", "params_ema"]
+    assert_equal(content["params"], dict(model.network.state_dict()))
+    assert_equal(content["params_ema"], dict(model.ema.network.state_dict()))
+    assert not torch.equal(content["params"]["conv_last.weight"], content["params_ema"]["conv_last.weight"])
+    assert all(value.is_contiguous() for params in content.values() for value in params.values())
+
+
+def test_spandrel_reads_our_files(tmp_path):
+    """Spandrel knows no EDSR, so the layout is tried with a network that it does know."""
+    spandrel = pytest.importorskip("spandrel")
+    compact = pytest.importorskip("spandrel.architectures.Compact")
+    networks = {name: compact.Compact(num_feat=8, num_conv=2, upscale=2) for name in ("params", "params_ema")}
+    weights = {name: network.state_dict() for name, network in networks.items()}
+    write_network(tmp_path / "net_g_1", NetworkFile(weights, "Compact", {}), 1)
+    image = torch.rand(1, 3, 6, 7)
+    expected = networks["params_ema"](image).clamp(0, 1)
+    for suffix in (".pth", ".safetensors"):
+        loaded = spandrel.ModelLoader().load_from_file(tmp_path / f"net_g_1{suffix}")
+        assert loaded.architecture.id == "Compact"
+        assert loaded.scale == 2
+        torch.testing.assert_close(loaded(image), expected)
+
+
+def test_the_network_is_rebuilt_from_the_safetensors_file_alone(tmp_path, model):
+    write_network(tmp_path / "net_g_9", file_of(model), 9)
+    file = tmp_path / "net_g_9.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert (metadata["architecture"], metadata["weights"], metadata["iteration"]) == ("EDSR", "params_ema", "9")
+    arguments = json.loads(metadata["hyperparameters"])
+    assert arguments.items() >= ARGUMENTS.items()
+    network = ARCHS.build({"type": metadata["architecture"], **arguments})
+    network.load_state_dict(load_file(file))
+    image = torch.rand(1, 3, 5, 6)
+    torch.testing.assert_close(network(image), model.restore(image))
+    assert_equal(load_file(file), torch.load(tmp_path / "net_g_9.pth", weights_only=True)["params_ema"])
+
+
+def test_without_an_average_the_network_itself_is_the_best(tmp_path):
+    write_network(tmp_path / "net", simple(3.0), 1)
+    with safe_open(tmp_path / "net.safetensors", "pt") as opened:
+        assert opened.metadata()["weights"] == "params"
+    assert torch.equal(load_file(tmp_path / "net.safetensors")["weight"], torch.full((3,), 3.0))
+
+
+def test_the_state_continues_the_model(tmp_path, model):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, model, 1)
+    checkpoints.wait()
+    state = checkpoints.latest()
+    assert state["iteration"] == 1
+    weight = state["model"]["network_g"]["conv_first.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, model.network.conv_first.weight)
+    moments = model.optimizer.state_dict()["state"]
+    for number, kept in state["model"]["optimizer"]["state"].items():
+        assert_equal(kept, moments[number])
+        assert kept["exp_avg"].abs().sum() > 0
+
+
+# -- at which moment --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_what_was_when_it_was_saved(tmp_path, model, gate):
+    checkpoints = Checkpoints(tmp_path)
+    network, average = copied(model.network.state_dict()), copied(model.ema.network.state_dict())
+    save(checkpoints, model, 1)
+    assert gate.reached.wait(30)
+    with torch.no_grad():
+        for parameter in model.parts.parameters():
+            parameter.fill_(99.0)
+    gate.opened.set()
+    checkpoints.wait()
+    assert_equal(torch.load(tmp_path / "models" / "net_g_1.pth", weights_only=True)["params"], network)
+    assert_equal(load_file(tmp_path / "models" / "net_g_1.safetensors"), average)
+    assert_equal(read_state(tmp_path / "training_states" / "1.state")["model"]["network_g"], network)
+
+
+def test_saving_does_not_wait_for_the_disk_but_for_the_checkpoint_before(tmp_path, model, gate):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, model, 1)  # returns although nothing can be written
+    assert gate.reached.wait(30)
+    assert checkpoints.iterations() == []
+    second = threading.Thread(target=save, args=(checkpoints, model, 2))
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    gate.opened.set()
+    second.join(30)
+    checkpoints.wait()
+    assert checkpoints.iterations() == [1, 2]
+
+
+def test_each_tensor_is_copied_once_and_into_the_same_memory_again(tmp_path, model, monkeypatch):
+    really, made = torch.empty_like, []
+
+    def counting(*arguments, **options):
+        made.append(really(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(torch, "empty_like", counting)
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, model, 1)
+    checkpoints.wait()
+    tensors = len(list(model.network.parameters()))
+    assert len(made) == 5 * tensors  # network, average, two moments and Adam's count; the weight files cost nothing
+    first = copied(model.network.state_dict())
+    with torch.no_grad():
+        for parameter in model.parts.parameters():
+            parameter.mul_(2.0)
+    save(checkpoints, model, 2)
+    checkpoints.wait()
+    assert len(made) == 5 * tensors
+    doubled = {key: 2 * value for key, value in first.items()}
+    for iteration, expected in ((1, first), (2, doubled)):
+        assert_equal(read_state(checkpoints.states / f"{iteration}.state")["model"]["network_g"], expected)
+        file = checkpoints.models / f"net_g_{iteration}.pth"
+        assert_equal(torch.load(file, weights_only=True)["params"], expected)
+
+
+def test_a_state_that_changes_its_shape_is_copied_anew(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for iteration, size in enumerate((3, 5, 4), start=1):
+        tree = {"a": torch.arange(size), "b": [torch.arange(8.0).view(2, 4).mT, (torch.tensor(iteration), "text")]}
+        checkpoints.save(iteration, tree, simple())
+        checkpoints.wait()
+        read = read_state(checkpoints.states / f"{iteration}.state")
+        assert torch.equal(read["a"], torch.arange(size))
+        assert torch.equal(read["b"][0], torch.arange(8.0).view(2, 4).mT)
+        assert read["b"][1] == (torch.tensor(iteration), "text")
+
+
+def test_views_of_one_memory_stay_what_they_are(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    whole, other = torch.arange(4.0).view(2, 2), torch.tensor([[50.0, 60.0]])
+    for iteration in (1, 2, 3):
+        tree = {"whole": whole, "part": whole[:1], "turned": whole.mT, "other": other}
+        checkpoints.save(iteration, tree, simple())
+        checkpoints.wait()
+        read = read_state(checkpoints.states / f"{iteration}.state")
+        assert_equal({key: read[key] for key in tree}, tree)
+
+
+def test_tied_weights_are_saved_under_both_names(tmp_path):
+    weight = torch.rand(3, 2)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {}, NetworkFile({"params": {"embed": weight, "head": weight}}, "Tied", {}))
+    checkpoints.wait()
+    for suffix in (".pth", ".safetensors"):
+        read = read_weights(tmp_path / "models" / f"net_g_1{suffix}")
+        assert_equal(read, {"embed": weight, "head": weight})
+
+
+# -- when it cannot be written ----------------------------------------------------------------------------------------
+
+
+def fail_half_way(really):
+    def half(content, file):
+        really(content, file)
+        os.truncate(file, os.path.getsize(file) // 2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return half
+
+
+def next_save(checkpoints):
+    checkpoints.save(3, {}, simple())
+
+
+def next_look(checkpoints):
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:
+        checkpoints.raise_failure()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("noticed_by", [next_save, Checkpoints.wait, next_look])
+def test_a_failed_write_is_told_and_spoils_nothing(tmp_path, monkeypatch, noticed_by):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"value": torch.ones(4)}, simple(1.0), is_best=True)
+    checkpoints.wait()
+    before = names(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", fail_half_way(torch.save))
+        checkpoints.save(2, {"value": torch.zeros(4)}, simple(2.0), is_best=True)
+        with pytest.raises(CheckpointError, match=r"No space left on device.*The checkpoint of iteration 1 is good"):
+            noticed_by(checkpoints)
+    assert names(tmp_path) == before
+    assert torch.equal(checkpoints.latest()["value"], torch.ones(4))
+    assert float(read_weights(checkpoints.models / "net_g_best.pth")["weight"][0]) == 1.0
+    checkpoints.wait()  # told once
+    checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # and the next may succeed
+    checkpoints.wait()
+    assert checkpoints.iterations() == [1, 3]
+
+
+def test_a_checkpoint_of_which_one_file_fails_is_none(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {}, simple())
+    with pytest.raises(CheckpointError, match=r"Input/output error\. No earlier checkpoint exists"):
+        checkpoints.wait()
+    assert checkpoints.latest() is None
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile
+
+checkpoints = Checkpoints(Path(sys.argv[1]))
+for iteration, size in ((1, 100), (2, 10**6)):
+    weights = {"params": {"weight": torch.full((size,), float(iteration))}}
+    checkpoints.save(iteration, weights, NetworkFile(weights, "Net", {}), is_best=True)
+    if iteration == 1:
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+    else:
+        try:
+            checkpoints.wait()
+        except CheckpointError as error:
+            print(error)
+"""
+
+
+def test_a_limit_of_the_system_is_met_like_a_full_disk(tmp_path):
+    """No file may grow beyond a megabyte: the write itself fails, inside the libraries."""
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("A checkpoint could not be written: ")
+    assert "The checkpoint of iteration 1 is good." in result.stdout
+    expected = ["1.state", "net_g_1.pth", "net_g_1.safetensors", "net_g_best.pth", "net_g_best.safetensors"]
+    assert names(tmp_path) == expected
+    assert Checkpoints(tmp_path).latest()["iteration"] == 1
+    for label in ("1", "best"):
+        for suffix in (".pth", ".safetensors"):
+            assert float(read_weights(tmp_path / "models" / f"net_g_{label}{suffix}")["weight"][0]) == 1.0
+
+
+# -- which are kept ---------------------------------------------------------------------------------------------------
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (2, 4, 20, 22):
+        checkpoints.save(iteration, {}, simple(float(iteration)), is_best=iteration == 2)
+    checkpoints.wait()
+    assert checkpoints.iterations() == [20, 22]
+    assert names(checkpoints.models) == [
+        f"net_g_{label}.{suffix}" for label in (20, 22, "best") for suffix in ("pth", "safetensors")
+    ]
+    assert float(read_weights(checkpoints.models / "net_g_best.pth")["weight"][0]) == 2.0
+
+
+def test_without_a_number_all_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for iteration in range(1, 8):
+        checkpoints.save(iteration, {}, simple())
+    checkpoints.wait()
+    assert checkpoints.iterations() == list(range(1, 8))
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_mcir(monkeypatch, caplog):
+    """The notices of mcir, wherever they go otherwise."""
+    monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
+    return caplog
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"\x00\xff" * 100,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_newest_state_is_passed_over_and_named(tmp_path, of_mcir, damage):
+    checkpoints = Checkpoints(tmp_path)
+    for iteration in (1, 2):
+        checkpoints.save(iteration, {}, simple())
+    checkpoints.wait()
+    file = checkpoints.states / "2.state"
+    file.write_bytes(damage(file.read_bytes()))
+    (checkpoints.states / ".3.state.77").write_bytes(b"left by a killed process")
+    assert checkpoints.latest()["iteration"] == 1
+    assert [record.getMessage().partition(" is damaged")[0] for record in of_mcir.records] == [str(file)]
+    (checkpoints.states / "1.state").write_bytes(b"")
+    assert checkpoints.latest() is None
+
+
+def test_a_folder_without_states_has_no_latest(tmp_path):
+    assert Checkpoints(tmp_path / "nowhere").latest() is None
+    assert Checkpoints(tmp_path / "nowhere").iterations() == []
+
+
+@pytest.mark.parametrize("content", [{"iteration": 3, "epoch": 1}, {"format": 2, "iteration": 3}, [1, 2]])
+def test_a_state_of_another_program_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "3.state")
+    with pytest.raises(CheckpointError, match=r"3\.state is not a training state of mcir"):
+        read_state(tmp_path / "3.state")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"x\.state: there is no such training state"):
+        read_state(tmp_path / "x.state")
+    for name in ("x.pth", "x.safetensors"):
+        with pytest.raises(CheckpointError, match=rf"{name}: there is no such weight file"):
+            read_weights(tmp_path / name)
+
+
+ONE, TWO = {"a.weight": torch.ones(2)}, {"a.weight": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "expected"),
+    [
+        (ONE, None, ONE),
+        (ONE, "params", ONE),  # the file is the weights
+        ({"params": ONE, "params_ema": TWO}, None, TWO),
+        ({"params": ONE, "params_ema": TWO}, "params", ONE),
+        ({"params": ONE}, None, ONE),
+        ({"epoch": 3, "state_dict": ONE}, None, ONE),
+        ({"generator": ONE, "params": TWO}, "generator", ONE),
+        ({"module.a.weight": torch.ones(2)}, None, ONE),
+        ({"params": {"module.a.weight": torch.ones(2)}}, None, ONE),
+    ],
+)
+def test_weights_are_found_in_every_layout(tmp_path, content, key, expected):
+    torch.save(content, tmp_path / "net.pth")
+    assert_equal(read_weights(tmp_path / "net.pth", key), expected)
+
+
+def test_weights_are_read_from_safetensors(tmp_path):
+    for name, prefix in (("plain", ""), ("parallel", "module.")):
+        save_file({f"{prefix}a.weight": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+        assert_equal(read_weights(tmp_path / f"{name}.safetensors", "params"), ONE)
+
+
+def test_a_submodule_called_module_keeps_its_name(tmp_path):
+    content = {"module.weight": torch.ones(2), "weight": torch.zeros(2)}
+    torch.save(content, tmp_path / "net.pth")
+    assert_equal(read_weights(tmp_path / "net.pth"), content)
+
+
+def test_a_missing_key_is_told_with_what_there_is(tmp_path):
+    torch.save({"params": ONE, "params_ema": TWO}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"has no 'generator'; it holds \['params', 'params_ema'\]"):
+        read_weights(tmp_path / "net.pth", "generator")
+
+
+@pytest.mark.parametrize("content", [3, {"params": {"a": torch.ones(1), "b": "text"}}, {"a": torch.ones(1), "b": 2}])
+def test_what_is_no_weights_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 8])
+def test_garbage_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights: ."):
+        read_weights(tmp_path / name)
+
+
+class Malicious:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("dump", [lambda content, file: file.write_bytes(pickle.dumps(content)), torch.save])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, dump):
+    file, folder = tmp_path / "net.pth", tmp_path / "owned"
+    dump({"params": {"a": Malicious(str(folder))}}, file)
+    with pytest.raises(CheckpointError, match=r"net\.pth cannot be read as weights"):
+        read_weights(file)
+    with pytest.raises(CheckpointError, match=r"net\.pth is damaged"):
+        read_state(file)
+    assert not folder.exists()
+    torch.load(file, weights_only=False)  # read carelessly, it would have been run
+    assert folder.is_dir()
