@@ -98,11 +98,7 @@ def test_a_mistake_is_told_in_plain_words(tmp_path, capsys):
 
 def test_help_comes_at_once():
     begin = time.monotonic()
-    command = [
-        sys.executable,
-        "-c",
-        "import mcir.cli, sys; assert 'torch' not in sys.modules; mcir.cli.main(['--help'])",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    code = "import mcir.cli, sys; assert 'torch' not in sys.modules; mcir.cli.main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "prepare" in done.stdout
     assert time.monotonic() - begin < 20  # a hang, not a speed

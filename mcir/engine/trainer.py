@@ -20,7 +20,6 @@ from mcir.engine.pictures import save_picture
 from mcir.models import Model
 from mcir.registry import DATASETS, MODELS
 
-
 _LOG = logging.getLogger("mcir")
 
 

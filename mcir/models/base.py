@@ -165,9 +165,10 @@ class Model(ABC):
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to ``grad_clip`` if it is longer, and return its L2 norm before."""
         if self.grad_clip is not None:
-            return nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+            before: Tensor = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+            return before
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        return torch.stack(torch._foreach_norm(gradients)).norm()
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Yield the equal parts of a batch, and of each whether it is the last."""
