@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcir.config import DistOptions
@@ -116,7 +117,18 @@ def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
         # CPU tensors (flags, results) always travel by gloo; gradients by the backend of their device
         on_gpu = device.type == "cuda" and options.backend != "gloo"
         timeout = datetime.timedelta(minutes=options.timeout_minutes)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timeout)
+        # torchrun's store outlives a restart, and with it the addresses of processes that are gone: so one shelf a life
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        store = dist.PrefixStore(  # type: ignore[attr-defined]
+            f"life_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+        )
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout=timeout,
+            store=store,
+            rank=rank,
+            world_size=world_size,
+        )
     process = Process(rank, world_size, device, options.find_unused_parameters)
     try:
         yield process

@@ -168,7 +168,8 @@ class Model(ABC):
             before: Tensor = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
             return before
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
 
     def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Yield the equal parts of a batch, and of each whether it is the last."""

@@ -1,0 +1,252 @@
+"""What single parts of mcir cost against the way they are usually written.
+
+(a) ``MovingAverage.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on many
+small tensors: 400 of them with 60 channels, a stand-in for a small transformer, not one; (b) separable SSIM against the
+11×11 window as a convolution; (c) MATLAB's resize of a 480×480 image to a quarter against one that computes row after
+row; (d) how long ``Checkpoints.save`` holds up the training of EDSR-light with an average, four negatives and Adam.
+
+(a) to (c) are processor seconds of one thread, (d) is wall time on an idle disk; medians of interleaved rounds::
+
+    python benchmarks/parts.py --json parts.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from mcir.archs import EDSR
+from mcir.data.resize import imresize
+from mcir.engine.checkpoint import Checkpoints, NetworkFile
+from mcir.metrics import SSIM
+from mcir.models import ContrastiveModel, MovingAverage
+
+KEEP = 0.999
+LIGHT = {"type": "EDSR", "num_feat": 64, "num_block": 16, "upscale": 4}
+TARGETS = {"average, EDSR-light": 3.5, "average, 400 small tensors": 8.0, "SSIM": 3.0, "imresize": 5.0}
+BLOCKING_TARGET_MS = 10.0
+
+Pair = tuple[Callable[[], Any], Callable[[], Any], int, float]
+"""The usual way, mcir's, how often each is called in a round, and the largest difference of their results."""
+
+
+# -- (a) the moving average -------------------------------------------------------------------------------------------
+
+
+class LoopAverage:
+    """The moving average as a loop over named parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = MovingAverage(network).network
+
+    def update(self, network: nn.Module, keep: float) -> None:
+        """Follow the network, one parameter after the other."""
+        values = dict(network.named_parameters())
+        for name, average in self.network.named_parameters():
+            average.data.mul_(keep).add_(values[name].data, alpha=1 - keep)
+
+
+def small_tensors(count: int = 400, channels: int = 60) -> nn.Module:
+    """Return as many parameters as a small transformer has, in as small pieces: linear layers and norms in turn."""
+    blocks = [nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels)) for _ in range(count // 4)]
+    return nn.Sequential(*blocks)
+
+
+def average_pair(network: nn.Module, calls: int) -> Pair:
+    """Compare the averages of a network that has moved."""
+    loop, ours = LoopAverage(network), MovingAverage(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    loop.update(network, KEEP)
+    ours.update(network, KEEP)
+    both = zip(loop.network.parameters(), ours.network.parameters(), strict=True)
+    difference = max(float((one - other).abs().max()) for one, other in both)
+    return lambda: loop.update(network, KEEP), lambda: ours.update(network, KEEP), calls, difference
+
+
+# -- (b) SSIM ---------------------------------------------------------------------------------------------------------
+
+
+def full_ssim(output: Tensor, gt: Tensor) -> Tensor:
+    """Return SSIM with the whole window as one convolution for each mean."""
+    offsets = torch.arange(-5.0, 6.0, dtype=torch.float64)
+    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+    x, y = ((image.clamp(0, 1) * 255).round().double() for image in (output, gt))
+    channels = x.shape[1]
+    kernel = window.expand(channels, 1, 11, 11)
+
+    def blurred(image: Tensor) -> Tensor:
+        return F.conv2d(image, kernel, groups=channels)
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
+    similarity = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    similarity = similarity * (2 * covariance + c2) / (var_x + var_y + c2)
+    return similarity.mean((1, 2, 3))
+
+
+def ssim_pair() -> Pair:
+    """Compare both on an image of 480×480."""
+    generator = torch.Generator().manual_seed(0)
+    gt = torch.rand(1, 3, 480, 480, generator=generator)
+    output = gt + 0.1 * torch.randn(gt.shape, generator=generator)
+    metric = SSIM()
+    difference = float((full_ssim(output, gt) - metric(output, gt)).abs().max())
+    return lambda: full_ssim(output, gt), lambda: metric(output, gt), 1, difference
+
+
+# -- (c) resizing -----------------------------------------------------------------------------------------------------
+
+
+def resize_by_rows(image: Tensor, scale: float) -> Tensor:
+    """Return (C, H, W) resized as MATLAB does it, one output row after the other; weights are computed once."""
+    for _ in range(2):
+        length = image.shape[1]
+        reach = 2 / min(scale, 1.0)
+        rows = []
+        for weights, first in _kernels(length, scale, reach):
+            taps = torch.arange(first, first + len(weights)) % (2 * length)
+            taps = torch.minimum(taps, 2 * length - 1 - taps)
+            rows.append((image[:, taps] * weights[:, None]).sum(1))
+        image = torch.stack(rows, 1).mT
+    return image
+
+
+def _kernels(length: int, scale: float, reach: float) -> list[tuple[Tensor, int]]:
+    kernels = []
+    for row in range(math.ceil(length * scale)):
+        centre = row / scale + (1 / scale - 1) / 2
+        first = math.floor(centre - reach)
+        distance = (torch.arange(first, first + math.ceil(2 * reach) + 2) - centre).abs().double() * min(scale, 1.0)
+        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        weights = torch.where(distance <= 1, near, torch.where(distance <= 2, far, 0.0))
+        kernels.append((weights / weights.sum(), first))
+    return kernels
+
+
+def resize_pair() -> Pair:
+    """Compare both on an image of 480×480, to a quarter."""
+    image = torch.rand(3, 480, 480, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    difference = float((resize_by_rows(image, 0.25) - imresize(image, 0.25)).abs().max())
+    return lambda: resize_by_rows(image, 0.25), lambda: imresize(image, 0.25), 4, difference
+
+
+def seconds(pairs: dict[str, Pair], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return the processor time of a call in each round, both ways taking turns."""
+    times: dict[str, dict[str, list[float]]] = {label: {"usual": [], "mcir": []} for label in pairs}
+    for round_ in range(rounds + 1):
+        for label, (usual, ours, calls, _) in pairs.items():
+            for way, call in (("usual", usual), ("mcir", ours)):
+                began = time.process_time()
+                for _ in range(calls):
+                    call()
+                if round_:  # the first warms up
+                    times[label][way].append((time.process_time() - began) / calls)
+    return times
+
+
+# -- (d) checkpoints --------------------------------------------------------------------------------------------------
+
+
+def blocking_ms(rounds: int) -> tuple[list[float], float]:
+    """Return how long each save holds up its caller, the first included, and how many MiB the state has."""
+    model = ContrastiveModel(
+        network_g=LIGHT,
+        optim_g={"type": "Adam", "lr": 1e-4},
+        pixel_opt={"type": "L1Loss"},
+        contrastive_opt={"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_1": 1.0}},
+        negatives={"type": "HistoryNegatives", "steps": [1, 2, 3, 4]},
+        ema_decay=KEEP,
+    )
+    gt = torch.rand(1, 3, 32, 32)
+    model.training_step({"lq": F.avg_pool2d(gt, 4), "gt": gt}, 1)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), keep=2)
+        for iteration in range(1, rounds + 2):
+            state = {"model": model.state_dict()}
+            network = NetworkFile(model.weights(), "EDSR", model.network.hyperparameters)  # type: ignore[arg-type]
+            began = time.perf_counter()
+            checkpoints.save(iteration, state, network)
+            times.append(1000 * (time.perf_counter() - began))
+            checkpoints.wait()
+        size = (checkpoints.states / f"{rounds + 1}.state").stat().st_size / 2**20
+    return times, size
+
+
+def main() -> None:
+    """Measure, print a table and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: 15)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    arguments = parser.parse_args()
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    arguments_of_light = {key: value for key, value in LIGHT.items() if key != "type"}
+    pairs = {
+        "average, EDSR-light": average_pair(EDSR(**arguments_of_light), 20),  # type: ignore[arg-type]
+        "average, 400 small tensors": average_pair(small_tensors(), 20),
+        "SSIM": ssim_pair(),
+        "imresize": resize_pair(),
+    }
+    times = seconds(pairs, arguments.rounds)
+    medians = {label: {way: statistics.median(values) for way, values in ways.items()} for label, ways in times.items()}
+    held_up, size = blocking_ms(arguments.rounds)
+    held_up_median = statistics.median(held_up[1:])
+
+    table = Table(title="Parts of mcir, milliseconds of one processor")
+    for heading in ("part", "usual", "mcir", "usual / mcir", "target", "results differ by"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for label, ways in medians.items():
+        speed = ways["usual"] / ways["mcir"]
+        row = (f"{1000 * ways['usual']:.3f}", f"{1000 * ways['mcir']:.3f}", f"{speed:.2f}", f"≥ {TARGETS[label]}")
+        table.add_row(label, *row, f"{pairs[label][3]:.1e}")
+    console = Console(width=120)
+    console.print(table)
+    console.print("The 400 small tensors (linear layers and norms of 60 channels) stand in for a small transformer.")
+    console.print(
+        f"Checkpoints.save holds up its caller for {held_up_median:.1f} ms (target ≤ {BLOCKING_TARGET_MS:.0f}; the first "
+        f"time {held_up[0]:.1f}), for a state of {size:.0f} MiB"
+    )
+    if arguments.json:
+        report = {
+            "seconds": times,
+            "median_seconds": medians,
+            "difference": {label: pair[3] for label, pair in pairs.items()},
+            "targets": TARGETS,
+            "save_blocks_ms": held_up,
+            "save_blocks_median_ms": held_up_median,
+            "state_mib": size,
+            "machine": platform.platform(),
+            "torch": torch.__version__,
+        }
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

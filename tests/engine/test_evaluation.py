@@ -1,0 +1,174 @@
+"""Evaluation: the same numbers alone and shared over processes, and equal to the metrics computed by hand."""
+
+import threading
+
+import cv2
+import pytest
+import torch
+
+from mcir.data import imresize
+from mcir.engine.distributed import Process
+from mcir.engine.evaluation import EvaluationSet
+from mcir.engine.pictures import picture
+from mcir.metrics import PSNR, SSIM
+
+CPU = torch.device("cpu")
+ALONE = Process(0, 1, CPU)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Random pairs, each of another difficulty, named out of alphabetical order."""
+
+    names = ("e", "b", "d", "a", "c")
+
+    def __init__(self, count=5, scale=2):
+        generator = torch.Generator().manual_seed(0)
+        self.items = []
+        for number in range(count):
+            gt = torch.rand(3, 16, 20, generator=generator) * (number + 1) / count
+            lq = torch.nn.functional.avg_pool2d(gt, scale) if scale > 1 else gt * 0.9
+            name = f"{self.names[number]}.png"
+            self.items.append({"lq": lq, "gt": gt, "lq_path": f"lq/{name}", "gt_path": f"gt/{name}"})
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Together:
+    """Processes of one run, as threads: ``gather`` joins what they bring."""
+
+    def __init__(self, count):
+        self.barrier = threading.Barrier(count)
+        self.brought = [None] * count
+
+    def process(self, rank):
+        together = self
+
+        class Rank(Process):
+            def gather(self, value):
+                together.brought[rank] = value
+                together.barrier.wait(30)
+                everything = list(together.brought)
+                together.barrier.wait(30)
+                return everything
+
+        return Rank(rank, len(self.brought), CPU)
+
+
+def shared(count, dataset, restore=None, **options):
+    """Return what each rank takes the evaluation to be."""
+    together, results = Together(count), [None] * count
+
+    def work(rank):
+        part = EvaluationSet("set", dataset, metrics(), together.process(rank), scale=2)
+        results[rank] = part.evaluate(restore or enlarge, **options)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert None not in results
+    return results
+
+
+def metrics():
+    return {"psnr": PSNR(crop_border=2), "ssim": SSIM()}
+
+
+def enlarge(lq):
+    return torch.nn.functional.interpolate(lq, scale_factor=2.0)
+
+
+def by_hand(dataset, restore, metric):
+    values = {}
+    for item in dataset.items:
+        values[item["gt_path"][3:-4]] = float(metric(restore(item["lq"][None]), item["gt"][None]))
+    return values
+
+
+def test_scores_are_those_of_the_metrics_image_by_image():
+    dataset = Pictures()
+    evaluation = EvaluationSet("noise", dataset, metrics(), ALONE, scale=2).evaluate(enlarge)
+    assert evaluation.name == "noise"
+    assert list(evaluation.scores) == ["psnr", "ssim"]
+    for key, metric in metrics().items():
+        score = evaluation.scores[key]
+        expected = by_hand(dataset, enlarge, metric)
+        assert score.images == expected
+        assert score.mean == pytest.approx(sum(expected.values()) / 5, rel=1e-12)
+        assert len(set(expected.values())) == 5
+        bicubic = by_hand(dataset, lambda lq: imresize(lq.double(), 2).float(), metric)
+        assert score.of_input == pytest.approx(sum(bicubic.values()) / 5, rel=1e-12)
+        assert score.of_input != score.mean
+    assert [(score.unit, score.higher_is_better) for score in evaluation.scores.values()] == [("dB", True), ("", True)]
+
+
+def test_an_input_of_the_full_size_is_compared_as_it_is():
+    dataset = Pictures(scale=1)
+    score = EvaluationSet("haze", dataset, {"psnr": PSNR()}, ALONE).evaluate(lambda lq: lq / 0.9).scores["psnr"]
+    inputs = by_hand(dataset, lambda lq: lq, PSNR())
+    assert score.of_input == pytest.approx(sum(inputs.values()) / 5, rel=1e-12)
+    assert score.mean > score.of_input
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_shared_evaluation_equals_that_of_one_process(count):
+    """Five images over two and three processes: nobody has as many as the others; of seven, two have none."""
+    dataset = Pictures()
+    alone = EvaluationSet("set", dataset, metrics(), ALONE, scale=2).evaluate(enlarge, pictures=3)
+    for evaluation in shared(count, dataset, pictures=3):
+        assert evaluation.scores == alone.scores
+        assert list(evaluation.scores["psnr"].images) == list(Pictures.names)
+        assert evaluation.pictures.keys() == alone.pictures.keys() == set(Pictures.names[:3])
+        assert all((evaluation.pictures[name] == alone.pictures[name]).all() for name in alone.pictures)
+
+
+def test_every_image_is_restored_once_by_one_process():
+    seen = []
+
+    def restore(lq):
+        seen.append(float(lq.sum()))
+        return enlarge(lq)
+
+    dataset = Pictures()
+    shared(3, dataset, restore)
+    assert sorted(seen) == sorted(float(item["lq"][None].sum()) for item in dataset.items)
+
+
+def test_the_metrics_of_the_input_are_computed_once():
+    calls = []
+
+    class Counted(PSNR):
+        def __call__(self, output, gt):
+            calls.append(output)
+            return super().__call__(output, gt)
+
+    part = EvaluationSet("set", Pictures(), {"psnr": Counted()}, ALONE, scale=2)
+    first = part.evaluate(enlarge)
+    assert len(calls) == 10
+    again = part.evaluate(lambda lq: enlarge(lq).flip(-1), pictures=2)
+    assert len(calls) == 15
+    assert again.scores["psnr"].of_input == first.scores["psnr"].of_input
+    assert again.scores["psnr"].mean != first.scores["psnr"].mean
+    assert len(again.pictures) == 2  # they show the enlarged input, though it was not measured again
+
+
+def test_restored_images_are_saved_with_their_suffix(tmp_path):
+    dataset = Pictures()
+    part = EvaluationSet("set", dataset, metrics(), ALONE, scale=2)
+    part.evaluate(enlarge, images_to=tmp_path / "deep" / "set", suffix="_100_mine")
+    saved = {file.name: cv2.imread(str(file))[:, :, ::-1] for file in (tmp_path / "deep" / "set").iterdir()}
+    assert saved.keys() == {f"{name}_100_mine.png" for name in Pictures.names}
+    for item in dataset.items:
+        name = item["gt_path"][3:-4]
+        assert (saved[f"{name}_100_mine.png"] == picture(enlarge(item["lq"][None])[0])).all()
+
+
+def test_without_metrics_there_are_pictures_only():
+    evaluation = EvaluationSet("set", Pictures(), {}, ALONE, scale=2).evaluate(enlarge, pictures=1)
+    assert evaluation.scores == {}
+    assert list(evaluation.pictures) == ["e"]

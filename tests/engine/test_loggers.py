@@ -1,0 +1,200 @@
+"""What a run tells: plain lines, a progress bar, JSON lines, TensorBoard – and nothing at all."""
+
+import json
+import logging
+import re
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mcir.engine import loggers
+from mcir.engine.evaluation import Evaluation, Score
+from mcir.engine.loggers import RunLog, Speed, as_json, results_table, shown
+
+INFINITE = float("inf")
+
+
+def evaluation(psnr=31.5, name="Set5"):
+    scores = {
+        "psnr": Score(psnr, 28.25, "dB", True, {"baby": psnr, "bird": 30.0}),
+        "ssim": Score(0.91234, 0.85, "", True, {"baby": 0.9, "bird": 0.92}),
+    }
+    return Evaluation(name, "bicubic", scores, {"baby": np.full((6, 8, 3), 200, np.uint8)})
+
+
+def speed():
+    counted = Speed()
+    counted.count(16, 0.0)
+    time.sleep(0.01)
+    return counted
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def tell_everything(log):
+    log.start(40)
+    log.advance(50)
+    log.scalars(50, {"l_pix": 0.0123456, "lr": 1e-4}, speed())
+    log.evaluation(50, evaluation())
+    log.say("the [end]")
+    log.close()
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path, capsys):
+    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    output, errors = capsys.readouterr()
+    assert not errors
+    assert "\x1b" not in output
+    assert "\r" not in output
+    first, second, third = output.splitlines()
+    assert re.fullmatch(
+        r"50/100  l_pix 0\.01235  lr 0\.0001  \S+ images/s, data \d+%, \d+ MiB, eta \d+:\d\d:\d\d", first
+    )
+    assert second == "iteration 50: Set5: psnr 31.50 dB, ssim 0.9123"
+    assert third == "the [end]"
+
+
+def test_at_a_terminal_there_is_a_progress_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    output = capsys.readouterr().out
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert "\x1b[" in output
+    assert re.search(r"training .* 50/100 .*eta .*l_pix 0\.01235", plain)
+    assert "iteration 50: Set5" in plain
+    assert "the [end]" in plain
+
+
+def test_json_lines_hold_everything(tmp_path):
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    log.scalars(50, {"l_pix": 0.5, "lr": 1e-4}, speed())
+    log.evaluation(50, evaluation(psnr=INFINITE))
+    train, val = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())  # before the end
+    log.close()
+    assert (train["kind"], train["iteration"], train["l_pix"], train["lr"]) == ("train", 50, 0.5, 1e-4)
+    assert train["images_per_s"] > 0
+    assert 0 <= train["data_time"] < 1
+    assert train["memory_mib"] > 10
+    assert val == {
+        "kind": "val",
+        "iteration": 50,
+        "dataset": "Set5",
+        "psnr": "inf",
+        "ssim": 0.91234,
+        "images": {"psnr": {"baby": "inf", "bird": 30.0}, "ssim": {"baby": 0.9, "bird": 0.92}},
+    }
+
+
+def test_a_resumed_run_continues_its_lines(tmp_path):
+    for iteration in (1, 2):
+        log = RunLog(tmp_path, 100, tensorboard=False)
+        log.scalars(iteration, {"l_pix": 0.5}, speed())
+        log.close()
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2]
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tell_everything(RunLog(tmp_path, 100, tensorboard=True))
+    events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
+    events.Reload()
+    told = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert told["train/l_pix"] == [(50, pytest.approx(0.0123456))]
+    assert told["Set5/psnr"] == [(50, 31.5)]
+    assert told.keys() >= {"train/lr", "train/images_per_s", "train/data_time", "train/memory_mib", "Set5/ssim"}
+    (image,) = events.Images("Set5/baby")
+    assert (image.step, image.width, image.height) == (50, 8, 6)
+
+
+def test_without_tensorboard_there_is_no_event_file(tmp_path):
+    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    assert [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_the_other_processes_are_silent(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    tell_everything(RunLog(None, 100, tensorboard=True))
+    assert capsys.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_closing_twice_does_no_harm(tmp_path, capsys):
+    log = RunLog(tmp_path, 100, tensorboard=True)
+    log.close()
+    log.close()
+    log.say("still here")
+    assert "still here" in capsys.readouterr().out
+
+
+def test_speed_counts_since_it_was_last_asked(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loggers.time, "perf_counter", lambda: now[0])
+    counted = Speed()
+    for _ in range(4):
+        counted.count(16, 0.5)
+    now[0] += 8.0
+    assert (counted.s_per_iteration, counted.images_per_s, counted.data_share) == (2.0, 8.0, 0.25)
+    counted.restart()
+    counted.count(1, 0.0)
+    now[0] += 3.0
+    assert (counted.s_per_iteration, counted.images_per_s, counted.data_share) == (3.0, 1 / 3, 0.0)
+
+
+def test_the_table_sets_the_network_against_its_input():
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results_table([evaluation(), evaluation(27.0, "Set14")], "EDSR"))
+    console.file.close()
+    rows = [re.findall(r"[\w.+-]+(?: dB)?", line) for line in console.export_text().splitlines()]
+    rows = [row for row in rows if row]
+    assert ["Set5", "bicubic", "28.25 dB", "0.8500"] in rows
+    assert ["EDSR", "31.50 dB", "0.9123"] in rows
+    assert ["gain", "+3.25 dB", "+0.0623"] in rows
+    assert ["Set14", "bicubic", "28.25 dB", "0.8500"] in rows
+    assert ["gain", "-1.25 dB", "+0.0623"] in rows
+
+
+def test_values_are_shown_with_their_unit():
+    scores = evaluation(INFINITE).scores
+    assert shown(scores["psnr"]) == "inf dB"
+    assert shown(scores["ssim"]) == "0.9123"
+    assert shown(scores["psnr"], -0.005, "+") in ("-0.01 dB", "-0.00 dB")
+
+
+@pytest.mark.parametrize("value", [INFINITE, -INFINITE, float("nan")])
+def test_json_stays_standard(value):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = as_json({"a": {"b": value}, "c": 1.5}, indent=2)
+    assert json.loads(text, parse_constant=refuse) == {"a": {"b": str(value)}, "c": 1.5}
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="lists are not looked into")
+def test_an_infinite_value_in_a_list_is_written_too():
+    assert json.loads(as_json({"a": [INFINITE, 1.0]})) == {"a": ["inf", 1.0]}
+
+
+@pytest.mark.parametrize(("rank", "level"), [(None, logging.INFO), ("0", logging.INFO), ("3", logging.ERROR)])
+def test_notices_are_shown_once_and_by_the_first_process(monkeypatch, rank, level):
+    logger = logging.getLogger("mcir")
+    for name, value in {"handlers": [], "level": logging.NOTSET, "propagate": True}.items():
+        monkeypatch.setattr(logger, name, value)
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    loggers.log_to_console()
+    loggers.log_to_console()
+    assert len(logger.handlers) == 1
+    assert logger.level == level
+    assert not logger.propagate

@@ -1,0 +1,144 @@
+"""Testing in a process of its own: two sets, two checkpoints, one table and one file of results."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+
+from mcir.config import load
+from mcir.data import imresize
+from mcir.engine.checkpoint import CheckpointError, NetworkFile, write_network
+from mcir.engine.distributed import Process
+from mcir.engine.tester import Tester
+from mcir.metrics import PSNR, SSIM
+from mcir.registry import ARCHS, DATASETS
+from tests.engine.conftest import ROOT, options
+
+NETWORK = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0}
+
+
+def test_process(run, *arguments, status=0):
+    command = [sys.executable, str(ROOT / "mcir/test.py"), "-opt", str(run.option_file), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    environment.pop("FORCE_COLOR", None)
+    result = subprocess.run(
+        command, cwd=run.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+test_process.__test__ = False
+
+
+@pytest.fixture
+def networks(run):
+    """Two networks and their weight files."""
+    made = {}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        network = ARCHS.build(NETWORK)
+        write_network(run.folder / f"net_{seed}", NetworkFile({"params": network.state_dict()}, "EDSR", {}), 0)
+        made[run.folder / f"net_{seed}.pth"] = network
+    return made
+
+
+@pytest.fixture
+def sets(run):
+    """An option file with two test sets and no training; the sections of the sets."""
+    (run.folder / "few").mkdir()
+    (run.folder / "pictures" / "3.png").rename(run.folder / "few" / "only.png")
+    base = {"type": "PairedImageDataset", "degradation": {"type": "BicubicDown"}}
+    sections = {name: {**base, "dataroot_gt": str(run.folder / name)} for name in ("pictures", "few")}
+    tree = options(run.folder)
+    del tree["train"], tree["logger"]
+    tree["datasets"] = {
+        "test_1": {"name": "many", **sections["pictures"]},
+        "test_2": {"name": "few", **sections["few"]},
+    }
+    tree["path"] = {"results_root": str(run.folder / "results")}
+    tree["val"] = {"pictures": 1, "metrics": {"psnr": {"type": "PSNR", "crop_border": 2}, "ssim": {"type": "SSIM"}}}
+    run.write(tree)
+    return {"many": sections["pictures"], "few": sections["few"]}
+
+
+def by_hand(section, restore, metric):
+    dataset = DATASETS.build({**section, "scale": 2})
+    values = {}
+    for item in dataset:
+        lq, gt = (item[key].float()[None] / (255 if item[key].dtype == torch.uint8 else 1) for key in ("lq", "gt"))
+        with torch.no_grad():
+            values[os.path.basename(item["gt_path"])[:-4]] = float(metric(restore(lq), gt))
+    return values
+
+
+def mean(values):
+    return pytest.approx(sum(values.values()) / len(values), rel=1e-6)
+
+
+def test_two_checkpoints_on_two_sets(run, networks, sets):
+    result = test_process(run, "--checkpoint", *networks, "--set", "val.save_img=true", "val.suffix=mine")
+    folder = run.folder / "results" / "tiny"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == [str(file) for file in networks]
+    for file, network in networks.items():
+        assert list(results[str(file)]) == ["many", "few"]
+        for name, section in sets.items():
+            for key, metric in {"psnr": PSNR(crop_border=2), "ssim": SSIM()}.items():
+                record = results[str(file)][name][key]
+                assert record["images"] == pytest.approx(by_hand(section, network, metric), rel=1e-6)
+                assert record["mean"] == mean(record["images"])
+                assert record["of_input"] == mean(by_hand(section, lambda lq: imresize(lq.double(), 2).float(), metric))
+                assert record["unit"] == ("dB" if key == "psnr" else "")
+                assert f"{record['mean']:.4f}" in result.stdout or f"{record['mean']:.2f} dB" in result.stdout
+    assert len({record["many"]["psnr"]["mean"] for record in results.values()}) == 2
+    for told in ("weights: ", "net_1.pth", "net_2.pth", "bicubic", "EDSR", "gain", str(folder / "results.json")):
+        assert told in result.stdout
+    for label in ("net_1", "net_2"):
+        saved = sorted(file.name for file in (folder / "visualization" / label / "many").iterdir())
+        assert saved == ["0_mine.png", "1_mine.png", "2_mine.png"]
+        assert cv2.imread(str(folder / "visualization" / label / "few" / "only_mine.png")).shape == (24, 28, 3)
+        assert [file.name for file in (folder / "comparisons" / label / "few").iterdir()] == ["only.png"]
+
+
+def test_the_validation_set_and_the_weights_of_a_training_file_are_used(run, networks):
+    """The option file of a training run tests as it is: its losses and negatives are not built."""
+    (file, network), *_ = networks.items()
+    test_process(run, "--set", f"path.pretrain_network_g={file}", "train.contrastive_opt.weights=imagenet")
+    results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
+    section = {**options(run.folder)["datasets"]["val"]}
+    assert results[str(file)]["val"]["psnr"]["mean"] == mean(by_hand(section, network, PSNR()))
+
+
+def test_missing_weights_are_told_in_a_line(run, sets):
+    result = test_process(run, status=1)
+    assert "Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((run.folder).rglob("results.json"))
+
+
+def tester(run, *changes):
+    return Tester(load(run.option_file, changes), Process(0, 1, torch.device("cpu")))
+
+
+def test_what_else_is_missing_is_named(run, networks, sets):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such weight file"):
+        tester(run).test(["nowhere.pth"])
+    with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
+        tester(run, "val.metrics={}")
+    tree = options(run.folder)
+    del tree["datasets"]["val"]
+    run.write(tree)
+    with pytest.raises(ValueError, match=r"Testing needs a data set: give 'datasets\.test'"):
+        tester(run)
+
+
+def test_weights_of_another_network_are_refused(run, networks, sets):
+    with pytest.raises(ValueError, match="do not fit EDSR") as caught:
+        tester(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
+    assert "conv_first.weight ((4, 3, 3, 3) in the file, (8, 3, 3, 3) here)" in str(caught.value)
+    assert not list((run.folder).rglob("results.json"))
