@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         with joined(options.num_gpu, options.dist_params) as process:
             record(Tester(options, process).test)(arguments.checkpoint)
     except (ValueError, OSError) as error:  # the person's mistake
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(1)  # most likely the first process says the same, and its leaving ends this one
         print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             assert status is not None  # a failure was raised
             return status
     except (ValueError, OSError) as error:  # the person's mistake
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(1)  # most likely the first process says the same, and its leaving ends this one
         print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1
 

@@ -5,10 +5,12 @@ reads it), ``models/net_g_n.safetensors`` (the weights that restore best, with t
 metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from torch import Tensor
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
+_NO_ROOM = 2**16  # bytes; a disk with less left is full
 
 
 class CheckpointError(ValueError):
@@ -224,8 +227,11 @@ def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(file)
-    except BaseException:
+    except BaseException as error:
+        is_full = shutil.disk_usage(file.parent).free < _NO_ROOM
         temporary.unlink(missing_ok=True)
+        if is_full:  # which the writers of torch and safetensors say in words of their own
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:

@@ -71,12 +71,29 @@ class Process:
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Let rank 0 do the work (a download, say) before the others, who then find it done."""
-        if not self.is_first:
-            self.barrier()
-        yield
+        """Let rank 0 do the work (a download, say) before the others, who then find it done.
+
+        Raises:
+            SystemExit: in the others, when rank 0 failed; it says why.
+        """
+        if not self.is_first and not self._from_first(False):
+            raise SystemExit(1)
+        try:
+            yield
+        except BaseException:
+            if self.is_first:
+                self._from_first(False)
+            raise
         if self.is_first:
-            self.barrier()
+            self._from_first(True)
+
+    def _from_first(self, value: bool) -> bool:
+        """Return rank 0's value."""
+        if self.world_size > 1:
+            said = torch.tensor(value)
+            dist.broadcast(said, src=0)
+            return bool(said)
+        return value
 
     def require_equal(self, what: str, fingerprint: Callable[[], float]) -> None:
         """Check that something is the same in every process.
