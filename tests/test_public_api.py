@@ -69,9 +69,9 @@ def test_a_data_set_feeds_a_data_loader_of_ones_own(tmp_path):
 
 def test_an_option_file_is_loaded_and_checked(tmp_path):
     file = tmp_path / "x.yml"
-    file.write_text(
-        "name: x\nmodel_type: RestorationModel\nscale: 2\nnetwork_g: {type: EDSR, upscale: 2}\ndatasets: {}\n"
-    )
+    data = f"{{type: PairedImageDataset, dataroot_gt: {tmp_path}, degradation: {{type: BicubicDown}}}}"
+    lines = ["name: x", "model_type: RestorationModel", "scale: 2", "network_g: {type: EDSR, upscale: 2}"]
+    file.write_text("\n".join([*lines, f"datasets: {{val: {data}}}"]))
     options = mcir.load(file)
     assert isinstance(options, mcir.Options)
     assert mcir.build_network(options.network_g).scale == 2

@@ -11,9 +11,9 @@ import torch
 
 from mcir.config import load
 from mcir.data import imresize
+from mcir.engine import tester as testing
 from mcir.engine.checkpoint import CheckpointError, NetworkFile, write_network
 from mcir.engine.distributed import Process
-from mcir.engine.tester import Tester
 from mcir.metrics import PSNR, SSIM
 from mcir.registry import ARCHS, DATASETS
 from tests.engine.conftest import ROOT, options
@@ -118,27 +118,27 @@ def test_missing_weights_are_told_in_a_line(run, sets):
     result = test_process(run, status=1)
     assert "Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
     assert "Traceback" not in result.stderr
-    assert not list((run.folder).rglob("results.json"))
+    assert not list(run.folder.rglob("results.json"))
 
 
-def tester(run, *changes):
-    return Tester(load(run.option_file, changes), Process(0, 1, torch.device("cpu")))
+def made_here(run, *changes):
+    return testing.Tester(load(run.option_file, changes), Process(0, 1, torch.device("cpu")))
 
 
 def test_what_else_is_missing_is_named(run, networks, sets):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such weight file"):
-        tester(run).test(["nowhere.pth"])
+        made_here(run).test(["nowhere.pth"])
     with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
-        tester(run, "val.metrics={}")
+        made_here(run, "val.metrics={}")
     tree = options(run.folder)
     del tree["datasets"]["val"]
     run.write(tree)
     with pytest.raises(ValueError, match=r"Testing needs a data set: give 'datasets\.test'"):
-        tester(run)
+        made_here(run)
 
 
 def test_weights_of_another_network_are_refused(run, networks, sets):
     with pytest.raises(ValueError, match="do not fit EDSR") as caught:
-        tester(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
+        made_here(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
     assert "conv_first.weight ((4, 3, 3, 3) in the file, (8, 3, 3, 3) here)" in str(caught.value)
-    assert not list((run.folder).rglob("results.json"))
+    assert not list(run.folder.rglob("results.json"))
