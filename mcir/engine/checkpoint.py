@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
+_TEMPORARY = re.compile(r"\..+\.\d+")
 _NO_ROOM = 2**16  # bytes; a disk with less left is full
 
 
@@ -55,9 +56,9 @@ class Checkpoints:
         self.models = folder / "models"
         self.states = folder / "training_states"
         self.keep = keep
-        self._copies: dict[int, Tensor] = {}
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._copies: list[Tensor] = []
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -68,12 +69,11 @@ class Checkpoints:
             CheckpointError: the checkpoint before this one could not be written.
         """
         self.wait()
-        copies: dict[int, Tensor] = {}
+        copies: dict[tuple[Any, ...], Tensor] = {}
         state = self._copied({"format": _FORMAT, "iteration": iteration, **state}, copies)
         network = NetworkFile(self._copied(network.weights, copies), network.architecture, network.hyperparameters)
-        self._copies = dict(enumerate(copies.values()))
-        self._thread = threading.Thread(target=self._write, args=(iteration, state, network, is_best))
-        self._thread.start()
+        self._copies = list(copies.values())
+        self._writing = self._writer.submit(self._write, iteration, state, network, is_best)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk.
@@ -81,38 +81,32 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.raise_failure()
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except Exception as failure:
+            kept = self.iterations()
+            earlier = f"The checkpoint of iteration {kept[-1]} is untouched" if kept else "No earlier checkpoint exists"
+            raise CheckpointError(f"A checkpoint could not be written: {failure}. {earlier}.") from failure
 
     def raise_failure(self) -> None:
-        """Raise what went wrong in the writing thread, if anything did.
+        """Raise what went wrong with the last checkpoint, if anything did, without waiting for it.
 
         Raises:
-            CheckpointError: the last checkpoint could not be written.
+            CheckpointError: it could not be written.
         """
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            good = self.iterations()
-            kept = f"The checkpoint of iteration {good[-1]} is good" if good else "No earlier checkpoint exists"
-            raise CheckpointError(f"A checkpoint could not be written: {failure}. {kept}.") from failure
+        if self._writing is not None and self._writing.done():
+            self.wait()
 
-    def _copied(self, tree: Any, copies: dict[int, Tensor]) -> Any:
+    def _copied(self, tree: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
         """Copy a tree to host memory, each tensor once, into the buffers of the last time where they fit."""
         if isinstance(tree, Tensor):
-            key = tree.data_ptr() if tree.numel() else id(tree)
-            if key not in copies or copies[key].shape != tree.shape or copies[key].dtype != tree.dtype:
-                spare = self._copies.get(len(copies))
-                if (
-                    spare is None
-                    or spare.dtype != tree.dtype
-                    or (spare.shape, spare.stride())
-                    != (
-                        tree.shape,
-                        tree.stride(),
-                    )
-                ):
+            form = (tree.shape, tree.stride(), tree.dtype)
+            key = (tree.data_ptr() or id(tree), *form)
+            if key not in copies:
+                spare = self._copies[len(copies)] if len(copies) < len(self._copies) else None
+                if spare is None or (spare.shape, spare.stride(), spare.dtype) != form:
                     spare = torch.empty_like(tree, device="cpu", requires_grad=False)
                 copies[key] = spare.copy_(tree.detach())
             return copies[key]
@@ -123,17 +117,14 @@ class Checkpoints:
         return tree
 
     def _write(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool) -> None:
-        try:
-            for label in [str(iteration), *(["best"] if is_best else [])]:
-                write_network(self.models / f"net_g_{label}", network, iteration)
-            # last: where there is a state, the checkpoint is whole
-            _write_atomically(self.states / f"{iteration}.state", lambda file: torch.save(state, file))
-            if self.keep is not None:
-                for old in self.iterations()[: -self.keep]:
-                    for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
-                        file.unlink(missing_ok=True)
-        except BaseException as error:  # handed to the training loop by raise_failure
-            self._failure = error
+        for label in [str(iteration), *(["best"] if is_best else [])]:
+            write_network(self.models / f"net_g_{label}", network, iteration)
+        # last: where there is a state, the checkpoint is whole
+        _write_atomically(self.states / f"{iteration}.state", lambda file: torch.save(state, file))
+        if self.keep is not None:
+            for old in self.iterations()[: -self.keep]:
+                for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
+                    file.unlink(missing_ok=True)
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -142,6 +133,17 @@ class Checkpoints:
         if not self.states.is_dir():
             return []
         return sorted(int(file.stem) for file in self.states.iterdir() if re.fullmatch(r"\d+\.state", file.name))
+
+    def go_back_to(self, iteration: int) -> None:
+        """Make a checkpoint the last one: later states are renamed, and what a killed process left half is removed."""
+        for later in self.iterations():
+            if later > iteration:
+                file = self.states / f"{later}.state"
+                file.replace(file.with_suffix(".state.abandoned"))
+        for folder in (self.models, self.states):
+            for file in folder.glob(".*") if folder.is_dir() else ():
+                if _TEMPORARY.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
         """Return the newest state that can be read, or None when there is none; damaged ones are named in the log."""
@@ -181,9 +183,14 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     }
     _write_atomically(base.with_name(base.name + ".pth"), lambda file: torch.save(weights, file))
     best = "params_ema" if "params_ema" in weights else "params"
+    seen: set[int] = set()
+    for key, value in weights[best].items():
+        if value.data_ptr() in seen:  # tied weights, which safetensors takes only apart
+            weights[best][key] = value.clone()
+        seen.add(value.data_ptr())
     metadata = {
         "architecture": network.architecture,
-        "hyperparameters": json.dumps(network.hyperparameters),
+        "hyperparameters": json.dumps(network.hyperparameters, default=repr),
         "weights": best,
         "iteration": str(iteration),
     }
@@ -201,7 +208,7 @@ def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
     """
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return _without_prefix(load_file(file))
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: there is no such weight file.") from None
@@ -215,7 +222,13 @@ def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
         content = content[found]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no weights.")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return _without_prefix(content)
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take away the ``module.`` that a parallel wrapper puts before every name."""
+    prefix = "module." if all(name.startswith("module.") for name in weights) else ""
+    return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
 def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:

@@ -42,31 +42,35 @@ def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_si
     Raises:
         ValueError: the section does not fit, or the network cannot be run at this size.
     """
+    parts = section.get("accumulation_steps", 1)
     with torch.device("meta"):
-        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32"})
+        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32", "accumulation_steps": 1})
     channels = int(getattr(model.network, "hyperparameters", {}).get("num_in_ch", 3))
     batch: dict[str, Any] = {
-        "lq": torch.zeros(batch_size, channels, *lq_size, device="meta"),
-        "gt": torch.zeros(batch_size, channels, *gt_size, device="meta"),
+        "lq": torch.zeros(batch_size // parts, channels, *lq_size, device="meta"),
+        "gt": torch.zeros(batch_size // parts, channels, *gt_size, device="meta"),
     }
     model.after_step = lambda *_: None  # type: ignore[method-assign]  # averages may look at values, which meta lacks
+    static = [*model.parts.parameters(), *model.parts.buffers()]
+    lasting = {tensor.untyped_storage()._cdata for tensor in static}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in lasting:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         model.training_step(batch, iteration=1)
-    static = [*model.parts.parameters(), *model.parts.buffers()]
     gradients = [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]
     assert model.optimizer is not None
     moments = [value for state in model.optimizer.state.values() for value in state.values()]
     state_bytes = _bytes([*static, *gradients, *moments])
-    activations = max(0, sum(kept.values()) - _bytes(static))
+    activations = sum(kept.values())
     return StepCost(
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
-        flops=counter.get_total_flops(),
+        flops=counter.get_total_flops() * parts,
         state_bytes=state_bytes,
         activation_bytes=activations // 2 if section.get("precision") == "bf16" else activations,
     )

@@ -206,4 +206,6 @@ def _duration(seconds: float) -> str:
 def _finite(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _finite(part) for key, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(part) for part in tree]
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -53,9 +53,11 @@ class Tester:
         folder = Path(path.results_root) / self.options.name
         log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
-        for file in files:
+        for number, file in enumerate(files):
             self.model.load_weights(read_weights(Path(file), path.param_key_g), path.strict_load_g)
-            evaluations = [self._evaluate(part, folder, Path(file).stem) for part in self.sets]
+            stems = [Path(other).stem for other in files]
+            label = stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}_{number + 1}"
+            evaluations = [self._evaluate(part, folder, label) for part in self.sets]
             results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
             log.say(f"weights: {file}")
             log.console.print(results_table(evaluations, type(self.model.network).__name__))

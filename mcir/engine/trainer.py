@@ -1,6 +1,7 @@
 """The training loop, and what a run needs around it."""
 
 import logging
+import math
 import random
 import time
 from pathlib import Path
@@ -63,6 +64,8 @@ class Trainer:
         self.model.to(process.device)
         if state is not None:
             self._load_state(state)
+            if process.is_first:
+                self.checkpoints.go_back_to(self.iteration)
         self.model.parallelize(process.wrap, process.mean)
         self.batch_size = training.batch_size_per_gpu
         loader = training_loader(
@@ -152,7 +155,7 @@ class Trainer:
         if not scores:
             return False
         better = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
-        if self.best is not None and not better > self.best:
+        if math.isnan(better) or (self.best is not None and better <= self.best):
             return False
         self.best = better
         return True

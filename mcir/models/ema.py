@@ -1,6 +1,8 @@
 """Exponential moving averages of a network."""
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class MovingAverage(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
+        self._own = _Tensors(self.network)
+        self._followed = _Tensors(network)
         self.eval()
 
     def train(self, mode: bool = True) -> "MovingAverage":
@@ -28,16 +32,46 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module, keep: float) -> None:
         """Move towards ``network``, keeping the share ``keep`` in [0, 1] of the old average."""
-        averages: list[Tensor] = list(self.network.parameters())
-        values: list[Tensor] = list(network.parameters())
+        if network is not self._followed.network:
+            self._followed = _Tensors(network)
+        averages, values = self._own.parameters(), self._followed.parameters()
         if keep == 0.0:
             torch._foreach_copy_(averages, values)
         elif averages:
             torch._foreach_lerp_(averages, values, 1.0 - keep)
-        for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
+        for average, value in zip(self._own.buffers(), self._followed.buffers(), strict=True):
             average.copy_(value)
 
     def forward(self, lq: Tensor) -> Tensor:
         """Run the averaged network on ``lq`` (B, C, H, W)."""
         result: Tensor = self.network(lq)
         return result
+
+
+class _Tensors:
+    """The parameters and buffers of a network, found without walking through its modules each time.
+
+    Walking takes longer than averaging. What is remembered is where each tensor hangs, so one that is replaced is seen.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        modules = list(network.modules())
+        self._parameters = _places(module._parameters for module in modules)
+        self._buffers = _places(module._buffers for module in modules)
+
+    def parameters(self) -> list[Tensor]:
+        return [holder[name] for holder, name in self._parameters]
+
+    def buffers(self) -> list[Tensor]:
+        return [holder[name] for holder, name in self._buffers]
+
+
+def _places(holders: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """Return where each tensor hangs; one that hangs at several places (tied weights) only once."""
+    places: dict[int, tuple[dict[str, Any], str]] = {}
+    for holder in holders:
+        for name, tensor in holder.items():
+            if tensor is not None:
+                places.setdefault(id(tensor), (holder, name))
+    return list(places.values())
