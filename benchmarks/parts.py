@@ -47,7 +47,6 @@ TARGETS = {
     "average, EDSR-light": 3.5,
     "average, 400 small tensors": 8.0,
     "SSIM, 11×11 convolution": 3.0,
-    "SSIM, 11×11 by OpenCV": 3.0,
     "imresize": 5.0,
 }
 BLOCKING_TARGET_MS = 10.0
@@ -237,7 +236,8 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading == "part" else "right")
     for label, ways in medians.items():
         speed = ways["usual"] / ways["mcir"]
-        row = (f"{1000 * ways['usual']:.3f}", f"{1000 * ways['mcir']:.3f}", f"{speed:.2f}", f"≥ {TARGETS[label]}")
+        target = f"≥ {TARGETS[label]}" if label in TARGETS else ""
+        row = (f"{1000 * ways['usual']:.3f}", f"{1000 * ways['mcir']:.3f}", f"{speed:.2f}", target)
         table.add_row(label, *row, f"{pairs[label][3]:.1e}")
     console = Console(width=120)
     console.print(table)
