@@ -11,10 +11,21 @@ from inspect import Parameter
 from typing import Annotated, Any, Literal
 
 import addict
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, SkipValidation
+from pydantic_core import PydanticCustomError
 
 from mcir.config.yaml_loader import write
 from mcir.registry import MODELS, MetricSection
+
+
+def _one_folder(name: str) -> str:
+    if "/" in name or "\\" in name or "\0" in name or not name.strip("."):
+        raise PydanticCustomError("folder_name", "that a folder can bear, without slashes and not of dots alone")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_one_folder)]
+"""A name that becomes a folder and leads nowhere else."""
 
 
 class Fixed(BaseModel):
@@ -69,7 +80,7 @@ class DistOptions(Fixed):
 class DatasetOptions(Fixed):
     """A data set and how it is loaded."""
 
-    name: str = Field(description="How results call the data set; its key in the option file unless given.")
+    name: FolderName = Field(description="How results call the data set; its key in the option file unless given.")
     section: SkipValidation[Any] = Field(description="Type and arguments of the data set's class.")
     batch_size_per_gpu: int = Field(default=1, ge=1, description="Samples in a batch of each process.")
     num_worker_per_gpu: int = Field(
@@ -95,7 +106,7 @@ class TrainOptions(Fixed):
 class General(Fixed):
     """The single values at the top of an option file."""
 
-    name: str = Field(description="Name of the run and of its folder.")
+    name: FolderName = Field(description="Name of the run and of its folder.")
     model_type: str = Field(description="Class of the model: how a training step is made.")
     scale: int = Field(default=1, ge=1, description="Size of the output over the size of the input.")
     num_gpu: Literal["auto"] | NonNegativeInt = Field(

@@ -102,7 +102,7 @@ class EvaluationSet:
                 self._of_input[index] = {key: float(metric(upscaled, gt)) for key, metric in self.metrics.items()}
             rows.append((index, name, values, self._of_input[index]))
             if images_to is not None:
-                save_picture(picture(output[0]), images_to / f"{name}{suffix}.png")
+                save_picture(picture(output[0]), images_to, f"{name}{suffix}")
             if index < pictures:
                 upscaled = _at_size_of(gt, batch["lq"]) if upscaled is None else upscaled
                 captions = (

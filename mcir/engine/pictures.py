@@ -54,12 +54,16 @@ def comparison(upscaled: Tensor, output: Tensor, gt: Tensor, captions: tuple[str
     return canvas
 
 
-def save_picture(image: Picture, file: Path) -> None:
-    """Write a picture as PNG.
+def save_picture(image: Picture, folder: Path, name: str) -> None:
+    """Write a picture as ``folder/name.png``; a name with slashes makes folders below.
 
     Raises:
+        ValueError: the name leads out of the folder.
         OSError: it cannot be written.
     """
+    file = folder / f"{name}.png"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"The picture name '{name}' leads out of {folder}.")
     file.parent.mkdir(parents=True, exist_ok=True)
     encoded, data = cv2.imencode(".png", image[:, :, ::-1])
     assert encoded

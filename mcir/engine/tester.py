@@ -74,7 +74,7 @@ class Tester:
         evaluation = part.evaluate(self.model.restore, self.options.val.pictures, images, f"_{suffix}")
         if self.process.is_first:
             for name, drawn in evaluation.pictures.items():
-                save_picture(drawn, folder / "comparisons" / checkpoint / part.name / f"{name}.png")
+                save_picture(drawn, folder / "comparisons" / checkpoint / part.name, name)
         return evaluation
 
 

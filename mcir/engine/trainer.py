@@ -45,9 +45,6 @@ class Trainer:
         self.folder = Path(options.path.experiments_root) / options.name
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
         state = self._state_to_resume(resume)
-        if state is None and process.is_first:
-            _put_aside(self.folder)
-        process.barrier()
 
         _seed_everything(options.manual_seed + process.rank)
         training = options.datasets.train
@@ -81,6 +78,8 @@ class Trainer:
         self.guard = FiniteGuard()
         self.speed = Speed()
         self.last_evaluations: list[Evaluation] = []
+        if state is None and process.is_first:
+            _put_aside(self.folder)
         self.log = RunLog(self.folder if process.is_first else None, self.total, options.logger.use_tb_logger)
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -227,7 +226,7 @@ class Trainer:
             return
         for evaluation in self.last_evaluations:
             for name, drawn in evaluation.pictures.items():
-                save_picture(drawn, self.folder / "comparisons" / evaluation.name / f"{name}.png")
+                save_picture(drawn, self.folder / "comparisons" / evaluation.name, name)
         self.log.close()
         if any(evaluation.scores for evaluation in self.last_evaluations):
             self.log.console.print(results_table(self.last_evaluations, type(self.model.network).__name__))

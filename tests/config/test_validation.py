@@ -147,3 +147,10 @@ def test_an_unknown_model_leaves_the_rest_checked(problems, good):
     text = good.replace("ContrastiveModel", "ContrastModel").replace("EDSR", "EDRS")
     places = [line.split(": ")[1] for line in problems(text)]
     assert places == ["model_type", "network_g.type"]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", "''"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(problems, good, name):
+    for place in ("name", "datasets.train.name"):
+        (found,) = problems(good, overrides=[f"{place}={name}"])
+        assert f"{place}: Expected text that a folder can bear" in found
