@@ -151,7 +151,8 @@ def test_pretrained_weights_are_the_beginning(run):
 def test_two_processes_equal_one(run):
     run.train()
     alone = state(run)
-    output = run.train("--set", "datasets.train.batch_size_per_gpu=2", processes=2)
+    shares = ("datasets.train.batch_size_per_gpu=2", "train.accumulation_steps=2")
+    output = run.train("--set", *shares, processes=2)
     assert "2 × cpu" in output
     together = state(run)
     ours, theirs = dict(tensors(alone["model"])), dict(tensors(together["model"]))
