@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 _LOG = logging.getLogger("mcir")
@@ -194,7 +195,8 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
         "weights": best,
         "iteration": str(iteration),
     }
-    _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: save_file(weights[best], file, metadata))
+    content = serialize(weights[best], metadata)  # written here, as its own writer lets nobody else read the file
+    _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: file.write_bytes(content))
 
 
 def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:

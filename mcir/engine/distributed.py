@@ -4,6 +4,7 @@ Alone (started without torchrun, or with one process) every function here is the
 """
 
 import datetime
+import logging
 import os
 import signal
 import threading
@@ -20,6 +21,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcir.config import DistOptions
+
+_LOG = logging.getLogger("mcir")
 
 GRACE_S = 10.0
 """Seconds that a process may still wait for the others after a signal before it leaves by force."""
@@ -121,6 +124,8 @@ def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if rank == 0 and isinstance(num_gpu, int) and num_gpu:
+        _notice_other_machine(num_gpu, world_size)
     device = torch.device("cpu")
     if num_gpu != 0 and torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
@@ -153,6 +158,19 @@ def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def _notice_other_machine(num_gpu: int, world_size: int) -> None:
+    """Say when an option file counts on other GPUs than are used: the whole batch differs then."""
+    if not torch.cuda.is_available():
+        _LOG.warning("num_gpu is %d, but there is no GPU here: %d processes on the CPU.", num_gpu, world_size)
+    elif num_gpu != world_size:
+        _LOG.warning(
+            "num_gpu is %d, but torchrun started %d processes: the whole batch is %d × batch_size_per_gpu.",
+            num_gpu,
+            world_size,
+            world_size,
+        )
 
 
 class StopRequest:

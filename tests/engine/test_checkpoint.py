@@ -291,7 +291,7 @@ def test_a_checkpoint_of_which_one_file_fails_is_none(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    monkeypatch.setattr(checkpoint, "serialize", refuse)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {}, simple())
     with pytest.raises(CheckpointError, match=r"Input/output error\. No earlier checkpoint exists"):
@@ -513,3 +513,8 @@ def test_going_back_abandons_later_states_and_clears_what_a_killed_process_left(
     assert checkpoints.iterations() == [2, 4]
     assert (checkpoints.states / "6.state.abandoned").exists()
     assert not half.exists()
+
+
+def test_both_weight_files_can_be_read_by_the_same_people(tmp_path):
+    write_network(tmp_path / "net", simple(), 1)
+    assert (tmp_path / "net.pth").stat().st_mode == (tmp_path / "net.safetensors").stat().st_mode

@@ -1,6 +1,7 @@
 """One process is the identity; two agree on values, on errors and on when to stop."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -187,3 +188,14 @@ def test_a_difference_is_raised_in_both_with_both_checksums(two):
 def test_both_stop_at_the_same_iteration_by_the_signal_of_one(two):
     assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # said in one iteration, heard in the next
     assert not any(told["last_resort"] for told in two)
+
+
+def test_an_option_file_that_counts_on_gpus_is_told_what_it_gets(caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
+    for num_gpu, told in ((8, "no GPU here"), (0, ""), ("auto", "")):
+        caplog.clear()
+        with joined(num_gpu, DistOptions()) as process:
+            assert process.device.type == "cpu"
+        assert told in caplog.text
+        assert bool(caplog.text) == bool(told)
