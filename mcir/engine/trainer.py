@@ -181,7 +181,10 @@ class Trainer:
     def _state_to_resume(self, resume: bool) -> dict[str, Any] | None:
         if self.options.path.resume_state:
             return read_state(Path(self.options.path.resume_state))
-        return self.checkpoints.latest() if resume else None
+        state = self.checkpoints.latest() if resume else None
+        if resume and state is None:
+            _LOG.info("There is no checkpoint to go on from in %s: the run begins at the beginning.", self.folder)
+        return state
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -267,6 +270,7 @@ def _put_aside(folder: Path) -> None:
         if target.exists():
             raise CheckpointError(f"{folder} exists, and so does {target}: move one of them away.")
         folder.rename(target)
+        _LOG.info("The folder of an earlier run of this name is now %s.", target)
 
 
 def _seed_everything(seed: int) -> None:
