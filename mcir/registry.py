@@ -83,7 +83,7 @@ class Registry:
 
         def enter(cls: C) -> C:
             self.add(cls, name, aliases)
-            _keep_arguments(cls, len(self.given))
+            _keep_arguments(cls, name or cls.__name__, len(self.given))
             return cls
 
         return enter
@@ -179,9 +179,13 @@ class Registry:
 
     def _fill(self) -> None:
         if not self._filled:
-            self._filled = True
-            importlib.import_module(self.home)
-            load_plugins()
+            self._filled = True  # before the import, during which the home may ask
+            try:
+                importlib.import_module(self.home)
+                load_plugins()
+            except BaseException:
+                self._filled = False
+                raise
 
     def _example(self) -> str:
         return next(iter(self.names()), "…")
@@ -194,17 +198,29 @@ class Registry:
         return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(places) or 'nowhere'}."
 
 
+def _has_no_constructor(cls: type) -> bool:
+    """Tell whether a class takes the constructor of ``object`` or of torch's modules, which swallow any argument."""
+    construct = cls.__init__  # type: ignore[misc]
+    return construct is object.__init__ or getattr(construct, "__module__", None) == "torch.nn.modules.module"
+
+
 def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
     """Return the signature of a constructor; a module without one of its own takes no arguments."""
-    if getattr(cls.__init__, "__module__", None) == "torch.nn.modules.module":  # type: ignore[misc]  # takes *args
+    if _has_no_constructor(cls):
         return inspect.Signature()
     return inspect.signature(cls, eval_str=eval_str)
 
 
-def _keep_arguments(cls: type, given: int) -> None:
-    """Make every instance of exactly this class keep its constructor arguments in ``hyperparameters``."""
+def _keep_arguments(cls: type, name: str, given: int) -> None:
+    """Make every instance of exactly this class keep its name and, in ``hyperparameters``, its arguments."""
     construct = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
+    if _has_no_constructor(cls):
+
+        def construct(self: Any, inherited: Any = construct) -> None:
+            inherited(self)
+
+        construct.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])  # type: ignore[attr-defined]
 
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -213,6 +229,7 @@ def _keep_arguments(cls: type, given: int) -> None:
             bound.apply_defaults()
             own = list(bound.arguments.items())[given:]
             self.__dict__["hyperparameters"] = copy.deepcopy(dict(own))
+            self.__dict__["registered_as"] = name
         construct(self, *args, **kwargs)
 
     cls.__init__ = __init__  # type: ignore[misc]

@@ -29,7 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from mcir.config import load
+    from mcir.engine.checkpoint import CheckpointError
     from mcir.engine.distributed import joined
+    from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
     from mcir.engine.trainer import Trainer
 
@@ -39,10 +41,15 @@ def run(arguments: argparse.Namespace) -> int:
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with joined(options.num_gpu, options.dist_params) as process:
             trainer = Trainer(options, process, resume=arguments.auto_resume or restarted)
-            status = record(trainer.train)()
+            try:
+                status = record(trainer.train)()
+            except (CheckpointError, NotFiniteError):
+                raise
+            except (ValueError, OSError) as error:  # no mistake of the person: a fault, to be shown whole
+                raise RuntimeError("The training failed.") from error
             assert status is not None  # a failure was raised
             return status
-    except (ValueError, OSError) as error:  # the person's mistake
+    except (ValueError, OSError, NotFiniteError) as error:  # the person's mistake
         if os.environ.get("RANK", "0") != "0":
             time.sleep(1)  # most likely the first process says the same, and its leaving ends this one
         print(f"mcir: {error}", file=sys.stderr)  # noqa: T201

@@ -99,7 +99,13 @@ class EDSR(nn.Module):
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore a batch; any height and width from 1 on."""
+        """Restore a batch; any height and width from 1 on.
+
+        Raises:
+            ValueError: the images have another number of channels.
+        """
+        if x.shape[1] != self.conv_first.in_channels:
+            raise ValueError(f"EDSR: images of {x.shape[1]} channels, but num_in_ch is {self.conv_first.in_channels}.")
         shallow = self.conv_first((x - self.mean) * self.img_range)
         deep = self.conv_after_body(self.body(shallow)).add_(shallow)
         return torch.add(self.mean, self.conv_last(self.upsample(deep)), alpha=1 / self.img_range)

@@ -160,7 +160,8 @@ class _Translation:
                 self.drop(path, node, row.why) if row.harmless(node.plain()) else self.refuse(path, row.refusal)
         for pattern, refusal in REFUSED.items():
             for path, node in self.found(pattern):
-                self.refuse(path, refusal.format(value=node.plain()))
+                norm = node.value if type(node.value) in (int, float) else 0.05
+                self.refuse(path, refusal.format(value=norm))
         for path, node in self.found("path.root"):  # one old key, two of today's
             self.set(("path", "results_root"), Node(f"{node.value}/results", node.place).moved_from(path))
         for renamed in RENAMED:

@@ -7,7 +7,7 @@ neither a worker nor the collation moves single bytes about.
 from __future__ import annotations
 
 import multiprocessing
-import signal
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -182,13 +182,11 @@ def _loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a worker to one thread, and to its work until it is told to stop.
+    """Keep a worker to one thread, and out of the group of processes that Ctrl-C or a scheduler sends a signal to.
 
-    Signals that reach the whole group of processes (Ctrl-C, a scheduler's SIGTERM) are for the training process, which
-    needs its workers until it has made its step and saved.
+    Such a signal is for the training process, which needs its workers until it has made its step and saved.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgid(0, 0)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

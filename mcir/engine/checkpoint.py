@@ -215,7 +215,8 @@ def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{file}: there is no such weight file.") from None
     except Exception as error:
-        raise CheckpointError(f"{file} cannot be read as weights: {_first_line(error)}") from error
+        why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
+        raise CheckpointError(f"{file} cannot be read as weights: {why}.") from error
     if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
         candidates = [key] if key else ["params_ema", "params", "state_dict"]
         found = next((name for name in candidates if name in content), None)

@@ -7,7 +7,6 @@ import datetime
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mcir.config import DistOptions
 
 _LOG = logging.getLogger("mcir")
-
-GRACE_S = 10.0
-"""Seconds that a process may still wait for the others after a signal before it leaves by force."""
 
 
 @dataclass(frozen=True)
@@ -184,17 +180,12 @@ class StopRequest:
         self.process = process
         self.signal = 0
         self._pending: tuple[Any, Tensor] | None = None
-        self._last_resort: threading.Timer | None = None
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:  # asked twice: at once
             raise SystemExit(128 + number)
         self.signal = number
-        if self.process.world_size > 1:  # another process may be dead, and this one wait for it for ever
-            self._last_resort = threading.Timer(GRACE_S, os._exit, (128 + number,))
-            self._last_resort.daemon = True
-            self._last_resort.start()
 
     def agreed(self) -> int:
         """Return the number of the signal that stops the run now, or 0; the same in every process."""
@@ -207,8 +198,6 @@ class StopRequest:
                 agreed = int(said)
             said = torch.tensor(self.signal)
             self._pending = (dist.all_reduce(said, op=dist.ReduceOp.MAX, async_op=True), said)
-        if agreed and self._last_resort is not None:
-            self._last_resort.cancel()
         return agreed
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -38,7 +37,6 @@ class RunLog:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "results.jsonl").open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
 
@@ -112,7 +110,9 @@ class RunLog:
             self._lines = None
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
-        assert self._lines is not None
+        if self._lines is None:
+            assert self.folder is not None
+            self._lines = (self.folder / "results.jsonl").open("a", encoding="utf-8")
         self._lines.write(as_json(record) + "\n")
         self._lines.flush()
 
@@ -152,9 +152,9 @@ class Speed:
         return self._waited / (time.perf_counter() - self._begin)
 
 
-def results_table(evaluations: list[Evaluation], trained: str) -> Table:
+def results_table(title: str, evaluations: list[Evaluation], trained: str) -> Table:
     """Return a table of what the network was given against what it made of it; ``trained`` is its name."""
-    table = Table(title="Images that were not trained on")
+    table = Table(title=title)
     table.add_column("data set")
     table.add_column("image by")
     for name in evaluations[0].scores:
@@ -184,8 +184,7 @@ def log_to_console() -> None:
     """Show the notices of mcir at the terminal; of several processes only the first gives more than errors."""
     logger = logging.getLogger("mcir")
     if not logger.handlers:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        logger.addHandler(RichHandler(console=console, show_time=False, show_path=False, markup=False))
+        logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.propagate = False
 

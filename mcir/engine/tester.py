@@ -1,5 +1,6 @@
 """Testing: checkpoints × data sets → a table and a JSON file."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from mcir.engine.loggers import RunLog, as_json, results_table
 from mcir.engine.pictures import save_picture
 from mcir.models import Model
 from mcir.registry import MODELS
+
+_LOG = logging.getLogger("mcir")
 
 
 class Tester:
@@ -54,13 +57,14 @@ class Tester:
         log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
         for number, file in enumerate(files):
-            self.model.load_weights(read_weights(Path(file), path.param_key_g), path.strict_load_g)
+            differing = self.model.load_weights(read_weights(Path(file), path.param_key_g), path.strict_load_g)
+            if differing:
+                _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
             stems = [Path(other).stem for other in files]
             label = stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}_{number + 1}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
             results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
-            log.say(f"weights: {file}")
-            log.console.print(results_table(evaluations, type(self.model.network).__name__))
+            log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
         target = folder / "results.json"
         if self.process.is_first:
             target.write_text(as_json(results, indent=2) + "\n", encoding="utf-8")

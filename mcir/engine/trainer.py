@@ -103,7 +103,7 @@ class Trainer:
                 self.log.advance(self.iteration)
                 if self._due(self.options.logger.print_freq):
                     self._tell(scalars)
-                is_best = self._due(self.options.val.val_freq) and self._evaluate()
+                is_best = self._due(self.options.val.val_freq) and self._evaluate_safely()
                 stopped_by = stop.agreed()
                 if is_best or stopped_by or self._due(self.options.logger.save_checkpoint_freq):
                     self._save(is_best)
@@ -132,6 +132,16 @@ class Trainer:
             self.iteration, {**dict(zip(names, means, strict=True)), "lr": float(scalars["lr"])}, self.speed
         )
         self.speed.restart()
+
+    def _evaluate_safely(self) -> bool:
+        """Evaluate; if that fails, save what was trained before the failure ends the run."""
+        try:
+            return self._evaluate()
+        except Exception:
+            if self.process.world_size == 1:
+                self._save(is_best=False)
+                self.checkpoints.wait()
+            raise
 
     def _evaluate(self) -> bool:
         """Evaluate on every validation set; return whether the first metric of the first set is the best so far."""
@@ -175,13 +185,14 @@ class Trainer:
         }
         network = self.model.network
         arguments = getattr(network, "hyperparameters", {})
-        file = NetworkFile(self.model.weights(), type(network).__name__, arguments)
+        name = getattr(network, "registered_as", type(network).__name__)
+        file = NetworkFile(self.model.weights(), name, arguments)
         self.checkpoints.save(self.iteration, state, file, is_best)
 
     def _state_to_resume(self, resume: bool) -> dict[str, Any] | None:
-        if self.options.path.resume_state:
-            return read_state(Path(self.options.path.resume_state))
         state = self.checkpoints.latest() if resume else None
+        if state is None and self.options.path.resume_state:
+            state = read_state(Path(self.options.path.resume_state))
         if resume and state is None:
             _LOG.info("There is no checkpoint to go on from in %s: the run begins at the beginning.", self.folder)
         return state
@@ -191,9 +202,14 @@ class Trainer:
         self.iteration = state["iteration"]
         self.best = state["best"]
         generators = state["generators"]
-        # with another number of processes there is no generator to continue for each, and all begin anew
         if len(generators) == self.process.world_size:
             _set_generators(generators[self.process.rank])
+        else:
+            _LOG.warning(
+                "The run had %d processes and now has %d: the random generators of the networks begin anew.",
+                len(generators),
+                self.process.world_size,
+            )
 
     def _start_from_pretrained(self) -> None:
         path = self.options.path
@@ -205,12 +221,13 @@ class Trainer:
 
     def _fingerprint(self) -> float:
         """Return a number that differs when any weight, average or negative does."""
-        tensors = [*self.model.network.parameters()]
-        for name in ("ema", "negatives"):
+        total = torch.zeros((), dtype=torch.float64, device=self.process.device)
+        for name in ("network_g", "ema", "negatives"):
             if name in self.model.parts:
-                tensors += self.model.parts[name].parameters()
-        sums = [tensor.detach().double().sum() + tensor.detach().double().square().sum() for tensor in tensors]
-        return float(torch.stack(sums).sum())
+                for tensor in self.model.parts[name].state_dict().values():
+                    flat = tensor.detach().flatten().double().to(total.device)
+                    total += torch.dot(flat, torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device))
+        return float(total)
 
     # -- what the person sees -------------------------------------------------------------------------------------
 
@@ -232,7 +249,11 @@ class Trainer:
                 save_picture(drawn, self.folder / "comparisons" / evaluation.name, name)
         self.log.close()
         if any(evaluation.scores for evaluation in self.last_evaluations):
-            self.log.console.print(results_table(self.last_evaluations, type(self.model.network).__name__))
+            self.log.console.print(
+                results_table(
+                    "Images that were not trained on", self.last_evaluations, type(self.model.network).__name__
+                )
+            )
         places = {
             "checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth",
             "results": self.folder / "results.jsonl",

@@ -63,6 +63,8 @@ class Model(ABC):
             raise ValueError(f"ema_decay is a share in [0, 1), not {self.ema_decay}.")
         if self.accumulation_steps < 1:
             raise ValueError(f"accumulation_steps is at least 1, not {self.accumulation_steps}.")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip is a length above 0, not {self.grad_clip}; leave it out to clip nothing.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g)
@@ -86,6 +88,7 @@ class Model(ABC):
         if self.channels_last:
             self.parts.to(memory_format=memory_format)
         self._forward: nn.Module = self.network
+        self._statistics: list[Tensor] = []
         if self.compile:
             self._forward = torch.compile(self.network)  # type: ignore[assignment]
         if self.optim_g:
@@ -99,6 +102,11 @@ class Model(ABC):
         ``mean_over_ranks`` maps a scalar tensor to its mean over the processes, for parts whose state depends on data.
         """
         self._forward = wrap(self._forward)
+        self._mean_over_ranks = mean_over_ranks
+        saved = self.network.state_dict().keys()
+        self._statistics = [
+            buffer for name, buffer in self.network.named_buffers() if name in saved and buffer.is_floating_point()
+        ]
 
     def require_trainable(self) -> None:
         """Check, before data is read, that the model has all it needs to train.
@@ -142,6 +150,8 @@ class Model(ABC):
             outputs.append(output.detach())
         scalars["grad_norm"] = self._clip_gradient()
         self.optimizer.step()
+        for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
+            statistic.copy_(self._mean_over_ranks(statistic))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
         scalars["lr"] = torch.tensor(rate)
         return scalars

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,8 @@ class _Bank(Negatives):
     """N moving averages of one network.
 
     Each starts as start·random + (1 − start)·θ, as the released code does, where random is a fresh initialisation of
-    the same architecture drawn from ``seed`` and the member's number: the same in every process.
+    the same architecture drawn from ``seed`` and the member's number: the same in every process, and never the
+    network's own.
     """
 
     updates: Tensor
@@ -63,7 +65,7 @@ class _Bank(Negatives):
             ValueError: the class of the network is not registered, so that a fresh one cannot be built.
         """
         for number, member in enumerate(self._averages()):
-            member.update(_fresh(network, self.seed + number) if self.start else network, keep=0.0)
+            member.update(_fresh(network, _stream(self.seed, number)) if self.start else network, keep=0.0)
             member.update(network, keep=self.start)
         self.updates.zero_()
 
@@ -173,6 +175,11 @@ class AdaptiveHistoryNegatives(_Bank):
 def _require_share(name: str, share: float) -> None:
     if not (0 <= share <= 1 and math.isfinite(share)):
         raise ValueError(f"{name} is a share between 0 and 1, not {share}.")
+
+
+def _stream(seed: int, number: int) -> int:
+    """Return the seed of a member's random network: a stream of its own, apart from the network's and the others'."""
+    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
 def _fresh(network: nn.Module, seed: int) -> nn.Module:

@@ -22,7 +22,14 @@ def options(folder, **train):
         "scale": 2,
         "num_gpu": 0,
         "datasets": {
-            "train": {**data, "gt_size": 16, "use_hflip": True, "use_rot": True, "batch_size_per_gpu": 4},
+            "train": {
+                **data,
+                "gt_size": 16,
+                "use_hflip": True,
+                "use_rot": True,
+                "batch_size_per_gpu": 4,
+                "num_worker_per_gpu": 1,
+            },
             "val": dict(data),
         },
         "network_g": {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0},

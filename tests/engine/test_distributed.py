@@ -90,12 +90,6 @@ def test_a_second_signal_leaves_at_once(stop, second, status):
     assert caught.value.code == status
 
 
-def test_alone_there_is_no_last_resort(stop):
-    """Whoever needs long for the last iteration is not thrown out."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop._last_resort is None
-
-
 # -- two processes ----------------------------------------------------------------------------------------------------
 
 WORK = """
@@ -138,7 +132,6 @@ with joined(0, DistOptions(timeout_minutes=1)) as process:
         stopped_by = stop.agreed()
     told["stopped"] = [stopped_by, iteration]
     stop.close()
-    told["last_resort"] = stop._last_resort is not None and not stop._last_resort.finished.is_set()
 told["left"] = not torch.distributed.is_initialized()
 (folder / f"{rank}.json").write_text(json.dumps(told))
 """
@@ -187,7 +180,6 @@ def test_a_difference_is_raised_in_both_with_both_checksums(two):
 
 def test_both_stop_at_the_same_iteration_by_the_signal_of_one(two):
     assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # said in one iteration, heard in the next
-    assert not any(told["last_resort"] for told in two)
 
 
 def test_an_option_file_that_counts_on_gpus_is_told_what_it_gets(caplog, monkeypatch):

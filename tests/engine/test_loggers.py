@@ -152,7 +152,7 @@ def test_speed_counts_since_it_was_last_asked(monkeypatch):
 
 def test_the_table_sets_the_network_against_its_input():
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(results_table([evaluation(), evaluation(27.0, "Set14")], "EDSR"))
+    console.print(results_table("Results", [evaluation(), evaluation(27.0, "Set14")], "EDSR"))
     console.file.close()
     rows = [re.findall(r"[\w.+-]+(?: dB)?", line) for line in console.export_text().splitlines()]
     rows = [row for row in rows if row]

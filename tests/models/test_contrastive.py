@@ -62,6 +62,13 @@ def test_negatives_are_updated_after_the_step(batch):
         assert torch.equal(member, parameter)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_no_negative_begins_as_the_network_itself(seed):
+    model = build(seed=seed)
+    for member in model.bank.members:
+        assert not torch.equal(member.network.conv_first.weight, model.network.conv_first.weight)
+
+
 def test_negatives_are_drawn_from_the_models_seed():
     assert build(seed=5).bank.seed == 5
     own = {"type": "HistoryNegatives", "steps": [1], "seed": 3}

@@ -1,5 +1,6 @@
 """The banks of negatives: Eq. 1, their beginning, their pace, their state."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ def network(seed=1):
 
 def vector(module):
     return torch.nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+def stream(seed, number):
+    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
 def walk(net, distance):
@@ -48,7 +53,7 @@ def test_the_beginning_mixes_a_random_network_drawn_from_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), state)  # … and is left alone
     for number, (member, same) in enumerate(zip(bank.members, again.members, strict=True)):
         assert torch.equal(vector(member), vector(same))
-        torch.testing.assert_close(vector(member), 0.25 * vector(network(7 + number)) + 0.75 * vector(net))
+        torch.testing.assert_close(vector(member), 0.25 * vector(network(stream(7, number))) + 0.75 * vector(net))
     other = HistoryNegatives(net, steps=[1, 2], start=0.25, seed=8)
     assert not torch.equal(vector(other.members[0]), vector(bank.members[0]))
 
