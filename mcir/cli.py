@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.call(arguments)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stderr.close()
+        return 0
     except (ValueError, OSError) as error:
         print(f"mcir {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -100,6 +103,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from mcir.config.annotations import describe
+
     chosen = REGISTRIES[arguments.what]
     names = chosen.names(arguments.pattern)
     if not names:
@@ -112,16 +117,10 @@ def _list(arguments: argparse.Namespace) -> int:
         print(f"{name}{others}  {cls.__module__}")
         for key, parameter in chosen.parameters(name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-            print(f"    {key}: {_told(parameter.annotation)}{default}")
+            print(f"    {key}: {describe(parameter.annotation)}{default}")
         summary = (inspect.getdoc(cls) or "").partition("\n")[0]
         print(f"    — {summary}\n" if summary else "")
     return 0
-
-
-def _told(annotation: object) -> str:
-    """Write a type as a person would: a section by what it configures, a class by its name."""
-    text = inspect.formatannotation(annotation).replace("collections.abc.", "").replace("typing.", "")
-    return text.replace("Annotated[Mapping[str, Any], Registry('", "section of a ").replace("')]", "")
 
 
 def _schema(arguments: argparse.Namespace) -> int:
@@ -190,8 +189,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
             made = prepare.extract_subimages(arguments.source, arguments.target, *shape, **common)
     if arguments.step == "verify":
         print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
-        for problem in found.problems:
+        for problem in found.problems[:10]:
             print(f"  {problem}", file=sys.stderr)
+        if len(found.problems) > 10:
+            print(f"  and {len(found.problems) - 10} more", file=sys.stderr)
         print("everything is whole" if found.ok else f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}")
         return 0 if found.ok else 1
     print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")

@@ -125,6 +125,20 @@ def test_a_module_without_a_constructor_takes_no_arguments():
         registry.build({"type": "Plain", "width": 3})
 
 
+def test_a_plain_class_without_a_constructor_takes_no_arguments():
+    registry = Registry("thing", "mcir.registry")
+
+    @registry.register(name="Thing")
+    class Plain:
+        pass
+
+    built = registry.build({"type": "Thing"})
+    assert built.hyperparameters == {}
+    assert built.registered_as == "Thing"
+    with pytest.raises(RegistryError, match="Thing takes no 'width'"):
+        registry.build({"type": "Thing", "width": 3})
+
+
 def test_a_registry_fills_itself():
     assert "EDSR" in ARCHS.names()
 

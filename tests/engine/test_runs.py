@@ -210,3 +210,64 @@ def test_a_dying_rank_takes_the_job_down_and_restarts_resume(run):
     output = run.train(environment=environment)
     assert "from iteration 4" in output
     assert state(run)["iteration"] == 12
+
+
+FAULTY = """
+from mcir.losses import L1Loss
+from mcir.registry import LOSSES
+
+@LOSSES.register()
+class FaultyLoss(L1Loss):
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, output, gt):
+        height, width = output.shape
+"""
+
+
+def test_a_fault_in_code_is_shown_whole_and_ends_the_process(run):
+    (run.folder / "faulty.py").write_text(FAULTY)
+    run.write({**options(run.folder, pixel_opt={"type": "FaultyLoss"}), "imports": ["faulty"]})
+    output = run.train(environment={"PYTHONPATH": f"{run.folder}:."}, status=1)
+    assert "height, width = output.shape" in output
+    assert "too many values to unpack" in output
+
+
+def test_auto_resume_goes_on_from_where_the_run_is_and_not_from_where_it_began(run):
+    run.train("--set", "train.total_iter=4")
+    begin = run.folder / "begin.state"
+    run.path("training_states", "2.state").rename(begin)
+    resumed = ("--set", f"path.resume_state={begin}", "train.total_iter=6")
+    assert "from iteration 4" in run.train("--auto_resume", *resumed)
+    assert "from iteration 2" in run.train(*resumed)
+    assert run.path("training_states", "4.state").exists()
+
+
+NORMED = """
+import torch
+from mcir.registry import ARCHS
+
+@ARCHS.register()
+class Normed(torch.nn.Module):
+    scale = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2)
+        )
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+def test_statistics_of_a_batch_norm_are_the_same_in_every_process(run):
+    (run.folder / "normed.py").write_text(NORMED)
+    tree = {**options(run.folder), "imports": ["normed"], "network_g": {"type": "Normed"}}
+    tree["datasets"]["train"]["batch_size_per_gpu"] = 2
+    run.write(tree)
+    run.train(processes=2, environment={"PYTHONPATH": f"{run.folder}:."})  # each save compares the processes
+    statistics = state(run)["model"]["negatives"]["members.0.network.body.0.running_mean"]
+    assert float(statistics.abs().sum()) > 0
