@@ -75,9 +75,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    import torch
+
     from mcir.config import load
     from mcir.engine.estimate import step_cost
     from mcir.engine.loggers import log_to_console
+    from mcir.engine.trainer import require_fit
 
     log_to_console()
     options = load(arguments.opt, arguments.set, arguments.force_yml)
@@ -90,6 +93,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if gt_size is None:
         print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
         return 0
+    with torch.device("meta"):
+        require_fit(options, registry.MODELS.build(options.model_section()))
     lq_size = gt_size // options.scale
     cost = step_cost(options.model_section(), training.batch_size_per_gpu, (lq_size,) * 2, (gt_size,) * 2)
     memory = (cost.state_bytes + cost.activation_bytes) / 2**20

@@ -264,7 +264,6 @@ MODELS = Registry("model", "mcir.models")
 ArchSection: TypeAlias = Annotated[Section, ARCHS]
 LossSection: TypeAlias = Annotated[Section, LOSSES]
 DegradationSection: TypeAlias = Annotated[Section, DEGRADATIONS]
-DatasetSection: TypeAlias = Annotated[Section, DATASETS]
 MetricSection: TypeAlias = Annotated[Section, METRICS]
 OptimizerSection: TypeAlias = Annotated[Section, OPTIMIZERS]
 SchedulerSection: TypeAlias = Annotated[Section, SCHEDULERS]

@@ -102,3 +102,8 @@ def test_help_comes_at_once():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "prepare" in done.stdout
     assert time.monotonic() - begin < 20  # a hang, not a speed
+
+
+def test_check_finds_sections_that_do_not_fit_each_other(run, capsys):  # noqa: F811
+    assert main(["check", "-opt", str(run.option_file), "--set", "network_g.upscale=4"]) == 1
+    assert "network_g enlarges ×4, but scale is 2" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The training loop, and what a run needs around it."""
 
+import difflib
 import logging
 import math
 import random
@@ -22,6 +23,7 @@ from mcir.models import Model
 from mcir.registry import DATASETS, MODELS
 
 _LOG = logging.getLogger("mcir")
+_DIFF_HEADS = ("---", "+++", "@@")
 
 
 class Trainer:
@@ -53,7 +55,7 @@ class Trainer:
         with process.first_goes_first():
             self.model: Model = MODELS.build(options.model_section())
         self.model.require_trainable()
-        _require_fit(options, self.model)
+        require_fit(options, self.model)
         self.iteration = 0
         self.best: float | None = None
         if state is None:
@@ -201,6 +203,12 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.iteration = state["iteration"]
         self.best = state["best"]
+        before, now = state["options"].splitlines(), self.options.dump().splitlines()
+        changes = [
+            line for line in difflib.unified_diff(before, now, n=0, lineterm="") if not line.startswith(_DIFF_HEADS)
+        ]
+        if changes:
+            _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         generators = state["generators"]
         if len(generators) == self.process.world_size:
             _set_generators(generators[self.process.rank])
@@ -266,7 +274,7 @@ class Trainer:
             self.log.say(f"{name + ':':<12} {place}")
 
 
-def _require_fit(options: Options, model: Model) -> None:
+def require_fit(options: Options, model: Model) -> None:
     """Check what the sections of an option file say of each other.
 
     Raises:

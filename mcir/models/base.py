@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
@@ -192,9 +191,8 @@ class Model(ABC):
 
     def _without_sync(self) -> AbstractContextManager[Any]:
         """Return the context in which gradients are not yet averaged over processes."""
-        if isinstance(self._forward, DistributedDataParallel):
-            return self._forward.no_sync()
-        return nullcontext()
+        postpone: Callable[[], AbstractContextManager[Any]] = getattr(self._forward, "no_sync", nullcontext)
+        return postpone()
 
     # -- its use --------------------------------------------------------------------------------------------------
 

@@ -239,7 +239,9 @@ def test_auto_resume_goes_on_from_where_the_run_is_and_not_from_where_it_began(r
     begin = run.folder / "begin.state"
     run.path("training_states", "2.state").rename(begin)
     resumed = ("--set", f"path.resume_state={begin}", "train.total_iter=6")
-    assert "from iteration 4" in run.train("--auto_resume", *resumed)
+    output = run.train("--auto_resume", *resumed)
+    assert "from iteration 4" in output
+    assert "-  total_iter: 4" in output and "+  total_iter: 6" in output  # what has changed is said
     assert "from iteration 2" in run.train(*resumed)
     assert run.path("training_states", "4.state").exists()
 
