@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -96,12 +95,10 @@ def test_a_mistake_is_told_in_plain_words(tmp_path, capsys):
     assert "nowhere" in told
 
 
-def test_help_comes_at_once():
-    begin = time.monotonic()
+def test_help_comes_without_loading_torch():
     code = "import mcir.cli, sys; assert 'torch' not in sys.modules; mcir.cli.main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "prepare" in done.stdout
-    assert time.monotonic() - begin < 20  # a hang, not a speed
 
 
 def test_check_finds_sections_that_do_not_fit_each_other(run, capsys):  # noqa: F811

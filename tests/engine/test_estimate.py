@@ -1,7 +1,6 @@
 """The estimate against the same step made for real."""
 
 import resource
-import time
 
 import pytest
 import torch
@@ -97,11 +96,10 @@ def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
         "network_g": {**NETWORK, "num_feat": 2048, "num_block": 64},
         "contrastive_opt": {"type": "SPNLoss", "weights": "imagenet"},
     }
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cost = step_cost(section, 16, (256, 256), (512, 512))
     assert cost.state_bytes > 100 * 2**30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: less than a GiB
-    assert time.monotonic() - began < 30
 
 
 def test_a_model_that_cannot_train_is_refused():
