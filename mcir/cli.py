@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mcir
 from mcir import registry, test, train
+from mcir.config.arguments import add_option_arguments
 
 REGISTRIES = {
     "archs": registry.ARCHS,
@@ -52,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(call=test.run)
 
     command = commands.add_parser("check", help="check an option file: its resolved form, and what a step will cost")
-    command.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
-    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C", help="set options")
-    command.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="A:B=C", help="as BasicSR")
+    add_option_arguments(command)
     command.set_defaults(call=_check)
 
     command = commands.add_parser("list", help="list what can be named in option files")

@@ -5,19 +5,24 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()  # noqa: PTH109 — as `python -m` has it: this folder's modules must not hide others
 
+from mcir.config.arguments import add_option_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of testing."""
-    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML) with sets named test… or val…")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weight files; else path.pretrain_network_g", **many)
-    parser.add_argument("--set", metavar="A.B=C", help="set options: --set val.save_img=true", **many)
-    parser.add_argument("--force_yml", metavar="A:B=C", help="the same in BasicSR's writing", **many)
+    add_option_arguments(parser)
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="weight files; else path.pretrain_network_g",
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch"], help="for old habits; torchrun's variables decide")
 
 

@@ -22,6 +22,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from mcir.config import PathOptions
+from mcir.models import Model
+
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
 _TEMPORARY = re.compile(r"\..+\.\d+")
@@ -226,6 +229,18 @@ def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no weights.")
     return _without_prefix(content)
+
+
+def load_into(model: Model, file: Path, options: PathOptions) -> None:
+    """Start a model from a weight file as the section ``path`` says; what is left out is told.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ValueError: the weights must fit strictly and do not.
+    """
+    differing = model.load_weights(read_weights(file, options.param_key_g), options.strict_load_g)
+    if differing:
+        _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,20 +1,17 @@
 """Testing: checkpoints × data sets → a table and a JSON file."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mcir.config import Options
-from mcir.engine.checkpoint import read_weights
+from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import Process
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, as_json, results_table
 from mcir.engine.pictures import save_picture
 from mcir.models import Model
 from mcir.registry import MODELS
-
-_LOG = logging.getLogger("mcir")
 
 
 class Tester:
@@ -57,9 +54,7 @@ class Tester:
         log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
         for number, file in enumerate(files):
-            differing = self.model.load_weights(read_weights(Path(file), path.param_key_g), path.strict_load_g)
-            if differing:
-                _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
+            load_into(self.model, Path(file), path)
             stems = [Path(other).stem for other in files]
             label = stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}_{number + 1}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]

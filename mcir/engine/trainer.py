@@ -13,7 +13,7 @@ import torch
 
 from mcir.config import Options
 from mcir.data import Prefetcher, training_loader
-from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, read_weights
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, load_into, read_state
 from mcir.engine.distributed import Process, StopRequest
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
@@ -42,6 +42,7 @@ class Trainer:
         if options.train is None or options.datasets.train is None:
             raise ValueError("Training needs the sections 'train' and 'datasets.train' in the option file.")
         self.options = options
+        self._resolved = options.dump()
         self.process = process
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
@@ -183,7 +184,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "generators": generators,
             "best": self.best,
-            "options": self.options.dump(),
+            "options": self._resolved,
         }
         network = self.model.network
         arguments = getattr(network, "hyperparameters", {})
@@ -203,7 +204,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.iteration = state["iteration"]
         self.best = state["best"]
-        before, now = state["options"].splitlines(), self.options.dump().splitlines()
+        before, now = state["options"].splitlines(), self._resolved.splitlines()
         changes = [
             line for line in difflib.unified_diff(before, now, n=0, lineterm="") if not line.startswith(_DIFF_HEADS)
         ]
@@ -222,10 +223,7 @@ class Trainer:
     def _start_from_pretrained(self) -> None:
         path = self.options.path
         if path.pretrain_network_g:
-            weights = read_weights(Path(path.pretrain_network_g), path.param_key_g)
-            differing = self.model.load_weights(weights, path.strict_load_g)
-            if differing:
-                _LOG.warning("%s: %d weights are left out: %s", path.pretrain_network_g, len(differing), differing[:10])
+            load_into(self.model, Path(path.pretrain_network_g), path)
 
     def _fingerprint(self) -> float:
         """Return a number that differs when any weight, average or negative does."""
