@@ -6,12 +6,16 @@ the end. Keys and shapes of the state dict are those of the weights that BasicSR
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcir.archs.network import Network, Shapes
 from mcir.registry import ARCHS
 
 
@@ -36,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 @ARCHS.register()
-class EDSR(nn.Module):
+class EDSR(Network):
     """EDSR: (B, num_in_ch, H, W) in [0, 1] to (B, num_out_ch, upscale·H, upscale·W), not clamped.
 
     The published sizes are 64 features with 16 blocks (``res_scale`` 1) and 256 features with 32 blocks (``res_scale``
@@ -52,18 +56,11 @@ class EDSR(nn.Module):
         img_range: the network works on ``(x - rgb_mean) * img_range``.
         rgb_mean: mean of the training images in [0, 1], one number a channel, or a single one for all.
 
-    Attributes:
-        scale: how much larger the output is.
-        size_multiple: height and width may be any multiple of it.
-        min_size: smallest height and width.
-
     Raises:
         ValueError: a scale that cannot be built, an ``rgb_mean`` that does not fit the channels, or a size below 1.
     """
 
     mean: Tensor
-    size_multiple = 1
-    min_size = 1
 
     def __init__(
         self,
@@ -87,6 +84,7 @@ class EDSR(nn.Module):
                 "EDSR: channels and features start at 1, blocks at 0 and img_range is above 0, not "
                 f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {num_block=}, {img_range=}."
             )
+        self.in_channels = num_in_ch
         self.scale = upscale
         self.img_range = img_range
         self.register_buffer(
@@ -98,17 +96,28 @@ class EDSR(nn.Module):
         self.upsample = nn.Sequential(*_upsampling(num_feat, upscale))
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Restore a batch; any height and width from 1 on.
-
-        Raises:
-            ValueError: the images have another number of channels.
-        """
-        if x.shape[1] != self.conv_first.in_channels:
-            raise ValueError(f"EDSR: images of {x.shape[1]} channels, but num_in_ch is {self.conv_first.in_channels}.")
+    def restore(self, x: Tensor) -> Tensor:
+        """Restore images of any size."""
         shallow = self.conv_first((x - self.mean) * self.img_range)
         deep = self.conv_after_body(self.body(shallow)).add_(shallow)
         return torch.add(self.mean, self.conv_last(self.upsample(deep)), alpha=1 / self.img_range)
+
+    @classmethod
+    def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """Return the arguments that a state dict tells; the factor of the residuals goes with the published sizes."""
+        if not {"conv_first.weight", "conv_after_body.weight", "body.0.conv1.weight"} <= shapes.keys():
+            return None
+        num_feat, num_in_ch = shapes["conv_first.weight"][:2]
+        num_out_ch = shapes["conv_last.weight"][0]
+        steps = [shape[0] // num_feat for key, shape in shapes.items() if re.fullmatch(r"upsample\.\d+\.weight", key)]
+        return {
+            "num_in_ch": num_in_ch,
+            "num_out_ch": num_out_ch,
+            "num_feat": num_feat,
+            "num_block": sum(key.endswith(".conv1.weight") for key in shapes),
+            "upscale": math.isqrt(math.prod(steps)),
+            "res_scale": 0.1 if num_feat == 256 else 1.0,
+        }
 
 
 def _upsampling(num_feat: int, scale: int) -> list[nn.Module]:

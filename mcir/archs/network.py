@@ -1,0 +1,101 @@
+"""What every architecture here promises: any height and width in, ``scale`` times that out.
+
+A network itself may need sides that are multiples of a window or a stride. It states that as facts, and the padding
+that makes up for it is here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Padding: TypeAlias = Literal["reflect", "zeros"]
+"""How an image goes on beyond its bottom and right: mirrored without repeating the edge pixel, or black."""
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shape of each entry of a state dict by its key."""
+
+
+class Network(nn.Module):
+    """Base of the architectures: pads, restores, crops.
+
+    A subclass defines ``restore`` and states its facts, on the class or, where they depend on the arguments, in the
+    constructor.
+
+    Attributes:
+        in_channels: channels of an image.
+        scale: how much larger the output is.
+        size_multiple: ``restore`` takes sides that are multiples of it …
+        min_size: … and at least this large.
+        padding: how smaller or other sizes are made up for.
+        derived_buffers: last parts of the names of buffers that the constructor computes (index tables, masks) and
+            that official files hold; what a file says of them is not taken over.
+    """
+
+    in_channels: int = 3
+    scale: int = 1
+    size_multiple: int = 1
+    min_size: int = 1
+    padding: Padding = "reflect"
+    derived_buffers: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore images (B, C, H, W) in [0, 1], of any size, to (B, C, scale·H, scale·W), not clamped.
+
+        Raises:
+            ValueError: the images have another number of channels than the network takes.
+        """
+        height, width = self.checked(x).shape[-2:]
+        restored = self.restore(pad(x, self.size_multiple, self.min_size, self.padding))
+        return restored[..., : height * self.scale, : width * self.scale]
+
+    def checked(self, x: Tensor) -> Tensor:
+        """Return ``x`` if it is a batch of images with as many channels as the network takes.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} takes images (B, {self.in_channels}, H, W), not {tuple(x.shape)}: "
+                "look at the network's channels and at the data set's 'color'."
+            )
+        return x
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Restore images whose sides are multiples of ``size_multiple`` and at least ``min_size``."""
+        raise NotImplementedError
+
+    @classmethod
+    def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """Return the constructor's arguments that a state dict of these shapes tells, or None if it is another's.
+
+        Only what can be read off is in the answer; the other arguments keep their defaults.
+        """
+        return None
+
+
+def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") -> Tensor:
+    """Return (B, C, H, W) continued at the bottom and right until each side is a multiple and at least ``least``.
+
+    Mirroring goes back and forth where a side is shorter than what is to be added; a single pixel is repeated. Nothing
+    is copied when nothing is to be added.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = (_target(side, multiple, least) - side for side in (height, width))
+    if padding == "zeros":
+        return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+    if bottom < height and right < width:
+        return F.pad(x, (0, right, 0, bottom), mode="reflect") if right or bottom else x
+    for axis, (side, extra) in {-2: (height, bottom), -1: (width, right)}.items():
+        place = torch.arange(side + extra, device=x.device) % max(2 * (side - 1), 1)
+        x = x.index_select(axis, torch.minimum(place, (2 * (side - 1) - place).abs()))
+    return x
+
+
+def _target(side: int, multiple: int, least: int) -> int:
+    return -(-max(side, least) // multiple) * multiple

@@ -1,0 +1,125 @@
+"""Every configuration against its authors' code: keys, shapes, parameters, work, outputs, gradients.
+
+The networks are run without the normalisation that their authors do outside the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcir.archs.network import Network
+from mcir.registry import ARCHS
+from tests.golden import networks
+from tests.golden.deterministic import deterministic_state_dict
+from tests.golden.networks import Golden
+
+ARCHITECTURES = {
+    "edsr": "EDSR",
+    "swinir": "SwinIR",
+    "ffanet": "FFANet",
+    "dehazeformer": "DehazeFormer",
+    "nafnet": "NAFNet",
+    "nafnet_local": "NAFNetLocal",
+    "idt": "IDT",
+    "unet": "UNet",
+}
+OWN_NAMES: dict[str, list[tuple[str, str]]] = {}
+"""By family: patterns and replacements that turn official keys into ours, where ours are of our own making."""
+
+EXACT = 1e-9
+"""Largest error in float64, in units of the output's standard deviation."""
+
+
+def section(golden: Golden) -> dict[str, object]:
+    family = "nafnet_local" if golden.config.startswith("nafnet_local") else golden.family
+    return {"type": ARCHITECTURES[family], **golden.kwargs}
+
+
+def own_name(family: str, key: str) -> str:
+    for pattern, replacement in OWN_NAMES.get(family, []):
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+@pytest.fixture(scope="module", params=networks.configs())
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return networks.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def net(golden: Golden) -> Iterator[Network]:
+    """The network with the generated weights; buffers that the constructor computes keep their values."""
+    net = ARCHS.build(section(golden))
+    weights = {
+        own_name(golden.family, key): value
+        for key, value in deterministic_state_dict(golden.shapes, golden.gain).items()
+    }
+    assert not weights.keys() - net.state_dict().keys()
+    net.load_state_dict({**net.state_dict(), **weights}, strict=True)
+    yield net.eval()
+    del net
+
+
+def test_keys_shapes_and_parameters_are_the_official_ones(golden: Golden, net: Network) -> None:
+    own = {key: list(value.shape) for key, value in net.state_dict().items()}
+    official = {own_name(golden.family, key): shape for key, shape in golden.shapes.items()}
+    assert own == official
+    assert list(own) == list(official)
+    assert sum(parameter.numel() for parameter in net.parameters()) == golden.param_count
+
+
+def test_work_is_the_official_one(golden: Golden) -> None:
+    with torch.device("meta"):
+        shadow = ARCHS.build(section(golden)).eval()
+    for work in golden.macs:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            Network.forward(shadow, torch.empty(work["input_shape"], device="meta"))
+        assert counter.get_total_flops() // 2 == work["macs"]
+
+
+def test_outputs_are_the_official_ones(golden: Golden, net: Network, record_property) -> None:
+    with torch.no_grad():
+        for case in golden.cases:
+            error = case.error(Network.forward(net, case.input))
+            record_property(f"error_{case.name}", error)
+            assert error < 1e-5, case.name
+
+
+def test_float64_tells_every_constant(golden: Golden, net: Network, record_property) -> None:
+    """Outputs and the gradient of each parameter in float64, where an epsilon or a variant of GELU shows."""
+    net.double()
+    try:
+        for case in golden.cases:
+            if case.exact is None and case.grad_probe is None:
+                continue
+            with torch.set_grad_enabled(case.grad_probe is not None):
+                output = Network.forward(net, case.input.double())
+            if case.exact is not None:
+                error = case.exact_error(output.detach())
+                record_property(f"exact_error_{case.name}", error)
+                assert error < EXACT, case.name
+            if case.grad_probe is not None:
+                check_gradients(golden, net, output, case.grad_probe)
+    finally:
+        net.float()
+
+
+def check_gradients(golden: Golden, net: Network, output: Tensor, probe: dict[str, float]) -> None:
+    direction = np.random.default_rng(int(probe["seed"])).standard_normal(tuple(output.shape)).astype(np.float32)
+    loss = (output * torch.from_numpy(direction).double()).mean()
+    assert loss.item() == pytest.approx(probe["loss_f64"], rel=1e-9, abs=1e-12)
+    net.zero_grad()
+    loss.backward()
+    parameters = dict(net.named_parameters())
+    for key, norm in golden.grad_l2.items():
+        gradient = parameters[own_name(golden.family, key)].grad
+        own = 0.0 if gradient is None else float(gradient.norm())
+        assert own == pytest.approx(norm, rel=1e-6, abs=1e-12), key
+    net.zero_grad()
