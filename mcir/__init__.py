@@ -25,6 +25,7 @@ from mcir.registry import (
 
 if TYPE_CHECKING:
     from mcir.config import OptionError, Options, load
+    from mcir.inference import load_network
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
 
@@ -43,6 +44,7 @@ _HOMES = {
     "Options": "mcir.config",
     "SPNLoss": "mcir.losses",
     "load": "mcir.config",
+    "load_network": "mcir.inference",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "build_model",
     "build_network",
     "load",
+    "load_network",
 ]
 
 

@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mcir
@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("what", choices=REGISTRIES)
     command.add_argument("pattern", nargs="?", default="*", help="a glob, like '*SR*'")
     command.set_defaults(call=_list)
+
+    command = commands.add_parser("inspect", help="say what network a weight file holds")
+    command.add_argument("file", type=Path, help="a .pth or .safetensors file, of mcir or of an official release")
+    command.add_argument("--key", help="which of the file's weights, like params (default: the moving average)")
+    command.set_defaults(call=_inspect)
 
     command = commands.add_parser("schema", help="write a JSON schema of option files, for completion in editors")
     command.add_argument("file", nargs="?", type=Path, help="where to write it; without: to the terminal")
@@ -125,6 +130,42 @@ def _list(arguments: argparse.Namespace) -> int:
         summary = (inspect.getdoc(cls) or "").partition("\n")[0]
         print(f"    — {summary}\n" if summary else "")
     return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from mcir.inference import detect, read_weights
+
+    weights = read_weights(arguments.file, arguments.key)
+    total = sum(value.numel() for value in weights.tensors.values())
+    print(f"file          {arguments.file}{f', its {weights.found_under!r}' if weights.found_under else ''}")
+    print(f"entries       {len(weights.tensors)}, {total:,} numbers")
+    if weights.architecture is not None:
+        print(f"it says       {weights.architecture} {weights.hyperparameters or {}}")
+    found = detect(weights.tensors)
+    if found is None:
+        print(f"architecture  none of {', '.join(registry.ARCHS.names())}; the first keys are:")
+        for key, shape in list(weights.shapes.items())[:10]:
+            print(f"              {key} {shape}")
+        return 1
+    known = registry.ARCHS.parameters(found.architecture)
+    assumed = {key: parameter.default for key, parameter in known.items() if key not in found.arguments}
+    print(f"architecture  {found.architecture}, ×{found.scale}")
+    print(f"parameters    {found.parameters:,}")
+    print(f"from the keys {_in_line(found.arguments)}")
+    print(f"assumed       {_in_line(assumed)}" if assumed else "assumed       nothing")
+    for line in found.differing[:10]:
+        print(f"differs       {line}")
+    if len(found.differing) > 10:
+        print(f"              and {len(found.differing) - 10} more")
+    print(f"option        network_g: {{type: {found.architecture}, {_in_line(found.arguments)}}}")
+    return 1 if found.differing else 0
+
+
+def _in_line(arguments: Mapping[str, object]) -> str:
+    """Write arguments as an option file would, in one line."""
+    import json
+
+    return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in arguments.items())
 
 
 def _schema(arguments: argparse.Namespace) -> int:

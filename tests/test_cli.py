@@ -7,9 +7,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from mcir.cli import main
+from mcir.registry import ARCHS
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
 
 
@@ -104,3 +106,29 @@ def test_help_comes_without_loading_torch():
 def test_check_finds_sections_that_do_not_fit_each_other(run, capsys):  # noqa: F811
     assert main(["check", "-opt", str(run.option_file), "--set", "network_g.upscale=4"]) == 1
     assert "network_g enlarges ×4, but scale is 2" in capsys.readouterr().err
+
+
+def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
+    network = ARCHS.build({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4})
+    weights = network.state_dict()
+    torch.save({"params": weights, "epoch": 3}, tmp_path / "net.pth")
+    assert main(["inspect", str(tmp_path / "net.pth")]) == 0
+    told = capsys.readouterr().out
+    assert "its 'params'" in told
+    assert "architecture  EDSR, ×4" in told
+    assert f"parameters    {sum(value.numel() for value in weights.values()):,}" in told
+    option = yaml.safe_load(told[told.index("network_g:") :])["network_g"]
+    ARCHS.build(option).load_state_dict(weights, strict=True)
+
+    weights["body.0.conv1.bias"] = torch.zeros(5)
+    torch.save(weights, tmp_path / "odd.pth")
+    assert main(["inspect", str(tmp_path / "odd.pth")]) == 1
+    assert "differs       body.0.conv1.bias ((5,) in the file, (8,) here)" in capsys.readouterr().out
+
+    torch.save({"features.0.weight": torch.ones(2, 3)}, tmp_path / "other.pth")
+    assert main(["inspect", str(tmp_path / "other.pth")]) == 1
+    assert "architecture  none of " in (told := capsys.readouterr().out)
+    assert "features.0.weight (2, 3)" in told
+
+    assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1
+    assert "there is no such weight file" in capsys.readouterr().err

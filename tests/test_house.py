@@ -12,6 +12,7 @@ FLOORS = {
     "data": 2,
     "metrics": 2,
     "config": 2,
+    "inference": 2,
     "losses": 3,
     "models": 4,
     "engine": 5,

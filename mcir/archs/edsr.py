@@ -117,6 +117,7 @@ class EDSR(Network):
             "num_block": sum(key.endswith(".conv1.weight") for key in shapes),
             "upscale": math.isqrt(math.prod(steps)),
             "res_scale": 0.1 if num_feat == 256 else 1.0,
+            **({} if num_in_ch == num_out_ch == 3 else {"rgb_mean": [0.5]}),
         }
 
 

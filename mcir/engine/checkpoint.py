@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mcir.config import PathOptions
+from mcir.inference import read_weights
 from mcir.models import Model
 
 _LOG = logging.getLogger("mcir")
@@ -202,51 +202,15 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: file.write_bytes(content))
 
 
-def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Read the weights of a network from a ``.safetensors`` or a ``.pth`` file.
-
-    A ``.pth`` file holds either the weights themselves or mappings of them under keys; ``key`` chooses one, and without
-    it ``params_ema`` comes before ``params``. A ``module.`` before every name is taken away.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, holds code instead of tensors, or has no such key.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            return _without_prefix(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: there is no such weight file.") from None
-    except Exception as error:
-        why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
-        raise CheckpointError(f"{file} cannot be read as weights: {why}.") from error
-    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        candidates = [key] if key else ["params_ema", "params", "state_dict"]
-        found = next((name for name in candidates if name in content), None)
-        if found is None:
-            raise CheckpointError(f"{file} has no '{candidates[0]}'; it holds {sorted(map(str, content))}.")
-        content = content[found]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{file} holds no weights.")
-    return _without_prefix(content)
-
-
 def load_into(model: Model, file: Path, options: PathOptions) -> None:
     """Start a model from a weight file as the section ``path`` says; what is left out is told.
 
     Raises:
-        CheckpointError: the file cannot be read.
-        ValueError: the weights must fit strictly and do not.
+        WeightsError: the file cannot be read, or the weights must fit strictly and do not.
     """
-    differing = model.load_weights(read_weights(file, options.param_key_g), options.strict_load_g)
+    differing = model.load_weights(read_weights(file, options.param_key_g).tensors, options.strict_load_g)
     if differing:
         _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
-
-
-def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take away the ``module.`` that a parallel wrapper puts before every name."""
-    prefix = "module." if all(name.startswith("module.") for name in weights) else ""
-    return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
 def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:

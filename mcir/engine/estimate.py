@@ -45,7 +45,7 @@ def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_si
     parts = section.get("accumulation_steps", 1)
     with torch.device("meta"):
         model: Model = MODELS.build({**section, "compile": False, "precision": "fp32", "accumulation_steps": 1})
-    channels = int(getattr(model.network, "hyperparameters", {}).get("num_in_ch", 3))
+    channels = int(getattr(model.network, "in_channels", 3))
     batch: dict[str, Any] = {
         "lq": torch.zeros(batch_size // parts, channels, *lq_size, device="meta"),
         "gt": torch.zeros(batch_size // parts, channels, *gt_size, device="meta"),

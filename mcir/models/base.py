@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mcir.inference import fitting, unfit
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
 from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
@@ -252,24 +253,13 @@ class Model(ABC):
         Returns the keys that only one side has or that differ in shape, which is empty when ``strict``.
 
         Raises:
-            ValueError: ``strict`` and the keys or shapes differ; the message names the first ten.
+            WeightsError: ``strict`` and the keys or shapes differ; the message names the first ten, and what the
+                weights look like.
         """
-        own = self.network.state_dict()
-        differing = [f"{key} (missing in the file)" for key in own.keys() - weights.keys()]
-        differing += [f"{key} (not in the network)" for key in weights.keys() - own.keys()]
-        fitting = {}
-        for key in own.keys() & weights.keys():
-            if own[key].shape == weights[key].shape:
-                fitting[key] = weights[key]
-            else:
-                differing.append(f"{key} ({tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} here)")
-        differing.sort()
+        fits, differing = fitting(self.network, weights)
         if strict and differing:
-            shown = "\n  ".join(differing[:10])
-            raise ValueError(
-                f"{len(differing)} of {len(own)} weights do not fit {type(self.network).__name__}:\n  {shown}"
-            )
-        self.network.load_state_dict(fitting, strict=False)
+            raise unfit(self.network, weights, differing)
+        self.network.load_state_dict(fits, strict=False)
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)
         return differing

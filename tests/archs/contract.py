@@ -3,62 +3,114 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mcir.archs.network import Network, pad
 from mcir.registry import ARCHS
+from tests.archs.sizes import complaint, takes_sides, usable_sides
 
 
 class ArchitectureContract:
     """Base of the tests of one architecture.
 
     ``section`` builds a network that is small enough for a test and has every kind of layer of the architecture.
+
+    ``no_gradient`` names parameters that cannot influence the output (patterns) and why. ``not_exportable`` says why
+    ``torch.export`` with free height and width is out of reach. ``reach`` is how many pixels of the input around a
+    pixel its restored value depends on; None where every pixel depends on all. ``detectable`` is False where another
+    architecture has the same keys and is the one that is found.
     """
 
     section: ClassVar[dict[str, Any]]
     channels: ClassVar[int] = 3
+    no_gradient: ClassVar[dict[str, str]] = {}
+    not_exportable: ClassVar[str | None] = None
+    reach: ClassVar[int | None] = None
+    detectable: ClassVar[bool] = True
 
     @pytest.fixture
-    def net(self) -> nn.Module:
+    def net(self) -> Network:
         torch.manual_seed(0)
         return ARCHS.build(self.section)
 
-    def images(self, net: nn.Module, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Random images of about that size, enlarged to what the network takes."""
-        multiple, least = net.size_multiple, net.min_size
-        height, width = (-(-max(size, least) // multiple) * multiple for size in (height, width))
+    def images(self, net: Network, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
+        """Random images of that size in [0, 1]."""
         return torch.rand(batch, self.channels, height, width, generator=torch.Generator().manual_seed(seed))
 
-    def test_states_its_facts(self, net: nn.Module) -> None:
-        assert isinstance(net.scale, int) and net.scale >= 1
-        assert isinstance(net.size_multiple, int) and net.size_multiple >= 1
-        assert isinstance(net.min_size, int) and net.min_size >= 1
+    # -- facts and sizes ------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 12)])
-    def test_every_size_gives_a_finite_output_of_the_right_shape(self, net: nn.Module, size: tuple[int, int]) -> None:
-        images = self.images(net, 1, *size)
+    def test_states_its_facts(self, net: Network) -> None:
+        assert isinstance(net, Network)
+        assert net.in_channels == self.channels
+        assert net.padding in ("reflect", "zeros")
+        assert all(isinstance(fact, int) and fact >= 1 for fact in (net.scale, net.size_multiple, net.min_size))
+
+    def test_the_stated_sizes_are_those_it_takes(self, net: Network) -> None:
+        multiple, least = net.size_multiple, -(-net.min_size // net.size_multiple) * net.size_multiple
+        most = least + 2 * multiple + 4
+        wrong = complaint(net.eval(), usable_sides(takes_sides(net, least), most))
+        assert wrong is None, wrong
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 12), (17, 16)])
+    def test_every_size_gives_a_finite_output_of_the_right_shape(self, net: Network, size: tuple[int, int]) -> None:
         with torch.no_grad():
-            output = net(images)
-        assert output.shape == (1, self.channels, images.shape[2] * net.scale, images.shape[3] * net.scale)
+            output = net.eval()(self.images(net, 1, *size))
+        assert output.shape == (1, self.channels, size[0] * net.scale, size[1] * net.scale)
         assert output.dtype == torch.float32
         assert output.isfinite().all()
 
-    def test_every_parameter_and_the_input_get_a_gradient(self, net: nn.Module) -> None:
+    def test_padding_is_that_of_the_image(self, net: Network) -> None:
+        """An odd size is restored as the image that goes on beyond its edge, then cut."""
+        net.eval()
+        for height in range(1, net.size_multiple + 3):
+            image = self.images(net, 1, height, 2 * net.size_multiple + 1)
+            whole = pad(image, net.size_multiple, net.min_size, net.padding)
+            with torch.no_grad():
+                expected = net(whole)[..., : height * net.scale, : image.shape[3] * net.scale]
+                torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
+
+    def test_far_from_the_edge_the_padding_does_not_matter(self, net: Network) -> None:
+        if self.reach is None:
+            pytest.skip("every pixel depends on all others")
+        side = -(-(2 * self.reach + net.min_size) // net.size_multiple) * net.size_multiple
+        image = self.images(net, 1, side, side)
+        kept = (side - max(net.size_multiple // 2, 1) - self.reach) * net.scale
+        assert kept > 0
+        with torch.no_grad():
+            whole, cut = net.eval()(image), net(image[..., : side - max(net.size_multiple // 2, 1)])
+        torch.testing.assert_close(cut[..., :kept], whole[..., :kept], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(cut[..., kept:], whole[..., kept : cut.shape[3]], rtol=1e-4, atol=1e-5)
+
+    def test_another_number_of_channels_is_refused(self, net: Network) -> None:
+        with pytest.raises(ValueError, match=rf"takes images \(B, {self.channels}, H, W\)"):
+            net(torch.rand(1, self.channels + 1, 16, 16))
+
+    # -- gradients and arithmetic ---------------------------------------------------------------------------------
+
+    def test_every_parameter_and_the_input_get_a_gradient(self, net: Network) -> None:
         images = self.images(net).requires_grad_()
-        net.train()
-        output = net(images)
+        output = net.train()(images)
         (output * torch.rand_like(output)).mean().backward()
         for name, parameter in [("input", images), *net.named_parameters()]:
             assert parameter.grad is not None, f"{name} has no gradient"
-            assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, (
-                f"the gradient of {name} is empty"
+            assert parameter.grad.isfinite().all()
+            size, known = parameter.grad.abs().max(), self.has_no_gradient(name)
+            assert (size < 1e-6) if known else (size > 0), f"the gradient of {name} is {size:.1e}" + (
+                f", though {known}" if known else ""
             )
 
-    def test_bfloat16_autocast_stays_near_float32(self, net: nn.Module) -> None:
+    def has_no_gradient(self, name: str) -> str | None:
+        """Return why a parameter has no gradient, if that is known."""
+        return next((reason for pattern, reason in self.no_gradient.items() if fnmatchcase(name, pattern)), None)
+
+    def test_bfloat16_autocast_stays_near_float32(self, net: Network) -> None:
         images = self.images(net)
+        net.eval()
         gradients = []
         for enabled in (False, True):
             net.zero_grad()
@@ -70,7 +122,7 @@ class ArchitectureContract:
         assert not torch.equal(*gradients)
         assert torch.linalg.vector_norm(gradients[1] - gradients[0]) < 0.1 * torch.linalg.vector_norm(gradients[0])
 
-    def test_channels_last_gives_the_same_output(self, net: nn.Module) -> None:
+    def test_channels_last_gives_the_same_output(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
@@ -79,34 +131,76 @@ class ArchitectureContract:
             output = net(images.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
-    def test_same_input_same_bits(self, net: nn.Module) -> None:
+    def test_same_input_same_bits(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
             assert torch.equal(net(images), net(images))
 
-    def test_forward_leaves_its_input_alone(self, net: nn.Module) -> None:
+    @pytest.mark.slow
+    def test_compiled_equals_eager(self, net: Network) -> None:
+        images = self.images(net)
+        net.eval()
+        output = torch.compile(net)(images)
+        torch.testing.assert_close(output, net(images), rtol=1e-4, atol=1e-5)
+        compiled = torch.autograd.grad(output.square().mean(), list(net.parameters()), allow_unused=True)
+        eager = torch.autograd.grad(net(images).square().mean(), list(net.parameters()), allow_unused=True)
+        for one, other in zip(compiled, eager, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+    def test_exports_with_free_height_and_width(self, net: Network) -> None:
+        """In steps of ``size_multiple``: whoever runs an exported program pads as ``network.pad`` does."""
+        if self.not_exportable:
+            pytest.skip(self.not_exportable)
+        multiple = net.size_multiple
+        least = max(-(-net.min_size // multiple), 2)
+        height, width = (torch.export.Dim(name, min=least, max=512) for name in ("height", "width"))
+        dims = {2: multiple * height, 3: multiple * width} if multiple > 1 else {2: height, 3: width}
+        program = torch.export.export(
+            net.eval(), (self.images(net, 1, (least + 1) * multiple, (least + 2) * multiple),), dynamic_shapes=(dims,)
+        ).module()
+        for rows, columns in ((least, least), (least + 3, least + 1)):
+            images = self.images(net, 1, rows * multiple, columns * multiple)
+            with torch.no_grad():
+                torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-5)
+
+    # -- use ------------------------------------------------------------------------------------------------------
+
+    def test_forward_leaves_its_input_alone(self, net: Network) -> None:
         images = self.images(net)
         before = images.clone()
         with torch.no_grad():
             net(images)
         assert torch.equal(images, before)
 
-    def test_images_of_a_batch_do_not_meet(self, net: nn.Module) -> None:
+    def test_images_of_a_batch_do_not_meet(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
             apart = torch.cat([net(images[:1]), net(images[1:])])
             torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-5)
 
-    def test_rebuilt_from_its_hyperparameters(self, net: nn.Module) -> None:
+    def test_rebuilt_from_its_hyperparameters(self, net: Network) -> None:
         images = self.images(net)
         again = type(net)(**net.hyperparameters)
         again.load_state_dict(net.state_dict(), strict=True)
         with torch.no_grad():
             assert torch.equal(again.eval()(images), net.eval()(images))
 
-    def test_copies_are_equal_and_independent(self, net: nn.Module) -> None:
+    def test_found_again_from_its_shapes(self, net: Network) -> None:
+        shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        found = type(net).detect(shapes)
+        if not self.detectable:
+            assert found is None
+            return
+        assert found is not None
+        with torch.device("meta"):
+            again = ARCHS.build({"type": self.section["type"], **found})
+        assert {key: tuple(value.shape) for key, value in again.state_dict().items()} == shapes
+        assert again.scale == net.scale
+        assert [name for name in ARCHS.names() if detects(ARCHS.get(name), shapes)] == [self.section["type"]]
+
+    def test_copies_are_equal_and_independent(self, net: Network) -> None:
         images = self.images(net)
         twin = copy.deepcopy(net).eval()
         with torch.no_grad():
@@ -116,7 +210,7 @@ class ArchitectureContract:
                 parameter.add_(1)
             assert torch.equal(twin(images), expected)
 
-    def test_built_on_the_meta_device_without_memory(self, net: nn.Module) -> None:
+    def test_built_on_the_meta_device_without_memory(self, net: Network) -> None:
         with torch.device("meta"):
             shadow = ARCHS.build(self.section)
         shapes = {key: value.shape for key, value in net.state_dict().items()}
@@ -124,10 +218,15 @@ class ArchitectureContract:
         assert all(value.is_meta for value in [*shadow.parameters(), *shadow.buffers()])
         assert shadow(self.images(net).to("meta")).shape == net(self.images(net)).shape
 
-    def test_follows_to_in_every_part(self, net: nn.Module) -> None:
+    def test_follows_to_in_every_part(self, net: Network) -> None:
         images = self.images(net)
         with torch.no_grad():
             expected = net.eval()(images)
             output = net.double()(images.double())
         assert output.dtype == torch.float64
         torch.testing.assert_close(output.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def detects(architecture: type, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Tell whether an architecture takes a state dict of these shapes for its own."""
+    return issubclass(architecture, Network) and architecture.detect(shapes) is not None

@@ -13,10 +13,11 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mcir.engine import checkpoint
-from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, read_weights, write_network
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, write_network
+from mcir.inference import read_weights
 from mcir.models import RestorationModel
 from mcir.registry import ARCHS
 from tests.engine.conftest import ROOT
@@ -239,7 +240,7 @@ def test_tied_weights_are_saved_under_both_names(tmp_path):
     checkpoints.wait()
     for suffix in (".pth", ".safetensors"):
         read = read_weights(tmp_path / "models" / f"net_g_1{suffix}")
-        assert_equal(read, {"embed": weight, "head": weight})
+        assert_equal(read.tensors, {"embed": weight, "head": weight})
 
 
 # -- when it cannot be written ----------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def test_a_failed_write_is_told_and_spoils_nothing(tmp_path, monkeypatch, notice
             noticed_by(checkpoints)
     assert names(tmp_path) == before
     assert torch.equal(checkpoints.latest()["value"], torch.ones(4))
-    assert float(read_weights(checkpoints.models / "net_g_best.pth")["weight"][0]) == 1.0
+    assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 1.0
     checkpoints.wait()  # told once
     checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # and the next may succeed
     checkpoints.wait()
@@ -332,7 +333,7 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(tmp_path):
     assert Checkpoints(tmp_path).latest()["iteration"] == 1
     for label in ("1", "best"):
         for suffix in (".pth", ".safetensors"):
-            assert float(read_weights(tmp_path / "models" / f"net_g_{label}{suffix}")["weight"][0]) == 1.0
+            assert float(read_weights(tmp_path / "models" / f"net_g_{label}{suffix}").tensors["weight"][0]) == 1.0
 
 
 # -- which are kept ---------------------------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     assert names(checkpoints.models) == [
         f"net_g_{label}.{suffix}" for label in (20, 22, "best") for suffix in ("pth", "safetensors")
     ]
-    assert float(read_weights(checkpoints.models / "net_g_best.pth")["weight"][0]) == 2.0
+    assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 2.0
 
 
 def test_without_a_number_all_are_kept(tmp_path):
@@ -405,68 +406,6 @@ def test_a_state_of_another_program_is_refused(tmp_path, content):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"x\.state: there is no such training state"):
         read_state(tmp_path / "x.state")
-    for name in ("x.pth", "x.safetensors"):
-        with pytest.raises(CheckpointError, match=rf"{name}: there is no such weight file"):
-            read_weights(tmp_path / name)
-
-
-ONE, TWO = {"a.weight": torch.ones(2)}, {"a.weight": torch.zeros(2)}
-
-
-@pytest.mark.parametrize(
-    ("content", "key", "expected"),
-    [
-        (ONE, None, ONE),
-        (ONE, "params", ONE),  # the file is the weights
-        ({"params": ONE, "params_ema": TWO}, None, TWO),
-        ({"params": ONE, "params_ema": TWO}, "params", ONE),
-        ({"params": ONE}, None, ONE),
-        ({"epoch": 3, "state_dict": ONE}, None, ONE),
-        ({"generator": ONE, "params": TWO}, "generator", ONE),
-        ({"module.a.weight": torch.ones(2)}, None, ONE),
-        ({"params": {"module.a.weight": torch.ones(2)}}, None, ONE),
-    ],
-)
-def test_weights_are_found_in_every_layout(tmp_path, content, key, expected):
-    torch.save(content, tmp_path / "net.pth")
-    assert_equal(read_weights(tmp_path / "net.pth", key), expected)
-
-
-def test_weights_are_read_from_safetensors(tmp_path):
-    save_file(ONE, tmp_path / "net.safetensors")
-    assert_equal(read_weights(tmp_path / "net.safetensors", "params"), ONE)
-
-
-def test_the_prefix_of_parallel_training_is_taken_from_safetensors_too(tmp_path):
-    save_file({"module.a.weight": torch.ones(2)}, tmp_path / "net.safetensors")
-    assert_equal(read_weights(tmp_path / "net.safetensors"), ONE)
-
-
-def test_a_submodule_called_module_keeps_its_name(tmp_path):
-    content = {"module.weight": torch.ones(2), "weight": torch.zeros(2)}
-    torch.save(content, tmp_path / "net.pth")
-    assert_equal(read_weights(tmp_path / "net.pth"), content)
-
-
-def test_a_missing_key_is_told_with_what_there_is(tmp_path):
-    torch.save({"params": ONE, "params_ema": TWO}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"has no 'generator'; it holds \['params', 'params_ema'\]"):
-        read_weights(tmp_path / "net.pth", "generator")
-
-
-@pytest.mark.parametrize("content", [3, {"params": {"a": torch.ones(1), "b": "text"}}, {"a": torch.ones(1), "b": 2}])
-def test_what_is_no_weights_is_refused(tmp_path, content):
-    torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="holds no weights"):
-        read_weights(tmp_path / "net.pth")
-
-
-@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 8])
-def test_garbage_is_refused(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights: ."):
-        read_weights(tmp_path / name)
 
 
 class Malicious:
@@ -493,8 +432,6 @@ def load_archive(file):
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, dump, load_carelessly):
     file, folder = tmp_path / "net.pth", tmp_path / "owned"
     dump({"params": {"a": Malicious(str(folder))}}, file)
-    with pytest.raises(CheckpointError, match=r"net\.pth cannot be read as weights"):
-        read_weights(file)
     with pytest.raises(CheckpointError, match=r"net\.pth is damaged"):
         read_state(file)
     assert not folder.exists()

@@ -12,8 +12,9 @@ import torch
 from mcir.config import load
 from mcir.data import imresize
 from mcir.engine import tester as testing
-from mcir.engine.checkpoint import CheckpointError, NetworkFile, write_network
+from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.engine.distributed import Process
+from mcir.inference import WeightsError
 from mcir.metrics import PSNR, SSIM
 from mcir.registry import ARCHS, DATASETS
 from tests.engine.conftest import ROOT, options
@@ -126,7 +127,7 @@ def made_here(run, *changes):
 
 
 def test_what_else_is_missing_is_named(run, networks, sets):
-    with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such weight file"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth: there is no such weight file"):
         made_here(run).test(["nowhere.pth"])
     with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
         made_here(run, "val.metrics={}")

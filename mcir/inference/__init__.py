@@ -1,0 +1,14 @@
+"""From a checkpoint of any origin to a network that restores."""
+
+from mcir.inference.weights import (
+    Detected,
+    Weights,
+    WeightsError,
+    detect,
+    fitting,
+    load_network,
+    read_weights,
+    unfit,
+)
+
+__all__ = ["Detected", "Weights", "WeightsError", "detect", "fitting", "load_network", "read_weights", "unfit"]

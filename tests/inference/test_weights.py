@@ -1,0 +1,216 @@
+"""Weights from files of every origin: found, recognised, fitted; and never code."""
+
+import argparse
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mcir.inference import WeightsError, detect, fitting, load_network, read_weights, unfit
+from mcir.registry import ARCHS
+from tests.golden import networks
+from tests.golden.deterministic import deterministic_state_dict
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+ONE, TWO = {"a.weight": torch.ones(2)}, {"a.weight": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "expected"),
+    [
+        (ONE, None, ONE),
+        (ONE, "params", ONE),  # the file is the weights
+        ({"params": ONE, "params_ema": TWO}, None, TWO),
+        ({"params": ONE, "params_ema": TWO}, "params", ONE),
+        ({"params": ONE}, None, ONE),
+        ({"epoch": 3, "state_dict": ONE}, None, ONE),
+        ({"generator": ONE, "params": TWO}, "generator", ONE),
+        ({"module.a.weight": torch.ones(2)}, None, ONE),
+        ({"params": {"module.a.weight": torch.ones(2)}}, None, ONE),
+    ],
+)
+def test_weights_are_found_in_every_layout(tmp_path, content, key, expected):
+    torch.save(content, tmp_path / "net.pth")
+    assert_equal(read_weights(tmp_path / "net.pth", key).tensors, expected)
+
+
+def test_weights_are_read_from_safetensors(tmp_path):
+    save_file(ONE, tmp_path / "net.safetensors")
+    assert_equal(read_weights(tmp_path / "net.safetensors", "params").tensors, ONE)
+
+
+def test_the_prefix_of_parallel_training_is_taken_from_safetensors_too(tmp_path):
+    save_file({"module.a.weight": torch.ones(2)}, tmp_path / "net.safetensors")
+    assert_equal(read_weights(tmp_path / "net.safetensors").tensors, ONE)
+
+
+def test_a_submodule_called_module_keeps_its_name(tmp_path):
+    content = {"module.weight": torch.ones(2), "weight": torch.zeros(2)}
+    torch.save(content, tmp_path / "net.pth")
+    assert_equal(read_weights(tmp_path / "net.pth").tensors, content)
+
+
+def test_a_missing_key_is_told_with_what_there_is(tmp_path):
+    torch.save({"params": ONE, "params_ema": TWO}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"has no 'generator'; it holds \['params', 'params_ema'\]"):
+        read_weights(tmp_path / "net.pth", "generator")
+
+
+@pytest.mark.parametrize("content", [3, {"params": {"a": torch.ones(1), "b": "text"}}, {"a": torch.ones(1), "b": 2}])
+def test_what_is_no_weights_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="holds no weights"):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 8])
+def test_garbage_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name} cannot be read as weights: ."):
+        read_weights(tmp_path / name)
+
+
+class Malicious:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path):
+    file, folder = tmp_path / "net.pth", tmp_path / "owned"
+    for protocol in (torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2))):
+        protocol({"params": {"a": Malicious(str(folder))}}, file)
+        with pytest.raises(WeightsError, match=r"net\.pth cannot be read as weights"):
+            read_weights(file)
+    assert not folder.exists()
+    torch.load(file, weights_only=False) if file.read_bytes()[:2] == b"PK" else pickle.loads(file.read_bytes())
+    assert folder.is_dir()  # the trap was armed
+
+
+def test_numbers_of_numpy_beside_the_weights_do_no_harm(tmp_path):
+    content = {"model": ONE, "max_psnr": np.float64(36.4), "ssims": [np.float32(0.9)], "step": np.int64(3)}
+    torch.save(content, tmp_path / "net.pth")
+    read = read_weights(tmp_path / "net.pth")
+    assert_equal(read.tensors, ONE)
+    assert read.found_under == "model"
+
+
+def test_objects_of_other_classes_are_refused(tmp_path):
+    torch.save({"params": ONE, "args": argparse.Namespace(lr=1)}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="it holds more than tensors"):
+        read_weights(tmp_path / "net.pth")
+
+
+# -- recognising ------------------------------------------------------------------------------------------------------
+
+
+def small_edsr(**arguments):
+    return ARCHS.build({"type": "EDSR", "num_feat": 4, "num_block": 2, "upscale": 2, **arguments})
+
+
+@pytest.mark.parametrize("config", networks.configs())
+def test_every_official_configuration_is_recognised(config):
+    """From keys and shapes alone; what was detected has the official number of parameters and fits."""
+    golden = networks.load(config)
+    if golden.family == "unet":
+        pytest.skip("its keys are of our own making")
+    weights = {key: torch.empty(shape, device="meta") for key, shape in golden.shapes.items()}
+    found = detect(weights)
+    assert found is not None
+    assert found.architecture.lower().startswith(golden.family[:3])
+    assert (found.parameters, found.differing) == (golden.param_count, [])
+    assert found.scale == golden.kwargs.get("upscale", 1)
+
+
+def test_nothing_is_recognised_in_strange_weights():
+    assert detect({"features.0.weight": torch.ones(2, 2)}) is None
+    assert detect({}) is None
+
+
+@pytest.mark.parametrize(("before", "inside"), [("", None), ("module.", "params"), ("module._orig_mod.", "state_dict")])
+def test_a_network_comes_back_from_its_weights_alone(tmp_path, before, inside):
+    net = small_edsr().eval()
+    content = {before + key: value for key, value in net.state_dict().items()}
+    torch.save({inside: content, "epoch": 3} if inside else content, tmp_path / "net.pth")
+    again = load_network(tmp_path / "net.pth")
+    image = torch.rand(1, 3, 5, 6)
+    assert not again.training
+    with torch.no_grad():
+        assert torch.equal(again(image), net(image))
+
+
+def test_what_a_file_says_of_its_network_counts_more_than_its_shapes(tmp_path):
+    net = small_edsr(res_scale=0.3, img_range=1.0).eval()
+    facts = {
+        "architecture": "EDSR",
+        "hyperparameters": '{"num_feat": 4, "num_block": 2, "upscale": 2, "res_scale": 0.3, "img_range": 1.0}',
+    }
+    save_file(net.state_dict(), tmp_path / "net.safetensors", facts)
+    again = load_network(tmp_path / "net.safetensors")
+    image = torch.rand(1, 3, 5, 6)
+    with torch.no_grad():
+        assert torch.equal(again(image), net(image))
+    facts["architecture"] = "EDSRR"
+    save_file(net.state_dict(), tmp_path / "net.safetensors", facts)
+    with pytest.raises(WeightsError, match=r"cannot be built here\. There is no architecture 'EDSRR'.*'EDSR'"):
+        load_network(tmp_path / "net.safetensors")
+
+
+def test_a_file_of_no_known_architecture_is_told_by_its_first_keys(tmp_path):
+    torch.save({"features.0.weight": torch.ones(2)}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"its 1 keys are of no architecture.*the first are features\.0\.weight"):
+        load_network(tmp_path / "net.pth")
+
+
+def test_damaged_weights_are_told_key_by_key(tmp_path):
+    content = small_edsr().state_dict()
+    content["body.1.conv2.bias"] = torch.zeros(5)
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(
+        WeightsError, match=r"do not fit EDSR:\n  body\.1\.conv2\.bias \(\(5,\) in the file, \(4,\) here\)"
+    ):
+        load_network(tmp_path / "net.pth")
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def test_unfit_weights_are_named_with_what_they_look_like():
+    net, other = small_edsr(), small_edsr(num_block=8, upscale=4)
+    differing = fitting(net, other.state_dict())[1]
+    message = str(unfit(net, other.state_dict(), differing))
+    assert message.startswith(f"{len(differing)} weights do not fit EDSR:\n  body.2.conv1.bias (not in the network)")
+    assert len(message.splitlines()) == 13  # ten, and how many more, and a guess
+    assert "look like those of EDSR (num_in_ch: 3, num_out_ch: 3, num_feat: 4, num_block: 8, upscale: 4" in message
+
+
+def test_masks_of_another_training_size_do_not_matter():
+    """SwinIR's official files hold masks and index tables of the size that they were trained with."""
+    golden = networks.load("swinir_light_x2")
+    weights = deterministic_state_dict(golden.shapes, golden.gain)
+    small = ARCHS.build({"type": "SwinIR", **golden.kwargs, "img_size": 32})
+    masks = {key: torch.ones(golden.shapes[key]) for key in golden.shapes if key not in weights}
+    assert any(masks[key].shape != value.shape for key, value in small.state_dict().items() if key in masks)
+    for files_masks in (masks, {}):
+        fits, differing = fitting(small, {**weights, **files_masks})
+        assert not differing
+        small.load_state_dict(fits, strict=True)
+    net = ARCHS.build({"type": "SwinIR", **golden.kwargs})
+    net.load_state_dict({**net.state_dict(), **weights})
+    image = torch.rand(1, 3, 20, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(image), net.eval()(image))
