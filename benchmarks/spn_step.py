@@ -11,14 +11,11 @@ device; medians of interleaved rounds. Peak memory is measured in a process of i
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import clock, interleaved, last_number_of, peak_mib, write_report
 from mcir.losses import SPNLoss
 from mcir.models import ContrastiveModel, MovingAverage, RestorationModel
 
@@ -110,50 +108,27 @@ def make_batch(kind: str, size: int, device: torch.device) -> dict[str, Any]:
     return {key: value.to(device).contiguous(memory_format=layout) for key, value in batch.items()}
 
 
-def clock(device: torch.device) -> float:
-    """Return the seconds that the work so far took: of the processor, or of the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
 def seconds(kinds: list[str], batch_size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Return the time of a step in each round, the kinds taking turns."""
     steps = {kind: build(kind, device) for kind in kinds}
     batches = {kind: make_batch(kind, batch_size, device) for kind in kinds}
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for round_ in range(rounds + 1):
-        for kind in kinds:
-            began = clock(device)
-            steps[kind](batches[kind])
-            if round_:  # the first warms up
-                times[kind].append(clock(device) - began)
-    return times
+    return interleaved({kind: partial(steps[kind], batches[kind]) for kind in kinds}, rounds, device)
 
 
 def peak_memory_mib(kind: str, batch_size: int, device: torch.device) -> float:
     """Return by how much three steps raise the peak memory over that of the idle process."""
-    command = [sys.executable, __file__, "--memory-of", kind, "--batch-size", str(batch_size), "--device", device.type]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return last_number_of(__file__, "--memory-of", kind, "--batch-size", batch_size, "--device", device.type)
 
 
 def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
     """Make three steps and print the rise of the peak memory in MiB."""
     torch.set_num_threads(1)
     F.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3))
-    idle = _peak(device)
+    idle = peak_mib(device)
     step, batch = build(kind, device), make_batch(kind, batch_size, device)
     for _ in range(3):
         step(batch)
-    print(_peak(device) - idle)
-
-
-def _peak(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status").read_text()  # a process's ru_maxrss would begin at that of its parent
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    print(peak_mib(device) - idle)
 
 
 def agreement(device: torch.device) -> dict[str, float]:
@@ -264,20 +239,17 @@ def main() -> None:
         console.print(
             f"{KINDS[kind]}: {reached[0]:.2f}× literal (target ≥ {speed}), memory {reached[1]:.2f} (target ≤ {room})"
         )
-    if arguments.json:
-        report = {
-            "seconds": times,
-            "median_seconds": medians,
-            "memory_mib": memory,
-            "agreement": near,
-            "floor_flops": flops,
-            "convolution_flops_per_second": rate,
-            "share_of_rate": share,
-            "batch_size": arguments.batch_size,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-            "torch": torch.__version__,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {
+        "seconds": times,
+        "median_seconds": medians,
+        "memory_mib": memory,
+        "agreement": near,
+        "floor_flops": flops,
+        "convolution_flops_per_second": rate,
+        "share_of_rate": share,
+        "batch_size": arguments.batch_size,
+    }
+    write_report(arguments.json, report, device)
     return None
 
 

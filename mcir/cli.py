@@ -99,15 +99,18 @@ def _check(arguments: argparse.Namespace) -> int:
         return 0
     with torch.device("meta"):
         require_fit(options, registry.MODELS.build(options.model_section()))
-    lq_size = gt_size // options.scale
-    cost = step_cost(options.model_section(), training.batch_size_per_gpu, (lq_size,) * 2, (gt_size,) * 2)
-    memory = (cost.state_bytes + cost.activation_bytes) / 2**20
-    print(f"# parameters              {cost.parameters:,}")
-    print(f"# FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {training.batch_size_per_gpu}, one process)")
-    print(
-        f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages, gradients"
-    )
-    print(f"#                         and moments, {cost.activation_bytes / 2**20:,.0f} of activations")
+    stages = [(0, gt_size, training.batch_size_per_gpu)]
+    stages += [(stage.start, stage.gt_size, stage.batch_size_per_gpu) for stage in training.progressive]
+    for start, size, batch_size in stages:
+        cost = step_cost(options.model_section(), batch_size, (size // options.scale,) * 2, (size,) * 2)
+        memory = (cost.state_bytes + cost.activation_bytes) / 2**20
+        if start == 0:
+            print(f"# parameters              {cost.parameters:,}")
+        else:
+            print(f"# from iteration {start + 1:,} on, crops of {size}:")
+        print(f"# FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {batch_size}, one process)")
+        print(f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages,")
+        print(f"#                         gradients and moments, {cost.activation_bytes / 2**20:,.0f} of activations")
     return 0
 
 

@@ -127,7 +127,8 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
 
     torch.save({"features.0.weight": torch.ones(2, 3)}, tmp_path / "other.pth")
     assert main(["inspect", str(tmp_path / "other.pth")]) == 1
-    assert "architecture  none of " in (told := capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert "architecture  none of " in told
     assert "features.0.weight (2, 3)" in told
 
     assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1

@@ -2,7 +2,16 @@
 
 from mcir.config.json_schema import json_schema
 from mcir.config.load import load
-from mcir.config.schema import DistOptions, Options, PathOptions
+from mcir.config.schema import DatasetOptions, DistOptions, Options, PathOptions, Stage
 from mcir.config.tree import OptionError
 
-__all__ = ["DistOptions", "OptionError", "Options", "PathOptions", "json_schema", "load"]
+__all__ = [
+    "DatasetOptions",
+    "DistOptions",
+    "OptionError",
+    "Options",
+    "PathOptions",
+    "Stage",
+    "json_schema",
+    "load",
+]

@@ -25,6 +25,7 @@ from mcir.config.schema import (
     General,
     LoggerOptions,
     PathOptions,
+    Stage,
     TrainOptions,
     ValOptions,
     parameters_of,
@@ -95,6 +96,7 @@ def _variants(registry: Registry, loader: set[str] | None = None, required: set[
     extra = {}
     if loader is not None:
         own = _section(DatasetOptions)["properties"]
+        own["progressive"] |= {"items": _section(Stage)}
         extra = {key: own[key] for key in ("name", *sorted(loader))}
     variants = []
     for name in registry.names():

@@ -77,6 +77,14 @@ class DistOptions(Fixed):
     timeout_minutes: float = Field(default=30.0, gt=0, description="A process that waits longer gives up.")
 
 
+class Stage(Fixed):
+    """From which iteration on a training set is cut into other crops and other batches."""
+
+    start: int = Field(ge=1, description="Iterations that are done when the stage begins.")
+    gt_size: int = Field(ge=1, description="Side of the square that is cut from a ground truth.")
+    batch_size_per_gpu: int = Field(ge=1, description="Samples in a batch of each process.")
+
+
 class DatasetOptions(Fixed):
     """A data set and how it is loaded."""
 
@@ -85,6 +93,9 @@ class DatasetOptions(Fixed):
     batch_size_per_gpu: int = Field(default=1, ge=1, description="Samples in a batch of each process.")
     num_worker_per_gpu: int = Field(
         default=0, ge=0, description="Processes that load data; 0: the training process does."
+    )
+    progressive: SkipValidation[tuple[Stage, ...]] = Field(
+        default=(), description="Later stages of the training, in order: larger crops in smaller batches, as a rule."
     )
 
 
@@ -164,7 +175,7 @@ class Options(General):
         return {**train, **self.datasets.val, **self.datasets.test}
 
 
-LOADER_KEYS = {"batch_size_per_gpu", "num_worker_per_gpu"}
+LOADER_KEYS = {"batch_size_per_gpu", "num_worker_per_gpu", "progressive"}
 """Keys of a training set's section that are the loader's."""
 EVALUATION_LOADER_KEYS = {"num_worker_per_gpu"}
 """The same of an evaluation set, which is read image by image."""

@@ -17,6 +17,7 @@ from mcir.config.schema import (
     LoggerOptions,
     Options,
     PathOptions,
+    Stage,
     TrainOptions,
     ValOptions,
     freeze,
@@ -140,7 +141,7 @@ class _Validation:
         given = self.mapping(path, value)
         keys = LOADER_KEYS if training else EVALUATION_LOADER_KEYS
         known = {key: parameter for key, parameter in parameters_of(DatasetOptions).items() if key in keys | {"name"}}
-        own = {key: entry for key, entry in given.items() if key in known}
+        own = {key: entry for key, entry in given.items() if key in known and key != "progressive"}
         arguments = {key: entry for key, entry in given.items() if key not in LOADER_KEYS | {"name"}}
         if training and "batch_size_per_gpu" not in given.keys() | meant_by(given, LOADER_KEYS):
             self.checker.report(path, "A training set needs 'batch_size_per_gpu', an integer.")
@@ -148,7 +149,23 @@ class _Validation:
             self.checker.report((*path, "batch_size_per_gpu"), "Evaluation reads image by image: leave this out here.")
         section = self.checker.section(DATASETS, arguments, path, beside=known)
         options = self.checker.arguments("A data set", {key: known[key] for key in own}, own, path)
+        options["progressive"] = self.stages((*path, "progressive"), given.get("progressive") if training else None)
         return DatasetOptions.model_construct(**{"name": key, "section": freeze(section), **options})
+
+    def stages(self, path: Path, given: Any) -> tuple[Stage, ...]:
+        if given is None:
+            return ()
+        if not isinstance(given, list):
+            self.checker.report(path, "Expected a list of stages, like [{start: 1000, gt_size: 128, …}].")
+            return ()
+        stages = []
+        for index, entry in enumerate(given):
+            section = self.mapping((*path, index), entry)
+            stages.append(self.checker.arguments("A stage", parameters_of(Stage), section, (*path, index)))
+        starts = [stage["start"] for stage in stages if isinstance(stage.get("start"), int)]
+        if starts != sorted(set(starts)):
+            self.checker.report(path, f"Stages stand in the order of their beginnings, not {starts}.")
+        return tuple(Stage.model_construct(**stage) for stage in stages)
 
     def train(self, model: dict[str, Parameter] | None) -> TrainOptions | None:
         path: Path = ("train",)

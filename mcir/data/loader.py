@@ -35,6 +35,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
+    offset: int = 0,
 ) -> DataLoader[Any]:
     """Return an endless loader whose batches depend on the seed, the rank and the iteration alone.
 
@@ -46,11 +47,12 @@ def training_loader(
         rank: this process, of ``world_size``.
         world_size: number of processes.
         start: iterations that are already consumed; the first batch is that of iteration ``start``.
+        offset: samples that batches of another size consumed before iteration 0.
 
     Raises:
         ValueError: a number is out of range.
     """
-    batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start)
+    batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset)
     combine: Callable[..., Any] = collate
     if num_workers > 0 and _can_fork():
         size = batch_size * sum(value.nbytes for value in dataset[0].values() if isinstance(value, Tensor))

@@ -44,9 +44,9 @@ def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class EndlessBatches(Sampler[list[Draw]]):
     """The batches of one rank, for ever, from a given iteration on.
 
-    Iteration t of rank r holds the positions t·world_size·batch_size + r·batch_size + j, j < batch_size: the global
-    batch of an iteration is the same run of positions whatever the number of ranks it is divided over. An epoch is a
-    permutation of all items; a batch may span two.
+    Iteration t of rank r holds the positions offset + t·world_size·batch_size + r·batch_size + j, j < batch_size: the
+    global batch of an iteration is the same run of positions whatever the number of ranks it is divided over. An epoch
+    is a permutation of all items; a batch may span two.
 
     Args:
         length: number of items of the data set.
@@ -55,28 +55,37 @@ class EndlessBatches(Sampler[list[Draw]]):
         rank: this process, of ``world_size``.
         world_size: number of processes.
         start: iterations that are already consumed.
+        offset: positions that batches of another size consumed before iteration 0.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        offset: int = 0,
     ) -> None:
         for name, value, least in (
-            ("length", length, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0)
+            ("length", length, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0),
+            ("offset", offset, 0),
         ):  # fmt: skip
             if value < least:
                 raise ValueError(f"EndlessBatches: {name} is {value}; it must be at least {least}.")
         if not 0 <= rank < world_size:
             raise ValueError(f"EndlessBatches: rank is {rank}; with {world_size} processes it is 0 … {world_size - 1}.")
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.start = rank, world_size, start
+        self.rank, self.world_size, self.start, self.offset = rank, world_size, start, offset
 
     def __iter__(self) -> Iterator[list[Draw]]:
         iteration = self.start
         while True:
-            first = (iteration * self.world_size + self.rank) * self.batch_size
+            first = self.offset + (iteration * self.world_size + self.rank) * self.batch_size
             yield [self._draw(position) for position in range(first, first + self.batch_size)]
             iteration += 1
 

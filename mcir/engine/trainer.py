@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from mcir.config import Options
-from mcir.data import Prefetcher, training_loader
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, load_into, read_state
 from mcir.engine.distributed import Process, StopRequest
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.pictures import save_picture
+from mcir.engine.stages import StagedBatches
 from mcir.models import Model
-from mcir.registry import DATASETS, MODELS
+from mcir.registry import MODELS
 
 _LOG = logging.getLogger("mcir")
 _DIFF_HEADS = ("---", "+++", "@@")
@@ -50,8 +50,7 @@ class Trainer:
         state = self._state_to_resume(resume)
 
         _seed_everything(options.manual_seed + process.rank)
-        training = options.datasets.train
-        self.dataset = DATASETS.build(training.section)
+        self.batches = StagedBatches(options.datasets.train, options.manual_seed, process)
         self.sets = evaluation_sets(options, "val", process)
         with process.first_goes_first():
             self.model: Model = MODELS.build(options.model_section())
@@ -67,17 +66,7 @@ class Trainer:
             if process.is_first:
                 self.checkpoints.go_back_to(self.iteration)
         self.model.parallelize(process.wrap, process.mean)
-        self.batch_size = training.batch_size_per_gpu
-        loader = training_loader(
-            self.dataset,
-            batch_size=self.batch_size,
-            num_workers=training.num_worker_per_gpu,
-            seed=options.manual_seed,
-            rank=process.rank,
-            world_size=process.world_size,
-            start=self.iteration,
-        )
-        self.batches = Prefetcher(loader, process.device, self.model.channels_last)
+        self.batches.begin(self.iteration, self.model.channels_last)
         self.guard = FiniteGuard()
         self.speed = Speed()
         self.last_evaluations: list[Evaluation] = []
@@ -102,7 +91,7 @@ class Trainer:
                 self.iteration += 1
                 scalars = self.model.training_step(batch, self.iteration)
                 self.guard.watch(self.iteration, scalars, batch["gt_path"])
-                self.speed.count(self.batch_size * self.process.world_size, waited)
+                self.speed.count(len(batch["lq"]) * self.process.world_size, waited)
                 self.log.advance(self.iteration)
                 if self._due(self.options.logger.print_freq):
                     self._tell(scalars)
@@ -243,7 +232,7 @@ class Trainer:
         begin = f"from iteration {self.iteration} " if self.iteration else ""
         self.log.say(
             f"{self.options.name}: {type(self.model).__name__} trains {type(self.model.network).__name__} "
-            f"({parameters:,} parameters) on {processes}{self.process.device} with {len(self.dataset)} images, "
+            f"({parameters:,} parameters) on {processes}{self.process.device} with {self.batches.images} images, "
             f"{begin}to iteration {self.total}"
         )
 
@@ -279,14 +268,16 @@ def require_fit(options: Options, model: Model) -> None:
         ValueError: the network enlarges by another scale, or a batch cannot be divided as asked.
     """
     assert options.datasets.train is not None
-    makes, size = getattr(model.network, "scale", options.scale), options.datasets.train.batch_size_per_gpu
+    makes, training = getattr(model.network, "scale", options.scale), options.datasets.train
     if makes != options.scale:
         raise ValueError(f"network_g enlarges ×{makes}, but scale is {options.scale}: make them equal.")
-    if size % model.accumulation_steps:
-        raise ValueError(
-            f"datasets.train.batch_size_per_gpu is {size}: it cannot be divided into train.accumulation_steps = "
-            f"{model.accumulation_steps} equal parts."
-        )
+    sizes = [training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)]
+    for size in sizes:
+        if size % model.accumulation_steps:
+            raise ValueError(
+                f"datasets.train.batch_size_per_gpu is {size}: it cannot be divided into train.accumulation_steps = "
+                f"{model.accumulation_steps} equal parts."
+            )
 
 
 def _put_aside(folder: Path) -> None:

@@ -1,0 +1,173 @@
+"""How fast the networks are: every published configuration, forward and forward with backward.
+
+Where a network has parts that could be written more plainly (attention, normalisation), the plain form of the paper
+(``literal``) takes turns with ours. Times are processor seconds of one thread on a CPU, seconds of the device on a GPU;
+medians of interleaved rounds. The rate is FLOPs of convolutions, linear layers and attention products a second, beside
+the better of what this machine reaches on a convolution and on a matrix product. Peak memory is that of forward with
+backward in a process of its own::
+
+    python benchmarks/archs.py --only 'swinir_light_x4' --batch-size 4 --json archs.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from benchmarks.literal import LITERAL
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measuring import interleaved, last_number_of, machine_rates, peak_mib, write_report
+from mcir.archs.network import Network
+from mcir.registry import ARCHS
+from tests.archs.test_golden import section
+from tests.golden import networks
+
+SIDES = {"edsr": 48, "ffanet": 64, "swinir": 64, "dehazeformer": 64, "nafnet": 128, "idt": 128, "unet": 128}
+TARGETS = {"swinir_light_x4": (1.3, 1.1)}
+
+
+def build(config: str, device: torch.device) -> Network:
+    """Build a configuration with random weights, in the memory layout that convolutions like."""
+    torch.manual_seed(0)
+    net: Network = ARCHS.build(section(networks.load(config)))
+    return net.to(device=device, memory_format=torch.channels_last).eval()
+
+
+def images(config: str, batch_size: int, device: torch.device) -> Tensor:
+    """Return random images that are as large as the network's training crops, or smaller where those take long."""
+    golden = networks.load(config)
+    side = golden.kwargs["img_size"] if golden.family == "idt" else SIDES[golden.family]
+    side -= side % golden.kwargs.get("window_size", 1)
+    batch = torch.rand(batch_size, golden.cases[0].input.shape[1], side, side, device=device)
+    return batch.to(memory_format=torch.channels_last)
+
+
+def forward(net: nn.Module, batch: Tensor) -> None:
+    """Restore without gradients."""
+    with torch.no_grad():
+        net(batch)
+
+
+def step(net: nn.Module, batch: Tensor) -> None:
+    """Restore, and compute the gradient of every parameter."""
+    net.zero_grad()
+    net(batch).square().mean().backward()
+
+
+def flops(config: str, batch_size: int, work: Callable[[nn.Module, Tensor], None]) -> int:
+    """Return the floating-point operations of a call; a multiply-add is two."""
+    meta = torch.device("meta")
+    with FlopCounterMode(display=False) as counter:
+        work(build(config, meta), images(config, batch_size, meta))
+    return int(counter.get_total_flops())
+
+
+def measured(config: str, batch_size: int, rounds: int, device: torch.device, memory: bool) -> dict[str, Any]:
+    """Return the numbers of one configuration."""
+    net, batch = build(config, device), images(config, batch_size, device)
+    forms = {"mcir": net}
+    literal = LITERAL.get(type(net).__name__)
+    if literal is not None:
+        forms["literal"] = literal(copy.deepcopy(net))
+    result: dict[str, Any] = {"config": config, "images": list(batch.shape)}
+    for name, work in {"forward": forward, "step": step}.items():
+        calls = {form: lambda work=work, module=module: work(module, batch) for form, module in forms.items()}
+        times = {form: statistics.median(values) for form, values in interleaved(calls, rounds, device).items()}
+        count = flops(config, batch_size, work)
+        result[name] = {"seconds": times, "flops": count, "flops_per_second": count / times["mcir"]}
+    if memory:
+        result["peak_mib"] = {
+            form: last_number_of(__file__, "--memory-of", config, form, "--batch-size", batch_size, "--device", device)
+            for form in forms
+        }
+    return result
+
+
+def print_memory(config: str, form: str, batch_size: int, device: torch.device) -> None:
+    """Make two steps and print the rise of the peak memory over that of the built network, in MiB."""
+    net: nn.Module = build(config, device)
+    if form == "literal":
+        net = LITERAL[type(net).__name__](net)
+    batch = images(config, batch_size, device)
+    idle = peak_mib(device)
+    for _ in range(2):
+        step(net, batch)
+    print(peak_mib(device) - idle)
+
+
+def row(result: dict[str, Any], rate: float) -> list[str]:
+    """Return the cells of one configuration."""
+    cells = [result["config"], "×".join(map(str, result["images"]))]
+    count = result["images"][0]
+    cells.append(f"{result['forward']['flops'] / 2e9 / count:.2f}")
+    for name in ("forward", "step"):
+        part = result[name]
+        seconds = part["seconds"]
+        cells += [f"{count / seconds['mcir']:.2f}", f"{part['flops_per_second'] / 1e9:.0f}"]
+        cells.append(f"{part['flops_per_second'] / rate:.0%}")
+        cells.append(f"{seconds['literal'] / seconds['mcir']:.2f}" if "literal" in seconds else "")
+    memory = result.get("peak_mib", {})
+    cells.append(f"{memory['mcir']:.0f}" if memory else "")
+    cells.append(f"{memory['mcir'] / memory['literal']:.2f}" if "literal" in memory else "")
+    return cells
+
+
+def main() -> None:
+    """Measure, print a table and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", help="a glob over the names of configurations, like 'nafnet_*'")
+    parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(1)
+    if arguments.memory_of:
+        return print_memory(*arguments.memory_of, arguments.batch_size, device)
+    rates = machine_rates(device)
+    table = Table(title=f"Networks on {device}")
+    for heading in ("configuration", "images", "GMACs an image"):
+        table.add_column(heading, justify="right" if heading == "GMACs an image" else "left")
+    for heading in ("forward images/s", "GFLOP/s", "of rate", "literal / it"):
+        table.add_column(heading, justify="right")
+    for heading in ("with backward images/s", "GFLOP/s", "of rate", "literal / it", "MiB", "of literal"):
+        table.add_column(heading, justify="right")
+    console = Console(width=170)
+    results = []
+    for config in filter(lambda name: fnmatchcase(name, arguments.only), networks.configs()):
+        result = measured(config, arguments.batch_size, arguments.rounds, device, not arguments.no_memory)
+        results.append(result)
+        table.add_row(*row(result, max(rates.values())))
+        console.print(" ".join(row(result, max(rates.values()))), style="dim")
+    console.print(table)
+    console.print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
+    for result in results:
+        if result["config"] in TARGETS:
+            reached = [result[name]["seconds"] for name in ("forward", "step")]
+            ratios = [times["literal"] / times["mcir"] for times in reached]
+            console.print(
+                f"{result['config']}: {ratios[0]:.2f}× and {ratios[1]:.2f}× the literal form (targets ≥ "
+                f"{TARGETS[result['config']][0]} and {TARGETS[result['config']][1]})"
+            )
+    write_report(arguments.json, {"rates": rates, "networks": results, "threads": 1}, device)
+    return None
+
+
+if __name__ == "__main__":
+    main()
