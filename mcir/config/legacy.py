@@ -113,9 +113,14 @@ DROPPED = (
     Dropped("dist_params.port", "torchrun chooses the port"),
     Dropped("train.update_scaling", "the released code does nothing with it"),
 )
+_NORMALISED = (
+    "Images stay in [0, 1]; a network that wants them otherwise, like FFANet, normalises them itself. Leave it out."
+)
 REFUSED = {
     "train.use_grad_norm": "No released code reads 'use_grad_norm': nothing was clipped. Leave it out to train as they "
     "did, or clip with 'grad_clip: {value}'. Did you mean 'grad_clip'?",
+    "datasets.*.mean": _NORMALISED,
+    "datasets.*.std": _NORMALISED,
     "train.perceptual_contrastive_opt": "The released code does not hold the loss that this asks for. The negative "
     "loss is 'contrastive_opt'.",
 }

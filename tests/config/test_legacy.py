@@ -443,6 +443,9 @@ def test_the_positive_loss_is_the_perceptual_one(write):
          "'train.perceptual_opt')"),
         ("path_neg: {pretrain_network_g: ~", "path_neg: {pretrain_network_g: neg.pth", "path_neg",
          "Negatives begin from the network, not from a file."),
+        ("    gt_size:", "    mean: [0.64, 0.6, 0.58]\n    gt_size:", "datasets.train.mean",
+         "Images stay in [0, 1]; a network that wants them otherwise, like FFANet, normalises them itself. Leave it "
+         "out."),
     ],
 )  # fmt: skip
 def test_released_options_that_cannot_be_translated(problems, old, new, path, message):
