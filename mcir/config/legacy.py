@@ -43,6 +43,8 @@ MODEL_TYPES = {
     "SwinIRModel": "RestorationModel",
     "ImageRestorationModel": "RestorationModel",
 }
+NAFNET = "ImageRestorationModel"
+"""The model class of NAFNet's code."""
 _SINGLE, _MULTI = Release("HistoryNegatives", 0.999), Release("HistoryNegatives", 0.01)
 RELEASED = {
     "SRNegModel": _SINGLE,
@@ -61,9 +63,9 @@ RENAMED = (
     Renamed("path.root", "path.experiments_root", lambda root: f"{root}/experiments"),
     Renamed("complie", "train.compile"),
 )
-VALUES = {
-    "val.metrics.*.type": {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"},
-}
+METRIC_TYPES = {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"}
+NAFNET_METRIC_TYPES = {**METRIC_TYPES, "calculate_ssim": "SSIM3D"}
+"""NAFNet's code gives BasicSR's name to a similarity whose window reaches over the colours."""
 
 
 def _is(*values: Any) -> Callable[[Any], bool]:
@@ -156,10 +158,10 @@ class _Translation:
         new = "ContrastiveModel" if released else MODEL_TYPES.get(self.model_type)
         if new:
             self.change_value(("model_type",), new)
-        for pattern, words in VALUES.items():
-            for path, node in self.found(pattern):
-                if isinstance(node.value, str) and node.value in words:
-                    self.change_value(path, words[node.value])
+        metric_types = NAFNET_METRIC_TYPES if self.model_type == NAFNET else METRIC_TYPES
+        for path, node in self.found("val.metrics.*.type"):
+            if isinstance(node.value, str) and node.value in metric_types:
+                self.change_value(path, metric_types[node.value])
         for row in DROPPED:
             for path, node in self.found(row.old):
                 self.drop(path, node, row.why) if row.harmless(node.plain()) else self.refuse(path, row.refusal)
@@ -260,7 +262,7 @@ class _Translation:
         path, target = ("train", "use_grad_clip"), ("train", "grad_clip")
         node = self.root.at(path)
         if node is None:
-            if self.model_type == "ImageRestorationModel" and self.root.at(target) is None:
+            if self.model_type == NAFNET and self.root.at(target) is None:
                 place = self.root.place_of(("model_type",))
                 self.root.put(target, Node(NAFNET_CLIP, place))
                 self.changes.append((place, f"train.grad_clip is set to {NAFNET_CLIP}: NAFNet's code clips unasked"))

@@ -21,7 +21,7 @@ class StepCost:
         flops: floating-point operations of convolutions, linear layers and attention, forward and backward; a
             multiplication and an addition are two.
         state_bytes: weights, averages, negatives, feature networks, gradients and the optimizer's moments.
-        activation_bytes: what the forward pass keeps for the backward pass; in bf16 taken as half of float32's.
+        activation_bytes: what the forward pass keeps for the backward pass; bf16 and fp16 are taken as half of float32.
     """
 
     parameters: int
@@ -72,7 +72,7 @@ def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_si
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         flops=counter.get_total_flops() * parts,
         state_bytes=state_bytes,
-        activation_bytes=activations // 2 if section.get("precision") == "bf16" else activations,
+        activation_bytes=activations // 2 if section.get("precision") in ("bf16", "fp16") else activations,
     )
 
 

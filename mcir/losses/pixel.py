@@ -1,4 +1,4 @@
-"""Losses between two images, pixel by pixel: L1, mean squared error and Charbonnier."""
+"""Losses between two images, pixel by pixel: L1, mean squared error, Charbonnier and PSNR."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mcir.metrics.fidelity import LUMA
 from mcir.registry import LOSSES
 
 Reduction: TypeAlias = Literal["mean", "sum"]
@@ -36,7 +37,7 @@ class _PixelLoss(nn.Module):
         return self.loss_weight * (terms.mean() if self.reduction == "mean" else terms.sum())
 
     def terms(self, difference: Tensor) -> Tensor:
-        """Return one term a pixel and channel."""
+        """Return what is averaged or summed: one term a pixel and channel, unless the loss says otherwise."""
         raise NotImplementedError
 
 
@@ -102,6 +103,42 @@ class CharbonnierLoss(_PixelLoss):
     def terms(self, difference: Tensor) -> Tensor:
         """Return ``sqrt(d² + eps)``."""
         return (difference.square() + self.eps).sqrt()
+
+
+@LOSSES.register()
+class PSNRLoss(_PixelLoss):
+    """The negative PSNR in dB, ``10 log10(MSE + 1e-8)`` of each image, averaged (NAFNet: Chen et al., ECCV 2022).
+
+    Images are in [0, 1]; the small number keeps equal images at −80 dB. Each image counts alike, however well restored.
+
+    Args:
+        loss_weight: factor of the loss.
+        reduction: over the images of the batch.
+        toY: compare the luma of RGB images (ITU-R BT.601, studio range, as a share of 255).
+
+    Raises:
+        ValueError: an unknown reduction or a weight that is not finite.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", toY: bool = False) -> None:
+        super().__init__(loss_weight, reduction)
+        self.toY = toY
+
+    def forward(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the weighted loss of (B, C, H, W) images as a scalar.
+
+        Raises:
+            ValueError: the shapes differ, or luma is asked of images that are not RGB.
+        """
+        if self.toY and output.shape[1] != 3:
+            raise ValueError(f"PSNRLoss: toY is for RGB images, these have {output.shape[1]} channels.")
+        return super().forward(output, gt)
+
+    def terms(self, difference: Tensor) -> Tensor:
+        """Return ``10 log10(mean(d²) + 1e-8)`` for each image, (B,)."""
+        if self.toY:
+            difference = (difference * difference.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) / 255
+        return 10 * torch.log10(difference.square().mean((1, 2, 3)) + 1e-8)
 
 
 def in_float32(x: Tensor) -> Tensor:

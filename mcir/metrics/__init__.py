@@ -1,5 +1,28 @@
 """Metrics: numbers that say how good a restored image is. Importing this package registers them."""
 
-from mcir.metrics.fidelity import PSNR, SSIM
+from mcir.metrics.fidelity import PSNR, SSIM, FloatPSNR, FloatSSIM
+from mcir.metrics.protocols import (
+    PSNRB,
+    SSIM3D,
+    DerainPSNR,
+    DerainSSIM,
+    PooledSSIM,
+    RaindropPSNR,
+    RaindropSSIM,
+    ZeroPaddedSSIM,
+)
 
-__all__ = ["PSNR", "SSIM"]
+__all__ = [
+    "PSNR",
+    "PSNRB",
+    "SSIM",
+    "SSIM3D",
+    "DerainPSNR",
+    "DerainSSIM",
+    "FloatPSNR",
+    "FloatSSIM",
+    "PooledSSIM",
+    "RaindropPSNR",
+    "RaindropSSIM",
+    "ZeroPaddedSSIM",
+]

@@ -1,36 +1,42 @@
-"""Fidelity of a restored image to its ground truth: PSNR and SSIM, by the protocol of BasicSR.
+"""Fidelity of a restored image to its ground truth: PSNR and SSIM, on images as they would be saved or on floats.
 
-Both images are clamped to [0, 1] and rounded to 8 bits (half to even), as if they had been saved; a border can be
-cropped; they are compared as RGB or as luma. All that follows is in float64, on the device that holds the images, and
-gives one number an image.
+``PSNR`` and ``SSIM`` follow BasicSR: both images are clamped to [0, 1] and rounded to 8 bits (half to even), as if they
+had been saved. ``FloatPSNR`` and ``FloatSSIM`` clamp and do not round. A border can be cropped; images are compared as
+RGB or as luma. All that follows is in float64, on the device that holds the images, and gives one number an image.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from mcir.metrics.windows import gaussian, mean_similarity
 from mcir.registry import METRICS
 
-_LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 for RGB in [0, 1], studio range: Y = 16 + these · RGB
-_WINDOW = 11
-_SIGMA = 1.5
+LUMA = (65.481, 128.553, 24.966)
+"""ITU-R BT.601 for RGB in [0, 1], studio range: Y = 16 + these · RGB."""
+WINDOW = gaussian()
+"""Of most protocols: 11 pixels, σ 1.5."""
 
 
-class _Fidelity:
-    """What both metrics share: the protocol from two batches to the pairs of images that are compared.
+class FullReference:
+    """What all metrics here share: the way from two batches to the pairs of images that are compared.
 
     Args:
         crop_border: pixels left out on each side.
-        test_y_channel: compare the luma of RGB images (not rounded) rather than the channels.
+        test_y_channel: compare the luma of RGB images rather than the channels.
+
+    Attributes:
+        higher_is_better: how to read the number.
+        unit: of the number; empty if it has none.
+        smallest: fewest pixels along a side, without the border.
     """
 
     higher_is_better = True
     unit = ""
+    smallest = 1
 
-    def __init__(self, crop_border: int, test_y_channel: bool) -> None:
+    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
         if crop_border < 0:
             raise ValueError(f"{type(self).__name__}: crop_border starts at 0, not {crop_border}.")
         self.crop_border = crop_border
@@ -48,35 +54,35 @@ class _Fidelity:
                 f"{name} compares two batches (B, C, H, W), not {tuple(output.shape)} with {tuple(gt.shape)}."
             )
         height, width = (size - 2 * self.crop_border for size in gt.shape[2:])
-        if min(height, width) < self._smallest():
+        if min(height, width) < self.smallest:
             raise ValueError(
                 f"{name}: images of {gt.shape[2]}×{gt.shape[3]} pixels without a border of {self.crop_border} are "
-                f"{height}×{width}; it takes at least {self._smallest()}×{self._smallest()}."
+                f"{height}×{width}; it takes at least {self.smallest}×{self.smallest}."
             )
         if self.test_y_channel and gt.shape[1] != 3:
-            raise ValueError(f"{name}: test_y_channel is for RGB images, these have {gt.shape[1]} channels.")
-        return self._compare(self._prepared(output), self._prepared(gt))
+            raise ValueError(f"{name} compares the luma of RGB images, these have {gt.shape[1]} channels.")
+        return self.compare(self.values(self._cropped(output)), self.values(self._cropped(gt)))
 
-    def _prepared(self, images: Tensor) -> Tensor:
-        """Return the images as values in [0, 255], cropped: rounded, or as luma of the rounded ones."""
-        border = self.crop_border
-        images = images[..., border : images.shape[2] - border, border : images.shape[3] - border]
-        images = images.detach().float().clamp(0, 1).mul(255).round().double()
-        if not self.test_y_channel:
-            return images
-        luma = images.new_tensor(_LUMA).view(1, 3, 1, 1) / 255
-        return (images * luma).sum(1, keepdim=True) + 16
+    def values(self, images: Tensor) -> Tensor:
+        """Return what is compared of images in about [0, 1], in float64: here 0 … 255, rounded, or luma of that."""
+        saved = as_saved(images)
+        return luma(saved / 255) if self.test_y_channel else saved
 
-    def _smallest(self) -> int:
-        return 1
-
-    def _compare(self, output: Tensor, gt: Tensor) -> Tensor:
+    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return one number for each pair of ``values``, (B,)."""
         raise NotImplementedError
+
+    def _cropped(self, images: Tensor) -> Tensor:
+        border = self.crop_border
+        return images.detach()[..., border : images.shape[2] - border, border : images.shape[3] - border]
 
 
 @METRICS.register(aliases=["calculate_psnr"])
-class PSNR(_Fidelity):
-    """Peak signal-to-noise ratio in dB, ``10 log10(255² / MSE)``; infinite for equal images.
+class PSNR(FullReference):
+    """Peak signal-to-noise ratio in dB of images as they would be saved, ``10 log10(255² / MSE)``.
+
+    The protocol of BasicSR: EDSR and SwinIR (luma, ``crop_border`` = scale), NAFNet (RGB, no border), MCIR. Infinite
+    for equal images. The luma is not rounded.
 
     Args:
         crop_border: pixels left out on each side.
@@ -91,16 +97,17 @@ class PSNR(_Fidelity):
     def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
         super().__init__(crop_border, test_y_channel)
 
-    def _compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        error = (output - gt).square().mean((1, 2, 3))
-        return 10 * torch.log10(255**2 / error)
+    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the ratio of each pair of images in [0, 255]."""
+        return decibels(output, gt, 255)
 
 
 @METRICS.register(aliases=["calculate_ssim"])
-class SSIM(_Fidelity):
-    """Structural similarity (Wang et al., IEEE TIP 2004), mean over channels.
+class SSIM(FullReference):
+    """Structural similarity of images as they would be saved (Wang et al., IEEE TIP 2004), mean over channels.
 
-    The window is a Gaussian of 11×11 pixels with σ 1.5, taken only where all of it lies on the image.
+    The protocol of BasicSR: EDSR and SwinIR (luma, ``crop_border`` = scale), MCIR. The window is a Gaussian of 11×11
+    pixels with σ 1.5, taken only where all of it lies on the image. The luma is not rounded.
 
     Args:
         crop_border: pixels left out on each side.
@@ -110,36 +117,89 @@ class SSIM(_Fidelity):
         ValueError: a negative border.
     """
 
+    smallest = len(WINDOW)
+
     def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
         super().__init__(crop_border, test_y_channel)
 
-    def _smallest(self) -> int:
-        return _WINDOW
-
-    def _compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        stacked = torch.stack((output, gt, output * output, gt * gt, output * gt))
-        mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blurred(stacked)
-        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        xy, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-        structure = (2 * (mean_xy - xy) + c2) / (mean_xx + mean_yy - squares + c2)
-        similarity: Tensor = (2 * xy + c1) / (squares + c1) * structure
-        return similarity.mean((1, 2, 3))
+    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the similarity of each pair of images in [0, 255]."""
+        return mean_similarity(output, gt, WINDOW, 255)
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """Return images (…, H, W) under the Gaussian window, (…, H-10, W-10).
+@METRICS.register()
+class FloatPSNR(FullReference):
+    """Peak signal-to-noise ratio in dB of floats in [0, 1], clamped and not rounded, ``10 log10(1 / MSE)``.
 
-    The window is separable and symmetric: along each axis a weighted sum of shifted images, which costs far less than a
-    convolution of one channel.
+    The protocol of the dehazing papers: FFA-Net, DehazeFormer, AECR-Net and C2PNet (RGB, no border). Infinite for equal
+    images, where FFA-Net's code says 100.
+
+    Args:
+        crop_border: pixels left out on each side.
+        test_y_channel: compare the luma (ITU-R BT.601, studio range) rather than RGB.
+
+    Raises:
+        ValueError: a negative border.
     """
-    radius = _WINDOW // 2
-    weights = [math.exp(-(offset**2) / (2 * _SIGMA**2)) for offset in range(radius + 1)]
-    total = 2 * sum(weights) - weights[0]
-    for axis in (-2, -1):
-        length = images.shape[axis] - 2 * radius
-        blurred = images.narrow(axis, radius, length) * (weights[0] / total)
-        for offset, weight in enumerate(weights[1:], start=1):
-            blurred.add_(images.narrow(axis, radius - offset, length), alpha=weight / total)
-            blurred.add_(images.narrow(axis, radius + offset, length), alpha=weight / total)
-        images = blurred
-    return images
+
+    unit = "dB"
+
+    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
+        super().__init__(crop_border, test_y_channel)
+
+    def values(self, images: Tensor) -> Tensor:
+        """Return the images clamped to [0, 1], or their luma."""
+        return as_floats(images, self.test_y_channel)
+
+    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the ratio of each pair of images in [0, 1]."""
+        return decibels(output, gt, 1)
+
+
+@METRICS.register()
+class FloatSSIM(FullReference):
+    """Structural similarity of floats in [0, 1], clamped and not rounded, mean over channels.
+
+    As ``SSIM`` in all else: a Gaussian of 11×11 pixels with σ 1.5 that stays on the image. BasicSR's metric on tensors.
+
+    Args:
+        crop_border: pixels left out on each side.
+        test_y_channel: compare the luma (ITU-R BT.601, studio range) rather than RGB.
+
+    Raises:
+        ValueError: a negative border.
+    """
+
+    smallest = len(WINDOW)
+
+    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
+        super().__init__(crop_border, test_y_channel)
+
+    def values(self, images: Tensor) -> Tensor:
+        """Return the images clamped to [0, 1], or their luma."""
+        return as_floats(images, self.test_y_channel)
+
+    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the similarity of each pair of images in [0, 1]."""
+        return mean_similarity(output, gt, WINDOW, 1)
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """Return images (B, C, H, W) as the whole numbers 0 … 255 that a file would hold, in float64."""
+    return images.float().clamp(0, 1).mul(255).round().double()
+
+
+def as_floats(images: Tensor, of_luma: bool = False) -> Tensor:
+    """Return images (B, C, H, W) clamped to [0, 1], or their luma as a share of 255, in float64."""
+    images = images.double().clamp(0, 1)
+    return luma(images) / 255 if of_luma else images
+
+
+def luma(images: Tensor) -> Tensor:
+    """Return the luma (B, 1, H, W) of RGB images in [0, 1], ITU-R BT.601 studio range: 16 … 235, not rounded."""
+    return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) + 16
+
+
+def decibels(output: Tensor, gt: Tensor, peak: float) -> Tensor:
+    """Return ``10 log10(peak² / MSE)`` of each pair of images, (B,)."""
+    return 10 * torch.log10(peak**2 / (output - gt).square().mean((1, 2, 3)))

@@ -7,6 +7,7 @@ from mcir.models.negatives import AdaptiveHistoryNegatives, HistoryNegatives, Ne
 from mcir.models.optim import (
     CosineAnnealingLR,
     CosineAnnealingRestartLR,
+    EpochCosineAnnealingLR,
     MultiStepLR,
     MultiStepRestartLR,
     Schedule,
@@ -21,6 +22,7 @@ __all__ = [
     "ContrastiveModel",
     "CosineAnnealingLR",
     "CosineAnnealingRestartLR",
+    "EpochCosineAnnealingLR",
     "HistoryNegatives",
     "Model",
     "MovingAverage",

@@ -20,6 +20,9 @@ from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, Sche
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
 
+_SMALLEST_SCALE = 2.0**-16
+"""Of the loss in fp16; it begins at 2¹⁶ and halves whenever gradients overflow."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Model(ABC):
@@ -43,8 +46,9 @@ class Model(ABC):
     """Largest L2 norm of the gradient; a longer one is scaled down to it."""
     accumulation_steps: int = 1
     """Each batch is computed in this many equal parts, for 1/n of the memory; the step is that of the whole batch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks in training; the losses are always float32, and so is restoring."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks in training; the losses are always float32, and so is restoring. fp16 scales the loss
+    to keep gradients in its range and skips a step whose gradients leave it."""
     channels_last: bool = False
     """Memory layout of images and convolutions; faster on most machines."""
     compile: bool = False
@@ -94,6 +98,7 @@ class Model(ABC):
         if self.optim_g:
             self.optimizer = build_optimizer(self.optim_g, self.network.parameters())
             self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         return self
 
     def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
@@ -126,7 +131,14 @@ class Model(ABC):
     def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
         """Make the step of the 1-based ``iteration`` and return its scalars, detached and still on the device.
 
-        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``.
+        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``,
+        the factor that kept the gradients in range.
+
+        An fp16 step whose gradients overflow is skipped: the network and the optimizer stay as they are, ``grad_norm``
+        is 0, and the next step is made with half the scale. All that counts iterations goes on: schedule, averages and
+        negatives, which follow a network that stood still. So they need not ask the device whether a step was made,
+        and are the same in every process. Gradients that are not finite at a scale below 1/65536 are no matter of
+        range; ``grad_norm`` says so.
 
         Raises:
             ValueError: the model cannot train, or the batch cannot be divided into ``accumulation_steps`` parts.
@@ -144,12 +156,11 @@ class Model(ABC):
                     output = self._forward(part["lq"])
                     losses = self.losses(output, part)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
-                total.backward()  # type: ignore[no-untyped-call]
+                self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
             outputs.append(output.detach())
-        scalars["grad_norm"] = self._clip_gradient()
-        self.optimizer.step()
+        scalars |= self._step(self.optimizer)
         for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
             statistic.copy_(self._mean_over_ranks(statistic))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
@@ -165,12 +176,24 @@ class Model(ABC):
         """Return the context in which the networks run at the chosen precision."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
         for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         return float(optimizer.param_groups[0]["lr"])
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Move the network along its gradient, clipped, and return what is told of it."""
+        self._scaler.unscale_(optimizer)
+        told = {"grad_norm": self._clip_gradient()}
+        if self._scaler.is_enabled():
+            told["loss_scale"] = self._scaler.scale(torch.ones((), device=self.device))
+            skipped = ~told["grad_norm"].isfinite() & (told["loss_scale"] >= _SMALLEST_SCALE)
+            told["grad_norm"] = told["grad_norm"].masked_fill(skipped, 0)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return told
 
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to ``grad_clip`` if it is longer, and return its L2 norm before."""
@@ -219,6 +242,8 @@ class Model(ABC):
     def stateful(self) -> dict[str, Any]:
         """Return every part whose state a resumed run needs, by name; a subclass adds its own."""
         parts: dict[str, Any] = {"network_g": self.network, "ema": self.ema, "optimizer": self.optimizer}
+        if self._scaler.is_enabled():
+            parts["loss_scale"] = self._scaler
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -226,12 +251,15 @@ class Model(ABC):
         return {name: part.state_dict() for name, part in self.stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state.
+        """Take over a state; one of another ``precision`` fits, too, and the scale of fp16's loss begins anew.
 
         Raises:
             ValueError: the state is of a model with other parts, or its tensors do not fit.
         """
         own = self.stateful()
+        if "loss_scale" not in state or "loss_scale" not in own:
+            own.pop("loss_scale", None)
+            state = {name: part for name, part in state.items() if name != "loss_scale"}
         if state.keys() != own.keys():
             raise ValueError(f"The state holds {sorted(state)}, but this {type(self).__name__} needs {sorted(own)}.")
         for name, part in own.items():

@@ -102,17 +102,61 @@ class MultiStepRestartLR(Schedule):
 
 @SCHEDULERS.register()
 class CosineAnnealingLR(Schedule):
-    """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again."""
+    """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again.
 
-    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
+    Args:
+        T_max: iterations of half a period.
+        eta_min: the lowest rate.
+        ahead: iterations that the cosine is ahead. 1 is the schedule of FFA-Net (and AECR-Net and C2PNet, which took it
+            over), whose first step is not made at the full rate and whose last one is made at ``eta_min``.
+
+    Raises:
+        ValueError: ``T_max`` is below 1 or ``ahead`` below 0.
+    """
+
+    def __init__(self, T_max: int, eta_min: float = 0.0, ahead: int = 0) -> None:
         if T_max < 1:
             raise ValueError(f"T_max is the number of iterations of half a period, at least 1, not {T_max}.")
+        if ahead < 0:
+            raise ValueError(f"ahead is a number of iterations, at least 0, not {ahead}.")
         self.period = T_max
+        self.eta_min = eta_min
+        self.ahead = ahead
+
+    def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
+        """Return the learning rate after ``done`` iterations."""
+        return _cosine(base_lr, self.eta_min, (done + self.ahead) / self.period)
+
+
+@SCHEDULERS.register()
+class EpochCosineAnnealingLR(Schedule):
+    """CosineAnnealingLR whose rate changes only between epochs, as DehazeFormer trains.
+
+    It has ``eta_min`` at a hundredth of the first rate, and one epoch more than ``T_max``: the last one is made at
+    ``eta_min``. (Milestones in epochs need no schedule of their own: multiply them by the iterations of an epoch.)
+
+    Args:
+        T_max: epochs of half a period.
+        iterations_per_epoch: images of the training set, divided by those of a batch over all processes; where the last
+            incomplete batch is dropped, rounded down.
+        eta_min: the lowest rate.
+
+    Raises:
+        ValueError: ``T_max`` or ``iterations_per_epoch`` is below 1.
+    """
+
+    def __init__(self, T_max: int, iterations_per_epoch: int, eta_min: float = 0.0) -> None:
+        if T_max < 1:
+            raise ValueError(f"T_max is the number of epochs of half a period, at least 1, not {T_max}.")
+        if iterations_per_epoch < 1:
+            raise ValueError(f"iterations_per_epoch is at least 1, not {iterations_per_epoch}.")
+        self.period = T_max
+        self.iterations_per_epoch = iterations_per_epoch
         self.eta_min = eta_min
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        return _cosine(base_lr, self.eta_min, done / self.period)
+        return _cosine(base_lr, self.eta_min, done // self.iterations_per_epoch / self.period)
 
 
 @SCHEDULERS.register()

@@ -311,6 +311,13 @@ def test_model_types_for_pairs(write, model_type):
     assert options.model_type == "RestorationModel"
 
 
+@pytest.mark.parametrize(("model_type", "metric"), [("SRModel", "SSIM"), ("ImageRestorationModel", "SSIM3D")])
+def test_one_name_for_two_similarities(write, model_type, metric):
+    options = load(write(bent(BASICSR, ("SRModel", model_type))))
+    assert options.val.metrics["ssim"] == {"type": metric, "crop_border": 4, "test_y_channel": False}
+    assert options.val.metrics["psnr"].type == "PSNR"
+
+
 @pytest.mark.parametrize(
     ("model_type", "line", "norm"),
     [

@@ -72,8 +72,9 @@ def test_accumulation_keeps_a_part_of_the_activations():
     assert half.activation_bytes == pytest.approx(whole.activation_bytes / 2, rel=0.1)
 
 
-def test_bf16_halves_the_activations_and_nothing_else():
-    single, half = (step_cost({**PLAIN, "precision": precision}, *SIZES) for precision in ("fp32", "bf16"))
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_halves_the_activations_and_nothing_else(precision):
+    single, half = (step_cost({**PLAIN, "precision": name}, *SIZES) for name in ("fp32", precision))
     assert half.activation_bytes == single.activation_bytes // 2
     assert (half.flops, half.state_bytes, half.parameters) == (single.flops, single.state_bytes, single.parameters)
 

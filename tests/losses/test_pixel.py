@@ -1,18 +1,26 @@
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mcir.losses import CharbonnierLoss, L1Loss, MSELoss
+from mcir.losses import CharbonnierLoss, L1Loss, MSELoss, PSNRLoss
 
-KINDS = [L1Loss, MSELoss, CharbonnierLoss]
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
+KINDS = [L1Loss, MSELoss, CharbonnierLoss, PSNRLoss]
 
 
 def by_hand(kind: type, output: np.ndarray, gt: np.ndarray) -> np.ndarray:
     difference = output - gt
-    return {L1Loss: np.abs(difference), MSELoss: difference**2, CharbonnierLoss: np.sqrt(difference**2 + 1e-12)}[kind]
+    return {
+        L1Loss: np.abs(difference),
+        MSELoss: difference**2,
+        CharbonnierLoss: np.sqrt(difference**2 + 1e-12),
+        PSNRLoss: np.array([10 * math.log10((image**2).mean() + 1e-8) for image in difference]),
+    }[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,3 +78,29 @@ def test_charbonnier_needs_an_eps() -> None:
         CharbonnierLoss(eps=0.0)
     zero = torch.zeros(1, 1, 1, 1)
     assert math.isclose(CharbonnierLoss(eps=0.25)(zero, zero).item(), 0.5)
+
+
+@pytest.mark.parametrize(("case", "luma"), [("nafnet_psnr_loss", False), ("nafnet_psnr_loss_y", True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_psnr_loss_is_nafnet_s(case: str, luma: bool, dtype: torch.dtype) -> None:
+    expected = json.loads((GOLDEN / "fidelity.json").read_text())["cases"][case]
+    with np.load(GOLDEN / "fidelity.npz") as golden:
+        output, gt, gradient = (torch.from_numpy(golden[f"{case}.{name}"]) for name in ("out", "gt", "grad"))
+    output = output.to(dtype).requires_grad_()
+    loss = PSNRLoss(toY=luma)(output, gt.to(dtype))
+    loss.backward()
+    exact = "value_f64" in expected and dtype == torch.float64  # the official luma is float32 throughout
+    assert loss.item() == pytest.approx(expected["value_f64" if exact else "value"], abs=1e-12 if exact else 1e-5)
+    torch.testing.assert_close(output.grad.float(), gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_psnr_loss_counts_every_image_alike() -> None:
+    gt = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
+    output = gt + torch.tensor([0.1, 0.001]).double().view(2, 1, 1, 1)
+    assert math.isclose(PSNRLoss()(output, gt).item(), (-20 - 60) / 2, abs_tol=0.05)
+    assert math.isclose(PSNRLoss()(gt, gt).item(), -80)
+
+
+def test_psnr_loss_takes_the_luma_of_rgb_alone() -> None:
+    with pytest.raises(ValueError, match="toY is for RGB images, these have 1 channels"):
+        PSNRLoss(toY=True)(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4))

@@ -119,7 +119,7 @@ def test_what_a_table_needs_to_know() -> None:
         (PSNR(4), ((1, 3, 8, 20), (1, 3, 8, 20)), "8×20 pixels without a border of 4 are 0×12; it takes at least 1×1"),
         (SSIM(), ((1, 3, 10, 20), (1, 3, 10, 20)), "are 10×20; it takes at least 11×11"),
         (SSIM(1), ((1, 3, 12, 20), (1, 3, 12, 20)), "are 10×18; it takes at least 11×11"),
-        (PSNR(0, True), ((1, 1, 8, 8), (1, 1, 8, 8)), "for RGB images, these have 1 channels"),
+        (PSNR(0, True), ((1, 1, 8, 8), (1, 1, 8, 8)), "compares the luma of RGB images, these have 1 channels"),
     ],
 )
 def test_what_cannot_be_compared(metric: Any, shapes: tuple[Any, Any], message: str) -> None:

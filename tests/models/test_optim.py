@@ -25,6 +25,15 @@ CASES = {
         1e-3,
         10,
     ),
+    "ffa_its": ({"type": "CosineAnnealingLR", "T_max": 500000, "ahead": 1}, 1e-4, -1),
+}
+EPOCH = 7  # iterations of one, in the cases whose tables count epochs from 0
+PER_EPOCH = {
+    "dehazeformer_t_indoor": (
+        {"type": "EpochCosineAnnealingLR", "T_max": 300, "eta_min": 4e-6, "iterations_per_epoch": EPOCH},
+        4e-4,
+    ),
+    "idt": ({"type": "MultiStepLR", "milestones": [100 * EPOCH, 250 * EPOCH, 350 * EPOCH], "gamma": 0.1}, 1e-4),
 }
 
 
@@ -35,6 +44,25 @@ def test_rates_equal_the_official_ones(name):
     for iteration, rate in GOLDEN[name]["table"]:
         # the official cosine multiplies from step to step and gathers rounding on the way
         assert schedule(base_lr, iteration, warmup_iter) == pytest.approx(rate, rel=1e-6, abs=2e-12), iteration
+
+
+@pytest.mark.parametrize("name", PER_EPOCH)
+def test_rates_of_epochs_equal_the_official_ones(name):
+    section, base_lr = PER_EPOCH[name]
+    schedule = SCHEDULERS.build(section)
+    for epoch, rate in GOLDEN[name]["table"]:
+        rates = [schedule(base_lr, epoch * EPOCH + iteration) for iteration in range(1, EPOCH + 1)]
+        assert len(set(rates)) == 1
+        assert rates[0] == pytest.approx(rate, rel=1e-9), epoch
+
+
+def test_every_official_schedule_is_held_against_one_of_ours():
+    assert CASES.keys() | PER_EPOCH.keys() == GOLDEN.keys()
+
+
+def test_a_cosine_ahead_is_the_same_cosine_earlier():
+    plain, ahead = (SCHEDULERS.build({"type": "CosineAnnealingLR", "T_max": 10, "ahead": by}) for by in (0, 3))
+    assert [ahead(1.0, iteration) for iteration in (1, 5)] == [plain(1.0, iteration) for iteration in (4, 8)]
 
 
 def test_multi_step_restart_begins_anew_at_a_restart():
@@ -58,6 +86,7 @@ def test_warm_up_rises_linearly():
     "section",
     [
         {"type": "CosineAnnealingLR", "T_max": 0},
+        {"type": "EpochCosineAnnealingLR", "T_max": 0, "iterations_per_epoch": 5},
         {"type": "CosineAnnealingRestartLR", "periods": [1, 2]},
         {"type": "MultiStepRestartLR", "milestones": [1], "restarts": [0, 3]},
     ],
@@ -65,6 +94,13 @@ def test_warm_up_rises_linearly():
 def test_sections_that_make_no_sense_are_refused(section):
     with pytest.raises(ValueError, match=r"period|restart_weights"):
         SCHEDULERS.build(section)
+
+
+def test_counts_that_make_no_sense_are_named():
+    with pytest.raises(ValueError, match="iterations_per_epoch is at least 1, not 0"):
+        SCHEDULERS.build({"type": "EpochCosineAnnealingLR", "T_max": 3, "iterations_per_epoch": 0})
+    with pytest.raises(ValueError, match="ahead is a number of iterations, at least 0, not -1"):
+        SCHEDULERS.build({"type": "CosineAnnealingLR", "T_max": 3, "ahead": -1})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())

@@ -1,5 +1,7 @@
 """The mechanics of one step: parts of a batch, clipping, averages, layouts, state."""
 
+import copy
+
 import pytest
 import torch
 
@@ -120,3 +122,90 @@ def test_what_is_missing_or_wrong_is_named():
         build(ema_decay=1.0)
     with pytest.raises(RegistryError, match="RestorationModel takes no 'negatives'"):
         MODELS.build({"type": "RestorationModel", "network_g": NETWORK, "negatives": {}})
+
+
+def test_an_fp16_step_is_near_the_fp32_one(batch):
+    exact, rough = build(grad_clip=0.5), build(grad_clip=0.5, precision="fp16")
+    start = weights(exact)
+    for iteration in (1, 2):
+        one, other = exact.training_step(batch, iteration), rough.training_step(batch, iteration)
+    assert other["loss_scale"] == 2.0**16 and "loss_scale" not in one
+    assert one["l_pix"] != other["l_pix"]  # it is other arithmetic
+    torch.testing.assert_close(other["l_pix"], one["l_pix"], rtol=1e-2, atol=0)
+    torch.testing.assert_close(other["grad_norm"], one["grad_norm"], rtol=1e-2, atol=0)
+    moved, expected = weights(rough) - start, weights(exact) - start
+    assert (moved - expected).norm() < 0.02 * expected.norm()
+
+
+def test_fp16_parts_make_the_step_of_the_whole_batch(batch):
+    whole, divided = build(precision="fp16"), build(precision="fp16", accumulation_steps=2)
+    start = weights(whole)
+    one, other = whole.training_step(batch, 1), divided.training_step(batch, 1)
+    torch.testing.assert_close(one["grad_norm"], other["grad_norm"], rtol=1e-2, atol=0)
+    moved = weights(whole) - start
+    assert (weights(divided) - weights(whole)).norm() < 0.02 * moved.norm()
+
+
+def overflowing(model, bad):
+    """Let the gradients of the iterations in ``bad`` leave the range of fp16."""
+    step = model.training_step
+
+    def training_step(batch, iteration):
+        weight = model.network.conv_first.weight
+        hook = weight.register_hook(lambda gradient: gradient * float("inf") if iteration in bad else gradient)
+        try:
+            return step(batch, iteration)
+        finally:
+            hook.remove()
+
+    return training_step
+
+
+@pytest.mark.parametrize("grad_clip", [None, 0.1])
+def test_an_fp16_step_that_overflows_is_skipped_and_halves_the_scale(batch, grad_clip):
+    model = build(precision="fp16", optim_g={"type": "Adam", "lr": 1e-2}, ema_decay=0.5, grad_clip=grad_clip)
+    training_step = overflowing(model, bad={2})
+    training_step(batch, 1)
+    before, average = weights(model), torch.nn.utils.parameters_to_vector(model.ema.parameters()).clone()
+    scalars = training_step(batch, 2)
+    assert torch.equal(weights(model), before)
+    assert scalars["grad_norm"] == 0 and scalars["loss_scale"] == 2.0**16
+    assert all(state["step"] == 1 for state in model.optimizer.state_dict()["state"].values())
+    followed = torch.nn.utils.parameters_to_vector(model.ema.parameters())
+    torch.testing.assert_close(followed, 0.5 * average + 0.5 * before)  # averages follow a network that stood still
+    scalars = training_step(batch, 3)
+    assert scalars["loss_scale"] == 2.0**15 and 0 < scalars["grad_norm"] < float("inf")
+    assert not torch.equal(weights(model), before)
+
+
+def test_gradients_that_are_infinite_at_any_scale_are_told(batch):
+    model = build(precision="fp16")
+    training_step = overflowing(model, bad=set(range(1, 40)))
+    norms = [training_step(batch, iteration)["grad_norm"] for iteration in range(1, 35)]
+    assert norms[:33] == [0] * 33  # from a scale of 65536 to one of 1/65536
+    assert not norms[33].isfinite()
+
+
+def test_fp16_continues_bit_for_bit_with_the_scale_it_had(batch):
+    section = {"precision": "fp16", "optim_g": {"type": "Adam", "lr": 1e-2}, "ema_decay": 0.9}
+    through, first, second = build(**section), build(**section), build(**section, seed=3)
+    steps = overflowing(through, bad={2, 4})
+    scales = [float(steps(batch, iteration)["loss_scale"]) for iteration in (1, 2, 3, 4, 5)]
+    assert scales == [65536, 65536, 32768, 32768, 16384]
+    steps = overflowing(first, bad={2})
+    for iteration in (1, 2, 3):
+        steps(batch, iteration)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps = overflowing(second, bad={4})
+    assert [float(steps(batch, iteration)["loss_scale"]) for iteration in (4, 5)] == scales[3:]
+    assert torch.equal(weights(through), weights(second))
+    assert through.state_dict()["loss_scale"] == second.state_dict()["loss_scale"]
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [("fp16", "bf16"), ("fp32", "fp16")])
+def test_a_state_fits_whatever_its_precision(saved, resumed, batch):
+    before, after = build(precision=saved), build(precision=resumed, seed=3)
+    before.training_step(batch, 1)
+    after.load_state_dict(before.state_dict())
+    assert torch.equal(weights(before), weights(after))
+    assert after.training_step(batch, 2)["grad_norm"] > 0
