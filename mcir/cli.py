@@ -192,11 +192,14 @@ def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "lmdb": "put the images of a folder into an LMDB data base",
         "subimages": "cut large images into overlapping squares",
         "lr": "shrink images by MATLAB's bicubic",
-        "verify": "decode every image of a folder or data base, and check pairs",
+        "verify": "decode every image of a folder or data base, and check pairs; or check a data set by its manifest",
     }.items():
         step = steps.add_parser(name, help=text)
-        step.add_argument("source", type=Path, help="folder of images" + (" or data base" if name == "verify" else ""))
-        if name != "verify":
+        if name == "verify":
+            step.add_argument("source", help="folder of images or data base; or, before ROOT, the name of a data set")
+            step.add_argument("root", nargs="?", help="folder of that data set: is it as its manifest says?")
+        else:
+            step.add_argument("source", type=Path, help="folder of images")
             step.add_argument("target", type=Path, help="where the result goes; an interrupted one is completed")
         if name == "lmdb":
             step.add_argument("--codec", choices=["encoded", "raw"], default="encoded", help="raw: larger, much faster")
@@ -209,7 +212,7 @@ def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
             step.add_argument("--scale", type=int, required=True, help="how many times smaller")
         else:
             step.add_argument("--against", type=Path, help="the degraded images of the same pairs")
-            step.add_argument("--filename_tmpl", default="{}", help="name of a degraded image, like '{}x4'")
+            step.add_argument("--filename_tmpl", default="{}", help="name of a degraded image, like '{}x4' or '{}_*'")
         step.add_argument("--workers", type=int, help="threads (default: as many as processors)")
         step.set_defaults(call=_prepare)
 
@@ -220,6 +223,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from mcir.data import prepare
     from mcir.data.verify import verify
 
+    if arguments.step == "verify" and arguments.root is not None:
+        return _compare(arguments)
+    if arguments.step == "verify":
+        _require_path(arguments.source)
     with Progress(transient=True) as bar:
         task = bar.add_task(f"{arguments.step} {arguments.source}", total=None)
         common = {
@@ -237,14 +244,59 @@ def _prepare(arguments: argparse.Namespace) -> int:
             made = prepare.extract_subimages(arguments.source, arguments.target, *shape, **common)
     if arguments.step == "verify":
         print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
-        for problem in found.problems[:10]:
-            print(f"  {problem}", file=sys.stderr)
-        if len(found.problems) > 10:
-            print(f"  and {len(found.problems) - 10} more", file=sys.stderr)
+        _print_first(found.problems)
         print("everything is whole" if found.ok else f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}")
         return 0 if found.ok else 1
     print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Check a data set by its manifest."""
+    from rich.progress import Progress
+
+    from mcir.data.compare import compare
+    from mcir.data.manifest import read_manifest
+
+    if arguments.against is not None or arguments.filename_tmpl != "{}":
+        raise ValueError(
+            "--against and --filename_tmpl go with a folder; a data set's manifest says what its pairs are"
+        )
+    manifest = read_manifest(arguments.source)
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"verify {manifest.title}", total=None)
+        found = compare(
+            manifest,
+            arguments.root,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            workers=arguments.workers,
+        )
+    for line in found.fits:
+        print(f"  {line}")
+    _print_first(found.differences)
+    count = len(found.differences)
+    end = (
+        f"{count} difference{'s' * (count > 1)} from {manifest.title}"
+        if count
+        else f"{manifest.title}, as it should be"
+    )
+    print(f"{arguments.root}: {end}")
+    return 1 if count else 0
+
+
+def _require_path(source: str) -> None:
+    """Help who names a data set and forgets where it lies."""
+    from mcir.data.manifest import known_manifests
+
+    if not Path(source).exists() and source.lower() in known_manifests():
+        raise ValueError(f"{source} is a data set; say where it lies as well: mcir prepare verify {source} ROOT")
+
+
+def _print_first(problems: Sequence[str]) -> None:
+    for problem in problems[:10]:
+        print(f"  {problem}", file=sys.stderr)
+    if len(problems) > 10:
+        print(f"  and {len(problems) - 10} more", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,48 @@ def test_prepare_from_pictures_to_a_verified_data_base(tmp_path, capsys):
     assert "1 problem\n" in capsys.readouterr().out
 
 
+def test_a_data_set_is_held_against_its_manifest(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    sides = {"baby": (512, 512), "bird": (288, 288), "butterfly": (256, 256), "head": (280, 280), "woman": (344, 228)}
+    (tmp_path / "HR").mkdir()
+    for name, size in sides.items():
+        cv2.imwrite(str(tmp_path / "HR" / f"{name}.png"), generator.integers(0, 255, (*size, 3)).astype(np.uint8))
+    assert main(["prepare", "lr", str(tmp_path / "HR"), str(tmp_path / "LR_bicubic" / "X4"), "--scale", "4"]) == 0
+    assert main(["prepare", "verify", "Set5", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "HR: 5 images, names, sizes" in told.out and "HR + LR_bicubic/X4: 5 pairs (scale: 4)" in told.out
+    assert told.out.endswith(": Set5, as it should be\n") and not told.err
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / "HR" / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    assert main(["prepare", "verify", "set5", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "25 differences from Set5" in told.out  # the count, and of twelve images the name and the missing partner
+    assert told.err.count("\n") == 11 and "17 images, expected 5" in told.err and "and 15 more" in told.err
+
+
+def test_naming_a_data_set_wrongly(tmp_path, capsys):
+    for arguments, message in (
+        (["goppro", str(tmp_path)], "no data set 'goppro'. Did you mean 'gopro'?"),
+        (["gopro"], "mcir prepare verify gopro ROOT"),
+        (["gopro", str(tmp_path / "nowhere")], "nowhere: no such folder"),
+        (["gopro", str(tmp_path), "--against", str(tmp_path)], "--against and --filename_tmpl go with a folder"),
+        (["gopro", str(tmp_path), "--filename_tmpl", "{}_*"], "--against and --filename_tmpl go with a folder"),
+    ):
+        assert main(["prepare", "verify", *arguments]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_verify_takes_one_clean_image_with_many_degraded_ones(tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    for folder, name in (("gt", "1"), ("lq", "1_1"), ("lq", "1_2")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image)
+    pairs = [str(tmp_path / "gt"), "--against", str(tmp_path / "lq")]
+    assert main(["prepare", "verify", *pairs, "--filename_tmpl", "{}_*"]) == 0
+    assert main(["prepare", "verify", *pairs]) == 1
+    assert "no ground truth belongs to it" in capsys.readouterr().err
+
+
 def test_a_mistake_is_told_in_plain_words(tmp_path, capsys):
     assert main(["prepare", "lmdb", str(tmp_path / "nowhere"), str(tmp_path / "x.lmdb")]) == 1
     told = capsys.readouterr().err

@@ -9,6 +9,7 @@ from mcir.data.loader import Prefetcher, evaluation_loader, to_device, training_
 from mcir.data.paired import Item, PairDataset, PairedImageDataset
 from mcir.data.resize import imresize
 from mcir.data.sampler import Draw
+from mcir.data.stand_ins import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
 
 __all__ = [
     "JPEG",
@@ -19,9 +20,13 @@ __all__ = [
     "Draw",
     "GaussianNoise",
     "Item",
+    "MotionBlur",
     "PairDataset",
     "PairedImageDataset",
     "Prefetcher",
+    "RainStreaks",
+    "SensorNoise",
+    "SyntheticHaze",
     "evaluation_loader",
     "imresize",
     "to_device",

@@ -96,7 +96,7 @@ class GaussianNoise:
     margin = 0
 
     def __init__(self, sigma: float | Sequence[float], clip: bool = False) -> None:
-        self.low, self.high = _range("GaussianNoise", "sigma", sigma, 0, float("inf"))
+        self.low, self.high = range_of("GaussianNoise", "sigma", sigma, 0, float("inf"))
         self.clip = clip
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
@@ -124,7 +124,7 @@ class JPEG:
     margin = 0
 
     def __init__(self, quality: int | Sequence[int]) -> None:
-        low, high = _range("JPEG", "quality", quality, 1, 100)
+        low, high = range_of("JPEG", "quality", quality, 1, 100)
         self.low, self.high = int(low), int(high)
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
@@ -175,7 +175,19 @@ def _eight_bit(image: Tensor) -> Tensor:
     return image.mul(255).round_().clamp_(0, 255).to(torch.uint8) if image.is_floating_point() else image
 
 
-def _range(owner: str, name: str, value: float | Sequence[float], least: float, most: float) -> tuple[float, float]:
+def range_of(owner: str, name: str, value: float | Sequence[float], least: float, most: float) -> tuple[float, float]:
+    """Return the bounds that an option gives: a number for both, or [low, high].
+
+    Args:
+        owner: the class, for the message.
+        name: the option, for the message.
+        value: what the option file says.
+        least: the smallest that is allowed.
+        most: the largest that is allowed.
+
+    Raises:
+        DataError: a number out of range, or a reversed range.
+    """
     bounds = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
         raise DataError(

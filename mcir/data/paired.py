@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -13,11 +14,13 @@ from torch.utils.data import Dataset
 
 from mcir.data.degradations import build_degradation
 from mcir.data.errors import DataError
-from mcir.data.pairing import check_pairs, read_names
+from mcir.data.pairing import GtCrop, Pair, Small, check_pairs, read_names
 from mcir.data.sampler import Draw
 from mcir.data.storage import Storage, open_storage, stem
-from mcir.data.transforms import Color, Window, draw_geometry, in_color, orient, place
+from mcir.data.transforms import Color, Window, draw_geometry, in_color, orient, padded, place
 from mcir.registry import DATASETS, DegradationSection
+
+_LOG = logging.getLogger("mcir")
 
 
 class Item(TypedDict):
@@ -40,10 +43,14 @@ class PairDataset(Dataset[Item]):
         lq: the degraded images; without them ``degradation`` makes them from the ground truths.
         degradation: the section of the degradation.
         names: the keys of the ground truths to use; all without.
-        filename_tmpl: name of a degraded image, made from its partner's.
+        filename_tmpl: name of a degraded image, made from its partner's; with a ``*`` in it (``'{}_*'``) a ground truth
+            may have many, and each of them is an item.
         scale: size of a ground truth / size of its degraded image.
         gt_size: side of the square that is cut from a ground truth, a multiple of the scale; without it images come
             whole (their bottom and right cut to a multiple of the scale).
+        gt_crop: "center": of a ground truth larger than its degraded image the middle is used.
+        small: what becomes of pairs smaller than ``gt_size``: "error" names them, "skip" leaves them out, "pad"
+            mirrors both images at their bottom and right up to it.
         use_hflip: mirror left-right with p = ½.
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
@@ -63,6 +70,8 @@ class PairDataset(Dataset[Item]):
         filename_tmpl: str = "{}",
         scale: int = 1,
         gt_size: int | None = None,
+        gt_crop: GtCrop | None = None,
+        small: Small = "error",
         use_hflip: bool = False,
         use_rot: bool = False,
         color: Color = "rgb",
@@ -76,20 +85,43 @@ class PairDataset(Dataset[Item]):
             raise DataError(f"{what}: color is {color!r}; it must be 'rgb' or 'gray'.")
         if (lq is None) == (degradation is None):
             raise DataError(f"{what}: expected either degraded images or a degradation that makes them.")
+        if gt_crop not in (None, "center"):
+            raise DataError(f"{what}: gt_crop is {gt_crop!r}; it must be 'center', or left out.")
+        if small not in ("error", "skip", "pad"):
+            raise DataError(f"{what}: small is {small!r}; it must be 'error', 'skip' or 'pad'.")
+        if lq is None and (gt_crop is not None or filename_tmpl != "{}"):
+            option = "filename_tmpl" if gt_crop is None else "gt_crop"
+            raise DataError(f"{what}: {option} goes with degraded images, here a degradation makes them.")
+        self._many = "*" in filename_tmpl
         self._gt, self._lq = gt, lq
         self._degradation = None if degradation is None else build_degradation(degradation, scale)
         self._scale, self._size = scale, None if gt_size is None else gt_size // scale
         self._use_hflip, self._use_rot, self._color = use_hflip, use_rot, color
-        self._pairs, self._gt_bits, self._lq_bits = check_pairs(
-            gt, lq, scale=scale, gt_size=gt_size, filename_tmpl=filename_tmpl, names=names, what=what
+        self._pairs, self._gt_bits, self._lq_bits, skipped = check_pairs(
+            gt,
+            lq,
+            scale=scale,
+            gt_size=gt_size,
+            filename_tmpl=filename_tmpl,
+            gt_crop=gt_crop,
+            small=small,
+            names=names,
+            what=what,
         )
+        if skipped:
+            total = skipped + len(self._pairs)
+            _LOG.info("%s: %d of %d pairs are smaller than gt_size %s: left out", what, skipped, total, gt_size)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return the path of a pair's ground truth within its set, without extension: what results call the pair."""
-        return stem(self._pairs[index].gt)
+        """Return what results call a pair: the path of its ground truth within the set, without extension.
+
+        Where a ground truth may have many degraded images, it is the degraded image's.
+        """
+        pair = self._pairs[index]
+        return stem(pair.lq if self._many and pair.lq is not None else pair.gt)
 
     def __getitem__(self, sample: int | Draw) -> Item:
         draw = Draw.of(sample)
@@ -98,11 +130,15 @@ class PairDataset(Dataset[Item]):
         crop, orientation = draw_geometry(rng, self._use_hflip, self._use_rot)
         window = place(crop, pair.height, pair.width, self._size)
         if pair.lq is None:
-            gt, lq = self._degraded(pair.gt, window, pair.height, pair.width, rng)
+            gt, lq = self._degraded(pair, window, rng)
         else:
             assert self._lq is not None
-            gt = in_color(self._gt.read_crop(pair.gt, *window.times(self._scale)), self._color)
+            large = window.times(self._scale)
+            large = large._replace(top=large.top + pair.top, left=large.left + pair.left)
+            gt = in_color(self._gt.read_crop(pair.gt, *large), self._color)
             lq = in_color(self._lq.read_crop(pair.lq, *window), self._color)
+        if self._size is not None:
+            gt, lq = padded(gt, self._size * self._scale), padded(lq, self._size)
         return {
             "lq": _tensor(orient(lq, orientation), self._lq_bits),
             "gt": _tensor(orient(gt, orientation), self._gt_bits),
@@ -111,12 +147,12 @@ class PairDataset(Dataset[Item]):
         }
 
     def _degraded(
-        self, key: str, window: Window, height: int, width: int, rng: np.random.Generator
+        self, pair: Pair, window: Window, rng: np.random.Generator
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the window of a ground truth, and the same of its degraded image."""
         assert self._degradation is not None
-        wide = window.widened(self._degradation.margin // self._scale, height, width)
-        image = np.array(in_color(self._gt.read_crop(key, *wide.times(self._scale)), self._color))
+        wide = window.widened(self._degradation.margin // self._scale, pair.height, pair.width)
+        image = np.array(in_color(self._gt.read_crop(pair.gt, *wide.times(self._scale)), self._color))
         degraded = self._degradation(_tensor(image, self._gt_bits), rng).permute(1, 2, 0).numpy()
         inner = window._replace(top=window.top - wide.top, left=window.left - wide.left)
         return _cut(image, inner.times(self._scale)), np.ascontiguousarray(_cut(degraded, inner))
@@ -130,10 +166,15 @@ class PairedImageDataset(PairDataset):
         dataroot_gt: folder of the ground truths, or a data base (name ends in ``.lmdb``).
         dataroot_lq: the same of the degraded images; exactly one of this and ``degradation``.
         meta_info_file: text file that names the ground truths to use, one a line (BasicSR's meta info).
-        filename_tmpl: name of a degraded image without extension, made from its partner's: ``'{}x4'``.
+        filename_tmpl: name of a degraded image without extension, made from its partner's: ``'{}x4'``. With a ``*`` a
+            ground truth may have many degraded images: ``'{}_*'`` pairs ``1399_8_0.74.png`` with ``1399.png``, and
+            each degraded image is an item.
         io_backend: ``{type: disk}`` or ``{type: lmdb}``; chosen by the path without.
         scale: size of a ground truth / size of its degraded image.
         gt_size: side of the square that is cut from a ground truth; without it images come whole.
+        gt_crop: "center": of a ground truth larger than its degraded image the middle is used.
+        small: what becomes of pairs smaller than ``gt_size``: "error" names them, "skip" leaves them out, "pad"
+            mirrors both images at their bottom and right up to it.
         use_hflip: mirror left-right with p = ½.
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
@@ -152,6 +193,8 @@ class PairedImageDataset(PairDataset):
         io_backend: Mapping[str, str] | None = None,
         scale: int = 1,
         gt_size: int | None = None,
+        gt_crop: GtCrop | None = None,
+        small: Small = "error",
         use_hflip: bool = False,
         use_rot: bool = False,
         color: Color = "rgb",
@@ -169,6 +212,8 @@ class PairedImageDataset(PairDataset):
             filename_tmpl=filename_tmpl,
             scale=scale,
             gt_size=gt_size,
+            gt_crop=gt_crop,
+            small=small,
             use_hflip=use_hflip,
             use_rot=use_rot,
             color=color,

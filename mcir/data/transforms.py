@@ -57,10 +57,24 @@ def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> G
 
 
 def place(crop: tuple[float, float], height: int, width: int, size: int | None) -> Window:
-    """Return the window of side ``size`` (the whole image without) that two numbers in [0, 1) choose uniformly."""
-    if size is None:
-        return Window(0, 0, height, width)
-    return Window(int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1)), size, size)
+    """Return the window of side ``size`` (the whole image without) that two numbers in [0, 1) choose uniformly.
+
+    A side of the image that is shorter than that is taken whole.
+    """
+    rows, columns = (height, width) if size is None else (min(size, height), min(size, width))
+    return Window(int(crop[0] * (height - rows + 1)), int(crop[1] * (width - columns + 1)), rows, columns)
+
+
+def padded(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return an image (H, W, C) whose sides are at least ``size``: mirrored at its bottom and right, edges repeated.
+
+    Repeating the edges keeps the two images of a pair in register at every scale.
+    """
+    bottom, right = (max(0, size - side) for side in image.shape[:2])
+    if not (bottom or right):
+        return image
+    wide: npt.NDArray[Any] = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+    return wide.reshape(image.shape[0] + bottom, image.shape[1] + right, image.shape[2])
 
 
 def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any]:

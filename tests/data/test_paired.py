@@ -166,3 +166,94 @@ def test_pairs_are_called_by_their_path_within_the_set(tmp_path):
         save(tmp_path / "lq" / folder / "0.png", smooth(8, 8))
     dataset = PairedImageDataset(str(tmp_path / "gt"), str(tmp_path / "lq"))
     assert [dataset.name(index) for index in range(2)] == ["a/0", "b/0"]
+
+
+# -- one clean image, many degraded ones; larger clean images; small ones ---------------------------------------------
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_each_degraded_image_is_an_item(tmp_path, base):
+    clean = {name: noise(16, 20, seed=name) for name in (901, 902)}
+    hazy = {(name, copy): noise(16, 20, seed=10 * name + copy) for name in clean for copy in (1, 2, 14)}
+    for name, image in clean.items():
+        save(tmp_path / "gt" / f"{name}.png", image)
+    for (name, copy), image in hazy.items():
+        save(tmp_path / "lq" / f"{name}_{copy}.png", image)
+    ending = ""
+    if base:
+        ending = ".lmdb"
+        for side in ("gt", "lq"):
+            create_lmdb(tmp_path / side, tmp_path / f"{side}.lmdb", "raw")
+    dataset = PairedImageDataset(
+        f"{tmp_path}/gt{ending}", f"{tmp_path}/lq{ending}", filename_tmpl="{}_*", gt_size=8, use_rot=True
+    )
+    assert len(dataset) == len(hazy)
+    names = [dataset.name(index) for index in range(len(dataset))]
+    assert sorted(names) == sorted(f"{name}_{copy}" for name, copy in hazy)
+    whole = PairedImageDataset(f"{tmp_path}/gt{ending}", f"{tmp_path}/lq{ending}", filename_tmpl="{}_*")
+    for index, called in enumerate(names):
+        name, copy = map(int, called.split("_"))
+        item = whole[index]
+        assert np.array_equal(hwc(item["gt"]), clean[name]) and np.array_equal(hwc(item["lq"]), hazy[name, copy])
+        assert item["gt_path"].endswith(f"/{name}.png") and item["lq_path"].endswith(f"/{name}_{copy}.png")
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_middle_of_a_larger_ground_truth_is_the_partner(scale):
+    gt, lq = coordinates(scale)
+    wide = np.pad(gt.read("a"), ((3, 3), (5, 5), (0, 0)), constant_values=255)
+    kind = {"scale": scale, "gt_crop": "center", "what": "s"}
+    dataset = PairDataset(Memory({"a": wide}), lq, gt_size=8 * scale, use_hflip=True, use_rot=True, **kind)
+    for position in range(60):
+        item = dataset[Draw(0, position, 1)]
+        assert np.array_equal(np.kron(hwc(item["lq"]), np.ones((scale, scale, 1), np.uint8)), hwc(item["gt"]))
+    assert np.array_equal(hwc(PairDataset(Memory({"a": wide}), lq, **kind)[0]["gt"]), gt.read("a"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 12), (12, 3), (3, 4)])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_small_pairs_are_mirrored_in_register(height, width, scale):
+    gt, lq = coordinates(scale, height, width)
+    dataset = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, use_rot=True, small="pad", what="s")
+    for position in range(20):
+        small, large = (hwc(dataset[Draw(0, position, 0)][side]) for side in ("lq", "gt"))
+        assert small.shape == (8, 8, 3)
+        assert np.array_equal(np.kron(small, np.ones((scale, scale, 1), np.uint8)), large)
+    plain = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, small="pad", what="s")[0]
+    image = lq.read("a")[:8, :8]
+    padding = ((0, 8 - image.shape[0]), (0, 8 - image.shape[1]), (0, 0))
+    if width < 8 and height < 8:  # nothing is random about the place then
+        assert np.array_equal(hwc(plain["lq"]), np.pad(image, padding, "symmetric"))
+
+
+def test_small_ground_truths_are_degraded_then_mirrored():
+    section = {"type": "BicubicDown"}
+    kind = {"scale": 2, "what": "s"}
+    small = Memory({"a": smooth(12, 40)})
+    item = PairDataset(small, None, section, gt_size=32, small="pad", **kind)[Draw(0, 3, 0)]
+    assert item["gt"].shape == (3, 32, 32) and item["lq"].shape == (3, 16, 16)
+    whole = hwc(PairDataset(small, None, section, **kind)[0]["lq"])
+    assert any(np.array_equal(hwc(item["lq"])[:6], whole[:, left : left + 16]) for left in range(5))
+
+
+def test_small_pairs_are_left_out_and_counted(caplog):
+    gt = Memory({"a": noise(8, 40), "b": noise(40, 40)})
+    with caplog.at_level("INFO", "mcir"):
+        dataset = PairDataset(gt, None, {"type": "BicubicDown"}, scale=2, gt_size=32, small="skip", what="my set")
+    assert len(dataset) == 1 and dataset.name(0) == "b"
+    assert "my set: 1 of 2 pairs are smaller than gt_size 32: left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"gt_crop": "left"}, "gt_crop is 'left'"),
+        ({"small": "drop"}, "small is 'drop'"),
+        ({"gt_crop": "center"}, "gt_crop goes with degraded images"),
+        ({"filename_tmpl": "{}_*"}, "filename_tmpl goes with degraded images"),
+    ],
+)
+def test_options_of_pairs_are_checked(tmp_path, kind, message):
+    save(tmp_path / "a.png", noise(32, 32))
+    with pytest.raises(DataError, match=message):
+        PairedImageDataset(str(tmp_path), degradation={"type": "BicubicDown"}, scale=2, **kind)

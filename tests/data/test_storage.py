@@ -62,6 +62,16 @@ def test_the_path_or_the_option_chooses_the_backend(tmp_path):
         open_storage(tmp_path / "in", {"type": "lmdb"})
 
 
-@pytest.mark.parametrize(("key", "expected"), [("a.png", "a"), ("x/a.b.png", "x/a.b"), ("x.y/a", "x.y/a")])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("a.png", "a"),
+        ("x/a.b.png", "x/a.b"),
+        ("x.y/a", "x.y/a"),
+        ("1_0.74031.png", "1_0.74031"),
+        ("x/.png", "x/.png"),
+        ("a.", "a."),
+    ],
+)
 def test_stem(key, expected):
     assert stem(key) == expected

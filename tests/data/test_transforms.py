@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mcir.data.transforms import Orientation, Window, draw_geometry, in_color, orient, place
+from mcir.data.transforms import Orientation, Window, draw_geometry, in_color, orient, padded, place
 from tests.data.pictures import noise
 
 
@@ -43,6 +43,15 @@ def test_every_place_can_be_drawn():
     places = {place((u, v), 5, 4, 3)[:2] for u in np.linspace(0, 0.999, 30) for v in np.linspace(0, 0.999, 30)}
     assert places == set(product(range(3), range(2)))
     assert place((0.5, 0.5), 5, 4, None) == (0, 0, 5, 4)
+    assert place((0.9, 0.9), 5, 4, 5) == (0, 0, 5, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_padding_mirrors_and_repeats_edges(channels):
+    image = noise(2, 9, channels)
+    wide = padded(image, 7)
+    assert np.array_equal(wide, np.pad(image, ((0, 5), (0, 0), (0, 0)), "symmetric"))
+    assert padded(image, 2) is image
 
 
 def test_windows_widen_up_to_the_border():

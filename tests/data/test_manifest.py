@@ -1,0 +1,212 @@
+"""Manifests: all of them are well-formed, and the page of the data sets says what they say."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from mcir.data import manifest as room
+from mcir.data.errors import DataError
+from mcir.data.manifest import HOME, Manifest, as_markdown, known_manifests, read_manifest
+from mcir.data.pairing import examine_pairs
+from mcir.data.prepare import _starts
+from mcir.data.storage import Memory
+from tests.data.pictures import noise
+
+DATASETS = Path(__file__).parents[2] / "datasets"
+OF_THE_PAPER = [
+    "div2k",
+    "set5",
+    "set14",
+    "b100",
+    "urban100",
+    "manga109",
+    "its",
+    "reside-in",
+    "reside-6k",
+    "sots-indoor",
+    "sots-outdoor",
+    "sots-mix",
+    "reside-out",
+    "gopro",
+    "rain200l",
+    "rain200h",
+    "did",
+    "ddn",
+    "spa",
+    "sidd",
+]
+
+
+def test_every_set_of_the_paper_has_one():
+    assert known_manifests() == sorted(OF_THE_PAPER)
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_it_is_well_formed(name):
+    manifest = read_manifest(name)
+    assert manifest.name == name
+    assert manifest.pairs
+    for rule in manifest.folders:
+        assert not rule.path.startswith("/") and ".." not in rule.path
+        assert rule.images, "every count is known, if only from general knowledge"
+    counts = {rule.path: rule.images for rule in manifest.folders}
+    for pair in manifest.pairs:
+        many = any("*" in template for template in pair.filename_tmpl)
+        if pair.per_gt or not many:
+            assert counts[pair.lq] == counts[pair.gt] * (pair.per_gt or 1)
+        for template in pair.filename_tmpl:
+            examine_pairs(Memory({}), Memory({}), scale=1, gt_size=None, filename_tmpl=template)
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_no_key_of_the_file_stands_twice(name):
+    """PyYAML takes the last of two equal keys and says nothing."""
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+            return super().construct_mapping(node, deep)
+
+    assert yaml.load((HOME / f"{name}.yml").read_text(encoding="utf-8"), Loader)
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_what_is_recalled_says_so(name):
+    """Where no copy, sample or code stands behind a number, the manifest lists what is not checked."""
+    manifest = read_manifest(name)
+    recalled = [rule for rule in manifest.folders if rule.evidence != "copy"]
+    counts_only = all(not rule.sizes and not rule.names and not rule.longest_side for rule in manifest.folders)
+    assert not recalled or manifest.unverified or counts_only
+    assert "from general knowledge" in as_markdown(manifest) or not recalled
+
+
+def test_names_are_found_as_people_write_them():
+    assert read_manifest("RESIDE-6K") == read_manifest("reside_6k") == read_manifest("reside 6k")
+    with pytest.raises(DataError, match=r"no data set 'rain200'.*Did you mean 'rain200.'.*Known are b100, ddn"):
+        read_manifest("rain200")
+
+
+def test_an_installation_without_manifests_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "HOME", tmp_path)
+    with pytest.raises(DataError, match="installed without them"):
+        read_manifest("gopro")
+    (tmp_path / "gopro.yml").write_text("name: [")
+    with pytest.raises(DataError, match=r"gopro\.yml"):
+        read_manifest("gopro")
+    (tmp_path / "gopro.yml").write_text("name: gopro\n")
+    with pytest.raises(DataError, match=r"gopro\.yml(.|\n)*title"):
+        read_manifest("gopro")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nmae": 1}, "nmae"),
+        ({"task": "denoise"}, "task"),
+        ({"folders": []}, "folders"),
+        ({"folders": [{"path": "a", "holds": "x", "images": "5"}]}, "images"),
+        ({"folders": [{"path": "a", "holds": "x", "images": 0}]}, "images"),
+        ({"folders": [{"path": "a", "holds": "x", "names": "("}]}, "no regular expression"),
+        ({"folders": [{"path": "a", "holds": "x", "sizes": {"*": ["620×460"]}}]}, "sizes"),
+        ({"folders": [{"path": "a", "holds": "x", "evidence": "hearsay"}]}, "evidence"),
+        ({"folders": [{"path": "a", "holds": "x"}, {"path": "a", "holds": "y"}]}, "stands there twice"),
+        ({"pairs": [{"gt": "gt", "lq": "hazy"}]}, "gt \\+ hazy is of folders that are not listed"),
+        ({"pairs": [{"gt": "gt", "lq": "lq", "per_gt": 10}]}, "without '\\*'"),
+        ({"pairs": [{"gt": "gt", "lq": "lq", "scale": 0}]}, "scale"),
+        ({"pairs": [{"gt": "gt", "lq": "lq", "gt_crop": "left"}]}, "gt_crop"),
+    ],
+)
+def test_what_is_not_well_formed(change, message):
+    text = dict.fromkeys(("name", "title", "root", "what", "source", "terms", "version"), "x")
+    folders = [{"path": "gt", "holds": "x"}, {"path": "lq", "holds": "x"}]
+    good = {**text, "task": "dehazing", "folders": folders, "pairs": [{"gt": "gt", "lq": "lq"}]}
+    Manifest.model_validate(good)
+    with pytest.raises(ValidationError, match=message):
+        Manifest.model_validate({**good, **change})
+
+
+# -- numbers that follow from others ----------------------------------------------------------------------------------
+
+
+def rules(name):
+    return {rule.path: rule for rule in read_manifest(name).folders}
+
+
+def test_the_crops_of_gopro_follow_from_the_command():
+    of_a_frame = len(_starts(1280, 512, 256, 0)) * len(_starts(720, 512, 256, 0))
+    gopro = rules("gopro")
+    assert gopro["sharp_crops.lmdb"].images == gopro["train/sharp"].images * of_a_frame == 2103 * 8
+    assert re.fullmatch(gopro["sharp_crops.lmdb"].names, f"GOPR0372_07_00/000047_s{of_a_frame:03d}.png")
+    assert "--size 512 --step 256" in read_manifest("gopro").prepare
+
+
+def test_sub_images_of_div2k_fit_each_other():
+    sizes = {path: int(rule.sizes["*"][0].split("x")[0]) for path, rule in rules("div2k").items() if rule.sizes}
+    for pair in read_manifest("div2k").pairs[:2]:
+        assert sizes[pair.gt] == pair.scale * sizes[pair.lq]
+
+
+# -- names as they are known ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "gt", "lq"),
+    [
+        ("its", "1399.png", "1399_8_0.74031.png"),
+        ("sots-indoor", "1400.png", "1400_10.png"),
+        ("sots-outdoor", "0001.png", "0001_0.8_0.2.jpg"),
+        ("reside-in", "1_1.png", "1_1.png"),
+        ("ddn", "901.jpg", "901_14.jpg"),
+        ("rain200l", "norain-1.png", "norain-1x2.png"),
+        ("set5", "baby.png", "babyx2.png"),
+        ("gopro", "GOPR0384_11_00/000001_s008.png", "GOPR0384_11_00/000001_s008.png"),
+        ("sidd", "0001_010_s001.png", "0001_010_s001.png"),
+    ],
+)
+def test_known_names_pair_and_fit(name, gt, lq):
+    pair = read_manifest(name).pairs[0]
+    for path, key in ((pair.gt, gt), (pair.lq, lq)):
+        assert rules(name)[path].names is None or re.fullmatch(rules(name)[path].names, key)
+    sides = Memory({gt: noise(8 * pair.scale, 8 * pair.scale)}), Memory({lq: noise(8, 8)})
+    results = [
+        examine_pairs(*sides, scale=pair.scale, gt_size=None, filename_tmpl=template) for template in pair.filename_tmpl
+    ]
+    assert any(not problems and len(checked.pairs) == 1 for checked, problems in results)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_manifests_say():
+    """If this fails: python datasets/render.py."""
+    spec = importlib.util.spec_from_file_location("render", DATASETS / "render.py")
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    page = (DATASETS / "README.md").read_text(encoding="utf-8")
+    assert page.count(render.MARK) == 1
+    assert render.rendered(page) == page
+    for name in known_manifests():
+        assert f"mcir prepare verify {name} datasets/" in page
+
+
+def test_a_section_of_the_page():
+    section = as_markdown(read_manifest("its"))
+    assert section.startswith("### ITS (RESIDE, as its authors give it)\n\n`mcir prepare verify its datasets/ITS`\n")
+    assert "| `hazy` | hazy images | 13,990 | 620×460 | measured on some images of it" in section
+    assert "`filename_tmpl: '{}_*'`; 10 degraded images each; `gt_crop: center`." in section
+    div2k = as_markdown(read_manifest("div2k"))
+    assert "(optional) | 800 | longest side 2040 |" in div2k and "equal names; scale 2." in div2k
+    assert "each image its own, listed in the manifest" in as_markdown(read_manifest("set5"))
+
+
+def test_the_option_files_read_the_folders_of_the_manifests():
+    known = {f"datasets/{each.root}/{rule.path}" for each in map(read_manifest, OF_THE_PAPER) for rule in each.folders}
+    read = set()
+    for file in (DATASETS.parent / "options").rglob("*.yml"):
+        read |= set(re.findall(r"^\s*dataroot_\w+:\s*(datasets/\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+    assert read and not read - known
