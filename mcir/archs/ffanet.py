@@ -1,0 +1,172 @@
+"""FFA-Net, the feature fusion attention network for dehazing (Qin et al., AAAI 2020, arXiv:1911.07559).
+
+Groups of residual blocks with channel and pixel attention; the groups' outputs are weighted channel by channel, added
+and attended to once more. Keys and shapes of the state dict are those of the published weights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcir.archs.network import Network, Shapes
+from mcir.registry import ARCHS
+
+FEATURES = 64
+"""Channels within."""
+
+
+class ChannelAttention(nn.Module):
+    """A factor in (0, 1) for each channel of an image, from the means of all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ca = nn.Sequential(
+            nn.Conv2d(FEATURES, FEATURES // 8, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(FEATURES // 8, FEATURES, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the factors (B, C, 1, 1)."""
+        factors: Tensor = self.ca(x.mean((2, 3), keepdim=True))
+        return factors
+
+
+class PixelAttention(nn.Module):
+    """A factor in (0, 1) for each pixel, from all its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pa = nn.Sequential(
+            nn.Conv2d(FEATURES, FEATURES // 8, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(FEATURES // 8, 1, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the factors (B, 1, H, W)."""
+        factors: Tensor = self.pa(x)
+        return factors
+
+
+class Block(nn.Module):
+    """``x + PA(CA(conv2(x + relu(conv1(x)))))`` with 3×3 convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(FEATURES, FEATURES, 3, padding=1)
+        self.conv2 = nn.Conv2d(FEATURES, FEATURES, 3, padding=1)
+        self.calayer = ChannelAttention()
+        self.palayer = PixelAttention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        features = self.conv2(F.relu_(self.conv1(x)) + x)
+        features = features * self.calayer(features)
+        return torch.addcmul(x, features, self.palayer(features))
+
+
+class Group(nn.Module):
+    """Blocks and a convolution, with a shortcut around them all.
+
+    Args:
+        blocks: how many.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.gp = nn.Sequential(*(Block() for _ in range(blocks)), nn.Conv2d(FEATURES, FEATURES, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        features: Tensor = self.gp(x)
+        return features.add_(x)
+
+
+@ARCHS.register(aliases=["FFA"])
+class FFANet(Network):
+    """FFA-Net: (B, 3, H, W) in [0, 1], RGB, to the same shape, not clamped.
+
+    The published network has 3 groups of 19 blocks. It was trained on normalised images and unchanged targets, and it
+    adds what it makes to its normalised input; ``forward`` normalises, ``restore`` is the published network.
+
+    Args:
+        gps: groups.
+        blocks: blocks in each group.
+
+    Attributes:
+        input_mean: what is subtracted from the input, a number a channel …
+        input_std: … and what the rest is divided by.
+
+    Raises:
+        ValueError: fewer than one group or block.
+    """
+
+    input_mean: ClassVar[tuple[float, float, float]] = (0.64, 0.6, 0.58)
+    input_std: ClassVar[tuple[float, float, float]] = (0.14, 0.15, 0.152)
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, gps: int = 3, blocks: int = 19) -> None:
+        super().__init__()
+        if min(gps, blocks) < 1:
+            raise ValueError(f"FFANet: groups and blocks start at 1, not {gps=}, {blocks=}.")
+        self.register_buffer("mean", torch.tensor(self.input_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.input_std).view(1, 3, 1, 1), persistent=False)
+        for group in range(gps):
+            self.add_module(f"g{group + 1}", Group(blocks))
+        self.ca = nn.Sequential(
+            nn.Identity(),  # the published keys count the mean, which is taken of each group by itself
+            nn.Conv2d(gps * FEATURES, FEATURES // 16, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(FEATURES // 16, gps * FEATURES, 1),
+            nn.Sigmoid(),
+        )
+        self.palayer = PixelAttention()
+        self.pre = nn.Sequential(nn.Conv2d(3, FEATURES, 3, padding=1))
+        self.post = nn.Sequential(
+            nn.Conv2d(FEATURES, FEATURES, 3, padding=1),
+            nn.Conv2d(FEATURES, 3, 3, padding=1),
+        )
+        self.gps = gps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dehaze images (B, 3, H, W) in [0, 1], of any size, to the same shape, not clamped."""
+        return super().forward((self.checked(x) - self.mean) / self.std)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Dehaze normalised images of any size; the result is in the range of images."""
+        features = self.pre(_laid_out(x))
+        groups = []
+        for group in range(self.gps):
+            features = self.get_submodule(f"g{group + 1}")(features)
+            groups.append(features)
+        weights = self.ca(torch.cat([group.mean((2, 3), keepdim=True) for group in groups], 1)).chunk(self.gps, 1)
+        fused = groups[0] * weights[0]
+        for features, weight in zip(groups[1:], weights[1:], strict=True):
+            fused = torch.addcmul(fused, features, weight)
+        return torch.add(x, self.post(fused * self.palayer(fused)))
+
+    @classmethod
+    def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """Return the arguments that a state dict tells: both."""
+        blocks = {match.groups() for key in shapes if (match := re.match(r"g(\d+)\.gp\.(\d+)\.palayer\.", key))}
+        if not blocks or not {"pre.0.weight", "post.1.weight", "ca.1.weight"} <= shapes.keys():
+            return None
+        gps = len({group for group, _ in blocks})
+        return {"gps": gps, "blocks": len(blocks) // gps}
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """Return the images channels last where that is faster by measurement: on a processor, without gradients."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x

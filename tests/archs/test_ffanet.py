@@ -1,0 +1,99 @@
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcir.archs import FFANet
+from mcir.archs.network import Network
+from mcir.registry import ARCHS
+from tests.archs.contract import ArchitectureContract
+
+
+class TestContract(ArchitectureContract):
+    section: ClassVar = {"type": "FFANet", "gps": 2, "blocks": 1}
+
+
+@pytest.mark.parametrize(("gps", "blocks"), [(3, 2), (2, 1), (1, 1)])
+def test_agrees_with_the_equations(gps: int, blocks: int) -> None:
+    """The network written as the paper has it, in float64."""
+    torch.manual_seed(0)
+    net = FFANet(gps, blocks).double()
+    images, state = torch.rand(2, 3, 6, 7, dtype=torch.float64), net.state_dict()
+
+    def conv(x: Tensor, key: str) -> Tensor:
+        weight = state[f"{key}.weight"]
+        return F.conv2d(x, weight, state[f"{key}.bias"], padding=weight.shape[-1] // 2)
+
+    def factors(x: Tensor, first: str, second: str) -> Tensor:
+        return 1 / (1 + torch.exp(-conv(conv(x, first).clamp(min=0), second)))
+
+    def mean(x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2)[..., None, None]
+
+    mean_of_colours = torch.tensor([0.64, 0.6, 0.58]).double().view(1, 3, 1, 1)
+    range_of_colours = torch.tensor([0.14, 0.15, 0.152]).double().view(1, 3, 1, 1)
+    normal = (images - mean_of_colours) / range_of_colours
+    x = conv(normal, "pre.0")
+    groups = []
+    for group in range(1, gps + 1):
+        entry = x
+        for block in range(blocks):
+            key = f"g{group}.gp.{block}"
+            inner = conv(conv(x, f"{key}.conv1").clamp(min=0) + x, f"{key}.conv2")
+            inner = inner * factors(mean(inner), f"{key}.calayer.ca.0", f"{key}.calayer.ca.2")
+            x = inner * factors(inner, f"{key}.palayer.pa.0", f"{key}.palayer.pa.2") + x
+        x = conv(x, f"g{group}.gp.{blocks}") + entry
+        groups.append(x)
+    weights = factors(mean(torch.cat(groups, 1)), "ca.1", "ca.3").unflatten(1, (gps, 64))
+    fused = torch.stack([weights[:, index] * x for index, x in enumerate(groups)]).sum(0)
+    fused = fused * factors(fused, "palayer.pa.0", "palayer.pa.2")
+    expected = conv(conv(fused, "post.0"), "post.1") + normal
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-7)  # the mean and range are held in float32
+    torch.testing.assert_close(net.restore(normal), expected, rtol=0, atol=1e-12)
+
+
+def test_normalises_its_input_and_not_its_output() -> None:
+    net = FFANet(1, 1)
+    for parameter in net.post[1].parameters():
+        torch.nn.init.zeros_(parameter)
+    images = torch.tensor([0.64 + 0.14, 0.6 - 0.15, 0.58]).view(1, 3, 1, 1).expand(1, 3, 4, 5)
+    expected = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 5)
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-6)
+    assert torch.equal(Network.forward(net, images), images)
+
+
+def test_without_gradients_the_same_in_either_layout() -> None:
+    """Without gradients the layout is the network's choice: the numbers stay, and so do the strides."""
+    torch.manual_seed(0)
+    net, images = FFANet(2, 1), torch.rand(2, 3, 6, 7)
+    with torch.no_grad():
+        output = net(images)
+    assert output.is_contiguous()
+    torch.testing.assert_close(output, net(images).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_is_known_by_the_name_of_the_official_class() -> None:
+    assert ARCHS.get("FFA") is FFANet
+
+
+@pytest.mark.parametrize("arguments", [{"gps": 3, "blocks": 19}, {"gps": 3, "blocks": 20}, {"gps": 1, "blocks": 1}])
+def test_every_network_is_found_from_its_shapes(arguments: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        net = FFANet(**arguments)
+    assert FFANet.detect({key: tuple(value.shape) for key, value in net.state_dict().items()}) == arguments
+
+
+@pytest.mark.parametrize("other", [{"type": "EDSR"}, {"type": "NAFNet"}])
+def test_other_state_dicts_are_not_its_own(other: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        net = ARCHS.build(other)
+    assert FFANet.detect({key: tuple(value.shape) for key, value in net.state_dict().items()}) is None
+
+
+@pytest.mark.parametrize("arguments", [{"gps": 0}, {"blocks": 0}, {"gps": -1}])
+def test_what_cannot_be_built_is_refused(arguments: dict[str, int]) -> None:
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(ValueError, match=f"FFANet: .*{name}={value}"):
+        FFANet(**arguments)
