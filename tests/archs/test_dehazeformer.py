@@ -1,0 +1,234 @@
+import re
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from mcir.archs import DehazeFormer
+from mcir.archs.dehazeformer import Attention, RescaledNorm
+from mcir.registry import ARCHS
+from tests.archs.contract import ArchitectureContract
+from tests.golden import networks
+
+TINY = {
+    "embed_dims": [4, 8, 8, 8, 4],
+    "mlp_ratios": [2.0, 1.5, 2.0, 1.0, 2.0],
+    "depths": [1, 2, 4, 1, 1],
+    "num_heads": [2, 2, 4, 1, 1],
+    "attn_ratio": [0.0, 1.0, 0.5, 0.0, 0.0],
+}
+SOFTMAX = {"*.attn.attn.meta.2.bias": "one summand for all scores of a head, which the softmax does not see"}
+CONFIGS = [config for config in networks.configs() if config.startswith("dehazeformer")]
+
+
+class TestContract(ArchitectureContract):
+    section: ClassVar = {"type": "DehazeFormer", **TINY}
+    no_gradient: ClassVar = SOFTMAX
+
+
+class TestContractOfConv(ArchitectureContract):
+    section: ClassVar = {"type": "DehazeFormer", **TINY, "conv_type": "Conv", "in_chans": 1, "window_size": 4}
+    channels = 1
+    no_gradient: ClassVar = SOFTMAX
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        ({}, 28),  # a quarter of it is 7: 4 pixels are mirrored before a shifted window and 5 after
+        ({"attn_ratio": [0, 0, 0.5, 0, 0]}, 28),
+        ({"attn_ratio": [0, 0.5, 0, 0, 0]}, 16),
+        ({"attn_ratio": [0, 0, 1, 0, 0], "depths": [1, 1, 1, 1, 1]}, 20),  # 5 pixels of an unshifted window, and 3
+        ({"attn_ratio": [0] * 5}, 12),  # 3 pixels under a 5×5 kernel
+        ({"attn_ratio": [0] * 5, "conv_type": "Conv"}, 8),
+        ({"window_size": 4}, 16),
+    ],
+)
+def test_the_smallest_side_is_what_mirroring_allows(arguments: dict[str, Any], least: int) -> None:
+    net = DehazeFormer(**{**TINY, "depths": [2, 2, 2, 1, 1], **arguments}).eval()
+    assert net.min_size == least
+    with torch.no_grad():
+        for side in range(least, least + 40, 4):
+            assert net.restore(torch.rand(1, 3, side, least)).shape == (1, 3, side, least)
+        with pytest.raises(RuntimeError, match="adding size should be less than"):
+            net.restore(torch.rand(1, 3, least - 4, 64))
+
+
+# -- the paper's equations, slowly ------------------------------------------------------------------------------------
+
+
+def test_norm_agrees_with_the_equations() -> None:
+    torch.manual_seed(0)
+    norm, images = RescaledNorm(3).double(), 5 + torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+        normalised, factor, summand = norm(images)
+    assert factor.shape == summand.shape == (2, 3, 1, 1)
+    for index, image in enumerate(images):
+        mean = sum(image.flatten().tolist()) / image.numel()
+        std = (sum((value - mean) ** 2 for value in image.flatten().tolist()) / image.numel() + 1e-5) ** 0.5
+        for channel in range(3):
+            weight, bias = norm.weight[0, channel].item(), norm.bias[0, channel].item()
+            expected = (image[channel] - mean) / std * weight + bias
+            torch.testing.assert_close(normalised[index, channel], expected, rtol=0, atol=1e-12)
+            for meta, value, own in ((norm.meta1, std, factor), (norm.meta2, mean, summand)):
+                expected_value = meta.weight[channel].item() * value + meta.bias[channel].item()
+                assert own[index, channel].item() == pytest.approx(expected_value, abs=1e-12)
+
+
+def mirrored(place: int, side: int) -> int:
+    """The pixel that stands for one beyond the edge."""
+    return -place if place < 0 else 2 * (side - 1) - place if place >= side else place
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7)])
+def test_attention_agrees_with_a_loop_over_pixels(shift: int, size: tuple[int, int]) -> None:
+    """Each pixel attends to the window around it, whose missing pixels are mirrored ones."""
+    torch.manual_seed(0)
+    window, heads, dim = 4, 2, 6
+    depth, (height, width) = dim // heads, size
+    attn = Attention(dim, heads, window, shift, True, "DWConv").double()
+    image = torch.randn(1, dim, height, width, dtype=torch.float64)
+    with torch.no_grad():
+        query_key, value = attn.QK(image), attn.V(image)
+        query, key = query_key[0, :dim], query_key[0, dim:]
+        expected = torch.zeros(dim, height, width, dtype=torch.float64)
+        for y in range(height):
+            for x in range(width):
+                top, left = ((place + shift) // window * window - shift for place in (y, x))
+                others = [(v, u) for v in range(top, top + window) for u in range(left, left + window)]
+                for head in range(heads):
+                    part = slice(head * depth, (head + 1) * depth)
+                    scores, values = [], []
+                    for v, u in others:
+                        offset = torch.tensor([y - v, x - u], dtype=torch.float64)
+                        hidden = attn.attn.meta[0](offset.sign() * (1 + offset.abs()).log()).clamp(min=0)
+                        bias = attn.attn.meta[2](hidden)[head]
+                        at = (part, mirrored(v, height), mirrored(u, width))
+                        scores.append(query[part, y, x] @ key[at] / depth**0.5 + bias)
+                        values.append(value[0][at])
+                    expected[part, y, x] = torch.stack(scores).softmax(0) @ torch.stack(values)
+        torch.testing.assert_close(attn.attended(query_key, value)[0], expected, rtol=0, atol=1e-6)
+        whole = attn.proj(attn.conv(value) + expected)
+        torch.testing.assert_close(attn(image), whole, rtol=0, atol=1e-6)
+
+
+def test_network_agrees_with_its_parts() -> None:
+    """The U-Net, its fusions, its residuals and its head as the paper draws them."""
+    torch.manual_seed(0)
+    net = DehazeFormer(**TINY).double()
+    image = torch.rand(2, 3, 32, 28, dtype=torch.float64) * 2 - 1
+
+    def stage(x: Tensor, layer: Any) -> Tensor:
+        for block in layer.blocks:
+            if block.norm1 is None:
+                x = x + block.attn(x)
+            else:
+                normalised, factor, summand = block.norm1(x)
+                x = x + (block.attn(normalised) * factor + summand)
+            x = x + block.mlp.mlp[2](block.mlp.mlp[0](x).clamp(min=0))
+        return x
+
+    def fused(x: Tensor, skip: Tensor, fusion: Any) -> Tensor:
+        means = (x + skip).mean((2, 3), keepdim=True)
+        scores = fusion.mlp[2](fusion.mlp[0](means).clamp(min=0)).view(2, 2, -1, 1, 1)
+        own, other = scores.softmax(1).unbind(1)
+        return x * own + skip * other + x
+
+    with torch.no_grad():
+        first = stage(net.patch_embed.proj(image), net.layer1)
+        second = stage(net.patch_merge1.proj(first), net.layer2)
+        x = net.patch_split1.proj(stage(net.patch_merge2.proj(second), net.layer3))
+        x = stage(fused(x, net.skip2(second), net.fusion1), net.layer4)
+        x = stage(fused(net.patch_split2.proj(x), net.skip1(first), net.fusion2), net.layer5)
+        head = net.patch_unembed.proj(x)
+        expected = head[:, :1] * image - head[:, 1:] + image
+        torch.testing.assert_close(net.restore(image), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(net(image / 2 + 0.5), expected / 2 + 0.5, rtol=0, atol=1e-12)
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_attention_stands_last_and_every_second_window_is_shifted() -> None:
+    net = DehazeFormer(**{**TINY, "depths": [5, 8, 1, 1, 3], "attn_ratio": [0.5, 0.25, 0, 1, 1]})
+    layers = (net.layer1, net.layer2, net.layer3, net.layer4, net.layer5)
+    assert [[block.attn.use_attn for block in layer.blocks] for layer in layers] == [
+        [False, False, False, True, True],
+        [False] * 6 + [True] * 2,
+        [False],
+        [True],
+        [True] * 3,
+    ]
+    assert [block.attn.shift for block in net.layer2.blocks] == [0, 4] * 4
+
+
+def test_training_starts_near_the_published_scheme() -> None:
+    torch.manual_seed(0)
+    net = DehazeFormer()
+    blocks, block = 32, net.layer3.blocks[-1]
+    for name, fans, width in (("QK", 96 + 192, 1.0), ("V", 96 + 96, (8 * blocks) ** -0.25)):
+        layer = block.attn.get_submodule(name)
+        assert layer.weight.std().item() == pytest.approx(width * (2 / fans) ** 0.5, rel=0.05)
+        assert not layer.bias.any()
+    assert (block.norm1.meta1.bias == 1).all() and not block.norm1.meta2.bias.any()
+    assert block.norm1.meta1.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert 0.1 < net(images).std() < 1
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_published_configurations_are_found_from_their_shapes(config: str) -> None:
+    golden = networks.load(config)
+    found = DehazeFormer.detect({key: tuple(shape) for key, shape in golden.shapes.items()})
+    assert found == {**golden.kwargs, "in_chans": 3, "window_size": 8}
+
+
+@pytest.mark.parametrize("config", ["edsr_light_x2", "ffa_3_19", "idt_64", "nafnet_sidd_w32", "swinir_light_x2"])
+def test_other_networks_are_not_taken_for_it(config: str) -> None:
+    shapes = {key: tuple(shape) for key, shape in networks.load(config).shapes.items()}
+    assert DehazeFormer.detect(shapes) is None
+
+
+def test_a_state_dict_without_attention_is_found() -> None:
+    arguments = {**TINY, "attn_ratio": [0.0] * 5}
+    found = DehazeFormer.detect(
+        {key: tuple(value.shape) for key, value in DehazeFormer(**arguments).state_dict().items()}
+    )
+    assert found == {**arguments, "num_heads": [2, 4, 6, 1, 1], "conv_type": "DWConv", "in_chans": 3}
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depths": [4, 4, 4]}, "depths has 3 numbers; give one for each of the five stages"),
+        ({"num_heads": [2, 4, 6, 1, 1, 1]}, "num_heads has 6 numbers"),
+        ({"depths": [4, 4, 0, 2, 2]}, "start at 1 and windows at 2 pixels, not .*depths=[4, 4, 0, 2, 2]"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"window_size": 1}, "window_size=1"),
+        ({"embed_dims": [24, 48, 96, 48, 48]}, "stages 1 and 5, and 2 and 4, meet over a skip"),
+        ({"embed_dims": [24, 48, 96, 96, 24]}, "need the same embed_dims, not [24, 48, 96, 96, 24]"),
+        ({"mlp_ratios": [2, 4, 0.01, 2, 2]}, "mlp_ratios[2] = 0.01 leaves no channel of 96"),
+        ({"attn_ratio": [0, 0.5, 75, 0, 0]}, "attn_ratio[2] is a share of the blocks from 0 to 1, not 75"),
+        ({"num_heads": [2, 5, 6, 1, 1]}, "embed_dims[1] = 48 channels do not divide among num_heads[1] = 5"),
+        ({"conv_type": "dwconv"}, "conv_type is 'DWConv' or 'Conv', not 'dwconv'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message).replace(r"\.\*", ".*")):
+        DehazeFormer(**arguments)
+
+
+def test_heads_need_not_divide_where_there_is_no_attention() -> None:
+    net = ARCHS.build({"type": "DehazeFormer", **TINY, "num_heads": [3, 2, 4, 3, 3]})
+    assert net(torch.rand(1, 3, 28, 28)).shape == (1, 3, 28, 28)
