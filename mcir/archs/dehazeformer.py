@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Network, Shapes, is_exporting
 from mcir.registry import ARCHS
 
 META = 256
 """Hidden features of the network that makes the bias of the attention."""
-
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # the former is new in torch 2.7
 
 
 class RescaledNorm(nn.Module):
@@ -119,7 +117,7 @@ class Attention(nn.Module):
         grid = (rows, columns, self.window, self.heads)
         query, key = (_to_windows(x, *grid) for x in query_key.chunk(2, 1))
         image = _from_windows(self.attn(query, key, _to_windows(value, *grid)), rows, columns, self.window)
-        if _is_exporting():  # a view's layout would depend on how much is cut off
+        if is_exporting():  # a view's layout would depend on how much is cut off
             return F.pad(image, (-left, -right, -top, -bottom))
         return image[..., top : top + height, left : left + width]
 
@@ -409,14 +407,14 @@ class DehazeFormer(Network):
 def _edges(side: int, window: int, shift: int) -> tuple[int, int, int]:
     """Return how many pixels complete a side's windows before and after it, and how many windows there are then."""
     windows = (side + shift + window - 1) // window
-    if _is_exporting():  # a program for one window is another than for many; what is too much is cut off
+    if is_exporting():  # a program for one window is another than for many; what is too much is cut off
         windows = cast(int, torch.sym_max(windows, 2))
     return shift, windows * window - side - shift, windows
 
 
 def _mirror(x: Tensor, edges: tuple[int, int, int, int]) -> Tensor:
     """Continue (B, C, H, W) at the left, right, top and bottom by its mirror image."""
-    if not _is_exporting():
+    if not is_exporting():
         return F.pad(x, edges, mode="reflect") if any(edges) else x
     for axis, before, after in ((3, *edges[:2]), (2, *edges[2:])):  # F.pad would ask whether a free size is enough
         last = x.shape[axis] - 1

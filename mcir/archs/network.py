@@ -6,7 +6,7 @@ that makes up for it is here, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -18,6 +18,9 @@ Padding: TypeAlias = Literal["reflect", "zeros"]
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shape of each entry of a state dict by its key."""
+
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+"""Whether a program for many sizes is traced, which may not ask what a size is (before torch 2.7: or compiled)."""
 
 
 class Network(nn.Module):

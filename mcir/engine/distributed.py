@@ -45,7 +45,12 @@ class Process:
         if self.world_size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=self.find_unused_parameters)
+        return DistributedDataParallel(
+            network,
+            device_ids=devices,
+            find_unused_parameters=self.find_unused_parameters,
+            broadcast_buffers=False,  # the model keeps statistics equal; masks and tables never change
+        )
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over the processes."""

@@ -4,6 +4,7 @@ from mcir.inference.weights import (
     Detected,
     Weights,
     WeightsError,
+    derived_keys,
     detect,
     fitting,
     load_network,
@@ -11,4 +12,14 @@ from mcir.inference.weights import (
     unfit,
 )
 
-__all__ = ["Detected", "Weights", "WeightsError", "detect", "fitting", "load_network", "read_weights", "unfit"]
+__all__ = [
+    "Detected",
+    "Weights",
+    "WeightsError",
+    "derived_keys",
+    "detect",
+    "fitting",
+    "load_network",
+    "read_weights",
+    "unfit",
+]

@@ -113,15 +113,21 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
     return Weights(_without_prefixes(content), found_under)
 
 
+def derived_keys(network: nn.Module, weights: Iterable[str] = ()) -> set[str]:
+    """Return the keys of buffers that the network computes itself, among its own and those of ``weights``."""
+    derived = set(getattr(network, "derived_buffers", ()))
+    return {key for key in (*network.state_dict(), *weights) if key.rpartition(".")[2] in derived}
+
+
 def fitting(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return what of the weights a network can take over, and what differs, a line each, sorted.
 
     Buffers that the network computes itself (``derived_buffers``) are its own, whatever the file says of them.
     """
     own = network.state_dict()
-    derived = tuple(f".{name}" for name in getattr(network, "derived_buffers", ()))
-    computed = {key: value for key, value in own.items() if f".{key}".endswith(derived)} if derived else {}
-    given = {key: value for key, value in weights.items() if not (derived and f".{key}".endswith(derived))}
+    derived = derived_keys(network, weights)
+    computed = {key: own[key] for key in derived & own.keys()}
+    given = {key: value for key, value in weights.items() if key not in derived}
     shapes = {key: tuple(value.shape) for key, value in own.items() if key not in computed}
     differing = _differences(shapes, {key: tuple(value.shape) for key, value in given.items()})
     fits = {key: value for key, value in given.items() if shapes.get(key) == tuple(value.shape)}

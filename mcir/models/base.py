@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mcir.inference import fitting, unfit
+from mcir.inference import derived_keys, fitting, unfit
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
 from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
@@ -108,9 +108,9 @@ class Model(ABC):
         """
         self._forward = wrap(self._forward)
         self._mean_over_ranks = mean_over_ranks
-        saved = self.network.state_dict().keys()
+        changing = self.network.state_dict().keys() - derived_keys(self.network)
         self._statistics = [
-            buffer for name, buffer in self.network.named_buffers() if name in saved and buffer.is_floating_point()
+            buffer for name, buffer in self.network.named_buffers() if name in changing and buffer.is_floating_point()
         ]
 
     def require_trainable(self) -> None:

@@ -1,7 +1,7 @@
 """Exponential moving averages of a network."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -57,8 +57,9 @@ class _Tensors:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         modules = list(network.modules())
+        computed = getattr(network, "derived_buffers", ())  # masks and tables, equal in every copy
         self._parameters = _places(module._parameters for module in modules)
-        self._buffers = _places(module._buffers for module in modules)
+        self._buffers = _places((module._buffers for module in modules), without=computed)
 
     def parameters(self) -> list[Tensor]:
         return [holder[name] for holder, name in self._parameters]
@@ -67,11 +68,11 @@ class _Tensors:
         return [holder[name] for holder, name in self._buffers]
 
 
-def _places(holders: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+def _places(holders: Iterable[dict[str, Any]], without: Collection[str] = ()) -> list[tuple[dict[str, Any], str]]:
     """Return where each tensor hangs; one that hangs at several places (tied weights) only once."""
     places: dict[int, tuple[dict[str, Any], str]] = {}
     for holder in holders:
         for name, tensor in holder.items():
-            if tensor is not None:
+            if tensor is not None and name not in without:
                 places.setdefault(id(tensor), (holder, name))
     return list(places.values())

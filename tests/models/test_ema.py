@@ -33,3 +33,13 @@ def test_the_average_is_a_frozen_copy_in_evaluation_mode():
         net[0].weight.add_(1)
     assert torch.equal(average.network[0].weight, before)
     assert net[0].weight.requires_grad
+
+
+def test_masks_and_tables_that_a_network_computes_are_not_carried_about():
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    net.derived_buffers = ("running_var",)
+    average = MovingAverage(net)
+    net(torch.rand(2, 3, 8, 8))
+    average.update(net, 0.5)
+    assert torch.equal(average.network[0].running_mean, net[0].running_mean)
+    assert torch.equal(average.network[0].running_var, torch.ones(3))

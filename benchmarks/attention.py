@@ -1,0 +1,126 @@
+"""Why ``mcir.archs.attention`` is as it is: a layer of window attention computed in several ways.
+
+A layer of SwinIR-light and one of the 11.9 M networks, with shifted windows, for a batch of 4 × 64 × 64: the literal
+form, bias and mask folded into ``baddbmm`` or given to ``scaled_dot_product_attention``, and mcir's. Processor time of
+one thread, the fastest of interleaved rounds::
+
+    python benchmarks/attention.py --rounds 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.literal import LiteralWindowAttention
+from mcir.archs.attention import relative_position_index, shifted_window_mask, window_kinds
+from mcir.archs.swinir import WindowAttention
+
+BATCH, SIDE, WINDOW, HEADS = 4, 64, 8, 6
+CHANNELS = {"light": 60, "classical": 180}
+
+
+Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+class FoldedAttention(nn.Module):
+    """Window attention with bias and mask in one operand of one of torch's operations."""
+
+    def __init__(self, attention: WindowAttention, core: Core) -> None:
+        super().__init__()
+        self.own = copy.deepcopy(attention)
+        self.core = core
+
+    def forward(self, windows: Tensor, masks: Tensor, kinds: Tensor) -> Tensor:
+        """Map windows (B·nW, N, C) to the same shape."""
+        count, tokens, channels = windows.shape
+        heads = self.own.qkv(windows).view(count, tokens, 3, HEADS, channels // HEADS).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.reshape(3, count * HEADS, tokens, -1)
+        bias = self.own.relative_position_bias_table[relative_position_index(WINDOW)].permute(2, 0, 1)
+        folded = (bias + masks[:, None])[kinds].expand(BATCH, -1, -1, -1, -1).reshape(-1, tokens, tokens)
+        attended = self.core(query, key, value, folded, self.own.scale).view(count, HEADS, tokens, -1)
+        mixed: Tensor = self.own.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
+        return mixed
+
+
+def by_baddbmm(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attend with the bias as what the products are added to."""
+    return torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1) @ value
+
+
+def by_sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attend by the fused operation."""
+    query, key, value, bias = (each.unflatten(0, (-1, HEADS)) for each in (query, key, value, bias))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale).flatten(0, 1)
+
+
+def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]:
+    """Return, by form, milliseconds without and with gradients, and how far the result is from the literal one."""
+    torch.manual_seed(0)
+    attention = WindowAttention(channels, WINDOW, HEADS)
+    forms = {
+        "literal": LiteralWindowAttention(copy.deepcopy(attention)),
+        "baddbmm": FoldedAttention(attention, by_baddbmm),
+        "SDPA": FoldedAttention(attention, by_sdpa),
+        "mcir": attention,
+    }
+    windows = torch.randn(BATCH * (SIDE // WINDOW) ** 2, WINDOW**2, channels, requires_grad=True)
+    masks = shifted_window_mask(2 * WINDOW, 2 * WINDOW, WINDOW, WINDOW // 2, windows.device)
+    hidden = (masks, window_kinds(SIDE, SIDE, WINDOW, windows.device))
+
+    def without(form: nn.Module) -> None:
+        with torch.no_grad():
+            form(windows, *hidden)
+
+    def with_gradients(form: nn.Module) -> None:
+        form(windows, *hidden).sum().backward()
+
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            for way, taken in zip((without, with_gradients), times[name], strict=True):
+                began = time.process_time()
+                way(form)
+                taken.append(1000 * (time.process_time() - began))
+    with torch.no_grad():
+        results = {name: form(windows, *hidden) for name, form in forms.items()}
+    return {
+        name: (min(one), min(other), float((results[name] - results["literal"]).abs().max()))
+        for name, (one, other) in times.items()
+    }
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (default: 10)")
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    table = Table(title="A layer of window attention, milliseconds of one processor")
+    for heading in ("network", "form", "forward", "literal / form", "with backward", "literal / form", "differs by"):
+        table.add_column(heading, justify="left" if heading in ("network", "form") else "right")
+    for network, channels in CHANNELS.items():
+        measured = measure(channels, rounds)
+        literal = measured["literal"]
+        for name, (one, other, differs) in measured.items():
+            ratios = (literal[0] / one, literal[1] / other)
+            row = (f"{one:.1f}", f"{ratios[0]:.2f}", f"{other:.1f}", f"{ratios[1]:.2f}", f"{differs:.1e}")
+            table.add_row(network, name, *row)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcir.archs import attention
+from mcir.archs.attention import (
+    attend,
+    from_windows,
+    join_heads,
+    relative_position_index,
+    shifted_window_mask,
+    split_heads,
+    to_windows,
+    window_kinds,
+)
+
+SIZES = [(8, 12, 4, 2), (4, 4, 4, 2), (4, 12, 4, 1), (14, 7, 7, 3), (20, 16, 4, 3)]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def operands(windows: int = 6, heads: int = 2, tokens: int = 5, channels: int = 3) -> list[Tensor]:
+    return [random(windows, heads, tokens, channels, seed=seed) for seed in range(3)]
+
+
+def slow(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float) -> Tensor:
+    """One query at a time; a bias (heads, N, N) for each window."""
+    attended = torch.zeros_like(value)
+    windows, heads, tokens, _ = query.shape
+    for window in range(windows):
+        for head in range(heads):
+            for token in range(tokens):
+                scores = [
+                    scale * float(query[window, head, token] @ key[window, head, other])
+                    + float(biases[window, head, token, other])
+                    for other in range(tokens)
+                ]
+                weights = [math.exp(score) for score in scores]
+                for other in range(tokens):
+                    attended[window, head, token] += weights[other] / sum(weights) * value[window, head, other]
+    return attended
+
+
+def biases_of(kind: str, windows: int = 6) -> tuple[Tensor, Tensor | None, Tensor]:
+    """A bias, the kinds that go with it and what each window gets."""
+    if kind == "one for all":
+        bias = random(2, 5, 5, seed=7)
+        return bias, None, bias.expand(windows, -1, -1, -1)
+    if kind == "one a window":
+        bias = random(3, 2, 5, 5, seed=8)
+        return bias, None, bias.repeat(windows // 3, 1, 1, 1)
+    bias, kinds = random(4, 2, 5, 5, seed=9), torch.tensor([3, 0, 1])
+    return bias, kinds, bias[kinds].repeat(windows // 3, 1, 1, 1)
+
+
+BIASES = ["one for all", "one a window", "kinds"]
+
+
+@pytest.fixture(params=["at once", "in pieces"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in pieces":  # of four windows, so that the last piece is another size
+        monkeypatch.setattr(attention, "CACHED_SCORES", 4 * 2 * 5 * 5 // torch.get_num_threads())
+        monkeypatch.setattr(attention, "MOST_MATRICES", 4 * 2)
+
+
+@pytest.mark.parametrize("kind", BIASES)
+def test_attends_as_the_equation_says(kind: str, pieces: None) -> None:
+    bias, kinds, biases = biases_of(kind)
+    expected = slow(*operands(), biases, 0.7)
+    torch.testing.assert_close(attend(*operands(), bias, kinds, 0.7), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", BIASES)
+@pytest.mark.parametrize("form", [attention._attend_fused, attention._attend_plainly])
+def test_what_other_devices_use_gives_the_same(form, kind: str, pieces: None) -> None:
+    bias, kinds, biases = biases_of(kind)
+    if kind == "one a window":
+        kinds = torch.arange(3)
+    attended = form(*operands(), bias, kinds, 0.7)
+    torch.testing.assert_close(attended, slow(*operands(), biases, 0.7), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", BIASES)
+def test_gradients(kind: str, pieces: None) -> None:
+    bias, kinds, _ = biases_of(kind)
+    inputs = [each.requires_grad_() for each in (*operands(), bias)]
+    assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, kinds, 0.7), inputs)
+
+
+@pytest.mark.parametrize("layout", ["tokens first", "channels first"])
+def test_any_layout_gives_the_same(layout: str) -> None:
+    def laid_out(x: Tensor) -> Tensor:
+        return x.transpose(1, 2).contiguous().transpose(1, 2) if layout == "tokens first" else x.mT.contiguous().mT
+
+    bias, kinds, _ = biases_of("kinds")
+    plain, other = [
+        [change(each).requires_grad_() for each in operands()] for change in (lambda each: each.contiguous(), laid_out)
+    ]
+    results = [attend(*own, bias, kinds) for own in (plain, other)]
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(result.square().sum(), own) for result, own in zip(results, (plain, other), strict=True)
+    ]
+    for one, another in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, another, rtol=0, atol=1e-11)
+
+
+def test_the_scores_are_not_kept_for_the_backward_pass() -> None:
+    query, key, value = (each.requires_grad_() for each in operands(windows=6, tokens=32))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        attend(query, key, value, torch.zeros(2, 32, 32, dtype=torch.float64))
+    assert kept and max(kept) < 6 * 2 * 32 * 32
+
+
+def test_short_types_are_computed_in_float32() -> None:
+    short = [each.bfloat16().requires_grad_() for each in operands()]
+    long = [each.detach().float().requires_grad_() for each in short]
+    bias = random(2, 5, 5).float()
+    attended, expected = attend(*short, bias), attend(*long, bias)
+    assert attended.dtype == torch.bfloat16
+    assert torch.equal(attended, expected.bfloat16())
+    attended.float().sum().backward()
+    expected.sum().backward()
+    for one, other in zip(short, long, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_heads_are_split_and_joined_as_linear_layers_do(parts: int) -> None:
+    torch.manual_seed(0)
+    layer, windows = nn.Linear(6, 6 * parts).double(), random(4, 9, 6).requires_grad_()
+    expected = layer(windows).view(4, 9, parts, 2, 3)
+    made = split_heads(windows, layer, 2)
+    assert len(made) == parts
+    for place, part in enumerate(made):
+        torch.testing.assert_close(part, expected[:, :, place].transpose(1, 2), rtol=0, atol=1e-12)
+    last = nn.Linear(6, 6).double()
+    joined, literal = join_heads(made[0], last), last(expected[:, :, 0].flatten(2))
+    torch.testing.assert_close(joined, literal, rtol=0, atol=1e-12)
+    everything = [windows, *layer.parameters(), *last.parameters()]
+    gradients = [torch.autograd.grad(y.square().sum(), everything) for y in (joined, literal)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_windows_are_cut_row_by_row_and_put_back() -> None:
+    image = torch.arange(2 * 6 * 9 * 2).view(2, 6, 9, 2)
+    windows = to_windows(image, 3)
+    assert windows.shape == (2 * 2 * 3, 9, 2)
+    for batch in range(2):
+        for y in range(6):
+            for x in range(9):
+                window = batch * 6 + y // 3 * 3 + x // 3
+                assert torch.equal(windows[window, y % 3 * 3 + x % 3], image[batch, y, x])
+    assert torch.equal(from_windows(windows, 6, 9), image)
+
+
+@pytest.mark.parametrize("window", [1, 2, 7])
+def test_rows_of_the_bias_table(window: int) -> None:
+    index = relative_position_index(window)
+    assert index.shape == (window**2, window**2) and index.dtype == torch.int64
+    for query in range(window**2):
+        for key in range(window**2):
+            down, right = query // window - key // window, query % window - key % window
+            assert index[query, key] == (down + window - 1) * (2 * window - 1) + right + window - 1
+
+
+@pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
+def test_strangers_are_masked(height: int, width: int, window: int, shift: int) -> None:
+    """Tokens are strangers when they lie in different cells of the grid that the shift makes of the image."""
+    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
+    cells = (place - shift).div(window, rounding_mode="floor")
+    cells = to_windows(cells.roll((-shift, -shift), (0, 1))[None], window)
+    strangers = (cells[:, :, None] != cells[:, None, :]).any(-1)
+    mask = shifted_window_mask(height, width, window, shift, "cpu")
+    assert torch.equal(mask, torch.where(strangers, -100.0, 0.0))
+    assert strangers.any()
+
+
+@pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
+def test_four_masks_are_enough(height: int, width: int, window: int, shift: int) -> None:
+    four = shifted_window_mask(2 * window, 2 * window, window, shift, "cpu")
+    kinds = window_kinds(height, width, window, "cpu")
+    assert torch.equal(four[kinds], shifted_window_mask(height, width, window, shift, "cpu"))
+
+
+def test_tables_are_computed_once_and_serve_training_after_inference() -> None:
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        first = window_kinds(36, 44, 4, device)
+    assert window_kinds(36, 44, 4, device) is first
+    assert not first.is_inference()
+    assert window_kinds(44, 36, 4, device) is not first

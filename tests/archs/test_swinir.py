@@ -1,0 +1,242 @@
+import copy
+import math
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.literal import literal_swinir
+from mcir.archs import SwinIR
+from mcir.archs.swinir import Block
+from tests.archs.contract import ArchitectureContract
+from tests.golden import networks
+
+CONFIGS = [config for config in networks.configs() if config.startswith("swinir_")]
+
+SMALL: dict[str, Any] = {
+    "img_size": 8,
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [2, 3],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+}
+
+
+class TestContract(ArchitectureContract):
+    section: ClassVar = {"type": "SwinIR", **SMALL, "upscale": 4, "upsampler": "pixelshuffle"}
+
+
+class TestContractOfLight(ArchitectureContract):
+    section: ClassVar = {"type": "SwinIR", **SMALL, "upscale": 3, "upsampler": "pixelshuffledirect"}
+    reach = 17  # the four blocks reach three pixels each, five convolutions one
+
+
+class TestContractOfRealPhotographs(ArchitectureContract):
+    section: ClassVar = {
+        "type": "SwinIR",
+        **SMALL,
+        "upscale": 4,
+        "upsampler": "nearest+conv",
+        "resi_connection": "3conv",
+    }
+
+
+class TestContractOfGreyWithoutEnlargement(ArchitectureContract):
+    section: ClassVar = {
+        "type": "SwinIR",
+        **SMALL,
+        "img_size": 7,
+        "window_size": 7,
+        "in_chans": 1,
+        "img_range": 255.0,
+        "upsampler": None,
+    }
+    channels = 1
+
+
+# -- against the equations --------------------------------------------------------------------------------------------
+
+
+def dense_attention(x: Tensor, state: dict[str, Tensor], key: str, heads: int, window: int, shift: int) -> Tensor:
+    """Attention of (H, W, C) among all pixels, those in other windows hidden; a shift moves the windows' grid."""
+    height, width, channels = x.shape
+    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1).flatten(0, 1)
+    cell = (place - shift).div(window, rounding_mode="floor")
+    hidden = (cell[:, None] != cell[None, :]).any(-1)
+    offset = (place[:, None] - place[None, :]).clamp(1 - window, window - 1) + window - 1
+    rows = offset[..., 0] * (2 * window - 1) + offset[..., 1]
+    qkv = x.flatten(0, 1) @ state[f"{key}.qkv.weight"].mT + state[f"{key}.qkv.bias"]
+    query, keys, value = qkv.view(-1, 3, heads, channels // heads).unbind(1)
+    scores = torch.einsum("ihc,jhc->hij", query, keys) / math.sqrt(channels // heads)
+    scores = scores + state[f"{key}.relative_position_bias_table"][rows].permute(2, 0, 1)
+    weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
+    attended = torch.einsum("hij,jhc->ihc", weights, value).reshape(height, width, channels)
+    return attended @ state[f"{key}.proj.weight"].mT + state[f"{key}.proj.bias"]
+
+
+def by_the_equations(net: SwinIR, image: Tensor) -> Tensor:
+    """The network for one image (C, H, W) and the upsampler ``pixelshuffle``, in plain operations."""
+    state, facts = net.state_dict(), net.hyperparameters
+
+    def conv(x: Tensor, key: str) -> Tensor:
+        return F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1)
+
+    def norm(x: Tensor, key: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{key}.weight"] + state[f"{key}.bias"]
+
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).double().view(3, 1, 1)
+    shallow = conv((image - mean) * net.img_range, "conv_first")
+    x = norm(shallow.permute(1, 2, 0), "patch_embed.norm")
+    for group, (depth, heads) in enumerate(zip(facts["depths"], facts["num_heads"], strict=True)):
+        before = x
+        for place in range(depth):
+            key = f"layers.{group}.residual_group.blocks.{place}"
+            shift = facts["window_size"] // 2 if place % 2 else 0
+            x = x + dense_attention(norm(x, f"{key}.norm1"), state, f"{key}.attn", heads, facts["window_size"], shift)
+            hidden = norm(x, f"{key}.norm2") @ state[f"{key}.mlp.fc1.weight"].mT + state[f"{key}.mlp.fc1.bias"]
+            hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+            x = x + hidden @ state[f"{key}.mlp.fc2.weight"].mT + state[f"{key}.mlp.fc2.bias"]
+        x = before + conv(x.permute(2, 0, 1), f"layers.{group}.conv").permute(1, 2, 0)
+    deep = conv(norm(x, "norm").permute(2, 0, 1), "conv_after_body") + shallow
+    deep = conv(deep, "conv_before_upsample.0")
+    deep = torch.where(deep > 0, deep, 0.01 * deep)
+    for key in ("upsample.0", "upsample.2"):
+        deep = F.pixel_shuffle(conv(deep, key), 2)
+    return conv(deep, "conv_last") / net.img_range + mean
+
+
+def with_large_weights(net: SwinIR) -> SwinIR:
+    """Give every parameter a part in the output, the biases' tables too."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=1.0 if name.endswith("table") else 0.1)
+    return net.double().eval()
+
+
+@pytest.mark.parametrize("size", [(12, 8), (4, 4), (4, 12)])
+def test_agrees_with_the_equations(size: tuple[int, int]) -> None:
+    net = with_large_weights(SwinIR(**SMALL, img_range=3.0, upscale=4, upsampler="pixelshuffle"))
+    images = torch.rand(2, 3, *size, dtype=torch.float64)
+    expected = torch.stack([by_the_equations(net, image) for image in images])
+    torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 12)])
+def test_equals_its_literal_form(size: tuple[int, int]) -> None:
+    net = with_large_weights(SwinIR(**SMALL, upscale=2, upsampler="nearest+conv"))
+    literal = literal_swinir(net)
+    images = torch.rand(2, 3, *size, dtype=torch.float64)
+    outputs = [each(images) for each in (net, literal)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-11)
+    gradients = []
+    for output, each in zip(outputs, (net, literal), strict=True):
+        of_each = torch.autograd.grad(output.square().mean(), list(each.parameters()))
+        gradients.append(dict(zip((name for name, _ in each.named_parameters()), of_each, strict=True)))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_published_configuration_is_found_from_its_shapes(config: str) -> None:
+    golden = networks.load(config)
+    assert SwinIR.detect({key: tuple(shape) for key, shape in golden.shapes.items()}) == golden.kwargs
+
+
+@pytest.mark.parametrize(
+    ("upsampler", "upscale"),
+    [
+        *(("pixelshuffle", upscale) for upscale in (2, 3, 4, 8)),
+        *(("pixelshuffledirect", upscale) for upscale in (2, 3, 4, 5)),
+        ("nearest+conv", 2),
+        ("nearest+conv", 4),
+        ("", 1),
+        (None, 1),
+    ],
+)
+def test_scales(upsampler: str | None, upscale: int) -> None:
+    net = SwinIR(**{**SMALL, "depths": [1], "num_heads": [2]}, upscale=upscale, upsampler=upsampler)
+    assert net.scale == upscale
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 5, 6)).shape == (1, 3, 5 * upscale, 6 * upscale)
+    found = SwinIR.detect({key: tuple(value.shape) for key, value in net.state_dict().items()})
+    assert found is not None and (found["upsampler"], found["upscale"]) == (upsampler or "", upscale)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"upsampler": "pixelshufle"}, "not 'pixelshufle'. Did you mean 'pixelshuffle'?"),
+        ({"upsampler": "pixelshuffle", "upscale": 6}, "is 3 or a power of two .*, not 6"),
+        ({"upsampler": "pixelshuffle", "upscale": 0}, "not 0"),
+        ({"upsampler": "pixelshuffledirect", "upscale": 0}, "is at least 1, not 0"),
+        ({"upsampler": "nearest+conv", "upscale": 3}, "is 2 or 4, not 3"),
+        ({"upsampler": "", "upscale": 2}, "choose an upsampler, like 'pixelshuffle', not 2"),
+        ({"resi_connection": "2conv"}, "'1conv' or '3conv', not '2conv'"),
+        ({"img_size": 30}, "30 is none of 4; the nearest are 28 and 32"),
+        ({"num_heads": [2, 5]}, "12 is none of 5"),
+        ({"num_heads": [2]}, r"for each group, not \[2, 2\] and \[2\]"),
+        ({"depths": []}, r"not \[\]"),
+        ({"depths": [2, 0]}, r"not \[2, 0\]"),
+        ({"embed_dim": 0}, "embed_dim=0"),
+        ({"img_range": 0.0}, "img_range=0.0"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is at least 0 and below 1, not 1.0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SwinIR(**{**SMALL, **arguments})
+
+
+def test_an_image_of_one_window_is_not_shifted() -> None:
+    """Where the training images are no larger than a window, whatever the size of what is restored."""
+    shifted, whole = SwinIR(**{**SMALL, "img_size": 8}), SwinIR(**{**SMALL, "img_size": 4})
+    assert any(name.endswith("attn_mask") for name, _ in shifted.named_buffers())
+    assert not any(name.endswith("attn_mask") for name, _ in whole.named_buffers())
+    whole.load_state_dict({key: value for key, value in shifted.state_dict().items() if not key.endswith("attn_mask")})
+    images = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        assert not torch.allclose(shifted.eval()(images), whole.eval()(images))
+    smaller = SwinIR(**{**SMALL, "img_size": 2})
+    assert smaller.size_multiple == 4 and smaller.layers[0].residual_group.blocks[1].window == 2
+
+
+def test_what_is_stored_of_masks_and_tables_is_not_used() -> None:
+    net = SwinIR(**SMALL).eval()
+    spoilt = copy.deepcopy(net)
+    derived = [each for name, each in spoilt.named_buffers() if name.endswith(SwinIR.derived_buffers)]
+    assert len(derived) == 4 + 1  # a table a block; the mask is one for all shifted blocks
+    for buffer in derived:
+        buffer.zero_()
+    images = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(spoilt(images), net(images))
+
+
+# -- stochastic depth -------------------------------------------------------------------------------------------------
+
+
+def test_later_branches_are_left_out_more_often() -> None:
+    net = SwinIR(**SMALL, drop_path_rate=0.3)
+    rates = [module.drop_path for module in net.modules() if isinstance(module, Block)]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_branches_are_left_out_by_sample_and_only_in_training() -> None:
+    block = Block(4, 1, 2, 0, 2.0, 0.25, None)
+    branch = torch.ones(4000, 2, 2, 4)
+    torch.manual_seed(0)
+    kept = block._sometimes(branch)
+    assert kept.flatten(1).unique(dim=0).tolist() == [[0.0] * 16, [pytest.approx(4 / 3)] * 16]
+    assert float(kept.mean()) == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(block.eval()._sometimes(branch), branch)
