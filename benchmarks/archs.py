@@ -2,9 +2,9 @@
 
 Where a network has parts that could be written more plainly (attention, normalisation), the plain form of the paper
 (``literal``) takes turns with ours. Times are processor seconds of one thread on a CPU, seconds of the device on a GPU;
-medians of interleaved rounds. The rate is FLOPs of convolutions, linear layers and attention products a second, beside
-the better of what this machine reaches on a convolution and on a matrix product. Peak memory is that of forward with
-backward in a process of its own::
+medians of interleaved rounds. FLOPs are those of convolutions, linear layers and attention products; *of rate* is the
+share of the time that they would take at this machine's own rate for a large convolution and a large matrix product.
+*step* is forward with backward; its peak memory is measured in a process of its own::
 
     python benchmarks/archs.py --only 'swinir_light_x4' --batch-size 4 --json archs.json
 """
@@ -12,10 +12,9 @@ backward in a process of its own::
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from benchmarks.literal import LITERAL
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.literal import LITERAL
 from benchmarks.measuring import interleaved, last_number_of, machine_rates, peak_mib, write_report
 from mcir.archs.network import Network
 from mcir.registry import ARCHS
@@ -67,27 +66,38 @@ def step(net: nn.Module, batch: Tensor) -> None:
     net(batch).square().mean().backward()
 
 
-def flops(config: str, batch_size: int, work: Callable[[nn.Module, Tensor], None]) -> int:
-    """Return the floating-point operations of a call; a multiply-add is two."""
+def flops(config: str, batch_size: int, work: Callable[[nn.Module, Tensor], None]) -> dict[str, int]:
+    """Return the floating-point operations of a call by kind; a multiply-add is two."""
     meta = torch.device("meta")
     with FlopCounterMode(display=False) as counter:
         work(build(config, meta), images(config, batch_size, meta))
-    return int(counter.get_total_flops())
+    counts = {"convolution": 0, "GEMM": 0}
+    for operation, count in counter.get_flop_counts()["Global"].items():
+        counts["convolution" if "convolution" in str(operation) else "GEMM"] += int(count)
+    return counts
 
 
-def measured(config: str, batch_size: int, rounds: int, device: torch.device, memory: bool) -> dict[str, Any]:
+def measured(
+    config: str, batch_size: int, rounds: int, device: torch.device, memory: bool, rates: Mapping[str, float]
+) -> dict[str, Any]:
     """Return the numbers of one configuration."""
     net, batch = build(config, device), images(config, batch_size, device)
     forms = {"mcir": net}
     literal = LITERAL.get(type(net).__name__)
     if literal is not None:
-        forms["literal"] = literal(copy.deepcopy(net))
+        forms["literal"] = literal(net)
     result: dict[str, Any] = {"config": config, "images": list(batch.shape)}
     for name, work in {"forward": forward, "step": step}.items():
         calls = {form: lambda work=work, module=module: work(module, batch) for form, module in forms.items()}
         times = {form: statistics.median(values) for form, values in interleaved(calls, rounds, device).items()}
-        count = flops(config, batch_size, work)
-        result[name] = {"seconds": times, "flops": count, "flops_per_second": count / times["mcir"]}
+        counts = flops(config, batch_size, work)
+        ideal = sum(count / rates[kind] for kind, count in counts.items())
+        result[name] = {
+            "seconds": times,
+            "flops": counts,
+            "flops_per_second": sum(counts.values()) / times["mcir"],
+            "share_of_rate": ideal / times["mcir"],
+        }
     if memory:
         result["peak_mib"] = {
             form: last_number_of(__file__, "--memory-of", config, form, "--batch-size", batch_size, "--device", device)
@@ -108,16 +118,16 @@ def print_memory(config: str, form: str, batch_size: int, device: torch.device) 
     print(peak_mib(device) - idle)
 
 
-def row(result: dict[str, Any], rate: float) -> list[str]:
+def row(result: dict[str, Any]) -> list[str]:
     """Return the cells of one configuration."""
     cells = [result["config"], "×".join(map(str, result["images"]))]
     count = result["images"][0]
-    cells.append(f"{result['forward']['flops'] / 2e9 / count:.2f}")
+    cells.append(f"{sum(result['forward']['flops'].values()) / 2e9 / count:.2f}")
     for name in ("forward", "step"):
         part = result[name]
         seconds = part["seconds"]
         cells += [f"{count / seconds['mcir']:.2f}", f"{part['flops_per_second'] / 1e9:.0f}"]
-        cells.append(f"{part['flops_per_second'] / rate:.0%}")
+        cells.append(f"{part['share_of_rate']:.0%}")
         cells.append(f"{seconds['literal'] / seconds['mcir']:.2f}" if "literal" in seconds else "")
     memory = result.get("peak_mib", {})
     cells.append(f"{memory['mcir']:.0f}" if memory else "")
@@ -142,19 +152,19 @@ def main() -> None:
         return print_memory(*arguments.memory_of, arguments.batch_size, device)
     rates = machine_rates(device)
     table = Table(title=f"Networks on {device}")
-    for heading in ("configuration", "images", "GMACs an image"):
-        table.add_column(heading, justify="right" if heading == "GMACs an image" else "left")
-    for heading in ("forward images/s", "GFLOP/s", "of rate", "literal / it"):
-        table.add_column(heading, justify="right")
-    for heading in ("with backward images/s", "GFLOP/s", "of rate", "literal / it", "MiB", "of literal"):
+    table.add_column("configuration", no_wrap=True)
+    table.add_column("images", no_wrap=True)
+    speed = ("images/s", "GFLOP/s", "of rate", "literal / it")
+    headings = ["GMACs", *(f"forward {each}" for each in speed), *(f"step {each}" for each in speed)]
+    for heading in (*headings, "step MiB", "of literal"):
         table.add_column(heading, justify="right")
     console = Console(width=170)
     results = []
     for config in filter(lambda name: fnmatchcase(name, arguments.only), networks.configs()):
-        result = measured(config, arguments.batch_size, arguments.rounds, device, not arguments.no_memory)
+        result = measured(config, arguments.batch_size, arguments.rounds, device, not arguments.no_memory, rates)
         results.append(result)
-        table.add_row(*row(result, max(rates.values())))
-        console.print(" ".join(row(result, max(rates.values()))), style="dim")
+        table.add_row(*row(result))
+        print(*row(result), file=sys.stderr, flush=True)
     console.print(table)
     console.print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     for result in results:

@@ -1,4 +1,4 @@
-"""Networks written out as their papers print them, to measure against and to test with: same weights, same results."""
+"""SwinIR with its attention as the paper writes it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,350 @@
+import functools
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcir.archs import IDT
+from mcir.archs.idt import RelativeAttention, SpatialTransformer, WindowBlock, centre_weights, tile_starts
+from mcir.registry import ARCHS
+from tests.archs.contract import ArchitectureContract
+from tests.golden import networks
+from tests.golden.deterministic import uniform
+
+TILING = Path(__file__).parents[1] / "golden" / "tiling"
+TILED = "an image is cut into as many tiles as its size asks for; the network itself takes one size only"
+SMALL: dict[str, Any] = {
+    "embed_dim": 4,
+    "depths": [1] * 9,
+    "num_heads": [1, 2, 2, 1, 2, 1, 1, 2, 1],
+    "win_size": 2,
+    "mlp_ratio": 2.0,
+    "img_size": 32,
+    "drop_path_rate": 0.0,
+    "overlap": 12,
+}
+
+
+class TestContract(ArchitectureContract):
+    section: ClassVar = {"type": "IDT", **SMALL}
+    not_exportable = TILED
+
+    @pytest.mark.slow
+    def test_compiled_equals_eager(self, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Traced and differentiated as for every backend; to generate code for so many blocks takes ten minutes."""
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        super().test_compiled_equals_eager(net)
+
+
+class TestContractOfGreyWithASingleWindow(TestContract):
+    section: ClassVar = {
+        "type": "IDT",
+        **SMALL,
+        "in_chans": 1,
+        "num_heads": [1] * 9,
+        "win_size": 4,
+        "qkv_bias": False,
+        "drop_path_rate": 0.1,
+    }
+    channels = 1
+    no_gradient: ClassVar = {
+        f"{layer}.blocks.1.attn.{name}": "the only token of a grid attends to itself whatever the scores are"
+        for layer in ("encoderlayer_3", "decoderlayer_0")
+        for name in ("relative_position_bias_table", "qkv.to_q.weight")
+    }
+
+
+@pytest.fixture(params=[(2, 48, 32), (1, 33, 61)])
+def images(request: pytest.FixtureRequest) -> Tensor:
+    batch, height, width = request.param
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def net() -> IDT:
+    torch.manual_seed(0)
+    return IDT(**SMALL).eval()
+
+
+# -- the equations, slowly ---------------------------------------------------------------------------------------------
+
+
+def plain_attention(attention: RelativeAttention, tokens: Tensor, bound: int) -> Tensor:
+    """One grid of tokens (side², C) with loops over heads, queries and keys."""
+    state, side, heads = attention.state_dict(), attention.side, attention.num_heads
+    count, dim = tokens.shape
+    query = tokens @ state["qkv.to_q.weight"].T + state["qkv.to_q.bias"]
+    key, value, placed = (tokens @ state["qkv.to_kv.weight"].T + state["qkv.to_kv.bias"]).split(dim, dim=1)
+    table = state["relative_position_bias_table"].view(2 * bound - 1, 2 * bound - 1, heads)
+    attended = torch.empty_like(tokens)
+    for head in range(heads):
+        part = slice(head * dim // heads, (head + 1) * dim // heads)
+        scores = torch.empty(count, count, dtype=tokens.dtype)
+        for one in range(count):
+            for other in range(count):
+                down = max(1 - bound, min(bound - 1, one // side - other // side))
+                right = max(1 - bound, min(bound - 1, one % side - other % side))
+                product = query[one, part] @ key[other, part] / (dim / heads) ** 0.5
+                scores[one, other] = product + table[down + bound - 1, right + bound - 1, head]
+        attended[:, part] = scores.exp() / scores.exp().sum(1, keepdim=True) @ value[:, part]
+    deep, mixing = state["Position_Extract.0.weight"], state["Position_Extract.1.weight"]
+    reach = deep.shape[-1] // 2
+    local = torch.empty_like(tokens)
+    for one in range(count):
+        local[one] = state["Position_Extract.0.bias"]
+        for other in range(count):
+            down, right = other // side - one // side, other % side - one % side
+            if abs(down) <= reach and abs(right) <= reach:
+                local[one] += deep[:, 0, down + reach, right + reach] * placed[other]
+    width = dim // heads
+    position = torch.stack(
+        [mixing[channel, :, 0, 0] @ local[:, channel // width * width :][:, :width].T for channel in range(dim)], dim=1
+    )
+    mixed = attended + position + state["Position_Extract.1.bias"]
+    return mixed @ state["proj.weight"].T + state["proj.bias"]
+
+
+def plain_leff(block: WindowBlock | SpatialTransformer, x: Tensor) -> Tensor:
+    state = {key.removeprefix("mlp."): value for key, value in block.state_dict().items()}
+    hidden = torch.einsum("bhwc,dc->bhwd", x, state["linear1.0.weight"]) + state["linear1.0.bias"]
+    hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+    framed = F.pad(hidden, (0, 0, 1, 1, 1, 1))
+    local = state["dwconv.0.bias"] + sum(
+        framed[:, row : row + x.shape[1], column : column + x.shape[2]] * state["dwconv.0.weight"][:, 0, row, column]
+        for row in range(3)
+        for column in range(3)
+    )
+    hidden = hidden + local * (1 + torch.erf(local / 2**0.5)) / 2
+    return torch.einsum("bhwd,cd->bhwc", hidden, state["linear2.0.weight"]) + state["linear2.0.bias"]
+
+
+def plain_norm(norm: torch.nn.Module, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def randomised(module: torch.nn.Module) -> Any:
+    torch.manual_seed(1)
+    for parameter in module.double().parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize(("window", "bound"), [(4, 8), (9, 8), (1, 8), (2, 8)])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention_agrees_with_its_equations(window: int, bound: int, heads: int) -> None:
+    """A bound below the side of the grid: positions that far apart share a bias."""
+    attention = randomised(RelativeAttention(6, window, heads, bound, qkv_bias=True))
+    tokens = torch.rand(2, window * window, 6, dtype=torch.float64)
+    expected = torch.stack([plain_attention(attention, grid, bound) for grid in tokens])
+    torch.testing.assert_close(attention(tokens), expected, rtol=0, atol=1e-12)
+
+
+def test_window_block_agrees_with_its_equations() -> None:
+    block = randomised(WindowBlock(6, 3, 2, 8, qkv_bias=True, drop_path=0.5))
+    x = torch.rand(2, 6, 9, 6, dtype=torch.float64)
+    normal, attended = plain_norm(block.norm1, x), torch.empty_like(x)
+    for image in range(2):
+        for top in range(0, 6, 3):
+            for left in range(0, 9, 3):
+                place = (image, slice(top, top + 3), slice(left, left + 3))
+                attended[place] = plain_attention(block.attn, normal[place].reshape(9, 6), 8).view(3, 3, 6)
+    expected = x + attended
+    expected = expected + plain_leff(block, plain_norm(block.norm2, expected))
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
+
+
+def test_spatial_transformer_agrees_with_its_equations() -> None:
+    """Windows are tokens, and their results are added one window after the other, not where they were."""
+    block = randomised(SpatialTransformer(3, 4, 2, 2, 8, 2, qkv_bias=True))
+    x = torch.rand(2, 8, 8, 3, dtype=torch.float64)
+    expected = x.clone()
+    for image in range(2):
+        for channel in range(3):
+            windows = [
+                x[image, top : top + 2, left : left + 2, channel].flatten()
+                for top in range(0, 8, 2)
+                for left in range(0, 8, 2)
+            ]
+            attended = plain_attention(block.attn, torch.stack(windows), 2)
+            for place, value in enumerate(attended.flatten()):
+                expected[image, place // 8, place % 8, channel] += value
+    expected = expected + plain_leff(block, plain_norm(block.norm2, expected))
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
+
+
+# -- any size ----------------------------------------------------------------------------------------------------------
+
+
+def golden_tiling() -> dict[str, Any]:
+    return json.loads((TILING / "idt.json").read_text())
+
+
+@pytest.mark.parametrize("size", golden_tiling()["starts"])
+def test_tiles_begin_where_the_official_ones_do(size: str) -> None:
+    height, width = (int(side) for side in size.split("x"))
+    own = [[top, left] for top in tile_starts(height, 128, 20) for left in tile_starts(width, 128, 20)]
+    assert own == golden_tiling()["starts"][size]
+
+
+def test_a_side_of_exactly_a_tile_is_one_tile() -> None:
+    assert tile_starts(128, 128, 20) == [0]
+
+
+def changed(net: IDT, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make the network return tile · (1 + i/100) + i/1000 for the i-th position, and note how many come together."""
+    together: list[int] = []
+
+    def restore_tile(x: Tensor) -> Tensor:
+        place = torch.arange(sum(together), sum(together) + len(x)).view(-1, 1, 1, 1)
+        together.append(len(x))
+        return x * (1 + 0.01 * place) + 0.001 * place
+
+    monkeypatch.setattr(net, "restore_tile", restore_tile)
+    return together
+
+
+def test_tiles_are_merged_as_officially(monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(TILING / "idt.npz") as golden:
+        expected, weights = (torch.from_numpy(golden[key]) for key in ("merged", "weights_row64"))
+    torch.testing.assert_close(centre_weights(128)[64], weights, rtol=1e-6, atol=0)
+    net = IDT(**{**SMALL, "img_size": 128, "overlap": 20})
+    changed(net, monkeypatch)
+    merged = net(uniform(8800, (1, 3, 150, 236)))
+    torch.testing.assert_close(merged[..., ::3, ::3].flatten()[::3], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_tiles_are_merged_pixel_by_pixel(net: IDT, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = changed(net, monkeypatch)
+    merged = net(images)
+    corners = [
+        (top, left) for top in tile_starts(images.shape[2], 32, 12) for left in tile_starts(images.shape[3], 32, 12)
+    ]
+    assert sum(together) == len(images) * len(corners)
+    for image, row, column in [(len(images) - 1, 20, 30), (0, 0, 0), (0, 32, 31), (0, 16, 16)]:
+        total, value = 0.0, torch.zeros(3)
+        for place, (top, left) in enumerate(corners):
+            y, x = row - top, column - left
+            if 0 <= y < 32 and 0 <= x < 32:
+                weight = ((y - 16) ** 2 + (x - 16) ** 2 + 1e-3) ** -0.5
+                index = place * len(images) + image
+                total += weight
+                value += weight * (images[image, :, row, column] * (1 + 0.01 * index) + 0.001 * index)
+        torch.testing.assert_close(merged[image, :, row, column], value / total)
+
+
+def test_few_tiles_are_restored_at_a_time(net: IDT, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = changed(net, monkeypatch)
+    net(torch.rand(1, 3, 150, 90))
+    assert sum(together) == 7 * 4 and max(together) <= 8
+    together.clear()
+    net(torch.rand(3, 3, 150, 90))
+    assert sum(together) == 3 * 7 * 4 and max(together) <= 8
+
+
+def test_tiles_of_a_batch_of_any_size_are_the_networks(net: IDT, images: Tensor) -> None:
+    """Where only one tile reaches, the result is that tile's."""
+    with torch.no_grad():
+        restored = net(images)
+        corner = net(images[..., :32, :32])
+    free = slice(0, 1)  # the second tile begins at row 1 at the earliest
+    torch.testing.assert_close(restored[:, :, free, :20], corner[:, :, free, :20], rtol=1e-4, atol=1e-6)
+
+
+def test_large_images_can_be_trained_on(net: IDT, images: Tensor) -> None:
+    images.requires_grad_()
+    net.train()(images).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert images.grad is not None and (images.grad != 0).all()
+
+
+def test_half_precision_adds_tiles_up_in_single(net: IDT, images: Tensor) -> None:
+    with torch.no_grad():
+        expected = net(images)
+        restored = net.bfloat16()(images.bfloat16())
+    assert restored.dtype == torch.bfloat16
+    torch.testing.assert_close(restored.float(), expected, rtol=0, atol=0.03)
+
+
+def test_the_network_itself_can_be_exported() -> None:
+    net = IDT(**SMALL).eval()
+    image = torch.rand(2, 3, 32, 32)
+    program = torch.export.export(net, (image,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(image), net(image))
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_stochastic_depth_drops_residuals_of_single_images() -> None:
+    block = randomised(WindowBlock(4, 2, 1, 4, qkv_bias=True, drop_path=0.25)).train()
+    torch.nn.init.zeros_(block.mlp.linear2[0].weight)
+    torch.nn.init.zeros_(block.mlp.linear2[0].bias)
+    x = torch.rand(1, 2, 2, 4, dtype=torch.float64).expand(400, 2, 2, 4)
+    residual = block.eval()(x)[0] - x[0]
+    own = block.train()(x) - x
+    kept = own.flatten(1).abs().amax(1) > 0
+    assert 0.65 < kept.double().mean() < 0.85
+    torch.testing.assert_close(own[kept], (residual / 0.75).expand_as(own[kept]))
+
+
+def test_stochastic_depth_grows_to_the_bottleneck() -> None:
+    with torch.device("meta"):
+        net = IDT()
+    rates = [module.drop_path for module in net.modules() if isinstance(module, WindowBlock)]
+    assert len(rates) == 19 and rates[0] == rates[-1] == 0 and max(rates) == rates[10] == 0.1
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+    with torch.device("meta"):
+        assert not any(block.drop_path for block in IDT(drop_path_rate=0.0).modules() if isinstance(block, WindowBlock))
+
+
+# -- recognition and mistakes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [config for config in networks.configs() if config.startswith("idt")])
+def test_published_configurations_are_found_again(config: str) -> None:
+    golden = networks.load(config)
+    assert IDT.detect({key: tuple(shape) for key, shape in golden.shapes.items()}) == golden.kwargs
+
+
+@pytest.mark.parametrize("config", [config for config in networks.configs() if not config.startswith("idt")])
+def test_other_networks_are_not_taken_for_it(config: str) -> None:
+    assert IDT.detect({key: tuple(shape) for key, shape in networks.load(config).shapes.items()}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depths": [1] * 8}, "depths are nine numbers from 1 on .*, not "),
+        ({"num_heads": [1] * 8 + [0]}, "num_heads are nine numbers from 1 on"),
+        (
+            {"num_heads": [3, 2, 4, 8, 16, 16, 8, 4, 2]},
+            r"num_heads\[0\] must divide the level's 32 channels .*; 3 does",
+        ),
+        ({"num_heads": [128, 2, 4, 8, 16, 16, 8, 4, 2]}, r"num_heads\[0\] must divide .* window's 64 pixels; 128 does"),
+        ({"img_size": 192}, "img_size is a multiple of 16 · win_size, or 64, not 192; the nearest multiple is 256"),
+        ({"img_size": 0}, "not 0; the nearest multiple is 128"),
+        ({"win_size": 0}, "win_size=0"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio=0.0"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is a probability below 1, not 1.0"),
+        ({"overlap": 128}, "overlap is from 0 to img_size − 1 = 127 pixels, not 128"),
+        ({"overlap": -1}, "overlap is from 0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        IDT(**arguments)
+
+
+@pytest.mark.parametrize("img_size", [64, 128, 256])
+def test_other_image_sizes(img_size: int) -> None:
+    with torch.device("meta"):
+        net = ARCHS.build({"type": "IDT", "img_size": img_size})
+        assert net(torch.empty(1, 3, img_size, img_size)).shape == (1, 3, img_size, img_size)

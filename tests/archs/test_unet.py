@@ -1,0 +1,148 @@
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from mcir.archs import UNet
+from tests.archs.contract import ArchitectureContract
+from tests.archs.test_golden import OWN_ARGUMENTS, own_name
+from tests.golden import networks
+
+
+class TestContract(ArchitectureContract):
+    section: ClassVar = {"type": "UNet", "num_feat": 4}
+    reach = 110  # convolutions 62 on the way down and 30 up, poolings 15
+
+    def images(self, net: Any, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
+        """Larger where batches are normalised: a single pixel an image at the lowest level has hardly a variance."""
+        return super().images(net, batch, height + 32 * net.training, width + 32 * net.training, seed)
+
+    def test_exports_with_free_height_and_width(self, net: Any) -> None:
+        """From 32 pixels on: ``torch.export`` takes a side of one pixel, as at the lowest level, for a fixed one."""
+        net.min_size = 32
+        super().test_exports_with_free_height_and_width(net)
+
+
+class TestContractOfBilinear(TestContract):
+    section: ClassVar = {"type": "UNet", "num_feat": 2, "num_in_ch": 1, "num_out_ch": 1, "bilinear": True}
+    channels = 1
+    reach = None  # corners are aligned: where a pixel looks depends on the size
+
+
+# -- the network, slowly -----------------------------------------------------------------------------------------------
+
+
+def randomised(net: UNet) -> UNet:
+    torch.manual_seed(1)
+    for key, value in net.double().state_dict().items():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1.5) if key.endswith("running_var") else torch.nn.init.normal_(value)
+    return net.requires_grad_(False).eval()
+
+
+def plain_pair(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    for number in (1, 2):
+        kernel = state[f"conv{number}.weight"]
+        framed = torch.nn.functional.pad(x, (1, 1, 1, 1))
+        x = sum(
+            torch.einsum(
+                "dc,bchw->bdhw",
+                kernel[:, :, row, column],
+                framed[:, :, row : row + x.shape[2], column:][..., : x.shape[3]],
+            )
+            for row in range(3)
+            for column in range(3)
+        )
+        weight, bias, mean, var = (
+            state[f"norm{number}.{name}"].view(-1, 1, 1) for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        x = ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
+    return x
+
+
+def plain_rise(state: dict[str, Tensor], below: Tensor, skipped: Tensor) -> Tensor:
+    """Enlarge pixel by pixel; what is missing beside an odd picture stays zero."""
+    height, width = below.shape[2:]
+    raised = torch.zeros_like(skipped)
+    for row in range(2 * height):
+        for column in range(2 * width):
+            if "up.weight" in state:
+                kernel = state["up.weight"][:, :, row % 2, column % 2]
+                raised[:, :, row, column] = below[:, :, row // 2, column // 2] @ kernel + state["up.bias"]
+                continue
+            down = row * (height - 1) / (2 * height - 1)
+            right = column * (width - 1) / (2 * width - 1)
+            for y in range(height):
+                for x in range(width):
+                    share = max(0.0, 1 - abs(down - y)) * max(0.0, 1 - abs(right - x))
+                    raised[:, :, row, column] += share * below[:, :, y, x]
+    return plain_pair(part(state, "pair."), torch.cat([skipped, raised], dim=1))
+
+
+def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+@pytest.mark.parametrize("size", [(16, 16), (19, 31)])
+def test_agrees_with_its_description(bilinear: bool, size: tuple[int, int]) -> None:
+    net = randomised(UNet(2, 5, num_feat=2, bilinear=bilinear))
+    state, images = net.state_dict(), torch.rand(2, 2, *size, dtype=torch.float64)
+    pictures = [plain_pair(part(state, "encoder.0."), images)]
+    for level in range(1, 5):
+        above = pictures[-1]
+        halves = [above[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        height, width = above.shape[2] // 2, above.shape[3] // 2
+        largest = torch.stack([half[:, :, :height, :width] for half in halves]).amax(0)
+        pictures.append(plain_pair(part(state, f"encoder.{level}."), largest))
+    x = pictures.pop()
+    for step in range(4):
+        x = plain_rise(part(state, f"decoder.{step}."), x, pictures.pop())
+    expected = torch.einsum("dc,bchw->bdhw", state["last.weight"][..., 0, 0], x) + state["last.bias"].view(-1, 1, 1)
+    torch.testing.assert_close(net(images), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("bilinear", "parameters"), [(False, 31_037_763), (True, 17_263_107)])
+def test_parameters(bilinear: bool, parameters: int) -> None:
+    with torch.device("meta"):
+        net = UNet(bilinear=bilinear)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in net.last.parameters()) == 195
+
+
+def test_the_last_layer_can_be_replaced() -> None:
+    """A frozen network with a new last layer that enlarges: what is trained are that layer's weights alone."""
+    net = UNet(num_feat=4).eval().requires_grad_(False)
+    net.last = torch.nn.Sequential(torch.nn.Conv2d(4, 12, 1), torch.nn.PixelShuffle(2))
+    enlarged = net.restore(torch.rand(1, 3, 16, 20))
+    assert enlarged.shape == (1, 3, 32, 40)
+    enlarged.mean().backward()
+    assert {name for name, parameter in net.named_parameters() if parameter.grad is not None} == {
+        "last.0.weight",
+        "last.0.bias",
+    }
+
+
+# -- recognition and mistakes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [config for config in networks.configs() if config.startswith("unet")])
+def test_configurations_are_found_again(config: str) -> None:
+    golden = networks.load(config)
+    shapes = {own_name("unet", key): tuple(shape) for key, shape in golden.shapes.items()}
+    arguments = {OWN_ARGUMENTS["unet"].get(key, key): value for key, value in golden.kwargs.items()}
+    assert UNet.detect(shapes) == {**arguments, "num_feat": 64}
+
+
+@pytest.mark.parametrize("config", networks.configs())
+def test_other_names_are_not_taken_for_it(config: str) -> None:
+    """Neither other networks nor U-Nets whose keys are named otherwise."""
+    assert UNet.detect({key: tuple(shape) for key, shape in networks.load(config).shapes.items()}) is None
+
+
+@pytest.mark.parametrize("arguments", [{"num_in_ch": 0}, {"num_out_ch": 0}, {"num_feat": 0}])
+def test_what_cannot_be_built_is_refused(arguments: dict[str, int]) -> None:
+    name = next(iter(arguments))
+    with pytest.raises(ValueError, match=rf"UNet: channels and features start at 1, not .*{name}=0"):
+        UNet(**arguments)
