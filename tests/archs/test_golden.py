@@ -52,7 +52,7 @@ OWN_ARGUMENTS = {"unet": {"n_channels": "num_in_ch", "n_classes": "num_out_ch"}}
 """By family: what we call an argument that the golden files have under another name."""
 
 FLOAT32 = 2e-5
-"""Largest error in float32, in units of the output's standard deviation; libraries of convolutions round differently."""
+"""Largest error in float32, in units of the output's standard deviation; convolutions round differently by library."""
 
 EXACT = 1e-9
 """Largest error in float64, in units of the output's standard deviation."""
