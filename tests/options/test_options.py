@@ -1,0 +1,465 @@
+"""The option files that come with mcir: they load, pass `mcir check`, say what the papers' recipes say, and train.
+
+The data sets are not here, so what trains does it on the bundled photographs, with the stand-in of its task.
+"""
+
+import json
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mcir.cli import main
+from mcir.config import load
+from mcir.config.load import read_with_bases
+from mcir.config.yaml_loader import read_file
+from mcir.data import bundled
+from mcir.data.manifest import known_manifests, read_manifest
+from mcir.engine import tester as testing
+from mcir.engine.distributed import Process
+from mcir.engine.trainer import Trainer
+from mcir.registry import ARCHS, SCHEDULERS
+from tests.golden.networks import HERE as NETWORKS
+
+ROOT = Path(__file__).parents[2] / "options"
+BASES = sorted(ROOT.glob("_base_/**/*.yml"))
+FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES))
+TESTS = [file for file in FILES if file.parent.name == "test"]
+TRAINED = [file for file in FILES if file not in TESTS]
+PAIRS = [file for file in TRAINED if file.stem.endswith("_spn")]
+PLAIN = [file for file in TRAINED if file not in PAIRS]
+RECIPES = [file for file in PLAIN if file.stem != "quickstart"]
+
+
+def name(file):
+    return str(file.relative_to(ROOT).with_suffix(""))
+
+
+def each(files):
+    return pytest.mark.parametrize("file", files, ids=name)
+
+
+@cache
+def resolved(file):
+    return yaml.safe_load(load(file).dump())
+
+
+# -- every file -------------------------------------------------------------------------------------------------------
+
+
+@each(FILES)
+def test_every_file_loads_and_says_what_it_is(file):
+    options = load(file)
+    assert file.read_text().startswith("# ")
+    if file.stem != "quickstart":
+        assert options.name == (f"{file.stem}_published" if file in TESTS else file.stem)
+    assert options.datasets.val or options.datasets.test
+    assert options.val.metrics
+    assert (options.train is None) == (file in TESTS)
+
+
+def test_names_of_runs_differ():
+    names = [load(file).name for file in FILES]
+    assert len(set(names)) == len(names)
+
+
+def bases(file):
+    named = read_file(file).value.get("_base_")
+    entries = [] if named is None else named.value if isinstance(named.value, list) else [named]
+    for entry in entries:
+        base = (file.parent / entry.value).resolve()
+        yield base
+        yield from bases(base)
+
+
+def test_every_base_is_used():
+    used = {base for file in FILES for base in bases(file)}
+    unused = {base.stem for base in BASES} - {base.stem for base in used}
+    assert unused == {f"dehazeformer_{size}" for size in "dwml"}  # presets, which no table has
+
+
+def test_every_file_has_its_row_in_the_readme():
+    rows = (ROOT / "README.md").read_text()
+    told = set(re.findall(r"`((?:sr|dehaze|derain|deblur|denoise|quickstart)[\w/]*)\.yml`", rows))
+    assert told == {name(file) for file in FILES}
+
+
+def roots():
+    for file in FILES:
+        for section in resolved(file)["datasets"].values():
+            if section["type"] == "PairedImageDataset":
+                yield tuple(section.get(key) for key in ("dataroot_gt", "dataroot_lq", "filename_tmpl", "scale"))
+
+
+@pytest.mark.parametrize("gt, lq, template, scale", sorted(set(roots()), key=str))
+def test_data_sets_lie_where_their_manifests_say(gt, lq, template, scale):
+    for manifest in map(read_manifest, known_manifests()):
+        home = f"datasets/{manifest.root}/"
+        folders = {home + folder.path for folder in manifest.folders}
+        if lq is None and gt in folders:
+            return
+        for pair in manifest.pairs:
+            fits = (template or "{}") in pair.filename_tmpl and (scale or 1) == pair.scale
+            if fits and (gt, lq) == (home + pair.gt, home + pair.lq):
+                return
+    pytest.fail(f"no manifest tells of {gt} with {lq}")
+
+
+# -- the pairs --------------------------------------------------------------------------------------------------------
+
+
+@each(PAIRS)
+def test_a_pair_differs_in_its_negatives_alone(file):
+    pushed = dict(resolved(file))
+    plain = dict(resolved(file.with_name(file.name.replace("_spn", ""))))
+    assert (plain.pop("model_type"), pushed.pop("model_type")) == ("RestorationModel", "ContrastiveModel")
+    assert pushed.pop("name") == plain.pop("name") + "_spn"
+    train = dict(pushed.pop("train"))
+    loss, negatives = train.pop("contrastive_opt"), train.pop("negatives")
+    assert pushed | {"train": train} == plain
+    spn = read_with_bases(ROOT / "_base_/spn.yml").plain()["train"]
+    if file.stem == "ffanet_its_released_spn":
+        spn["contrastive_opt"]["loss_weight"] = 1e-3
+        spn["negatives"] |= {"steps": [100, 200, 500, 1000], "start": 0.1}
+    assert {"contrastive_opt": loss, "negatives": negatives} == spn
+
+
+def test_every_recipe_of_the_tables_has_its_pair():
+    paired = {file.with_name(file.name.replace("_spn", "")) for file in PAIRS}
+    assert {file.stem for file in set(RECIPES) - paired} == {"swinir_color_dn25", "swinir_color_jpeg40"}
+
+
+def test_the_papers_lambda_w_and_s_stand_there():
+    train = resolved(ROOT / "derain/idt_did_spn.yml")["train"]
+    assert train["contrastive_opt"]["loss_weight"] == 1e-4
+    assert train["contrastive_opt"]["vgg_type"] == "vgg16"
+    assert train["contrastive_opt"]["layer_weights"] == {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
+    assert train["negatives"] == {"type": "HistoryNegatives", "weight": 0.1, "steps": [100, 500, 1000, 2000]}
+
+
+# -- the recipes, against the facts of the released code --------------------------------------------------------------
+
+ADAM, ADAMW = "Adam", "AdamW"
+FACTS = {
+    # pattern: optimizer, rate, betas, decay, iterations, batch per GPU, crop, loss, EMA, clipping, seed
+    "sr/edsr_light_x2": (ADAM, 1e-4, [0.9, 0.99], 0, 300_000, 16, 96, "L1Loss", 0.999, None, 0),
+    "sr/edsr_light_x4": (ADAM, 1e-4, [0.9, 0.99], 0, 300_000, 16, 192, "L1Loss", 0.999, None, 10),
+    "sr/swinir_light_x4": (ADAM, 2e-4, None, 0, 500_000, 8, 256, "L1Loss", 0.999, None, 0),
+    "sr/swinir_x4": (ADAM, 2e-4, [0.9, 0.99], 0, 500_000, 4, 192, "L1Loss", 0.999, None, 0),
+    "dehaze/ffanet_(its|reside6k)": (ADAM, 1e-4, [0.9, 0.999], None, 500_000, 2, 240, "L1Loss", None, None, 0),
+    "dehaze/ffanet_its_released": (ADAMW, 2e-4, [0.9, 0.9], 0, 500_000, 4, 128, "L1Loss", 0.999, None, 42),
+    "dehaze/dehazeformer_t_its": (ADAMW, 4e-4, [0.9, 0.999], 0.01, 131_537, 32, 256, "L1Loss", None, None, 0),
+    "dehaze/dehazeformer_[sb]_its": (ADAMW, 2e-4, [0.9, 0.999], 0.01, 263_074, 16, 256, "L1Loss", None, None, 0),
+    "dehaze/dehazeformer_t_reside6k": (ADAMW, 2e-4, [0.9, 0.999], 0.01, 187_187, 32, 256, "L1Loss", None, None, 0),
+    "dehaze/dehazeformer_[sb]_reside6k": (
+        ADAMW,
+        1e-4,
+        [0.9, 0.999],
+        0.01,
+        1001 * 375,
+        16,
+        256,
+        "L1Loss",
+        None,
+        None,
+        0,
+    ),
+    "derain/idt_rain200[lh]": (ADAM, 1e-4, [0.9, 0.999], None, 400 * 450, 4, 128, "SSIMLoss", None, None, 0),
+    "derain/idt_did": (ADAM, 1e-4, [0.9, 0.999], None, 400 * 3000, 4, 128, "SSIMLoss", None, None, 0),
+    "derain/idt_ddn": (ADAM, 1e-4, [0.9, 0.999], None, 400 * 3150, 4, 128, "SSIMLoss", None, None, 0),
+    "derain/idt_spa": (ADAM, 1e-4, [0.9, 0.999], None, 400 * 159_616, 4, 128, "SSIMLoss", None, None, 0),
+    "deblur/nafnet_gopro_w32": (ADAMW, 1e-3, [0.9, 0.9], 1e-3, 200_000, 4, 256, "PSNRLoss", None, 0.01, 42),
+    "deblur/nafnet_gopro_w64": (ADAMW, 1e-3, [0.9, 0.9], 1e-3, 400_000, 8, 256, "PSNRLoss", None, 0.01, 10),
+    "denoise/nafnet_sidd_w32": (ADAMW, 1e-3, [0.9, 0.9], 0, 200_000, 4, 256, "PSNRLoss", None, 0.01, 10),
+    "denoise/nafnet_sidd_w64": (ADAMW, 1e-3, [0.9, 0.9], 0, 400_000, 8, 256, "PSNRLoss", None, 0.01, 10),
+    "denoise/swinir_color_dn25": (ADAM, 2e-4, None, 0, 1_600_000, 1, 128, "CharbonnierLoss", 0.999, None, 0),
+    "denoise/swinir_color_jpeg40": (ADAM, 2e-4, None, 0, 1_600_000, 1, 126, "CharbonnierLoss", 0.999, None, 0),
+}
+TURNED = "sr/.*|dehaze/(ffanet_.*|dehazeformer_._its)|deblur/.*|denoise/swinir_.*"
+METRICS = {
+    "sr/.*": {"PSNR", "SSIM"},
+    "dehaze/ffanet_its_released": {"PSNR", "SSIM"},
+    "dehaze/ffanet_(its|reside6k)": {"FloatPSNR", "ZeroPaddedSSIM"},
+    "dehaze/dehazeformer_.*": {"FloatPSNR", "PooledSSIM"},
+    "derain/.*": {"DerainPSNR", "DerainSSIM"},
+    "deblur/.*": {"PSNR", "SSIM3D"},
+    "denoise/nafnet_.*": {"PSNR", "SSIM3D", "FloatPSNR"},
+    "denoise/swinir_color_dn25": {"PSNR", "SSIM"},
+    "denoise/swinir_color_jpeg40": {"PSNR", "SSIM", "PSNRB"},
+}
+
+
+def fact(table, file):
+    found = [value for pattern, value in table.items() if re.fullmatch(pattern, name(file))]
+    assert len(found) == 1, name(file)
+    return found[0]
+
+
+@each(RECIPES)
+def test_a_recipe_is_the_released_one(file):
+    tree = resolved(file)
+    train, data = tree["train"], tree["datasets"]["train"]
+    optimizer = train["optim_g"]
+    assert fact(FACTS, file) == (
+        *(optimizer.get(key) for key in ("type", "lr", "betas", "weight_decay")),
+        train["total_iter"],
+        data["batch_size_per_gpu"],
+        data["gt_size"],
+        train["pixel_opt"]["type"],
+        train.get("ema_decay"),
+        train.get("grad_clip"),
+        tree["manual_seed"],
+    )
+    assert not data["progressive"]
+    assert data.get("use_rot", False) == bool(re.fullmatch(TURNED, name(file)))
+    assert data.get("use_hflip", False) != name(file).startswith("denoise/nafnet")
+    dehazeformer = file.stem.startswith("dehazeformer")
+    assert train.get("precision") == ("fp16" if dehazeformer else None)
+    assert train["pixel_opt"].get("loss_weight", 1) == (2 if dehazeformer else 1)
+    assert {metric["type"] for metric in tree["val"]["metrics"].values()} == fact(METRICS, file)
+
+
+SCHEDULES = {
+    # pattern: the golden table, iterations of an epoch where it counts epochs
+    "sr/edsr_.*": ("basicsr_edsr", None),
+    "sr/swinir_.*": ("basicsr_swinir", None),
+    "dehaze/ffanet_(its|reside6k)": ("ffa_its", None),
+    "dehaze/ffanet_its_released": ("mclir_ffanet", None),
+    "dehaze/dehazeformer_t_its": ("dehazeformer_t_indoor", 437),
+    "derain/idt_rain200[lh]": ("idt", 450),
+    "derain/idt_did": ("idt", 3000),
+    "derain/idt_ddn": ("idt", 3150),
+    "derain/idt_spa": ("idt", 159_616),
+    "(deblur|denoise)/nafnet_.*_w32": ("nafnet_w32", None),
+    "(deblur|denoise)/nafnet_.*_w64": ("nafnet_w64", None),
+}
+GOLDEN = json.loads((NETWORKS.parent / "schedules/schedules.json").read_text())["schedules"]
+
+
+@each([file for file in RECIPES if any(re.fullmatch(pattern, name(file)) for pattern in SCHEDULES)])
+def test_a_rate_is_the_official_one_all_the_way(file):
+    table, epoch = fact(SCHEDULES, file)
+    train = resolved(file)["train"]
+    schedule, base = SCHEDULERS.build(train["scheduler"]), train["optim_g"]["lr"]
+    for when, rate in GOLDEN[table]["table"]:
+        iterations = [when] if epoch is None else [when * epoch + 1, (when + 1) * epoch]
+        for iteration in iterations:
+            assert iteration <= train["total_iter"]
+            assert schedule(base, iteration) == pytest.approx(rate, rel=1e-6, abs=2e-12), iteration
+    assert iterations[-1] == train["total_iter"]
+
+
+@pytest.mark.parametrize("size, epochs, epoch, rate", [("t", 1001, 187, 2e-4), ("s", 1001, 375, 1e-4)])
+def test_dehazeformer_ends_at_a_hundredth_of_its_first_rate(size, epochs, epoch, rate):
+    train = resolved(ROOT / f"dehaze/dehazeformer_{size}_reside6k.yml")["train"]
+    schedule = SCHEDULERS.build(train["scheduler"])
+    last = (epochs - 1) * epoch
+    assert schedule(rate, epoch) == rate > schedule(rate, epoch + 1)
+    assert schedule(rate, last) > schedule(rate, last + 1) == pytest.approx(rate / 100)
+    assert train["total_iter"] == last + epoch
+
+
+def test_the_denoisers_rate_halves_four_times():
+    train = resolved(ROOT / "denoise/swinir_color_dn25.yml")["train"]
+    schedule = SCHEDULERS.build(train["scheduler"])
+    steps = [800_000, 1_200_000, 1_400_000, 1_500_000]
+    assert [schedule(1.0, step) / schedule(1.0, step + 1) for step in steps] == [2, 2, 2, 2]
+    assert schedule(1.0, train["total_iter"]) == 1 / 16
+
+
+# -- the networks, against the official ones --------------------------------------------------------------------------
+
+OFFICIAL = {
+    "edsr_light_x2": "edsr_light_x2",
+    "edsr_light_x4": "edsr_light_x4",
+    "swinir_light_x2": "swinir_light_x2",
+    "swinir_light_x4": "swinir_light_x4",
+    "swinir_x4": "swinir_classical_s48_x2",
+    "ffanet_.*": "ffa_3_19",
+    "dehazeformer_t_.*": "dehazeformer_t",
+    "dehazeformer_s_.*": "dehazeformer_s",
+    "dehazeformer_b_.*": "dehazeformer_b",
+    "idt_.*": "idt_128",
+    "nafnet_gopro_w32": "nafnet_local_gopro_w32_t256",
+    "nafnet_gopro_w64": "nafnet_gopro_w64",
+    "nafnet_sidd_w32": "nafnet_sidd_w32",
+    "nafnet_sidd_w64": "nafnet_sidd_w64",
+    "swinir_color_dn25": "swinir_color_dn",
+    "swinir_color_jpeg40": "swinir_jpeg_color",
+}
+
+
+def official(config):
+    with np.load(NETWORKS / f"{config}.npz") as file:
+        return json.loads(bytes(file["facts"]))
+
+
+@each([*RECIPES, *TESTS])
+def test_a_network_is_the_published_one(file):
+    config = next(config for pattern, config in OFFICIAL.items() if re.fullmatch(pattern, file.stem))
+    given, wanted = resolved(file)["network_g"], official(config)["kwargs"]
+    if file.stem == "swinir_x4":
+        wanted["upscale"] = 4
+    defaults = {key: parameter.default for key, parameter in ARCHS.parameters(given["type"]).items()}
+    assert {key: given.get(key, defaults.get(key)) for key in wanted} == wanted
+    beyond = given.keys() - wanted.keys() - {"type"}
+    if file.stem == "nafnet_gopro_w64":  # whose measurements are of the plain network
+        assert (given["type"], given["train_size"], beyond) == ("NAFNetLocal", [1, 3, 256, 256], {"train_size"})
+    else:
+        assert {key: given[key] for key in beyond} == {key: defaults[key] for key in beyond}
+
+
+@pytest.mark.parametrize("size", "tsbdwml")
+def test_a_preset_of_dehazeformer_is_the_published_one(size):
+    preset = read_with_bases(ROOT / f"_base_/networks/dehazeformer_{size}.yml").plain()["network_g"]
+    facts = official(f"dehazeformer_{size}")
+    assert preset == {"type": "DehazeFormer", **facts["kwargs"]}
+    text = (ROOT / f"_base_/networks/dehazeformer_{size}.yml").read_text()
+    assert f"{facts['param_count']:,} parameters" in text
+
+
+# -- checked and trained ----------------------------------------------------------------------------------------------
+
+TINY_IDT = {"img_size": 16, "win_size": 2, "embed_dim": 8, "overlap": 4}
+FEWER = {
+    "SwinIR": ["network_g.depths=[2]", "network_g.num_heads=[6]"],
+    "FFANet": ["network_g.blocks=1"],
+    "DehazeFormer": ["network_g.depths=[2, 2, 2, 1, 1]"],
+    "IDT": [f"network_g.{key}={value}" for key, value in {**TINY_IDT, "depths": 9 * [1], "num_heads": 9 * [2]}.items()],
+    "NAFNet": [f"network_g.{key}_blk_nums=[1, 1, 1, 1]" for key in ("enc", "dec")] + ["network_g.width=8"],
+}
+"""Overrides that leave little of a network but every kind of its parts."""
+STAND_INS = {
+    "sr": {"type": "BicubicDown"},
+    "dehaze": {"type": "SyntheticHaze"},
+    "derain": {"type": "RainStreaks"},
+    "deblur": {"type": "MotionBlur"},
+    "denoise": {"type": "SensorNoise"},
+}
+
+
+def small_crop(file):
+    return max(16, 8 * resolved(file)["scale"])
+
+
+def fewer(file):
+    tree = resolved(file)
+    small = FEWER.get(tree["network_g"]["type"].removesuffix("Local"), [])
+    middle = ["network_g.middle_blk_num=1"] if "middle_blk_num" in tree["network_g"] else []
+    weights = ["train.contrastive_opt.weights=random"] if file in PAIRS else []
+    return [*small, *middle, *weights]
+
+
+def photographs(file, split):
+    """Return the section of a data set that stands in for that of an option file."""
+    data = resolved(file)["datasets"].get("train", {})
+    degradation = data.get("degradation") or STAND_INS[name(file).partition("/")[0]]
+    section = {"type": "BundledPhotos", "split": split, "gt_size": small_crop(file), "degradation": degradation}
+    return section | ({key: data[key] for key in ("use_hflip", "use_rot") if key in data} if split == "train" else {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photographs_read_once():
+    """Keep the photographs that are read; nothing writes to them."""
+    read, kept = bundled.photographs, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundled, "photographs", lambda parts: kept.setdefault(id(parts), read(parts)))
+        yield
+
+
+def check(file, overrides, capsys):
+    assert main(["check", "-opt", str(file), *(["--set", *overrides] if overrides else [])]) == 0
+    return capsys.readouterr().out
+
+
+def work(file):
+    """Return what the cost of a step depends on."""
+    tree = resolved(file)
+    train = {key: value for key, value in tree["train"].items() if key not in ("total_iter", "scheduler", "optim_g")}
+    data = [tree["datasets"]["train"][key] for key in ("gt_size", "batch_size_per_gpu")]
+    return json.dumps([tree["network_g"], train, data], sort_keys=True)
+
+
+ONE_OF_EACH = list({work(file): file for file in PLAIN}.values())
+
+
+@each(ONE_OF_EACH)
+def test_check_passes_at_full_size(file, capsys):
+    told = check(file, [], capsys)
+    assert yaml.safe_load(told) == resolved(file)
+    assert "FLOPs of a step" in told
+    if file in RECIPES:
+        config = next(config for pattern, config in OFFICIAL.items() if re.fullmatch(pattern, file.stem))
+        if file.stem != "swinir_x4":
+            assert f"# parameters              {official(config)['param_count']:,}\n" in told
+
+
+@each([file for file in FILES if file not in ONE_OF_EACH])
+def test_check_passes(file, capsys):
+    smaller = [] if file in TESTS else [*fewer(file), f"datasets.train.gt_size={small_crop(file)}"]
+    one_negative = ["train.negatives.steps=[100]"] if file in PAIRS else []
+    told = check(file, [*smaller, *one_negative], capsys)
+    assert ("nothing to estimate" if file in TESTS else "FLOPs of a step") in told
+
+
+@pytest.mark.slow
+@each(PAIRS)
+def test_check_passes_at_full_size_with_negatives(file, capsys):
+    assert "FLOPs of a step" in check(file, [], capsys)
+
+
+def train_two_steps(file, folder, overrides):
+    training = {**photographs(file, "train"), "batch_size_per_gpu": 1}
+    settings = {"path.experiments_root": folder, "train.total_iter": 2, "val.val_freq": 2, "val.pictures": 0}
+    settings |= {"logger.print_freq": 1, "logger.use_tb_logger": "false"}
+    if file in PAIRS:
+        settings["train.contrastive_opt.layer_weights"] = "{relu1_2: 1}"  # the others cost a second in fp16 on a CPU
+    datasets = json.dumps({"train": training, "val": photographs(file, "val")})
+    options = load(file, [f"datasets={datasets}", *(f"{key}={value}" for key, value in settings.items()), *overrides])
+    trainer = Trainer(options, Process(0, 1, torch.device("cpu")))
+    before = {key: value.clone() for key, value in trainer.model.network.state_dict().items()}
+    assert trainer.train() == 0
+    told = [json.loads(line) for line in (folder / options.name / "results.jsonl").read_text().splitlines()]
+    steps = [record for record in told if record["kind"] == "train"]
+    assert [record["iteration"] for record in steps] == [1, 2]
+    assert all(np.isfinite(record["l_pix"]) for record in steps)
+    assert all(("l_neg" in record) == (file in PAIRS) for record in steps)
+    if file in PAIRS:
+        assert all(record["l_neg"] < 0 for record in steps)
+    (measured,) = [record for record in told if record["kind"] == "val"]
+    assert all(np.isfinite(measured[metric]) for metric in options.val.metrics)
+    after = trainer.model.network.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    shutil.rmtree(folder / options.name)
+
+
+@each([file for file in TRAINED if file.stem != "quickstart"])  # that one is whole: the tests of runs train it
+def test_every_file_trains(file, tmp_path):
+    train_two_steps(file, tmp_path, fewer(file))
+
+
+@each(TESTS)
+def test_published_weights_are_tested(file, tmp_path):
+    datasets = json.dumps({"val": photographs(file, "val")})
+    overrides = [f"datasets={datasets}", f"path.results_root={tmp_path}", "val.pictures=0", *fewer(file)]
+    options = load(file, overrides)
+    weights = {f"module.{key}": value for key, value in ARCHS.build(options.network_g).state_dict().items()}
+    torch.save({"params": weights}, tmp_path / "weights.pth")
+    results = testing.Tester(options, Process(0, 1, torch.device("cpu"))).test([str(tmp_path / "weights.pth")])
+    (measured,) = json.loads(results.read_text()).values()
+    assert measured["val"].keys() == options.val.metrics.keys()
+    assert all(len(metric["images"]) == 2 and np.isfinite(metric["mean"]) for metric in measured["val"].values())
+
+
+@pytest.mark.slow
+@each(RECIPES)
+def test_every_recipe_trains_its_whole_network(file, tmp_path):
+    overrides = [override for override in fewer(file) if not override.startswith("network_g")]
+    if resolved(file)["network_g"]["type"] == "IDT":
+        overrides.append("datasets.train.gt_size=128")
+    train_two_steps(file, tmp_path, overrides)
