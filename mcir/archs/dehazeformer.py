@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.attention import attend
+from mcir.archs.attention import attend, relative_position_index
 from mcir.archs.network import Network, Shapes, is_exporting
 from mcir.registry import ARCHS
 
@@ -52,23 +52,31 @@ class RescaledNorm(nn.Module):
 class WindowAttention(nn.Module):
     """Attention within windows, with a bias that a small network makes of the tokens' relative positions.
 
+    The network is run once for each of the (2·window − 1)² positions, not for each pair of tokens.
+
     Args:
         heads: how many attend side by side.
         window: side of a window in pixels.
     """
 
+    positions: Tensor
     relative_positions: Tensor
 
     def __init__(self, heads: int, window: int) -> None:
         super().__init__()
-        place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"), -1).flatten(0, 1)
-        offset = (place[:, None] - place[None, :]).float()
-        self.register_buffer("relative_positions", offset.sign() * (1 + offset.abs()).log())
+        self.window = window
+        offset = torch.arange(1.0 - window, window)
+        offset = offset.sign() * (1 + offset.abs()).log()
+        positions = torch.stack(torch.meshgrid(offset, offset, indexing="ij"), -1).flatten(0, 1)
+        index = relative_position_index(window, positions.device)
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("relative_positions", positions[index])  # which published files hold
         self.meta = nn.Sequential(nn.Linear(2, META), nn.ReLU(inplace=True), nn.Linear(META, heads))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return what each token of (B·nW, heads, N, d) attends to, in that shape."""
-        bias = self.meta(self.relative_positions).permute(2, 0, 1).contiguous()
+        index = relative_position_index(self.window, query.device)
+        bias = self.meta(self.positions).mT.index_select(1, index.flatten()).view(-1, *index.shape)
         return attend(query, key, value, bias, scale=query.shape[-1] ** -0.5)
 
 

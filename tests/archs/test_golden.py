@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mcir.archs import dehazeformer
 from mcir.archs.network import Network
 from mcir.registry import ARCHS
 from tests.golden import networks
@@ -97,13 +98,23 @@ def test_keys_shapes_and_parameters_are_the_official_ones(golden: Golden, net: N
     assert sum(parameter.numel() for parameter in net.parameters()) == golden.param_count
 
 
+def work_left_out(net: Network) -> int:
+    """Return the multiply-adds that ours does not make: DehazeFormer's bias of positions that come again and again."""
+    parts = [part for part in net.modules() if isinstance(part, dehazeformer.WindowAttention)]
+    pairs = [part.relative_positions[..., 0].numel() - len(part.positions) for part in parts]
+    return sum(
+        count * sum(layer.weight.numel() for layer in (part.meta[0], part.meta[2]))
+        for count, part in zip(pairs, parts, strict=True)
+    )
+
+
 def test_work_is_the_official_one(golden: Golden) -> None:
     with torch.device("meta"):
         shadow = ARCHS.build(section(golden)).eval()
     for work in golden.macs:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             Network.forward(shadow, torch.empty(work["input_shape"], device="meta"))
-        assert counter.get_total_flops() // 2 == work["macs"]
+        assert counter.get_total_flops() // 2 == work["macs"] - work_left_out(shadow)
 
 
 def test_outputs_are_the_official_ones(golden: Golden, net: Network, record_property) -> None:
