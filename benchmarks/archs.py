@@ -4,7 +4,7 @@ Where a network has parts that could be written more plainly (attention, normali
 (``literal``) takes turns with ours. Times are processor seconds of one thread on a CPU, seconds of the device on a GPU;
 medians of interleaved rounds. FLOPs are those of convolutions, linear layers and attention products; *of rate* is the
 share of the time that they would take at this machine's own rate for a large convolution and a large matrix product.
-*step* is forward with backward; its peak memory is measured in a process of its own::
+*step* is forward with backward, which counts as two forwards; its peak memory is measured in a process of its own::
 
     python benchmarks/archs.py --only 'swinir_light_x4' --batch-size 4 --json archs.json
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,11 @@ def step(net: nn.Module, batch: Tensor) -> None:
     net(batch).square().mean().backward()
 
 
-def flops(config: str, batch_size: int, work: Callable[[nn.Module, Tensor], None]) -> dict[str, int]:
-    """Return the floating-point operations of a call by kind; a multiply-add is two."""
+def flops(config: str, batch_size: int) -> dict[str, int]:
+    """Return the floating-point operations of a forward pass by kind; a multiply-add is two."""
     meta = torch.device("meta")
     with FlopCounterMode(display=False) as counter:
-        work(build(config, meta), images(config, batch_size, meta))
+        forward(build(config, meta), images(config, batch_size, meta))
     counts = {"convolution": 0, "GEMM": 0}
     for operation, count in counter.get_flop_counts()["Global"].items():
         counts["convolution" if "convolution" in str(operation) else "GEMM"] += int(count)
@@ -87,10 +87,11 @@ def measured(
     if literal is not None:
         forms["literal"] = literal(net)
     result: dict[str, Any] = {"config": config, "images": list(batch.shape)}
+    forward_flops = flops(config, batch_size)
     for name, work in {"forward": forward, "step": step}.items():
         calls = {form: lambda work=work, module=module: work(module, batch) for form, module in forms.items()}
         times = {form: statistics.median(values) for form, values in interleaved(calls, rounds, device).items()}
-        counts = flops(config, batch_size, work)
+        counts = {kind: (1 if work is forward else 3) * count for kind, count in forward_flops.items()}
         ideal = sum(count / rates[kind] for kind, count in counts.items())
         result[name] = {
             "seconds": times,
