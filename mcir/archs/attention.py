@@ -4,7 +4,8 @@ Shapes: B images, H × W pixels, C channels, nW windows an image, N = window² t
 
 On a CPU most of the plain form's time goes into carrying the scores (B·nW, heads, N, N) to memory and back. Here they
 are made, used and forgotten for a few windows at a time, so that they stay in the cache, and made again for the
-backward pass instead of being kept. On a GPU the fused kernels of ``scaled_dot_product_attention`` do the same.
+backward pass instead of being kept (where all windows are few, they are kept). On a GPU the fused kernels of
+``scaled_dot_product_attention`` do the same.
 """
 
 from __future__ import annotations
@@ -207,20 +208,22 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, kinds: Tensor | None, scale: float
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value, bias, kinds)
-        ctx.scale = scale
-        attended = _empty_columns(value)
+        attended, kept = _empty_columns(value), None
         for part, weights in _weights(query, key, bias, kinds, scale):
             _fill(attended, part, torch.bmm(_columns(value[part]), weights.mT))
+            kept = weights if part == slice(0, len(query)) else None
+        ctx.save_for_backward(query, key, value, bias, kinds, kept)
+        ctx.scale = scale
         return attended.mT
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, kinds = ctx.saved_tensors
+        query, key, value, bias, kinds, kept = ctx.saved_tensors
+        every = [(slice(0, len(query)), kept)] if kept is not None else _weights(query, key, bias, kinds, ctx.scale)
         of_query, of_key, of_value = (_empty_columns(each) for each in (query, key, value))
         of_bias = torch.zeros_like(bias)
-        for part, weights in _weights(query, key, bias, kinds, ctx.scale):
+        for part, weights in every:
             own = _columns(grad[part])
             _fill(of_value, part, torch.bmm(own, weights))
             of_scores = torch.bmm(own.mT, _columns(value[part])).mul_(weights)
