@@ -31,7 +31,6 @@ from benchmarks.literal import LITERAL
 from benchmarks.measuring import interleaved, last_number_of, machine_rates, peak_mib, write_report
 from mcir.archs.network import Network
 from mcir.registry import ARCHS
-from tests.archs.test_golden import section
 from tests.golden import networks
 
 SIDES = {"edsr": 48, "ffanet": 64, "swinir": 64, "dehazeformer": 64, "nafnet": 128, "idt": 128, "unet": 128}
@@ -41,7 +40,7 @@ TARGETS = {"swinir_light_x4": (1.3, 1.1)}
 def build(config: str, device: torch.device) -> Network:
     """Build a configuration with random weights, in the memory layout that convolutions like."""
     torch.manual_seed(0)
-    net: Network = ARCHS.build(section(networks.load(config)))
+    net: Network = ARCHS.build(networks.load(config).section)
     return net.to(device=device, memory_format=torch.channels_last).eval()
 
 

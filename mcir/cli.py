@@ -151,11 +151,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print(f"              {key} {shape}")
         return 1
     known = registry.ARCHS.parameters(found.architecture)
-    assumed = {key: parameter.default for key, parameter in known.items() if key not in found.arguments}
+    assumed = {key: found.arguments[key] for key in found.guessed}
+    assumed |= {key: parameter.default for key, parameter in known.items() if key not in found.arguments}
     print(f"architecture  {found.architecture}, ×{found.scale}")
     print(f"parameters    {found.parameters:,}")
-    print(f"from the keys {_in_line(found.arguments)}")
-    print(f"assumed       {_in_line(assumed)}" if assumed else "assumed       nothing")
+    print(f"from the keys {_in_line(found.arguments, found.guessed)}")
+    print(f"assumed       {_in_line(assumed) or 'nothing'}")
     for line in found.differing[:10]:
         print(f"differs       {line}")
     if len(found.differing) > 10:
@@ -164,11 +165,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 1 if found.differing else 0
 
 
-def _in_line(arguments: Mapping[str, object]) -> str:
+def _in_line(arguments: Mapping[str, object], without: Sequence[str] = ()) -> str:
     """Write arguments as an option file would, in one line."""
     import json
 
-    return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in arguments.items())
+    shown = {key: value for key, value in arguments.items() if key not in without}
+    return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in shown.items())
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ backward pass instead of being kept (where all windows are few, they are kept). 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
@@ -30,13 +31,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _kept(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep the results of a function of sizes; while a graph is traced they are computed in the graph instead."""
+def _cached_by_size(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep the results of a function of sizes, but for those of a graph that is traced or of tensors without values."""
     kept = functools.lru_cache(64)(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._guards.detect_fake_mode() is not None:
             return function(*args, **kwargs)
         with torch.inference_mode(False):
             return kept(*args, **kwargs)  # type: ignore[arg-type]
@@ -53,12 +54,12 @@ def to_windows(x: Tensor, window: int) -> Tensor:
 
 def from_windows(windows: Tensor, height: int, width: int) -> Tensor:
     """Put windows (B·nW, N, C) back together to (B, H, W, C)."""
-    window = int(windows.shape[1] ** 0.5)
+    window = math.isqrt(windows.shape[1])
     x = windows.view(-1, height // window, width // window, window, window, windows.shape[2])
     return x.transpose(2, 3).reshape(-1, height, width, windows.shape[2])
 
 
-@_kept
+@_cached_by_size
 def relative_position_index(window: int, device: torch.device | str = "cpu") -> Tensor:
     """Return for each pair of tokens (N, N) the row of a bias table of (2·window − 1)² relative positions, int64.
 
@@ -71,7 +72,7 @@ def relative_position_index(window: int, device: torch.device | str = "cpu") -> 
     return rows.reshape(window * window, window * window)
 
 
-@_kept
+@_cached_by_size
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device | str) -> Tensor:
     """Return the mask (nW, N, N) of windows that were cut after a cyclic shift: 0, and −100 between strangers.
 
@@ -88,7 +89,7 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int, device
     return (regions[:, :, None] != regions[:, None, :]) * -100.0
 
 
-@_kept
+@_cached_by_size
 def window_kinds(height: int, width: int, window: int, device: torch.device | str) -> Tensor:
     """Return which mask each window (nW,) of an image needs after a shift, int64.
 
@@ -154,7 +155,10 @@ def attend(
         bias: (heads, N, N), or several (K, heads, N, N): one for each window of an image, or as ``kinds`` says.
         kinds: which of the K each window (nW,) of an image takes, int64.
         scale: factor of the products.
+
+    On a CPU the gradient has no gradient of its own (no penalties on gradients, no ``torch.func``).
     """
+    assert bias.shape[-3:] == (query.shape[1], query.shape[2], query.shape[2])
     if bias.dim() == 4 and kinds is None:
         kinds = torch.arange(len(bias), device=bias.device)
     if query.device.type == "cuda" and not is_exporting():
@@ -190,7 +194,8 @@ def _attend_fused(
         of_each = [None] * len(pieces[0]) if kinds is None else torch.split(kinds.repeat(windows // len(kinds)), most)
         each_piece = zip(*pieces, of_each, strict=True)
         return torch.cat([_attend_fused(q, k, v, bias, own, scale) for q, k, v, own in each_piece])
-    query, key, value = (F.pad(each, (0, -channels % 8)) for each in (query, key, value))
+    if channels % 8:
+        query, key, value = (F.pad(each, (0, -channels % 8)) for each in (query, key, value))
     bias = bias.to(query.dtype)
     if kinds is not None:
         bias = bias.index_select(0, kinds).flatten(0, 1)
@@ -209,9 +214,10 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, kinds: Tensor | None, scale: float
     ) -> Tensor:
         attended, kept = _empty_columns(value), None
-        for part, weights in _weights(query, key, bias, kinds, scale):
-            _fill(attended, part, torch.bmm(_columns(value[part]), weights.mT))
-            kept = weights if part == slice(0, len(query)) else None
+        with torch.autocast("cpu", enabled=False):
+            for part, weights in _weights(query, key, bias, kinds, scale):
+                _fill(attended, part, torch.bmm(_columns(value[part]), weights.mT))
+                kept = weights if part == slice(0, len(query)) else None
         ctx.save_for_backward(query, key, value, bias, kinds, kept)
         ctx.scale = scale
         return attended.mT
@@ -223,18 +229,19 @@ class _ChunkedAttention(torch.autograd.Function):
         every = [(slice(0, len(query)), kept)] if kept is not None else _weights(query, key, bias, kinds, ctx.scale)
         of_query, of_key, of_value = (_empty_columns(each) for each in (query, key, value))
         of_bias = torch.zeros_like(bias)
-        for part, weights in every:
-            own = _columns(grad[part])
-            _fill(of_value, part, torch.bmm(own, weights))
-            of_scores = torch.bmm(own.mT, _columns(value[part])).mul_(weights)
-            of_scores.addcmul_(weights, of_scores.sum(-1, keepdim=True), value=-1)
-            _fill(of_query, part, torch.bmm(_columns(key[part]) * ctx.scale, of_scores.mT))
-            _fill(of_key, part, torch.bmm(_columns(query[part]) * ctx.scale, of_scores))
-            of_scores = of_scores.view(-1, *bias.shape[-3:])
-            if kinds is None:
-                of_bias += of_scores.sum(0)
-            else:
-                of_bias.index_add_(0, kinds[part], of_scores.to(bias.dtype))
+        with torch.autocast("cpu", enabled=False):
+            for part, weights in every:
+                own = _columns(grad[part])
+                _fill(of_value, part, torch.bmm(own, weights))
+                of_scores = torch.bmm(own.mT, _columns(value[part])).mul_(weights)
+                of_scores.addcmul_(weights, of_scores.sum(-1, keepdim=True), value=-1)
+                _fill(of_query, part, torch.bmm(_columns(key[part]) * ctx.scale, of_scores.mT))
+                _fill(of_key, part, torch.bmm(_columns(query[part]) * ctx.scale, of_scores))
+                of_scores = of_scores.view(-1, *bias.shape[-3:])
+                if kinds is None:
+                    of_bias += of_scores.sum(0)
+                else:
+                    of_bias.index_add_(0, kinds[part], of_scores.to(bias.dtype))
         return of_query.mT, of_key.mT, of_value.mT, of_bias, None, None
 
 

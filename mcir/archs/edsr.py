@@ -61,6 +61,7 @@ class EDSR(Network):
     """
 
     mean: Tensor
+    guessed = ("res_scale", "rgb_mean")
 
     def __init__(
         self,

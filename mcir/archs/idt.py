@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Blocks, Network, Shapes, stochastic_depth
 from mcir.registry import ARCHS
 
 LEVELS = 4
@@ -136,15 +136,8 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         windows = self.attn(to_windows(self.norm1(x), self.window))
-        x = x + self._kept(from_windows(windows, *x.shape[1:3]))
-        return x + self._kept(self.mlp(self.norm2(x)))
-
-    def _kept(self, residual: Tensor) -> Tensor:
-        """Return the residuals with those of some images dropped, the others enlarged in return."""
-        if not self.training or not self.drop_path:
-            return residual
-        keep = 1 - self.drop_path
-        return residual * residual.new_empty(len(residual), 1, 1, 1).bernoulli_(keep).div_(keep)
+        x = x + stochastic_depth(from_windows(windows, *x.shape[1:3]), self.drop_path, self.training)
+        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
 class SpatialTransformer(nn.Module):
@@ -181,24 +174,6 @@ class SpatialTransformer(nn.Module):
         x = x + tokens.view(batch, channels, height, width).permute(0, 2, 3, 1)
         mixed: Tensor = x + self.mlp(self.norm2(x))
         return mixed
-
-
-class Layer(nn.Module):
-    """The blocks of one level.
-
-    Args:
-        blocks: what is done one after the other.
-    """
-
-    def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to the same shape."""
-        for block in self.blocks:
-            x = block(x)
-        return x
 
 
 class Convolution(nn.Module):
@@ -267,7 +242,7 @@ class IDT(Network):
         self.overlap = overlap
         rates = _drop_rates(depths, drop_path_rate)
 
-        def layer(place: int, dim: int) -> Layer:
+        def layer(place: int, dim: int) -> Blocks:
             level = min(place, 2 * LEVELS - place)
             heads, side = num_heads[place], img_size >> level
             blocks: list[nn.Module] = [
@@ -277,7 +252,7 @@ class IDT(Network):
             if level < LEVELS:
                 grid, hidden = side // win_size, int(win_size**2 * mlp_ratio)
                 blocks.append(SpatialTransformer(dim, grid, win_size, heads, hidden, GRID_BOUNDS[level], qkv_bias))
-            return Layer(blocks)
+            return Blocks(blocks)
 
         self.input_proj = Convolution("proj", nn.Conv2d(in_chans, embed_dim, 3, padding=1), nn.LeakyReLU(inplace=True))
         self.output_proj = Convolution("proj", nn.Conv2d(2 * embed_dim, in_chans, 3, padding=1))

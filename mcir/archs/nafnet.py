@@ -235,11 +235,6 @@ class NAFNetLocal(NAFNet):
                 level = (block.conv5.out_channels // width).bit_length() - 1
                 block.sca[0] = Mean2d(windows[level])
 
-    @classmethod
-    def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return None: the state dict is NAFNet's to the last key, and ``NAFNet.detect`` tells it."""
-        return None
-
 
 def gate(x: Tensor) -> Tensor:
     """Return (B, C, H, W), the product of the two halves of the channels of (B, 2C, H, W)."""

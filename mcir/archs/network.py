@@ -6,7 +6,7 @@ that makes up for it is here, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -37,6 +37,8 @@ class Network(nn.Module):
         padding: how smaller or other sizes are made up for.
         derived_buffers: last parts of the names of buffers that the constructor computes (index tables, masks) and
             that official files hold; what a file says of them is not taken over.
+        guessed: arguments in the answer of ``detect`` that no key or shape tells, but that go with published
+            configurations.
     """
 
     in_channels: int = 3
@@ -45,6 +47,7 @@ class Network(nn.Module):
     min_size: int = 1
     padding: Padding = "reflect"
     derived_buffers: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1], of any size, to (B, C, scale·H, scale·W), not clamped.
@@ -60,13 +63,19 @@ class Network(nn.Module):
         """Return ``x`` if it is a batch of images with as many channels as the network takes.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is not, it is empty, or its values are whole numbers.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__} takes images (B, {self.in_channels}, H, W), not {tuple(x.shape)}: "
                 "look at the network's channels and at the data set's 'color'."
             )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} takes images of floats in [0, 1], not of {x.dtype}: divide by 255."
+            )
+        if not is_exporting() and x.numel() == 0:
+            raise ValueError(f"{type(self).__name__}: there is no pixel in images of {tuple(x.shape)}.")
         return x
 
     def restore(self, x: Tensor) -> Tensor:
@@ -77,9 +86,42 @@ class Network(nn.Module):
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Return the constructor's arguments that a state dict of these shapes tells, or None if it is another's.
 
-        Only what can be read off is in the answer; the other arguments keep their defaults.
+        Arguments that are not in the answer keep their defaults. A class that inherits this from another architecture
+        is not asked.
         """
         return None
+
+
+class Blocks(nn.Module):
+    """Blocks one after the other, under the name ``blocks`` that official weights give them.
+
+    Args:
+        blocks: the blocks.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map what the blocks map."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def stochastic_depth(branch: Tensor, probability: float, training: bool) -> Tensor:
+    """Return a residual (B, …); in training, those of some images are left out and the others larger in return.
+
+    Args:
+        branch: the residual.
+        probability: of leaving that of an image out (Huang et al., ECCV 2016).
+        training: whether the network is trained.
+    """
+    if not training or not probability:
+        return branch
+    kept = branch.new_empty((len(branch), *[1] * (branch.dim() - 1))).bernoulli_(1 - probability)
+    return branch * kept.div_(1 - probability)
 
 
 def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") -> Tensor:

@@ -26,7 +26,7 @@ from mcir.archs.attention import (
     to_windows,
     window_kinds,
 )
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Blocks, Network, Shapes, stochastic_depth
 from mcir.registry import ARCHS, suggestion
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
@@ -135,23 +135,8 @@ class Block(nn.Module):
         branch = from_windows(self.attn(to_windows(branch, self.window), masks, kinds), height, width)
         if self.shift:
             branch = branch.roll((self.shift, self.shift), (1, 2))
-        x = x + self._sometimes(branch)
-        return x + self._sometimes(self.mlp(self.norm2(x)))
-
-    def _sometimes(self, branch: Tensor) -> Tensor:
-        """Return the branch; in training with some samples left out and the others larger for it."""
-        if not self.training or not self.drop_path:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
-        return branch * (kept / (1 - self.drop_path)).to(branch.dtype)
-
-
-class _Blocks(nn.Module):
-    """Blocks one after the other, under the name that official files give them."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        x = x + stochastic_depth(branch, self.drop_path, self.training)
+        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
 class Group(nn.Module):
@@ -159,15 +144,12 @@ class Group(nn.Module):
 
     def __init__(self, blocks: Sequence[Block], conv: nn.Module) -> None:
         super().__init__()
-        self.residual_group = _Blocks(blocks)
+        self.residual_group = Blocks(blocks)
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        deep = x
-        for block in self.residual_group.blocks:
-            deep = block(deep)
-        mixed: Tensor = self.conv(deep.permute(0, 3, 1, 2))
+        mixed: Tensor = self.conv(self.residual_group(x).permute(0, 3, 1, 2))
         return mixed.permute(0, 2, 3, 1) + x
 
 
@@ -183,8 +165,8 @@ class _Norm(nn.Module):
 class SwinIR(Network):
     """SwinIR: (B, in_chans, H, W) in [0, 1] to (B, in_chans, upscale·H, upscale·W), not clamped.
 
-    The defaults are those of the authors' class, which none of the published networks has: those of 11.9 M parameters
-    have 180 channels, 6 groups of 6 blocks and ``mlp_ratio`` 2, the light ones 60 channels and 4 groups.
+    None of the published networks has the defaults: those of 11.9 M parameters have 180 channels, 6 groups of 6 blocks
+    and ``mlp_ratio`` 2, the light ones 60 channels, 4 groups and ``mlp_ratio`` 2.
 
     Args:
         img_size: side of the training images. It gives the shape of a mask that official files hold and decides whether
@@ -208,6 +190,7 @@ class SwinIR(Network):
     """
 
     derived_buffers = ("attn_mask", "relative_position_index")
+    guessed = ("img_range",)
     mean: Tensor
 
     def __init__(
@@ -217,7 +200,7 @@ class SwinIR(Network):
         embed_dim: int = 96,
         depths: Sequence[int] = (6, 6, 6, 6),
         num_heads: Sequence[int] = (6, 6, 6, 6),
-        window_size: int = 7,
+        window_size: int = 8,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
         upscale: int = 1,
@@ -243,7 +226,7 @@ class SwinIR(Network):
         mask = None
         if shift:
             mask = shifted_window_mask(img_size, img_size, window, shift, "cpu").to(self.mean.device, copy=True)
-        drops = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        drops = iter([drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))])
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
             blocks = [

@@ -80,6 +80,9 @@ class UNet(Network):
 
     With the defaults it has 31,037,763 parameters, and 17,263,107 when ``bilinear``.
 
+    In training the lowest level normalises over a sixteenth of the sides: take crops of 32 pixels and more, or several
+    images in a batch.
+
     Args:
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.

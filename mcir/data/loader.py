@@ -179,6 +179,7 @@ def _loader(
         num_workers=num_workers,
         collate_fn=combine,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else opening a loader would draw from the generator of the networks
         **with_workers,
     )
 

@@ -22,9 +22,8 @@ from torch import Tensor
 from mcir.data.degradations import range_of
 from mcir.registry import DEGRADATIONS
 
-_ONE = (
-    2**16
-)  # the sum of a kernel's whole weights: sums over 8-bit samples stay below 2²⁴, so float32 holds them exactly
+# The sum of a kernel's whole weights: sums over 8-bit samples stay below 2²⁴, so float32 holds them exactly.
+_ONE = 2**16
 
 
 @DEGRADATIONS.register()

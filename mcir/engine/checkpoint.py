@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, without stopping the training, and found again after anything.
 
-A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it and
-reads it), ``models/net_g_n.safetensors`` (the weights that restore best, with the network's name and arguments as
+A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it and reads it,
+and the network's name and arguments), ``models/net_g_n.safetensors`` (the weights that restore best, the rest as
 metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
@@ -185,19 +185,18 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     weights = {
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
     }
-    _write_atomically(base.with_name(base.name + ".pth"), lambda file: torch.save(weights, file))
+    facts = {
+        "architecture": network.architecture,
+        "hyperparameters": json.dumps(network.hyperparameters, default=repr),
+    }
+    _write_atomically(base.with_name(base.name + ".pth"), lambda file: torch.save({**weights, **facts}, file))
     best = "params_ema" if "params_ema" in weights else "params"
     seen: set[int] = set()
     for key, value in weights[best].items():
         if value.data_ptr() in seen:  # tied weights, which safetensors takes only apart
             weights[best][key] = value.clone()
         seen.add(value.data_ptr())
-    metadata = {
-        "architecture": network.architecture,
-        "hyperparameters": json.dumps(network.hyperparameters, default=repr),
-        "weights": best,
-        "iteration": str(iteration),
-    }
+    metadata = {**facts, "weights": best, "iteration": str(iteration)}
     content = serialize(weights[best], metadata)  # written here, as its own writer lets nobody else read the file
     _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: file.write_bytes(content))
 

@@ -18,16 +18,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mcir.registry import ARCHS, RegistryError
+from mcir.registry import ARCHS
 
 KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 """Where files keep the weights, the preferred place first."""
 
 _PREFIXES = ("module.", "_orig_mod.")  # of parallel training, of torch.compile
-_SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [  # which training scripts keep beside the weights: a best PSNR, say
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+    *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core")),
+    *((np.zeros(0).__reduce__()[0], f"numpy.{home}.multiarray._reconstruct") for home in ("core", "_core")),
+    np.ndarray,
     np.dtype,
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
 ]
@@ -66,6 +66,7 @@ class Detected:
     Attributes:
         architecture: its registered name.
         arguments: what could be read off; the constructor's defaults hold for the others.
+        guessed: those of the arguments that no key or shape tells, but that go with published configurations.
         scale: how much larger the output is.
         parameters: how many numbers are learnt.
         differing: what is nevertheless different, a line each.
@@ -73,6 +74,7 @@ class Detected:
 
     architecture: str
     arguments: dict[str, Any]
+    guessed: tuple[str, ...]
     scale: int
     parameters: int
     differing: list[str]
@@ -94,28 +96,61 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
     file = Path(file)
     try:
         if file.suffix == ".safetensors":
-            return _read_safetensors(file)
+            return _read_safetensors(file, key)
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{file}: there is no such weight file.") from None
+    except WeightsError:
+        raise
     except Exception as error:
         why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
         raise WeightsError(f"{file} cannot be read as weights: {why}.") from error
-    found_under = None
-    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        found_under = next((name for name in ([key] if key else KEYS) if name in content), None)
-        if found_under is None:
-            raise WeightsError(f"{file} has no '{key or KEYS[0]}'; it holds {sorted(map(str, content))}.")
-        content = content[found_under]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    tensors, found_under = _find(content, key, file)
+    return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))
+
+
+def _find(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the weights in what a file holds, and the key that they were under."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise WeightsError(f"{file} holds no weights.")
-    return Weights(_without_prefixes(content), found_under)
+    sections = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    found = next((name for name in ([key] if key else KEYS) if name in sections), None)
+    if found is not None:
+        section = sections[found]
+        if section and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in section.items()):
+            return dict(section), found
+        if not any(isinstance(value, Tensor) for value in section.values()):
+            return _find(section, None, file)[0], found
+        raise WeightsError(f"{file} holds no weights under '{found}'.")
+    if tensors and not sections:
+        return tensors, None
+    if sections:
+        looked_for = f"no '{key}'" if key else f"none of {', '.join(KEYS)}"
+        raise WeightsError(
+            f"{file} has {looked_for}; it holds {', '.join(sorted(content))}. Name one of these as the key."
+        )
+    raise WeightsError(f"{file} holds no weights.")
+
+
+def _facts(content: Mapping[str, Any], file: Path) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the architecture and its arguments, where a file says them."""
+    architecture, text = content.get("architecture"), content.get("hyperparameters")
+    if not isinstance(architecture, str) or not isinstance(text, str):
+        return None, None
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise WeightsError(f"{file}: what it says of its network's arguments cannot be read: {text[:80]!r}.")
+    return architecture, arguments
 
 
 def derived_keys(network: nn.Module, weights: Iterable[str] = ()) -> set[str]:
     """Return the keys of buffers that the network computes itself, among its own and those of ``weights``."""
-    derived = set(getattr(network, "derived_buffers", ()))
+    derived = {name for module in network.modules() for name in getattr(module, "derived_buffers", ())}
     return {key for key in (*network.state_dict(), *weights) if key.rpartition(".")[2] in derived}
 
 
@@ -149,18 +184,27 @@ def detect(weights: Mapping[str, Tensor]) -> Detected | None:
 
     Of several architectures that know the keys, the one with the fewest differences is returned.
     """
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    found = []
-    for name in ARCHS.names():
-        arguments = ARCHS.get(name).detect(shapes) if hasattr(ARCHS.get(name), "detect") else None
-        if arguments is not None:
-            with torch.device("meta"):
-                network: nn.Module = ARCHS.build({"type": name, **arguments})
-            parameters = sum(parameter.numel() for parameter in network.parameters())
-            found.append(
-                Detected(name, arguments, int(getattr(network, "scale", 1)), parameters, fitting(network, weights)[1])
-            )
+    found = [candidate for name in ARCHS.names() if (candidate := _candidate(name, weights)) is not None]
     return min(found, key=lambda candidate: len(candidate.differing), default=None)
+
+
+def _candidate(name: str, weights: Mapping[str, Tensor]) -> Detected | None:
+    """Ask one architecture whether it knows the weights; one that inherits the answer of another is not asked."""
+    cls = ARCHS.get(name)
+    if "detect" not in vars(cls):
+        return None
+    try:
+        arguments = cls.detect({key: tuple(value.shape) for key, value in weights.items()})
+        if arguments is None:
+            return None
+        with torch.device("meta"):
+            network: nn.Module = ARCHS.build({"type": name, **arguments})
+    except (LookupError, ValueError, TypeError, ArithmeticError):  # keys are missing, or shapes are none of its own
+        return None
+    guessed = tuple(key for key in getattr(cls, "guessed", ()) if key in arguments)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    scale = int(getattr(network, "scale", 1))
+    return Detected(name, arguments, guessed, scale, parameters, fitting(network, weights)[1])
 
 
 def load_network(file: str | Path, key: str | None = None) -> nn.Module:
@@ -188,7 +232,7 @@ def load_network(file: str | Path, key: str | None = None) -> nn.Module:
         section = {"type": found.architecture, **found.arguments}
     try:
         network: nn.Module = ARCHS.build(section)
-    except RegistryError as error:
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{file}: its network cannot be built here. {error}") from error
     tensors, differing = fitting(network, weights.tensors)
     if differing:
@@ -197,12 +241,14 @@ def load_network(file: str | Path, key: str | None = None) -> nn.Module:
     return network.eval()
 
 
-def _read_safetensors(file: Path) -> Weights:
+def _read_safetensors(file: Path, key: str | None) -> Weights:
     with safe_open(file, "pt") as content:
-        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 (no mapping)
         facts = content.metadata() or {}
-    arguments = json.loads(facts["hyperparameters"]) if "hyperparameters" in facts else None
-    return Weights(_without_prefixes(tensors), facts.get("weights"), facts.get("architecture"), arguments)
+        held = facts.get("weights")
+        if key is not None and held is not None and key != held:
+            raise WeightsError(f"{file} holds '{held}', not '{key}'; the .pth file beside it has both.")
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
+    return Weights(_without_prefixes(tensors), held, *_facts(facts, file))
 
 
 def _without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

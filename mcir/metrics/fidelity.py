@@ -55,9 +55,10 @@ class FullReference:
             )
         height, width = (size - 2 * self.crop_border for size in gt.shape[2:])
         if min(height, width) < self.smallest:
+            left = f", of which a border of {self.crop_border} leaves {height}×{width}" if self.crop_border else ""
             raise ValueError(
-                f"{name}: images of {gt.shape[2]}×{gt.shape[3]} pixels without a border of {self.crop_border} are "
-                f"{height}×{width}; it takes at least {self.smallest}×{self.smallest}."
+                f"{name} takes images of at least {self.smallest}×{self.smallest} pixels; these have "
+                f"{gt.shape[2]}×{gt.shape[3]}{left}."
             )
         if self.test_y_channel and gt.shape[1] != 3:
             raise ValueError(f"{name} compares the luma of RGB images, these have {gt.shape[1]} channels.")

@@ -57,7 +57,8 @@ class _Tensors:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         modules = list(network.modules())
-        computed = getattr(network, "derived_buffers", ())  # masks and tables, equal in every copy
+        # masks and tables, equal in every copy
+        computed = {name for module in modules for name in getattr(module, "derived_buffers", ())}
         self._parameters = _places(module._parameters for module in modules)
         self._buffers = _places((module._buffers for module in modules), without=computed)
 

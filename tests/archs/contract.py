@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mcir.archs.network import Network, pad
+from mcir.inference import derived_keys, detect
 from mcir.registry import ARCHS
 from tests.archs.sizes import complaint, takes_sides, usable_sides
 
@@ -22,8 +23,8 @@ class ArchitectureContract:
 
     ``no_gradient`` names parameters that cannot influence the output (patterns) and why. ``not_exportable`` says why
     ``torch.export`` with free height and width is out of reach. ``reach`` is how many pixels of the input around a
-    pixel its restored value depends on; None where every pixel depends on all. ``detectable`` is False where another
-    architecture has the same keys and is the one that is found.
+    pixel its restored value depends on; None where every pixel depends on all. ``found_as`` is another architecture
+    that has the same keys and is the one that is found.
     """
 
     section: ClassVar[dict[str, Any]]
@@ -31,7 +32,7 @@ class ArchitectureContract:
     no_gradient: ClassVar[dict[str, str]] = {}
     not_exportable: ClassVar[str | None] = None
     reach: ClassVar[int | None] = None
-    detectable: ClassVar[bool] = True
+    found_as: ClassVar[str | None] = None
 
     @pytest.fixture
     def net(self) -> Network:
@@ -53,7 +54,7 @@ class ArchitectureContract:
     def test_the_stated_sizes_are_those_it_takes(self, net: Network) -> None:
         multiple, least = net.size_multiple, -(-net.min_size // net.size_multiple) * net.size_multiple
         most = least + 2 * multiple + 4
-        wrong = complaint(net.eval(), usable_sides(takes_sides(net, least), most))
+        wrong = complaint(net.eval(), usable_sides(takes_sides(net, least), most), most)
         assert wrong is None, wrong
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 12), (17, 16)])
@@ -90,6 +91,13 @@ class ArchitectureContract:
         with pytest.raises(ValueError, match=rf"takes images \(B, {self.channels}, H, W\)"):
             net(torch.rand(1, self.channels + 1, 16, 16))
 
+    def test_what_is_no_image_is_refused(self, net: Network) -> None:
+        with pytest.raises(ValueError, match=r"takes images of floats in \[0, 1\], not of torch.uint8"):
+            net(torch.zeros(1, self.channels, 16, 16, dtype=torch.uint8))
+        for shape in ((0, self.channels, 16, 16), (1, self.channels, 0, 16)):
+            with pytest.raises(ValueError, match="there is no pixel in images of"):
+                net(torch.zeros(shape))
+
     # -- gradients and arithmetic ---------------------------------------------------------------------------------
 
     def test_every_parameter_and_the_input_get_a_gradient(self, net: Network) -> None:
@@ -121,6 +129,15 @@ class ArchitectureContract:
             assert all(parameter.grad.dtype == torch.float32 for parameter in net.parameters())
         assert not torch.equal(*gradients)
         assert torch.linalg.vector_norm(gradients[1] - gradients[0]) < 0.1 * torch.linalg.vector_norm(gradients[0])
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_runs_with_short_weights(self, net: Network, dtype: torch.dtype) -> None:
+        images = self.images(net)
+        with torch.no_grad():
+            expected = net.eval()(images)
+            output = net.to(dtype)(images.to(dtype))
+        assert output.dtype == dtype
+        assert (output.float() - expected).abs().mean() < 0.05 * expected.abs().mean().clamp(min=0.1)
 
     def test_channels_last_gives_the_same_output(self, net: Network) -> None:
         images = self.images(net)
@@ -188,17 +205,24 @@ class ArchitectureContract:
             assert torch.equal(again.eval()(images), net.eval()(images))
 
     def test_found_again_from_its_shapes(self, net: Network) -> None:
-        shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-        found = type(net).detect(shapes)
-        if not self.detectable:
-            assert found is None
-            return
+        found = detect(net.state_dict())
         assert found is not None
-        with torch.device("meta"):
-            again = ARCHS.build({"type": self.section["type"], **found})
-        assert {key: tuple(value.shape) for key, value in again.state_dict().items()} == shapes
-        assert again.scale == net.scale
-        assert [name for name in ARCHS.names() if detects(ARCHS.get(name), shapes)] == [self.section["type"]]
+        assert found.architecture == (self.found_as or self.section["type"])
+        assert found.differing == []
+        assert found.scale == net.scale
+        assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
+
+    def test_damaged_weights_are_recognised_or_not_but_never_a_crash(self, net: Network) -> None:
+        weights = {key: value.to("meta") for key, value in net.state_dict().items()}
+        needed = sorted(weights.keys() - derived_keys(net))
+        for number, key in enumerate(needed[:: -(-len(needed) // 40)]):
+            shape = ((0,), (1, 1), (7, 5, 4, 4))[number % 3]
+            for other in (
+                {name: value for name, value in weights.items() if name != key},
+                {**weights, key: torch.empty(shape, device="meta")},
+            ):
+                found = detect(other)
+                assert found is None or found.differing
 
     def test_copies_are_equal_and_independent(self, net: Network) -> None:
         images = self.images(net)
@@ -225,8 +249,3 @@ class ArchitectureContract:
             output = net.double()(images.double())
         assert output.dtype == torch.float64
         torch.testing.assert_close(output.float(), expected, rtol=1e-4, atol=1e-5)
-
-
-def detects(architecture: type, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Tell whether an architecture takes a state dict of these shapes for its own."""
-    return issubclass(architecture, Network) and architecture.detect(shapes) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -15,14 +14,18 @@ def usable_sides(takes: Callable[[int], bool], most: int) -> list[int]:
     return [side for side in range(1, most + 1) if takes(side)]
 
 
-def facts_of(sides: Iterable[int]) -> tuple[int, int]:
-    """Return the largest multiple and the smallest side that describe the usable sides.
+def facts_of(sides: Iterable[int], most: int) -> tuple[int, int] | None:
+    """Return the smallest multiple and side that describe the usable sides up to ``most``; None if there are none.
 
-    The multiple divides every usable side, and from the smallest one on every multiple is usable.
+    Every multiple from that side on is usable, and no other side that is larger.
     """
-    sides = sorted(sides)
-    assert sides, "no side is usable"
-    return math.gcd(*sides), sides[0]
+    usable = set(sides)
+    for multiple in range(1, most + 1):
+        for least in range(multiple, most + 1, multiple):
+            described = set(range(least, most + 1, multiple))
+            if {side for side in usable if side >= least} == described and len(described) > 1:
+                return multiple, least
+    return None
 
 
 def takes_sides(net: Network, fixed: int) -> Callable[[int], bool]:
@@ -43,14 +46,15 @@ def takes_sides(net: Network, fixed: int) -> Callable[[int], bool]:
     return takes
 
 
-def complaint(net: Network, sides: Iterable[int]) -> str | None:
+def complaint(net: Network, sides: Iterable[int], most: int) -> str | None:
     """Say what the network should state instead of its facts, or None when they describe the usable sides."""
     sides = sorted(sides)
-    multiple, least = facts_of(sides)
+    facts = facts_of(sides, most)
     first = -(-net.min_size // net.size_multiple) * net.size_multiple
-    if (net.size_multiple, first) == (multiple, least):
+    if (net.size_multiple, first) == facts:
         return None
+    right = facts and f"state size_multiple = {facts[0]} and min_size = {facts[1]}"
     return (
-        f"{type(net).__name__} states size_multiple = {net.size_multiple} and min_size = {net.min_size}, but takes "
-        f"{sides[:6]}{'…' if len(sides) > 6 else ''}: state size_multiple = {multiple} and min_size = {least}."
+        f"{type(net).__name__} states size_multiple = {net.size_multiple} and min_size = {net.min_size}, but of the "
+        f"sides up to {most} it takes {sides}: {right or 'no facts describe these'}."
     )

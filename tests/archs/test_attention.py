@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mcir.archs import attention
 from mcir.archs.attention import (
@@ -129,6 +130,28 @@ def test_short_types_are_computed_in_float32() -> None:
     expected.sum().backward()
     for one, other in zip(short, long, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, rtol=1e-2, atol=1e-3)
+
+
+def test_autocast_changes_nothing_within() -> None:
+    inputs = [each.bfloat16().requires_grad_() for each in operands()]
+    bias = random(2, 5, 5).float().requires_grad_()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            attended = attend(*inputs, bias)
+        results.append((attended, *torch.autograd.grad(attended.float().square().sum(), [*inputs, bias])))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tables_of_tensors_without_values_are_not_kept() -> None:
+    with FakeTensorMode():
+        attention.relative_position_index(3)
+        attention.window_kinds(6, 6, 3, "cpu")
+    for made in (attention.relative_position_index(3), attention.window_kinds(6, 6, 3, "cpu")):
+        assert not isinstance(made, FakeTensor)
+    with FakeTensorMode():
+        assert isinstance(attention.relative_position_index(3), FakeTensor)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -5,7 +5,6 @@ The networks are run without the normalisation that their authors do outside the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,54 +20,11 @@ from tests.golden import networks
 from tests.golden.deterministic import deterministic_state_dict
 from tests.golden.networks import Golden
 
-ARCHITECTURES = {
-    "edsr": "EDSR",
-    "swinir": "SwinIR",
-    "ffanet": "FFANet",
-    "dehazeformer": "DehazeFormer",
-    "nafnet": "NAFNet",
-    "nafnet_local": "NAFNetLocal",
-    "idt": "IDT",
-    "unet": "UNet",
-}
-OWN_NAMES: dict[str, list[tuple[str, str]]] = {
-    "unet": [
-        (r"^inc\.double_conv\.", "encoder.0."),
-        (r"^down(\d)\.maxpool_conv\.1\.double_conv\.", r"encoder.\1."),
-        (r"^up(\d)\.conv\.double_conv\.", r"up\1.pair."),
-        (r"^up1\.", "decoder.0."),
-        (r"^up2\.", "decoder.1."),
-        (r"^up3\.", "decoder.2."),
-        (r"^up4\.", "decoder.3."),
-        (r"^outc\.conv\.", "last."),
-        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)0\.", r"\1conv1."),
-        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)1\.", r"\1norm1."),
-        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)3\.", r"\1conv2."),
-        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)4\.", r"\1norm2."),
-    ]
-}
-"""By family: patterns and replacements that turn official keys into ours, where ours are of our own making."""
-
-OWN_ARGUMENTS = {"unet": {"n_channels": "num_in_ch", "n_classes": "num_out_ch"}}
-"""By family: what we call an argument that the golden files have under another name."""
-
 FLOAT32 = 2e-5
 """Largest error in float32, in units of the output's standard deviation; convolutions round differently by library."""
 
 EXACT = 1e-9
 """Largest error in float64, in units of the output's standard deviation."""
-
-
-def section(golden: Golden) -> dict[str, object]:
-    family = "nafnet_local" if golden.config.startswith("nafnet_local") else golden.family
-    names = OWN_ARGUMENTS.get(family, {})
-    return {"type": ARCHITECTURES[family], **{names.get(key, key): value for key, value in golden.kwargs.items()}}
-
-
-def own_name(family: str, key: str) -> str:
-    for pattern, replacement in OWN_NAMES.get(family, []):
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 @pytest.fixture(scope="module", params=networks.configs())
@@ -79,10 +35,9 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 @pytest.fixture(scope="module")
 def net(golden: Golden) -> Iterator[Network]:
     """The network with the generated weights; buffers that the constructor computes keep their values."""
-    net = ARCHS.build(section(golden))
+    net = ARCHS.build(golden.section)
     weights = {
-        own_name(golden.family, key): value
-        for key, value in deterministic_state_dict(golden.shapes, golden.gain).items()
+        golden.own_name(key): value for key, value in deterministic_state_dict(golden.shapes, golden.gain).items()
     }
     assert not weights.keys() - net.state_dict().keys()
     net.load_state_dict({**net.state_dict(), **weights}, strict=True)
@@ -90,9 +45,16 @@ def net(golden: Golden) -> Iterator[Network]:
     del net
 
 
+def test_every_configuration_that_was_measured_is_here() -> None:
+    measured = {file.stem for file in networks.manifests()}
+    if not measured:
+        pytest.skip("the full set of measurements is not beside the repository")
+    assert set(networks.configs()) == measured
+
+
 def test_keys_shapes_and_parameters_are_the_official_ones(golden: Golden, net: Network) -> None:
     own = {key: list(value.shape) for key, value in net.state_dict().items()}
-    official = {own_name(golden.family, key): shape for key, shape in golden.shapes.items()}
+    official = {golden.own_name(key): shape for key, shape in golden.shapes.items()}
     assert own == official
     assert list(own) == list(official)
     assert sum(parameter.numel() for parameter in net.parameters()) == golden.param_count
@@ -110,7 +72,7 @@ def work_left_out(net: Network) -> int:
 
 def test_work_is_the_official_one(golden: Golden) -> None:
     with torch.device("meta"):
-        shadow = ARCHS.build(section(golden)).eval()
+        shadow = ARCHS.build(golden.section).eval()
     for work in golden.macs:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             Network.forward(shadow, torch.empty(work["input_shape"], device="meta"))
@@ -152,7 +114,7 @@ def check_gradients(golden: Golden, net: Network, output: Tensor, probe: dict[st
     loss.backward()
     parameters = dict(net.named_parameters())
     for key, norm in golden.grad_l2.items():
-        gradient = parameters[own_name(golden.family, key)].grad
+        gradient = parameters[golden.own_name(key)].grad
         own = 0.0 if gradient is None else float(gradient.norm())
         assert own == pytest.approx(norm, rel=1e-6, abs=1e-12), key
     net.zero_grad()

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from mcir.archs import UNet
 from tests.archs.contract import ArchitectureContract
-from tests.archs.test_golden import OWN_ARGUMENTS, own_name
 from tests.golden import networks
 
 
@@ -130,9 +129,8 @@ def test_the_last_layer_can_be_replaced() -> None:
 @pytest.mark.parametrize("config", [config for config in networks.configs() if config.startswith("unet")])
 def test_configurations_are_found_again(config: str) -> None:
     golden = networks.load(config)
-    shapes = {own_name("unet", key): tuple(shape) for key, shape in golden.shapes.items()}
-    arguments = {OWN_ARGUMENTS["unet"].get(key, key): value for key, value in golden.kwargs.items()}
-    assert UNet.detect(shapes) == {**arguments, "num_feat": 64}
+    shapes = {golden.own_name(key): tuple(shape) for key, shape in golden.shapes.items()}
+    assert {"type": "UNet", **(UNet.detect(shapes) or {})} == {**golden.section, "num_feat": 64}
 
 
 @pytest.mark.parametrize("config", networks.configs())

@@ -83,6 +83,30 @@ def test_killed_and_resumed_equals_uninterrupted(run, uninterrupted):
     assert_same_state(uninterrupted, state(run))
 
 
+def test_resuming_goes_on_with_the_random_numbers_of_the_network(run):
+    """Stochastic depth draws in the forward pass; opening a loader must not draw from the same generator."""
+    tree = options(run.folder)
+    tree["network_g"] = {
+        "type": "SwinIR",
+        "img_size": 8,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": [4],
+        "num_heads": [2],
+        "upscale": 2,
+        "upsampler": "pixelshuffledirect",
+        "drop_path_rate": 0.5,
+    }
+    run.write(tree)
+    run.train()
+    whole = state(run)
+    for file in run.path("training_states").glob("*.state"):
+        if int(file.stem) > 6:
+            file.unlink()
+    run.train("--auto_resume")
+    assert_same_state(whole, state(run))
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves_with_its_code(run, uninterrupted, number, status):
     process = run.start("--set", "train.total_iter=100000", "logger.save_checkpoint_freq=100000", "val.val_freq=100000")

@@ -31,6 +31,37 @@ SOURCES = {  # family: its folder in the full set
     "idt": "golden/idt",
     "unet": "rcl/unet",
 }
+ARCHITECTURES = {
+    "edsr": "EDSR",
+    "swinir": "SwinIR",
+    "ffanet": "FFANet",
+    "dehazeformer": "DehazeFormer",
+    "nafnet": "NAFNet",
+    "nafnet_local": "NAFNetLocal",
+    "idt": "IDT",
+    "unet": "UNet",
+}
+OWN_NAMES: dict[str, list[tuple[str, str]]] = {
+    "unet": [
+        (r"^inc\.double_conv\.", "encoder.0."),
+        (r"^down(\d)\.maxpool_conv\.1\.double_conv\.", r"encoder.\1."),
+        (r"^up(\d)\.conv\.double_conv\.", r"up\1.pair."),
+        (r"^up1\.", "decoder.0."),
+        (r"^up2\.", "decoder.1."),
+        (r"^up3\.", "decoder.2."),
+        (r"^up4\.", "decoder.3."),
+        (r"^outc\.conv\.", "last."),
+        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)0\.", r"\1conv1."),
+        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)1\.", r"\1norm1."),
+        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)3\.", r"\1conv2."),
+        (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)4\.", r"\1norm2."),
+    ]
+}
+"""By family: patterns and replacements that turn official keys into ours, where ours are of our own making."""
+
+OWN_ARGUMENTS = {"unet": {"n_channels": "num_in_ch", "n_classes": "num_out_ch"}}
+"""By family: what we call an argument that the golden files have under another name."""
+
 LEFT_OUT = {"unet_noise2self", "unet_taskonomy_xtc"}  # other papers' U-Nets
 KEPT = 2000  # values of an output that a small file holds
 
@@ -76,6 +107,19 @@ class Golden:
     shapes: dict[str, list[int]]
     grad_l2: dict[str, float]
     cases: list[Case]
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section that builds our network of this configuration."""
+        kind = "nafnet_local" if self.config.startswith("nafnet_local") else self.family
+        names = OWN_ARGUMENTS.get(kind, {})
+        return {"type": ARCHITECTURES[kind], **{names.get(key, key): value for key, value in self.kwargs.items()}}
+
+    def own_name(self, key: str) -> str:
+        """Return our name of an official key."""
+        for pattern, replacement in OWN_NAMES.get(self.family, []):
+            key = re.sub(pattern, replacement, key)
+        return key
 
 
 def configs() -> list[str]:
@@ -127,17 +171,16 @@ def _golden(facts: dict[str, Any], arrays: dict[str, Any], steps: dict[str, int]
     return Golden(**{key: facts[key] for key in keys}, cases=cases)
 
 
-def _manifests() -> Iterator[Path]:
+def manifests() -> Iterator[Path]:
+    """Yield the files of the full set that describe a configuration of ours."""
     for folder in SOURCES.values():
-        yield from sorted((FULL / folder).glob("*.json"))
+        yield from (file for file in sorted((FULL / folder).glob("*.json")) if file.stem not in LEFT_OUT)
 
 
 def main() -> None:
     """Make the small files: of each output every n-th value."""
-    for file in _manifests():
+    for file in manifests():
         manifest = json.loads(file.read_text())
-        if manifest["config"] in LEFT_OUT:
-            continue
         facts, kept, steps = _facts(manifest), {}, {}
         with np.load(file.with_suffix(".npz")) as arrays:
             for case in facts["cases"]:

@@ -116,9 +116,13 @@ def test_what_a_table_needs_to_know() -> None:
     [
         (PSNR(), ((1, 3, 8, 8), (1, 3, 8, 9)), r"not \(1, 3, 8, 8\) with \(1, 3, 8, 9\)"),
         (PSNR(), ((3, 8, 8), (3, 8, 8)), r"two batches \(B, C, H, W\)"),
-        (PSNR(4), ((1, 3, 8, 20), (1, 3, 8, 20)), "8×20 pixels without a border of 4 are 0×12; it takes at least 1×1"),
-        (SSIM(), ((1, 3, 10, 20), (1, 3, 10, 20)), "are 10×20; it takes at least 11×11"),
-        (SSIM(1), ((1, 3, 12, 20), (1, 3, 12, 20)), "are 10×18; it takes at least 11×11"),
+        (
+            PSNR(4),
+            ((1, 3, 8, 20), (1, 3, 8, 20)),
+            "1×1 pixels; these have 8×20, of which a border of 4 leaves 0×12",
+        ),
+        (SSIM(), ((1, 3, 10, 20), (1, 3, 10, 20)), "at least 11×11 pixels; these have .*10×20"),
+        (SSIM(1), ((1, 3, 12, 20), (1, 3, 12, 20)), "at least 11×11 pixels; these have .*10×18"),
         (PSNR(0, True), ((1, 1, 8, 8), (1, 1, 8, 8)), "compares the luma of RGB images, these have 1 channels"),
     ],
 )

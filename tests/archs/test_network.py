@@ -1,0 +1,55 @@
+"""What all architectures share: padding, stochastic depth, blocks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mcir.archs.network import Blocks, Network, pad, stochastic_depth
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (4, 8), (5, 2), (7, 7), (11, 12), (12, 16)])
+@pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (4, 10), (8, 8), (1, 13)])
+def test_images_go_on_as_numpy_has_it(height: int, width: int, multiple: int, least: int) -> None:
+    image = torch.rand(2, 3, height, width)
+    for padding, mode in (("reflect", "reflect"), ("zeros", "constant")):
+        padded = pad(image, multiple, least, padding)
+        bottom, right = padded.shape[2] - height, padded.shape[3] - width
+        assert np.array_equal(padded.numpy(), np.pad(image, ((0, 0), (0, 0), (0, bottom), (0, right)), mode))
+        for side, before in zip(padded.shape[2:], (height, width), strict=True):
+            assert side % multiple == 0 and side >= max(before, least)
+            assert side - multiple < max(before, least)  # no more than needed
+
+
+def test_nothing_is_copied_where_nothing_is_added() -> None:
+    image = torch.rand(1, 3, 8, 16)
+    assert pad(image, 8, 8) is image
+    assert pad(image, 8, 8, "zeros") is image
+
+
+def test_a_network_pads_restores_and_crops() -> None:
+    class Doubling(Network):
+        in_channels, scale, size_multiple, min_size = 1, 2, 4, 8
+
+        def restore(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[2:] == (8, 12)
+            return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+
+    image = torch.rand(1, 1, 5, 9)
+    assert torch.equal(Doubling()(image), nn.functional.interpolate(image, scale_factor=2, mode="nearest"))
+
+
+def test_residuals_are_left_out_by_image_and_only_in_training() -> None:
+    branch = torch.ones(4000, 2, 3)
+    torch.manual_seed(0)
+    kept = stochastic_depth(branch, 0.25, training=True)
+    assert kept.flatten(1).unique(dim=0).tolist() == [[0.0] * 6, [pytest.approx(4 / 3)] * 6]
+    assert float(kept.mean()) == pytest.approx(1.0, abs=0.05)
+    assert stochastic_depth(branch, 0.25, training=False) is branch
+    assert stochastic_depth(branch, 0.0, training=True) is branch
+
+
+def test_blocks_come_one_after_the_other() -> None:
+    blocks = Blocks([nn.Linear(2, 3), nn.Linear(3, 4)])
+    assert list(blocks.state_dict()) == ["blocks.0.weight", "blocks.0.bias", "blocks.1.weight", "blocks.1.bias"]
+    assert blocks(torch.rand(5, 2)).shape == (5, 4)
