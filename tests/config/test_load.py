@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mcir.config import OptionError, load
+from mcir.config import OptionError, load, runs_of
 from mcir.registry import ARCHS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -11,8 +11,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "options").rglob("*.yml")), ids=lambda file: file.name)
 def test_every_option_file_of_the_repository_loads(file):
-    if file.parent.name != "_base_":
-        assert load(file).name
+    if "_base_" not in file.parts:
+        for run in runs_of(file) or [None]:
+            assert load(file, [f"sweep={run}"] if run else []).name
 
 
 # -- _base_ -----------------------------------------------------------------------------------------------------------

@@ -198,10 +198,10 @@ def test_what_a_table_needs_to_know(kind):
     ("metric", "shape", "message"),
     [
         (DerainPSNR(), (1, 1, 20, 20), "DerainPSNR compares the luma of RGB images, these have 1 channels"),
-        (RaindropSSIM(), (1, 3, 7, 20), "RaindropSSIM: .* at least 8×8"),
-        (RaindropPSNR(), (1, 3, 20, 3), "RaindropPSNR: .* at least 4×4"),
-        (PooledSSIM(), (1, 3, 10, 20), "PooledSSIM: .* at least 11×11"),
-        (PSNRB(1), (1, 3, 17, 20), "PSNRB: .* at least 16×16"),
+        (RaindropSSIM(), (1, 3, 7, 20), "RaindropSSIM takes images of at least 8×8 pixels"),
+        (RaindropPSNR(), (1, 3, 20, 3), "RaindropPSNR takes images of at least 4×4 pixels"),
+        (PooledSSIM(), (1, 3, 10, 20), "PooledSSIM takes images of at least 11×11 pixels"),
+        (PSNRB(1), (1, 3, 17, 20), "PSNRB takes images of at least 16×16 pixels"),
     ],
 )
 def test_what_cannot_be_compared(metric, shape, message):
