@@ -2,8 +2,9 @@
 
 EDSR-light ×4, N = 4 negatives, VGG16 to relu3_3, LR 48×48, Adam, moving average. *Literal* is the step as it stands in
 the paper's released code: for every negative the features of the output and of the negative are computed again, and
-every average is a loop over parameters. On a CPU the times are processor seconds of one thread, on a GPU seconds of the
-device; medians of interleaved rounds. Peak memory is measured in a process of its own for every kind of step::
+every average is a loop over parameters. *sample* evaluates so many of the negatives, drawn anew for each step. On a CPU
+the times are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. Peak
+memory is measured in a process of its own for every kind of step::
 
     python benchmarks/spn_step.py --json spn_step.json
 """
@@ -40,6 +41,8 @@ KINDS = {
     "literal": "literal, fp32",
     "ours": "mcir, fp32",
     "ours_bf16": "mcir, bf16 autocast",
+    "ours_2_of_4": "mcir, fp32, sample: 2",
+    "ours_1_of_4": "mcir, fp32, sample: 1",
     "plain": "plain L1 step, fp32",
 }
 TARGETS = {"ours": (1.75, 0.47), "ours_bf16": (3.1, 0.31)}
@@ -85,7 +88,8 @@ def build(kind: str, device: torch.device) -> Callable[[dict[str, Any]], Tensor]
         plain = RestorationModel(**common, ema_decay=0.999, channels_last=True).to(device)
         return lambda batch: plain.training_step(batch, 1)["l_pix"]
     common["contrastive_opt"] = {"type": "SPNLoss", "weights": "random", "layer_weights": LAYERS}
-    common["negatives"] = {"type": "HistoryNegatives", "steps": [1, 10**9, 10**9, 10**9]}
+    sample = {"ours_1_of_4": 1, "ours_2_of_4": 2}.get(kind)
+    common["negatives"] = {"type": "HistoryNegatives", "steps": [1, 10**9, 10**9, 10**9], "sample": sample}
     if kind == "literal":
         return LiteralStep(ContrastiveModel(**common).to(device))
     precision = "bf16" if kind == "ours_bf16" else "fp32"

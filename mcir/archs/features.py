@@ -1,17 +1,19 @@
 """Feature networks: the activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name.
 
 Losses compare images in them. A feature network is an instrument, not something that is trained: its weights are
-buffers outside the state dict, so they get no gradient, follow ``.to()`` and stand in no checkpoint.
+buffers outside the state dict, so they get no gradient, follow ``.to()`` and stand in no checkpoint. That is also why
+losses may share one.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import weakref
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
     return names
 
 
-def imagenet_file(vgg_type: VGGType) -> Path:
+def imagenet_file(network: str, version: str = "IMAGENET1K_V1") -> Path:
     """Return the file of torchvision's ImageNet weights; when it is not on this disk yet, fetch it and check its hash.
 
     Raises:
@@ -60,7 +62,7 @@ def imagenet_file(vgg_type: VGGType) -> Path:
     """
     import torchvision  # a second of start-up that only these weights need
 
-    url: str = torchvision.models.get_model_weights(vgg_type)["IMAGENET1K_V1"].url
+    url: str = torchvision.models.get_model_weights(network)[version].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not file.is_file():
         try:
@@ -69,14 +71,102 @@ def imagenet_file(vgg_type: VGGType) -> Path:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
         except (OSError, RuntimeError) as error:
             raise WeightsError(
-                f"The ImageNet weights of {vgg_type} are not on this machine and cannot be fetched ({error}). Put "
+                f"The ImageNet weights of {network} are not on this machine and cannot be fetched ({error}). Put "
                 f"{file.name} from {url} into {file.parent}, or say 'weights: <path>' for a file of your own, or "
                 "'weights: random' to do without (results then differ from the papers')."
             ) from error
     return file
 
 
-class VGGFeatures(nn.Module):
+class FeatureNetwork(nn.Module):
+    """A frozen network whose activations losses compare.
+
+    Attributes:
+        layer_names: the layers that it reports.
+        kind: what it was built from, but for the layers: two networks of one kind differ in nothing else.
+        shared: several losses have it. Then the activations of an image that is asked for again are not computed again,
+            as long as that tensor lives and is not changed.
+    """
+
+    layer_names: tuple[str, ...]
+    kind: tuple[Any, ...]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, use_input_norm: bool, range_norm: bool) -> None:
+        super().__init__()
+        self.use_input_norm = use_input_norm
+        self.range_norm = range_norm
+        self.shared = False
+        self._seen = _Seen()
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> FeatureNetwork:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the chosen activations, in network order, of (B, 3, H, W) images in [0, 1] ([-1, 1]: ``range_norm``).
+
+        Raises:
+            ValueError: images without three channels, or smaller than the pools need.
+        """
+        if not self.shared or x.is_inference():  # inference tensors do not say whether they were changed
+            return dict(self.stream(x))
+        kind = (torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type), self.mean.dtype)
+        found = self._seen.recall(x, kind)
+        return found if found is not None else self._seen.keep(x, kind, dict(self.stream(x)))
+
+    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations one by one, only ``wanted`` ones, each when the network has no more use for it.
+
+        Without a graph (``torch.no_grad``) the receiver may therefore overwrite what it gets, and what it drops is free
+        before the next layer is computed.
+        """
+        raise NotImplementedError
+
+    def with_layers(self, layer_names: Sequence[str]) -> FeatureNetwork:
+        """Return a network of the same kind that reports other layers."""
+        raise NotImplementedError
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return images as the first layer takes them."""
+        x = x.to(self.mean.dtype)
+        if self.range_norm:
+            x = (x + 1) / 2
+        if self.use_input_norm:
+            x = (x - self.mean) / self.std
+        return x
+
+
+class _Seen:
+    """The activations of images that are still there; a copy of it begins empty."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Tensor], int, tuple[Any, ...], dict[str, Tensor]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Seen:
+        return _Seen()
+
+    def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
+        return _Seen, ()
+
+    def recall(self, x: Tensor, kind: tuple[Any, ...]) -> dict[str, Tensor] | None:
+        """Return the activations kept of this very tensor, if it is as it was then."""
+        reference, version, like, found = self._entries.get(id(x), (None, 0, (), {}))
+        known = reference is not None and reference() is x and version == x._version and like == kind
+        return dict(found) if known else None
+
+    def keep(self, x: Tensor, kind: tuple[Any, ...], found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep activations until ``x`` is gone, and return them."""
+        key = id(x)
+        entries = self._entries
+        entries[key] = (weakref.ref(x, lambda _: entries.pop(key, None)), x._version, kind, found)
+        return dict(found)
+
+
+class VGGFeatures(FeatureNetwork):
     """Activations of a frozen VGG at chosen layers; only the layers up to the deepest chosen one are built.
 
     A convolution is reported before the ReLU that follows it. Built under ``with torch.device("meta")`` it has shapes
@@ -97,9 +187,6 @@ class VGGFeatures(nn.Module):
         WeightsError: weights that are not there or do not fit.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         layer_names: Sequence[str],
@@ -109,7 +196,7 @@ class VGGFeatures(nn.Module):
         range_norm: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(use_input_norm, range_norm)
         every = vgg_layers(vgg_type)
         for name in layer_names:
             if name not in every:
@@ -119,52 +206,41 @@ class VGGFeatures(nn.Module):
         if not layer_names:
             raise ValueError(f"Name at least one layer of {vgg_type}: {', '.join(every)}.")
         self.layer_names = tuple(name for name in every if name in layer_names)
-        self.vgg_type = vgg_type
-        self.use_input_norm = use_input_norm
-        self.range_norm = range_norm
+        self.vgg_type: VGGType = vgg_type
+        self._arguments = (vgg_type, weights, use_input_norm, range_norm, seed)
+        self.kind = kind_of(*self._arguments)
         built = every[: every.index(self.layer_names[-1]) + 1]
         self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
         self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
         self._fill(weights, seed)
         self.eval()
 
-    def train(self, mode: bool = True) -> VGGFeatures:
-        """Stay in evaluation mode, whatever is asked."""
-        return super().train(False)
+    def with_layers(self, layer_names: Sequence[str]) -> VGGFeatures:
+        """Return the same VGG up to and with other layers."""
+        return VGGFeatures(layer_names, *self._arguments)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the chosen activations, in network order, of (B, 3, H, W) images in [0, 1] ([-1, 1]: ``range_norm``).
+    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations one by one, and compute no layer behind the last of ``wanted``.
 
         Raises:
             ValueError: images without three channels, or smaller than the pools need.
         """
-        return dict(self.stream(x))
-
-    def stream(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the same activations one by one, each when the network has no more use for it.
-
-        Without a graph (``torch.no_grad``) the receiver may therefore overwrite what it gets, and what it drops is free
-        before the next layer is computed.
-        """
+        names = self.layer_names if wanted is None else tuple(name for name in self.layer_names if name in wanted)
         if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.min_size:
             raise ValueError(
                 f"{self.vgg_type} up to {self.layer_names[-1]} takes (B, 3, H, W) with H, W ≥ {self.min_size}, "
                 f"not {tuple(x.shape)}."
             )
-        x = x.to(self.mean.dtype)
-        if self.range_norm:
-            x = (x + 1) / 2
-        if self.use_input_norm:
-            x = (x - self.mean) / self.std
+        x = self.prepared(x)
         ready: str | None = None
         for name, layer in self.vgg_net.items():
+            if ready == names[-1]:
+                break
             following = layer(x)
             if ready is not None:
                 yield ready, x
             x = following
-            ready = name if name in self.layer_names else None
+            ready = name if name in names else None
         assert ready is not None
         yield ready, x
 
@@ -184,7 +260,7 @@ class VGGFeatures(nn.Module):
             )
         if not meta:
             file = imagenet_file(self.vgg_type) if weights == "imagenet" else Path(weights)
-            self._assign(self._matching(_read(file), file))
+            self._assign(self._matching(read_weights(file), file))
 
     def _random(self, seed: int) -> dict[str, Tensor]:
         """Return weights that keep activations of order one; a layer's do not depend on how many come after it."""
@@ -272,8 +348,17 @@ def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, 
         before = name
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
-    """Read a state dict; a file in the current format is mapped, so that only what is used is read."""
+def kind_of(network: str, weights: str, use_input_norm: bool, range_norm: bool, seed: int) -> tuple[Any, ...]:
+    """Return what makes two feature networks the same but for their layers; the seed is only of random weights."""
+    return network, weights, use_input_norm, range_norm, seed if weights == "random" else None
+
+
+def read_weights(file: Path) -> Mapping[str, Tensor]:
+    """Read a state dict; a file in the current format is mapped, so that only what is used is read.
+
+    Raises:
+        WeightsError: the file is damaged or holds something else.
+    """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged file raises whatever its damage leads to

@@ -75,16 +75,17 @@ def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_las
     """Return a batch whose images are float32 on a device.
 
     Args:
-        batch: tensors (B, C, H, W), uint8 or float32 in [0, 1], and anything else, which stays as it is.
+        batch: tensors (B, C, H, W) or (B, K, C, H, W), uint8 or float32 in [0, 1], and anything else, which stays as it
+            is.
         device: where to.
-        channels_last: the order in memory; contiguous (B, C, H, W) without.
+        channels_last: the order in memory of every image; contiguous (B, C, H, W) without.
     """
     order = torch.channels_last if channels_last else torch.contiguous_format
     moved = dict(batch)
     for key, value in batch.items():
-        if isinstance(value, Tensor) and value.dim() == 4:
+        if isinstance(value, Tensor) and value.dim() in (4, 5):
             there = value.to(device, non_blocking=True)
-            image = there.to(torch.float32, memory_format=order)
+            image = there.flatten(0, -4).to(torch.float32, memory_format=order).view(value.shape)
             moved[key] = image.div_(255) if value.dtype == torch.uint8 else image
     return moved
 
@@ -132,7 +133,9 @@ class Prefetcher:
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
-    """Return items as one batch: images (C, H, W) as (B, C, H, W), channels last in memory; anything else as lists.
+    """Return items as one batch: images (…, C, H, W) as (B, …, C, H, W), anything else as lists.
+
+    In memory the channels of every pixel lie together.
 
     Raises:
         DataError: images of one batch differ in size or type.
@@ -140,13 +143,13 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     batch: Batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]
-        if isinstance(first, Tensor) and first.dim() == 3:
+        if isinstance(first, Tensor) and first.dim() in (3, 4):
             if any(value.shape != first.shape or value.dtype != first.dtype for value in values):
                 kinds = sorted({f"{tuple(value.shape)} {value.dtype}" for value in values})
                 raise DataError(
                     f"The images '{key}' of a batch differ: {', '.join(kinds)}. Set gt_size to cut equal crops."
                 )
-            batch[key] = torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+            batch[key] = torch.stack([value.movedim(-3, -1) for value in values]).movedim(-1, -3)
         else:
             batch[key] = values
     return batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,19 +17,27 @@ from mcir.data.errors import DataError
 from mcir.data.pairing import GtCrop, Pair, Small, check_pairs, read_names
 from mcir.data.sampler import Draw
 from mcir.data.storage import Storage, open_storage, stem
-from mcir.data.transforms import Color, Window, draw_geometry, in_color, orient, padded, place
+from mcir.data.stored_negatives import StoredNegatives
+from mcir.data.transforms import Color, Orientation, Window, draw_geometry, in_color, orient, padded, place
 from mcir.registry import DATASETS, DegradationSection
 
 _LOG = logging.getLogger("mcir")
 
 
-class Item(TypedDict):
-    """A sample: images (C, H, W), RGB or grey, uint8, or float32 in [0, 1] where 8 bits do not hold them."""
-
+class _Pair(TypedDict):
     lq: Tensor
     gt: Tensor
     lq_path: str
     gt_path: str
+
+
+class Item(_Pair, total=False):
+    """A sample: images (C, H, W), RGB or grey, uint8, or float32 in [0, 1] where 8 bits do not hold them.
+
+    ``negatives`` (K, C, H, W), where they are stored, have the size of ``gt``.
+    """
+
+    negatives: Tensor
 
 
 class PairDataset(Dataset[Item]):
@@ -54,6 +62,7 @@ class PairDataset(Dataset[Item]):
         use_hflip: mirror left-right with p = ½.
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
+        negatives: K storages with one further image for each pair, under the name of the pair.
         what: the set, for messages.
 
     Raises:
@@ -75,6 +84,7 @@ class PairDataset(Dataset[Item]):
         use_hflip: bool = False,
         use_rot: bool = False,
         color: Color = "rgb",
+        negatives: Sequence[Storage] = (),
         what: str,
     ) -> None:
         if scale < 1:
@@ -111,6 +121,9 @@ class PairDataset(Dataset[Item]):
         if skipped:
             total = skipped + len(self._pairs)
             _LOG.info("%s: %d of %d pairs are smaller than gt_size %s: left out", what, skipped, total, gt_size)
+        names = [self.name(index) for index in range(len(self))]
+        sizes = [(pair.height * scale, pair.width * scale) for pair in self._pairs]
+        self._negatives = StoredNegatives(negatives, names, sizes, what) if negatives else None
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -139,12 +152,26 @@ class PairDataset(Dataset[Item]):
             lq = in_color(self._lq.read_crop(pair.lq, *window), self._color)
         if self._size is not None:
             gt, lq = padded(gt, self._size * self._scale), padded(lq, self._size)
-        return {
+        item: Item = {
             "lq": _tensor(orient(lq, orientation), self._lq_bits),
             "gt": _tensor(orient(gt, orientation), self._gt_bits),
             "lq_path": self._gt.path(pair.gt) if pair.lq is None or self._lq is None else self._lq.path(pair.lq),
             "gt_path": self._gt.path(pair.gt),
         }
+        if self._negatives is not None:
+            item["negatives"] = self._stored(draw.index, window.times(self._scale), orientation)
+        return item
+
+    def _stored(self, index: int, window: Window, orientation: Orientation) -> Tensor:
+        """Return the window of the stored negatives of a pair (K, C, H, W), laid as the ground truth."""
+        assert self._negatives is not None
+        laid = []
+        for image in self._negatives.read_crops(index, window):
+            colored = in_color(image, self._color)
+            if self._size is not None:
+                colored = padded(colored, self._size * self._scale)
+            laid.append(_tensor(orient(colored, orientation), self._negatives.bits).permute(1, 2, 0))
+        return torch.stack(laid).permute(0, 3, 1, 2)
 
     def _degraded(
         self, pair: Pair, window: Window, rng: np.random.Generator
@@ -179,6 +206,10 @@ class PairedImageDataset(PairDataset):
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
         degradation: makes the degraded images from the ground truths.
+        dataroot_negatives: K folders or data bases of stored negatives, the outputs of other methods for example. Each
+            holds one image for every pair, of the size of the restored image and under the name that restored images
+            are saved by: that of the ground truth, or of the degraded image where a ground truth may have many. Items
+            then have ``negatives`` (K, C, H, W), cut and laid as the ground truth.
 
     Raises:
         DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
@@ -199,6 +230,7 @@ class PairedImageDataset(PairDataset):
         use_rot: bool = False,
         color: Color = "rgb",
         degradation: DegradationSection | None = None,
+        dataroot_negatives: Sequence[str] = (),
     ) -> None:
         what = f"PairedImageDataset of {dataroot_gt}"
         if (dataroot_lq is None) == (degradation is None):
@@ -217,6 +249,7 @@ class PairedImageDataset(PairDataset):
             use_hflip=use_hflip,
             use_rot=use_rot,
             color=color,
+            negatives=[open_storage(root, io_backend) for root in dataroot_negatives],
             what=what,
         )
 

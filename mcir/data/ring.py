@@ -34,7 +34,7 @@ class Ring:
     """A collation whose batches travel through shared memory; for loaders whose workers are forked.
 
     Args:
-        collate: returns the items as one batch whose tensors (B, C, H, W) lie channels last in memory.
+        collate: returns the items as one batch whose tensors (…, C, H, W) lie channels last in memory.
         batch_bytes: room for the tensors of one batch; a batch that needs more goes the usual way.
         num_workers: workers of the loader.
         slots: of each worker; more than the batches that a worker can have under way.
@@ -67,7 +67,7 @@ class Ring:
         used = _HEADER
         for key, value in batch.items():
             if isinstance(value, Tensor):
-                layout = Layout(used, tuple(value.permute(0, 2, 3, 1).shape), value.dtype)
+                layout = Layout(used, tuple(value.movedim(-3, -1).shape), value.dtype)
                 used += -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
                 if used > self._size:
                     return batch
@@ -105,6 +105,6 @@ def _receive(ring: int, *parcel: Any) -> dict[str, Any]:
 
 
 def _view(memory: Tensor, layout: Layout) -> Tensor:
-    """Return the tensor (B, C, H, W) that lies channels last in a slot."""
+    """Return the tensor (…, C, H, W) that lies channels last in a slot."""
     size = torch.Size(layout.shape).numel() * layout.dtype.itemsize
-    return memory[layout.offset : layout.offset + size].view(layout.dtype).view(layout.shape).permute(0, 3, 1, 2)
+    return memory[layout.offset : layout.offset + size].view(layout.dtype).view(layout.shape).movedim(-1, -3)

@@ -30,7 +30,9 @@ class StepCost:
     activation_bytes: int
 
 
-def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int]) -> StepCost:
+def step_cost(
+    section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int], stored: int = 0
+) -> StepCost:
     """Make one step of a model on the meta device, where tensors have shapes but no values.
 
     Args:
@@ -38,6 +40,7 @@ def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_si
         batch_size: B, images per process.
         lq_size: (H, W) of the degraded images.
         gt_size: (H, W) of the ground truths.
+        stored: K, the stored negatives of an image that the data set brings.
 
     Raises:
         ValueError: the section does not fit, or the network cannot be run at this size.
@@ -50,6 +53,8 @@ def step_cost(section: Section, batch_size: int, lq_size: tuple[int, int], gt_si
         "lq": torch.zeros(batch_size // parts, channels, *lq_size, device="meta"),
         "gt": torch.zeros(batch_size // parts, channels, *gt_size, device="meta"),
     }
+    if stored:
+        batch["negatives"] = torch.zeros(batch_size // parts, stored, channels, *gt_size, device="meta")
     model.after_step = lambda *_: None  # type: ignore[method-assign]  # averages may look at values, which meta lacks
     static = [*model.parts.parameters(), *model.parts.buffers()]
     lasting = {tensor.untyped_storage()._cdata for tensor in static}

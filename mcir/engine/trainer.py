@@ -89,6 +89,7 @@ class Trainer:
                 batch = next(self.batches)
                 waited = time.perf_counter() - begin
                 self.iteration += 1
+                self.model.watch_gradients = self._due(self.options.logger.print_freq)
                 scalars = self.model.training_step(batch, self.iteration)
                 self.guard.watch(self.iteration, scalars, batch["gt_path"])
                 self.speed.count(len(batch["lq"]) * self.process.world_size, waited)
@@ -120,9 +121,8 @@ class Trainer:
         self.guard.check()
         names = [name for name in scalars if name != "lr"]
         means = self.process.mean(torch.stack([scalars[name].float() for name in names])).tolist()
-        self.log.scalars(
-            self.iteration, {**dict(zip(names, means, strict=True)), "lr": float(scalars["lr"])}, self.speed
-        )
+        values = {**dict(zip(names, means, strict=True)), "lr": float(scalars["lr"])}
+        self.log.scalars(self.iteration, {name: values[name] for name in scalars}, self.speed)
         self.speed.restart()
 
     def _evaluate_safely(self) -> bool:
@@ -155,6 +155,8 @@ class Trainer:
         scores = [score for evaluation in self.last_evaluations[:1] for score in evaluation.scores.values()]
         if not scores:
             return False
+        for score in [score for score in scores if score.unit == "dB"][:1]:
+            self.model.after_evaluation(score.mean)
         better = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
         if math.isnan(better) or (self.best is not None and better <= self.best):
             return False

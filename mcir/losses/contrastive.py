@@ -7,19 +7,18 @@ The output is pushed away, in a feature space, from what earlier states of the n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from mcir.archs.features import VGGFeatures, VGGType
+from mcir.archs.features import VGGType
+from mcir.losses.feature_space import FeatureSpace, Normalize
 from mcir.losses.perceptual import Criterion, check_criterion, check_weights, frobenius
 from mcir.losses.pixel import in_float32
+from mcir.losses.streaming import check_stack, sum_of_absolute_differences, with_slopes
 from mcir.registry import LOSSES
 
 _DEFAULT_LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
-_CHUNK = 2**21  # elements that are compared at a time where an intermediate result is needed
 
 
 @LOSSES.register()
@@ -39,9 +38,11 @@ class SPNLoss(nn.Module):
         criterion: the distance: ``l1``, ``l2`` (mean of squares) or ``fro`` (norm).
         loss_weight: λ.
         seed: of random weights.
+        network: any classifier of torchvision by name, in place of ``vgg_type``; its layers are named by its nodes.
+        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_space`.
 
     Raises:
-        ValueError: an unknown layer, VGG or criterion, a weight that is not finite, or VGG weights that are not there.
+        ValueError: an unknown layer, network or criterion, a weight that is not finite, or weights that are not there.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class SPNLoss(nn.Module):
         criterion: Criterion = "l1",
         loss_weight: float = 1e-4,
         seed: int = 0,
+        network: str | None = None,
+        normalize: Normalize = "none",
     ) -> None:
         super().__init__()
         check_criterion("SPNLoss", criterion)
@@ -61,23 +64,24 @@ class SPNLoss(nn.Module):
         self.layer_weights = dict(layer_weights)
         self.criterion: Criterion = criterion
         self.loss_weight = loss_weight
-        self.features = VGGFeatures(list(layer_weights), vgg_type, weights, use_input_norm, range_norm, seed)
+        self.features = FeatureSpace(
+            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
+        )
 
-    def forward(self, output: Tensor, negatives: Tensor) -> Tensor:
+    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | None = None) -> Tensor:
         """Return the loss as a scalar, in at least float32.
 
         Args:
             output: the restored images (B, 3, H, W) in [0, 1].
             negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
+            positives: (P, B, 3, H, W); no part of the loss. ``normalize: unit`` measures the first of them rather than
+                the output, if they are there.
 
         Raises:
             ValueError: the shapes do not belong together, or the images are too small for the layers.
         """
-        if negatives.dim() != 5 or negatives.shape[1:] != output.shape or not len(negatives):
-            raise ValueError(
-                f"SPNLoss: for an output of {tuple(output.shape)} the negatives are "
-                f"(N, {', '.join(map(str, output.shape))}) with N ≥ 1, not {tuple(negatives.shape)}."
-            )
+        check_stack("SPNLoss", "negatives", output, negatives)
+        self.features.measure(output if positives is None else positives[0])
         anchors: dict[str, Tensor] = self.features(output)
         with torch.no_grad():
             slopes = {name: self._zero_slope(anchor) for name, anchor in anchors.items() if anchor.requires_grad}
@@ -90,12 +94,9 @@ class SPNLoss(nn.Module):
                 for name, feature in self.features.stream(negative):
                     value += scales[name] * self._compare(anchors[name], feature, slopes.get(name))
                     del feature  # its memory is free for the next layer
-        if not slopes:
-            return value
         factor = 2.0 if self.criterion == "l2" else 1.0
         steepness = [factor * scales[name] for name in slopes]
-        loss: Tensor = _WithSlopes.apply(value, steepness, *slopes.values(), *(anchors[name] for name in slopes))
-        return loss
+        return with_slopes(value, steepness, list(slopes.values()), [anchors[name] for name in slopes])
 
     def _zero_slope(self, anchor: Tensor) -> Tensor:
         """Return where derivatives gather: sums of signs are exact in any type, others need float32."""
@@ -111,7 +112,7 @@ class SPNLoss(nn.Module):
         """
         anchor = anchor.detach()
         if self.criterion == "l1":
-            total = _sum_of_absolute_differences(anchor, negative)
+            total = sum_of_absolute_differences(anchor, negative)
             if slope is not None:
                 slope += torch.sub(anchor, negative, out=negative).sign_()
             return total
@@ -124,29 +125,3 @@ class SPNLoss(nn.Module):
         if slope is not None:
             slope += torch.nan_to_num_(difference.div_(norm))  # at distance zero the derivative is zero
         return norm
-
-
-class _WithSlopes(torch.autograd.Function):
-    """A value whose derivatives are known already: ``steepness · slope`` for each of the features."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, steepness: list[float], *slopes_and_features: Tensor) -> Tensor:
-        ctx.steepness = steepness
-        ctx.save_for_backward(*slopes_and_features[: len(steepness)])
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.saved_tensors
-        found = (slope * (gradient * factor) for slope, factor in zip(slopes, ctx.steepness, strict=True))
-        return (None, None, *(None for _ in slopes), *found)
-
-
-def _sum_of_absolute_differences(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum over everything, a part of the batch at a time, so that intermediate results stay small."""
-    images = max(1, _CHUNK // a[0].numel())
-    total = in_float32(a.new_zeros(()))
-    for start in range(0, len(a), images):
-        total += (in_float32(a[start : start + images]) - in_float32(b[start : start + images])).abs_().sum()
-    return total

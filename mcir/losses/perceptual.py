@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mcir.archs.features import VGGFeatures, VGGType
+from mcir.archs.features import VGGType
+from mcir.losses.feature_space import FeatureSpace, Normalize
 from mcir.losses.pixel import in_float32, same_shape
 from mcir.registry import LOSSES, suggestion
 
@@ -67,7 +68,7 @@ def check_weights(loss: str, weights: Mapping[str, float]) -> None:
 
 @LOSSES.register()
 class PerceptualLoss(nn.Module):
-    """Distance of two images in the feature space of a VGG, and of their styles (Gatys et al., CVPR 2016).
+    """Distance of two images in the feature space of a network, and of their styles (Gatys et al., CVPR 2016).
 
     ``perceptual_weight · Σ_l w_l d(φ_l(output), φ_l(gt)) + style_weight · Σ_l w_l d(G_l(output), G_l(gt))`` with the
     Gram matrix ``G = φφᵀ / (C·H·W)``.
@@ -82,9 +83,11 @@ class PerceptualLoss(nn.Module):
         style_weight: factor of the distance of the Gram matrices.
         criterion: the distance: ``l1``, ``l2`` (mean of squares) or ``fro`` (norm).
         seed: of random weights.
+        network: any classifier of torchvision by name, in place of ``vgg_type``; its layers are named by its nodes.
+        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_space`.
 
     Raises:
-        ValueError: an unknown layer, VGG or criterion, a weight that is not finite, both factors zero, or VGG weights
+        ValueError: an unknown layer, network or criterion, a weight that is not finite, both factors zero, or weights
             that are not there.
     """
 
@@ -99,6 +102,8 @@ class PerceptualLoss(nn.Module):
         style_weight: float = 0.0,
         criterion: Criterion = "l1",
         seed: int = 0,
+        network: str | None = None,
+        normalize: Normalize = "none",
     ) -> None:
         super().__init__()
         check_criterion("PerceptualLoss", criterion)
@@ -110,7 +115,9 @@ class PerceptualLoss(nn.Module):
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.criterion: Criterion = criterion
-        self.features = VGGFeatures(list(layer_weights), vgg_type, weights, use_input_norm, range_norm, seed)
+        self.features = FeatureSpace(
+            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
+        )
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the loss of (B, 3, H, W) images as a scalar; no gradient goes to ``gt``.
@@ -119,6 +126,7 @@ class PerceptualLoss(nn.Module):
             ValueError: the shapes differ, or the images are too small for the layers.
         """
         same_shape("PerceptualLoss", output, gt)
+        self.features.measure(gt)
         with torch.no_grad():
             theirs = self.features(gt)
         total = torch.zeros((), device=output.device)

@@ -3,7 +3,16 @@
 from mcir.models.base import Batch, Model
 from mcir.models.contrastive import ContrastiveModel
 from mcir.models.ema import MovingAverage
-from mcir.models.negatives import AdaptiveHistoryNegatives, HistoryNegatives, Negatives
+from mcir.models.negatives import (
+    AdaptiveHistoryNegatives,
+    CombinedNegatives,
+    ConsensusNegatives,
+    FrozenNegatives,
+    HardNegatives,
+    HistoryNegatives,
+    InputNegatives,
+    Negatives,
+)
 from mcir.models.optim import (
     CosineAnnealingLR,
     CosineAnnealingRestartLR,
@@ -19,11 +28,16 @@ from mcir.models.restoration import RestorationModel
 __all__ = [
     "AdaptiveHistoryNegatives",
     "Batch",
+    "CombinedNegatives",
+    "ConsensusNegatives",
     "ContrastiveModel",
     "CosineAnnealingLR",
     "CosineAnnealingRestartLR",
     "EpochCosineAnnealingLR",
+    "FrozenNegatives",
+    "HardNegatives",
     "HistoryNegatives",
+    "InputNegatives",
     "Model",
     "MovingAverage",
     "MultiStepLR",

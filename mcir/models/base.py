@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.inference import derived_keys, fitting, unfit
+from mcir.models.balance import GradientWatch
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
 from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
@@ -47,8 +48,9 @@ class Model(ABC):
     accumulation_steps: int = 1
     """Each batch is computed in this many equal parts, for 1/n of the memory; the step is that of the whole batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the networks in training; the losses are always float32, and so is restoring. fp16 scales the loss
-    to keep gradients in its range and skips a step whose gradients leave it."""
+    """Arithmetic of the networks in training; what losses compare is summed up in float32, and restoring is float32.
+    fp16 scales the loss to keep gradients in its range and skips a step whose gradients leave it; feature networks of
+    losses then have bf16."""
     channels_last: bool = False
     """Memory layout of images and convolutions; faster on most machines."""
     compile: bool = False
@@ -60,6 +62,8 @@ class Model(ABC):
     """Every module that lives on the device: the network, its average, losses, negatives."""
     network: nn.Module = field(init=False, repr=False)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
+    watch_gradients: bool = field(init=False, repr=False, default=False)
+    """Whether the next steps tell what each of several losses asks of the output; it costs a little, so at times."""
 
     def __post_init__(self) -> None:
         """Build the network, its moving average, the optimizer and the schedule."""
@@ -73,6 +77,8 @@ class Model(ABC):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g)
         self.parts = nn.ModuleDict({"network_g": self.network})
+        self._watch = GradientWatch()
+        self._mean_over_ranks: Callable[[Tensor], Tensor] = _itself
         if self.ema_decay:
             self.parts["ema"] = MovingAverage(self.network)
         self.schedule: Schedule = SCHEDULERS.build(self.scheduler or {"type": "MultiStepLR", "milestones": []})
@@ -132,7 +138,8 @@ class Model(ABC):
         """Make the step of the 1-based ``iteration`` and return its scalars, detached and still on the device.
 
         The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``,
-        the factor that kept the gradients in range.
+        the factor that kept the gradients in range. Where ``watch_gradients`` is set or losses are held in balance,
+        also what :meth:`~mcir.models.balance.GradientWatch.tell` returns.
 
         An fp16 step whose gradients overflow is skipped: the network and the optimizer stay as they are, ``grad_norm``
         is 0, and the next step is made with half the scale. All that counts iterations goes on: schedule, averages and
@@ -148,35 +155,52 @@ class Model(ABC):
         rate = self._set_learning_rate(self.optimizer, iteration)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
+        self._watch.begin(self.watch_gradients)
         scalars: dict[str, Tensor] = {}
         outputs = []
         for part, is_last in self._divide(batch):
             with nullcontext() if is_last else self._without_sync():
                 with self.autocast():
                     output = self._forward(part["lq"])
+                with self.autocast_of_losses():
                     losses = self.losses(output, part)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
                 self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            self._watch.collect()
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
             outputs.append(output.detach())
+        scale = self._scaler.scale(torch.ones((), device=self.device))
+        seen = self._watch.tell(scale, self._mean_over_ranks)
+        if self._scaler.is_enabled():  # a step that is skipped tells nothing
+            seen = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in seen.items()}
         scalars |= self._step(self.optimizer)
         for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
             statistic.copy_(self._mean_over_ranks(statistic))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
         scalars["lr"] = torch.tensor(rate)
-        return scalars
+        return scalars | seen
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
         """Let what follows the network follow it: here, its moving average."""
         if self.ema is not None:
             self.ema.update(self.network, self.ema_decay)
 
+    def after_evaluation(self, psnr: float) -> None:  # noqa: B027 (most models have nothing that follows it)
+        """Take note of the PSNR in dB on the first validation set; here nothing follows it."""
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the networks run at the chosen precision."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+    def autocast_of_losses(self) -> AbstractContextManager[Any]:
+        """Return the context in which losses run, and what they compare with: bf16 also where the network has fp16.
+
+        Of a small weight over millions of features the derivative with respect to one of them leaves fp16's range.
+        """
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
         for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
@@ -291,3 +315,7 @@ class Model(ABC):
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)
         return differing
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mcir.models.base import Batch
-from mcir.models.negatives import Negatives
+from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
-from mcir.registry import MODELS, NEGATIVES, LossSection, NegativesSection
+from mcir.registry import MODELS, LossSection, NegativesSection
 
 
 @MODELS.register()
@@ -25,21 +25,28 @@ class ContrastiveModel(RestorationModel):
     """Loss between output and negatives."""
     negatives: NegativesSection | None = None
     """Where the negatives come from."""
+    balance: float | None = None
+    """Ratio of the gradients of the contrastive and the first loss at the output; the weight of the contrastive loss is
+    only where its factor begins. Without it, the weight is the loss's own throughout."""
 
     def __post_init__(self) -> None:
         """Build the contrastive loss and the negatives.
 
         Raises:
-            ValueError: only one of the two is given.
+            ValueError: only one of the two is given, or a balance without a loss to be held.
         """
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
             raise ValueError(
                 "ContrastiveModel needs both 'contrastive_opt' and 'negatives', or neither to only restore."
             )
+        if self.balance is not None and not (self.contrastive_opt or {}).get("loss_weight", 1.0):
+            raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt' a weight above 0.")
+        if self.balance is not None and self.contrastive_opt is None:
+            raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt', or leave it out.")
         if self.contrastive_opt and self.negatives:
-            self.add_loss("l_neg", self.contrastive_opt)
-            self.parts["negatives"] = NEGATIVES.build({"seed": self.seed, **self.negatives}, self.network)
+            self.add_loss("l_neg", self.contrastive_opt, self.balance)
+            self.parts["negatives"] = build_negatives(self.negatives, self.network, self.seed)
 
     @property
     def bank(self) -> Negatives | None:
@@ -62,16 +69,18 @@ class ContrastiveModel(RestorationModel):
     def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Train over several processes, with the same negatives in each."""
         super().parallelize(wrap, mean_over_ranks)
-        if self.bank is not None:
-            self.bank.mean_over_ranks = mean_over_ranks
+        for part in () if self.bank is None else self.bank.modules():
+            if isinstance(part, Negatives):
+                part.mean_over_ranks = mean_over_ranks
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the parent's losses and the contrastive one."""
         losses = super().losses(output, batch)
         if self.bank is not None:
             with torch.no_grad():
-                negatives = self.bank(batch["lq"], batch["gt"])
-            losses["l_neg"] = self.parts["l_neg"](output, negatives)
+                negatives = self.bank(batch["lq"], batch["gt"], batch.get("negatives"))
+                positives = self.bank.positives(batch["gt"])
+            losses["l_neg"] = self.parts["l_neg"](output, negatives, positives)
         return losses
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:

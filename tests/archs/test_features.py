@@ -221,7 +221,7 @@ def test_on_the_meta_device_nothing_is_read(tmp_path: Path, monkeypatch: Any) ->
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(features, "_read", refuse)
+    monkeypatch.setattr(features, "read_weights", refuse)
     monkeypatch.setattr(features, "imagenet_file", refuse)
     empty = tmp_path / "vgg.pth"
     empty.touch()

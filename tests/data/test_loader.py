@@ -111,11 +111,14 @@ def test_to_device(channels_last):
     image = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     deep = torch.rand(2, 3, 5, 6)
     kept = deep.clone()
-    moved = to_device({"lq": image, "gt": deep, "gt_path": ["a", "b"]}, "cpu", channels_last)
+    several = torch.stack([image, 255 - image], dim=1)
+    moved = to_device({"lq": image, "gt": deep, "negatives": several, "gt_path": ["a", "b"]}, "cpu", channels_last)
     assert torch.equal(moved["lq"], image.float() / 255)
     assert torch.equal(moved["gt"], kept) and torch.equal(deep, kept)
     order = torch.channels_last if channels_last else torch.contiguous_format
     assert moved["lq"].is_contiguous(memory_format=order) and moved["gt"].is_contiguous(memory_format=order)
+    assert torch.equal(moved["negatives"], several.float() / 255)
+    assert moved["negatives"].flatten(0, 1).is_contiguous(memory_format=order)
     assert moved["gt_path"] == ["a", "b"]
 
 
@@ -137,6 +140,24 @@ def test_prefetcher_on_cuda_yields_the_same(dataset, workers):
         assert batch["gt"].is_cuda and batch["gt"].is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch["gt"].cpu(), to_device(expected, "cuda")["gt"].cpu())
     assert len(list(Prefetcher([{"gt": torch.zeros(1, 3, 2, 2)}] * 3, "cuda"))) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("deep", [False, True])
+def test_stored_negatives_travel_with_their_pairs(workers, deep):
+    gt = Memory({f"{index}": noise(20, 20, seed=index) for index in range(5)})
+    other = Memory(
+        {f"{index}": noise(20, 20, seed=9 + index, dtype=np.uint16 if deep else np.uint8) for index in range(5)}
+    )
+    kind = {"gt_size": 8, "use_hflip": True, "use_rot": True, "what": "s"}
+    dataset = PairDataset(gt, gt, negatives=[gt, other, gt], **kind)
+    alone = PairDataset(gt, other, **kind)
+    pair = zip(*(take(6, one, batch_size=4, num_workers=workers, seed=3) for one in (dataset, alone)), strict=True)
+    for batch, expected in pair:
+        batch, expected = to_device(batch, "cpu"), to_device(expected, "cpu")
+        assert batch["negatives"].shape == (4, 3, 3, 8, 8) and batch["negatives"].dtype == torch.float32
+        assert torch.equal(batch["negatives"][:, 0], batch["gt"]) and torch.equal(batch["negatives"][:, 2], batch["gt"])
+        assert torch.equal(batch["negatives"][:, 1], expected["lq"])
 
 
 class Broken(Dataset):

@@ -257,3 +257,70 @@ def test_options_of_pairs_are_checked(tmp_path, kind, message):
     save(tmp_path / "a.png", noise(32, 32))
     with pytest.raises(DataError, match=message):
         PairedImageDataset(str(tmp_path), degradation={"type": "BicubicDown"}, scale=2, **kind)
+
+
+# -- stored negatives ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("size", [(20, 30), (5, 12)])
+def test_stored_negatives_are_cut_and_laid_as_the_ground_truth(scale, size):
+    gt, lq = coordinates(scale, *size)
+    stored = [Memory({"a": gt.read("a")}), Memory({"a": 255 - gt.read("a")})]
+    kind = {"scale": scale, "gt_size": 8 * scale, "use_hflip": True, "use_rot": True, "small": "pad", "what": "s"}
+    dataset, plain = PairDataset(gt, lq, negatives=stored, **kind), PairDataset(gt, lq, **kind)
+    for position in range(60):
+        item, bare = dataset[Draw(0, position, 1)], plain[Draw(0, position, 1)]
+        assert "negatives" not in bare and torch.equal(bare["gt"], item["gt"]) and torch.equal(bare["lq"], item["lq"])
+        assert item["negatives"].shape == (2, 3, 8 * scale, 8 * scale) and item["negatives"].dtype == torch.uint8
+        assert torch.equal(item["negatives"][0], item["gt"]) and torch.equal(item["negatives"][1], 255 - item["gt"])
+
+
+def test_stored_negatives_go_with_the_part_of_the_ground_truth_that_is_used():
+    gt, lq = coordinates(2)
+    wide = Memory({"a": np.pad(gt.read("a"), ((3, 3), (5, 5), (0, 0)))})
+    dataset = PairDataset(wide, lq, scale=2, gt_size=16, gt_crop="center", negatives=[gt], use_rot=True, what="s")
+    for position in range(30):
+        item = dataset[Draw(0, position, 1)]
+        assert torch.equal(item["negatives"][0], item["gt"])
+    odd = Memory({"a": np.pad(gt.read("a"), ((0, 1), (0, 1), (0, 0)))})  # a remainder that is not used
+    item = PairDataset(odd, None, {"type": "BicubicDown"}, scale=2, negatives=[gt], what="s")[0]
+    assert torch.equal(item["negatives"][0], item["gt"])
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_stored_negatives_of_folders_and_data_bases_are_found_by_the_name_of_the_pair(tmp_path, base):
+    for name in (901, 902):
+        save(tmp_path / "gt" / f"{name}.png", noise(16, 20, seed=name))
+        for copy in (1, 2):
+            save(tmp_path / "lq" / f"{name}_{copy}.png", noise(16, 20, seed=copy))
+            for method in (1, 2, 3):
+                image = noise(16, 20, seed=100 * name + 10 * copy + method)
+                save(tmp_path / f"method{method}" / f"{name}_{copy}.bmp", image)
+    roots = [f"{tmp_path}/method{method}" for method in (1, 2, 3)]
+    if base:
+        for root in roots:
+            create_lmdb(root, f"{root}.lmdb", "raw")
+        roots = [f"{root}.lmdb" for root in roots]
+    section = {"dataroot_gt": f"{tmp_path}/gt", "dataroot_lq": f"{tmp_path}/lq", "filename_tmpl": "{}_*"}
+    dataset = DATASETS.build({"type": "PairedImageDataset", **section, "dataroot_negatives": roots})
+    assert len(dataset) == 4
+    for index in range(4):
+        name, copy = map(int, dataset.name(index).split("_"))
+        for method, negative in enumerate(dataset[index]["negatives"], start=1):
+            assert np.array_equal(hwc(negative), noise(16, 20, seed=100 * name + 10 * copy + method))
+
+
+def test_stored_negatives_of_other_depths_and_colours():
+    gt = Memory({"a": noise(8, 8), "b": noise(8, 8, seed=1)})
+    deep = Memory({"a": noise(8, 8, dtype=np.uint16), "b": noise(8, 8)})
+    grey = Memory({"a": noise(8, 8, channels=1), "b": noise(8, 8)})
+    dataset = PairDataset(gt, gt, negatives=[deep, grey], what="s")
+    item = dataset[0]
+    assert item["gt"].dtype == torch.uint8 and item["negatives"].dtype == torch.float32
+    assert np.array_equal(hwc(item["negatives"][0]), deep.read("a").astype(np.float32) / np.float32(65535))
+    assert np.array_equal(
+        hwc(item["negatives"][1]), np.repeat(grey.read("a"), 3, 2).astype(np.float32) / np.float32(255)
+    )
+    assert dataset[1]["negatives"].dtype == torch.float32
+    assert PairDataset(gt, gt, negatives=[grey], color="gray", what="s")[1]["negatives"].shape == (1, 1, 8, 8)

@@ -90,7 +90,7 @@ def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
     def refuse(*_):
         raise AssertionError("weights were read")
 
-    for name in ("_read", "imagenet_file"):
+    for name in ("read_weights", "imagenet_file"):
         monkeypatch.setattr(features, name, refuse)
     section = {
         **CONTRASTIVE,
@@ -106,3 +106,14 @@ def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
 def test_a_model_that_cannot_train_is_refused():
     with pytest.raises(ValueError, match="optim_g"):
         step_cost({key: value for key, value in PLAIN.items() if key != "optim_g"}, *SIZES)
+
+
+def test_stored_negatives_cost_features_but_no_passes_of_a_network():
+    stored = {**CONTRASTIVE, "negatives": {"type": "ConsensusNegatives", "stored": True}}
+    costs = [step_cost(stored, 2, (8, 8), (16, 16), stored=count) for count in (1, 3)]
+    frozen = [step_cost({**CONTRASTIVE, "negatives": {"type": "FrozenNegatives", "count": count}}, 2, (8, 8), (16, 16))
+              for count in (1, 3)]  # fmt: skip
+    assert 0 < costs[1].flops - costs[0].flops < frozen[1].flops - frozen[0].flops
+    assert costs[1].state_bytes == costs[0].state_bytes < frozen[0].state_bytes < frozen[1].state_bytes
+    with pytest.raises(ValueError, match="dataroot_negatives"):
+        step_cost(stored, 2, (8, 8), (16, 16))

@@ -297,3 +297,28 @@ def test_statistics_of_a_batch_norm_are_the_same_in_every_process(run):
     run.train(processes=2, environment={"PYTHONPATH": f"{run.folder}:."})  # each save compares the processes
     statistics = state(run)["model"]["negatives"]["members.0.network.body.0.running_mean"]
     assert float(statistics.abs().sum()) > 0
+
+
+def test_drawn_and_stored_negatives_are_the_same_in_two_processes_and_after_a_stop(run):
+    """All that is random about them comes from the seed and the iteration, wherever a step is made."""
+    members = [
+        {"type": "HistoryNegatives", "steps": [1, 2, 3], "sample": 2},
+        {"type": "FrozenNegatives", "count": 2},
+        {"type": "HardNegatives"},
+        {"type": "ConsensusNegatives", "stored": True},
+        {"type": "InputNegatives"},
+    ]
+    tree = options(run.folder, negatives={"type": "CombinedNegatives", "members": members})
+    tree["datasets"]["train"]["dataroot_negatives"] = [str(run.folder / "pictures")] * 2
+    run.write(tree)
+    run.train()
+    alone = state(run)
+    assert alone["model"]["negatives"]["members.0.clock._extra_state"] == 13
+    run.train("--set", "train.total_iter=6")
+    run.train("--auto_resume")
+    assert_same_state(alone, state(run))
+    run.train("--set", "datasets.train.batch_size_per_gpu=2", processes=2)
+    ours, theirs = dict(tensors(alone["model"])), dict(tensors(state(run)["model"]))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=2e-6, msg=key)

@@ -116,3 +116,100 @@ def test_it_adds_only_the_negatives_to_its_parent(batch):
         parent.training_step(batch, iteration)
     for own, parents in zip(zero.network.parameters(), parent.network.parameters(), strict=True):
         torch.testing.assert_close(own, parents)
+
+
+KINDS = {
+    "sampled": {"type": "HistoryNegatives", "steps": [1, 2, 3], "sample": 2},
+    "frozen": {"type": "FrozenNegatives", "count": 2},
+    "input": {"type": "InputNegatives"},
+    "hard": {"type": "HardNegatives"},
+    "stored": {"type": "ConsensusNegatives", "stored": True},
+}
+KINDS["combined"] = {"type": "CombinedNegatives", "members": list(KINDS.values())}
+
+
+@pytest.fixture
+def with_stored(batch):
+    generator = torch.Generator().manual_seed(1)
+    return {**batch, "negatives": torch.rand(4, 2, 3, 16, 16, generator=generator)}
+
+
+def trained(model):
+    return torch.nn.utils.parameters_to_vector(model.network.parameters()).detach()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_the_network_alone_and_resumes_bit_for_bit(kind, with_stored):
+    through, first = build(negatives=KINDS[kind]), build(negatives=KINDS[kind])
+    second = build(negatives=KINDS[kind], network_g={**NETWORK})
+    for iteration in (1, 2, 3, 4):
+        through.training_step(with_stored, iteration)
+    for name, parameter in through.parts.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("network_g."), name
+    for iteration in (1, 2):
+        first.training_step(with_stored, iteration)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for iteration in (3, 4):
+        second.training_step(with_stored, iteration)
+    assert torch.equal(trained(through), trained(second))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_negatives_push_the_network(kind, with_stored):
+    """The gradient of the step is that of its own losses with these negatives, and not of L1 alone."""
+    model = build(negatives=KINDS[kind])
+    plain = RestorationModel(network_g=NETWORK, optim_g={"type": "Adam", "lr": 1e-3}, pixel_opt={"type": "L1Loss"})
+    network = copy.deepcopy(model.network)
+    output = network(with_stored["lq"])
+    negatives = model.bank(with_stored["lq"], with_stored["gt"], with_stored["negatives"])
+    loss = (output - with_stored["gt"]).abs().mean() + model.parts["l_neg"](output, negatives)
+    loss.backward()
+    model.training_step(with_stored, 1)
+    plain.training_step(with_stored, 1)
+    for own, expected in zip(model.network.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, expected.grad, rtol=1e-4, atol=1e-7)
+    pairs = zip(model.network.parameters(), plain.network.parameters(), strict=True)
+    assert not any(torch.allclose(own.grad, other.grad) for own, other in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_divided_batch_has_the_negatives_of_the_whole(kind, with_stored):
+    options = {"negatives": KINDS[kind], "optim_g": {"type": "SGD", "lr": 0.1}}
+    whole, divided = build(**options), build(**options, accumulation_steps=2)
+    one, other = whole.training_step(with_stored, 1), divided.training_step(with_stored, 1)
+    torch.testing.assert_close(one["l_neg"], other["l_neg"])
+    torch.testing.assert_close(trained(whole), trained(divided))
+
+
+class Recording(torch.nn.Module):
+    """A loss that keeps what it was given."""
+
+    def forward(self, output, negatives, positives):
+        self.given = output, negatives, positives
+        return output.mean()
+
+
+def test_the_loss_gets_negatives_and_positives_without_a_graph(with_stored):
+    model = build(negatives=KINDS["combined"])
+    model.parts["l_neg"] = Recording()
+    model.training_step(with_stored, 1)
+    output, negatives, positives = model.parts["l_neg"].given
+    assert output.requires_grad
+    assert negatives.shape == (2 + 2 + 1 + 3 + 2, 4, 3, 16, 16) and not negatives.requires_grad
+    assert positives.shape == (1 + 3, 4, 3, 16, 16) and torch.equal(positives[0], with_stored["gt"])
+    model = build()
+    model.parts["l_neg"] = Recording()
+    model.training_step(with_stored, 1)
+    assert torch.equal(model.parts["l_neg"].given[2], with_stored["gt"][None])
+
+
+def test_members_of_a_combination_ask_all_processes():
+    adaptive = {"type": "AdaptiveHistoryNegatives", "members": 1}
+    model = build(negatives={"type": "CombinedNegatives", "members": [adaptive, {"type": "InputNegatives"}]})
+    model.parallelize(lambda network: network, lambda value: value + 5)
+    assert [kind.mean_over_ranks(1) for kind in model.bank.kinds()] == [6, 6]
+
+
+def test_stored_negatives_that_are_not_there_are_said(batch):
+    with pytest.raises(ValueError, match="dataroot_negatives"):
+        build(negatives=KINDS["stored"]).training_step(batch, 1)

@@ -1,42 +1,13 @@
-"""Kinds of negatives: the images that a contrastive loss pushes the output away from.
+"""The network's own past as negatives ("Learning from History", AAAI 2024, arXiv:2309.06023)."""
 
-Every kind gives N images for each image of a batch, without gradient, and keeps its whole state in ``state_dict``.
-"""
+from collections.abc import Sequence
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mcir.models.ema import MovingAverage
+from mcir.models.negatives.base import Clock, Negatives, another, built_from, generator, require_share, stream
 from mcir.registry import NEGATIVES
-
-
-class Negatives(nn.Module, ABC):
-    """What every kind of negatives offers to a model.
-
-    ``mean_over_ranks`` maps a scalar tensor to its mean over all processes, so that a kind whose state depends on the
-    data stays the same on all of them; alone, it changes nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value
-
-    @abstractmethod
-    def forward(self, lq: Tensor, gt: Tensor) -> Tensor:
-        """Return the negatives (N, B, C, sH, sW) of ``lq`` (B, C, H, W) and ``gt`` (B, C, sH, sW), without graph."""
-
-    @abstractmethod
-    def start_from(self, network: nn.Module) -> None:
-        """Begin anew from ``network``, whose weights were just loaded."""
-
-    @abstractmethod
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Follow ``network`` after its step of the 1-based ``iteration``, which made ``output`` for ``gt``."""
 
 
 class _Bank(Negatives):
@@ -49,11 +20,12 @@ class _Bank(Negatives):
 
     updates: Tensor
 
-    def __init__(self, network: nn.Module, count: int, start: float, seed: int) -> None:
+    def __init__(self, network: nn.Module, count: int, start: float, seed: int, clock: Clock | None = None) -> None:
         super().__init__()
-        _require_share("start", start)
+        require_share("start", start)
         self.start = start
         self.seed = seed
+        self.clock = clock
         self.members = nn.ModuleList(MovingAverage(network) for _ in range(count))
         self.register_buffer("updates", torch.zeros(count, dtype=torch.int64, device="cpu"))
         self.start_from(network)
@@ -64,22 +36,31 @@ class _Bank(Negatives):
         Raises:
             ValueError: the class of the network is not registered, so that a fresh one cannot be built.
         """
-        for number, member in enumerate(self._averages()):
-            member.update(_fresh(network, _stream(self.seed, number)) if self.start else network, keep=0.0)
+        for number, member in enumerate(self.averages()):
+            begin = built_from(stream(self.seed, number), another(network), network) if self.start else network
+            member.update(begin, keep=0.0)
             member.update(network, keep=self.start)
         self.updates.zero_()
+        if self.clock is not None:
+            self.clock.iteration = 1
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor) -> Tensor:
-        """Return the members' outputs (N, B, C, sH, sW) for ``lq`` (B, C, H, W), without graph."""
-        return torch.stack([member(lq) for member in self._averages()])
+    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+        """Return the outputs (N, B, C, sH, sW) of the members whose turn it is, for ``lq`` (B, C, H, W)."""
+        averages = self.averages()
+        return torch.stack([averages[number](lq) for number in self.chosen()])
+
+    def chosen(self) -> list[int]:
+        """Return the numbers of the members that are negatives at this iteration: all."""
+        return list(range(len(self.members)))
 
     def move(self, number: int, network: nn.Module, keep: float) -> None:
         """Move one member towards ``network``, keeping the share ``keep`` of its past."""
-        self._averages()[number].update(network, keep)
+        self.averages()[number].update(network, keep)
         self.updates[number] += 1
 
-    def _averages(self) -> list[MovingAverage]:
+    def averages(self) -> list[MovingAverage]:
+        """Return the members."""
         return [member for member in self.members if isinstance(member, MovingAverage)]
 
 
@@ -90,16 +71,24 @@ class HistoryNegatives(_Bank):
     When the iteration t is a multiple of s_i, member i becomes θ'_i ← w_i·θ'_i + (1 − w_i)·θ ("Learning from History",
     AAAI 2024, Eq. 1).
 
+    With ``sample: k`` only k of the N members are evaluated at an iteration, drawn without replacement, each subset as
+    likely as any other. The loss of Eq. 3 is a mean over the members, and the mean over k of them has the same
+    expectation: the gradient stays unbiased, its variance is (1/k − 1/N)·S², where S² is that between the members
+    (divided by N − 1), and the cost of the negatives falls from N to k passes. All members are kept and updated as
+    without it.
+
     Args:
         network: the network in training, of a registered architecture.
         weight: w, the share in [0, 1] of its past that a member keeps at an update; one number, or one per member.
         steps: s, the iterations between the updates of each member; their number is the number of negatives N.
         start: the share of a random network at the beginning: θ'_i = start·random_i + (1 − start)·θ. Eq. 1 leaves the
             beginning open; 0.1 is the released code's.
-        seed: of the random networks.
+        sample: k, how many members are evaluated at an iteration; all without.
+        seed: of the random networks, and of the members that are drawn.
 
     Raises:
-        ValueError: a share outside [0, 1], a step below 1, no step, or not one weight per step.
+        ValueError: a share outside [0, 1], a step below 1, no step, not one weight per step, or a sample that is not
+            between 1 and N.
     """
 
     def __init__(
@@ -108,6 +97,7 @@ class HistoryNegatives(_Bank):
         weight: float | Sequence[float] = 0.1,
         steps: Sequence[int] = (100, 500, 1000, 2000),
         start: float = 0.1,
+        sample: int | None = None,
         seed: int = 0,
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
@@ -118,16 +108,31 @@ class HistoryNegatives(_Bank):
                 f"HistoryNegatives: {len(steps)} steps need one weight or {len(steps)}, not {len(weights)}."
             )
         for share in weights:
-            _require_share("weight", share)
-        super().__init__(network, len(steps), start, seed)
+            require_share("weight", share)
+        if sample is not None and not 1 <= sample <= len(steps):
+            raise ValueError(
+                f"HistoryNegatives: sample is how many of the {len(steps)} members are evaluated, 1 to {len(steps)}, "
+                f"not {sample}."
+            )
+        super().__init__(network, len(steps), start, seed, None if sample is None else Clock())
         self.weights = weights
         self.steps = list(steps)
+        self.sample = sample
+
+    def chosen(self) -> list[int]:
+        """Return the numbers of the members that are negatives at this iteration, in order."""
+        if self.sample is None or self.clock is None:
+            return super().chosen()
+        drawn = generator(self.seed, self.clock.iteration).choice(len(self.members), self.sample, replace=False)
+        return sorted(drawn.tolist())
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
         """Move the members whose step divides ``iteration`` (Eq. 1)."""
         for number, (keep, step) in enumerate(zip(self.weights, self.steps, strict=True)):
             if iteration % step == 0:
                 self.move(number, network, keep)
+        if self.clock is not None:
+            self.clock.iteration = iteration + 1
 
 
 @NEGATIVES.register()
@@ -160,7 +165,7 @@ class AdaptiveHistoryNegatives(_Bank):
     ) -> None:
         if members < 1:
             raise ValueError(f"AdaptiveHistoryNegatives: members is at least 1, not {members}.")
-        _require_share("decay", decay)
+        require_share("decay", decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay
@@ -170,28 +175,3 @@ class AdaptiveHistoryNegatives(_Bank):
         strays = (2 * (output.detach().float() - gt)).flatten(1).std(dim=1).mean()
         if float(self.mean_over_ranks(strays)) > self.threshold:
             self.move(int(self.updates.sum()) % len(self.members), network, self.decay)
-
-
-def _require_share(name: str, share: float) -> None:
-    if not (0 <= share <= 1 and math.isfinite(share)):
-        raise ValueError(f"{name} is a share between 0 and 1, not {share}.")
-
-
-def _stream(seed: int, number: int) -> int:
-    """Return the seed of a member's random network: a stream of its own, apart from the network's and the others'."""
-    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
-
-
-def _fresh(network: nn.Module, seed: int) -> nn.Module:
-    """Build the architecture of ``network`` anew, initialised from ``seed``, the global generators left alone."""
-    arguments = getattr(network, "hyperparameters", None)
-    if arguments is None:
-        raise ValueError(
-            f"{type(network).__name__} does not keep its arguments, so no random network of its kind can be built: "
-            "register the class with @ARCHS.register(), or set 'start: 0'."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh: nn.Module = type(network)(**arguments)
-    like = next(network.parameters())
-    return fresh.to(device=like.device, dtype=like.dtype)
