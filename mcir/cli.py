@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", nargs="?", type=Path, help="where to write it; without: to the terminal")
     command.set_defaults(call=_schema)
 
+    command = commands.add_parser("reproduce", help="make a table of the paper again, or the small reproduction")
+    _add_tables(command.add_subparsers(dest="table", required=True, metavar="TABLE"))
+
     command = commands.add_parser("prepare", help="prepare data sets")
     _add_steps(command.add_subparsers(dest="step", required=True, metavar="STEP"))
     return parser
@@ -99,10 +102,11 @@ def _check(arguments: argparse.Namespace) -> int:
         return 0
     with torch.device("meta"):
         require_fit(options, registry.MODELS.build(options.model_section()))
+    stored = len(training.section.get("dataroot_negatives") or ())
     stages = [(0, gt_size, training.batch_size_per_gpu)]
     stages += [(stage.start, stage.gt_size, stage.batch_size_per_gpu) for stage in training.progressive]
     for start, size, batch_size in stages:
-        cost = step_cost(options.model_section(), batch_size, (size // options.scale,) * 2, (size,) * 2)
+        cost = step_cost(options.model_section(), batch_size, (size // options.scale,) * 2, (size,) * 2, stored)
         memory = (cost.state_bytes + cost.activation_bytes) / 2**20
         if start == 0:
             print(f"# parameters              {cost.parameters:,}")
@@ -184,6 +188,72 @@ def _schema(arguments: argparse.Namespace) -> int:
     else:
         arguments.file.write_text(text + "\n", encoding="utf-8")
     return 0
+
+
+# -- reproduce --------------------------------------------------------------------------------------------------------
+
+
+def _add_tables(tables: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    many: dict[str, object] = {"nargs": "+", "action": "extend", "default": []}
+    for path in sorted((Path(__file__).parent / "tables").glob("table*.yml")):
+        table = tables.add_parser(path.stem, help=f"Table {path.stem.removeprefix('table')} of the paper")
+        table.add_argument("--row", default="*", help="only the rows that fit, a glob like '*SPN'")
+        table.add_argument("--train", action="store_true", help="train what has no checkpoint, or go on with it")
+        table.add_argument("--nproc", type=int, default=1, help="processes of a training; above 1 torchrun starts them")
+        table.add_argument("--checkpoint", choices=["last", "best"], help="which to evaluate; else as the table says")
+        table.add_argument("--again", action="store_true", help="evaluate, too, what was evaluated already")
+        table.add_argument("--options", type=Path, default=Path("options"), help="folder of the option files")
+        table.add_argument("--results", type=Path, default=Path("results"), help="where the results go")
+        table.add_argument("--set", metavar="A.B=C", help="laid over every option file", **many)  # type: ignore[arg-type]
+        table.set_defaults(call=_reproduce)
+    mini = tables.add_parser("mini", help="small networks and many seeds: half an hour on two cores")
+    mini.add_argument("--task", choices=["sr", "denoise", "dehaze"], action="append", help="only this; may be repeated")
+    mini.add_argument("--method", action="append", help="only this and plain; may be repeated")
+    mini.add_argument("--seeds", type=int, default=5, help="trainings of each method (default: 5)")
+    mini.add_argument("--data", type=Path, help="folder of clean images, instead of the bundled photographs")
+    mini.add_argument("--vgg", default="random", help="weights of the features: random, imagenet or a file")
+    mini.add_argument("--jobs", type=int, help="trainings at a time (default: as many as cores; one on a GPU)")
+    mini.add_argument("--quick", action="store_true", help="see that it works: two seeds, a few iterations")
+    mini.add_argument("--results", type=Path, default=Path("results/mini"), help="where the results go")
+    mini.add_argument("--set", metavar="A.B=C", help="laid over every training", **many)  # type: ignore[arg-type]
+    mini.set_defaults(call=_reproduce_mini)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from mcir.engine.loggers import log_to_console
+    from mcir.tables.plan import Settings
+    from mcir.tables.reproduce import reproduce
+
+    log_to_console()
+    settings = Settings(
+        options=arguments.options,
+        results=arguments.results,
+        rows=arguments.row,
+        overrides=arguments.set,
+        train=arguments.train,
+        processes=arguments.nproc,
+        checkpoint=arguments.checkpoint,
+        again=arguments.again,
+    )
+    return reproduce(arguments.table, settings)
+
+
+def _reproduce_mini(arguments: argparse.Namespace) -> int:
+    from mcir.tables.mini import MiniSettings, reproduce_mini
+    from mcir.tables.mini_report import METHODS, TASKS
+
+    settings = MiniSettings(
+        results=arguments.results,
+        seeds=arguments.seeds,
+        tasks=arguments.task or tuple(TASKS),
+        methods=arguments.method or tuple(METHODS),
+        data=arguments.data,
+        vgg=arguments.vgg,
+        jobs=arguments.jobs,
+        quick=arguments.quick,
+        overrides=arguments.set,
+    )
+    return reproduce_mini(settings)
 
 
 # -- prepare ----------------------------------------------------------------------------------------------------------

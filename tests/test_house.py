@@ -18,6 +18,7 @@ FLOORS = {
     "engine": 5,
     "train": 6,
     "test": 6,
+    "tables": 6,
     "cli": 7,
 }
 

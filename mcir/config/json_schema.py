@@ -60,6 +60,11 @@ def json_schema() -> Schema:
     general = _section(General)
     properties = {
         "_base_": texts | {"description": "Option files that this one is laid over, relative to it."},
+        "sweep": {
+            "type": "object",
+            "additionalProperties": {"anyOf": [{"type": "array"}, {"type": "object"}]},
+            "description": "Several runs in one file: options with lists of values, or names with what each changes.",
+        },
         **general["properties"],
         "imports": texts | {"description": general["properties"]["imports"]["description"]},
         "datasets": {

@@ -12,6 +12,7 @@ from typing import Any
 
 from mcir.config.legacy import translate
 from mcir.config.schema import Options
+from mcir.config.sweep import choose, take_sweep
 from mcir.config.tree import Node, OptionError, Path, Place, Problem, merge
 from mcir.config.validation import validate
 from mcir.config.yaml_loader import read_file, read_value
@@ -25,12 +26,14 @@ def load(path: str | FilePath, overrides: Sequence[str] = (), force_yml: Sequenc
     Args:
         path: the option file. Files that its ``_base_`` names, relative to it, are merged below it.
         overrides: ``a.b=value`` each, typed as the value would be in the file; ``a.0=value`` sets an element of a list.
+            ``sweep=name`` chooses a run of a file that describes several.
         force_yml: the same as BasicSR writes it, ``a:b=value``; set before the overrides.
 
     Raises:
         OptionError: anything is wrong; the message lists all of it, one a line, by file and line.
     """
     root = read_with_bases(path)
+    overrides = choose(root, take_sweep(root), overrides)
     problems: list[Problem] = []
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
         for text in texts:
@@ -53,6 +56,15 @@ def load(path: str | FilePath, overrides: Sequence[str] = (), force_yml: Sequenc
             options.dump(),
         )
     return options
+
+
+def runs_of(path: str | FilePath) -> list[str]:
+    """Return the names of the runs that an option file with a sweep describes; of any other file, none.
+
+    Raises:
+        OptionError: the file cannot be read, or its sweep is none.
+    """
+    return list(take_sweep(read_with_bases(path)))
 
 
 def read_with_bases(path: str | FilePath, chain: tuple[FilePath, ...] = ()) -> Node:

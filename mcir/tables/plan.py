@@ -1,0 +1,251 @@
+"""What a table needs: its trainings, their checkpoints, the data they read; what is missing and where to get it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from mcir.config import DatasetOptions, OptionError, Options, load
+from mcir.data.manifest import Manifest, known_manifests, read_manifest
+from mcir.tables.paper import Row, Run, Table
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a table is made.
+
+    Attributes:
+        options: the folder of the option files.
+        results: where the results go.
+        rows: glob of the rows to make.
+        overrides: ``a.b=c``, laid over every option file.
+        train: whether what has no checkpoint is trained.
+        processes: of a training; above 1 torchrun starts them.
+        checkpoint: which one is evaluated; None: as the table says.
+        again: evaluate, too, what was evaluated already.
+    """
+
+    options: Path = Path("options")
+    results: Path = Path("results")
+    rows: str = "*"
+    overrides: Sequence[str] = ()
+    train: bool = False
+    processes: int = 1
+    checkpoint: Which | None = None
+    again: bool = False
+
+
+@dataclass
+class Job:
+    """A training of a row, and how far it is.
+
+    Attributes:
+        row: the row that it belongs to.
+        file: its option file.
+        overrides: what is laid over it.
+        options: checked; None when ``problem`` says why not.
+        published: the options that name published weights of the network.
+        which: the checkpoint that is wanted.
+        problem: why the option file cannot be used.
+    """
+
+    row: Row
+    file: Path
+    overrides: list[str]
+    options: Options | None = None
+    published: Options | None = None
+    which: Which = "last"
+    problem: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the training."""
+        assert self.options is not None
+        return Path(self.options.path.experiments_root) / self.options.name
+
+    @property
+    def total(self) -> int:
+        """The iterations of the whole training."""
+        assert self.options is not None and self.options.train is not None
+        return self.options.train.total_iter
+
+    @property
+    def reached(self) -> int:
+        """The iterations that are done, as far as checkpoints tell."""
+        files = (self.folder / "models").glob("net_g_*.pth")
+        return max((int(match[1]) for file in files if (match := re.fullmatch(r"net_g_(\d+)", file.stem))), default=0)
+
+    def trained(self) -> Path | None:
+        """Return the checkpoint of the whole training, or None while it is not at its end."""
+        last = self.folder / "models" / f"net_g_{self.total}.pth"
+        best = self.folder / "models" / "net_g_best.pth"
+        if not last.is_file():
+            return None
+        return best if self.which == "best" and best.is_file() else last
+
+    def to_evaluate(self) -> tuple[Options, Path] | None:
+        """Return the weights to evaluate, and the options to do it with: its own, or else the published ones."""
+        if self.options is None:
+            return None
+        own = self.trained()
+        if own is not None:
+            return self.options, own
+        if self.published is not None:
+            file = Path(self.published.path.pretrain_network_g or "")
+            if file.is_file():
+                return self.published, file
+        return None
+
+    def state(self) -> str:
+        """Return in a few words how far it is."""
+        if self.options is None:
+            return "its option file cannot be used"
+        found = self.to_evaluate()
+        if found is not None:
+            return f"trained: {found[1]}" if found[0] is self.options else f"published weights: {found[1]}"
+        if self.reached:
+            return f"trained to iteration {self.reached:,} of {self.total:,}"
+        return "not trained"
+
+    def to_get(self) -> list[str]:
+        """Return what is missing for an evaluation, each with what to do about it."""
+        if self.options is None:
+            return [self.problem]
+        lines = []
+        if self.to_evaluate() is None:
+            command = shlex.join(["mcir", "train", "-opt", str(self.file), "--auto_resume", "--set", *self.overrides])
+            lines.append(f"no checkpoint {self.folder}/models/net_g_{self.total}.pth: --train makes it, or `{command}`")
+            if self.published is not None:
+                file = self.published.path.pretrain_network_g
+                lines.append(f"or put the published weights at {file}; where from: options/README.md")
+            lines += [f"{file} is missing, which the training reads" for file in self.missing_weights()]
+        return lines
+
+    def missing_weights(self) -> list[str]:
+        """Return the weight files that its training reads and that are not there."""
+        if self.options is None or self.options.train is None or self.trained() is not None:
+            return []
+        named = [self.options.path.pretrain_network_g, *_files_in(self.options.train.model)]
+        return [file for file in dict.fromkeys(named) if file and not Path(file).is_file()]
+
+    def evaluation_sections(self) -> list[DatasetOptions]:
+        """Return the data sets that it is evaluated on."""
+        assert self.options is not None
+        return list((self.options.datasets.test or self.options.datasets.val).values())
+
+    def training_sections(self) -> list[DatasetOptions]:
+        """Return the data sets that its training reads."""
+        assert self.options is not None
+        train = self.options.datasets.train
+        return [*([train] if train else []), *self.options.datasets.val.values()]
+
+
+def plan(table: Table, settings: Settings) -> list[Job]:
+    """Return the trainings of the chosen rows; the rows that they are compared with come along.
+
+    Raises:
+        ValueError: no row fits the pattern, or the folder of the option files is not there.
+    """
+    if not settings.options.is_dir():
+        raise ValueError(
+            f"There is no folder {settings.options} with the option files: start in a clone of mcir, or give --options."
+        )
+    chosen = {row.name for row in table.rows if fnmatchcase(row.name.lower(), settings.rows.lower())}
+    if not chosen:
+        names = ", ".join(f"'{row.name}'" for row in table.rows)
+        raise ValueError(f"No row of {table.name} fits '{settings.rows}'. Its rows are {names}.")
+    for row in reversed(table.rows):
+        if row.name in chosen and row.against:
+            chosen.add(row.against)
+    return [
+        _job(row, run, settings.checkpoint or row.checkpoint or table.checkpoint, settings)
+        for row in table.rows
+        if row.name in chosen
+        for run in row.runs
+    ]
+
+
+def _job(row: Row, run: Run, which: Which, settings: Settings) -> Job:
+    overrides = [f"path.results_root={settings.results}", *settings.overrides]
+    own = [f"sweep={run.variant}"] if run.variant else []
+    job = Job(row, settings.options / run.option, [*own, *overrides], which=which)
+    try:
+        job.options = load(job.file, job.overrides)
+        if job.options.train is None:
+            job.options, job.problem = None, f"{job.file} has no section 'train'."
+        if run.published:
+            of_test = [text for text in overrides if not text.startswith(("train.", "datasets.train."))]
+            job.published = load(settings.options / run.published, of_test)
+    except OptionError as error:
+        job.options, job.problem = None, str(error)
+    return job
+
+
+def _files_in(tree: Any) -> Iterator[str]:
+    """Yield every name of a weight file in a tree of options."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for entry in tree:
+            yield from _files_in(entry)
+    elif isinstance(tree, str) and tree.endswith((".pth", ".pt", ".safetensors")):
+        yield tree
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
+    """Return the folders and data bases that the data sets read and that are not there, in order, each once."""
+    wanted = [path for section in sections for path in _roots(section.section)]
+    return [path for path in dict.fromkeys(wanted) if not Path(path).exists()]
+
+
+def _roots(section: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key, value in section.items():
+        if key.startswith("dataroot"):
+            found += [value] if isinstance(value, str) else list(value or ())
+    return found
+
+
+def how_to_get(paths: Iterable[str]) -> list[str]:
+    """Return lines that say what the missing folders are, where to get them and where to put them."""
+    manifests = [read_manifest(name) for name in known_manifests()]
+    missing: dict[str, list[str]] = {}
+    lines = []
+    for path in paths:
+        manifest = _manifest_of(path, manifests)
+        if manifest is None:
+            lines.append(f"{path} is missing; no manifest tells of it.")
+        else:
+            missing.setdefault(manifest.name, []).append(path)
+    for name, of_it in missing.items():
+        manifest = read_manifest(name)
+        home = f"datasets/{manifest.root}"
+        lines.append(f"{manifest.title} belongs in {home}. Missing there:")
+        for path in of_it:
+            rule = next((rule for rule in manifest.folders if f"{home}/{rule.path}" == path), None)
+            if rule is None:
+                lines.append(f"    {path}: not part of the set as it is given out; the option file says what it is")
+            else:
+                lines.append(f"    {path}: {rule.holds}" + (f", {rule.images:,} images" if rule.images else ""))
+        lines.append(f"    from: {manifest.source.strip()} (Terms: {manifest.terms.strip()})")
+        if manifest.prepare:
+            lines.append("    then, in the folder datasets:")
+            lines += [f"        {line}" for line in manifest.prepare.strip().splitlines()]
+        lines.append(f"    check: mcir prepare verify {manifest.name} {home}")
+    return lines
+
+
+def _manifest_of(path: str, manifests: Sequence[Manifest]) -> Manifest | None:
+    exact = (m for m in manifests for rule in m.folders if f"datasets/{m.root}/{rule.path}" == path)
+    below = (m for m in manifests if path.startswith(f"datasets/{m.root}/"))
+    return next(exact, None) or next(below, None)

@@ -1,0 +1,87 @@
+"""A tiny table: two pictures, a network of a thousand parameters, two iterations, and the same with negatives."""
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from mcir.tables.paper import Table
+
+SCORES = {"psnr": {"type": "PSNR"}, "ssim_y": {"type": "SSIM", "test_y_channel": True}}
+
+
+def options(pictures, name, **train):
+    data = {"type": "PairedImageDataset", "dataroot_gt": str(pictures), "degradation": {"type": "BicubicDown"}}
+    return {
+        "name": name,
+        "model_type": "RestorationModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "datasets": {"train": {**data, "gt_size": 16, "batch_size_per_gpu": 2}, "val": {"name": "Two", **data}},
+        "network_g": {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0},
+        "train": {
+            "total_iter": 2,
+            "optim_g": {"type": "Adam", "lr": 1e-3},
+            "pixel_opt": {"type": "L1Loss"},
+            **train,
+        },
+        "val": {"val_freq": 1, "pictures": 0, "metrics": SCORES},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 1, "use_tb_logger": False},
+    }
+
+
+TABLE = {
+    "name": "table_tiny",
+    "title": "A tiny table",
+    "metrics": ["psnr", "ssim"],
+    "sets": ["Two", "Elsewhere"],
+    "pictures": {"Two": [0, 9]},
+    "notes": ["A slip."],
+    "rows": [
+        {
+            "name": "plain",
+            "runs": [{"option": "sr/plain.yml", "published": "sr/test/plain.yml"}],
+            "numbers": [
+                {"set": "Two", "metric": "psnr", "value": 20.5, "source": "a page"},
+                {"set": "Elsewhere", "metric": "psnr", "value": 31.25, "by": "authors", "source": "another page"},
+            ],
+        },
+        {"name": "plain + SPN", "against": "plain", "runs": [{"option": "sr/spn.yml", "variant": "steps_1"}]},
+        {"name": "another's network"},
+    ],
+}
+
+
+@pytest.fixture
+def table():
+    return Table.model_validate(TABLE)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The current folder, with option files and pictures."""
+    monkeypatch.chdir(tmp_path)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(2):
+        slope = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
+        cv2.imwrite(str(pictures / f"{number}.png"), (slope + generator.integers(0, 56, (24, 28, 3))).astype(np.uint8))
+    (tmp_path / "options/sr/test").mkdir(parents=True)
+
+    def write(name, tree):
+        (tmp_path / "options" / name).write_text(yaml.safe_dump(tree))
+
+    plain = options(pictures, "plain")
+    write("sr/plain.yml", plain)
+    published = {**plain, "name": "plain_published", "path": {"pretrain_network_g": "pretrained/plain.pth"}}
+    del published["train"]
+    published["datasets"] = {"val": plain["datasets"]["val"]}
+    write("sr/test/plain.yml", published)
+    contrast = {
+        "contrastive_opt": {"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_1": 1.0}},
+        "negatives": {"type": "HistoryNegatives"},
+    }
+    pushed = {**options(pictures, "spn", **contrast), "model_type": "ContrastiveModel"}
+    write("sr/spn.yml", {**pushed, "sweep": {"train.negatives.steps": [[1], [2]]}})
+    return tmp_path

@@ -1,0 +1,94 @@
+"""The answer of the mini reproduction: paired, adjusted for the number of comparisons, and said as it is."""
+
+import math
+
+import pytest
+
+from mcir.tables.mini_report import Conditions, compare, tell
+from mcir.tables.statistics import holm, mean_interval, paired_test
+from tests.tables.pages import Page
+
+
+def record(method, seed, psnr, task="sr", seconds=1.0):
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "fingerprint": f"{task}{method}{seed}",
+        "psnr": psnr,
+        "ssim": 0.9,
+        "psnr_of_input": 20.0,
+        "images": {},
+        "curve": [[1, 19.0], [2, psnr]],
+        "ratio": None if method == "plain" else 0.125,
+        "training_seconds": seconds,
+        "seconds": seconds + 1,
+        "device": "cpu",
+        "torch": "2",
+    }
+
+
+CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
+NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
+
+
+def records(**gains):
+    plain = [30.0, 29.0, 31.0, 30.5, 28.0]
+    rows = [record("plain", seed, psnr) for seed, psnr in enumerate(plain)]
+    for method, of_seed in gains.items():
+        rows += [record(method, seed, plain[seed] + gain, seconds=2.0) for seed, gain in enumerate(of_seed)]
+    return rows
+
+
+def test_comparisons_are_paired_and_adjusted_for_their_number():
+    found = compare(records(spn=CLEAR, cr=NOISE))
+    assert [part.method for part in found] == ["spn", "cr"]
+    for part, gains in zip(found, (CLEAR, NOISE), strict=True):
+        assert part.gains == pytest.approx(gains)
+        assert part.interval.mean == pytest.approx(mean_interval(gains).mean)
+        assert part.p == pytest.approx(paired_test(gains))
+        assert (part.slowdown, part.ratio) == (2.0, 0.125)
+    assert [part.adjusted for part in found] == pytest.approx(holm([paired_test(CLEAR), paired_test(NOISE)]))
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        (CLEAR, "significantly better"),
+        ([-gain for gain in CLEAR], "significantly worse"),
+        (NOISE, "not significant"),
+        ([math.nan] * 5, "no seed ended with finite numbers"),
+    ],
+)
+def test_verdicts(gains, verdict):
+    (found,) = compare(records(spn=gains))
+    assert found.verdict() == verdict
+    text = tell(records(spn=gains), Conditions())[0].as_markdown()
+    assert f": {verdict}" in text
+    assert ("Nothing here is significant" in text) == ("significantly" not in verdict)
+
+
+def test_a_gain_that_is_significant_only_alone_is_not_called_so():
+    faint = [0.3, 0.1, 0.25, 0.02, 0.2]
+    assert 0.025 < paired_test(faint) < 0.05
+    (alone,) = compare(records(spn=faint))
+    assert alone.verdict() == "significantly better"
+    among = compare(records(spn=faint, cr=NOISE, random=NOISE))
+    assert among[0].verdict() == "not significant once all comparisons are counted"
+
+
+def test_a_seed_that_diverged_is_counted_and_left_out():
+    (found,) = compare(records(spn=[math.nan, *CLEAR[1:]]))
+    assert (found.diverged, len(found.gains)) == (1, 4)
+    assert found.verdict() == "no verdict: of 5 pairs, 1 have no finite numbers"
+    assert not found.is_significant
+    report, data = tell(records(spn=[math.nan, *CLEAR[1:]]), Conditions())
+    assert "; 1 seeds diverged" in report.as_markdown() and data["comparisons"][0]["diverged"] == 1
+    Page(report.as_html())
+
+
+def test_the_report_shows_losses_as_losses():
+    report, data = tell(records(spn=[-gain for gain in CLEAR]), Conditions())
+    page = Page(report.as_html())
+    assert "-0.300" in page.cells and "0 of 5" in page.cells and "2.00" in page.cells
+    assert data["comparisons"][0]["mean_gain"] == pytest.approx(-0.3)

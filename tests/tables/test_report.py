@@ -1,0 +1,79 @@
+"""Reports: both writings say the same, the page needs nothing beside it, and drawings draw what they are given."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mcir.tables.report import Report, Section, bars, curves, digits_of, picture_figure, signed
+from tests.tables.pages import Page
+
+
+def report():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    figures = [
+        curves({"plain": [(1, 30.0), (2, 31.5)], "+ SPN": [(1, 30.5), (2, 31.0)]}, "PSNR", "iteration", "dB"),
+        bars({"Set5": 0.25, "Set14": -0.5}, "gain", "dB", {"Set5": (0.1, 0.4)}),
+        picture_figure(picture, "a < b"),
+    ]
+    table = [["row", "PSNR"], ["EDSR | small", "31.50"], ["<script>", "–"]]
+    return picture, Report("T & T", [Section("Numbers", ["It is 1 < 2."], table, figures, "$ mcir")])
+
+
+def test_the_page_holds_all_of_it():
+    picture, told = report()
+    page = Page(told.as_html())
+    assert page.cells == ["row", "PSNR", "EDSR | small", "31.50", "<script>", "–"]
+    assert "It is 1 < 2." in page.text and "$ mcir" in page.text and "T & T" in page.text
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 2
+    (shown,) = page.pictures
+    assert np.array_equal(shown, picture)
+
+
+def test_the_page_needs_nothing_beside_it():
+    page = Page(report()[1].as_html())
+    assert [address for address in page.addresses if not address.startswith("data:")] == []
+    assert "link" not in page.tags
+
+
+def test_markdown_is_a_table():
+    lines = report()[1].as_markdown().splitlines()
+    assert "| row | PSNR |" in lines and "|---|---:|" in lines
+    assert "| EDSR \\| small | 31.50 |" in lines
+
+
+def test_written_files(tmp_path):
+    told = report()[1]
+    files = told.write(tmp_path / "new", "page")
+    assert [file.name for file in files] == ["page.md", "page.html"]
+    assert files[1].read_text() == told.as_html()
+
+
+def test_curves_go_up_where_numbers_do():
+    markup = curves({"a": [(0, 1.0), (10, 3.0), (20, 2.0)]}, "", "x", "y").markup
+    points = [tuple(map(float, pair.split(","))) for pair in re.search(r'points="([^"]+)"', markup)[1].split()]
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x0 < x1 < x2 and x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y1 < y2 < y0  # the top of a drawing is 0
+    assert (y0 - y1) == pytest.approx(2 * (y0 - y2), abs=0.2)
+
+
+def test_bars_stand_on_zero_and_hang_below_it():
+    markup = bars({"up": 2.0, "down": -1.0}, "", "dB", {"up": (1.0, 3.0), "down": (float("-inf"), 0.0)}).markup
+    rects = [tuple(map(float, found)) for found in re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', markup)]
+    (up, tall), (down, short) = rects
+    assert up + tall == pytest.approx(down, abs=0.2)
+    assert tall == pytest.approx(2 * short, abs=0.3)
+    assert markup.count('stroke-width="1.5"') == 1  # an endless interval is not drawn
+
+
+def test_a_drawing_of_one_point_or_none():
+    for series in ({"a": [(1, 30.0)]}, {"a": []}, {}):
+        Page(curves(series, "", "x", "y").markup)
+    Page(bars({"a": 0.0}, "", "dB").markup)
+
+
+def test_numbers_in_words():
+    assert (signed(0.126, 2), signed(-0.126, 2), signed(-0.001, 2)) == ("+0.13", "-0.13", "0.00")
+    assert (digits_of("psnr_y"), digits_of("ssim")) == (2, 4)
