@@ -1,12 +1,15 @@
-"""Whole training runs against those of the paper's released code, in float64: losses, rates, norms, every iteration."""
+"""Whole training runs of released option files against those of the released code, in float64, every iteration."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from mcir.models import ContrastiveModel, HistoryNegatives
+from mcir.config import load
+from mcir.models import HistoryNegatives
+from mcir.registry import MODELS
 from tests.golden.deterministic import deterministic_state_dict, uniform, vgg_state_dict
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/spn_training/spn_training.json").read_text())["cases"]
@@ -27,40 +30,26 @@ def batch_of(case, iteration):
     return {"lq": lq, "gt": gt, "lq_path": ["a", "b"], "gt_path": ["a", "b"]}
 
 
-def as_list(value):
-    return value if isinstance(value, list) else [value]
-
-
-def model_of(case, vgg_file):
-    released = case["train"]
-    steps = as_list(released["neg_iter"])[::-1]  # the released code walks through them backwards, the decays forwards
-    perceptual = released["perceptual_opt"]
-    model = ContrastiveModel(
-        network_g=case["network"],
-        optim_g=released["optim_g"],
-        scheduler=released["scheduler"],
-        warmup_iter=released["warmup_iter"],
-        ema_decay=released["ema_decay"],
-        grad_clip=released.get("use_grad_clip"),
-        pixel_opt=released["pixel_opt"],
-        contrastive_opt={
-            "type": "SPNLoss",
-            "layer_weights": perceptual["layer_weights"],
-            "weights": str(vgg_file),
-            "loss_weight": perceptual["perceptual_weight"],
-        },
-        negatives={
-            "type": "HistoryNegatives",
-            "weight": as_list(released["neg_decay"]),
-            "steps": steps,
-            "start": released["neg_start"],
-        },
-    )
+def model_of(case, vgg_file, folder):
+    """Return the model of a released option file, read as it stands."""
+    section = {"type": "BundledPhotos", "split": "train", "gt_size": 32, "batch_size_per_gpu": 2}
+    tree = {
+        "name": "trajectory",
+        "model_type": case["official"].rpartition(" ")[2],
+        "scale": 2,
+        "num_gpu": 0,
+        "datasets": {"train": section},
+        "network_g": case["network"],
+        "train": case["train"],
+    }
+    (folder / "released.yml").write_text(yaml.safe_dump(tree))
+    options = load(folder / "released.yml", [f"train.contrastive_opt.weights={vgg_file}"])
+    model = MODELS.build(options.model_section())
     model.parts.double()
     for name, buffer in model.parts.named_buffers():
         if name.endswith((".mean", ".std")):  # the golden runs knew their constants in float64 from the start
             buffer.copy_(exact_constant(name, case).view_as(buffer))
-    start_at_golden_weights(model, released["neg_start"])
+    start_at_golden_weights(model, case["train"]["neg_start"])
     model.to(torch.device("cpu"))
     return model
 
@@ -87,9 +76,9 @@ def norm(module):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_iteration_equals_the_released_code(name, vgg_file):
+def test_every_iteration_equals_the_released_code(name, vgg_file, tmp_path):
     case = GOLDEN[name]
-    model = model_of(case, vgg_file)
+    model = model_of(case, vgg_file, tmp_path)
     count = len(model.bank.members)
     weight = case["train"]["perceptual_opt"]["perceptual_weight"]
     assert len(case["log_f64"]) == case["iterations"]
