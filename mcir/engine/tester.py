@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mcir.config import Options
+from mcir.data.codec import write_atomically
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import Process
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
@@ -62,7 +63,7 @@ class Tester:
             log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
         target = folder / "results.json"
         if self.process.is_first:
-            target.write_text(as_json(results, indent=2) + "\n", encoding="utf-8")
+            write_atomically(target, (as_json(results, indent=2) + "\n").encode())
         log.say(f"results: {target}")
         log.close()
         return target

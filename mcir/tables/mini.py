@@ -21,6 +21,7 @@ from statistics import fmean
 import torch
 
 from mcir.config import Options, load
+from mcir.data.codec import write_atomically
 from mcir.data.storage import open_storage
 from mcir.engine.distributed import joined
 from mcir.engine.evaluation import evaluation_sets
@@ -108,7 +109,7 @@ def reproduce_mini(settings: MiniSettings, say: Say = print) -> int:
     images = "the bundled photographs" if settings.data is None else f"the images of {settings.data}"
     report, data = tell(records, Conditions(images, settings.vgg, settings.quick))
     target = settings.results / "mini.json"
-    target.write_text(as_json(data, indent=2) + "\n", encoding="utf-8")
+    write_atomically(target, (as_json(data, indent=2) + "\n").encode())
     for path in [target, *report.write(settings.results, "mini")]:
         say(f"results: {path}")
     return 0

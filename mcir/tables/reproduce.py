@@ -16,6 +16,7 @@ from torch import Tensor
 import mcir
 from mcir.config import Options
 from mcir.data import to_device
+from mcir.data.codec import write_atomically
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import Process, joined
 from mcir.engine.loggers import as_json
@@ -63,7 +64,7 @@ def make(table: Table, settings: Settings, say: Say = print) -> int:
     report = _Pages(table, jobs, results, means).report(lacking)
     settings.results.mkdir(parents=True, exist_ok=True)
     target = settings.results / f"{table.name}.json"
-    target.write_text(as_json(_as_data(table, jobs, means), indent=2) + "\n", encoding="utf-8")
+    write_atomically(target, (as_json(_as_data(table, jobs, means), indent=2) + "\n").encode())
     for file in [target, *report.write(settings.results, table.name)]:
         say(f"results: {file}")
     return 0 if len(results) == len(jobs) else 1
