@@ -24,6 +24,9 @@ from mcir.archs.network import is_exporting
 CACHED_SCORES = 1 << 18
 """How many scores a processor core works on at a time: 1 MiB in float32, about its second-level cache."""
 
+_EVEN = 8
+"""Windows whose tokens are no multiple of it gain nothing on a CPU: rows of odd length make the products slow."""
+
 MOST_MATRICES = 65535
 """How many matrices the fused kernels of a GPU take at once."""
 
@@ -140,6 +143,7 @@ def _in_columns(x: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and x.shape[-2] % _EVEN == 0
     )
 
 
@@ -163,7 +167,8 @@ def attend(
         kinds = torch.arange(len(bias), device=bias.device)
     if query.device.type == "cuda" and not is_exporting():
         return _attend_fused(query, key, value, bias, kinds, scale)
-    if torch.compiler.is_compiling() or query.device.type != "cpu":
+    is_odd = query.shape[-2] % _EVEN != 0 and query.dtype == torch.float32
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or is_odd:
         return _attend_plainly(query, key, value, bias, kinds, scale)
     if kinds is not None:
         kinds = kinds.repeat(len(query) // len(kinds))
