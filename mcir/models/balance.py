@@ -103,7 +103,7 @@ class GradientWatch:
             self._gradients.clear()
 
     @torch.no_grad()
-    def tell(self, scale: Tensor, mean_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def tell(self, scale: Tensor | float, mean_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """End the step: set the balances, and return what was seen as scalars.
 
         These are the L2 norm ``grad_<loss>`` of the gradient of each loss at the output of one process, and for all

@@ -170,11 +170,11 @@ class Model(ABC):
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
             outputs.append(output.detach())
-        scale = self._scaler.scale(torch.ones((), device=self.device))
-        seen = self._watch.tell(scale, self._mean_over_ranks)
-        if self._scaler.is_enabled():  # a step that is skipped tells nothing
+        scale = self._scaler.scale(torch.ones((), device=self.device)) if self._scaler.is_enabled() else None
+        seen = self._watch.tell(1.0 if scale is None else scale, self._mean_over_ranks)
+        if scale is not None:  # a step that is skipped tells nothing
             seen = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in seen.items()}
-        scalars |= self._step(self.optimizer)
+        scalars |= self._step(self.optimizer, scale)
         for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
             statistic.copy_(self._mean_over_ranks(statistic))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
@@ -207,12 +207,17 @@ class Model(ABC):
             group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         return float(optimizer.param_groups[0]["lr"])
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """Move the network along its gradient, clipped, and return what is told of it."""
+    def _step(self, optimizer: torch.optim.Optimizer, scale: Tensor | None) -> dict[str, Tensor]:
+        """Move the network along its gradient, clipped, and return what is told of it.
+
+        Args:
+            optimizer: what moves it.
+            scale: by which the loss was multiplied in fp16.
+        """
         self._scaler.unscale_(optimizer)
         told = {"grad_norm": self._clip_gradient()}
-        if self._scaler.is_enabled():
-            told["loss_scale"] = self._scaler.scale(torch.ones((), device=self.device))
+        if scale is not None:
+            told["loss_scale"] = scale
             skipped = ~told["grad_norm"].isfinite() & (told["loss_scale"] >= _SMALLEST_SCALE)
             told["grad_norm"] = told["grad_norm"].masked_fill(skipped, 0)
         self._scaler.step(optimizer)
