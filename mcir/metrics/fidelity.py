@@ -95,9 +95,6 @@ class PSNR(FullReference):
 
     unit = "dB"
 
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
-
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the ratio of each pair of images in [0, 255]."""
         return decibels(output, gt, 255)
@@ -120,9 +117,6 @@ class SSIM(FullReference):
 
     smallest = len(WINDOW)
 
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
-
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the similarity of each pair of images in [0, 255]."""
         return mean_similarity(output, gt, WINDOW, 255)
@@ -144,9 +138,6 @@ class FloatPSNR(FullReference):
     """
 
     unit = "dB"
-
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
 
     def values(self, images: Tensor) -> Tensor:
         """Return the images clamped to [0, 1], or their luma."""
@@ -172,9 +163,6 @@ class FloatSSIM(FullReference):
     """
 
     smallest = len(WINDOW)
-
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
 
     def values(self, images: Tensor) -> Tensor:
         """Return the images clamped to [0, 1], or their luma."""

@@ -93,9 +93,6 @@ class DerainPSNR(_RoundedLuma):
 
     unit = "dB"
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the ratio of each pair of lumas."""
         return decibels(output, gt, 255)
@@ -110,9 +107,6 @@ class DerainSSIM(_RoundedLuma):
     """
 
     smallest = len(WINDOW)
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the similarity of each pair of lumas."""
@@ -143,9 +137,6 @@ class RaindropPSNR(_FullRangeLuma):
     unit = "dB"
     smallest = 4
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the ratio of each pair of lumas."""
         return decibels(output, gt, 255)
@@ -161,9 +152,6 @@ class RaindropSSIM(_FullRangeLuma):
     """
 
     smallest = 8
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the similarity of each pair of lumas."""
@@ -189,9 +177,6 @@ class SSIM3D(FullReference):
     Raises:
         ValueError: a negative border.
     """
-
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
 
     def values(self, images: Tensor) -> Tensor:
         """Return the images in [0, 255], or their luma, with the edge pixels going on around."""
@@ -232,9 +217,6 @@ class PSNRB(FullReference):
 
     unit = "dB"
     smallest = 2 * _BLOCK
-
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        super().__init__(crop_border, test_y_channel)
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the ratio of each pair of images in [0, 255]."""
