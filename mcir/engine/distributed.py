@@ -60,6 +60,13 @@ class Process:
         dist.all_reduce(total)
         return total / self.world_size
 
+    def concatenated(self, value: Tensor) -> Tensor:
+        """Return the tensors (B, …) of all processes as one; see :class:`~mcir.losses.ranks.Ranks`."""
+        if self.world_size == 1:
+            return value
+        together: Tensor = _Concatenated.apply(value, self.rank, self.world_size)
+        return together
+
     def gather(self, value: Any) -> list[Any]:
         """Return the picklable values of all processes in the order of their ranks."""
         if self.world_size == 1:
@@ -110,6 +117,24 @@ class Process:
         prints = self.gather(fingerprint())
         if len(set(prints)) > 1:
             raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {prints}).")
+
+
+class _Concatenated(torch.autograd.Function):
+    """The tensors of all processes along the first axis; each gets the sum of all gradients of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, rank: int, world_size: int) -> Tensor:
+        ctx.share = slice(rank * len(value), (rank + 1) * len(value))
+        value = value.contiguous()
+        shares = [torch.empty_like(value) for _ in range(world_size)]
+        dist.all_gather(shares, value)
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.share], None, None
 
 
 @contextmanager

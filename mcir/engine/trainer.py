@@ -65,7 +65,7 @@ class Trainer:
             self._load_state(state)
             if process.is_first:
                 self.checkpoints.go_back_to(self.iteration)
-        self.model.parallelize(process.wrap, process.mean)
+        self.model.parallelize(process)
         self.batches.begin(self.iteration, self.model.channels_last)
         self.guard = FiniteGuard()
         self.speed = Speed()

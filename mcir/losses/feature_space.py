@@ -7,7 +7,7 @@ network to a mean of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mcir.archs.classifiers import feature_network
 from mcir.archs.features import FeatureNetwork, VGGType
 from mcir.losses.pixel import in_float32
+from mcir.losses.ranks import OverRanks
 
 Normalize: TypeAlias = Literal["none", "unit"]
 
@@ -95,7 +96,7 @@ class FeatureSpace(nn.Module):
         return activation / self.unit.means[self.layer_names.index(name)].to(activation.dtype)
 
 
-class _Unit(nn.Module):
+class _Unit(OverRanks):
     """The mean activation of each layer over the batches seen, equal in every process."""
 
     means: Tensor
@@ -103,12 +104,11 @@ class _Unit(nn.Module):
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.batches = 0
-        self.mean_over_ranks: Callable[[Tensor], Tensor] = _itself
         self.register_buffer("means", torch.ones(layers))
 
     def take(self, means: Tensor) -> None:
         """Take one more batch into the average; a layer that is silent keeps its scale."""
-        means = self.mean_over_ranks(means)
+        means = self.ranks.mean(means)
         means = torch.where(means > 0, means, self.means)
         self.batches += 1
         self.means += (means - self.means) / self.batches
@@ -120,10 +120,6 @@ class _Unit(nn.Module):
     def set_extra_state(self, state: int) -> None:
         """Take it back."""
         self.batches = state
-
-
-def _itself(value: Tensor) -> Tensor:
-    return value
 
 
 def share_features(losses: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.inference import derived_keys, fitting, unfit
+from mcir.losses.ranks import Alone, Ranks, tell_ranks
 from mcir.models.balance import GradientWatch
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
@@ -78,7 +79,7 @@ class Model(ABC):
             self.network = ARCHS.build(self.network_g)
         self.parts = nn.ModuleDict({"network_g": self.network})
         self._watch = GradientWatch()
-        self._mean_over_ranks: Callable[[Tensor], Tensor] = _itself
+        self._ranks: Ranks = Alone()
         if self.ema_decay:
             self.parts["ema"] = MovingAverage(self.network)
         self.schedule: Schedule = SCHEDULERS.build(self.scheduler or {"type": "MultiStepLR", "milestones": []})
@@ -102,18 +103,16 @@ class Model(ABC):
         if self.compile:
             self._forward = torch.compile(self.network)  # type: ignore[assignment]
         if self.optim_g:
-            self.optimizer = build_optimizer(self.optim_g, self.network.parameters())
+            self.optimizer = build_optimizer(self.optim_g, self.trained_parameters())
             self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         return self
 
-    def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Train over several processes: ``wrap`` makes the forward pass average gradients over them.
-
-        ``mean_over_ranks`` maps a scalar tensor to its mean over the processes, for parts whose state depends on data.
-        """
-        self._forward = wrap(self._forward)
-        self._mean_over_ranks = mean_over_ranks
+    def parallelize(self, ranks: Ranks) -> None:
+        """Train over several processes: the forward pass averages gradients over them, and every part knows them."""
+        self._forward = ranks.wrap(self._forward)
+        self._ranks = ranks
+        tell_ranks(self.parts, ranks)
         changing = self.network.state_dict().keys() - derived_keys(self.network)
         self._statistics = [
             buffer for name, buffer in self.network.named_buffers() if name in changing and buffer.is_floating_point()
@@ -129,6 +128,19 @@ class Model(ABC):
             raise ValueError(f"{type(self).__name__} needs 'train.optim_g' to train, like {{type: Adam, lr: 1e-4}}.")
 
     # -- one step -------------------------------------------------------------------------------------------------
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """Return what the network is given in training: here the degraded images."""
+        images: Tensor = batch["lq"]
+        return images
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer moves: here the parameters of the network."""
+        return list(self.network.parameters())
+
+    def enter_training(self) -> None:
+        """Bring the network into training mode."""
+        self.network.train()
 
     @abstractmethod
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -153,7 +165,7 @@ class Model(ABC):
         self.require_trainable()
         assert self.optimizer is not None
         rate = self._set_learning_rate(self.optimizer, iteration)
-        self.network.train()
+        self.enter_training()
         self.optimizer.zero_grad(set_to_none=True)
         self._watch.begin(self.watch_gradients)
         scalars: dict[str, Tensor] = {}
@@ -161,7 +173,7 @@ class Model(ABC):
         for part, is_last in self._divide(batch):
             with nullcontext() if is_last else self._without_sync():
                 with self.autocast():
-                    output = self._forward(part["lq"])
+                    output = self._forward(self.inputs(part))
                 with self.autocast_of_losses():
                     losses = self.losses(output, part)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
@@ -171,12 +183,12 @@ class Model(ABC):
                 scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
             outputs.append(output.detach())
         scale = self._scaler.scale(torch.ones((), device=self.device)) if self._scaler.is_enabled() else None
-        seen = self._watch.tell(1.0 if scale is None else scale, self._mean_over_ranks)
+        seen = self._watch.tell(1.0 if scale is None else scale, self._ranks.mean)
         if scale is not None:  # a step that is skipped tells nothing
             seen = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in seen.items()}
         scalars |= self._step(self.optimizer, scale)
         for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
-            statistic.copy_(self._mean_over_ranks(statistic))
+            statistic.copy_(self._ranks.mean(statistic))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
         scalars["lr"] = torch.tensor(rate)
         return scalars | seen
@@ -227,9 +239,9 @@ class Model(ABC):
     def _clip_gradient(self) -> Tensor:
         """Scale the gradient down to ``grad_clip`` if it is longer, and return its L2 norm before."""
         if self.grad_clip is not None:
-            before: Tensor = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+            before: Tensor = nn.utils.clip_grad_norm_(self.trained_parameters(), self.grad_clip)
             return before
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.trained_parameters() if parameter.grad is not None]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         return norm
 
@@ -320,7 +332,3 @@ class Model(ABC):
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)
         return differing
-
-
-def _itself(value: Tensor) -> Tensor:
-    return value

@@ -3,12 +3,11 @@
 "Learning from History: Task-agnostic Model Contrastive Learning for Image Restoration", AAAI 2024.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcir.models.base import Batch
 from mcir.models.negatives import Negatives, build_negatives
@@ -65,13 +64,6 @@ class ContrastiveModel(RestorationModel):
                 "ContrastiveModel needs 'train.contrastive_opt' and 'train.negatives' to train, "
                 "like {type: SPNLoss} and {type: HistoryNegatives}."
             )
-
-    def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Train over several processes, with the same negatives in each."""
-        super().parallelize(wrap, mean_over_ranks)
-        for part in () if self.bank is None else self.bank.modules():
-            if isinstance(part, Negatives):
-                part.mean_over_ranks = mean_over_ranks
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the parent's losses and the contrastive one."""

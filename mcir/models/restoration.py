@@ -1,12 +1,11 @@
 """Supervised restoration: the network learns to map a degraded image to its ground truth."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcir.losses import CurricularContrastiveRegularization, FeatureSpace, share_features
+from mcir.losses import CurricularContrastiveRegularization, share_features
 from mcir.models.balance import Balance
 from mcir.models.base import Batch, Model
 from mcir.registry import LOSSES, MODELS, LossSection
@@ -67,13 +66,6 @@ class RestorationModel(Model):
         """Return the pixel and the perceptual loss."""
         against_truth = [part for part in ("l_pix", "l_percep") if part in self.parts]
         return {part: self.parts[part](output, batch["gt"]) for part in against_truth}
-
-    def parallelize(self, wrap: Callable[[nn.Module], nn.Module], mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Train over several processes, with the same scales of features in each."""
-        super().parallelize(wrap, mean_over_ranks)
-        for part in self.parts.modules():
-            if isinstance(part, FeatureSpace) and part.unit is not None:
-                part.unit.mean_over_ranks = mean_over_ranks
 
     def after_evaluation(self, psnr: float) -> None:
         """Tell a loss with a curriculum how far the network has come."""

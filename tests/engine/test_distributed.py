@@ -107,6 +107,10 @@ with joined(0, DistOptions(timeout_minutes=1)) as process:
     value = torch.tensor([1.0, 10.0]) * (rank + 1)
     told["mean"] = process.mean(value).tolist()
     told["value_after"] = value.tolist()
+    share = (torch.arange(2.0) + 10 * rank).requires_grad_()
+    joint = process.concatenated(share)
+    (joint * torch.arange(4.0) * (rank + 1)).sum().backward()
+    told["concatenated"], told["gradient_of_share"] = joint.tolist(), share.grad.tolist()
     told["gathered"] = process.gather({"rank": rank, "text": "x" * (1 + 1000 * rank)})
     with process.first_goes_first():
         if rank == 0:
@@ -164,6 +168,8 @@ def test_two_processes_share_values(two):
     for rank, told in enumerate(two):
         assert told["mean"] == [1.5, 15.0]
         assert told["value_after"] == [1.0 * (rank + 1), 10.0 * (rank + 1)]  # mean does not change what it was given
+        assert told["concatenated"] == [0, 1, 10, 11]
+        assert told["gradient_of_share"] == [[0, 3], [6, 9]][rank]  # of both processes' sums
         assert told["gathered"] == [{"rank": 0, "text": "x"}, {"rank": 1, "text": "x" * 1001}]
         assert told["gradient"] == 1.5
         assert told["left"]

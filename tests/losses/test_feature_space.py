@@ -10,6 +10,7 @@ from mcir.archs.features import VGGFeatures
 from mcir.losses import ContrastiveRegularization, PerceptualLoss, SPNLoss, share_features
 from mcir.losses import feature_space as module
 from mcir.losses.feature_space import FeatureSpace
+from tests.losses.ranks import OtherRanks
 
 LAYERS = ["relu1_1", "relu2_1"]
 WEIGHTS = {"relu1_1": 0.4, "relu2_1": 0.6}
@@ -55,7 +56,7 @@ def test_the_scale_is_the_mean_over_the_first_batches_of_a_training(monkeypatch:
 def test_the_scale_is_the_same_in_every_process() -> None:
     found = space()
     assert found.unit is not None
-    found.unit.mean_over_ranks = lambda value: value + 1
+    found.unit.ranks = OtherRanks(lambda value: value + 1)
     alone = space()
     alone.measure(images())
     found.measure(images())

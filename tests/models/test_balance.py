@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcir.losses import CurricularContrastiveRegularization
 from mcir.models import ContrastiveModel, RestorationModel
 from mcir.models.balance import Balance
+from tests.losses.ranks import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
 PERCEPTUAL = {"type": "PerceptualLoss", "weights": "random", "vgg_type": "vgg16", "layer_weights": {"relu1_1": 0.1}}
@@ -144,13 +145,13 @@ def test_a_balance_is_the_same_in_every_process(batch):
     other = {**batch, "gt": batch["gt"].flip(0)}
     own = []
     for model, part in zip(models, (batch, other), strict=True):
-        model.parallelize(lambda network: network, lambda value: own.append(value) or value)
+        model.parallelize(OtherRanks(lambda value: own.append(value) or value))
         model.training_step(part, 1)
     together = torch.stack(own).mean(0)
     assert not torch.allclose(*own)
     models = [build(balance=0.3), build(balance=0.3)]
     for model, part in zip(models, (batch, other), strict=True):
-        model.parallelize(lambda network: network, lambda value: together)
+        model.parallelize(OtherRanks(lambda value: together))
         model.training_step(part, 1)
     assert torch.equal(*(model.parts["balance"].log_own_ratio for model in models))
     natural = (together[1, 1] / together[0, 0]).sqrt()
@@ -197,7 +198,7 @@ def test_a_unit_scale_is_measured_by_the_ground_truth_and_resumed(batch):
 
 def test_a_unit_scale_is_that_of_all_processes(batch):
     model = build(contrastive_opt={**SPN, "normalize": "unit"})
-    model.parallelize(lambda network: network, lambda value: torch.full_like(value, 2.0))
+    model.parallelize(OtherRanks(lambda value: torch.full_like(value, 2.0)))
     model.training_step(batch, 1)
     assert model.parts["l_neg"].features.unit.means.tolist() == [2.0, 2.0]
 

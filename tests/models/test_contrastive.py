@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mcir.models import ContrastiveModel, RestorationModel
+from tests.losses.ranks import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
 
@@ -206,8 +207,8 @@ def test_the_loss_gets_negatives_and_positives_without_a_graph(with_stored):
 def test_members_of_a_combination_ask_all_processes():
     adaptive = {"type": "AdaptiveHistoryNegatives", "members": 1}
     model = build(negatives={"type": "CombinedNegatives", "members": [adaptive, {"type": "InputNegatives"}]})
-    model.parallelize(lambda network: network, lambda value: value + 5)
-    assert [kind.mean_over_ranks(1) for kind in model.bank.kinds()] == [6, 6]
+    model.parallelize(OtherRanks(lambda value: value + 5))
+    assert [kind.ranks.mean(1) for kind in model.bank.kinds()] == [6, 6]
 
 
 def test_stored_negatives_that_are_not_there_are_said(batch):

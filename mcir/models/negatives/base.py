@@ -9,23 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcir.losses.ranks import OverRanks
+
 N = TypeVar("N", bound=nn.Module)
 
 
-class Negatives(nn.Module, ABC):
+class Negatives(OverRanks, ABC):
     """What every kind of negatives offers to a model.
 
     A kind gives N images for each image of a batch, without gradient, and keeps its whole state in ``state_dict``. It
     is always in evaluation mode. What is random about it is a function of a seed and of the iteration alone, so it is
     the same in every process and in a run that is resumed.
 
-    ``mean_over_ranks`` maps a scalar tensor to its mean over all processes, so that a kind whose state depends on the
-    data stays the same on all of them; alone, it changes nothing.
+    A kind whose state depends on the data asks its ``ranks``, and so stays the same in all processes.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean_over_ranks: Callable[[Tensor], Tensor] = lambda value: value
 
     @abstractmethod
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:

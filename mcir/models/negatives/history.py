@@ -173,5 +173,5 @@ class AdaptiveHistoryNegatives(_Bank):
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
         """Renew the next member in turn if the output strays from ``gt`` by more than the threshold."""
         strays = (2 * (output.detach().float() - gt)).flatten(1).std(dim=1).mean()
-        if float(self.mean_over_ranks(strays)) > self.threshold:
+        if float(self.ranks.mean(strays)) > self.threshold:
             self.move(int(self.updates.sum()) % len(self.members), network, self.decay)
