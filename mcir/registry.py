@@ -24,6 +24,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
@@ -35,6 +36,23 @@ Section: TypeAlias = Mapping[str, Any]
 """A component in an option file: its ``type`` and the arguments of its constructor."""
 
 C = TypeVar("C", bound=type)
+
+
+class Placed(str):
+    """The ``type`` of a section that knows where the section was written.
+
+    Attributes:
+        places: of its arguments by name, like ``x.yml:12: train.scheduler.T_max``; that of the section itself under
+            ``type``.
+    """
+
+    places: Mapping[str, str]
+
+    def __new__(cls, name: str, places: Mapping[str, str] | None = None) -> Placed:
+        """Return the name with its places; a copy gets them afterwards."""
+        placed = super().__new__(cls, name)
+        placed.places = places or {}
+        return placed
 
 
 class RegistryError(ValueError):
@@ -150,6 +168,10 @@ class Registry:
         parameters = list(_signature(cls, eval_str=True).parameters.items())
         return dict(parameters[len(self.given) :])
 
+    def takes(self, key: str) -> bool:
+        """Return whether any class takes an argument of that name."""
+        return any(key in self.parameters(name) for name in self.names())
+
     def build(self, section: Section, /, *given: Any) -> Any:
         """Build the class that ``section["type"]`` names with the section's other entries as arguments.
 
@@ -158,7 +180,17 @@ class Registry:
         Raises:
             RegistryError: the section has no type, an unknown one, an argument that the class does not take, or lacks
                 one that it needs.
+            ValueError: what the class itself objects to. Of a section from an option file the message begins with the
+                place: that of the argument that it names first, else the section's.
         """
+        try:
+            return self._built(section, given)
+        except ValueError as error:
+            if isinstance(section, Mapping) and isinstance(section.get("type"), Placed):
+                _tell_place(error, section)
+            raise
+
+    def _built(self, section: Section, given: Sequence[Any]) -> Any:
         if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
             raise RegistryError(
                 f"A section of a {self.kind} is a mapping with the key 'type', like {{type: {self._example()}, …}}, "
@@ -196,6 +228,16 @@ class Registry:
         files = (getattr(importlib.import_module(package), "__file__", "built in") for package in packages)
         places = (f"{package} ({file})" for package, file in zip(packages, files, strict=True))
         return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(places) or 'nowhere'}."
+
+
+def _tell_place(error: ValueError, section: Section) -> None:
+    """Put the place of a section before the message of an error, unless a section within has done so."""
+    if hasattr(error, "place"):
+        return
+    message, places = str(error), section["type"].places
+    named = next((word for word in re.findall(r"\w+", message) if word in section and word in places), "type")
+    error.place = places[named]  # type: ignore[attr-defined]
+    error.args = (f"{places[named]}: {message}",)
 
 
 def _has_no_constructor(cls: type) -> bool:
@@ -253,6 +295,7 @@ def load_plugins() -> tuple[str, ...]:
 
 ARCHS = Registry("architecture", "mcir.archs")
 LOSSES = Registry("loss", "mcir.losses")
+DISTANCES = Registry("distance", "mcir.losses")
 DEGRADATIONS = Registry("degradation", "mcir.data")
 DATASETS = Registry("data set", "mcir.data")
 METRICS = Registry("metric", "mcir.metrics")
@@ -263,6 +306,7 @@ MODELS = Registry("model", "mcir.models")
 
 ArchSection: TypeAlias = Annotated[Section, ARCHS]
 LossSection: TypeAlias = Annotated[Section, LOSSES]
+DistanceSection: TypeAlias = Annotated[Section, DISTANCES]
 DegradationSection: TypeAlias = Annotated[Section, DEGRADATIONS]
 MetricSection: TypeAlias = Annotated[Section, METRICS]
 OptimizerSection: TypeAlias = Annotated[Section, OPTIMIZERS]

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="weight files; else path.pretrain_network_g",
+        help="weight files; else path.pretrain_network_g, with its param_key_g and strict_load_g",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch"], help="for old habits; torchrun's variables decide")
 

@@ -1,9 +1,11 @@
 """The registry: entering, asking, building, and what it says when something is wrong."""
 
+import copy
+
 import pytest
 import torch
 
-from mcir.registry import ARCHS, Registry, RegistryError, suggestion
+from mcir.registry import ARCHS, Placed, Registry, RegistryError, suggestion
 
 
 @pytest.fixture
@@ -147,3 +149,43 @@ def test_suggestions_are_near_or_none():
     assert suggestion("num_feats", ["num_feat", "num_block"]) == " Did you mean 'num_feat'?"
     assert suggestion("edsr", ["EDSR"]) == " Did you mean 'EDSR'?"
     assert suggestion("zzz", ["num_feat"]) == ""
+
+
+PLACES = {"type": "x.yml:1: box", "width": "x.yml:2: box.width", "inner": "x.yml:3: box.inner"}
+
+
+@pytest.fixture
+def picky():
+    registry = Registry("box", "mcir.registry")
+
+    @registry.register()
+    class Picky:
+        def __init__(self, width: int = 1, inner: object = None, says: str = "") -> None:
+            if inner:
+                registry.build(inner)
+            raise ValueError(says)
+
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"says": "too wide"}, "x.yml:1: box: too wide"),
+        ({"says": "width is 0", "width": 0}, "x.yml:2: box.width: width is 0"),
+        ({"says": "width is 0"}, "x.yml:1: box: width is 0"),  # the default's fault: it stands nowhere
+        ({"inner": {"type": Placed("Picky", {"type": "x.yml:4: box.inner"}), "says": "no"}}, "x.yml:4: box.inner: no"),
+        ({"inner": {"type": "Picky", "says": "no"}}, "x.yml:1: box: no"),
+        ({"height": 0}, "x.yml:1: box: Picky takes no 'height'."),
+    ],
+)
+def test_what_a_class_objects_to_is_told_with_its_place(picky, arguments, message):
+    section = {"type": copy.deepcopy(Placed("Picky", PLACES)), **arguments}
+    with pytest.raises(ValueError) as caught:
+        picky.build(section)
+    assert str(caught.value) == message
+    assert picky.names("picky") == ["Picky"] and section["type"] == "Picky"
+
+
+def test_what_a_class_takes_is_known(shapes):
+    assert shapes[0].takes("height") and not shapes[0].takes("canvas") and not shapes[0].takes("heigth")

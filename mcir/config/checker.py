@@ -26,8 +26,8 @@ from mcir.config.annotations import (
     registry_of,
     with_article,
 )
-from mcir.config.tree import Path
-from mcir.registry import DATASETS, DEGRADATIONS, Registry, RegistryError, suggestion
+from mcir.config.tree import Node, Path
+from mcir.registry import DATASETS, DEGRADATIONS, Placed, Registry, RegistryError, suggestion
 
 _TAKE_THE_SCALE = (DATASETS, DEGRADATIONS)
 
@@ -44,13 +44,15 @@ class Checker:
     Args:
         scale: the option file's ``scale``. A data set or a degradation whose class takes a ``scale`` gets it, and may
             not say another.
+        root: the option file, whose places the sections of components keep.
 
     Attributes:
         problems: path and message of everything that did not fit.
     """
 
-    def __init__(self, scale: int | None = None) -> None:
+    def __init__(self, scale: int | None = None, root: Node | None = None) -> None:
         self.scale = scale
+        self.root = root
         self.problems: list[tuple[Path, str]] = []
 
     def report(self, path: Path, message: str) -> None:
@@ -87,7 +89,22 @@ class Checker:
         takes_scale = registry in _TAKE_THE_SCALE and "scale" in parameters and self.scale is not None
         if takes_scale and given.setdefault("scale", self.scale) != self.scale:
             self.report((*path, "scale"), f"The scale is {self.scale} at the top of the options: leave it out here.")
-        return {"type": name, **self.arguments(name, parameters, given, path, ("type", *beside))}
+        arguments = self.arguments(name, parameters, given, path, ("type", *beside), registry)
+        return {"type": self.placed(name, path, {key: (*path, key) for key in arguments}), **arguments}
+
+    def placed(self, name: str, path: Path, arguments: Mapping[str, Path]) -> str:
+        """Return the name of a class with the places of its section and of the section's arguments.
+
+        A section of a file of which arguments were set on the command line has them in its place.
+        """
+        if self.root is None:
+            return name
+        places = {key: self.root.where(at) for key, at in arguments.items()}
+        section, set_here = self.root.where(path), []
+        if self.root.place_of(path).line is not None:
+            written = [self.root.place_of(at) for at in arguments.values()]
+            set_here = [place.source for place in written if place.line is None]
+        return Placed(name, {**places, "type": f"{section} ({', '.join(set_here)})" if set_here else section})
 
     def arguments(
         self,
@@ -96,8 +113,11 @@ class Checker:
         given: Mapping[str, Any],
         path: Path,
         beside: Collection[str] = (),
+        registry: Registry | None = None,
     ) -> dict[str, Any]:
         """Return the given arguments with their values converted.
+
+        An argument of null says that it is not there: the owner need not take it, as long as one of its kind does.
 
         Args:
             owner: what takes the arguments, for the messages.
@@ -105,9 +125,12 @@ class Checker:
             given: the values by name.
             path: where ``given`` stands.
             beside: further keys that may be meant by a misspelt one.
+            registry: where the owner and its kind are registered.
         """
         known = [*parameters, *beside]
-        for key in [key for key in given if key not in parameters]:
+        for key, value in given.items():
+            if key in parameters or (value is None and registry is not None and registry.takes(key)):
+                continue
             self.report((*path, key), f"{owner} takes no '{key}'.{suggestion(key, known)}")
         present = given.keys() | meant_by(given, known)
         for key, parameter in parameters.items():
@@ -145,7 +168,7 @@ class Checker:
 
     def _attempt(self, annotation: Any, value: Any, path: Path) -> tuple[Any, list[tuple[Path, str]]]:
         """Convert without reporting; return the result and the problems."""
-        trial = Checker(self.scale)
+        trial = Checker(self.scale, self.root)
         return trial.convert(annotation, value, path), trial.problems
 
     def _constrained(self, annotation: Any, value: Any, path: Path) -> Any:

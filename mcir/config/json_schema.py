@@ -35,6 +35,7 @@ from mcir.registry import (
     ARCHS,
     DATASETS,
     DEGRADATIONS,
+    DISTANCES,
     LOSSES,
     METRICS,
     MODELS,
@@ -46,7 +47,7 @@ from mcir.registry import (
 
 Schema = dict[str, Any]
 
-_COMPONENTS = (ARCHS, LOSSES, DEGRADATIONS, METRICS, OPTIMIZERS, SCHEDULERS, NEGATIVES)
+_COMPONENTS = (ARCHS, LOSSES, DISTANCES, DEGRADATIONS, METRICS, OPTIMIZERS, SCHEDULERS, NEGATIVES)
 _SCALARS = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null", None: "null"}
 _LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 

@@ -53,7 +53,7 @@ class ValOptions(Fixed):
 
     val_freq: int = Field(default=5000, ge=1, description="Evaluate each time so many iterations have passed.")
     save_img: bool = Field(default=False, description="Save every restored image as a file.")
-    suffix: str | None = Field(default=None, description="Ending of saved images' names; null: the run's name.")
+    suffix: str | None = Field(default=None, description="What saved images' names end with, behind a '_'.")
     pictures: int = Field(default=4, ge=0, description="Side-by-side pictures that are shown of each data set.")
     metrics: SkipValidation[Mapping[str, MetricSection]] = Field(
         default_factory=addict.Dict, description="Metrics by the name under which their results are shown."
@@ -118,7 +118,7 @@ class General(Fixed):
     """The single values at the top of an option file."""
 
     name: FolderName = Field(description="Name of the run and of its folder.")
-    model_type: str = Field(description="Class of the model: how a training step is made.")
+    model_type: SkipValidation[str] = Field(description="Class of the model: how a training step is made.")
     scale: int = Field(default=1, ge=1, description="Size of the output over the size of the input.")
     num_gpu: Literal["auto"] | NonNegativeInt = Field(
         default="auto", description="Number of GPUs; auto: all that are there, 0: CPU."
@@ -211,4 +211,4 @@ def thaw(value: Any) -> Any:
         return {key: thaw(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [thaw(entry) for entry in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)

@@ -77,8 +77,8 @@ def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) ->
     if not chosen:
         raise _problem(
             root,
-            f"The file describes {len(runs)} runs. Choose one, --set sweep={next(iter(runs))}, or let `mcir reproduce` "
-            f"make all of a table. The runs are {known}.",
+            f"The file describes {len(runs)} run{'s' * (len(runs) > 1)}. Choose one, --set sweep={next(iter(runs))}, "
+            f"or let `mcir reproduce` make all of a table. The runs are {known}.",
         )
     name = chosen[-1]
     if name not in runs:
@@ -88,8 +88,9 @@ def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) ->
         root.value["name"] = Node(f"{title.value}_{name}", title.place)
     for option, node in runs[name].items():
         path = tuple(option.split("."))
-        below = root.at(path)
-        root.put(path, node if below is None else merge(below, node))
+        section, below = root.at(path[:-1]), root.at(path)
+        is_argument = section is not None and section.child("type") is not None
+        root.put(path, node if below is None else merge(below, node, is_argument))
     return rest
 
 

@@ -106,6 +106,11 @@ class Node:
             node = child
         return node.place
 
+    def where(self, path: Path) -> str:
+        """Return the place of ``path`` and the path, with which messages begin: ``x.yml:12: train.scheduler``."""
+        place = self.place_of(path)
+        return f"{place}: {dotted(path)}" + (f" (written as '{place.written}')" if place.written else "")
+
     def moved_from(self, path: Path) -> Node:
         """Return this tree with places that tell the path under which it was written."""
         value = self.value
@@ -139,20 +144,29 @@ class Node:
         yield from found
 
 
-def merge(below: Node, above: Node) -> Node:
-    """Return ``below`` with ``above`` laid over it, mapping by mapping; the arguments stay as they are.
+def merge(below: Node, above: Node, is_argument: bool = False) -> Node:
+    """Return ``below`` with ``above`` laid over it, mapping by mapping; the nodes given stay as they are.
 
     Anything but two mappings is replaced, and so is a component whose ``type`` changes: the arguments of one class mean
-    nothing to another.
+    nothing to another. A mapping without ``type`` inside a component, like the ``layer_weights`` of a loss, is a value
+    and replaced whole: half of another's weights is never meant.
+
+    Args:
+        below: what is there.
+        above: what is laid over it.
+        is_argument: both are entries of a component.
     """
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     kind, new_kind = below.child("type"), above.child("type")
     if kind and new_kind and kind.value != new_kind.value:
         return above
+    is_component = bool(kind or new_kind)
+    if is_argument and not is_component:
+        return above
     merged = dict(below.value)
     for key, node in above.value.items():
-        merged[key] = merge(merged[key], node) if key in merged else node
+        merged[key] = merge(merged[key], node, is_component) if key in merged else node
     return Node(merged, above.place)
 
 

@@ -43,7 +43,7 @@ def validate(root: Node) -> Options:
     Raises:
         OptionError: anything does not fit; the message lists all of it.
     """
-    validation = _Validation(root.plain())
+    validation = _Validation(root)
     options = validation.run()
     if options is None:
         raise OptionError(Problem(root.place_of(path), path, message) for path, message in validation.problems)
@@ -51,10 +51,10 @@ def validate(root: Node) -> Options:
 
 
 class _Validation:
-    def __init__(self, tree: dict[str, Any]) -> None:
-        self.tree = tree
-        scale = tree.get("scale", General.model_fields["scale"].default)
-        self.checker = Checker(scale if isinstance(scale, int) else None)
+    def __init__(self, root: Node) -> None:
+        self.tree: dict[str, Any] = root.plain()
+        scale = self.tree.get("scale", General.model_fields["scale"].default)
+        self.checker = Checker(scale if isinstance(scale, int) else None, root)
         self.problems = self.checker.problems
 
     def run(self) -> Options | None:
@@ -62,6 +62,9 @@ class _Validation:
         self.unknown_sections()
         general = self.general()
         model = self.model()
+        if model is not None:
+            at: dict[str, Path] = {key: (key,) if key.startswith("network_") else ("train", key) for key in model}
+            general["model_type"] = self.checker.placed(general["model_type"], ("train",), at)
         parts = {
             "networks": self.networks(model),
             "datasets": self.datasets(),
@@ -104,7 +107,11 @@ class _Validation:
             return None
 
     def networks(self, model: dict[str, Parameter] | None) -> Any:
-        given = {key: value for key, value in self.tree.items() if key.startswith("network_")}
+        given = {
+            key: value
+            for key, value in self.tree.items()
+            if key.startswith("network_") and not (value is None and MODELS.takes(key))
+        }
         takes = {key for key in model if key.startswith("network_")} if model else {"network_g", *given}
         networks = {}
         for key, value in given.items():
@@ -182,7 +189,7 @@ class _Validation:
             self.checker.report((*path, key), f"This is '{home}' at the top of the options, not here.")
         takes = total | {key: parameter for key, parameter in model.items() if key not in fixed_elsewhere}
         own = {key: value for key, value in given.items() if key not in fixed_elsewhere}
-        arguments = self.checker.arguments(str(self.tree["model_type"]), takes, own, path)
+        arguments = self.checker.arguments(str(self.tree["model_type"]), takes, own, path, registry=MODELS)
         if "optim_g" in takes and not own.get("optim_g") and "optim_g" not in meant_by(own, takes):
             self.checker.report(path, "Training needs 'optim_g', an optimizer, like {type: Adam, lr: 1e-4}.")
         total_iter = arguments.pop("total_iter", None)

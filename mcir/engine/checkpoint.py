@@ -5,13 +5,10 @@ and the network's name and arguments), ``models/net_g_n.safetensors`` (the weigh
 metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
-import errno
 import json
 import logging
-import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,13 @@ import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from mcir.config import PathOptions
+from mcir.data.codec import whole_file
 from mcir.inference import read_weights
 from mcir.models import Model
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
 _TEMPORARY = re.compile(r"\..+\.\d+")
-_NO_ROOM = 2**16  # bytes; a disk with less left is full
 
 
 class CheckpointError(ValueError):
@@ -124,7 +120,8 @@ class Checkpoints:
         for label in [str(iteration), *(["best"] if is_best else [])]:
             write_network(self.models / f"net_g_{label}", network, iteration)
         # last: where there is a state, the checkpoint is whole
-        _write_atomically(self.states / f"{iteration}.state", lambda file: torch.save(state, file))
+        with whole_file(self.states / f"{iteration}.state", durable=True) as file:
+            torch.save(state, file)
         if self.keep is not None:
             for old in self.iterations()[: -self.keep]:
                 for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
@@ -189,7 +186,8 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
         "architecture": network.architecture,
         "hyperparameters": json.dumps(network.hyperparameters, default=repr),
     }
-    _write_atomically(base.with_name(base.name + ".pth"), lambda file: torch.save({**weights, **facts}, file))
+    with whole_file(base.with_name(base.name + ".pth"), durable=True) as file:
+        torch.save({**weights, **facts}, file)
     best = "params_ema" if "params_ema" in weights else "params"
     seen: set[int] = set()
     for key, value in weights[best].items():
@@ -198,40 +196,25 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
         seen.add(value.data_ptr())
     metadata = {**facts, "weights": best, "iteration": str(iteration)}
     content = serialize(weights[best], metadata)  # written here, as its own writer lets nobody else read the file
-    _write_atomically(base.with_name(base.name + ".safetensors"), lambda file: file.write_bytes(content))
+    with whole_file(base.with_name(base.name + ".safetensors"), durable=True) as file:
+        file.write_bytes(content)
 
 
-def load_into(model: Model, file: Path, options: PathOptions) -> None:
-    """Start a model from a weight file as the section ``path`` says; what is left out is told.
+def load_into(model: Model, file: Path, key: str | None = None, strict: bool = True) -> None:
+    """Start a model from a weight file; what is left out is told.
+
+    Args:
+        model: takes the weights over.
+        file: holds them.
+        key: entry of the file that holds them; None: ``params_ema``, else ``params``, else the file itself.
+        strict: the file and the network must hold the same weights.
 
     Raises:
         WeightsError: the file cannot be read, or the weights must fit strictly and do not.
     """
-    differing = model.load_weights(read_weights(file, options.param_key_g).tensors, options.strict_load_g)
+    differing = model.load_weights(read_weights(file, key).tensors, strict)
     if differing:
         _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
-
-
-def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place, see it on the disk, and only then put it there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-    except BaseException as error:
-        is_full = shutil.disk_usage(file.parent).free < _NO_ROOM
-        temporary.unlink(missing_ok=True)
-        if is_full:  # which the writers of torch and safetensors say in words of their own
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _first_line(error: BaseException) -> str:

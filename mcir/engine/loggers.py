@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mcir.data.codec import write_atomically
 from mcir.engine.evaluation import Evaluation
 
 
@@ -25,9 +26,11 @@ class RunLog:
         folder: of the run; ``results.jsonl`` and the TensorBoard files go there. None: silent.
         total: the number of iterations.
         tensorboard: whether to write TensorBoard files.
+        iteration: from which a resumed run goes on. What the folder tells of later ones is no more of this run: such
+            lines go to ``results.jsonl.abandoned``, and TensorBoard passes over such points.
     """
 
-    def __init__(self, folder: Path | None, total: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0) -> None:
         self.folder = folder
         self.total = total
         self.console = Console(quiet=folder is None, highlight=False, soft_wrap=True)
@@ -37,10 +40,12 @@ class RunLog:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if iteration:
+            _abandon_later(folder / "results.jsonl", iteration)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
 
-            self._board = SummaryWriter(str(folder / "tb_logger"))
+            self._board = SummaryWriter(str(folder / "tb_logger"), purge_step=iteration + 1 if iteration else None)
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             rest = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"))
@@ -187,6 +192,27 @@ def log_to_console() -> None:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.propagate = False
+
+
+def _abandon_later(lines: Path, iteration: int) -> None:
+    """Put aside the lines of later iterations, and one that a killed process left half."""
+    if not lines.exists():
+        return
+    kept: list[str] = []
+    later: list[str] = []
+    for line in lines.read_text(encoding="utf-8").splitlines(keepends=True):
+        (kept if _is_until(line, iteration) else later).append(line)
+    if later:
+        with lines.with_suffix(".jsonl.abandoned").open("a", encoding="utf-8") as aside:
+            aside.write("".join(later).rstrip("\n") + "\n")
+        write_atomically(lines, "".join(kept).encode())
+
+
+def _is_until(line: str, iteration: int) -> bool:
+    try:
+        return bool(json.loads(line)["iteration"] <= iteration)
+    except json.JSONDecodeError:
+        return False
 
 
 def memory_mib() -> float:

@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from mcir.config import DatasetOptions
+from mcir.config import DatasetOptions, Stage
 from mcir.data import Prefetcher, training_loader
 from mcir.engine.distributed import Process
-from mcir.registry import DATASETS
+from mcir.registry import DATASETS, Placed, Section
 
 _LOG = logging.getLogger("mcir")
 
@@ -29,7 +29,7 @@ class StagedBatches:
     def __init__(self, options: DatasetOptions, seed: int, process: Process) -> None:
         self._workers = options.num_worker_per_gpu
         self._seed, self._process = seed, process
-        sections = [options.section, *({**options.section, "gt_size": stage.gt_size} for stage in options.progressive)]
+        sections = [options.section, *(_in_stage(options.section, *stage) for stage in enumerate(options.progressive))]
         self._datasets = [DATASETS.build(section) for section in sections]
         self._starts = [0, *(stage.start for stage in options.progressive)]
         self._batch_sizes = [options.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in options.progressive)]
@@ -80,3 +80,11 @@ class StagedBatches:
             offset=sum((end - start) * size for start, end, size in past) * process.world_size,
         )
         return Prefetcher(loader, process.device, self._channels_last)
+
+
+def _in_stage(section: Section, number: int, stage: Stage) -> Section:
+    """Return the section of a training set as a stage cuts it, which is also where its faults are."""
+    kind = section["type"]
+    if isinstance(kind, Placed):
+        kind = Placed(kind, {**kind.places, "gt_size": f"{kind.places['type']}: progressive.{number}"})
+    return {**section, "type": kind, "gt_size": stage.gt_size}

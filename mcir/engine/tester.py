@@ -36,13 +36,17 @@ class Tester:
             )
         if not options.val.metrics:
             raise ValueError("Testing needs 'val.metrics', like {psnr: {type: PSNR, crop_border: 4}}.")
-        training_only = {"type", *(key for key in options.model_section() if key.startswith("network_"))}
-        section = {key: value for key, value in options.model_section().items() if key in training_only}
+        whole = options.model_section()
+        needed = {"type", *options.networks, *getattr(MODELS.get(options.model_type), "restores_by", ())}
+        section = {key: value for key, value in whole.items() if key in needed}
         self.model: Model = MODELS.build(section)
         self.model.to(process.device)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:
         """Evaluate the weight files, or ``path.pretrain_network_g``, and return the file of the results.
+
+        ``path.param_key_g`` and ``path.strict_load_g`` tell of ``path.pretrain_network_g`` alone: of another file the
+        weights that restore best are tested, and all must fit.
 
         Raises:
             ValueError: no weight file is named, or one does not fit the network.
@@ -55,7 +59,10 @@ class Tester:
         log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
         for number, file in enumerate(files):
-            load_into(self.model, Path(file), path)
+            if checkpoints:
+                load_into(self.model, Path(file))
+            else:
+                load_into(self.model, Path(file), path.param_key_g, path.strict_load_g)
             stems = [Path(other).stem for other in files]
             label = stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}_{number + 1}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
@@ -69,9 +76,9 @@ class Tester:
         return target
 
     def _evaluate(self, part: EvaluationSet, folder: Path, checkpoint: str) -> Evaluation:
-        images = folder / "visualization" / checkpoint / part.name if self.options.val.save_img else None
-        suffix = self.options.name if self.options.val.suffix is None else self.options.val.suffix
-        evaluation = part.evaluate(self.model.restore, self.options.val.pictures, images, f"_{suffix}")
+        val = self.options.val
+        images = folder / "visualization" / checkpoint / part.name if val.save_img else None
+        evaluation = part.evaluate(self.model.restore, val.pictures, images, f"_{val.suffix}" if val.suffix else "")
         if self.process.is_first:
             for name, drawn in evaluation.pictures.items():
                 save_picture(drawn, folder / "comparisons" / checkpoint / part.name, name)

@@ -5,6 +5,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, lo
 from mcir.engine.distributed import Process, StopRequest
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
+from mcir.engine.lock import hold
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.pictures import save_picture
 from mcir.engine.stages import StagedBatches
@@ -46,6 +48,8 @@ class Trainer:
         self.process = process
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
+        with process.first_goes_first():
+            self.lock = hold(self.folder) if process.is_first else None
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
         state = self._state_to_resume(resume)
 
@@ -72,7 +76,8 @@ class Trainer:
         self.last_evaluations: list[Evaluation] = []
         if state is None and process.is_first:
             _put_aside(self.folder)
-        self.log = RunLog(self.folder if process.is_first else None, self.total, options.logger.use_tb_logger)
+        folder = self.folder if process.is_first else None
+        self.log = RunLog(folder, self.total, options.logger.use_tb_logger, self.iteration)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -112,6 +117,8 @@ class Trainer:
         finally:
             self.log.close()
             stop.close()
+            if self.lock is not None:
+                self.lock.close()
 
     def _due(self, frequency: int) -> bool:
         return self.iteration % frequency == 0 or self.iteration == self.total
@@ -139,7 +146,7 @@ class Trainer:
         """Evaluate on every validation set; return whether the first metric of the first set is the best so far."""
         self.guard.check()
         val = self.options.val
-        suffix = f"_{self.iteration}" if val.suffix is None else f"_{self.iteration}_{val.suffix}"
+        suffix = f"_{self.iteration}_{val.suffix}" if val.suffix else f"_{self.iteration}"
         self.last_evaluations = [
             part.evaluate(
                 self.model.restore,
@@ -214,16 +221,18 @@ class Trainer:
     def _start_from_pretrained(self) -> None:
         path = self.options.path
         if path.pretrain_network_g:
-            load_into(self.model, Path(path.pretrain_network_g), path)
+            load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
 
     def _fingerprint(self) -> float:
-        """Return a number that differs when any weight, average or negative does."""
+        """Return a number that differs when any part of the model's state does, of those that all processes share.
+
+        The optimizer is left out: what it makes of equal gradients shows in the weights.
+        """
         total = torch.zeros((), dtype=torch.float64, device=self.process.device)
-        for name in ("network_g", "ema", "negatives"):
-            if name in self.model.parts:
-                for tensor in self.model.parts[name].state_dict().values():
-                    flat = tensor.detach().flatten().double().to(total.device)
-                    total += torch.dot(flat, torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device))
+        parts = [part.state_dict() for name, part in self.model.stateful().items() if name != "optimizer"]
+        for tensor in _tensors(parts):
+            flat = tensor.detach().flatten().double().to(total.device)
+            total += torch.dot(flat, torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device))
         return float(total)
 
     # -- what the person sees -------------------------------------------------------------------------------------
@@ -280,6 +289,15 @@ def require_fit(options: Options, model: Model) -> None:
                 f"datasets.train.batch_size_per_gpu is {size}: it cannot be divided into train.accumulation_steps = "
                 f"{model.accumulation_steps} equal parts."
             )
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors and the numbers in a state."""
+    if isinstance(tree, torch.Tensor | int | float):
+        yield torch.as_tensor(tree)
+    elif isinstance(tree, Mapping | list | tuple):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _tensors(part)
 
 
 def _put_aside(folder: Path) -> None:

@@ -50,6 +50,37 @@ def test_null_switches_a_section_off_and_another_type_replaces(write, good):
     assert options.val.metrics == {}
 
 
+def test_a_mapping_that_is_an_argument_is_replaced_whole(problems, write, good):
+    write(good.replace("{type: SPNLoss}", "{type: SPNLoss, loss_weight: 2, layer_weights: {relu1_2: 1}}"), "base.yml")
+    above = "_base_: base.yml\ntrain:\n  contrastive_opt:\n    layer_weights:\n      relu2_2: {}\n"
+    loss = load(write(above.format(0.5))).train.model.contrastive_opt
+    assert loss == {"type": "SPNLoss", "loss_weight": 2.0, "layer_weights": {"relu2_2": 0.5}}
+    assert problems(above.format("much")) == [
+        "x.yml:5: train.contrastive_opt.layer_weights.relu2_2: Expected a number, not the text 'much'."
+    ]
+
+
+BASELINE = ["model_type=RestorationModel", "train.contrastive_opt=null", "train.negatives=null", "train.balance=null"]
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "options").glob("[!r]*/*_spn.yml")), ids=lambda file: file.stem)
+def test_without_its_negatives_an_spn_file_is_its_plain_neighbour(file):
+    plain = load(file.with_name(file.name.replace("_spn", "")))
+    assert load(file, [*BASELINE, f"name={plain.name}"]).dump() == plain.dump()
+
+
+def test_what_is_null_needs_no_taker_but_a_name_that_exists(problems, write, good):
+    load(write(good), BASELINE[:3])
+    assert problems(good, overrides=[*BASELINE[:3], "train.contrastve_opt=null", "train.balance=1"]) == [
+        "--set train.balance=1: train.balance: RestorationModel takes no 'balance'.",
+        "--set train.contrastve_opt=null: train.contrastve_opt: RestorationModel takes no 'contrastve_opt'.",
+    ]
+    (found,) = problems(good, overrides=["network_g.num_feats=null"])
+    assert found.endswith("EDSR takes no 'num_feats'. Did you mean 'num_feat'?")
+    (found,) = problems(good, overrides=["network_g=null"])
+    assert found == "x.yml:1: An option file needs 'network_g', the section of a network."
+
+
 def test_a_problem_names_the_file_that_holds_it(problems, write, good):
     write(good.replace("num_in_ch: 3", "num_in_chs: 3"), "bases/b.yml")
     assert problems("_base_: bases/b.yml\nscale: two\n") == [

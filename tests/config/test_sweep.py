@@ -44,6 +44,14 @@ def test_named_runs_lay_sections_over_the_file(write, good):
     assert load(file, ["sweep=other"]).train.model.optim_g == {"type": "SGD", "lr": 0.1}  # replaced: another class
 
 
+def test_a_run_replaces_a_mapping_that_is_an_argument(write, good):
+    loss = "{type: SPNLoss, layer_weights: {relu1_2: 1}}"
+    for change in ("train.contrastive_opt: {layer_weights: {relu2_2: 2}}",
+                   "train.contrastive_opt.layer_weights: {relu2_2: 2}"):  # fmt: skip
+        file = write(good.replace("{type: SPNLoss}", loss) + f"sweep:\n  deep: {{{change}}}\n")
+        assert load(file, ["sweep=deep"]).train.model.contrastive_opt.layer_weights == {"relu2_2": 2.0}
+
+
 def test_the_command_line_wins_over_the_run_and_the_run_over_the_file(write, good):
     file = write(good + AXES)
     options = load(file, ["train.optim_g.lr=5", "sweep=lr_0.001", "name=mine"])

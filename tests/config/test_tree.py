@@ -25,9 +25,13 @@ def tree(value, line=1):
         ({"n": {"type": "A", "x": 1}}, {"n": {"type": "A", "y": 2}}, {"n": {"type": "A", "x": 1, "y": 2}}),
         ({"n": {"type": "A", "x": 1}}, {"n": {"type": "B", "y": 2}}, {"n": {"type": "B", "y": 2}}),
         ({"n": {"type": "A", "x": 1}}, {"n": {"y": 2}}, {"n": {"type": "A", "x": 1, "y": 2}}),
+        ({"n": {"type": "A", "w": {"a": 1}}}, {"n": {"w": {"b": 2}}}, {"n": {"type": "A", "w": {"b": 2}}}),
+        ({"n": {"w": {"a": 1}}}, {"n": {"type": "A", "w": {"b": 2}}}, {"n": {"type": "A", "w": {"b": 2}}}),
+        ({"n": {"type": "A", "of": {"type": "B", "x": 1}}}, {"n": {"of": {"y": 2}}},
+         {"n": {"type": "A", "of": {"type": "B", "x": 1, "y": 2}}}),
     ],
-)
-def test_merge_goes_deep_but_replaces_lists_nulls_and_components_of_another_type(below, above, merged):
+)  # fmt: skip
+def test_merge_goes_deep_but_replaces_lists_nulls_arguments_and_components_of_another_type(below, above, merged):
     below, above = tree(below), tree(above, line=2)
     before = below.plain()
     assert merge(below, above).plain() == merged

@@ -102,6 +102,35 @@ def test_a_resumed_run_continues_its_lines(tmp_path):
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2]
 
 
+def test_lines_of_iterations_that_are_made_again_are_put_aside(tmp_path):
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    for iteration in (2, 4, 6):
+        log.scalars(iteration, {"l_pix": 0.5}, speed())
+    log.close()
+    lines, aside = tmp_path / "results.jsonl", tmp_path / "results.jsonl.abandoned"
+    before = lines.read_text()
+    lines.write_text(before + '{"kind": "tr')  # killed while writing
+    RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
+    assert [json.loads(line)["iteration"] for line in lines.read_text().splitlines()] == [2, 4]
+    assert lines.read_text() + aside.read_text() == before + '{"kind": "tr\n'
+    RunLog(tmp_path, 100, tensorboard=False, iteration=2).close()
+    assert [json.loads(line)["iteration"] for line in lines.read_text().splitlines()] == [2]
+    assert aside.read_text().count('"iteration": ') == 2
+
+
+def test_tensorboard_passes_over_what_is_made_again(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for begin, iterations, value in ((0, (2, 4, 6), 0.5), (4, (6,), 0.25)):
+        time.sleep(1.1 if begin else 0)  # files of events are named by the second
+        log = RunLog(tmp_path, 100, tensorboard=True, iteration=begin)
+        for iteration in iterations:
+            log.scalars(iteration, {"l_pix": value}, speed())
+        log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/l_pix")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
+
+
 def test_tensorboard_reads_what_was_written(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tell_everything(RunLog(tmp_path, 100, tensorboard=True))

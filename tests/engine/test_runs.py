@@ -81,6 +81,10 @@ def test_killed_and_resumed_equals_uninterrupted(run, uninterrupted):
     output = run.train("--auto_resume")
     assert "from iteration 6" in output
     assert_same_state(uninterrupted, state(run))
+    told = [json.loads(line) for line in run.path("results.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["iteration"]) for line in told] == [
+        ("train", 3), ("train", 6), ("val", 6), ("train", 9), ("train", 12), ("val", 12)
+    ]  # fmt: skip
 
 
 def test_resuming_goes_on_with_the_random_numbers_of_the_network(run):
@@ -161,6 +165,37 @@ def test_mistakes_are_told_in_a_line_and_not_by_a_traceback(run):
     assert "no checkpoint to go on from" in run.train("--auto_resume", "--set", "train.total_iter=1")
     output = run.train("--set", "path.resume_state=nowhere.state", status=1)
     assert "nowhere.state: there is no such training state" in output
+
+
+def faulty(tree, fault):
+    data = tree["datasets"]["train"]
+    return {
+        "layer": (tree["train"]["contrastive_opt"], {"layer_weights": {"relu9_9": 1.0}}),
+        "period": (tree["train"], {"scheduler": {"type": "CosineAnnealingLR", "T_max": 0}}),
+        "folder": (data, {"dataroot_gt": "nowhere"}),
+        "crop": (data, {"gt_size": 15}),
+    }[fault]
+
+
+@pytest.mark.parametrize(
+    ("fault", "line", "message", "processes"),
+    [
+        ("layer", "  contrastive_opt:", "train.contrastive_opt: vgg16 has no layer 'relu9_9'.", 1),
+        ("period", "    T_max: 0", "train.scheduler.T_max: T_max is the number of iterations", 1),
+        ("folder", "  train:", "datasets.train: nowhere: no such folder", 1),
+        ("crop", "    gt_size: 15", "datasets.train.gt_size: PairedImageDataset of", 1),
+        ("period", "    T_max: 0", "train.scheduler.T_max: T_max is the number of iterations", 2),
+    ],
+)
+def test_what_a_class_objects_to_is_told_by_file_and_line(run, fault, line, message, processes):
+    tree = options(run.folder)
+    section, change = faulty(tree, fault)
+    section.update(change)
+    run.write(tree)
+    output = run.train(status=1, processes=processes)
+    at = run.option_file.read_text().splitlines().index(line) + 1
+    assert output.count(f"mcir: {run.option_file}:{at}: {message}") == 1
+    assert "Traceback" not in output or processes > 1  # torchrun shows its own
 
 
 def test_pretrained_weights_are_the_beginning(run):

@@ -91,6 +91,7 @@ def write(folder, progressive):
 
     tree = options(folder)
     (folder / "pictures").mkdir()
+    cv2.imwrite(str(folder / "pictures" / "0.png"), np.zeros((40, 44, 3), np.uint8))
     tree["datasets"]["train"]["progressive"] = progressive
     (folder / "x.yml").write_text(yaml.safe_dump(tree))
     return folder / "x.yml"
@@ -120,3 +121,12 @@ def test_stages_are_read_from_an_option_file_and_written_again(tmp_path):
 def test_mistakes_in_stages_are_named(tmp_path, progressive, message):
     with pytest.raises(OptionError, match=message):
         load(write(tmp_path, progressive))
+
+
+@pytest.mark.parametrize(("size", "message"), [(31, "gt_size is 31"), (64, "smaller than the crop of 64")])
+def test_the_place_of_a_stage_is_told_with_what_does_not_fit(tmp_path, size, message):
+    file = write(tmp_path, [{"start": 6, "gt_size": size, "batch_size_per_gpu": 2}])
+    line = file.read_text().splitlines().index("  train:") + 1
+    with pytest.raises(ValueError, match=message) as caught:
+        StagedBatches(load(file).datasets.train, 0, OneOf())
+    assert str(caught.value).startswith(f"{file}:{line}: datasets.train: progressive.0: PairedImageDataset of")

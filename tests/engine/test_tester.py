@@ -115,6 +115,39 @@ def test_the_validation_set_and_the_weights_of_a_training_file_are_used(run, net
     assert results[str(file)]["val"]["psnr"]["mean"] == mean(by_hand(section, network, PSNR()))
 
 
+def test_what_is_said_of_the_pretrained_weights_is_not_said_of_a_checkpoint(run, networks, sets):
+    first, second = networks.values()
+    file = run.folder / "trained.pth"
+    torch.save({"params": first.state_dict(), "params_ema": second.state_dict()}, file)
+    partial = run.folder / "partial.pth"
+    torch.save({key: value for key, value in first.state_dict().items() if key != "conv_last.bias"}, partial)
+    of_pretrained = ("path.param_key_g=params", "path.strict_load_g=false")
+    for arguments, network in (
+        (("--checkpoint", file, "--set"), second),
+        (("--set", f"path.pretrain_network_g={file}"), first),
+    ):
+        test_process(run, *arguments, *of_pretrained)
+        results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
+        score = by_hand(sets["few"], network, PSNR(crop_border=2))
+        assert results[str(file)]["few"]["psnr"]["images"] == pytest.approx(score, rel=1e-6)
+    assert "conv_last.bias" in test_process(run, "--checkpoint", partial, "--set", *of_pretrained, status=1).stderr
+
+
+def test_restored_images_are_the_stored_negatives_of_a_training(run, networks):
+    """The two commands of docs/negatives.md."""
+    file = next(iter(networks))
+    (run.folder / "pictures" / "deep").mkdir()
+    (run.folder / "pictures" / "3.png").rename(run.folder / "pictures" / "deep" / "3.png")
+    test_process(run, "--checkpoint", file, "--set", "val.save_img=true", f"path.results_root={run.folder / 'results'}")
+    outputs = run.folder / "results" / "tiny" / "visualization" / "net_1" / "val"
+    assert len(list(outputs.rglob("*.png"))) == 4
+    run.train(
+        *("--set", f"datasets.train.dataroot_negatives=[{outputs}, {outputs}]", "train.total_iter=1"),
+        "train.negatives={type: ConsensusNegatives, stored: true}",
+    )
+    assert run.path("models", "net_g_1.pth").exists()
+
+
 def test_missing_weights_are_told_in_a_line(run, sets):
     result = test_process(run, status=1)
     assert "Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
@@ -143,3 +176,23 @@ def test_weights_of_another_network_are_refused(run, networks, sets):
         made_here(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
     assert "conv_first.weight ((4, 3, 3, 3) in the file, (8, 3, 3, 3) here)" in str(caught.value)
     assert not list(run.folder.rglob("results.json"))
+
+
+def test_options_that_decide_how_images_are_restored_hold_in_tests_too(run):
+    """Of the training options a test needs those alone: Noise2Self restores every pixel without seeing it."""
+    tree = options(run.folder)
+    data = {"type": "PairedImageDataset", "dataroot_gt": str(run.folder / "pictures")}
+    tree |= {
+        "model_type": "Noise2SelfModel",
+        "scale": 1,
+        "datasets": {
+            "train": {"type": "NoisyPatchPairs", "dataroot": data["dataroot_gt"], "patch_size": 16},
+            "val": {**data, "degradation": {"type": "HeteroscedasticNoise"}},
+        },
+        "network_g": {"type": "NAFNet", "width": 2, "enc_blk_nums": [1], "dec_blk_nums": [1]},
+        "train": {"total_iter": 1, "optim_g": {"type": "Adam"}, "j_invariant": True, "mask_width": 3},
+    }
+    tree["datasets"]["train"]["batch_size_per_gpu"] = 2
+    run.write(tree)
+    tester = testing.Tester(load(run.option_file), Process(0, 1, torch.device("cpu")))
+    assert (tester.model.j_invariant, tester.model.mask_width, tester.model.optimizer) == (True, 3, None)

@@ -30,4 +30,4 @@ def test_gradients_are_told_when_printed_and_the_curriculum_hears_of_the_validat
     (file,) = run.path("training_states").glob("6.state")
     state = torch.load(file, weights_only=True)["model"]
     assert float(state["l_neg"]["best_psnr"]) == psnr > 5
-    assert state["balance"]["steps"] == 6
+    assert state["balance_l_neg"]["steps"] == 6
