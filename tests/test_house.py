@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "mcir"
 FLOORS = {
     "registry": 1,
+    "weight_files": 1,
     "archs": 2,
     "data": 2,
     "metrics": 2,

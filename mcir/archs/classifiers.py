@@ -15,16 +15,9 @@ from typing import get_args
 import torch
 from torch import Tensor, fx, nn
 
-from mcir.archs.features import (
-    FeatureNetwork,
-    VGGFeatures,
-    VGGType,
-    WeightsError,
-    imagenet_file,
-    kind_of,
-    read_weights,
-)
+from mcir.archs.features import FeatureNetwork, VGGFeatures, VGGType, imagenet_file, kind_of
 from mcir.registry import suggestion
+from mcir.weight_files import WeightsError, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +97,9 @@ class ClassifierFeatures(FeatureNetwork):
             raise ValueError(f"{self.network} takes (B, 3, H, W), not {tuple(x.shape)}.")
         found: dict[str, Tensor] = self.net(self.prepared(x))
         memories = {activation.untyped_storage()._cdata for activation in found.values()}
-        for name in self.layer_names:
+        for name in self.layer_names if wanted is None else wanted:
             activation = found.pop(name)
-            if wanted is None or name in wanted:
-                yield name, activation if len(memories) == len(self.layer_names) else activation.clone()
+            yield name, activation if len(memories) == len(self.layer_names) else activation.clone()
 
     def _fill(self, weights: str) -> None:
         """Put values in place of parameters that are on the meta device so far; random ones are there already."""
@@ -127,7 +119,7 @@ class ClassifierFeatures(FeatureNetwork):
             )
         if not meta:
             file = imagenet_file(self.network, version) if version in versions else Path(weights)
-            self.net.load_state_dict(self._matching(read_weights(file), file), assign=True)
+            self.net.load_state_dict(self._matching(read_weights(file).tensors, file), assign=True)
 
     def _matching(self, state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
         """Return those entries of a state dict that this network needs, in float32."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import weakref
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.registry import suggestion
+from mcir.weight_files import WeightsError, read_weights
 
 VGGType: TypeAlias = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
@@ -29,10 +28,6 @@ _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
 _STD = (0.229, 0.224, 0.225)
 
 logger = logging.getLogger(__name__)
-
-
-class WeightsError(ValueError):
-    """Weights of a feature network that are not there or do not fit."""
 
 
 def vgg_layers(vgg_type: VGGType) -> list[str]:
@@ -84,8 +79,6 @@ class FeatureNetwork(nn.Module):
     Attributes:
         layer_names: the layers that it reports.
         kind: what it was built from, but for the layers: two networks of one kind differ in nothing else.
-        shared: several losses have it. Then the activations of an image that is asked for again are not computed again,
-            as long as that tensor lives and is not changed.
     """
 
     layer_names: tuple[str, ...]
@@ -97,8 +90,6 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.use_input_norm = use_input_norm
         self.range_norm = range_norm
-        self.shared = False
-        self._seen = _Seen()
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -112,11 +103,7 @@ class FeatureNetwork(nn.Module):
         Raises:
             ValueError: images without three channels, or smaller than the pools need.
         """
-        if not self.shared or x.is_inference():  # inference tensors do not say whether they were changed
-            return dict(self.stream(x))
-        kind = (torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type), self.mean.dtype)
-        found = self._seen.recall(x, kind)
-        return found if found is not None else self._seen.keep(x, kind, dict(self.stream(x)))
+        return dict(self.stream(x))
 
     def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the activations one by one, only ``wanted`` ones, each when the network has no more use for it.
@@ -138,32 +125,6 @@ class FeatureNetwork(nn.Module):
         if self.use_input_norm:
             x = (x - self.mean) / self.std
         return x
-
-
-class _Seen:
-    """The activations of images that are still there; a copy of it begins empty."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref[Tensor], int, tuple[Any, ...], dict[str, Tensor]]] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Seen:
-        return _Seen()
-
-    def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
-        return _Seen, ()
-
-    def recall(self, x: Tensor, kind: tuple[Any, ...]) -> dict[str, Tensor] | None:
-        """Return the activations kept of this very tensor, if it is as it was then."""
-        reference, version, like, found = self._entries.get(id(x), (None, 0, (), {}))
-        known = reference is not None and reference() is x and version == x._version and like == kind
-        return dict(found) if known else None
-
-    def keep(self, x: Tensor, kind: tuple[Any, ...], found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep activations until ``x`` is gone, and return them."""
-        key = id(x)
-        entries = self._entries
-        entries[key] = (weakref.ref(x, lambda _: entries.pop(key, None)), x._version, kind, found)
-        return dict(found)
 
 
 class VGGFeatures(FeatureNetwork):
@@ -260,7 +221,7 @@ class VGGFeatures(FeatureNetwork):
             )
         if not meta:
             file = imagenet_file(self.vgg_type) if weights == "imagenet" else Path(weights)
-            self._assign(self._matching(read_weights(file), file))
+            self._assign(self._matching(read_weights(file).tensors, file))
 
     def _random(self, seed: int) -> dict[str, Tensor]:
         """Return weights that keep activations of order one; a layer's do not depend on how many come after it."""
@@ -351,18 +312,3 @@ def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, 
 def kind_of(network: str, weights: str, use_input_norm: bool, range_norm: bool, seed: int) -> tuple[Any, ...]:
     """Return what makes two feature networks the same but for their layers; the seed is only of random weights."""
     return network, weights, use_input_norm, range_norm, seed if weights == "random" else None
-
-
-def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """Read a state dict; a file in the current format is mapped, so that only what is used is read.
-
-    Raises:
-        WeightsError: the file is damaged or holds something else.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged file raises whatever its damage leads to
-        raise WeightsError(f"{file} cannot be read as a state dict: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{file} is no state dict (names of weights and their tensors).")
-    return state

@@ -6,14 +6,14 @@ The output is pushed away, in a feature space, from what earlier states of the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcir.archs.features import VGGType
-from mcir.losses.feature_space import FeatureSpace, Normalize
-from mcir.losses.perceptual import Criterion, check_criterion, check_weights, frobenius
+from mcir.losses.feature_space import FeatureLoss, Normalize
+from mcir.losses.perceptual import Criterion, check_criterion, frobenius
 from mcir.losses.pixel import in_float32
 from mcir.losses.streaming import check_stack, sum_of_absolute_differences, with_slopes
 from mcir.registry import LOSSES
@@ -22,7 +22,7 @@ _DEFAULT_LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
 
 
 @LOSSES.register()
-class SPNLoss(nn.Module):
+class SPNLoss(FeatureLoss):
     """The negative term of SPN, ready to be added to a reconstruction loss (it carries its minus sign).
 
     The features of the output are computed once. The negatives pass one after the other without a graph, and of each
@@ -45,6 +45,8 @@ class SPNLoss(nn.Module):
         ValueError: an unknown layer, network or criterion, a weight that is not finite, or weights that are not there.
     """
 
+    compares_truth = False
+
     def __init__(
         self,
         layer_weights: Mapping[str, float] = _DEFAULT_LAYERS,
@@ -58,24 +60,21 @@ class SPNLoss(nn.Module):
         network: str | None = None,
         normalize: Normalize = "none",
     ) -> None:
-        super().__init__()
         check_criterion("SPNLoss", criterion)
-        check_weights("SPNLoss", {**layer_weights, "loss_weight": loss_weight} if layer_weights else {})
-        self.layer_weights = dict(layer_weights)
+        space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
+        super().__init__(layer_weights, {"loss_weight": loss_weight}, *space)
         self.criterion: Criterion = criterion
+        self.is_batch_mean = criterion != "fro"
         self.loss_weight = loss_weight
-        self.features = FeatureSpace(
-            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
-        )
 
-    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | None = None) -> Tensor:
+    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | Sequence[Tensor] | None = None) -> Tensor:
         """Return the loss as a scalar, in at least float32.
 
         Args:
             output: the restored images (B, 3, H, W) in [0, 1].
             negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
-            positives: (P, B, 3, H, W); no part of the loss. ``normalize: unit`` measures the first of them rather than
-                the output, if they are there.
+            positives: P images (B, 3, H, W); no part of the loss. ``normalize: unit`` measures the first of them rather
+                than the output, if they are there.
 
         Raises:
             ValueError: the shapes do not belong together, or the images are too small for the layers.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcir.archs.features import VGGType
-from mcir.losses.feature_space import FeatureSpace, Normalize
-from mcir.losses.perceptual import check_weights
+from mcir.losses.feature_space import Normalize
 from mcir.losses.pixel import in_float32
-from mcir.losses.streaming import check_stack, with_slopes
+from mcir.losses.streaming import PushPullLoss
 from mcir.registry import LOSSES
 
 _LAYERS = {"relu1_1": 1 / 3, "relu3_1": 1 / 3, "relu5_1": 1 / 3}
@@ -19,7 +19,7 @@ _LOWEST_TEMPERATURE = 0.05
 
 
 @LOSSES.register()
-class PCLLoss(nn.Module):
+class PCLLoss(PushPullLoss):
     """InfoNCE over feature maps: ``λ · Σ_l w_l · mean_p −log(e^{s_p/τ} / (e^{s_p/τ} + Σ_n e^{s_n/τ}))``.
 
     The similarity ``s`` of two images is the cosine of their feature vectors at each place, averaged over the places; a
@@ -46,8 +46,8 @@ class PCLLoss(nn.Module):
         normalize: ``unit`` divides each layer by its mean activation, on which a cosine does not depend.
 
     Raises:
-        ValueError: an unknown layer or network, a weight that is not finite, a temperature below 0.05, or weights that
-            are not there.
+        ValueError: an unknown layer or network, a weight that is not finite, a temperature that is not a finite number
+            from 0.05 on, or weights that are not there.
     """
 
     def __init__(
@@ -63,48 +63,32 @@ class PCLLoss(nn.Module):
         network: str | None = None,
         normalize: Normalize = "none",
     ) -> None:
-        super().__init__()
-        check_weights("PCLLoss", {**layer_weights, "loss_weight": loss_weight} if layer_weights else {})
-        if not temperature >= _LOWEST_TEMPERATURE:
-            raise ValueError(f"PCLLoss: temperature is at least {_LOWEST_TEMPERATURE}, not {temperature!r}.")
-        self.layer_weights = dict(layer_weights)
+        space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
+        super().__init__(layer_weights, {"loss_weight": loss_weight}, *space)
+        if not _LOWEST_TEMPERATURE <= temperature < math.inf:
+            raise ValueError(
+                f"PCLLoss: temperature is a finite number, at least {_LOWEST_TEMPERATURE}, not {temperature!r}."
+            )
         self.temperature = temperature
         self.loss_weight = loss_weight
-        self.features = FeatureSpace(
-            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
-        )
 
-    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Return the loss as a scalar, in at least float32.
-
-        Args:
-            output: the restored images (B, 3, H, W) in [0, 1].
-            negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
-            positives: (P, B, 3, H, W), P ≥ 1, such as ``gt[None]``; no gradient goes to them either.
-
-        Raises:
-            ValueError: there are no positives, the shapes do not belong together, or the images are too small for the
-                layers.
-        """
-        if positives is None:
-            raise ValueError("PCLLoss needs positives, such as gt[None], beside the negatives.")
-        check_stack("PCLLoss", "negatives", output, negatives)
-        check_stack("PCLLoss", "positives", output, positives)
-        self.features.measure(positives[0])
-        anchors = self.features(output)
-        with torch.no_grad():
-            contrasts = [InfoNCE(anchor, self.temperature) for anchor in anchors.values()]
-            for negative in negatives:
-                for contrast, (_, feature) in zip(contrasts, self.features.stream(negative), strict=True):
-                    contrast.repel(feature)
-            for positive in positives:
-                for contrast, (_, feature) in zip(contrasts, self.features.stream(positive), strict=True):
-                    contrast.attract(feature, len(positives))
-            weights = [self.loss_weight * self.layer_weights[name] for name in anchors]
-            value = torch.stack([w * contrast.value for w, contrast in zip(weights, contrasts, strict=True)]).sum()
-            wanting = [anchor for anchor in anchors.values() if anchor.requires_grad]
-            slopes = [contrast.slope() for contrast in contrasts] if wanting else []
-        return with_slopes(value, weights[: len(slopes)], slopes, wanting)
+    def compare(
+        self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
+    ) -> tuple[Tensor, list[float], list[Tensor]]:
+        """Return the value and its derivative with respect to the anchors."""
+        contrasts = {name: InfoNCE(anchor, self.temperature) for name, anchor in anchors.items()}
+        for negative in negatives:
+            for name, feature in self.features.stream(negative):
+                contrasts[name].repel(feature)
+                del feature  # its memory is free for the next layer
+        for features in positives:
+            for name, feature in features:
+                contrasts[name].attract(feature, len(positives))
+                del feature
+        weights = {name: self.loss_weight * self.layer_weights[name] for name in contrasts}
+        value = torch.stack([weights[name] * contrast.value for name, contrast in contrasts.items()]).sum()
+        wanting = [name for name, anchor in anchors.items() if anchor.requires_grad]
+        return value, [weights[name] for name in wanting], [contrasts[name].slope() for name in wanting]
 
 
 class InfoNCE:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcir.archs.features import VGGType
-from mcir.losses.feature_space import FeatureSpace, Normalize
+from mcir.losses.feature_space import FeatureLoss, Normalize
 from mcir.losses.pixel import in_float32, same_shape
 from mcir.registry import LOSSES, suggestion
 
@@ -57,17 +56,8 @@ def check_criterion(loss: str, criterion: str) -> None:
         )
 
 
-def check_weights(loss: str, weights: Mapping[str, float]) -> None:
-    """Raise a ValueError unless there are weights and all of them are finite numbers."""
-    if not weights:
-        raise ValueError(f"{loss}: layer_weights names no layer; give one at least, like {{relu3_3: 1.0}}.")
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-            raise ValueError(f"{loss}: the weight of {name} is a finite number, not {weight!r}.")
-
-
 @LOSSES.register()
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(FeatureLoss):
     """Distance of two images in the feature space of a network, and of their styles (Gatys et al., CVPR 2016).
 
     ``perceptual_weight · Σ_l w_l d(φ_l(output), φ_l(gt)) + style_weight · Σ_l w_l d(G_l(output), G_l(gt))`` with the
@@ -105,19 +95,16 @@ class PerceptualLoss(nn.Module):
         network: str | None = None,
         normalize: Normalize = "none",
     ) -> None:
-        super().__init__()
         check_criterion("PerceptualLoss", criterion)
         factors = {"perceptual_weight": perceptual_weight, "style_weight": style_weight}
-        check_weights("PerceptualLoss", {**layer_weights, **factors} if layer_weights else {})
+        space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
+        super().__init__(layer_weights, factors, *space)
         if not any(factors.values()):
             raise ValueError("PerceptualLoss: perceptual_weight and style_weight are both 0, so that nothing is left.")
-        self.layer_weights = dict(layer_weights)
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.criterion: Criterion = criterion
-        self.features = FeatureSpace(
-            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
-        )
+        self.is_batch_mean = criterion != "fro"
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the loss of (B, 3, H, W) images as a scalar; no gradient goes to ``gt``.
@@ -127,14 +114,14 @@ class PerceptualLoss(nn.Module):
         """
         same_shape("PerceptualLoss", output, gt)
         self.features.measure(gt)
-        with torch.no_grad():
-            theirs = self.features(gt)
+        anchors = self.features(output)
         total = torch.zeros((), device=output.device)
-        for name, ours in self.features(output).items():
-            weight = self.layer_weights[name]
+        for name, theirs in self.features.truth(gt):
+            ours, weight = anchors[name], self.layer_weights[name]
             if self.perceptual_weight:
-                total = total + self.perceptual_weight * weight * distance(ours, theirs[name], self.criterion)
+                total = total + self.perceptual_weight * weight * distance(ours, theirs, self.criterion)
             if self.style_weight:
-                style = distance(gram(ours), gram(theirs[name]), self.criterion)
+                style = distance(gram(ours), gram(theirs), self.criterion)
                 total = total + self.style_weight * weight * style
+            del theirs  # its memory is free for the next layer
         return total

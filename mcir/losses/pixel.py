@@ -17,7 +17,7 @@ Reduction: TypeAlias = Literal["mean", "sum"]
 class _PixelLoss(nn.Module):
     """What the pixel losses share: weight, reduction, the check of shapes, and arithmetic in at least float32."""
 
-    def __init__(self, loss_weight: float, reduction: Reduction) -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"{type(self).__name__}: reduction is 'mean' or 'sum', not {reduction!r}.")
@@ -25,6 +25,7 @@ class _PixelLoss(nn.Module):
             raise ValueError(f"{type(self).__name__}: loss_weight is a finite number, not {loss_weight!r}.")
         self.loss_weight = loss_weight
         self.reduction = reduction
+        self.is_batch_mean = reduction == "mean"
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the weighted loss of (B, C, H, W) images as a scalar.
@@ -53,9 +54,6 @@ class L1Loss(_PixelLoss):
         ValueError: an unknown reduction or a weight that is not finite.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
-        super().__init__(loss_weight, reduction)
-
     def terms(self, difference: Tensor) -> Tensor:
         """Return ``|d|``."""
         return difference.abs()
@@ -73,9 +71,6 @@ class MSELoss(_PixelLoss):
         ValueError: an unknown reduction or a weight that is not finite.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
-        super().__init__(loss_weight, reduction)
-
     def terms(self, difference: Tensor) -> Tensor:
         """Return ``d²``."""
         return difference.square()
@@ -91,13 +86,13 @@ class CharbonnierLoss(_PixelLoss):
         eps: what stands under the root beside the squared difference, above 0.
 
     Raises:
-        ValueError: an unknown reduction, a weight that is not finite or an ``eps`` that is not above 0.
+        ValueError: an unknown reduction, a weight that is not finite or an ``eps`` that is not a finite number above 0.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
         super().__init__(loss_weight, reduction)
-        if not eps > 0:
-            raise ValueError(f"CharbonnierLoss: eps is above 0, not {eps!r}.")
+        if not 0 < eps < math.inf:
+            raise ValueError(f"CharbonnierLoss: eps is a finite number above 0, not {eps!r}.")
         self.eps = eps
 
     def terms(self, difference: Tensor) -> Tensor:

@@ -8,24 +8,22 @@ arXiv:2303.14218.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcir.archs.features import VGGType
-from mcir.losses.feature_space import FeatureSpace, Normalize
-from mcir.losses.perceptual import check_weights
+from mcir.losses.feature_space import Normalize
 from mcir.losses.pixel import in_float32
-from mcir.losses.streaming import check_stack, sum_of_absolute_differences, with_slopes
+from mcir.losses.streaming import PushPullLoss, sum_of_absolute_differences
 from mcir.registry import LOSSES
 
 _LAYERS = {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0}
 
 
 @LOSSES.register()
-class ContrastiveRegularization(nn.Module):
+class ContrastiveRegularization(PushPullLoss):
     """CR: ``λ · Σ_l w_l · |φ_l(output) − φ_l(positive)| / (|φ_l(output) − φ_l(negative)| + eps)``, |·| a mean.
 
     Of several negatives or positives the distances are averaged before they are divided. AECR-Net has one of each, the
@@ -48,11 +46,11 @@ class ContrastiveRegularization(nn.Module):
             ``eps``.
 
     Raises:
-        ValueError: an unknown layer or network, a weight that is not finite, an ``eps`` that is not above 0, or weights
-            that are not there.
+        ValueError: an unknown layer or network, a weight that is not finite, an ``eps`` that is not finite and above 0,
+            or weights that are not there.
     """
 
-    is_batch_mean: Final = False
+    is_batch_mean = False
 
     def __init__(
         self,
@@ -67,64 +65,38 @@ class ContrastiveRegularization(nn.Module):
         network: str | None = None,
         normalize: Normalize = "none",
     ) -> None:
-        super().__init__()
-        name = type(self).__name__
-        check_weights(name, {**layer_weights, "loss_weight": loss_weight} if layer_weights else {})
-        if not eps > 0:
-            raise ValueError(f"{name}: eps is above 0, not {eps!r}.")
-        self.layer_weights = dict(layer_weights)
+        space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
+        super().__init__(layer_weights, {"loss_weight": loss_weight}, *space)
+        if not 0 < eps < math.inf:
+            raise ValueError(f"{type(self).__name__}: eps is a finite number above 0, not {eps!r}.")
         self.loss_weight = loss_weight
         self.eps = eps
-        self.features = FeatureSpace(
-            list(layer_weights), vgg_type, network, weights, use_input_norm, range_norm, seed, normalize
-        )
 
     def shares(self, negatives: Tensor) -> Tensor:
         """Return how much each of the negatives (N, B, C, H, W) counts: (N,), of sum 1."""
         return in_float32(negatives.new_full((len(negatives),), 1 / len(negatives)))
 
-    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Return the loss as a scalar, in at least float32.
-
-        Args:
-            output: the restored images (B, 3, H, W) in [0, 1].
-            negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
-            positives: (P, B, 3, H, W), P ≥ 1, such as ``gt[None]``; no gradient goes to them either.
-
-        Raises:
-            ValueError: there are no positives, the shapes do not belong together, or the images are too small for the
-                layers.
-        """
-        name = type(self).__name__
-        if positives is None:
-            raise ValueError(f"{name} needs positives, such as gt[None], beside the negatives.")
-        check_stack(name, "negatives", output, negatives)
-        check_stack(name, "positives", output, positives)
-        self.features.measure(positives[0])
-        anchors = self.features(output)
-        with torch.no_grad():
-            shares = self.shares(negatives)
-            attract = [_Distances(anchor) for anchor in anchors.values()]
-            repel = [_Distances(anchor) for anchor in anchors.values()]
-            for images in positives:
-                self._compare(images, 1 / len(positives), attract)
-            for images, share in zip(negatives, shares, strict=True):
-                self._compare(images, share, repel)
-            value = in_float32(output.new_zeros(()))
-            slopes = []
-            for layer, near, far in zip(anchors, attract, repel, strict=True):
-                factor = self.loss_weight * self.layer_weights[layer]
-                below = far.mean + self.eps
-                value = value + factor * near.mean / below
-                if near.slope is not None and far.slope is not None:
-                    slopes.append(near.slope.mul_(factor / below).sub_(far.slope.mul_(factor * near.mean / below**2)))
-        wanting = [anchor for anchor in anchors.values() if anchor.requires_grad]
-        return with_slopes(value, [1.0] * len(slopes), slopes, wanting)
-
-    def _compare(self, images: Tensor, share: Tensor | float, distances: list[_Distances]) -> None:
-        for distance, (_, feature) in zip(distances, self.features.stream(images), strict=True):
-            distance.add(feature, share)
-            del feature  # its memory is free for the next layer
+    def compare(
+        self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
+    ) -> tuple[Tensor, list[float], list[Tensor]]:
+        """Return the value and its derivative with respect to the anchors."""
+        shares = self.shares(negatives)
+        attract = {name: _Distances(anchor) for name, anchor in anchors.items()}
+        repel = {name: _Distances(anchor) for name, anchor in anchors.items()}
+        for features in positives:
+            _compare(features, 1 / len(positives), attract)
+        for images, share in zip(negatives, shares, strict=True):
+            _compare(self.features.stream(images), share, repel)
+        value = in_float32(negatives.new_zeros(()))
+        slopes = []
+        for layer, near in attract.items():
+            far = repel[layer]
+            factor = self.loss_weight * self.layer_weights[layer]
+            below = far.mean + self.eps
+            value = value + factor * near.mean / below
+            if near.slope is not None and far.slope is not None:
+                slopes.append(near.slope.mul_(factor / below).sub_(far.slope.mul_(factor * near.mean / below**2)))
+        return value, [1.0] * len(slopes), slopes
 
 
 @LOSSES.register()
@@ -182,8 +154,8 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
             layer_weights, vgg_type, weights, use_input_norm, range_norm, loss_weight, eps, seed, network, normalize
         )
         name = type(self).__name__
-        if not difficulties:
-            raise ValueError(f"{name}: difficulties names the PSNR of at least one kind of negatives.")
+        if not difficulties or not all(map(math.isfinite, difficulties)):
+            raise ValueError(f"{name}: difficulties are finite numbers, the PSNR of at least one kind of negatives.")
         if not 0 <= curriculum <= 1:
             raise ValueError(f"{name}: curriculum is a share in [0, 1], not {curriculum!r}.")
         if not (input_weight > 0 and math.isfinite(input_weight)):
@@ -216,6 +188,12 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
         if len(negatives) > count:
             weights = torch.cat([weights, weights.new_full((1,), self.input_weight)])
         return (weights / weights.sum()).to(in_float32(negatives.new_zeros(())).dtype)
+
+
+def _compare(features: Iterator[tuple[str, Tensor]], share: Tensor | float, distances: dict[str, _Distances]) -> None:
+    for name, feature in features:
+        distances[name].add(feature, share)
+        del feature  # its memory is free for the next layer
 
 
 class _Distances:

@@ -7,26 +7,71 @@ kept: memory does not grow with their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mcir.losses.feature_space import FeatureLoss
 from mcir.losses.pixel import in_float32
 
 _CHUNK = 2**21  # elements that are compared at a time where an intermediate result is needed
 
 
-def check_stack(loss: str, name: str, output: Tensor, stack: Tensor) -> None:
+def check_stack(loss: str, name: str, output: Tensor, stack: Tensor | Sequence[Tensor]) -> None:
     """Raise a ValueError unless ``stack`` holds at least one batch of the shape of ``output``, (N, B, C, H, W)."""
-    if stack.dim() != 5 or stack.shape[1:] != output.shape or not len(stack):
+    shapes = [(*stack.shape[1:],)] * len(stack) if isinstance(stack, Tensor) else [(*one.shape,) for one in stack]
+    if set(shapes) != {(*output.shape,)}:
         letter = name[0].upper()
+        found = (*stack.shape,) if isinstance(stack, Tensor) else shapes
         raise ValueError(
             f"{loss}: for an output of {tuple(output.shape)} the {name} are "
-            f"({letter}, {', '.join(map(str, output.shape))}) with {letter} ≥ 1, not {tuple(stack.shape)}."
+            f"({letter}, {', '.join(map(str, output.shape))}) with {letter} ≥ 1, not {found}."
         )
+
+
+class PushPullLoss(FeatureLoss):
+    """What losses share that draw the output to positives and push it from negatives, in a feature space."""
+
+    def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | Sequence[Tensor] | None = None) -> Tensor:
+        """Return the loss as a scalar, in at least float32.
+
+        Args:
+            output: the restored images (B, 3, H, W) in [0, 1].
+            negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
+            positives: P ≥ 1 images (B, 3, H, W), the ground truth first, such as ``[gt]``; no gradient goes to them
+                either.
+
+        Raises:
+            ValueError: there are no positives, the shapes do not belong together, or the images are too small for the
+                layers.
+        """
+        loss = type(self).__name__
+        if positives is None:
+            raise ValueError(f"{loss} needs positives, such as [gt], beside the negatives.")
+        check_stack(loss, "negatives", output, negatives)
+        check_stack(loss, "positives", output, positives)
+        truth, *further = positives
+        self.features.measure(truth)
+        anchors = self.features(output)
+        with torch.no_grad():
+            streams = [self.features.truth(truth), *map(self.features.stream, further)]
+            value, steepness, slopes = self.compare(anchors, negatives, streams)
+        return with_slopes(value, steepness, slopes, [anchor for anchor in anchors.values() if anchor.requires_grad])
+
+    def compare(
+        self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
+    ) -> tuple[Tensor, list[float], list[Tensor]]:
+        """Return the value and its derivative, ``steepness · slope`` for each of the anchors that wants one.
+
+        Args:
+            anchors: the activations of the output by layer.
+            negatives: (N, B, 3, H, W).
+            positives: the activations of each positive, layer by layer, as they come.
+        """
+        raise NotImplementedError
 
 
 def with_slopes(

@@ -52,16 +52,19 @@ class Balance(nn.Module):
 class GradientWatch:
     """Sees the gradient of each loss at the network's output in the backward pass that runs anyway.
 
-    Each loss that is attached gets the output under another name, at which autograd gathers what comes from this loss
-    alone. Nothing is computed twice but, where losses share features of the output, those features.
+    Each loss that is attached gets the output under another name (``alias_of`` the output), at which autograd gathers
+    what comes from this loss alone. Nothing is computed twice but, where losses share features of the output, the
+    backward pass from these features to the output.
 
     Attributes:
         names: of the losses, in the order in which they were attached.
+        balances: of the losses that are held in balance, by their names.
     """
 
     def __init__(self) -> None:
-        self.balances: dict[str, Balance] = {}
         self.names: list[str] = []
+        self.balances: dict[str, Balance] = {}
+        self._weights: dict[str, float] = {}
         self._open = False
         self._gradients: dict[str, Tensor] = {}
         self._products: Tensor | None = None
@@ -72,6 +75,7 @@ class GradientWatch:
         loss.register_forward_pre_hook(_Gate(self, name))
         if balance is not None:
             self.balances[name] = balance
+            self._weights[name] = getattr(loss, "loss_weight", 1.0)
             loss.register_forward_hook(_Weigh(balance))
 
     def begin(self, asked: bool) -> None:
@@ -85,6 +89,7 @@ class GradientWatch:
         if not (self._open and output.requires_grad):
             return output
         alias = output.view_as(output)
+        alias.alias_of = output  # type: ignore[attr-defined]
 
         def keep(gradient: Tensor) -> None:
             self._gradients[name] = gradient
@@ -108,7 +113,7 @@ class GradientWatch:
 
         These are the L2 norm ``grad_<loss>`` of the gradient of each loss at the output of one process, and for all
         but the first loss ``ratio_<loss>`` and ``cosine_<loss>`` to the first; with a balance ``factor_<loss>``, the
-        one that the step was made with.
+        one that the step was made with, and ``weight_<loss>``, the weight that the loss has by it: factor·loss_weight.
 
         Args:
             scale: by which the losses were multiplied before the backward pass.
@@ -124,7 +129,8 @@ class GradientWatch:
             told[f"ratio_{name}"] = norms[number] / norms[0].clamp(min=_TINY)
             told[f"cosine_{name}"] = products[0, number] / (norms[0] * norms[number]).clamp(min=_TINY)
             if name in self.balances:
-                told[f"factor_{name}"] = self.balances[name].factor()
+                told[f"factor_{name}"] = factor = self.balances[name].factor()
+                told[f"weight_{name}"] = factor * self._weights[name]
                 self.balances[name].update(norms[number] / norms[0])
         return told
 

@@ -7,17 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from mcir.inference import derived_keys, fitting, unfit
+from mcir.losses import share_features
 from mcir.losses.ranks import Alone, Ranks, tell_ranks
-from mcir.models.balance import GradientWatch
+from mcir.models.balance import Balance, GradientWatch
 from mcir.models.ema import MovingAverage
 from mcir.models.optim import Schedule, build_optimizer
-from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
+from mcir.registry import ARCHS, LOSSES, SCHEDULERS, ArchSection, LossSection, OptimizerSection, SchedulerSection
 
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
@@ -33,6 +34,11 @@ class Model(ABC):
     A subclass is a dataclass too: it adds its own options as fields, extends ``__post_init__`` to build what they ask
     for, and says in ``losses`` what is minimised.
     """
+
+    views: ClassVar[int] = 1
+    """Noisy views of each image that ``lq`` holds in training: (B, views, C, H, W) where there are several."""
+    restores_by: ClassVar[tuple[str, ...]] = ()
+    """Training options that decide how images are restored, too."""
 
     network_g: ArchSection
     """The network."""
@@ -113,9 +119,11 @@ class Model(ABC):
         self._forward = ranks.wrap(self._forward)
         self._ranks = ranks
         tell_ranks(self.parts, ranks)
-        changing = self.network.state_dict().keys() - derived_keys(self.network)
+        changing = self.trained_part.state_dict().keys() - derived_keys(self.trained_part)
         self._statistics = [
-            buffer for name, buffer in self.network.named_buffers() if name in changing and buffer.is_floating_point()
+            buffer
+            for name, buffer in self.trained_part.named_buffers()
+            if name in changing and buffer.is_floating_point()
         ]
 
     def require_trainable(self) -> None:
@@ -127,6 +135,58 @@ class Model(ABC):
         if self.optim_g is None:
             raise ValueError(f"{type(self).__name__} needs 'train.optim_g' to train, like {{type: Adam, lr: 1e-4}}.")
 
+    # -- what it is made of ---------------------------------------------------------------------------------------
+
+    @property
+    def trained_part(self) -> nn.Module:
+        """The part of the network that training changes: here all of it."""
+        return self.network
+
+    def add_loss(self, part: str, loss: LossSection | nn.Module, balance: float | None = None) -> None:
+        """Make a loss a part of the model, which shares feature networks with those that are there.
+
+        Args:
+            part: its name, also that of its value.
+            loss: its section in the option file, or the loss itself; the first argument is the network's output.
+            balance: the ratio to the first loss, of their gradients at the output, at which it is held.
+
+        Raises:
+            ValueError: the section does not fit, the batch is divided and the loss is no mean over the batch, or there
+                is no first loss to be in balance with.
+        """
+        built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss)
+        if self.accumulation_steps > 1 and not getattr(built, "is_batch_mean", True):
+            raise ValueError(f"{part}: with accumulation_steps > 1 a loss must be a mean over the batch; this is none.")
+        self.parts[part] = built.to(self.device)
+        share_features(self.parts)
+        held = None
+        if balance is not None:
+            if not self._watch.names:
+                raise ValueError(f"balance holds {part} at a ratio to another loss, like 'train.pixel_opt': give one.")
+            held = self.parts[f"balance_{part}"] = Balance(balance).to(self.device)
+        self._watch.attach(part, built, held)
+
+    def example(
+        self, images: int, lq_size: tuple[int, int], gt_size: tuple[int, int] | None = None, stored: int = 0
+    ) -> Batch:
+        """Return a batch of black images as the model trains on, on its device.
+
+        Args:
+            images: B, how many.
+            lq_size: (H, W) of a degraded image, or of a view of it.
+            gt_size: (H, W) of a ground truth; that of ``lq`` without.
+            stored: K, the stored negatives of an image that the data set brings.
+        """
+        channels = int(getattr(self.network, "in_channels", 3))
+        shapes: dict[str, tuple[int, ...]] = {"lq": (*([self.views] if self.views > 1 else []), channels, *lq_size)}
+        if self.views == 1:
+            shapes["gt"] = (channels, *(gt_size or lq_size))
+        if stored:
+            shapes["negatives"] = (stored, channels, *(gt_size or lq_size))
+        names = [f"{number}.png" for number in range(images)]
+        black = {key: torch.zeros(images, *shape, device=self.device) for key, shape in shapes.items()}
+        return {**black, "lq_path": names, "gt_path": names}
+
     # -- one step -------------------------------------------------------------------------------------------------
 
     def inputs(self, batch: Batch) -> Tensor:
@@ -135,8 +195,8 @@ class Model(ABC):
         return images
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimizer moves: here the parameters of the network."""
-        return list(self.network.parameters())
+        """Return what the optimizer moves: here the parameters of the trained part."""
+        return list(self.trained_part.parameters())
 
     def enter_training(self) -> None:
         """Bring the network into training mode."""
@@ -281,10 +341,15 @@ class Model(ABC):
     # -- its state ------------------------------------------------------------------------------------------------
 
     def stateful(self) -> dict[str, Any]:
-        """Return every part whose state a resumed run needs, by name; a subclass adds its own."""
+        """Return every part whose state a resumed run needs, by name; a subclass adds its own.
+
+        Of the losses and their balances these are the ones that have a state.
+        """
         parts: dict[str, Any] = {"network_g": self.network, "ema": self.ema, "optimizer": self.optimizer}
         if self._scaler.is_enabled():
             parts["loss_scale"] = self._scaler
+        losses = [*self._watch.names, *(f"balance_{name}" for name in self._watch.balances)]
+        parts |= {name: self.parts[name] for name in losses if self.parts[name].state_dict()}
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:

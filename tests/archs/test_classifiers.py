@@ -9,7 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from mcir.archs.classifiers import ClassifierFeatures, feature_network
-from mcir.archs.features import VGGFeatures, WeightsError
+from mcir.archs.features import VGGFeatures
+from mcir.weight_files import WeightsError
 
 NODES = ["layer1.0.bn2", "layer1.0.relu_1", "layer1"]
 

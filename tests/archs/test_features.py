@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs import features
-from mcir.archs.features import VGGFeatures, VGGType, WeightsError, vgg_layers
+from mcir.archs.features import VGGFeatures, VGGType, vgg_layers
+from mcir.weight_files import WeightsError
 from tests.golden.deterministic import uniform, vgg_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vgg"
@@ -242,11 +243,11 @@ def test_files_that_do_not_fit_say_what_is_wrong(vgg16: str, tmp_path: Path) -> 
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
     assert "features.7.bias is missing; features.10.weight is (3, 3) instead of (256, 128, 3, 3)" in str(caught.value)
     VGGFeatures(["relu1_2"], "vgg16", str(file))  # which needs none of the two
-    torch.save({"params": state}, file)
-    with pytest.raises(WeightsError, match="is no state dict"):
+    torch.save([state], file)
+    with pytest.raises(WeightsError, match="holds no weights"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
     file.write_bytes(Path(vgg16).read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
 
 

@@ -117,13 +117,13 @@ def test_under_autocast_only_the_features_are_bfloat16(criterion: Any) -> None:
 
 def test_output_passes_once_and_each_negative_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, passes = SPNLoss(LAYERS, "vgg16", "random"), []
-    stream = loss.features.stream
+    stream = loss.features.network.stream
 
-    def counted(x: Tensor) -> Any:
+    def counted(x: Tensor, wanted: Any) -> Any:
         passes.append((tuple(x.shape), torch.is_grad_enabled()))
-        return stream(x)
+        return stream(x, wanted)
 
-    monkeypatch.setattr(loss.features, "stream", counted)
+    monkeypatch.setattr(loss.features.network, "stream", counted)
     value_and_gradient(loss, *images(4))
     assert passes == [((2, 3, 12, 10), True)] + [((2, 3, 12, 10), False)] * 4
 

@@ -120,7 +120,9 @@ def test_places_where_nothing_is_active_have_neither_similarity_nor_slope() -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0.01}, "temperature is at least 0.05, not 0.01"),
+        ({"temperature": 0.01}, "temperature is a finite number, at least 0.05, not 0.01"),
+        ({"temperature": math.inf}, "temperature is a finite number, at least 0.05, not inf"),
+        ({"temperature": math.nan}, "temperature is a finite number, at least 0.05, not nan"),
         ({"layer_weights": {}}, "layer_weights names no layer"),
         ({"loss_weight": math.nan}, "the weight of loss_weight is a finite number"),
     ],
@@ -133,7 +135,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
 def test_images_are_checked() -> None:
     output, negatives, positives = images(2, dtype=torch.float32)
     loss = PCLLoss(**TINY)
-    with pytest.raises(ValueError, match="needs positives, such as gt"):
+    with pytest.raises(ValueError, match=r"needs positives, such as \[gt\]"):
         loss(output, negatives)
     with pytest.raises(ValueError, match=r"the negatives are \(N, 2, 3, 12, 10\) with N ≥ 1"):
         loss(output, negatives[:0], positives)

@@ -74,8 +74,9 @@ def test_arguments_are_checked(kind: type) -> None:
 
 
 def test_charbonnier_needs_an_eps() -> None:
-    with pytest.raises(ValueError, match=r"eps is above 0, not 0\.0"):
-        CharbonnierLoss(eps=0.0)
+    for eps in (0.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=rf"eps is a finite number above 0, not {eps}"):
+            CharbonnierLoss(eps=eps)
     zero = torch.zeros(1, 1, 1, 1)
     assert math.isclose(CharbonnierLoss(eps=0.25)(zero, zero).item(), 0.5)
 

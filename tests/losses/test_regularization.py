@@ -213,7 +213,12 @@ def test_under_autocast_the_features_are_compared_in_float32() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        (ContrastiveRegularization, {"eps": 0.0}, "eps is above 0, not 0.0"),
+        (ContrastiveRegularization, {"eps": 0.0}, "eps is a finite number above 0, not 0.0"),
+        (ContrastiveRegularization, {"eps": math.inf}, "eps is a finite number above 0, not inf"),
+        (CurricularContrastiveRegularization, {"eps": math.nan}, "eps is a finite number above 0, not nan"),
+        (CurricularContrastiveRegularization, {"difficulties": [30.0, math.nan]}, "difficulties are finite numbers"),
+        (CurricularContrastiveRegularization, {"curriculum": math.nan}, "curriculum is a share in"),
+        (CurricularContrastiveRegularization, {"input_weight": math.inf}, "input_weight is a number above 0"),
         (ContrastiveRegularization, {"layer_weights": {}}, "layer_weights names no layer"),
         (ContrastiveRegularization, {"loss_weight": math.inf}, "the weight of loss_weight is a finite number"),
         (CurricularContrastiveRegularization, {"difficulties": []}, "at least one kind"),
@@ -229,9 +234,12 @@ def test_arguments_are_checked(kind: Any, arguments: dict[str, Any], message: st
 def test_images_are_checked() -> None:
     loss = ContrastiveRegularization(**TINY)
     output, negatives, positives = images(2, dtype=torch.float32)
-    with pytest.raises(ValueError, match="needs positives, such as gt"):
+    with pytest.raises(ValueError, match=r"needs positives, such as \[gt\]"):
         loss(output, negatives)
     with pytest.raises(ValueError, match=r"the positives are \(P, 2, 3, 12, 10\) with P ≥ 1, not \(2, 3, 12, 10\)"):
         loss(output, negatives, positives[0])
+    with pytest.raises(ValueError, match=r"with P ≥ 1, not \[\(2, 3, 12, 10\), \(1, 3, 12, 10\)\]"):
+        loss(output, negatives, [positives[0], positives[0, :1]])
+    assert torch.equal(loss(output, negatives, [positives[0]]), loss(output, negatives, positives[:1]))
     with pytest.raises(ValueError, match=r"6 difficulties are for 6 negatives, or 7 .* not 2"):
         CurricularContrastiveRegularization(**TINY)(output, negatives, positives)

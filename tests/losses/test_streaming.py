@@ -38,3 +38,7 @@ def test_a_stack_of_another_shape_is_named() -> None:
         ValueError, match=r"X: for an output of \(2, 3, 4, 4\) the negatives are \(N, 2, 3, 4, 4\) with"
     ):
         check_stack("X", "negatives", output, output)
+    check_stack("X", "positives", output, [output, output])
+    for wrong in ([], [output, output[:1]]):
+        with pytest.raises(ValueError, match=r"the positives are \(P, 2, 3, 4, 4\) with P ≥ 1, not \["):
+            check_stack("X", "positives", output, wrong)

@@ -1,7 +1,9 @@
 """What each loss asks of the output: against separate backward passes; and losses held in balance."""
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -106,6 +108,7 @@ def test_a_balance_holds_the_ratio_whatever_the_weight(loss_weight, changes, bat
         scalars = model.training_step(batch, iteration)
         ratios.append(float(scalars["ratio_l_neg"]))
         factors.append(float(scalars["factor_l_neg"]))
+    torch.testing.assert_close(scalars["weight_l_neg"], loss_weight * scalars["factor_l_neg"])
     assert factors[0] == 1 and not 0.2 < ratios[0] < 0.3
     assert all(0.15 < ratio < 0.4 for ratio in ratios[1:])
     assert scalars["l_neg"] < 0
@@ -131,12 +134,12 @@ def test_a_balance_continues_bit_for_bit(batch):
         through.training_step(batch, iteration)
     for iteration in (1, 2):
         first.training_step(batch, iteration)
-    assert "balance" in first.state_dict()
+    assert "balance_l_neg" in first.state_dict()
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for iteration in (3, 4):
         second.training_step(batch, iteration)
     assert torch.equal(weights(through), weights(second))
-    assert torch.equal(through.parts["balance"].log_own_ratio, second.parts["balance"].log_own_ratio)
+    assert torch.equal(through.parts["balance_l_neg"].log_own_ratio, second.parts["balance_l_neg"].log_own_ratio)
 
 
 def test_a_balance_is_the_same_in_every_process(batch):
@@ -153,9 +156,9 @@ def test_a_balance_is_the_same_in_every_process(batch):
     for model, part in zip(models, (batch, other), strict=True):
         model.parallelize(OtherRanks(lambda value: together))
         model.training_step(part, 1)
-    assert torch.equal(*(model.parts["balance"].log_own_ratio for model in models))
+    assert torch.equal(*(model.parts["balance_l_neg"].log_own_ratio for model in models))
     natural = (together[1, 1] / together[0, 0]).sqrt()
-    torch.testing.assert_close(models[0].parts["balance"].factor(), 0.3 / natural)
+    torch.testing.assert_close(models[0].parts["balance_l_neg"].factor(), 0.3 / natural)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, math.inf, math.nan])
@@ -169,18 +172,90 @@ def test_a_balance_needs_another_loss():
         build(balance=0.1, pixel_opt=None)
 
 
-def test_losses_of_a_model_share_their_feature_network(batch):
-    model = build(perceptual_opt=PERCEPTUAL)
-    networks = [model.parts[name].features.network for name in ("l_percep", "l_neg")]
+PCL = {
+    "type": "PCLLoss",
+    "weights": "random",
+    "vgg_type": "vgg16",
+    "use_input_norm": True,
+    "layer_weights": {"relu1_1": 0.4, "relu1_2": 0.6},
+}
+HARD = {"type": "CombinedNegatives", "members": [{"type": "InputNegatives"}, {"type": "HardNegatives"}]}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulation_steps": 2, "contrastive_opt": PCL, "negatives": HARD},
+        {"contrastive_opt": {**PCL, "normalize": "unit"}, "negatives": HARD, "channels_last": True},
+        {"precision": "bf16", "contrastive_opt": PCL},
+    ],
+)
+def test_losses_of_a_model_look_once_at_output_and_truth(changes, watched, batch, monkeypatch):
+    one = build(perceptual_opt=PERCEPTUAL, **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr("mcir.models.base.share_features", lambda parts: None)
+        other = build(perceptual_opt=PERCEPTUAL, **changes)
+    networks = [one.parts[name].features.network for name in ("l_percep", "l_neg")]
     assert networks[0] is networks[1] and networks[0].layer_names == ("relu1_1", "relu1_2")
+    passes, stream = [], networks[0].stream
+
+    def counting(images, wanted=None):
+        passes.append(torch.is_grad_enabled())
+        return stream(images, wanted)
+
+    networks[0].stream = counting
+    one.watch_gradients = other.watch_gradients = watched
+    parts, others = one.accumulation_steps, 4 + 3 if "negatives" in changes else 2
+    for iteration in (1, 2):
+        passes.clear()
+        told, expected = one.training_step(batch, iteration), other.training_step(batch, iteration)
+        assert passes.count(True) == parts
+        assert passes.count(False) == parts * (others + 1)  # negatives, further positives; the truth once
+        assert not one.parts["l_neg"].features._shared._kept
+        assert ("grad_l_neg" in told) == watched
+        tolerance = 1e-2 if one.precision == "bf16" else 1e-4
+        for name in told:
+            torch.testing.assert_close(told[name], expected[name], rtol=tolerance, atol=1e-6)
+
+
+def test_the_first_loss_that_two_share_does_not_hold_the_features_after_the_step(batch):
+    """Neither those of the output nor those of the ground truth, in a step that is watched."""
+    model = build(perceptual_opt=PERCEPTUAL, contrastive_opt=PCL, negatives=HARD)
     model.watch_gradients = True
-    apart = copy.deepcopy(model)
-    for part in ("l_percep", "l_neg"):
-        apart.parts[part].features.network = copy.deepcopy(apart.parts[part].features.network)
-        apart.parts[part].features.network.shared = False
-    one, other = model.training_step(batch, 1), apart.training_step(batch, 1)
-    for name in ("l_percep", "l_neg", "grad_l_percep", "grad_l_neg", "grad_norm"):
-        torch.testing.assert_close(one[name], other[name])
+    network, given = model.parts["l_neg"].features.network, []
+    stream = network.stream
+
+    def watched(images, wanted=None):
+        for name, activation in stream(images, wanted):
+            given.append(weakref.ref(activation))
+            yield name, activation
+
+    network.stream = watched
+    model.training_step(batch, 1)
+    gc.collect()
+    assert len(given) == 2 * (1 + 1 + 4 + 3) and not any(one() is not None for one in given)
+
+
+def test_two_losses_are_held_in_balance_each_by_its_own(batch):
+    model = build(perceptual_opt=None)
+    model.add_loss("l_style", {**PERCEPTUAL, "perceptual_weight": 0.0, "style_weight": 3.0}, balance=0.5)
+    model.add_loss("l_far", {"type": "MSELoss", "loss_weight": 7.0}, balance=0.25)
+    plain = type(model).losses
+
+    def losses(output, part):
+        also = {name: model.parts[name](output, part["gt"]) for name in ("l_style", "l_far")}
+        return plain(model, output, part) | also
+
+    model.losses = losses
+    assert {"balance_l_style", "balance_l_far"} <= model.state_dict().keys() and "balance_l_neg" not in model.parts
+    for iteration in (1, 2, 3, 4):
+        scalars = model.training_step(batch, iteration)
+    assert 0.3 < scalars["ratio_l_style"] < 0.8 and 0.15 < scalars["ratio_l_far"] < 0.4
+    assert scalars["factor_l_far"] != scalars["factor_l_style"]
+    torch.testing.assert_close(scalars["weight_l_far"], 7 * scalars["factor_l_far"])
+    assert "factor_l_neg" not in scalars and "weight_l_neg" not in scalars
 
 
 def test_a_unit_scale_is_measured_by_the_ground_truth_and_resumed(batch):
@@ -216,9 +291,19 @@ def test_a_curriculum_follows_the_evaluations_and_is_resumed(batch):
     assert model.training_step(batch, 1)["l_neg"] > 0
 
 
-def test_quotients_of_means_cannot_be_taken_part_by_part():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contrastive_opt": CCR},
+        {"contrastive_opt": {**SPN, "criterion": "fro"}},
+        {"perceptual_opt": {**PERCEPTUAL, "criterion": "fro"}},
+        {"pixel_opt": {"type": "CharbonnierLoss", "reduction": "sum"}},
+    ],
+)
+def test_what_is_no_mean_over_the_batch_cannot_be_taken_part_by_part(changes):
+    build(**changes)
     with pytest.raises(ValueError, match="must be a mean over the batch"):
-        build(accumulation_steps=2, contrastive_opt=CCR)
+        build(accumulation_steps=2, **changes)
 
 
 def test_a_balance_without_a_loss_to_hold_is_refused():

@@ -34,9 +34,9 @@ class Negatives(OverRanks, ABC):
             stored: negatives (B, K, C, sH, sW) that the data set brings, if it does (``dataroot_negatives``).
         """
 
-    def positives(self, gt: Tensor) -> Tensor:
-        """Return what the output is drawn to (P, B, C, sH, sW), the ground truths ``gt`` (B, C, sH, sW) first."""
-        return gt[None]
+    def positives(self, gt: Tensor) -> list[Tensor]:
+        """Return what the output is drawn to, P images (B, C, sH, sW); the first are the ground truths ``gt``."""
+        return [gt]
 
     def start_from(self, network: nn.Module) -> None:
         """Begin anew from ``network``, whose weights were just loaded; nothing for kinds that do not follow it."""

@@ -50,10 +50,9 @@ class CombinedNegatives(Negatives):
         """Return the negatives of all members (N, B, C, sH, sW)."""
         return torch.cat([member(lq, gt, stored) for member in self.kinds()])
 
-    def positives(self, gt: Tensor) -> Tensor:
-        """Return ``gt`` (B, C, sH, sW) and the further positives of all members: (P, B, C, sH, sW)."""
-        further = [member.positives(gt)[1:] for member in self.kinds()]
-        return torch.cat([gt[None], *further])
+    def positives(self, gt: Tensor) -> list[Tensor]:
+        """Return ``gt`` (B, C, sH, sW) and the further positives of all members, P images of that size."""
+        return [gt, *(positive for member in self.kinds() for positive in member.positives(gt)[1:])]
 
     def start_from(self, network: nn.Module) -> None:
         """Let every member begin anew."""

@@ -1,5 +1,6 @@
 """The network's own past as negatives ("Learning from History", AAAI 2024, arXiv:2309.06023)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -151,7 +152,7 @@ class AdaptiveHistoryNegatives(_Bank):
         seed: of the random networks.
 
     Raises:
-        ValueError: a share outside [0, 1], or fewer than one member.
+        ValueError: a share outside [0, 1], a threshold that is not a finite number from 0 on, or fewer than one member.
     """
 
     def __init__(
@@ -165,6 +166,8 @@ class AdaptiveHistoryNegatives(_Bank):
     ) -> None:
         if members < 1:
             raise ValueError(f"AdaptiveHistoryNegatives: members is at least 1, not {members}.")
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"AdaptiveHistoryNegatives: threshold is a finite number from 0 on, not {threshold}.")
         require_share("decay", decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold

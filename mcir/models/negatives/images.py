@@ -78,10 +78,10 @@ class HardNegatives(Negatives):
                 "HardNegatives: blurred and radius are at least 1 and sharpened at least 0, not "
                 f"{blurred}, {radius} and {sharpened}."
             )
-        if not 0 < sigma[0] <= sigma[1] or not 0 <= sharpness[0] <= sharpness[1]:
+        if not 0 < sigma[0] <= sigma[1] < math.inf or not 0 <= sharpness[0] <= sharpness[1] < math.inf:
             raise ValueError(
-                "HardNegatives: sigma and sharpness are ranges [least, largest], sigma above 0 and sharpness from 0 "
-                f"on, not {list(sigma)} and {list(sharpness)}."
+                "HardNegatives: sigma and sharpness are finite ranges [least, largest], sigma above 0 and sharpness "
+                f"from 0 on, not {list(sigma)} and {list(sharpness)}."
             )
         self.blurred, self.sharpened = blurred, sharpened
         self.sigma, self.radius, self.sharpness = sigma, radius, sharpness
@@ -94,10 +94,10 @@ class HardNegatives(Negatives):
         return torch.stack([_blurred(gt, *kernels) for kernels in self.kernels()])
 
     @torch.no_grad()
-    def positives(self, gt: Tensor) -> Tensor:
-        """Return ``gt`` (B, C, sH, sW) and what is sharpened of it: (1 + sharpened, B, C, sH, sW)."""
+    def positives(self, gt: Tensor) -> list[Tensor]:
+        """Return ``gt`` (B, C, sH, sW) and what is sharpened of it, 1 + sharpened images of that size."""
         smooth = _smoothed(gt)
-        return torch.stack([gt, *(_in_8_bits(torch.lerp(smooth, gt, factor)) for factor in self.factors())])
+        return [gt, *(_in_8_bits(torch.lerp(smooth, gt, factor)) for factor in self.factors())]
 
     def kernels(self) -> Iterator[tuple[list[float], list[float]]]:
         """Yield the blur of each negative at this iteration: its weights down and across."""

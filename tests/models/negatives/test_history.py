@@ -131,6 +131,12 @@ def test_arguments_that_make_no_sense_are_refused(section, message):
         NEGATIVES.build({"type": "HistoryNegatives", **section}, network())
 
 
+@pytest.mark.parametrize("threshold", [-1.0, float("inf"), float("nan")])
+def test_a_threshold_that_nothing_can_exceed_or_fail_is_refused(threshold):
+    with pytest.raises(ValueError, match="threshold is a finite number from 0 on"):
+        AdaptiveHistoryNegatives(network(), threshold=threshold)
+
+
 def test_a_network_that_cannot_be_rebuilt_is_named():
     with pytest.raises(ValueError, match=r"Conv2d does not keep its arguments.*start: 0"):
         HistoryNegatives(torch.nn.Conv2d(3, 3, 1))

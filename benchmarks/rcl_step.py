@@ -1,0 +1,204 @@
+"""What the distance matrix costs in a pre-training step of residual contrastive learning.
+
+The U-Net of 31 M parameters, pairs of 128×128 crops, ResNet50 to layer1 for the consistency, Adam. Of each distance the
+contrastive loss is timed alone, forward and backward, on the residuals of ``--pairs`` images (64, the paper's batch);
+its share is of the step with as many. The rest of the step is measured with ``--batch-size`` pairs and grows with their
+number. *Literal* is a double loop over the pairs as the formulas read: two sorts for each pair, its moments, all m²
+kernels. It is measured on ``--literal-pairs`` images and grows with the square of their number. On a CPU the times are
+processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. Peak memory, beyond that
+of the residuals, is measured in a process of its own::
+
+    python benchmarks/rcl_step.py --batch-size 4 --json rcl_step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.measuring import interleaved, last_number_of, peak_mib, write_report
+from mcir.losses import ResidualContrastiveLoss
+from mcir.models import ResidualContrastiveModel
+
+CROP, TEMPERATURE, WEIGHT, SAMPLES = 128, 0.1, 1e-3, 1024
+BANDWIDTHS = (0.01, 0.02, 0.04, 0.08, 0.16)
+TARGET_SHARE = 0.15
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def emd(a: Tensor, b: Tensor) -> Tensor:
+    """Return the earth mover's distance of two residuals."""
+    return (a.flatten().sort().values - b.flatten().sort().values).abs().mean()
+
+
+def bd(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Bhattacharyya distance of two residuals."""
+    (var_a, mean_a), (var_b, mean_b) = (torch.var_mean(each, correction=0) for each in (a, b))
+    both = var_a + var_b
+    return (mean_a - mean_b).square() / (4 * both) + (both / (2 * (var_a * var_b).sqrt())).log() / 2
+
+
+def mmd(a: Tensor, b: Tensor) -> Tensor:
+    """Return the squared maximum mean discrepancy of two residuals, of so many of their values."""
+    a, b = (each.flatten()[torch.randperm(each.numel(), device=each.device)[:SAMPLES]] for each in (a, b))
+
+    def kernel(u: Tensor, v: Tensor) -> Tensor:
+        square = (u[:, None] - v).square()
+        return torch.stack([torch.exp(-square / (2 * s * s)).mean() for s in BANDWIDTHS]).mean()
+
+    return kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
+
+
+KINDS = {
+    "EMD": ("EarthMoversDistance", emd),
+    "BD": ("BhattacharyyaDistance", bd),
+    "MMD": ("MaximumMeanDiscrepancy", mmd),
+}
+
+
+def literal(kind: str, anchors: Tensor, keys: Tensor) -> Tensor:
+    """Return the contrastive loss from a double loop."""
+    distance = KINDS[kind][1]
+    matrix = torch.stack([torch.stack([distance(anchor, key) for key in keys]) for anchor in anchors])
+    own = torch.arange(len(anchors), device=anchors.device)
+    return WEIGHT * F.cross_entropy(-matrix / TEMPERATURE, own, reduction="sum")
+
+
+def ours(kind: str, device: torch.device) -> Loss:
+    """Return mcir's contrastive loss."""
+    section = {"type": KINDS[kind][0]}
+    return ResidualContrastiveLoss(section, TEMPERATURE, loss_weight=WEIGHT).to(device)
+
+
+def residuals(pairs: int, device: torch.device, side: int = CROP) -> tuple[Tensor, Tensor]:
+    """Return noise, stronger in one image than in another, of two patches each."""
+    generator = torch.Generator().manual_seed(0)
+    spread = 20 / 255 * torch.rand(pairs, 1, 1, 1, generator=generator)
+    first, second = (torch.randn(pairs, 3, side, side, generator=generator).mul_(spread) for _ in range(2))
+    return first.to(device).requires_grad_(), second.to(device).requires_grad_()
+
+
+def forward_and_backward(loss: Loss, anchors: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss, and its gradients in one tensor."""
+    value = loss(anchors, keys)
+    return value.detach(), torch.cat(torch.autograd.grad(value, (anchors, keys)))
+
+
+def rest_of_step(pairs: int, device: torch.device) -> Callable[[], Any]:
+    """Return a function that makes a training step without the contrastive loss."""
+    model = ResidualContrastiveModel(
+        network_g={"type": "UNet"},
+        optim_g={"type": "Adam", "lr": 1e-3, "eps": 1e-7},
+        consistency_opt={"type": "ConsistencyLoss", "weights": "random"},
+        channels_last=True,
+    ).to(device)
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    assert parameters == 31_037_763
+    lq = torch.rand(pairs, 2, 3, CROP, CROP, generator=torch.Generator().manual_seed(0)).to(device)
+    return lambda: model.training_step({"lq": lq}, 1)
+
+
+def agreement(kind: str, device: torch.device) -> tuple[float, float]:
+    """Return how far loss and gradient (relative, L2) are from the literal ones, on patches small enough for MMD."""
+    anchors, keys = residuals(6, device, side=16)  # 768 values, fewer than are drawn
+    value, gradient = forward_and_backward(ours(kind, device), anchors, keys)
+    expected, reference = forward_and_backward(partial(literal, kind), anchors, keys)
+    return float((value - expected).abs() / expected), float((gradient - reference).norm() / reference.norm())
+
+
+def print_memory(kind: str, pairs: int, device: torch.device) -> None:
+    """Print by how many MiB the contrastive loss and the gradients of the residuals raise the peak memory."""
+    torch.set_num_threads(1)
+    loss = ours(kind, device)
+    forward_and_backward(loss, *residuals(2, device, side=16))
+    given = residuals(pairs, device)
+    idle = peak_mib(device)
+    forward_and_backward(loss, *given)
+    print(peak_mib(device) - idle)
+
+
+def main() -> None:
+    """Measure, print a table and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=64, help="images of the step in question (default: 64)")
+    parser.add_argument("--batch-size", type=int, help="images of the step that is measured (default: as many)")
+    parser.add_argument("--literal-pairs", type=int, default=6, help="images of the double loop (default: 6)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device, pairs = torch.device(arguments.device), arguments.pairs
+    if arguments.memory_of:
+        return print_memory(arguments.memory_of, pairs, device)
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    torch.set_num_threads(1)
+    batch_size = arguments.batch_size or pairs
+    calls: dict[str, Callable[[], Any]] = {"rest": rest_of_step(batch_size, device)}
+    small, whole = residuals(arguments.literal_pairs, device), residuals(pairs, device)
+    for kind in KINDS:
+        calls[f"{kind}.ours"] = partial(forward_and_backward, ours(kind, device), *whole)
+        calls[f"{kind}.literal"] = partial(forward_and_backward, partial(literal, kind), *small)
+    times = interleaved(calls, arguments.rounds, device)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rest = medians["rest"] * pairs / batch_size
+    near = {kind: agreement(kind, device) for kind in KINDS}
+    size = ("--pairs", pairs, "--device", device.type)
+    memory = {kind: last_number_of(__file__, "--memory-of", kind, *size) for kind in KINDS}
+
+    table = Table(title=f"The contrastive loss of {pairs} pairs of {CROP}×{CROP} crops, on {device}")
+    headings = (
+        "distance",
+        "seconds",
+        "literal s",
+        "literal / it",
+        "memory MiB",
+        "of the step",
+        "loss off by",
+        "gradient",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "distance" else "right")
+    shares = {}
+    for kind in KINDS:
+        own = medians[f"{kind}.ours"]
+        loop = medians[f"{kind}.literal"] * (pairs / arguments.literal_pairs) ** 2
+        shares[kind] = {"ours": own / (rest + own), "literal": loop / (rest + loop)}
+        row = (f"{own:.3f}", f"{loop:.1f}", f"{loop / own:.0f}", f"{memory[kind]:.0f}", f"{shares[kind]['ours']:.2%}")
+        table.add_row(kind, *row, *(f"{difference:.1e}" for difference in near[kind]))
+    console = Console(width=120)
+    console.print(table)
+    scaled = "" if batch_size == pairs else f" ({pairs / batch_size:g} × that of {batch_size} pairs)"
+    console.print(f"rest of the step: {rest:.2f} s{scaled}; target: each distance under {TARGET_SHARE:.0%} of the step")
+    console.print("literal shares: " + ", ".join(f"{kind} {share['literal']:.0%}" for kind, share in shares.items()))
+    report = {
+        "seconds": times,
+        "median_seconds": medians,
+        "shares": shares,
+        "memory_mib": memory,
+        "agreement": near,
+        "pairs": pairs,
+        "batch_size": batch_size,
+        "literal_pairs": arguments.literal_pairs,
+    }
+    write_report(arguments.json, report, device)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""The distances against golden numbers, other libraries, formulas written out, and the laws that they follow."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcir.losses import BhattacharyyaDistance, EarthMoversDistance, MaximumMeanDiscrepancy
+from mcir.losses import distances as module
+from mcir.registry import DISTANCES
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rcl" / "distances.npz"
+TINY = 1e-18  # the golden numbers have no eps
+CASES = {
+    "emd_pooled": EarthMoversDistance(),
+    "emd_channel_mean": EarthMoversDistance("separate"),
+    "bd_gauss_pooled": BhattacharyyaDistance(eps=TINY),
+    "bd_gauss_channel_mean": BhattacharyyaDistance("separate", TINY),
+    "bd_gauss_multivariate": BhattacharyyaDistance("joint", TINY),
+    "mmd2_biased_pooled_mix": MaximumMeanDiscrepancy(),
+    "mmd2_unbiased_pooled_mix": MaximumMeanDiscrepancy(unbiased=True),
+    "mmd2_biased_pooled_s0p04": MaximumMeanDiscrepancy([0.04]),
+}
+METRICS = [EarthMoversDistance(), EarthMoversDistance("separate")]
+ALL = [*CASES.values()]
+BIASED = [case for name, case in CASES.items() if "unbiased" not in name]
+NAMES = list(CASES)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as file:
+        return {name: torch.from_numpy(file[name]) for name in file}
+
+
+def residuals(seed, count=3, size=(3, 5, 4), dtype=torch.float64):
+    """Noise of another spread and mean for each residual."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 0.02 + 0.1 * torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
+    mean = 0.1 * torch.randn(count, 1, 1, 1, generator=generator, dtype=torch.float64)
+    return (mean + spread * torch.randn(count, *size, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+# -- other people's numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_the_golden_ones(golden, name):
+    expected, given_ = golden[name], golden["residuals"]
+    defined = ~expected.isnan()  # the unbiased distance of a residual to itself
+    assert defined.sum() >= 56
+    found = CASES[name](given_, given_)
+    assert found.dtype == torch.float64 and found.shape == (8, 8)
+    assert (found - expected)[defined].abs().max() < 1e-12
+    assert (CASES[name](given_.float(), given_.float()) - expected)[defined].abs().max() < 2e-7
+
+
+@pytest.mark.parametrize("name", ["emd_pooled", "emd_channel_mean", "bd_gauss_pooled", "mmd2_biased_pooled_mix"])
+def test_gradients_are_the_golden_ones(golden, name):
+    a, b = (golden["residuals"][item, None].clone().requires_grad_() for item in (0, 3))
+    CASES[name](a, b).sum().backward()
+    assert (a.grad[0] - golden[f"grad_{name}_wrt_p0"]).abs().max() < 1e-15
+    assert (b.grad[0] - golden[f"grad_{name}_wrt_q3"]).abs().max() < 1e-15
+
+
+def test_emd_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = residuals(1, 2), residuals(2, 3)
+    expected = [[stats.wasserstein_distance(x.flatten(), y.flatten()) for y in b] for x in a]
+    assert EarthMoversDistance()(a, b).numpy() == pytest.approx(np.array(expected), rel=1e-12)
+
+
+def test_emd_is_the_cost_of_the_optimal_transport():
+    ot = pytest.importorskip("ot")
+    a, b = residuals(1, 2), residuals(2, 3)
+
+    def cost(x, y):
+        return ot.emd2_1d(x.flatten().numpy(), y.flatten().numpy(), metric="euclidean")
+
+    pooled = [[cost(x, y) for y in b] for x in a]
+    separate = [[np.mean([cost(u, v) for u, v in zip(x, y, strict=True)]) for y in b] for x in a]
+    assert EarthMoversDistance()(a, b).numpy() == pytest.approx(np.array(pooled), rel=1e-12)
+    assert EarthMoversDistance("separate")(a, b).numpy() == pytest.approx(np.array(separate), rel=1e-12)
+
+
+def test_bd_is_the_integral_of_the_densities():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = residuals(3, 1), residuals(4, 1)
+    x = np.linspace(-3, 3, 200001)
+    densities = [stats.norm(float(each.mean()), float(each.std(correction=0))).pdf(x) for each in (a, b)]
+    expected = -math.log(np.sqrt(densities[0] * densities[1]).sum() * (x[1] - x[0]))
+    assert BhattacharyyaDistance()(a, b).item() == pytest.approx(expected, rel=1e-7)
+
+
+def literal_mmd(a, b, bandwidths, unbiased):
+    """All m² kernels of each pair."""
+
+    def kernel(u, v):
+        square = (u[:, None] - v[None]).square()
+        return sum(torch.exp(-square / (2 * s * s)) for s in bandwidths) / len(bandwidths)
+
+    def same(u):
+        found = kernel(u, u)
+        return (found.sum() - len(u)) / (len(u) * (len(u) - 1)) if unbiased else found.mean()
+
+    rows = [[same(u) + same(v) - 2 * kernel(u, v).mean() for v in b.flatten(1)] for u in a.flatten(1)]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("bandwidths", [[0.01, 0.02, 0.04, 0.08, 0.16], [0.3], [0.013, 0.7]])
+def test_waves_give_the_mmd_of_all_kernels(bandwidths, unbiased):
+    distance = MaximumMeanDiscrepancy(bandwidths, samples=None, unbiased=unbiased)
+    a, b = (3 * residuals(seed, 2) for seed in (5, 6))
+    a[0, 0, 0, 0], b[1, 0, 0, 0] = 1.999, -1.999  # as far from each other as the waves must reach
+    a, b = a.requires_grad_(), b.requires_grad_()
+    found, expected = distance(a, b), literal_mmd(a, b, bandwidths, unbiased)
+    assert (found - expected).abs().max() < 1e-12
+    weights = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((x * weights).sum(), (a, b)) for x in (found, expected)), strict=True
+    ):
+        assert (ours - theirs).abs().max() < 1e-11 < theirs.abs().max()
+
+
+# -- laws -------------------------------------------------------------------------------------------------------------
+
+seeds = st.integers(0, 2**31)
+numbers = st.floats(-0.3, 0.3)
+factors = st.floats(0.2, 3.0)
+laws = settings(max_examples=15, deadline=None)
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+@given(seed=seeds)
+@laws
+def test_order_of_pixels_does_not_matter(distance, seed):
+    a, b = residuals(seed, 2), residuals(seed + 1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+    shuffled = a.flatten(2)[..., order].view_as(a)
+    torch.testing.assert_close(distance(shuffled, b), distance(a, b), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+@given(seed=seeds)
+@laws
+def test_symmetric_never_negative_and_zero_on_itself(distance, seed):
+    a, b = residuals(seed, 2), residuals(seed + 1)
+    torch.testing.assert_close(distance(a, b), distance(b, a).T, rtol=0, atol=1e-14)
+    if distance in BIASED:
+        assert distance(a, b).min() > 0
+        assert distance(a, a).diagonal().abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("distance", METRICS, ids=["pooled", "separate"])
+@given(seed=seeds, shift=numbers, factor=factors)
+@laws
+def test_emd_is_a_metric_that_moves_and_grows_with_the_residuals(distance, seed, shift, factor):
+    a, b, c = (residuals(seed + number, 2) for number in range(3))
+    near = {"rtol": 1e-12, "atol": 1e-15}
+    torch.testing.assert_close(distance(a, a + shift).diagonal(), torch.full((2,), abs(shift), dtype=a.dtype), **near)
+    torch.testing.assert_close(distance(-factor * a + shift, -factor * b + shift), factor * distance(a, b), **near)
+    assert (distance(a, c)[:, None, :] <= distance(a, b)[:, :, None] + distance(b, c)[None] + 1e-15).all()
+
+
+@given(seed=seeds)
+@laws
+def test_emd_of_pooled_values_is_never_above_that_of_channels(seed):
+    a, b = residuals(seed), residuals(seed + 1)
+    assert (EarthMoversDistance()(a, b) <= EarthMoversDistance("separate")(a, b) + 1e-15).all()
+
+
+@pytest.mark.parametrize("channels", ["pooled", "separate", "joint"])
+@given(seed=seeds, shift=numbers, factor=factors)
+@laws
+def test_bd_does_not_change_when_both_are_moved_and_scaled(channels, seed, shift, factor):
+    distance, a, b = BhattacharyyaDistance(channels, TINY), residuals(seed), residuals(seed + 1)
+    torch.testing.assert_close(distance(shift - factor * a, shift - factor * b), distance(a, b), rtol=1e-9, atol=1e-13)
+
+
+def test_joint_bd_does_not_depend_on_the_colours_that_pixels_are_written_in():
+    distance, a, b = BhattacharyyaDistance("joint", TINY), residuals(1), residuals(2)
+    colours = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
+    turned = (torch.einsum("dc,nchw->ndhw", colours, each) for each in (a, b))
+    torch.testing.assert_close(distance(*turned), distance(a, b), rtol=1e-9, atol=0)
+
+
+@given(seed=seeds, shift=numbers, factor=factors)
+@laws
+def test_mmd_does_not_change_when_all_is_moved_and_scaled_with_its_bandwidths(seed, shift, factor):
+    a, b = residuals(seed), residuals(seed + 1)
+    expected = MaximumMeanDiscrepancy([0.02, 0.1])(a, b)
+    scaled = MaximumMeanDiscrepancy([0.02 * factor, 0.1 * factor], largest=10.0)
+    torch.testing.assert_close(scaled(factor * a + shift, factor * b + shift), expected, rtol=0, atol=1e-12)
+
+
+def test_emd_and_bd_of_gaussian_noise():
+    spreads = torch.tensor([0.02, 0.05, 0.08]).view(3, 1, 1, 1)
+    noise = spreads * torch.randn(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    s, t = (spreads.flatten().double()[:, None] for _ in range(2))
+    found = EarthMoversDistance()(noise, noise).double()
+    torch.testing.assert_close(found, math.sqrt(2 / math.pi) * (s - t.T).abs(), rtol=0.05, atol=1e-4)
+    expected = 0.5 * torch.log((s**2 + t.T**2) / (2 * s * t.T))
+    torch.testing.assert_close(BhattacharyyaDistance()(noise, noise), expected, rtol=0.05, atol=1e-4)
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+def test_gradient_is_the_derivative(distance):
+    a, b = residuals(7, 2, (3, 3, 2)).requires_grad_(), residuals(8, 3, (3, 3, 2)).requires_grad_()
+    assert torch.autograd.gradcheck(distance, (a, b), eps=1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+def test_arithmetic_is_not_that_of_half_precision(distance):
+    a, b = residuals(9, dtype=torch.bfloat16).requires_grad_(), residuals(10, dtype=torch.bfloat16)
+    expected = distance(a.detach().double(), b.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distance(a, b)
+        found.sum().backward()
+    assert found.dtype in (torch.float32, torch.float64) and a.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("distance", BIASED)
+def test_equal_residuals_attract_nothing(distance):
+    """Two patches may be one and the same: then nothing is to be gained there."""
+    a, b = (residuals(11, 1, dtype=torch.float32).requires_grad_() for _ in range(2))
+    distance(a, b).sum().backward()
+    scale = torch.autograd.grad(distance(a, residuals(12, 1, dtype=torch.float32)).sum(), a)[0].abs().max()
+    assert a.grad.abs().max() < 1e-5 * scale and b.grad.abs().max() < 1e-5 * scale
+
+
+@pytest.mark.parametrize("channels", ["pooled", "separate", "joint"])
+def test_bd_is_stable(channels):
+    distance = BhattacharyyaDistance(channels)
+    far = residuals(13, 2, dtype=torch.float32) + 100
+    near = (far.double() - 100).float()  # exact
+    torch.testing.assert_close(distance(far, far), distance(near, near), rtol=1e-9, atol=1e-15)
+    grey = residuals(14, 2, dtype=torch.float32)[:, :1].expand(2, 3, 5, 4)
+    flat = torch.zeros(2, 3, 5, 4, requires_grad=True)
+    for strange in (grey, flat):  # covariances without a determinant
+        values = distance(strange, near)
+        assert values.isfinite().all() and (values > 0).all()
+        assert distance(strange, strange).diagonal().abs().max() < 1e-6
+    distance(flat, near).sum().backward()
+    assert flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+def test_what_is_not_finite_is_not_hidden(distance):
+    a = residuals(15, 2)
+    a[0, 0, 0, 0] = math.nan
+    found = distance(a, residuals(16, 2))
+    assert found[0].isnan().all() and found[1].isfinite().all()
+
+
+def test_parts_of_the_values_add_up_and_stay_small(monkeypatch):
+    a, b = residuals(17, 3).requires_grad_(), residuals(18, 2).requires_grad_()
+    expected = EarthMoversDistance()(a, b)
+    gradients = torch.autograd.grad(expected.square().sum(), (a, b))
+    widths = []
+    cdist = torch.cdist
+    monkeypatch.setattr(module.torch, "cdist", lambda x, y, p: widths.append(x.shape[1]) or cdist(x, y, p=p))
+    monkeypatch.setattr(module, "_BUDGET", 3 * 2 * 7 + 1)
+    found = EarthMoversDistance()(a, b)
+    assert widths == [7] * 8 + [4]
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found.square().sum(), (a, b)), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+def test_nothing_is_kept_for_each_pair_and_pixel(distance):
+    """What the backward pass needs grows with the residuals, not with their pairs."""
+
+    def kept(count):
+        sizes = {}
+
+        def keep(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        a = residuals(19, count, (3, 32, 32), torch.float32).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            distance(a, a.detach())
+        return sum(sizes.values())
+
+    assert kept(32) < 2.5 * kept(16)
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The values that MMD looks at, call by call."""
+    seen = []
+    waves = MaximumMeanDiscrepancy._waves
+    monkeypatch.setattr(MaximumMeanDiscrepancy, "_waves", lambda self, x: seen.append(x) or waves(self, x))
+    return seen
+
+
+def test_samples_are_distinct_and_new_each_time_and_each_residual_has_its_own(drawn):
+    numbered = (torch.arange(300.0) / 300).view(1, 3, 10, 10).expand(2, 3, 10, 10)
+    distance = MaximumMeanDiscrepancy(samples=40)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = distance.describe(numbered)
+    distance.describe(numbered)
+    torch.set_rng_state(state)  # as a resumed run does
+    assert torch.equal(distance.describe(numbered), first)
+    for values in drawn:
+        assert values.shape == (2, 40) and all(len(row.unique()) == 40 for row in values)
+        assert set(values[0].tolist()) != set(values[1].tolist())
+    assert set(drawn[0][0].tolist()) != set(drawn[1][0].tolist())
+    assert torch.equal(drawn[2], drawn[0])
+    assert drawn[0].min() < 0.2 and drawn[0].max() > 0.8  # from everywhere
+
+
+def test_samples_estimate_what_all_values_give():
+    a, b = residuals(20, 2, (3, 32, 32)), residuals(21, 2, (3, 32, 32))
+    expected = MaximumMeanDiscrepancy(samples=None, unbiased=True)(a, b)
+    estimate = MaximumMeanDiscrepancy(samples=64, unbiased=True)
+    torch.manual_seed(0)
+    draws = torch.stack([estimate(a, b) for _ in range(200)])
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert ((draws.mean(0) - expected).abs() < 4 * error + 1e-3).all() and (error > 0).all()
+
+
+def test_many_samples_pass_in_parts(monkeypatch, drawn):
+    a, b = residuals(22, 2).requires_grad_(), residuals(23, 3)
+    distance = MaximumMeanDiscrepancy(samples=None)
+    whole = distance(a, b)
+    (expected,) = torch.autograd.grad(whole.sum(), a)
+    monkeypatch.setattr(module, "_AT_ONCE", 25)
+    drawn.clear()
+    parts = distance(a, b)
+    assert [tuple(part.shape) for part in drawn] == [(2, 25), (2, 25), (2, 10), (3, 25), (3, 25), (3, 10)]
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(torch.autograd.grad(parts.sum(), a)[0], expected, rtol=1e-9, atol=1e-14)
+
+
+def test_values_beyond_the_largest_count_as_the_largest():
+    distance, b = MaximumMeanDiscrepancy(largest=0.5), residuals(24)
+    a = 5 * residuals(25)
+    assert a.abs().max() > 0.5
+    assert torch.equal(distance(a, b), distance(a.clamp(-0.5, 0.5), b.clamp(-0.5, 0.5)))
+    ends = torch.tensor([-9, 9], dtype=torch.float64).view(2, 1, 1, 1)
+    expected = 2 - 2 * sum(math.exp(-1 / (2 * s * s)) for s in (0.01, 0.02, 0.04, 0.08, 0.16)) / 5
+    assert distance(ends, ends)[0, 1].item() == pytest.approx(expected, abs=1e-13)
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "EarthMoverDistance"}, "no distance 'EarthMoverDistance'. Did you mean 'EarthMoversDistance'"),
+        ({"type": "EarthMoversDistance", "channels": "joint"}, "channels is one of 'pooled', 'separate', not 'joint'"),
+        ({"type": "BhattacharyyaDistance", "channels": "rgb"}, "is one of 'pooled', 'separate', 'joint', not 'rgb'"),
+        ({"type": "BhattacharyyaDistance", "eps": 0.0}, "eps is a finite number above 0, not 0.0"),
+        ({"type": "BhattacharyyaDistance", "eps": math.nan}, "eps is a finite number above 0, not nan"),
+        ({"type": "MaximumMeanDiscrepancy", "bandwidths": []}, r"bandwidths \(one at least\) .* not \[\]"),
+        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [0.1, -1.0]}, r"above 0, not \[0.1, -1.0\]"),
+        ({"type": "MaximumMeanDiscrepancy", "largest": math.inf}, "above 0, not .* and inf"),
+        ({"type": "MaximumMeanDiscrepancy", "samples": 1}, "samples is at least 2, or null for all values, not 1"),
+        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [5e-5]}, "5e-05 over values up to ±2.0 takes .* waves"),
+    ],
+)
+def test_arguments_are_checked(section, message):
+    with pytest.raises(ValueError, match=message):
+        DISTANCES.build(section)
+
+
+@pytest.mark.parametrize("distance", ALL, ids=NAMES)
+def test_residuals_are_checked(distance):
+    with pytest.raises(ValueError, match=r"residuals are floating-point numbers \(M, C, H, W\), not .*\(3, 5, 4\)"):
+        distance.describe(torch.rand(3, 5, 4))
+    with pytest.raises(ValueError, match=r"not torch.uint8 \(1, 3, 5, 4\)"):
+        distance.describe(torch.zeros(1, 3, 5, 4, dtype=torch.uint8))
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match=r"residuals of one size; the descriptions of these are \(60,\) and \(75,\)"):
+        EarthMoversDistance()(residuals(1), residuals(1, size=(3, 5, 5)))
+    with pytest.raises(ValueError, match="residuals of one size"):
+        BhattacharyyaDistance("joint")(residuals(1), residuals(1, size=(1, 5, 4)))

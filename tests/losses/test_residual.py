@@ -1,0 +1,352 @@
+"""The losses of RCL against golden numbers and formulas written out, in one process and in two."""
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mcir.losses import ConsistencyLoss, ResidualContrastiveLoss
+from mcir.registry import LOSSES
+from tests.golden.deterministic import deterministic_state_dict
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "rcl"
+DISTANCES = {
+    "emd_pooled": {"type": "EarthMoversDistance"},
+    "emd_channel_mean": {"type": "EarthMoversDistance", "channels": "separate"},
+    "bd_gauss_pooled": {"type": "BhattacharyyaDistance", "eps": 1e-18},
+    "mmd2_biased_pooled_mix": {"type": "MaximumMeanDiscrepancy"},
+}
+
+
+def golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file}
+
+
+def residuals(count, dtype=torch.float64):
+    """Noise of another spread for each image, in two patches."""
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.02 + 0.06 * torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
+    return [(spread * torch.randn(count, 3, 6, 5, generator=generator).double()).to(dtype) for _ in range(2)]
+
+
+# -- contrast ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_values_and_gradients_are_the_golden_ones(distance):
+    facts = golden("infonce")
+    for temperature in facts["taus"].tolist():
+        for reduction in ("sum", "mean"):
+            loss = ResidualContrastiveLoss(DISTANCES[distance], temperature, 1.0, reduction, 1.0)
+            expected = facts[f"{distance}.loss_{reduction}.tau{temperature}"].item()
+            assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
+            assert loss(facts["q"].float(), facts["k"].float()).item() == pytest.approx(expected, rel=1e-6)
+    anchors, keys = (facts[name].clone().requires_grad_() for name in ("q", "k"))
+    (3 * ResidualContrastiveLoss(DISTANCES[distance], loss_weight=1 / 3)(anchors, keys)).backward()
+    for name, found in (("q", anchors.grad), ("k", keys.grad)):
+        reference = facts[f"{distance}.grad_{name}.tau0.1"]
+        assert (found.flatten()[::5] - reference).abs().max() < 1e-11 * reference.abs().max()
+
+
+def test_residuals_can_be_in_other_units():
+    facts = golden("infonce")
+    loss = ResidualContrastiveLoss(residual_scale=255.0, loss_weight=1.0)
+    expected = facts["emd_pooled.loss_sum.tau0.1.scale255"].item()
+    assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_the_formula(dtype):
+    anchors, keys = residuals(5, dtype)
+    total = 0.0
+    for j, anchor in enumerate(anchors):
+        distances = [(anchor.flatten().sort()[0] - key.flatten().sort()[0]).abs().mean() for key in keys]
+        similar = [math.exp(-float(distance) / 0.05) for distance in distances]
+        total -= math.log(similar[j] / sum(similar))
+    value = ResidualContrastiveLoss(temperature=0.05, loss_weight=0.5)(anchors, keys)
+    assert value.dtype == dtype and value.shape == ()
+    assert value.item() == pytest.approx(0.5 * total, rel=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_who_cannot_be_told_apart_costs_the_logarithm_of_the_number():
+    same = torch.rand(1, 3, 8, 8).expand(64, 3, 8, 8)
+    assert ResidualContrastiveLoss()(same, same).item() == pytest.approx(1e-3 * 64 * math.log(64), rel=1e-6)
+
+
+def test_descending_tells_images_apart():
+    anchors, keys = (each.requires_grad_() for each in residuals(6))
+    loss = ResidualContrastiveLoss(loss_weight=1.0)
+    before = loss(anchors, keys)
+    before.backward()
+    for each in (anchors, keys):  # both patches learn
+        assert each.grad.norm() > 0
+    with torch.no_grad():
+        assert loss(anchors - 0.01 * anchors.grad, keys - 0.01 * keys.grad) < before
+
+
+def test_half_precision_is_only_that_of_the_residuals():
+    anchors, keys = residuals(4, torch.bfloat16)
+    loss = ResidualContrastiveLoss(residual_scale=255.0)
+    expected = loss(anchors.double(), keys.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(anchors.requires_grad_(), keys)
+    value.backward()
+    assert value.dtype == torch.float32 and anchors.grad.dtype == torch.bfloat16
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_whole_training_step(resnet50):
+    """Crops, network, residuals, both losses, Adam: three steps, each from what the one before left."""
+    facts = golden("rcl_step")
+    images, corners = facts["noisy_images"], facts["patch_topleft"].tolist()
+    patches = [
+        torch.stack(
+            [image[:, top : top + 32, left : left + 32] for image, (top, left) in zip(images, which, strict=True)]
+        )
+        for which in zip(*corners, strict=True)
+    ]
+    x = torch.cat(patches)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)).double()
+    named = {"w1": network[0].weight, "b1": network[0].bias, "w2": network[2].weight, "b2": network[2].bias}
+    for name, parameter in named.items():
+        parameter.data.copy_(facts[name])
+    contrast, consistency = ResidualContrastiveLoss(), ConsistencyLoss(weights=resnet50).double()
+    space = consistency.features.network
+    space.mean, space.std = (  # the golden numbers were made with constants in float64
+        torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1e-7)
+
+    def losses():
+        output = network(x)
+        return contrast(*(x - output).chunk(2)), consistency(output, x)
+
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        contrastive, consistent = losses()
+        if step == 1:
+            assert contrastive.item() == pytest.approx(1e-3 * facts["loss_contrast_sum"].item(), rel=1e-12)
+            assert consistent.item() == pytest.approx(facts["loss_consistency_layer1_mse"].item(), rel=1e-12)
+            found = torch.autograd.grad(contrastive, list(named.values()), retain_graph=True)
+            for name, gradient in zip(named, found, strict=True):
+                torch.testing.assert_close(1e3 * gradient, facts[f"grad_contrast_only_{name}"], rtol=1e-9, atol=1e-13)
+        total = contrastive + consistent
+        assert total.item() == pytest.approx(facts["loss_total_steps"][step - 1].item(), rel=1e-11)
+        total.backward()
+        if step == 1:
+            for name, parameter in named.items():
+                torch.testing.assert_close(parameter.grad, facts[f"grad_{name}"], rtol=1e-9, atol=1e-13)
+        optimizer.step()
+        if step in (1, 3):
+            after = f"after_{step}_step{'s' * (step > 1)}"
+            for name, parameter in named.items():
+                torch.testing.assert_close(parameter.data, facts[f"{name}_{after}"], rtol=1e-9, atol=1e-12)
+    assert sum(losses()).item() == pytest.approx(facts["loss_total_after_3"].item(), rel=1e-11)
+
+
+WORK = """
+import sys
+import torch
+from mcir.config.schema import DistOptions
+from mcir.engine.distributed import joined
+from mcir.losses import ResidualContrastiveLoss
+from mcir.losses.ranks import tell_ranks
+
+torch.set_num_threads(1)
+kinds, anchors, keys = torch.load(sys.argv[1], weights_only=True)
+told = []
+with joined(0, DistOptions(timeout_minutes=1)) as process:
+    size = len(anchors) // process.world_size
+    own = slice(process.rank * size, (process.rank + 1) * size)
+    for distance, reduction in kinds:
+        loss = ResidualContrastiveLoss(distance, reduction=reduction)
+        tell_ranks(torch.nn.ModuleList([loss]), process)
+        a, k = anchors[own].clone().requires_grad_(), keys[own].clone().requires_grad_()
+        value = loss(a, k)
+        value.backward()
+        told.append([value.detach(), a.grad, k.grad])
+torch.save(told, f"{sys.argv[1]}.{process.rank}")
+"""
+
+
+def test_two_processes_are_one_with_the_whole_batch(tmp_path):
+    file = tmp_path / "batch.pt"
+    everything = {**DISTANCES, "mmd2_biased_pooled_mix": {"type": "MaximumMeanDiscrepancy", "samples": None}}
+    kinds = [[section, reduction] for section in everything.values() for reduction in ("sum", "mean")]
+    anchors, keys = residuals(6)
+    torch.save([kinds, anchors, keys], file)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK, str(file)],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    told = [torch.load(f"{file}.{rank}", weights_only=True) for rank in (0, 1)]
+    for number, (distance, reduction) in enumerate(kinds):
+        a, k = anchors.clone().requires_grad_(), keys.clone().requires_grad_()
+        value = ResidualContrastiveLoss(distance, reduction=reduction)(a, k)
+        value.backward()
+        values, *gradients = zip(*(each[number] for each in told), strict=True)
+        assert (sum(values) / 2).item() == pytest.approx(value.item(), rel=1e-12)
+        for found, expected in zip(gradients, (a.grad, k.grad), strict=True):
+            together = torch.cat(found) / 2  # the mean over the processes, as DDP takes it of the weights' gradients
+            torch.testing.assert_close(together, expected, rtol=1e-9, atol=1e-16)
+
+
+# -- consistency ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
+    """The path of the weights that the golden numbers were made with."""
+    import torchvision
+
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in torchvision.models.resnet50().state_dict().items()}
+    file = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    torch.save(deterministic_state_dict(shapes), file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    facts = golden("consistency")
+    return facts, facts["x"], facts["y"]
+
+
+NODES = {"maxpool": "stem", **{name: name for name in ("layer1", "layer2", "layer3", "layer4", "avgpool")}}
+
+
+def test_every_layer_is_the_golden_one(resnet50, pair):
+    facts, x, y = pair
+    for layer, stored in NODES.items():
+        loss = ConsistencyLoss({layer: 1.0}, weights=resnet50)
+        expected = facts[f"{stored}.mse"].item()
+        assert loss(y, x).item() == pytest.approx(expected, rel=2e-6)
+        assert loss.double()(y.double(), x.double()).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("reduction", "name"), [("mean", "mse"), ("sum", "sum_sq_per_image")])
+def test_several_layers_add_up(resnet50, pair, reduction, name):
+    facts, x, y = pair
+    weights = {layer: 1.0 + number for number, layer in enumerate(NODES)}
+    loss = ConsistencyLoss(weights, weights=resnet50, reduction=reduction, loss_weight=0.5).double()
+    expected = sum(0.5 * weights[layer] * facts[f"{stored}.{name}"].mean().item() for layer, stored in NODES.items())
+    assert loss(y.double(), x.double()).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer4"])
+def test_gradient_is_the_golden_one_and_goes_to_the_output_only(resnet50, pair, layer):
+    facts, x, y = pair
+    x, y = x.double().requires_grad_(), y.double().requires_grad_()
+    loss = ConsistencyLoss({layer: 1.0}, weights=resnet50).double()
+    loss(y, x).backward()
+    reference = facts[f"{layer}.grad_mse_wrt_y"]
+    assert (y.grad.flatten()[::23] - reference).abs().max() < 1e-11 * reference.abs().max()
+    assert x.grad is None and not list(loss.parameters()) and not loss.state_dict()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_batch_costs_the_mean_of_its_images(pair, reduction):
+    _, x, y = pair
+    loss = ConsistencyLoss(weights="random", reduction=reduction)
+    assert loss.is_batch_mean
+    parts = [loss(y[item : item + 1], x[item : item + 1]) for item in (0, 1)]
+    assert loss(y, x).item() == pytest.approx(sum(parts).item() / 2, rel=1e-5)
+    assert loss(x, x).item() == 0
+
+
+def test_random_weights_come_from_the_seed_and_work_in_half_precision(pair):
+    _, x, y = pair
+    loss = ConsistencyLoss(weights="random", seed=3)
+    expected = loss(y, x)
+    assert torch.equal(ConsistencyLoss(weights="random", seed=3)(y, x), expected)
+    assert not torch.equal(ConsistencyLoss(weights="random", seed=4)(y, x), expected)
+    y = y.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(y, x)
+    value.backward()
+    assert value.dtype == torch.float32 and value != expected and y.grad.norm() > 0
+    assert value.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_layers_can_be_brought_to_one_scale(pair):
+    _, x, y = pair
+    loss = ConsistencyLoss(weights="random", normalize="unit")
+    plain = ConsistencyLoss(weights="random")
+    mean = plain.features(x)["layer1"].abs().mean()
+    assert loss(y, x).item() == pytest.approx((plain(y, x) / mean**2).item(), rel=1e-5)
+
+
+def test_weights_that_cannot_be_had_are_told_before_the_training(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(ValueError, match=r"ImageNet weights of resnet50 are not on this machine.*'weights: random'"):
+        ConsistencyLoss()
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "ResidualContrastiveLoss", "temperature": 0.0}, "temperature is a finite number above 0, not 0.0"),
+        ({"type": "ResidualContrastiveLoss", "temperature": math.inf}, "temperature is a finite number above 0"),
+        ({"type": "ResidualContrastiveLoss", "residual_scale": -1.0}, "residual_scale is a finite number above 0"),
+        ({"type": "ResidualContrastiveLoss", "loss_weight": math.nan}, "loss_weight is a finite number, not nan"),
+        ({"type": "ResidualContrastiveLoss", "reduction": "none"}, "reduction is 'mean' or 'sum', not 'none'"),
+        ({"type": "ResidualContrastiveLoss", "distance": {"type": "EMD"}}, "There is no distance 'EMD'"),
+        ({"type": "ConsistencyLoss", "reduction": "none"}, "ConsistencyLoss: reduction is 'mean' or 'sum'"),
+        ({"type": "ConsistencyLoss", "layer_weights": {"layer5": 1.0}}, "resnet50 has no node 'layer5'. Did you mean"),
+        ({"type": "ConsistencyLoss", "layer_weights": {}}, "ConsistencyLoss: layer_weights names no layer"),
+        ({"type": "ConsistencyLoss", "loss_weight": math.inf}, "weight of loss_weight is a finite number, not inf"),
+        ({"type": "ConsistencyLoss", "network": "resnet51"}, "no classifier 'resnet51'. Did you mean 'resnet"),
+        ({"type": "ConsistencyLoss", "weights": "nowhere.pth"}, "There is no file 'nowhere.pth'"),
+    ],
+)
+def test_arguments_are_checked(section, message):
+    with pytest.raises(ValueError, match=message):
+        LOSSES.build(section)
+
+
+def test_batches_are_checked():
+    loss = ResidualContrastiveLoss()
+    with pytest.raises(ValueError, match=r"the output is \(2, 3, 4, 4\), but .* \(3, 3, 4, 4\)"):
+        loss(torch.rand(2, 3, 4, 4), torch.rand(3, 3, 4, 4))
+    with pytest.raises(ValueError, match="one image has no negatives; make batches of 2 or more"):
+        loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"ConsistencyLoss: the output is \(2, 3, 32, 32\)"):
+        ConsistencyLoss(weights="random")(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 16))
+
+
+def test_equal_parts_of_a_batch_are_another_loss():
+    assert not ResidualContrastiveLoss().is_batch_mean and not ResidualContrastiveLoss(reduction="mean").is_batch_mean
