@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
+import mcir
 from mcir.config import Options, load
 from mcir.data.codec import write_atomically
-from mcir.data.storage import open_storage
 from mcir.engine.distributed import joined
 from mcir.engine.evaluation import evaluation_sets
+from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
 from mcir.engine.stages import StagedBatches
 from mcir.registry import MODELS
+from mcir.tables.given import digest_of, held_out_lists
 from mcir.tables.mini_report import METHODS, TASKS, Conditions, Record, tell
 from mcir.tables.records import end_last_line, read_records
+from mcir.tables.words import counted
+from mcir.tables.workers import done_by, number_of
 
 HOME = Path(__file__).with_name("mini")
 Say = Callable[[str], None]
@@ -64,39 +65,52 @@ class MiniSettings:
 
 @dataclass(frozen=True)
 class MiniRun:
-    """One training: what it is, and all that is laid over its option file."""
+    """One training: what it is, all that is laid over its option file, and a digest of the file of its features."""
 
     task: str
     method: str
     seed: int
     overrides: tuple[str, ...]
+    features: str = ""
 
     def options(self) -> Options:
         """Return the checked options."""
         return load(HOME / f"{self.task}.yml", self.overrides)
 
+    def conditions(self) -> list[str]:
+        """Return what else its result may depend on."""
+        device = "cuda" if self.options().num_gpu != 0 and torch.cuda.is_available() else "cpu"
+        features = [f"features {self.features}"] if self.features else []
+        return [f"mcir {mcir.__version__}", f"torch {torch.__version__}", f"device {device}", *features]
+
     def fingerprint(self) -> str:
-        """Return what two trainings of equal options have in common."""
-        return hashlib.sha256(self.options().dump().encode()).hexdigest()[:16]
+        """Return what two trainings have in common whose results may stand in one report."""
+        return hashlib.sha256("\n".join([self.options().dump(), *self.conditions()]).encode()).hexdigest()[:16]
 
 
 def reproduce_mini(settings: MiniSettings, say: Say = print) -> int:
     """Make all trainings that are not yet in ``runs.jsonl``, and write the report; return 0.
 
     Raises:
-        ValueError: an unknown task or method, or data that cannot be read.
+        ValueError: an unknown task or method, data or weights that cannot be read, or the same is made elsewhere now.
     """
-    runs = planned(settings)
+    with hold(settings.results):
+        return _reproduce(planned(settings), settings, say)
+
+
+def _reproduce(runs: Sequence[MiniRun], settings: MiniSettings, say: Say) -> int:
     file = settings.results / "runs.jsonl"
     settings.results.mkdir(parents=True, exist_ok=True)
     known = read_runs(file)
     prints = {run: run.fingerprint() for run in runs}
     waiting = [run for run in runs if prints[run] not in known]
-    say(f"mini: {len(runs)} trainings, {len(runs) - len(waiting)} of them are in {file}")
+    say(f"mini: {counted(len(runs), 'training')}, {len(runs) - len(waiting)} of them in {file}")
+    for line in _measured_otherwise(waiting, list(known.values())):
+        say(line)
     begin = time.perf_counter()
     end_last_line(file)
     with file.open("a", encoding="utf-8") as lines:
-        for count, record in enumerate(_made(waiting, _jobs(settings)), 1):
+        for count, record in enumerate(done_by(train_one, waiting, number_of(settings.jobs)), 1):
             lines.write(as_json(record) + "\n")
             lines.flush()
             known[record["fingerprint"]] = record
@@ -119,7 +133,7 @@ def planned(settings: MiniSettings) -> list[MiniRun]:
     """Return the trainings in order: all methods of a seed before the next seed.
 
     Raises:
-        ValueError: an unknown task or method, no seed, or data that cannot be read.
+        ValueError: an unknown task or method, no seed, or data or weights that cannot be read.
     """
     for kind, asked, known in (("task", settings.tasks, TASKS), ("method", settings.methods, METHODS)):
         odd = [name for name in asked if name not in known]
@@ -128,17 +142,40 @@ def planned(settings: MiniSettings) -> list[MiniRun]:
     if settings.seeds < 1:
         raise ValueError(f"mini needs at least one seed, not {settings.seeds}.")
     methods = [name for name in METHODS if name in settings.methods or name == "plain"]
+    features = digest_of(settings.vgg, "--vgg")
     common = {task: _common(task, settings) for task in settings.tasks}
     return [
-        MiniRun(task, method, seed, (f"sweep={method}", f"manual_seed={seed}", *_vgg(method, settings), *common[task]))
+        _planned(task, method, seed, settings.vgg, features, common[task])
         for seed in range(2 if settings.quick else settings.seeds)
         for task in settings.tasks
         for method in methods
     ]
 
 
-def _vgg(method: str, settings: MiniSettings) -> list[str]:
-    return [] if method == "plain" else [f"train.contrastive_opt.weights={json.dumps(settings.vgg)}"]
+def _planned(task: str, method: str, seed: int, vgg: str, features: str, common: Sequence[str]) -> MiniRun:
+    overrides = [f"sweep={method}", f"manual_seed={seed}"]
+    if method == "plain":
+        return MiniRun(task, method, seed, (*overrides, *common))
+    return MiniRun(
+        task, method, seed, (*overrides, f"train.contrastive_opt.weights={json.dumps(vgg)}", *common), features
+    )
+
+
+def _measured_otherwise(waiting: Sequence[MiniRun], known: Sequence[Record]) -> Iterator[str]:
+    """Yield what to tell of results that are there, but were measured otherwise than is asked now."""
+    conditions = {(run.task, run.method, run.seed): run.conditions() for run in waiting}
+    count, before = 0, dict[str, None]()
+    for record in known:
+        now = conditions.get((record["task"], record["method"], record["seed"]))
+        if now is not None:
+            count += 1
+            other = [text for text in record.get("conditions", ["nobody wrote down how"]) if text not in now]
+            before[", ".join(other) or "other options"] = None
+    if count:
+        yield (
+            f"mini: {counted(count, 'result')} in the file, measured otherwise ({'; '.join(before)}), "
+            "will not be used: these trainings are made again"
+        )
 
 
 def _common(task: str, settings: MiniSettings) -> list[str]:
@@ -153,23 +190,14 @@ def _common(task: str, settings: MiniSettings) -> list[str]:
 
 def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
     """Return what puts the images of a folder in the place of the bundled photographs, every fifth held out."""
-    names = sorted(open_storage(str(folder)).keys())
-    if len(names) < 2:
-        raise ValueError(f"{folder}: the mini reproduction needs images to train on and others to test on.")
-    held_out = set(names[::5])
-    lists = {"train": [name for name in names if name not in held_out], "val": sorted(held_out)}
+    files = held_out_lists(folder, results)
     assert options.datasets.train is not None
     parts = {"train": options.datasets.train, **options.datasets.val}
-    sizes = [f"{name} {(folder / name).stat().st_size if (folder / name).is_file() else ''}" for name in names]
-    digest = hashlib.sha256("\n".join(sizes).encode()).hexdigest()[:8]  # of other images, runs are other runs
     overrides = []
-    results.mkdir(parents=True, exist_ok=True)
     for key, part in parts.items():
-        file = results / f"images_{key}_{digest}.txt"
-        file.write_text("\n".join(lists[key]) + "\n", encoding="utf-8")
         section = {name: value for name, value in part.section.items() if name not in ("type", "split")}
         section.setdefault("degradation", {"type": "BicubicDown"})
-        section |= {"type": "PairedImageDataset", "dataroot_gt": str(folder), "meta_info_file": str(file)}
+        section |= {"type": "PairedImageDataset", "dataroot_gt": str(folder), "meta_info_file": str(files[key])}
         section["name"] = part.name
         if key == "train":
             section["batch_size_per_gpu"] = part.batch_size_per_gpu
@@ -178,30 +206,6 @@ def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
-
-
-def _jobs(settings: MiniSettings) -> int:
-    if settings.jobs is not None:
-        if settings.jobs < 1:
-            raise ValueError(f"--jobs is at least 1, not {settings.jobs}.")
-        return settings.jobs
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-
-
-def _made(runs: Sequence[MiniRun], jobs: int) -> Iterator[Record]:
-    """Yield the results of trainings as they end."""
-    if jobs == 1 or len(runs) < 2:
-        yield from map(train_one, runs)
-        return
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawning, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending = {pool.submit(train_one, run) for run in runs}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def train_one(run: MiniRun) -> Record:
@@ -231,6 +235,7 @@ def train_one(run: MiniRun) -> Record:
         "method": run.method,
         "seed": run.seed,
         "fingerprint": run.fingerprint(),
+        "conditions": run.conditions(),
         "psnr": evaluation.scores["psnr"].mean,
         "ssim": evaluation.scores["ssim"].mean,
         "psnr_of_input": evaluation.scores["psnr"].of_input,

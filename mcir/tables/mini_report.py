@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 import mcir
-from mcir.tables.report import Report, Section, bars, curves, signed
-from mcir.tables.statistics import Interval, holm, mean_interval, paired_test
+from mcir.tables.differences import LIMIT, Difference, tested
+from mcir.tables.report import Report, Section, bars, curves
+from mcir.tables.words import counted
 
 TASKS = {
     "sr": "super-resolution ×2, EDSR",
@@ -25,16 +26,21 @@ METHODS = {
     "cr": "+ CR (the degraded input as negative)",
     "random": "+ random frozen networks as negatives",
 }
-LIMIT = 0.05
-"""Of the adjusted p, below which a gain is called significant."""
-
+_SHORT = {
+    "plain": "plain",
+    "spn": "SPN, λ = 1e-4",
+    "spn_balanced_0.1": "SPN, ratio 0.1",
+    "spn_balanced_0.5": "SPN, ratio 0.5",
+    "cr": "CR",
+    "random": "random networks",
+}  # as the drawings have room for
 Record = dict[str, Any]
 """A finished training, as ``train_one`` gives it."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A method against the plain training of the same task, over the seeds that ended with a finite PSNR in both.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Difference):
+    """A method against the plain training of the same task.
 
     ``slowdown`` is the time of a step over that of a plain one, ``ratio`` the gradient of the contrastive loss over
     that of the pixel loss, both at the output.
@@ -43,30 +49,8 @@ class Comparison:
     task: str
     method: str
     mean_psnr: float
-    gains: list[float]
-    diverged: int
-    interval: Interval | None
-    p: float | None
-    adjusted: float | None
     slowdown: float
     ratio: float | None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the gain or loss is more than chance explains, all comparisons considered."""
-        return self.adjusted is not None and self.adjusted < LIMIT and not self.diverged
-
-    def verdict(self) -> str:
-        """Return in words what the seeds say."""
-        if self.interval is None or self.p is None or self.adjusted is None:
-            return "no seed ended with finite numbers"
-        if self.diverged:
-            return f"no verdict: of {len(self.gains) + self.diverged} pairs, {self.diverged} have no finite numbers"
-        if self.is_significant:
-            return "significantly better" if self.interval.mean > 0 else "significantly worse"
-        if self.p < LIMIT:
-            return "not significant once all comparisons are counted"
-        return "not significant"
 
 
 def compare(records: Sequence[Record]) -> list[Comparison]:
@@ -80,23 +64,17 @@ def compare(records: Sequence[Record]) -> list[Comparison]:
             plain = [by_key[task, "plain", seed] for seed in seeds]
             gains = [float(a["psnr"]) - float(b["psnr"]) for a, b in zip(own, plain, strict=True)]
             found.append((task, method, gains, own, plain))
-    kept = [[gain for gain in gains if math.isfinite(gain)] for _, _, gains, _, _ in found]
-    p = [paired_test(gains) for gains in kept if gains]
-    adjusted, tested = iter(holm(p)), iter(p)
     comparisons = []
-    for (task, method, gains, own, plain), finite in zip(found, kept, strict=True):
+    differences = tested([gains for _, _, gains, _, _ in found])
+    for (task, method, _, own, plain), difference in zip(found, differences, strict=True):
         values = [float(record["psnr"]) for record in own if math.isfinite(float(record["psnr"]))]
         spent = [fmean(record["training_seconds"] for record in rows) for rows in (own, plain)]
         comparisons.append(
             Comparison(
-                task,
-                method,
+                **vars(difference),
+                task=task,
+                method=method,
                 mean_psnr=fmean(values) if values else math.nan,
-                gains=finite,
-                diverged=len(gains) - len(finite),
-                interval=mean_interval(finite) if finite else None,
-                p=next(tested) if finite else None,
-                adjusted=next(adjusted) if finite else None,
                 slowdown=spent[0] / spent[1],
                 ratio=fmean(ratios) if (ratios := [float(r["ratio"]) for r in own if r["ratio"] is not None]) else None,
             )
@@ -135,15 +113,9 @@ def tell(records: Sequence[Record], conditions: Conditions) -> tuple[Report, dic
                 "task": found.task,
                 "method": found.method,
                 "mean_psnr": found.mean_psnr,
-                "gains": found.gains,
-                "mean_gain": None if found.interval is None else found.interval.mean,
-                "interval_95": None if found.interval is None else [found.interval.low, found.interval.high],
-                "p": found.p,
-                "p_holm": found.adjusted,
-                "diverged": found.diverged,
                 "time_of_a_step": found.slowdown,
                 "gradient_ratio": found.ratio,
-                "verdict": found.verdict(),
+                **found.as_data(),
             }
             for found in comparisons
         ],
@@ -154,37 +126,29 @@ def tell(records: Sequence[Record], conditions: Conditions) -> tuple[Report, dic
 
 def _summary(comparisons: Sequence[Comparison], records: Sequence[Record], conditions: Conditions) -> Section:
     seeds = len({record["seed"] for record in records})
+    trainings, each = counted(len(records), "training"), counted(seeds, "seed")
+    minutes = sum(record["seconds"] for record in records) / 60
     told = [
-        f"{len(records)} trainings on {conditions.images}, {seeds} seeds each, features of a VGG16 with "
-        f"{conditions.vgg} weights; {sum(record['seconds'] for record in records) / 60:.1f} minutes of computing on "
-        f"{records[0]['device']} with torch {records[0]['torch']}. For the same seed all methods of a task have the "
-        "same initial weights, batches, optimizer, schedule, moving average and number of iterations.",
-        "A gain is the PSNR on held-out images minus that of the plain training of the same seed. p is Student's "
-        f"paired test, adjusted by Holm for all {len(comparisons)} comparisons of this page; below {LIMIT} a gain is "
-        "called significant. The interval is about seeds, not about images: the held-out images are always the same.",
+        f"{trainings} on {conditions.images}, {each} each, features of a VGG16 with {conditions.vgg} weights; "
+        f"{minutes:.1f} minutes of computing on {records[0]['device']} with torch {records[0]['torch']}. For the same "
+        "seed all methods of a task have the same initial weights, batches, optimizer, schedule, moving average and "
+        "number of iterations."
     ]
+    if comparisons:
+        all_of_them = "the one comparison" if len(comparisons) == 1 else f"all {len(comparisons)} comparisons"
+        told.append(
+            "A gain is the PSNR on held-out images minus that of the plain training of the same seed. p is Student's "
+            f"paired test, adjusted by Holm for {all_of_them} of this page; below {LIMIT} a gain is called "
+            "significant. The interval is about seeds, not about images: the held-out images are always the same."
+        )
     if conditions.quick:
         told.append("This was a quick run, to see that everything works: its numbers mean nothing.")
     for found in comparisons:
-        told.append(f"{TASKS[found.task]}: {METHODS[found.method]}: {_sentence(found)}.")
+        told.append(f"{TASKS[found.task]}: {METHODS[found.method]}: {found.sentence()}.")
     significant = [found for found in comparisons if found.is_significant]
     if comparisons and not significant:
         told.append("Nothing here is significant: at this size neither a gain nor a loss has been shown.")
     return Section("What this says", told)
-
-
-def _sentence(found: Comparison) -> str:
-    lost = f"; {found.diverged} seeds diverged" if found.diverged else ""
-    if found.interval is None or found.adjusted is None:
-        return found.verdict() + lost
-    return (
-        f"{signed(found.interval.mean, 3)} dB (95 %: {_ends(found.interval)}), p = {found.adjusted:.2g}: "
-        f"{found.verdict()}{lost}"
-    )
-
-
-def _ends(interval: Interval) -> str:
-    return f"{signed(interval.low, 3)} … {signed(interval.high, 3)}"
 
 
 def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Comparison]) -> Section:
@@ -203,20 +167,17 @@ def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Compari
     ]
     rows = [head, [METHODS["plain"], f"{fmean(float(r['psnr']) for r in plain):.3f}", *["–"] * 5, "1.00", "–", "–"]]
     for found in comparisons:
-        cells = ["–"] * 5
-        if found.interval is not None and found.p is not None and found.adjusted is not None:
-            better = f"{sum(gain > 0 for gain in found.gains)} of {len(found.gains)}"
-            tests = [f"{found.p:.2g}", f"{found.adjusted:.2g}"]
-            cells = [signed(found.interval.mean, 3), _ends(found.interval), better, *tests]
         last = [f"{found.slowdown:.2f}", "–" if found.ratio is None else f"{found.ratio:.2g}", found.verdict()]
-        rows.append([METHODS[found.method], f"{found.mean_psnr:.3f}", *cells, *last])
+        rows.append([METHODS[found.method], f"{found.mean_psnr:.3f}", *found.cells(), *last])
     given = (
         f"The degraded images themselves have {plain[0]['psnr_of_input']:.2f} dB. “Gradient” is the length of the "
         "contrastive loss's gradient at the output over that of the pixel loss; a step of the plain training takes 1."
     )
     known = [found for found in comparisons if found.interval is not None]
-    gains = {found.method: found.interval.mean for found in known if found.interval is not None}
-    limits = {found.method: (found.interval.low, found.interval.high) for found in known if found.interval is not None}
+    gains = {_SHORT[found.method]: found.interval.mean for found in known if found.interval is not None}
+    limits = {
+        _SHORT[found.method]: (found.interval.low, found.interval.high) for found in known if found.interval is not None
+    }
     figures = [bars(gains, "Mean gain over the plain training, and its 95 % interval", "dB", limits)] if gains else []
     figures.append(curves(_mean_curves(task, records), "PSNR on held-out images, mean of the seeds", "iteration", "dB"))
     return Section(TASKS[task], [given], rows, figures)
@@ -228,5 +189,5 @@ def _mean_curves(task: str, records: Sequence[Record]) -> dict[str, list[tuple[f
         lines = [r["curve"] for r in records if (r["task"], r["method"]) == (task, method)]
         means = [(points[0][0], fmean(float(psnr) for _, psnr in points)) for points in zip(*lines, strict=True)]
         if means and all(math.isfinite(mean) for _, mean in means):
-            found[method] = means
+            found[_SHORT[method]] = means
     return found

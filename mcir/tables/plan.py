@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from mcir.data.manifest import Manifest, known_manifests, read_manifest
 from mcir.tables.paper import Row, Run, Table
 
 Which = Literal["last", "best"]
+Launcher = Literal["torchrun", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Settings:
         rows: glob of the rows to make.
         overrides: ``a.b=c``, laid over every option file.
         train: whether what has no checkpoint is trained.
-        processes: of a training; above 1 torchrun starts them.
+        processes: of a training.
+        launcher: what starts trainings: ``torchrun`` here, one after another, or ``slurm``, each as a job of a cluster.
+        slurm: what is asked of Slurm; see ``mcir.tables.slurm.PARAMETERS``.
+        wait: whether jobs of a cluster are waited for.
         checkpoint: which one is evaluated; None: as the table says.
         again: evaluate, too, what was evaluated already.
     """
@@ -38,8 +42,24 @@ class Settings:
     overrides: Sequence[str] = ()
     train: bool = False
     processes: int = 1
+    launcher: Launcher = "torchrun"
+    slurm: Mapping[str, int | str] = field(default_factory=dict)
+    wait: bool = True
     checkpoint: Which | None = None
     again: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what they say of each other.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        if self.processes < 1:
+            raise ValueError(f"--nproc is at least 1, not {self.processes}.")
+        if self.launcher == "slurm" and not self.train:
+            raise ValueError("--launcher slurm starts trainings: give --train, too.")
+        if self.launcher != "slurm" and (self.slurm or not self.wait):
+            raise ValueError("--slurm and --no-wait are about the jobs of a cluster: give --launcher slurm, too.")
 
 
 @dataclass
@@ -120,13 +140,21 @@ class Job:
             return [self.problem]
         lines = []
         if self.to_evaluate() is None:
-            command = shlex.join(["mcir", "train", "-opt", str(self.file), "--auto_resume", "--set", *self.overrides])
+            command = shlex.join(["mcir", "train", *self.arguments()])
             lines.append(f"no checkpoint {self.folder}/models/net_g_{self.total}.pth: --train makes it, or `{command}`")
             if self.published is not None:
                 file = self.published.path.pretrain_network_g
                 lines.append(f"or put the published weights at {file}; where from: options/README.md")
             lines += [f"{file} is missing, which the training reads" for file in self.missing_weights()]
         return lines
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``mcir train`` that train it, or go on with it."""
+        return ["-opt", str(self.file), "--auto_resume", "--set", *self.overrides]
+
+    def missing_to_train(self) -> list[str]:
+        """Return the files and folders that its training reads and that are not there."""
+        return [*missing_paths(self.training_sections()), *self.missing_weights()]
 
     def missing_weights(self) -> list[str]:
         """Return the weight files that its training reads and that are not there."""
@@ -211,7 +239,7 @@ def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
 def _roots(section: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for key, value in section.items():
-        if key.startswith("dataroot"):
+        if key.startswith("dataroot") or key == "meta_info_file":
             found += [value] if isinstance(value, str) else list(value or ())
     return found
 

@@ -218,20 +218,6 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def signed(value: float, digits: int) -> str:
-    """Write a number with its sign; what rounds to zero has none."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def digits_of(metric: str) -> int:
-    """Return how many digits a metric is written with: two for decibels, four for shares."""
-    return 2 if "psnr" in metric.lower() else 4
-
-
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

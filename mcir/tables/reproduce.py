@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,9 +23,10 @@ from mcir.registry import DATASETS
 from mcir.tables.paper import NOT_ENTERED, Row, Table, read_table
 from mcir.tables.plan import Job, Settings, how_to_get, missing_paths, plan
 from mcir.tables.records import read_records
-from mcir.tables.report import Figure, Report, Section, bars, curves, digits_of, picture_figure, signed
+from mcir.tables.report import Figure, Report, Section, bars, curves, picture_figure
+from mcir.tables.training import Say, train
+from mcir.tables.words import digits_of, signed
 
-Say = Callable[[str], None]
 Means = dict[str, dict[str, float]]
 """Results of a row: by data set and metric."""
 
@@ -38,7 +36,8 @@ _LARGEST = 320  # pixels at each side of a picture in the page
 def reproduce(name: str, settings: Settings, say: Say = print) -> int:
     """Make a table: list its rows, train if asked to, evaluate what can be, and write the report.
 
-    Returns 0 when every row that is asked for has its results, else 1.
+    Returns 0 when every row that is asked for has its results, else 1. Where the jobs of a cluster are not waited for,
+    nothing is evaluated, and 0 says that all that is not trained is on its way.
 
     Raises:
         ValueError: there is no such table or row.
@@ -51,8 +50,9 @@ def make(table: Table, settings: Settings, say: Say = print) -> int:
     jobs = plan(table, settings)
     say(f"{table.name}: {table.title}\n")
     if settings.train:
-        for job in jobs:
-            _train(job, settings, say)
+        everything = train(jobs, settings, say)
+        if not settings.wait:
+            return 0 if everything else 1
     results = {}
     for number, job in enumerate(jobs):
         found = _evaluate(job, settings, say)
@@ -80,30 +80,7 @@ def _told(job: Job) -> list[str]:
     return lines
 
 
-# -- training and evaluation ------------------------------------------------------------------------------------------
-
-
-def _train(job: Job, settings: Settings, say: Say) -> None:
-    """Train, or go on with it, if all that it needs is there."""
-    if job.options is None or job.trained() is not None:
-        return
-    missing = [*missing_paths(job.training_sections()), *job.missing_weights()]
-    if missing:
-        say(f"{job.row.name}: cannot be trained, {', '.join(missing)} missing")
-        return
-    command = [sys.executable, "-m"]
-    if settings.processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(settings.processes), "-m"]
-    command += ["mcir.train", "-opt", str(job.file), "--auto_resume", "--set", *job.overrides]
-    say(f"{job.row.name}: {' '.join(command)}")
-    child = subprocess.Popen(command)  # noqa: S603 — our own module, and arguments of the person's own
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:  # the training got it, too, and saves before it ends
-        child.wait()
-        raise
-    if status:
-        say(f"{job.row.name}: the training ended with status {status}; the same command goes on from its checkpoint.")
+# -- evaluation ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -324,7 +301,7 @@ def _side_by_side(
         item = dataset[number]
         batch = to_device({**item, "lq": item["lq"][None], "gt": item["gt"][None]}, process.device)
         tester = Tester(result.options, process)
-        load_into(tester.model, result.checkpoint, result.options.path)
+        load_into(tester.model, result.checkpoint)
         outputs.append(tester.model.restore(batch["lq"])[0])
     lq, gt = batch["lq"][0], batch["gt"][0]
     scale = gt.shape[-1] // lq.shape[-1]

@@ -1,6 +1,11 @@
 """The mini reproduction: fair pairs, and runs that are not repeated."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +17,7 @@ from mcir.config import load, runs_of
 from mcir.tables import mini
 from mcir.tables.mini import METHODS, TASKS, MiniSettings, planned, read_runs, reproduce_mini
 from tests.tables.pages import Page
+from tests.tables.processes import children_of, is_there, until
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
@@ -44,11 +50,14 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
     assert len({run.fingerprint() for run in runs}) == len(runs)
 
 
-def test_seed_features_and_changes_reach_the_options():
-    runs = planned(MiniSettings(seeds=2, tasks=["sr"], methods=["spn"], vgg="a.pth", overrides=["train.total_iter=9"]))
+def test_seed_features_and_changes_reach_the_options(tmp_path):
+    vgg = tmp_path / "a.pth"
+    vgg.write_bytes(b"weights")
+    settings = MiniSettings(seeds=2, tasks=["sr"], methods=["spn"], vgg=str(vgg), overrides=["train.total_iter=9"])
+    runs = planned(settings)
     options = runs[3].options()
     assert (options.manual_seed, options.train.total_iter) == (1, 9)
-    assert options.train.model.contrastive_opt.weights == "a.pth"
+    assert options.train.model.contrastive_opt.weights == str(vgg)
     assert "contrastive_opt" not in {key for key, value in runs[2].options().train.model.items() if value}
 
 
@@ -58,6 +67,7 @@ def test_seed_features_and_changes_reach_the_options():
         (MiniSettings(tasks=["derain"]), "no task 'derain'"),
         (MiniSettings(methods=["pcl"]), "no method 'pcl'. Known are plain, spn"),
         (MiniSettings(seeds=0), "at least one seed"),
+        (MiniSettings(vgg="vgg16.pth"), "random, imagenet or a file of weights: there is no file vgg16.pth"),
     ],
 )
 def test_what_is_refused(settings, message):
@@ -93,7 +103,7 @@ def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, capsys, monkeypatch
     assert len(made) == 4  # other options are other runs
     capsys.readouterr()
     assert main([*arguments, "--method", "spn"]) == 0
-    assert len(made) == 4 and "4 trainings, 4 of them are in" in capsys.readouterr().out
+    assert len(made) == 4 and "4 trainings, 4 of them in" in capsys.readouterr().out
 
     data = json.loads((tmp_path / "mini.json").read_text())
     (found,) = data["comparisons"]
@@ -110,22 +120,28 @@ def test_a_run_depends_on_its_seed_alone():
     assert mini.train_one(run)["psnr"] == mini.train_one(run)["psnr"]
 
 
-def test_several_jobs_give_the_same(tmp_path):
-    settings = MiniSettings(quick=True, tasks=["sr"], methods=["plain"])
-    for jobs in (1, 2):
-        folder = tmp_path / str(jobs)
-        reproduce_mini(MiniSettings(**{**vars(settings), "results": folder, "jobs": jobs}), lambda _: None)
-    alone, together = (read_runs(tmp_path / str(jobs) / "runs.jsonl") for jobs in (1, 2))
-    assert {key: run["psnr"] for key, run in alone.items()} == {key: run["psnr"] for key, run in together.items()}
-
-
-def test_images_of_ones_own(tmp_path):
+@pytest.fixture
+def own(tmp_path):
+    """Six small images."""
     folder = tmp_path / "own"
     folder.mkdir()
     for number in range(6):
         image = np.random.default_rng(number).integers(0, 255, (24, 32, 3)).astype(np.uint8)
         cv2.imwrite(str(folder / f"{number}.png"), image)
-    settings = MiniSettings(results=tmp_path / "out", data=folder, quick=True, jobs=1, methods=["plain"])
+    return folder
+
+
+def test_several_jobs_give_the_same(tmp_path, own):
+    settings = MiniSettings(quick=True, tasks=["sr"], methods=["plain"], data=own, results=tmp_path / "out", jobs=2)
+    reproduce_mini(settings, lambda _: None)
+    together = read_runs(tmp_path / "out/runs.jsonl")
+    alone = [mini.train_one(run) for run in planned(settings)]
+    assert len(together) == 2
+    assert {run["fingerprint"]: run["psnr"] for run in alone} == {key: run["psnr"] for key, run in together.items()}
+
+
+def test_images_of_ones_own(tmp_path, own):
+    settings = MiniSettings(results=tmp_path / "out", data=own, quick=True, jobs=1, methods=["plain"])
     assert reproduce_mini(settings, lambda _: None) == 0
     runs = json.loads((tmp_path / "out/mini.json").read_text())["runs"]
     assert len(runs) == 6 and all(set(run["images"]) == {"0", "5"} for run in runs)  # every fifth is held out
@@ -138,3 +154,96 @@ def test_too_few_images_of_ones_own(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((24, 24, 3), np.uint8))
     with pytest.raises(ValueError, match="needs images to train on and others"):
         planned(MiniSettings(results=tmp_path / "out", data=tmp_path, tasks=["sr"]))
+
+
+# -- what is measured otherwise, or elsewhere -------------------------------------------------------------------------
+
+
+def test_results_measured_otherwise_are_told_and_not_mixed_in(tmp_path, own, monkeypatch):
+    monkeypatch.setattr(mini, "train_one", made := Made())
+    weights = tmp_path / "vgg.pth"
+    weights.write_bytes(b"first")
+    settings = MiniSettings(
+        results=tmp_path / "out", data=own, quick=True, jobs=1, tasks=["sr"], methods=["cr"], vgg=str(weights)
+    )
+
+    def again():
+        made.methods.clear()
+        said = []
+        reproduce_mini(settings, said.append)
+        return [text for text in said if "measured otherwise" in text]
+
+    assert again() == [] and made.methods == ["plain", "cr"] * 2
+    assert again() == [] and made.methods == []
+    weights.write_bytes(b"second")
+    (told,) = again()
+    assert "2 results in the file, measured otherwise (features a7937b64b8caa58f)" in told
+    assert made.methods == ["cr", "cr"]  # plain training has no features
+    monkeypatch.setattr(mini.torch, "__version__", "99")
+    (told,) = again()
+    assert "torch " in told and "are made again" in told and made.methods == ["plain", "cr"] * 2
+    monkeypatch.setattr(mini.torch.cuda, "is_available", lambda: True)
+    (told,) = again()
+    assert "device cpu" in told and len(made.methods) == 4
+    monkeypatch.setattr(mini.mcir, "__version__", "99")
+    (told,) = again()
+    assert "mcir 0" in told and len(made.methods) == 4
+    assert again() == []
+
+
+class Made:
+    """Trainings that take no time, and which they were."""
+
+    def __init__(self):
+        self.methods = []
+
+    def __call__(self, run):
+        self.methods.append(run.method)
+        numbers = {"psnr": 30.0, "ssim": 0.9, "psnr_of_input": 20.0, "training_seconds": 1.0, "seconds": 1.0}
+        names = {"task": run.task, "method": run.method, "seed": run.seed, "fingerprint": run.fingerprint()}
+        facts = {"conditions": run.conditions(), "images": {}, "curve": [[1, 30.0]], "ratio": None}
+        return {**names, **numbers, **facts, "device": "cpu", "torch": "2"}
+
+
+ENDLESS = """
+import time
+from pathlib import Path
+from mcir.registry import LOSSES
+from mcir.losses import L1Loss
+
+@LOSSES.register()
+class EndlessLoss(L1Loss):
+    def __init__(self, begun: str) -> None:
+        super().__init__()
+        self.begun = Path(begun)
+
+    def forward(self, output, gt):
+        self.begun.touch()
+        time.sleep(600)
+"""
+
+
+def test_a_killed_command_leaves_no_process_and_is_alone_while_it_runs(tmp_path, own):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    loss = json.dumps({"type": "EndlessLoss", "begun": str(tmp_path / "begun")})
+    arguments = ["--task", "sr", "--method", "plain", "--results", "out", "--data", str(own), "--quick", "--jobs", "2"]
+    changes = ["--set", 'imports=["endless"]', f"train.pixel_opt={loss}"]
+    command = [sys.executable, "-m", "mcir.cli", "reproduce", "mini", *arguments, *changes]
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        until((tmp_path / "begun").exists)
+        workers = children_of(process.pid)
+        assert len(workers) >= 2
+        with pytest.raises(ValueError, match=rf"out is in use by process {process.pid} on "):
+            reproduce_mini(MiniSettings(results=tmp_path / "out", data=own, quick=True, tasks=["sr"]), print)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    try:
+        until(lambda: not any(map(is_there, workers)))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

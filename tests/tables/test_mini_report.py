@@ -1,10 +1,11 @@
 """The answer of the mini reproduction: paired, adjusted for the number of comparisons, and said as it is."""
 
 import math
+import re
 
 import pytest
 
-from mcir.tables.mini_report import Conditions, compare, tell
+from mcir.tables.mini_report import METHODS, Conditions, compare, tell
 from mcir.tables.statistics import holm, mean_interval, paired_test
 from tests.tables.pages import Page
 
@@ -80,10 +81,10 @@ def test_a_gain_that_is_significant_only_alone_is_not_called_so():
 def test_a_seed_that_diverged_is_counted_and_left_out():
     (found,) = compare(records(spn=[math.nan, *CLEAR[1:]]))
     assert (found.diverged, len(found.gains)) == (1, 4)
-    assert found.verdict() == "no verdict: of 5 pairs, 1 have no finite numbers"
+    assert found.verdict() == "no verdict: of 5 pairs, 1 has no finite numbers"
     assert not found.is_significant
     report, data = tell(records(spn=[math.nan, *CLEAR[1:]]), Conditions())
-    assert "; 1 seeds diverged" in report.as_markdown() and data["comparisons"][0]["diverged"] == 1
+    assert "; 1 seed diverged" in report.as_markdown() and data["comparisons"][0]["diverged"] == 1
     Page(report.as_html())
 
 
@@ -92,3 +93,20 @@ def test_the_report_shows_losses_as_losses():
     page = Page(report.as_html())
     assert "-0.300" in page.cells and "0 of 5" in page.cells and "2.00" in page.cells
     assert data["comparisons"][0]["mean_gain"] == pytest.approx(-0.3)
+
+
+def test_of_one_the_words_are_singular():
+    one = tell([record("plain", 0, 30.0), record("spn", 0, 30.1)], Conditions())[0].as_markdown()
+    assert "2 trainings on" in one and ", 1 seed each" in one and "for the one comparison of this page" in one
+    assert "for all 2 comparisons" in tell(records(spn=CLEAR, cr=NOISE), Conditions())[0].as_markdown()
+    alone = tell([record("plain", 0, 30.0)], Conditions())[0].as_markdown()
+    assert "1 training on" in alone and "comparison" not in alone
+
+
+def test_drawings_bear_names_that_a_person_reads():
+    gains = {method: CLEAR for method in METHODS if method != "plain"}
+    figures = tell(records(**gains), Conditions())[0].sections[1].figures
+    for figure in figures:
+        names = re.findall(r"<text[^>]*>([^<]*[A-Za-z]{2}[^<]*)</text>", figure.markup)
+        assert {"SPN, ratio 0.1", "random networks"} <= set(names) and not [name for name in names if "_" in name]
+        assert all(len(name) < 17 for name in names)  # at 12 pixels a letter of 7, a bar of five has 112

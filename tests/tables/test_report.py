@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mcir.tables.report import Report, Section, bars, curves, digits_of, picture_figure, signed
+from mcir.tables.report import Report, Section, bars, curves, picture_figure
 from tests.tables.pages import Page
 
 
@@ -72,8 +72,3 @@ def test_a_drawing_of_one_point_or_none():
     for series in ({"a": [(1, 30.0)]}, {"a": []}, {}):
         Page(curves(series, "", "x", "y").markup)
     Page(bars({"a": 0.0}, "", "dB").markup)
-
-
-def test_numbers_in_words():
-    assert (signed(0.126, 2), signed(-0.126, 2), signed(-0.001, 2)) == ("+0.13", "-0.13", "0.00")
-    assert (digits_of("psnr_y"), digits_of("ssim")) == (2, 4)

@@ -125,48 +125,6 @@ def test_published_weights_are_evaluated_by_their_own_options(home, table):
     assert data["rows"][0]["sets"]["Two"]["psnr"]["ours"] == found["pretrained/plain.pth"]["Two"]["psnr"]["mean"]
 
 
-def test_training_makes_what_is_missing_and_goes_on_with_what_was_begun(home, table, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    said = []
-    assert make(table, Settings(train=True), said.append) == 0
-    assert sum("-m mcir.train" in text for text in said) == 2
-    iterations = Path("experiments/spn_steps_1/results.jsonl").read_text().count('"val"')
-    assert iterations == 2
-    said.clear()
-    settings = Settings(train=True, rows="*SPN", overrides=["train.total_iter=3"])
-    assert make(table, settings, said.append) == 0
-    assert sum("-m mcir.train" in text for text in said) == 2
-    lines = [json.loads(text) for text in Path("experiments/spn_steps_1/results.jsonl").read_text().splitlines()]
-    assert [record["iteration"] for record in lines if record["kind"] == "val"] == [1, 2, 3]  # it went on from 2
-
-
-def test_a_training_that_fails_is_told_and_the_others_are_made(home, table, monkeypatch):
-    commands = []
-
-    class Child:
-        def __init__(self, command):
-            commands.append(command)
-
-        def wait(self):
-            return 3
-
-    monkeypatch.setattr(module.subprocess, "Popen", Child)
-    said = []
-    assert make(table, Settings(train=True, processes=2), said.append) == 1
-    assert len(commands) > 1
-    command = commands[0]
-    assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    assert command[6:11] == ["-m", "mcir.train", "-opt", "options/sr/plain.yml", "--auto_resume"]
-    assert "\n".join(said).count("ended with status 3") == len(commands)
-
-
-def test_training_without_data_says_what_is_missing(home, table):
-    (home / "pictures").rename(home / "moved")
-    said = []
-    assert make(table, Settings(train=True), said.append) == 1
-    assert f"plain: cannot be trained, {home}/pictures missing" in said
-
-
 def test_the_command_lists_a_table(home, capsys):
     assert main(["reproduce", "table4", "--options", str(ROOT / "options"), "--results", "out"]) == 1
     told = capsys.readouterr().out
