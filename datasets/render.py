@@ -11,7 +11,7 @@ from mcir.data.manifest import as_markdown, known_manifests, read_manifest
 
 PAGE = Path(__file__).with_name("README.md")
 MARK = "<!-- From here on written by datasets/render.py from mcir/data/manifests; change those. -->"
-TASKS = ("super-resolution", "dehazing", "deraining", "deblurring", "denoising")
+TASKS = ("super-resolution", "dehazing", "deraining", "deblurring", "denoising", "learning from noise")
 ORDER = ("div2k", "set5", "set14", "b100", "urban100", "manga109", "reside-in", "reside-out", "reside-6k")
 
 

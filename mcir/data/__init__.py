@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from mcir.data.bundled import BundledPhotos
-from mcir.data.degradations import JPEG, BicubicDown, Chain, GaussianNoise
+from mcir.data.degradations import JPEG, BayerMosaic, BicubicDown, Chain, GaussianNoise
 from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, evaluation_loader, to_device, training_loader
+from mcir.data.noise import HeteroscedasticNoise
+from mcir.data.noisy import NoisyItem, NoisyObservations, NoisyPatchPairs
 from mcir.data.paired import Item, PairDataset, PairedImageDataset
 from mcir.data.resize import imresize
 from mcir.data.sampler import Draw
@@ -13,14 +15,19 @@ from mcir.data.stand_ins import MotionBlur, RainStreaks, SensorNoise, SyntheticH
 
 __all__ = [
     "JPEG",
+    "BayerMosaic",
     "BicubicDown",
     "BundledPhotos",
     "Chain",
     "DataError",
     "Draw",
     "GaussianNoise",
+    "HeteroscedasticNoise",
     "Item",
     "MotionBlur",
+    "NoisyItem",
+    "NoisyObservations",
+    "NoisyPatchPairs",
     "PairDataset",
     "PairedImageDataset",
     "Prefetcher",

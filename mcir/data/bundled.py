@@ -7,6 +7,7 @@ and that are inside the wheel are used; nothing is ever fetched.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,10 @@ class BundledPhotos(PairDataset):
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
         degradation: makes the degraded images; MATLAB's bicubic shrinking without.
+        tile_size: cut the photographs into squares of that side, each an image of its own; what is left over at the
+            bottom and right is not used. Without it the photographs are whole.
+        max_images: use so many images, chosen by their names alone; all without.
+        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
 
     Raises:
         DataError: an argument is out of range, or the installed scikit-image lacks a photograph.
@@ -66,17 +71,22 @@ class BundledPhotos(PairDataset):
         use_rot: bool = False,
         color: Color = "rgb",
         degradation: DegradationSection = _DEFAULT,
+        tile_size: int | None = None,
+        max_images: int | None = None,
+        subset_seed: int = 0,
     ) -> None:
         if split not in ("train", "val"):
             raise DataError(f"BundledPhotos: split is {split!r}; it must be 'train' or 'val'.")
         super().__init__(
-            photographs(TRAIN if split == "train" else VAL),
+            in_tiles(photographs(TRAIN if split == "train" else VAL), tile_size),
             degradation=degradation,
             scale=scale,
             gt_size=gt_size,
             use_hflip=use_hflip,
             use_rot=use_rot,
             color=color,
+            max_images=max_images,
+            subset_seed=subset_seed,
             what=f"BundledPhotos ({split})",
         )
 
@@ -99,3 +109,24 @@ def photographs(parts: dict[str, Window | None]) -> Memory:
     return Memory(
         {name: np.ascontiguousarray(decode((folder / name).read_bytes(), name, part)) for name, part in parts.items()}
     )
+
+
+def in_tiles(images: Memory, size: int | None) -> Memory:
+    """Return images as squares, ``rocket_s001.jpg`` and so on, counted along the rows; as they are without a size.
+
+    Raises:
+        DataError: an image is smaller than a square.
+    """
+    if size is None:
+        return images
+    least = min(min(images.info(name)[:2]) for name in images.keys())  # noqa: SIM118 (a storage is no mapping)
+    if not 1 <= size <= least:
+        raise DataError(f"BundledPhotos: tile_size is {size}; it must be from 1 to {least}.")
+    tiles = {}
+    for name in images.keys():  # noqa: SIM118
+        info = images.info(name)
+        corners = itertools.product(*(range(0, side - size + 1, size) for side in info[:2]))
+        for number, (top, left) in enumerate(corners, start=1):
+            key = f"{Path(name).stem}_s{number:03d}{Path(name).suffix}"
+            tiles[key] = images.read_crop(name, top, left, size, size)
+    return Memory(tiles)

@@ -4,12 +4,16 @@ A degradation takes a tensor (C, H, W), uint8 or float in [0, 1], and says two t
 ground-truth pixels a side of a degraded pixel spans, and ``margin``, how many ground-truth pixels beyond a crop its
 values reach. Who degrades a crop hands over that margin as well and cuts it off the result, so that the crop looks as
 if it was cut from the whole degraded image.
+
+Where that takes knowing the whole image (its brightness, the place of a crop in it), a degradation is ``OfImage`` as
+well: it is bound to each image once, and what comes of that degrades parts of the image, which say where they lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -29,6 +33,38 @@ class Degradation(Protocol):
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Degrade one image (C, H, W), uint8 or float in [0, 1]."""
+
+
+class Bound(Protocol):
+    """A degradation of one certain image."""
+
+    def __call__(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
+        """Degrade a part (C, h, w) of the image, whose first pixel lies there in the whole image."""
+
+
+@runtime_checkable
+class OfImage(Protocol):
+    """What a degradation offers beside ``Degradation`` where its parameters or its places belong to the whole image."""
+
+    def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
+        """Return the degradation of one image.
+
+        Args:
+            index: number of the image in its data set.
+            image: gives the whole clean image (C, H, W); the result does not hold it.
+            observation: which one, where several degraded images are made of a clean one; parameters are the same.
+        """
+
+
+def bind(degradation: Degradation, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
+    """Return any degradation as one of a certain image; the arguments are those of ``OfImage.of_image``."""
+    if isinstance(degradation, OfImage):
+        return degradation.of_image(index, image, observation)
+    return functools.partial(_anywhere, degradation)
+
+
+def _anywhere(degradation: Degradation, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
+    return degradation(gt, rng)
 
 
 def build_degradation(section: Section, scale: int) -> Degradation:
@@ -103,7 +139,7 @@ class GaussianNoise:
         """Add noise to one image (C, H, W)."""
         sigma = self.low + (self.high - self.low) * rng.random()
         noise = torch.from_numpy(rng.standard_normal(tuple(gt.shape), dtype=np.float32))
-        noisy = _unit(gt).add(noise, alpha=sigma / 255)
+        noisy = in_unit_range(gt).add(noise, alpha=sigma / 255)
         return _eight_bit(noisy) if self.clip else noisy
 
 
@@ -166,8 +202,69 @@ class Chain:
             gt = member(gt, rng)
         return gt
 
+    def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
+        """Bind each member to the whole image that those before it make of the clean one."""
+        bound: list[Bound] = []
+        for member in self.members:
+            bound.append(bind(member, index, image, observation))
+            image = functools.cache(functools.partial(_of_whole, bound[-1], image, index))
+        return functools.partial(self._in_turn, bound)
 
-def _unit(image: Tensor) -> Tensor:
+    def _in_turn(self, bound: list[Bound], gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
+        for member, degrade in zip(self.members, bound, strict=True):
+            gt = degrade(gt, rng, top, left)
+            top, left = top // member.scale, left // member.scale
+        return gt
+
+
+def _of_whole(degrade: Bound, image: Callable[[], Tensor], index: int) -> Tensor:
+    return degrade(image(), np.random.default_rng(index), 0, 0)
+
+
+@DEGRADATIONS.register()
+class BayerMosaic:
+    """What a sensor behind a Bayer filter measures: three channels, 0 where nothing was measured.
+
+    The pattern lies on the whole image: a crop at an odd row or column begins with another corner of it, and so does a
+    mirrored one. (Mirrored or transposed, the lattice is itself, moved by a pixel.) Noise goes before it in a chain,
+    since 0 is not a measurement that could be noisy.
+
+    Args:
+        pattern: colours of the first two pixels of the first row of an image, then of the second.
+
+    Raises:
+        DataError: another pattern; or, of an image, that it has not three channels.
+    """
+
+    scale = 1
+    margin = 0
+
+    def __init__(self, pattern: Literal["rggb", "bggr", "grbg", "gbrg"] = "rggb") -> None:
+        if pattern not in ("rggb", "bggr", "grbg", "gbrg"):
+            raise DataError(f"BayerMosaic: pattern is {pattern!r}; it must be 'rggb', 'bggr', 'grbg' or 'gbrg'.")
+        self.pattern = pattern
+
+    def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
+        """Keep of each pixel (3, H, W) one colour; nothing is random."""
+        return self._mosaic(gt, rng, 0, 0)
+
+    def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
+        """Return the mosaic of parts; it is the same for every image."""
+        return self._mosaic
+
+    def _mosaic(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
+        if gt.shape[0] != 3:
+            raise DataError(f"BayerMosaic: the image has {gt.shape[0]} channel; it needs colour (color: rgb).")
+        measured = torch.zeros_like(gt)
+        for place, colour in enumerate(self.pattern):
+            row, column = (place // 2 - top) % 2, (place % 2 - left) % 2
+            channel = "rgb".index(colour)
+            measured[channel, row::2, column::2] = gt[channel, row::2, column::2]
+        return measured
+
+
+def in_unit_range(image: Tensor) -> Tensor:
+    """Return an image of [0, 1]: a float image as it is, an 8-bit one as float32."""
     return image if image.is_floating_point() else image.float() / 255
 
 

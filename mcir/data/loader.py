@@ -75,8 +75,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_las
     """Return a batch whose images are float32 on a device.
 
     Args:
-        batch: tensors (B, C, H, W) or (B, K, C, H, W), uint8 or float32 in [0, 1], and anything else, which stays as it
-            is.
+        batch: images (B, C, H, W) or (B, K, C, H, W), uint8 or float32 in [0, 1]; other tensors, which go to the device
+            as they are; and anything else, which stays as it is.
         device: where to.
         channels_last: the order in memory of every image; contiguous (B, C, H, W) without.
     """
@@ -87,6 +87,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_las
             there = value.to(device, non_blocking=True)
             image = there.flatten(0, -4).to(torch.float32, memory_format=order).view(value.shape)
             moved[key] = image.div_(255) if value.dtype == torch.uint8 else image
+        elif isinstance(value, Tensor):
+            moved[key] = value.to(device, non_blocking=True)
     return moved
 
 
@@ -133,7 +135,7 @@ class Prefetcher:
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
-    """Return items as one batch: images (…, C, H, W) as (B, …, C, H, W), anything else as lists.
+    """Return items as one batch: images (…, C, H, W) as (B, …, C, H, W), smaller tensors stacked, the rest as lists.
 
     In memory the channels of every pixel lie together.
 
@@ -150,6 +152,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
                     f"The images '{key}' of a batch differ: {', '.join(kinds)}. Set gt_size to cut equal crops."
                 )
             batch[key] = torch.stack([value.movedim(-3, -1) for value in values]).movedim(-1, -3)
+        elif isinstance(first, Tensor):
+            batch[key] = torch.stack(values)
         else:
             batch[key] = values
     return batch

@@ -105,7 +105,7 @@ class Manifest(_Part):
 
     name: str
     title: str
-    task: Literal["super-resolution", "dehazing", "deraining", "deblurring", "denoising"]
+    task: Literal["super-resolution", "dehazing", "deraining", "deblurring", "denoising", "learning from noise"]
     root: str
     what: str
     source: str

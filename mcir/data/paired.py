@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mcir.data.degradations import build_degradation
+from mcir.data.degraded import DegradedImages, tensor
 from mcir.data.errors import DataError
-from mcir.data.pairing import GtCrop, Pair, Small, check_pairs, read_names
+from mcir.data.pairing import GtCrop, Small, check_pairs, read_names
 from mcir.data.sampler import Draw
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.stored_negatives import StoredNegatives
+from mcir.data.subset import subset
 from mcir.data.transforms import Color, Orientation, Window, draw_geometry, in_color, orient, padded, place
 from mcir.registry import DATASETS, DegradationSection
 
@@ -44,7 +44,9 @@ class PairDataset(Dataset[Item]):
     """What every set of pairs does with its storages: check, cut, lay, degrade.
 
     A crop of a degraded image that is made on the fly equals the crop of the whole degraded image (for bicubic
-    shrinking): the ground truth is read with the margin that the degradation reaches over.
+    shrinking): the ground truth is read with the margin that the degradation reaches over. What a degradation draws for
+    a whole image, such as the strength of ``HeteroscedasticNoise``, it draws by the number of the pair in the set, that
+    before ``max_images`` chooses.
 
     Args:
         gt: the ground truths.
@@ -63,6 +65,8 @@ class PairDataset(Dataset[Item]):
         use_rot: mirror top-bottom and transpose, each with p = ½.
         color: "rgb" (grey is repeated) or "gray" (luma of colours).
         negatives: K storages with one further image for each pair, under the name of the pair.
+        max_images: use so many pairs, chosen by their names (see ``subset``); all without.
+        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
         what: the set, for messages.
 
     Raises:
@@ -85,6 +89,8 @@ class PairDataset(Dataset[Item]):
         use_rot: bool = False,
         color: Color = "rgb",
         negatives: Sequence[Storage] = (),
+        max_images: int | None = None,
+        subset_seed: int = 0,
         what: str,
     ) -> None:
         if scale < 1:
@@ -104,7 +110,7 @@ class PairDataset(Dataset[Item]):
             raise DataError(f"{what}: {option} goes with degraded images, here a degradation makes them.")
         self._many = "*" in filename_tmpl
         self._gt, self._lq = gt, lq
-        self._degradation = None if degradation is None else build_degradation(degradation, scale)
+        made_by = None if degradation is None else build_degradation(degradation, scale)
         self._scale, self._size = scale, None if gt_size is None else gt_size // scale
         self._use_hflip, self._use_rot, self._color = use_hflip, use_rot, color
         self._pairs, self._gt_bits, self._lq_bits, skipped = check_pairs(
@@ -121,7 +127,16 @@ class PairDataset(Dataset[Item]):
         if skipped:
             total = skipped + len(self._pairs)
             _LOG.info("%s: %d of %d pairs are smaller than gt_size %s: left out", what, skipped, total, gt_size)
+        self._degraded = None if made_by is None else DegradedImages(gt, made_by, color, self._gt_bits)
         names = [self.name(index) for index in range(len(self))]
+        self._numbers = [*range(len(self))]
+        if max_images is not None:
+            try:
+                self._numbers = subset(names, max_images, subset_seed)
+            except ValueError as error:
+                raise DataError(f"{what}: max_images is {error}") from error
+            self._pairs = [self._pairs[number] for number in self._numbers]
+            names = [names[number] for number in self._numbers]
         sizes = [(pair.height * scale, pair.width * scale) for pair in self._pairs]
         self._negatives = StoredNegatives(negatives, names, sizes, what) if negatives else None
 
@@ -143,7 +158,9 @@ class PairDataset(Dataset[Item]):
         crop, orientation = draw_geometry(rng, self._use_hflip, self._use_rot)
         window = place(crop, pair.height, pair.width, self._size)
         if pair.lq is None:
-            gt, lq = self._degraded(pair, window, rng)
+            assert self._degraded is not None
+            size = pair.height, pair.width
+            gt, (lq,) = self._degraded.read(self._numbers[draw.index], pair.gt, size, window, rng)
         else:
             assert self._lq is not None
             large = window.times(self._scale)
@@ -153,8 +170,8 @@ class PairDataset(Dataset[Item]):
         if self._size is not None:
             gt, lq = padded(gt, self._size * self._scale), padded(lq, self._size)
         item: Item = {
-            "lq": _tensor(orient(lq, orientation), self._lq_bits),
-            "gt": _tensor(orient(gt, orientation), self._gt_bits),
+            "lq": tensor(orient(lq, orientation), self._lq_bits),
+            "gt": tensor(orient(gt, orientation), self._gt_bits),
             "lq_path": self._gt.path(pair.gt) if pair.lq is None or self._lq is None else self._lq.path(pair.lq),
             "gt_path": self._gt.path(pair.gt),
         }
@@ -170,19 +187,8 @@ class PairDataset(Dataset[Item]):
             colored = in_color(image, self._color)
             if self._size is not None:
                 colored = padded(colored, self._size * self._scale)
-            laid.append(_tensor(orient(colored, orientation), self._negatives.bits).permute(1, 2, 0))
+            laid.append(tensor(orient(colored, orientation), self._negatives.bits).permute(1, 2, 0))
         return torch.stack(laid).permute(0, 3, 1, 2)
-
-    def _degraded(
-        self, pair: Pair, window: Window, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return the window of a ground truth, and the same of its degraded image."""
-        assert self._degradation is not None
-        wide = window.widened(self._degradation.margin // self._scale, pair.height, pair.width)
-        image = np.array(in_color(self._gt.read_crop(pair.gt, *wide.times(self._scale)), self._color))
-        degraded = self._degradation(_tensor(image, self._gt_bits), rng).permute(1, 2, 0).numpy()
-        inner = window._replace(top=window.top - wide.top, left=window.left - wide.left)
-        return _cut(image, inner.times(self._scale)), np.ascontiguousarray(_cut(degraded, inner))
 
 
 @DATASETS.register()
@@ -210,6 +216,8 @@ class PairedImageDataset(PairDataset):
             holds one image for every pair, of the size of the restored image and under the name that restored images
             are saved by: that of the ground truth, or of the degraded image where a ground truth may have many. Items
             then have ``negatives`` (K, C, H, W), cut and laid as the ground truth.
+        max_images: use so many pairs, chosen by their names alone; all without.
+        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
 
     Raises:
         DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
@@ -231,6 +239,8 @@ class PairedImageDataset(PairDataset):
         color: Color = "rgb",
         degradation: DegradationSection | None = None,
         dataroot_negatives: Sequence[str] = (),
+        max_images: int | None = None,
+        subset_seed: int = 0,
     ) -> None:
         what = f"PairedImageDataset of {dataroot_gt}"
         if (dataroot_lq is None) == (degradation is None):
@@ -250,20 +260,7 @@ class PairedImageDataset(PairDataset):
             use_rot=use_rot,
             color=color,
             negatives=[open_storage(root, io_backend) for root in dataroot_negatives],
+            max_images=max_images,
+            subset_seed=subset_seed,
             what=what,
         )
-
-
-def _cut(image: npt.NDArray[Any], window: Window) -> npt.NDArray[Any]:
-    top, left, height, width = window
-    return image[top : top + height, left : left + width]
-
-
-def _tensor(image: npt.NDArray[Any], bits: int) -> Tensor:
-    """Return (C, H, W) that shares the memory of (H, W, C) where 8 bits do; of deeper sets all images are float32."""
-    if image.dtype == np.uint8 and bits == 8:
-        return torch.from_numpy(image).permute(2, 0, 1)
-    if image.dtype == np.float32:
-        return torch.from_numpy(image).permute(2, 0, 1)
-    full = np.float32(255 if image.dtype == np.uint8 else 65535)
-    return torch.from_numpy(image.astype(np.float32) / full).permute(2, 0, 1)

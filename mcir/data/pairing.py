@@ -66,6 +66,7 @@ def check_pairs(
     gt_crop: GtCrop | None = None,
     small: Small = "error",
     names: Sequence[str] | None = None,
+    size_option: str = "gt_size",
     what: str,
 ) -> Checked:
     """Return the pairs of two storages, all of whose headers fit.
@@ -79,6 +80,7 @@ def check_pairs(
         gt_crop: the part of larger ground truths that is used.
         small: what becomes of small pairs.
         names: the ground truths to use.
+        size_option: what the option file calls the side of the crops.
         what: the set, for the message.
 
     Raises:
@@ -93,10 +95,11 @@ def check_pairs(
         gt_crop=gt_crop,
         small=small,
         names=names,
+        size_option=size_option,
     )
     raise_for(problems, what)
     if checked.skipped and not checked.pairs:
-        raise DataError(f"{what}: all {checked.skipped} pairs are smaller than the crop of {gt_size} (gt_size)")
+        raise DataError(f"{what}: all {checked.skipped} pairs are smaller than the crop of {gt_size} ({size_option})")
     if not checked.pairs:
         raise DataError(f"{what}: no images in {gt.path('')}")
     return checked
@@ -112,6 +115,7 @@ def examine_pairs(
     gt_crop: GtCrop | None = None,
     small: Small = "error",
     names: Sequence[str] | None = None,
+    size_option: str = "gt_size",
 ) -> tuple[Checked, list[str]]:
     """Match the images of two storages, check every header once, and return what fits and what is wrong.
 
@@ -126,6 +130,7 @@ def examine_pairs(
         gt_crop: "center": a ground truth may be larger than its degraded image, which shows the middle of it.
         small: of pairs smaller than the crop: "error" names them, "skip" leaves them out, "pad" keeps them.
         names: the keys of the ground truths to use; all without.
+        size_option: what the option file calls the side of the crops.
 
     Raises:
         DataError: the template is none.
@@ -163,7 +168,7 @@ def examine_pairs(
                 skipped += 1
                 continue
             if small == "error":
-                complaint = f"{_size(gt_info)}, smaller than the crop of {gt_size} (gt_size)"
+                complaint = f"{_size(gt_info)}, smaller than the crop of {gt_size} ({size_option})"
         if complaint:
             at = gt.path(gt_key) if lq is None or lq_key is None or not template.many else lq.path(lq_key)
             problems.append(f"{at}: {complaint}")

@@ -27,7 +27,7 @@ from mcir.data.resize import imresize
 from mcir.data.storage import Folder, stem
 from mcir.data.verify import Verified, verify
 
-__all__ = ["Prepared", "Verified", "create_lmdb", "create_lr", "extract_subimages", "shrunk", "verify"]
+__all__ = ["Prepared", "Verified", "create_lmdb", "create_lr", "extract_subimages", "require_apart", "shrunk", "verify"]
 
 SETTINGS_FILE = ".mcir_prepare.json"
 
@@ -238,12 +238,21 @@ def shrunk(image: Array, scale: int) -> Array:
 def _source(folder: str | Path, target: str | Path) -> Folder:
     """Open the source, and see that the target is apart from it."""
     source = Folder(folder)
-    here, there = source.root.resolve(), Path(target).expanduser().resolve()
+    require_apart(folder, target)
+    return source
+
+
+def require_apart(source: str | Path, target: str | Path) -> None:
+    """See that a target is a folder, or nothing yet, outside of the source.
+
+    Raises:
+        DataError: it is not.
+    """
+    here, there = (Path(path).expanduser().resolve() for path in (source, target))
     if there == here or here in there.parents:
-        raise DataError(f"{target}: lies in the source {folder}, which is never written to; name a folder elsewhere")
+        raise DataError(f"{target}: lies in the source {source}, which is never written to; name a folder elsewhere")
     if there.is_file():
         raise DataError(f"{target}: is a file; nothing was written")
-    return source
 
 
 def _headers(source: Folder) -> dict[str, ImageInfo]:

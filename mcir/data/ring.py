@@ -34,7 +34,8 @@ class Ring:
     """A collation whose batches travel through shared memory; for loaders whose workers are forked.
 
     Args:
-        collate: returns the items as one batch whose tensors (…, C, H, W) lie channels last in memory.
+        collate: returns the items as one batch whose images (…, C, H, W), all tensors of four dimensions or more, lie
+            channels last in memory.
         batch_bytes: room for the tensors of one batch; a batch that needs more goes the usual way.
         num_workers: workers of the loader.
         slots: of each worker; more than the batches that a worker can have under way.
@@ -67,7 +68,8 @@ class Ring:
         used = _HEADER
         for key, value in batch.items():
             if isinstance(value, Tensor):
-                layout = Layout(used, tuple(value.movedim(-3, -1).shape), value.dtype)
+                shape = value.movedim(-3, -1).shape if value.dim() > 3 else value.shape
+                layout = Layout(used, tuple(shape), value.dtype)
                 used += -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
                 if used > self._size:
                     return batch
@@ -105,6 +107,7 @@ def _receive(ring: int, *parcel: Any) -> dict[str, Any]:
 
 
 def _view(memory: Tensor, layout: Layout) -> Tensor:
-    """Return the tensor (…, C, H, W) that lies channels last in a slot."""
+    """Return the tensor that lies in a slot, images (…, C, H, W) channels last."""
     size = torch.Size(layout.shape).numel() * layout.dtype.itemsize
-    return memory[layout.offset : layout.offset + size].view(layout.dtype).view(layout.shape).movedim(-1, -3)
+    there = memory[layout.offset : layout.offset + size].view(layout.dtype).view(layout.shape)
+    return there.movedim(-1, -3) if there.dim() > 3 else there

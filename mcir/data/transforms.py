@@ -33,6 +33,17 @@ class Window(NamedTuple):
         bottom, right = min(height, self.top + self.height + margin), min(width, self.left + self.width + margin)
         return Window(top, left, bottom - top, right - left)
 
+    def within(self, other: Window) -> Window:
+        """Return the same part as counted from the corner of another one."""
+        return self._replace(top=self.top - other.top, left=self.left - other.left)
+
+    def around(self, other: Window) -> Window:
+        """Return the smallest part that holds both."""
+        top, left = min(self.top, other.top), min(self.left, other.left)
+        bottom = max(self.top + self.height, other.top + other.height)
+        right = max(self.left + self.width, other.left + other.width)
+        return Window(top, left, bottom - top, right - left)
+
 
 class Orientation(NamedTuple):
     """One of the eight ways to lay a square: mirrored left-right, then top-bottom, then along the diagonal."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage import data as skimage_data
 
-from mcir.data.bundled import TRAIN, VAL, BundledPhotos, photographs
+from mcir.data.bundled import TRAIN, VAL, BundledPhotos, in_tiles, photographs
 from mcir.data.degradations import BicubicDown
 from mcir.data.errors import DataError
 from mcir.data.sampler import Draw
@@ -36,6 +36,24 @@ def test_training_crops(scale):
         assert item["gt"].shape == (3, 48, 48) and item["lq"].shape == (3, 48 // scale, 48 // scale)
         assert item["gt"].dtype == item["lq"].dtype == torch.uint8
     assert BundledPhotos("train", scale=scale, gt_size=48, color="gray")[0]["gt"].shape == (1, 48, 48)
+
+
+def test_tiles_are_images_of_their_own():
+    tiles = in_tiles(photographs(VAL), 100)
+    assert tiles.keys()[0] == "chelsea_s001.png" and len(tiles.keys()) == 3 * 4 + 4 * 6
+    assert np.array_equal(tiles.read("chelsea_s006.png"), photographs(VAL).read("chelsea.png")[100:200, 100:200])
+    dataset = BundledPhotos("train", tile_size=128, gt_size=64, max_images=100, degradation=NOISE, scale=1)
+    levels = {round((item["lq"] - item["gt"] / 255).std().item(), 4) for item in (dataset[i] for i in range(20))}
+    assert len(dataset) == 100 and len(levels) == 20
+    assert len(BundledPhotos("val", max_images=1)) == 1
+    assert len(BundledPhotos("train", tile_size=128)) == 186  # the page of the data sets says so
+    with pytest.raises(DataError, match="max_images is 3 of 2 images"):
+        BundledPhotos("val", max_images=3)
+    with pytest.raises(DataError, match="tile_size is 0"):
+        BundledPhotos("val", tile_size=0)
+
+
+NOISE = {"type": "HeteroscedasticNoise", "sigma": [2, 20]}
 
 
 def test_other_degradations():

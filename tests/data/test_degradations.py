@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcir.data.degradations import JPEG, BicubicDown, Chain, GaussianNoise, build_degradation
+from mcir.data.degradations import JPEG, BayerMosaic, BicubicDown, Chain, GaussianNoise, bind, build_degradation
 from mcir.data.errors import DataError
 from mcir.data.resize import imresize
 from mcir.registry import DEGRADATIONS, RegistryError
@@ -25,6 +25,8 @@ SECTIONS = [
     {"type": "GaussianNoise", "sigma": [5, 50]},
     {"type": "GaussianNoise", "sigma": 25, "clip": True},
     {"type": "JPEG", "quality": [10, 90]},
+    {"type": "HeteroscedasticNoise"},
+    {"type": "HeteroscedasticNoise", "realisation": "fixed", "sampler": "unprocessing"},
     {"type": "Chain", "degradations": [{"type": "BicubicDown", "scale": 2}, {"type": "JPEG", "quality": 40}]},
 ]
 
@@ -113,6 +115,81 @@ def test_chain_adds_up_scale_and_margin():
     assert chain.margin == 18  # 4 + 2·6, up to a multiple of 6
 
 
+class OfThird:
+    """Adds the mean of the whole image and the place of the part."""
+
+    scale = 1
+    margin = 0
+
+    def __call__(self, gt, rng):
+        raise AssertionError("a part without its place")
+
+    def of_image(self, index, image, observation=0):
+        mean = image().double().mean()
+        return lambda gt, rng, top, left: gt.double() + mean + 1000 * index + 10 * top + left + observation / 8
+
+
+def test_a_chain_binds_its_members_to_what_comes_to_them(monkeypatch):
+    monkeypatch.setattr(DEGRADATIONS, "build", lambda section: OfThird() if section["type"] == "Of" else BUILD(section))
+    monkeypatch.setattr(DEGRADATIONS, "parameters", lambda name: {} if name == "Of" else PARAMETERS(name))
+    chain = Chain([{"type": "BicubicDown", "scale": 2}, {"type": "Of"}, {"type": "Of"}])
+    image = picture(16, 24).double() / 255
+    bound = bind(chain, 3, lambda: image, 4)
+    small = BicubicDown(2)(image, rng())
+    first = small + small.mean() + 3000 + 0.5
+    second = first + first.mean() + 3000 + 0.5
+    assert torch.allclose(bound(image, rng(), 0, 0), second, rtol=1e-12)
+    part = bound(image[:, 8:, 4:], rng(), 8, 4)
+    # away from the border, where the part is shrunk alone; twice (10·8/2 + 4/2)
+    assert torch.allclose(part[:, 3:, 3:], second[:, 7:, 5:] + 2 * (40 + 2), rtol=1e-12)
+
+
+BUILD, PARAMETERS = DEGRADATIONS.build, DEGRADATIONS.parameters
+
+
+def test_what_needs_no_image_reads_none():
+    def image():
+        raise AssertionError("the whole image was read")
+
+    part = picture()
+    sections = [{"type": "JPEG", "quality": 30}, {"type": "BayerMosaic"}]
+    bound = bind(Chain([{"type": "BicubicDown", "scale": 2}, *sections]), 0, image)
+    assert bound(part, rng(), 2, 2).shape == (3, 16, 20)
+    assert torch.equal(bind(GaussianNoise(9), 0, image)(part, rng(), 3, 4), GaussianNoise(9)(part, rng()))
+
+
+PATTERNS = ["rggb", "bggr", "grbg", "gbrg"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("as_float", [False, True])
+def test_a_mosaic_keeps_one_colour_of_each_pixel(pattern, as_float):
+    image = picture(7, 6) + 1
+    image = image / 255 if as_float else image
+    mosaic = BayerMosaic(pattern)(image, rng())
+    assert mosaic.dtype == image.dtype
+    for row in range(7):
+        for column in range(6):
+            channel = "rgb".index(pattern[2 * (row % 2) + column % 2])
+            expected = torch.zeros_like(image[:, row, column])
+            expected[channel] = image[channel, row, column]
+            assert torch.equal(mosaic[:, row, column], expected)
+    part = bind(BayerMosaic(pattern), 0, lambda: image)
+    for top, left in ((0, 0), (1, 0), (0, 3), (3, 1)):
+        assert torch.equal(part(image[:, top:, left:], rng(), top, left), mosaic[:, top:, left:])
+
+
+def test_a_laid_mosaic_is_one_of_the_four():
+    """Mirrored or transposed, the lattice is itself, moved by a pixel: no orientation shows a network anything new."""
+    image = picture(8, 8) + 1
+    mosaic = BayerMosaic()(image, rng())
+    seen = set()
+    for laid in (lambda x: x, lambda x: x.flip(1), lambda x: x.flip(2), lambda x: x.transpose(1, 2)):
+        (pattern,) = [p for p in PATTERNS if torch.equal(BayerMosaic(p)(laid(image), rng()), laid(mosaic))]
+        seen.add(pattern)
+    assert seen == {"rggb", "gbrg", "grbg"}
+
+
 def test_the_scale_of_the_set_is_filled_in():
     assert build_degradation({"type": "BicubicDown"}, 4).scale == 4
     chain = build_degradation({"type": "Chain", "degradations": [{"type": "BicubicDown"}]}, 3)
@@ -129,6 +206,7 @@ def test_the_scale_of_the_set_is_filled_in():
         ({"type": "JPEG", "quality": [50, 20]}, "quality"),
         ({"type": "GaussianNoise", "sigma": -1}, "sigma is -1"),
         ({"type": "GaussianNoise", "sigma": [1, 2, 3]}, "sigma"),
+        ({"type": "BayerMosaic", "pattern": "rgb"}, "pattern is 'rgb'"),
         ({"type": "Chain", "degradations": []}, "no degradations"),
     ],
 )
@@ -140,3 +218,8 @@ def test_refuses_what_does_not_fit(section, message):
 def test_a_section_without_type_is_the_registrys_error():
     with pytest.raises(RegistryError, match="type"):
         build_degradation({"scale": 2}, 2)
+
+
+def test_a_mosaic_needs_colour():
+    with pytest.raises(DataError, match="1 channel"):
+        BayerMosaic()(picture(channels=1), rng())

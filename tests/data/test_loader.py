@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, collate, evaluation_loader, to_device, training_loader
+from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.paired import PairDataset, PairedImageDataset
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Memory
@@ -112,7 +113,9 @@ def test_to_device(channels_last):
     deep = torch.rand(2, 3, 5, 6)
     kept = deep.clone()
     several = torch.stack([image, 255 - image], dim=1)
-    moved = to_device({"lq": image, "gt": deep, "negatives": several, "gt_path": ["a", "b"]}, "cpu", channels_last)
+    boxes = torch.arange(16).view(2, 2, 4)
+    batch = {"lq": image, "gt": deep, "negatives": several, "boxes": boxes, "gt_path": ["a", "b"]}
+    moved = to_device(batch, "cpu", channels_last)
     assert torch.equal(moved["lq"], image.float() / 255)
     assert torch.equal(moved["gt"], kept) and torch.equal(deep, kept)
     order = torch.channels_last if channels_last else torch.contiguous_format
@@ -120,6 +123,7 @@ def test_to_device(channels_last):
     assert torch.equal(moved["negatives"], several.float() / 255)
     assert moved["negatives"].flatten(0, 1).is_contiguous(memory_format=order)
     assert moved["gt_path"] == ["a", "b"]
+    assert torch.equal(moved["boxes"], boxes) and moved["boxes"].dtype == torch.int64
 
 
 def test_prefetcher_yields_the_loaders_batches(dataset):
@@ -140,6 +144,17 @@ def test_prefetcher_on_cuda_yields_the_same(dataset, workers):
         assert batch["gt"].is_cuda and batch["gt"].is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch["gt"].cpu(), to_device(expected, "cuda")["gt"].cpu())
     assert len(list(Prefetcher([{"gt": torch.zeros(1, 3, 2, 2)}] * 3, "cuda"))) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_boxes_go_to_cuda_with_their_patches(workers):
+    pairs_of_patches = NoisyPatchPairs("bundled:val", 32)
+    plain = take(4, pairs_of_patches, batch_size=2, num_workers=0, seed=0)
+    loader = training_loader(pairs_of_patches, batch_size=2, num_workers=workers, seed=0)
+    for batch, expected in zip(islice(Prefetcher(loader, "cuda", channels_last=True), 4), plain, strict=True):
+        assert batch["boxes"].is_cuda and torch.equal(batch["boxes"].cpu(), expected["boxes"])
+        assert batch["lq"].is_cuda and torch.equal(batch["lq"].cpu(), expected["lq"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

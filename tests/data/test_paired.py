@@ -259,6 +259,73 @@ def test_options_of_pairs_are_checked(tmp_path, kind, message):
         PairedImageDataset(str(tmp_path), degradation={"type": "BicubicDown"}, scale=2, **kind)
 
 
+# -- degradations that know the whole image, and subsets ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_the_phase_of_a_mosaic_belongs_to_the_whole_image(size):
+    image = noise(19, 23) // 2 + 1  # no 0
+    dataset = PairDataset(
+        Memory({"a": image}), None, {"type": "BayerMosaic"}, gt_size=size, use_hflip=True, use_rot=True, what="s"
+    )
+    whole = hwc(PairDataset(Memory({"a": image}), None, {"type": "BayerMosaic"}, what="s")[0]["lq"])
+    assert np.array_equal(whole[::2, ::2, 0], image[::2, ::2, 0]) and not whole[1::2, :, 0].any()
+    laid = [turned for flat in (whole, whole[:, ::-1]) for turned in (np.rot90(flat, k) for k in range(4))]
+    crops = {
+        np.ascontiguousarray(turned[top : top + size, left : left + size]).tobytes()
+        for turned in laid
+        for top in range(turned.shape[0] - size + 1)
+        for left in range(turned.shape[1] - size + 1)
+    }
+    for position in range(100):
+        item = dataset[Draw(0, position, 0)]
+        measured = item["lq"] > 0
+        assert torch.equal(item["lq"][measured], item["gt"][measured]) and (measured.sum(0) == 1).all()
+        assert np.ascontiguousarray(hwc(item["lq"])).tobytes() in crops
+
+
+def test_the_whole_image_is_read_once(monkeypatch):
+    gt = Memory({"a": smooth(40, 40), "b": smooth(40, 40, seed=1)})
+    dataset = PairDataset(gt, None, {"type": "HeteroscedasticNoise"}, gt_size=16, what="s")
+    sizes = []
+    read = gt.read_crop
+    monkeypatch.setattr(gt, "read_crop", lambda key, *window: (sizes.append(window[2:]), read(key, *window))[1])
+    for position in range(20):
+        dataset[Draw(position % 2, position, 0)]
+    assert sizes.count((40, 40)) == 2 and sizes.count((16, 16)) == 20
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_subsets_are_nested_and_keep_the_noise_of_their_images(tmp_path, many):
+    for index in range(12):
+        save(tmp_path / "gt" / f"{index}.png", smooth(24, 24, seed=index))
+        save(tmp_path / "lq" / f"{index}_1.png", smooth(24, 24, seed=index))
+    made = {"degradation": {"type": "HeteroscedasticNoise"}}
+    kind = {"dataroot_lq": str(tmp_path / "lq"), "filename_tmpl": "{}_*"} if many else made
+    whole = PairedImageDataset(str(tmp_path / "gt"), **kind)
+    chosen = [PairedImageDataset(str(tmp_path / "gt"), max_images=count, **kind) for count in (1, 4, 12)]
+    names = [[each.name(index) for index in range(len(each))] for each in (*chosen, whole)]
+    assert [len(each) for each in names] == [1, 4, 12, 12] and names[2] == names[3]
+    assert set(names[0]) < set(names[1]) < set(names[2])
+    other = PairedImageDataset(str(tmp_path / "gt"), max_images=4, subset_seed=1, **kind)
+    assert [other.name(index) for index in range(4)] != names[1]
+    for index, name in enumerate(names[1]):
+        item, same = chosen[1][Draw(index, 9, 0)], whole[Draw(names[3].index(name), 9, 0)]
+        assert item["gt_path"] == same["gt_path"] and torch.equal(item["lq"], same["lq"])
+    with pytest.raises(DataError, match=r"gt: max_images is 13 of 12 images; it must be a whole number from 1 to 12"):
+        PairedImageDataset(str(tmp_path / "gt"), max_images=13, **kind)
+
+
+def test_subsets_take_their_stored_negatives_along(tmp_path):
+    for index in range(6):
+        for folder in ("gt", "lq", "negatives"):
+            save(tmp_path / folder / f"{index}.png", noise(8, 8, seed=index))
+    roots = str(tmp_path / "gt"), str(tmp_path / "lq")
+    dataset = PairedImageDataset(*roots, dataroot_negatives=[str(tmp_path / "negatives")], max_images=3)
+    for index in range(3):
+        assert torch.equal(dataset[index]["negatives"][0], dataset[index]["gt"])
+
+
 # -- stored negatives ------------------------------------------------------------------------------------------------
 
 

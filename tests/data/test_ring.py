@@ -20,7 +20,16 @@ class Worker:
 
 def items(value, size=6, dtype=torch.uint8):
     image = torch.arange(3 * size * size).reshape(3, size, size).add(value).to(dtype)
-    return [{"gt": image, "lq": image[:, ::2, ::2].clone(), "gt_path": f"{value}"} for _ in range(2)]
+    return [
+        {
+            "gt": image,
+            "lq": image[:, ::2, ::2].clone(),
+            "number": torch.tensor(value),
+            "boxes": torch.arange(8.0).view(2, 4) + value,
+            "gt_path": f"{value}",
+        }
+        for _ in range(2)
+    ]
 
 
 def as_worker(monkeypatch, number):
@@ -42,6 +51,8 @@ def test_a_batch_arrives_as_it_was_sent(monkeypatch):
         for key in ("gt", "lq"):
             assert torch.equal(batch[key], expected[key]) and batch[key].dtype == expected[key].dtype
             assert batch[key].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch["boxes"], expected["boxes"]) and batch["boxes"].shape == (2, 2, 4)
+        assert batch["boxes"].is_contiguous() and batch["number"].tolist() == [number, number]
 
 
 def test_slots_are_used_in_turn_and_overwriting_is_noticed(monkeypatch):

@@ -65,3 +65,16 @@ def test_colors():
     assert in_color(colour, "rgb") is colour and in_color(grey, "gray") is grey
     luma = colour @ np.array([0.299, 0.587, 0.114])
     assert np.abs(in_color(colour, "gray")[:, :, 0] - luma).max() <= 0.51
+
+
+def test_windows_around_and_within_others():
+    one, two = Window(3, 10, 4, 5), Window(5, 7, 8, 2)
+    assert one.around(two) == two.around(one) == Window(3, 7, 10, 8) and one.around(one) == one
+    image = noise(20, 20)
+    around = one.around(two)
+
+    def part(whole, window):
+        return whole[window.top : window.top + window.height, window.left : window.left + window.width]
+
+    for window in (one, two):
+        assert np.array_equal(part(part(image, around), window.within(around)), part(image, window))
