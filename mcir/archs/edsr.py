@@ -61,6 +61,7 @@ class EDSR(Network):
     """
 
     mean: Tensor
+    last_layer = "conv_last"
     guessed = ("res_scale", "rgb_mean")
 
     def __init__(

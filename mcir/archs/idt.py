@@ -221,6 +221,8 @@ class IDT(Network):
         ValueError: numbers that do not fit each other; the message says which.
     """
 
+    last_layer = "output_proj.proj.0"
+
     def __init__(
         self,
         in_chans: int = 3,

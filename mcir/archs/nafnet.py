@@ -122,6 +122,7 @@ class NAFNet(Network):
     """
 
     padding = "zeros"
+    last_layer = "ending"
 
     def __init__(
         self,

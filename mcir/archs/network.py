@@ -35,6 +35,8 @@ class Network(nn.Module):
         size_multiple: ``restore`` takes sides that are multiples of it …
         min_size: … and at least this large.
         padding: how smaller or other sizes are made up for.
+        last_layer: name of the module, one convolution, that makes the image of the features; empty where no single one
+            does.
         derived_buffers: last parts of the names of buffers that the constructor computes (index tables, masks) and
             that official files hold; what a file says of them is not taken over.
         guessed: arguments in the answer of ``detect`` that no key or shape tells, but that go with published
@@ -46,6 +48,7 @@ class Network(nn.Module):
     size_multiple: int = 1
     min_size: int = 1
     padding: Padding = "reflect"
+    last_layer: str = ""
     derived_buffers: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
 

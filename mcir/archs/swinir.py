@@ -190,6 +190,7 @@ class SwinIR(Network):
     """
 
     derived_buffers = ("attn_mask", "relative_position_index")
+    last_layer = "conv_last"
     guessed = ("img_range",)
     mean: Tensor
 
@@ -254,6 +255,7 @@ class SwinIR(Network):
         if self.upsampler == "pixelshuffledirect":
             wide = nn.Conv2d(dim, channels * self.scale**2, 3, padding=1)
             self.upsample = nn.Sequential(wide, nn.PixelShuffle(self.scale))
+            self.last_layer = "upsample.0"
             return
         if self.upsampler:
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(dim, 64, 3, padding=1), nn.LeakyReLU(inplace=True))

@@ -7,6 +7,7 @@ Other than the paper's its convolutions are padded and normalised over the batch
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -76,9 +77,10 @@ class Rise(nn.Module):
 
 @ARCHS.register()
 class UNet(Network):
-    """U-Net: (B, num_in_ch, H, W) in [0, 1] to (B, num_out_ch, H, W), not clamped; the image itself, no residual.
+    """U-Net: (B, num_in_ch, H, W) in [0, 1] to (B, num_out_ch, scale·H, scale·W), not clamped; no residual.
 
-    With the defaults it has 31,037,763 parameters, and 17,263,107 when ``bilinear``.
+    With the defaults it has 31,037,763 parameters, and 17,263,107 when ``bilinear``. All of it works at the size of the
+    input: to enlarge, the last convolution makes scale² pixels of each, and nothing else changes.
 
     In training the lowest level normalises over a sixteenth of the sides: take crops of 32 pixels and more, or several
     images in a batch.
@@ -87,20 +89,29 @@ class UNet(Network):
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.
         num_feat: channels at full size; each level below has twice as many.
-        bilinear: enlarge by interpolation instead of transposed convolutions; then the lowest level has no more
+        bilinear: rise a level by interpolation instead of transposed convolutions; then the lowest level has no more
             channels than the one above.
+        scale: how much larger the output is.
 
     Raises:
         ValueError: a number below 1.
     """
 
     min_size = 2**LEVELS
+    last_layer = "last"
+    guessed = ("num_out_ch", "scale")
 
-    def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, bilinear: bool = False) -> None:
+    def __init__(
+        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, bilinear: bool = False, scale: int = 1
+    ) -> None:
         super().__init__()
-        if min(num_in_ch, num_out_ch, num_feat) < 1:
-            raise ValueError(f"UNet: channels and features start at 1, not {num_in_ch=}, {num_out_ch=}, {num_feat=}.")
+        if min(num_in_ch, num_out_ch, num_feat, scale) < 1:
+            raise ValueError(
+                "UNet: channels, features and scale start at 1, not "
+                f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {scale=}."
+            )
         self.in_channels = num_in_ch
+        self.scale = scale
         widths = [num_feat << level for level in range(LEVELS + 1)]
         if bilinear:
             widths[LEVELS] = widths[LEVELS - 1]
@@ -111,7 +122,7 @@ class UNet(Network):
             Rise(widths[level], widths[max(level - 1, 0)] if bilinear else widths[level], bilinear)
             for level in reversed(range(LEVELS))
         )
-        self.last = nn.Conv2d(num_feat, num_out_ch, 1)
+        self.last = nn.Conv2d(num_feat, num_out_ch * scale**2, 1)
 
     def restore(self, x: Tensor) -> Tensor:
         """Restore images of at least 16×16."""
@@ -122,17 +133,21 @@ class UNet(Network):
         for rise in self.decoder:
             picture = rise(picture, skipped.pop())
         restored: Tensor = self.last(picture)
-        return restored
+        return F.pixel_shuffle(restored, self.scale) if self.scale > 1 else restored
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells."""
+        """Return the arguments that a state dict tells; an output of the input's channels is taken to be enlarged."""
         if not {"encoder.0.conv1.weight", "decoder.0.pair.conv1.weight", "last.weight"} <= shapes.keys():
             return None
         num_feat, num_in_ch = shapes["encoder.0.conv1.weight"][:2]
+        made = shapes["last.weight"][0]
+        scale = math.isqrt(made // num_in_ch)
+        enlarges = scale > 1 and made == num_in_ch * scale**2
         return {
             "num_in_ch": num_in_ch,
-            "num_out_ch": shapes["last.weight"][0],
+            "num_out_ch": num_in_ch if enlarges else made,
             "num_feat": num_feat,
             "bilinear": "decoder.0.up.weight" not in shapes,
+            "scale": scale if enlarges else 1,
         }

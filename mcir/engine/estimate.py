@@ -48,13 +48,7 @@ def step_cost(
     parts = section.get("accumulation_steps", 1)
     with torch.device("meta"):
         model: Model = MODELS.build({**section, "compile": False, "precision": "fp32", "accumulation_steps": 1})
-    channels = int(getattr(model.network, "in_channels", 3))
-    batch: dict[str, Any] = {
-        "lq": torch.zeros(batch_size // parts, channels, *lq_size, device="meta"),
-        "gt": torch.zeros(batch_size // parts, channels, *gt_size, device="meta"),
-    }
-    if stored:
-        batch["negatives"] = torch.zeros(batch_size // parts, stored, channels, *gt_size, device="meta")
+    batch = model.example(batch_size // parts, lq_size, gt_size, stored)
     model.after_step = lambda *_: None  # type: ignore[method-assign]  # averages may look at values, which meta lacks
     static = [*model.parts.parameters(), *model.parts.buffers()]
     lasting = {tensor.untyped_storage()._cdata for tensor in static}

@@ -2,7 +2,9 @@
 
 from mcir.models.base import Batch, Model
 from mcir.models.contrastive import ContrastiveModel
+from mcir.models.dense import DenseContrastiveModel
 from mcir.models.ema import MovingAverage
+from mcir.models.momentum import MomentumEncoder, Queue
 from mcir.models.negatives import (
     AdaptiveHistoryNegatives,
     CombinedNegatives,
@@ -23,7 +25,10 @@ from mcir.models.optim import (
     TrueCosineAnnealingLR,
     build_optimizer,
 )
+from mcir.models.proxy import ProxyModel
+from mcir.models.residual import ResidualContrastiveModel
 from mcir.models.restoration import RestorationModel
+from mcir.models.self_supervised import Noise2NoiseModel, Noise2SelfModel, SelfSupervisedModel
 
 __all__ = [
     "AdaptiveHistoryNegatives",
@@ -33,18 +38,26 @@ __all__ = [
     "ContrastiveModel",
     "CosineAnnealingLR",
     "CosineAnnealingRestartLR",
+    "DenseContrastiveModel",
     "EpochCosineAnnealingLR",
     "FrozenNegatives",
     "HardNegatives",
     "HistoryNegatives",
     "InputNegatives",
     "Model",
+    "MomentumEncoder",
     "MovingAverage",
     "MultiStepLR",
     "MultiStepRestartLR",
     "Negatives",
+    "Noise2NoiseModel",
+    "Noise2SelfModel",
+    "ProxyModel",
+    "Queue",
+    "ResidualContrastiveModel",
     "RestorationModel",
     "Schedule",
+    "SelfSupervisedModel",
     "TrueCosineAnnealingLR",
     "build_optimizer",
 ]

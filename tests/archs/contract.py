@@ -51,6 +51,16 @@ class ArchitectureContract:
         assert net.padding in ("reflect", "zeros")
         assert all(isinstance(fact, int) and fact >= 1 for fact in (net.scale, net.size_multiple, net.min_size))
 
+    def test_the_stated_last_layer_is_the_last_one(self, net: Network) -> None:
+        order: list[str] = []
+        for name, module in net.named_modules():
+            if list(module.parameters(recurse=False)):
+                module.register_forward_hook(lambda *_, name=name: order.append(name))
+        with torch.no_grad():
+            net.eval()(self.images(net))
+        assert order[-1] == net.last_layer
+        assert isinstance(net.get_submodule(net.last_layer), torch.nn.Conv2d)
+
     def test_the_stated_sizes_are_those_it_takes(self, net: Network) -> None:
         multiple, least = net.size_multiple, -(-net.min_size // net.size_multiple) * net.size_multiple
         most = least + 2 * multiple + 4

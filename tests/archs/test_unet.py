@@ -29,6 +29,10 @@ class TestContractOfBilinear(TestContract):
     reach = None  # corners are aligned: where a pixel looks depends on the size
 
 
+class TestContractOfEnlarging(TestContract):
+    section: ClassVar = {"type": "UNet", "num_feat": 4, "scale": 2}
+
+
 # -- the network, slowly -----------------------------------------------------------------------------------------------
 
 
@@ -110,17 +114,27 @@ def test_parameters(bilinear: bool, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in net.last.parameters()) == 195
 
 
-def test_the_last_layer_can_be_replaced() -> None:
-    """A frozen network with a new last layer that enlarges: what is trained are that layer's weights alone."""
-    net = UNet(num_feat=4).eval().requires_grad_(False)
-    net.last = torch.nn.Sequential(torch.nn.Conv2d(4, 12, 1), torch.nn.PixelShuffle(2))
-    enlarged = net.restore(torch.rand(1, 3, 16, 20))
-    assert enlarged.shape == (1, 3, 32, 40)
-    enlarged.mean().backward()
-    assert {name for name, parameter in net.named_parameters() if parameter.grad is not None} == {
-        "last.0.weight",
-        "last.0.bias",
-    }
+def test_enlarging_changes_the_last_layer_alone() -> None:
+    """Each pixel of the features makes scale² pixels; channel c·scale² + row·scale + column makes (row, column)."""
+    net, twin = randomised(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
+    own, body = net.state_dict(), twin.state_dict()
+    assert [key for key in own if own[key].shape != body[key].shape] == ["last.weight", "last.bias"]
+    assert own.keys() == body.keys()
+    images = torch.rand(1, 3, 16, 20, dtype=torch.float64)
+    enlarged = net(images)
+    for row in (0, 1):
+        for column in (0, 1):
+            head = {f"last.{name}": own[f"last.{name}"][2 * row + column :: 4] for name in ("weight", "bias")}
+            twin.load_state_dict({**own, **head})
+            torch.testing.assert_close(enlarged[..., row::2, column::2], twin(images))
+
+
+def test_what_an_enlarged_output_is_taken_for() -> None:
+    for arguments in ({"scale": 2}, {"scale": 3, "num_in_ch": 1, "num_out_ch": 1}, {"num_in_ch": 1, "num_out_ch": 3}):
+        shapes = {key: tuple(value.shape) for key, value in UNet(num_feat=2, **arguments).state_dict().items()}
+        found = UNet.detect(shapes)
+        assert found is not None
+        assert {key: found[key] for key in arguments} == arguments
 
 
 # -- recognition and mistakes ------------------------------------------------------------------------------------------
@@ -130,7 +144,7 @@ def test_the_last_layer_can_be_replaced() -> None:
 def test_configurations_are_found_again(config: str) -> None:
     golden = networks.load(config)
     shapes = {golden.own_name(key): tuple(shape) for key, shape in golden.shapes.items()}
-    assert {"type": "UNet", **(UNet.detect(shapes) or {})} == {**golden.section, "num_feat": 64}
+    assert {"type": "UNet", **(UNet.detect(shapes) or {})} == {**golden.section, "num_feat": 64, "scale": 1}
 
 
 @pytest.mark.parametrize("config", networks.configs())
@@ -139,8 +153,8 @@ def test_other_names_are_not_taken_for_it(config: str) -> None:
     assert UNet.detect({key: tuple(shape) for key, shape in networks.load(config).shapes.items()}) is None
 
 
-@pytest.mark.parametrize("arguments", [{"num_in_ch": 0}, {"num_out_ch": 0}, {"num_feat": 0}])
+@pytest.mark.parametrize("arguments", [{"num_in_ch": 0}, {"num_out_ch": 0}, {"num_feat": 0}, {"scale": 0}])
 def test_what_cannot_be_built_is_refused(arguments: dict[str, int]) -> None:
     name = next(iter(arguments))
-    with pytest.raises(ValueError, match=rf"UNet: channels and features start at 1, not .*{name}=0"):
+    with pytest.raises(ValueError, match=rf"UNet: channels, features and scale start at 1, not .*{name}=0"):
         UNet(**arguments)
