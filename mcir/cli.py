@@ -5,14 +5,19 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mcir
 from mcir import registry, test, train
 from mcir.config.arguments import add_option_arguments
 
+if TYPE_CHECKING:
+    from mcir.tables.plan import Settings
+
 REGISTRIES = {
     "archs": registry.ARCHS,
     "losses": registry.LOSSES,
+    "distances": registry.DISTANCES,
     "datasets": registry.DATASETS,
     "degradations": registry.DEGRADATIONS,
     "models": registry.MODELS,
@@ -73,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reproduce", help="make a table of the paper again, or the small reproduction")
     _add_tables(command.add_subparsers(dest="table", required=True, metavar="TABLE"))
 
+    command = commands.add_parser("proxy", help="evaluate pre-trained weights: train a new last layer on few labels")
+    _add_proxy(command)
+    command.set_defaults(call=_proxy)
+
     command = commands.add_parser("prepare", help="prepare data sets")
     _add_steps(command.add_subparsers(dest="step", required=True, metavar="STEP"))
     return parser
@@ -96,7 +105,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if options.train is None or training is None:
         print("# no training section: nothing to estimate")
         return 0
-    gt_size = training.section.get("gt_size")
+    gt_size = training.section.get("gt_size") or training.section.get("patch_size")
     if gt_size is None:
         print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
         return 0
@@ -195,17 +204,40 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 def _add_tables(tables: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     many: dict[str, object] = {"nargs": "+", "action": "extend", "default": []}
-    for path in sorted((Path(__file__).parent / "tables").glob("table*.yml")):
-        table = tables.add_parser(path.stem, help=f"Table {path.stem.removeprefix('table')} of the paper")
+    launchers = "how trainings are started: here, one after another (torchrun), or each as a job of a cluster (slurm)"
+    for path in sorted((Path(__file__).parent / "tables").glob("*table*.yml")):
+        rcl = path.stem.startswith("rcl-")
+        paper = "residual contrastive learning" if rcl else "the paper"
+        table = tables.add_parser(path.stem, help=f"Table {path.stem.partition('table')[2]} of {paper}")
         table.add_argument("--row", default="*", help="only the rows that fit, a glob like '*SPN'")
         table.add_argument("--train", action="store_true", help="train what has no checkpoint, or go on with it")
-        table.add_argument("--nproc", type=int, default=1, help="processes of a training; above 1 torchrun starts them")
-        table.add_argument("--checkpoint", choices=["last", "best"], help="which to evaluate; else as the table says")
-        table.add_argument("--again", action="store_true", help="evaluate, too, what was evaluated already")
+        table.add_argument("--launcher", choices=["torchrun", "slurm"], default="torchrun", help=launchers)
+        table.add_argument("--nproc", type=int, default=1, help="processes of a training (default: 1)")
+        table.add_argument("--slurm", metavar="KEY=VALUE", help="what to ask Slurm for, like partition=gpu", **many)  # type: ignore[arg-type]
+        table.add_argument("--no-wait", action="store_true", help="submit the jobs, list them, and leave it at that")
         table.add_argument("--options", type=Path, default=Path("options"), help="folder of the option files")
         table.add_argument("--results", type=Path, default=Path("results"), help="where the results go")
         table.add_argument("--set", metavar="A.B=C", help="laid over every option file", **many)  # type: ignore[arg-type]
-        table.set_defaults(call=_reproduce)
+        if rcl:
+            table.add_argument("--labels", type=int, nargs="+", default=[], help="labelled images, instead of its own")
+            table.add_argument("--trials", type=int, default=5, help="trainings on them of each row (default: 5)")
+            table.add_argument("--steps", type=int, help="of each of them (default: as the table says)")
+            table.add_argument("--jobs", type=int, help="of them at a time (default: as many as cores; one on a GPU)")
+            table.add_argument("--resnet", default="imagenet", help="of the consistency loss: imagenet, random, a file")
+            table.add_argument("--proxy-set", metavar="A.B=C", help="laid over trainings on labelled images", **many)  # type: ignore[arg-type]
+        else:
+            table.add_argument("--checkpoint", choices=["last", "best"], help="to evaluate; else as the table says")
+            table.add_argument("--again", action="store_true", help="evaluate, too, what was evaluated already")
+        table.set_defaults(call=_reproduce_rcl if rcl else _reproduce)
+    figure = tables.add_parser("rcl-fig2", help="Figure 2 of residual contrastive learning, of trained weights")
+    figure.add_argument("--weights", type=Path, required=True, help="a checkpoint of a network that does not enlarge")
+    figure.add_argument("--data", type=Path, help="folder of clean images, instead of the bundled photographs")
+    figure.add_argument("--patch", type=int, default=128, help="side of a patch (default: 128)")
+    figure.add_argument("--batch", type=int, default=64, help="images that are compared at once (default: 64)")
+    figure.add_argument("--batches", type=int, default=4, help="how many times (default: 4)")
+    figure.add_argument("--seed", type=int, default=0, help="of images, patches, noise and the untrained network")
+    figure.add_argument("--results", type=Path, default=Path("results"), help="where the page goes")
+    figure.set_defaults(call=_reproduce_fig2)
     mini = tables.add_parser("mini", help="small networks and many seeds: half an hour on two cores")
     mini.add_argument("--task", choices=["sr", "denoise", "dehaze"], action="append", help="only this; may be repeated")
     mini.add_argument("--method", action="append", help="only this and plain; may be repeated")
@@ -217,25 +249,67 @@ def _add_tables(tables: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     mini.add_argument("--results", type=Path, default=Path("results/mini"), help="where the results go")
     mini.add_argument("--set", metavar="A.B=C", help="laid over every training", **many)  # type: ignore[arg-type]
     mini.set_defaults(call=_reproduce_mini)
+    small = tables.add_parser("rcl-mini", help="residual contrastive learning, small: half an hour on two cores")
+    small.add_argument("--task", choices=["denoise", "sr"], action="append", help="only this; may be repeated")
+    small.add_argument("--method", action="append", help="only this and RCL-EMD; may be repeated")
+    small.add_argument("--seeds", type=int, default=3, help="trainings of each method (default: 3)")
+    small.add_argument("--data", type=Path, help="folder of clean images, instead of the bundled photographs")
+    small.add_argument("--resnet", default="random", help="weights of the consistency: random, imagenet or a file")
+    small.add_argument("--jobs", type=int, help="trainings at a time (default: as many as cores; one on a GPU)")
+    small.add_argument("--quick", action="store_true", help="see that it works: two seeds, a few steps")
+    small.add_argument("--results", type=Path, default=Path("results/rcl-mini"), help="where the results go")
+    small.add_argument("--set", metavar="A.B=C", help="laid over every pre-training", **many)  # type: ignore[arg-type]
+    small.set_defaults(call=_reproduce_rcl_mini)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     from mcir.engine.loggers import log_to_console
-    from mcir.tables.plan import Settings
     from mcir.tables.reproduce import reproduce
 
     log_to_console()
-    settings = Settings(
+    return reproduce(
+        arguments.table, _table_settings(arguments, checkpoint=arguments.checkpoint, again=arguments.again)
+    )
+
+
+def _table_settings(arguments: argparse.Namespace, **others: Any) -> "Settings":
+    from mcir.tables.plan import Settings
+    from mcir.tables.slurm import read_parameters
+
+    return Settings(
         options=arguments.options,
         results=arguments.results,
         rows=arguments.row,
         overrides=arguments.set,
         train=arguments.train,
         processes=arguments.nproc,
-        checkpoint=arguments.checkpoint,
-        again=arguments.again,
+        launcher=arguments.launcher,
+        slurm=read_parameters(arguments.slurm),
+        wait=not arguments.no_wait,
+        **others,
     )
-    return reproduce(arguments.table, settings)
+
+
+def _reproduce_rcl(arguments: argparse.Namespace) -> int:
+    from mcir.tables.rcl import RclSettings, reproduce_rcl
+
+    settings = RclSettings(
+        tables=_table_settings(arguments),
+        labels=arguments.labels,
+        trials=arguments.trials,
+        steps=arguments.steps,
+        jobs=arguments.jobs,
+        classifier=arguments.resnet,
+        overrides=arguments.proxy_set,
+    )
+    return reproduce_rcl(arguments.table, settings)
+
+
+def _reproduce_fig2(arguments: argparse.Namespace) -> int:
+    from mcir.tables.rcl_fig2 import Fig2Settings, reproduce_fig2
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call", "table")}
+    return reproduce_fig2(Fig2Settings(**given))
 
 
 def _reproduce_mini(arguments: argparse.Namespace) -> int:
@@ -256,6 +330,55 @@ def _reproduce_mini(arguments: argparse.Namespace) -> int:
     return reproduce_mini(settings)
 
 
+def _reproduce_rcl_mini(arguments: argparse.Namespace) -> int:
+    from mcir.tables.rcl_mini import RclMiniSettings, reproduce_rcl_mini
+    from mcir.tables.rcl_mini_report import METHODS, TASKS
+
+    settings = RclMiniSettings(
+        results=arguments.results,
+        seeds=arguments.seeds,
+        tasks=arguments.task or tuple(TASKS),
+        methods=arguments.method or METHODS,
+        data=arguments.data,
+        resnet=arguments.resnet,
+        jobs=arguments.jobs,
+        quick=arguments.quick,
+        overrides=arguments.set,
+    )
+    return reproduce_rcl_mini(settings)
+
+
+# -- proxy ------------------------------------------------------------------------------------------------------------
+
+
+def _add_proxy(command: argparse.ArgumentParser) -> None:
+    rows = "weight files (NAME=FILE to name one), random, oracle (supervised for the task), sl-den (for denoising)"
+    command.add_argument("weights", nargs="+", metavar="CHECKPOINT", help=rows)
+    command.add_argument("--task", default="denoise", help="denoise, sr, jdensr or demosaic (default: denoise)")
+    command.add_argument("--labels", type=int, nargs="+", default=[], help="labelled images, nested (default: all)")
+    command.add_argument("--trials", type=int, default=5, help="trainings of each row (default: 5)")
+    command.add_argument("--steps", type=int, default=2000, help="of each training (default: 2000)")
+    command.add_argument("--patch", type=int, default=128, help="side of a crop of the degraded image (default: 128)")
+    command.add_argument("--batch", type=int, default=64, help="images of a step (default: 64)")
+    command.add_argument("--finetune", action="store_true", help="train all weights; 0 labels: take them as they are")
+    command.add_argument("--pretrain-steps", type=int, default=10_000, help="of oracle and sl-den (default: 10000)")
+    command.add_argument("--data", type=Path, help="clean images to train on, instead of the bundled photographs")
+    command.add_argument("--test", type=Path, help="clean images to test on")
+    command.add_argument("--jobs", type=int, help="trainings at a time (default: as many as cores; one on a GPU)")
+    command.add_argument("--results", type=Path, default=Path("results/proxy"), help="where the results go")
+    command.add_argument(
+        "--set", metavar="A.B=C", nargs="+", action="extend", default=[], help="laid over every training"
+    )
+
+
+def _proxy(arguments: argparse.Namespace) -> int:
+    from mcir.tables.proxy import proxy
+    from mcir.tables.proxy_plan import ProxySettings
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call", "set")}
+    return proxy(ProxySettings(**given, overrides=arguments.set))
+
+
 # -- prepare ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +387,7 @@ def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "lmdb": "put the images of a folder into an LMDB data base",
         "subimages": "cut large images into overlapping squares",
         "lr": "shrink images by MATLAB's bicubic",
+        "split": "write disjoint lists of images for training, validation and testing, by their names alone",
         "verify": "decode every image of a folder or data base, and check pairs; or check a data set by its manifest",
     }.items():
         step = steps.add_parser(name, help=text)
@@ -271,7 +395,7 @@ def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
             step.add_argument("source", help="folder of images or data base; or, before ROOT, the name of a data set")
             step.add_argument("root", nargs="?", help="folder of that data set: is it as its manifest says?")
         else:
-            step.add_argument("source", type=Path, help="folder of images")
+            step.add_argument("source", type=Path, help=f"folder of images{', or data base' * (name == 'split')}")
             step.add_argument("target", type=Path, help="where the result goes; an interrupted one is completed")
         if name == "lmdb":
             step.add_argument("--codec", choices=["encoded", "raw"], default="encoded", help="raw: larger, much faster")
@@ -282,6 +406,14 @@ def _add_steps(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
             step.add_argument("--strip", default="", help="an ending to take off the names, like x4")
         elif name == "lr":
             step.add_argument("--scale", type=int, required=True, help="how many times smaller")
+        elif name == "split":
+            step.add_argument("--train", type=float, help="a number, or a share like 0.8 (default: all that are left)")
+            step.add_argument("--val", type=float, default=0, help="a number, or a share (default: none)")
+            step.add_argument("--test", type=float, default=0, help="a number, or a share (default: none)")
+            step.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+            step.add_argument("--folders", action="store_true", help="keep folders whole; numbers are of folders then")
+            step.set_defaults(call=_split)
+            continue
         else:
             step.add_argument("--against", type=Path, help="the degraded images of the same pairs")
             step.add_argument("--filename_tmpl", default="{}", help="name of a degraded image, like '{}x4' or '{}_*'")
@@ -319,6 +451,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
         _print_first(found.problems)
         print("everything is whole" if found.ok else f"{len(found.problems)} problem{'s' * (len(found.problems) > 1)}")
         return 0 if found.ok else 1
+    print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")
+    return 0
+
+
+def _split(arguments: argparse.Namespace) -> int:
+    from mcir.data.split import create_split
+
+    parts = (arguments.train, arguments.val, arguments.test, arguments.seed, arguments.folders)
+    made = create_split(arguments.source, arguments.target, *parts)
     print(f"{arguments.target}: {made.written} written, {made.skipped} were there, from {made.images} images")
     return 0
 

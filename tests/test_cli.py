@@ -132,6 +132,19 @@ def test_verify_takes_one_clean_image_with_many_degraded_ones(tmp_path, capsys):
     assert "no ground truth belongs to it" in capsys.readouterr().err
 
 
+def test_prepare_split(tmp_path, capsys):
+    for number in range(10):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8), np.uint8))
+    out = tmp_path.with_name("lists")
+    arguments = ["prepare", "split", str(tmp_path), str(out), "--test", "0.2", "--val", "3", "--seed", "1"]
+    assert main(arguments) == 0 and main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "3 written, 0 were there, from 10 images" in told and "0 written, 3 were there" in told
+    assert [len((out / f"{kind}.txt").read_text().split()) for kind in ("train", "val", "test")] == [5, 3, 2]
+    assert main([*arguments[:-1], "2"]) == 1
+    assert "is another list" in capsys.readouterr().err
+
+
 def test_a_mistake_is_told_in_plain_words(tmp_path, capsys):
     assert main(["prepare", "lmdb", str(tmp_path / "nowhere"), str(tmp_path / "x.lmdb")]) == 1
     told = capsys.readouterr().err

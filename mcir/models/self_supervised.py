@@ -86,7 +86,7 @@ class Noise2NoiseModel(_PixelModel):
 class Noise2SelfModel(_PixelModel):
     """A network that predicts hidden pixels of a noisy image from the others.
 
-    The hidden pixels are one of the ``mask_width``² grids, a pixel of each square; which one, the iteration decides.
+    The hidden pixels are one of the ``mask_width²`` grids, a pixel of each square; which one, the iteration decides.
     The loss is that of the official code: over all pixels, those that are not hidden counting as predicted. Both views
     of each image are trained on, as two images.
     """

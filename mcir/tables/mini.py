@@ -28,9 +28,9 @@ from mcir.engine.stages import StagedBatches
 from mcir.registry import MODELS
 from mcir.tables.given import digest_of, held_out_lists
 from mcir.tables.mini_report import METHODS, TASKS, Conditions, Record, tell
-from mcir.tables.records import end_last_line, read_records
+from mcir.tables.once import made_once, read_runs
 from mcir.tables.words import counted
-from mcir.tables.workers import done_by, number_of
+from mcir.tables.workers import number_of
 
 HOME = Path(__file__).with_name("mini")
 Say = Callable[[str], None]
@@ -100,26 +100,11 @@ def reproduce_mini(settings: MiniSettings, say: Say = print) -> int:
 
 def _reproduce(runs: Sequence[MiniRun], settings: MiniSettings, say: Say) -> int:
     file = settings.results / "runs.jsonl"
-    settings.results.mkdir(parents=True, exist_ok=True)
     known = read_runs(file)
-    prints = {run: run.fingerprint() for run in runs}
-    waiting = [run for run in runs if prints[run] not in known]
-    say(f"mini: {counted(len(runs), 'training')}, {len(runs) - len(waiting)} of them in {file}")
+    waiting = [run for run in runs if run.fingerprint() not in known]
     for line in _measured_otherwise(waiting, list(known.values())):
         say(line)
-    begin = time.perf_counter()
-    end_last_line(file)
-    with file.open("a", encoding="utf-8") as lines:
-        for count, record in enumerate(done_by(train_one, waiting, number_of(settings.jobs)), 1):
-            lines.write(as_json(record) + "\n")
-            lines.flush()
-            known[record["fingerprint"]] = record
-            left = (time.perf_counter() - begin) / count * (len(waiting) - count)
-            say(
-                f"{count}/{len(waiting)}  {record['task']} {record['method']} seed {record['seed']}: "
-                f"{float(record['psnr']):.3f} dB in {record['seconds']:.1f} s, about {left / 60:.0f} min left"
-            )
-    records = [known[prints[run]] for run in runs]
+    records = made_once("mini", train_one, runs, file, number_of(settings.jobs), say, _told)
     images = "the bundled photographs" if settings.data is None else f"the images of {settings.data}"
     report, data = tell(records, Conditions(images, settings.vgg, settings.quick))
     target = settings.results / "mini.json"
@@ -127,6 +112,10 @@ def _reproduce(runs: Sequence[MiniRun], settings: MiniSettings, say: Say) -> int
     for path in [target, *report.write(settings.results, "mini")]:
         say(f"results: {path}")
     return 0
+
+
+def _told(record: Record) -> str:
+    return f"{record['task']} {record['method']} seed {record['seed']}: {float(record['psnr']):.3f} dB"
 
 
 def planned(settings: MiniSettings) -> list[MiniRun]:
@@ -247,11 +236,3 @@ def train_one(run: MiniRun) -> Record:
         "device": str(process.device),
         "torch": torch.__version__,
     }
-
-
-def read_runs(file: Path) -> dict[str, Record]:
-    """Return the finished trainings in a file by fingerprint; a line that a killed process left half is passed over."""
-    found: dict[str, Record] = {}
-    for record in read_records(file):
-        found[record["fingerprint"]] = record
-    return found

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import mcir
-from mcir.tables.differences import LIMIT, Difference, tested
+from mcir.tables.differences import LIMIT, Difference, compared
 from mcir.tables.report import Report, Section, bars, curves
 from mcir.tables.words import counted
 
@@ -65,7 +65,7 @@ def compare(records: Sequence[Record]) -> list[Comparison]:
             gains = [float(a["psnr"]) - float(b["psnr"]) for a, b in zip(own, plain, strict=True)]
             found.append((task, method, gains, own, plain))
     comparisons = []
-    differences = tested([gains for _, _, gains, _, _ in found])
+    differences = compared([gains for _, _, gains, _, _ in found])
     for (task, method, _, own, plain), difference in zip(found, differences, strict=True):
         values = [float(record["psnr"]) for record in own if math.isfinite(float(record["psnr"]))]
         spent = [fmean(record["training_seconds"] for record in rows) for rows in (own, plain)]

@@ -6,8 +6,9 @@ paper yet is simply not there, and the reports say so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,13 +17,16 @@ from mcir.registry import suggestion
 
 HOME = Path(__file__).parent
 NOT_ENTERED = "not entered: to be read from the paper"
+AnyTable = TypeVar("AnyTable", bound=BaseModel)
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a table's file: of fixed keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Number(_Part):
+class Number(Part):
     """A published result.
 
     Attributes:
@@ -47,7 +51,7 @@ class Number(_Part):
         return self
 
 
-class Run(_Part):
+class Run(Part):
     """One training of a row.
 
     Attributes:
@@ -62,7 +66,7 @@ class Run(_Part):
     published: str | None = None
 
 
-class Row(_Part):
+class Row(Part):
     """A line of a table.
 
     Attributes:
@@ -89,7 +93,7 @@ class Row(_Part):
         return min(known, key=lambda number: ("paper", "release", "authors").index(number.by), default=None)
 
 
-class Table(_Part):
+class Table(Part):
     """A table of the paper.
 
     Attributes:
@@ -134,9 +138,9 @@ class Table(_Part):
         return next(row for row in self.rows if row.name == name)
 
 
-def known_tables() -> list[str]:
-    """Return the names of all tables, sorted."""
-    return sorted(path.stem for path in HOME.glob("table*.yml"))
+def known_tables(prefix: str = "") -> list[str]:
+    """Return the names of all tables of a paper, sorted; ``rcl-`` begins those of residual contrastive learning."""
+    return sorted(path.stem for path in HOME.glob(f"{prefix}table*.yml"))
 
 
 def read_table(name: str) -> Table:
@@ -145,11 +149,19 @@ def read_table(name: str) -> Table:
     Raises:
         ValueError: there is none, or it is not well-formed.
     """
-    known = known_tables()
+    return read_as(Table, name, known_tables())
+
+
+def read_as(kind: type[AnyTable], name: str, known: Sequence[str]) -> AnyTable:
+    """Return one of the known tables.
+
+    Raises:
+        ValueError: there is none of that name, or it is not well-formed.
+    """
     if name not in known:
         raise ValueError(f"There is no table '{name}'.{suggestion(name, known)} Known are {', '.join(known)}.")
     path = HOME / f"{name}.yml"
     try:
-        return Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -181,14 +181,7 @@ def plan(table: Table, settings: Settings) -> list[Job]:
     Raises:
         ValueError: no row fits the pattern, or the folder of the option files is not there.
     """
-    if not settings.options.is_dir():
-        raise ValueError(
-            f"There is no folder {settings.options} with the option files: start in a clone of mcir, or give --options."
-        )
-    chosen = {row.name for row in table.rows if fnmatchcase(row.name.lower(), settings.rows.lower())}
-    if not chosen:
-        names = ", ".join(f"'{row.name}'" for row in table.rows)
-        raise ValueError(f"No row of {table.name} fits '{settings.rows}'. Its rows are {names}.")
+    chosen = chosen_rows(table.name, table.rows, settings)
     for row in reversed(table.rows):
         if row.name in chosen and row.against:
             chosen.add(row.against)
@@ -198,6 +191,23 @@ def plan(table: Table, settings: Settings) -> list[Job]:
         if row.name in chosen
         for run in row.runs
     ]
+
+
+def chosen_rows(table: str, rows: Sequence[Row], settings: Settings) -> set[str]:
+    """Return the names of the rows that settings ask for.
+
+    Raises:
+        ValueError: no row fits the pattern, or the folder of the option files is not there.
+    """
+    if not settings.options.is_dir():
+        raise ValueError(
+            f"There is no folder {settings.options} with the option files: start in a clone of mcir, or give --options."
+        )
+    chosen = {row.name for row in rows if fnmatchcase(row.name.lower(), settings.rows.lower())}
+    if not chosen:
+        names = ", ".join(f"'{row.name}'" for row in rows)
+        raise ValueError(f"No row of {table} fits '{settings.rows}'. Its rows are {names}.")
+    return chosen
 
 
 def _job(row: Row, run: Run, which: Which, settings: Settings) -> Job:
@@ -231,7 +241,7 @@ def _files_in(tree: Any) -> Iterator[str]:
 
 
 def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
-    """Return the folders and data bases that the data sets read and that are not there, in order, each once."""
+    """Return the folders, data bases and lists that the data sets read and that are not there, each once."""
     wanted = [path for section in sections for path in _roots(section.section)]
     return [path for path in dict.fromkeys(wanted) if not Path(path).exists()]
 

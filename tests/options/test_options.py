@@ -28,7 +28,8 @@ from tests.golden.networks import HERE as NETWORKS
 
 ROOT = Path(__file__).parents[2] / "options"
 BASES = sorted(ROOT.glob("_base_/**/*.yml"))
-FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES) - set(ROOT.glob("tables/*.yml")))  # tests/tables has those
+ELSEWHERE = {*ROOT.glob("tables/*.yml"), *ROOT.glob("rcl/*.yml")}  # tests/tables and test_rcl.py have those
+FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES) - ELSEWHERE)
 TESTS = [file for file in FILES if file.parent.name == "test"]
 TRAINED = [file for file in FILES if file not in TESTS]
 PAIRS = [file for file in TRAINED if file.stem.endswith("_spn")]

@@ -3,9 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from mcir.engine.checkpoint import NetworkFile, write_network
+from mcir.registry import ARCHS
 from mcir.tables.paper import Table
+from mcir.tables.proxy_plan import ProxySettings
 
 SCORES = {"psnr": {"type": "PSNR"}, "ssim_y": {"type": "SSIM", "test_y_channel": True}}
 
@@ -85,3 +89,42 @@ def home(tmp_path, monkeypatch):
     pushed = {**options(pictures, "spn", **contrast), "model_type": "ContrastiveModel"}
     write("sr/spn.yml", {**pushed, "sweep": {"train.negatives.steps": [[1], [2]]}})
     return tmp_path
+
+
+# -- proxy evaluation ------------------------------------------------------------------------------------------------
+
+PROXY_NETWORK = {"type": "UNet", "num_feat": 2}
+
+
+@pytest.fixture
+def proxy_settings(tmp_path):
+    """Six pictures to train on, two to test on, and the smallest training."""
+    generator = np.random.default_rng(0)
+    for kind, count in (("train", 6), ("test", 2)):
+        (tmp_path / kind).mkdir()
+        for number in range(count):
+            slope = np.linspace(0, 200, 64)[:, None, None] * np.ones((64, 68, 3))
+            image = (slope + generator.integers(0, 56, (64, 68, 3))).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / kind / f"{number}.png"), image)
+    return ProxySettings(
+        trials=2,
+        steps=2,
+        pretrain_steps=2,
+        patch=32,
+        batch=2,
+        network=PROXY_NETWORK,
+        data=tmp_path / "train",
+        test=tmp_path / "test",
+        results=tmp_path / "results",
+        jobs=1,
+        overrides=["num_gpu=0"],
+    )
+
+
+@pytest.fixture
+def proxy_weights(tmp_path):
+    """A network's weight file."""
+    torch.manual_seed(5)
+    network = ARCHS.build(PROXY_NETWORK)
+    write_network(tmp_path / "rcl", NetworkFile({"params": network.state_dict()}, "UNet", {"num_feat": 2}), 0)
+    return tmp_path / "rcl.pth"

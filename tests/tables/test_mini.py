@@ -1,11 +1,6 @@
 """The mini reproduction: fair pairs, and runs that are not repeated."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +12,7 @@ from mcir.config import load, runs_of
 from mcir.tables import mini
 from mcir.tables.mini import METHODS, TASKS, MiniSettings, planned, read_runs, reproduce_mini
 from tests.tables.pages import Page
-from tests.tables.processes import children_of, is_there, until
+from tests.tables.processes import check_killed
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
@@ -205,45 +200,11 @@ class Made:
         return {**names, **numbers, **facts, "device": "cpu", "torch": "2"}
 
 
-ENDLESS = """
-import time
-from pathlib import Path
-from mcir.registry import LOSSES
-from mcir.losses import L1Loss
-
-@LOSSES.register()
-class EndlessLoss(L1Loss):
-    def __init__(self, begun: str) -> None:
-        super().__init__()
-        self.begun = Path(begun)
-
-    def forward(self, output, gt):
-        self.begun.touch()
-        time.sleep(600)
-"""
-
-
 def test_a_killed_command_leaves_no_process_and_is_alone_while_it_runs(tmp_path, own):
-    (tmp_path / "endless.py").write_text(ENDLESS)
-    loss = json.dumps({"type": "EndlessLoss", "begun": str(tmp_path / "begun")})
-    arguments = ["--task", "sr", "--method", "plain", "--results", "out", "--data", str(own), "--quick", "--jobs", "2"]
-    changes = ["--set", 'imports=["endless"]', f"train.pixel_opt={loss}"]
-    command = [sys.executable, "-m", "mcir.cli", "reproduce", "mini", *arguments, *changes]
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    arguments = ["mini", "--task", "sr", "--method", "plain", "--data", str(own)]
+    check_killed(
+        tmp_path,
+        arguments,
+        "train.pixel_opt",
+        lambda results: reproduce_mini(MiniSettings(results, data=own, quick=True, tasks=["sr"]), print),
     )
-    try:
-        until((tmp_path / "begun").exists)
-        workers = children_of(process.pid)
-        assert len(workers) >= 2
-        with pytest.raises(ValueError, match=rf"out is in use by process {process.pid} on "):
-            reproduce_mini(MiniSettings(results=tmp_path / "out", data=own, quick=True, tasks=["sr"]), print)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    try:
-        until(lambda: not any(map(is_there, workers)))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)

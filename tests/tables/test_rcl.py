@@ -1,0 +1,198 @@
+"""Tables of residual contrastive learning by their command, on tiny pictures in the place of real ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mcir.archs import UNet
+from mcir.cli import main
+from tests.tables.processes import PATIENT, children_of, is_there, until
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = str(ROOT / "options")
+TINY = [
+    "network_g.num_feat=2",
+    "datasets.train.patch_size=32",
+    "datasets.train.batch_size_per_gpu=2",
+    "datasets.train.num_worker_per_gpu=0",
+    "datasets.val.max_images=1",
+    "train.total_iter=2",
+    "val.pictures=0",
+    "logger.use_tb_logger=false",
+    "num_gpu=0",
+]
+SMALL = ["--trials", "2", "--steps", "2", "--jobs", "1", "--set", *TINY]
+
+
+def command(table, *more):
+    return ["reproduce", table, "--options", OPTIONS, *SMALL[:6], *more, *SMALL[6:]]
+
+
+def draw(folder, count, side, ending="png"):
+    """Write smooth pictures, wider than they are high by a fifth."""
+    generator = np.random.default_rng(0)
+    Path(folder).mkdir(parents=True)
+    for number in range(count):
+        rough = generator.integers(0, 255, (5, 6, 3)).astype(np.uint8)
+        cv2.imwrite(
+            f"{folder}/{number}.{ending}", cv2.resize(rough, (side * 6 // 5, side), interpolation=cv2.INTER_CUBIC)
+        )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, in which processes find this mcir and modules that lie there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def voc(folder):
+    """Eight photographs of VOC and their lists."""
+    draw("datasets/VOC2012/JPEGImages", 8, 40, "jpg")
+    home = "datasets/VOC2012/"
+    assert main(["prepare", "split", f"{home}JPEGImages", f"{home}splits", "--val", "1", "--test", "2"]) == 0
+
+
+@pytest.fixture
+def stanford(folder):
+    """Rooms in two sizes, of two areas, and their lists."""
+    for area in (1, 2):
+        draw(f"datasets/Stanford/LR/area_{area}", 3, 40)
+        draw(f"datasets/Stanford/HR/area_{area}", 3, 80)
+    arguments = ["datasets/Stanford/LR", "datasets/Stanford/splits", "--test", "1", "--folders"]
+    assert main(["prepare", "split", *arguments]) == 0
+
+
+def read(name):
+    return json.loads(Path(f"results/{name}.json").read_text())
+
+
+def test_what_is_missing_and_where_to_get_it(folder, capsys):
+    assert main(["reproduce", "rcl-table1", "--options", OPTIONS]) == 1
+    told = capsys.readouterr().out
+    for text in (
+        f"RCL-EMD  ({OPTIONS}/rcl/mit.yml)  not trained",
+        "no checkpoint experiments/rcl_voc2012_DenseCL+/models/net_g_50000.pth: --train makes it",
+        "MIT demosaicing belongs in datasets/MIT",
+        "datasets/Stanford/splits/test.txt",
+        "mcir prepare split Stanford/LR Stanford/splits --test 1 --folders",
+        "mcir prepare verify voc2012 datasets/VOC2012",
+    ):
+        assert text in told, text
+    assert told.count("PASCAL VOC 2012 belongs in") == 1
+    columns = read("rcl-table1")["rows"][0]["columns"]
+    assert columns["VOC2012"]["psnr"]["published"] == 31.39 and columns["VOC2012"]["psnr"]["ours"] is None
+    assert "| RCL-MMD |" in Path("results/rcl-table1.md").read_text()
+    assert main(["reproduce", "rcl-table2", "--options", OPTIONS, "--train", "--row", "N2N"]) == 1
+    told = capsys.readouterr().out
+    assert "N2N: cannot be trained, datasets/Stanford/LR" in told and "datasets/Stanford/HR" in told
+    assert main(["reproduce", "rcl-table3", "--options", OPTIONS, "--row", "N2N"]) == 1
+    assert "Its rows are 'SL', 'RCL+SL'" in capsys.readouterr().err
+    assert main(["reproduce", "rcl-table3", "--options", "nowhere"]) == 1
+    assert "no folder nowhere" in capsys.readouterr().err
+
+
+def test_pre_trained_evaluated_and_told_of(stanford, capfd):
+    arguments = command("rcl-table2", "--labels", "2", "--row", "[ns]*[2)]*")  # N2N, N2S, SL (Den)
+    assert main([*arguments, "--train"]) == 0
+    assert "1/6  N2N, 2 labels, trial 0" in capfd.readouterr().out
+    assert read("rcl-table2")["steps"] == 2 and [row["row"] for row in read("rcl-table2")["rows"]] == [
+        "N2N",
+        "N2S",
+        "SL (Den)",
+    ]
+    for row in read("rcl-table2")["rows"]:
+        for column in ("Stanford SR", "Stanford JDenSR"):
+            cell = row["columns"][column]["psnr"]
+            assert cell["trials"] == 2 and cell["std"] > 0 and 0 < cell["ours"] < 60
+    columns = {column["name"]: column for column in read("rcl-table2")["columns"]}
+    assert columns["Stanford SR"]["input"]["psnr"] > columns["Stanford JDenSR"]["input"]["psnr"]  # that has noise, too
+    first = Path("results/rcl-table2.html").read_text()
+    (pretrained,) = Path("results/rcl-table2/stanford_sr/pretrained").glob("*/pretrained/models/net_g_2.pth")
+    assert main(arguments) == 0  # what is known is told again, and nothing is made
+    assert "to be made" not in capfd.readouterr().out and Path("results/rcl-table2.html").read_text() == first
+    assert main([*arguments, "--train"]) == 0
+    assert "6 trainings, 0 of them to be made" in capfd.readouterr().out
+    pretrained.unlink()
+    assert main(arguments) == 1  # without its weights, a row is not taken for one of random weights
+    cells = read("rcl-table2")["rows"][2]["columns"]
+    assert cells["Stanford SR"]["psnr"]["ours"] is None and cells["Stanford JDenSR"]["psnr"]["trials"] == 2
+
+
+def test_labels_against_none_from_a_pre_training(voc):
+    network = UNet(num_feat=2)
+    file = Path("experiments/rcl_voc2012_RCL-EMD/models/net_g_2.pth")
+    file.parent.mkdir(parents=True)
+    torch.save({"params": network.state_dict()}, file)
+    assert main(command("rcl-table3", "--labels", "0", "4", "--train")) == 0
+    plain, pretrained = read("rcl-table3")["rows"]
+    assert [cell["psnr"]["trials"] for cell in plain["columns"].values()] == [0, 2]
+    assert [cell["psnr"]["trials"] for cell in pretrained["columns"].values()] == [1, 2]
+    assert pretrained["columns"]["0"]["psnr"]["difference"] == pretrained["columns"]["0"]["psnr"]["ours"] - 22.62
+    assert plain["columns"]["4"]["psnr"]["ours"] != pretrained["columns"]["4"]["psnr"]["ours"]
+    assert main(command("rcl-table3", "--labels", "0", "4", "--proxy-set", "manual_seed=7")) == 1
+    assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["ours"] is None  # of other trainings
+
+
+def test_one_number_of_labels_where_columns_are_data(voc, capsys):
+    assert main(command("rcl-table1", "--labels", "2", "4")) == 1
+    assert "one number of labelled images, not 2 of them" in capsys.readouterr().err
+
+
+def test_more_labels_than_images_are_told_of_before_anything_is_trained(voc, capsys):
+    assert main(command("rcl-table3", "--labels", "50", "--train")) == 1
+    assert "max_images is 50 of 5 images" in capsys.readouterr().err
+    assert main(command("rcl-table3", "--labels", "4", "--train", "--trials", "0")) == 1
+    assert not Path("experiments").exists()
+
+
+def test_a_killed_table_goes_on_where_it_was(voc):
+    arguments = [
+        sys.executable,
+        "-m",
+        "mcir.cli",
+        *command("rcl-table3", "--row", "SL", "--labels", "2", "4", "--train"),
+    ]
+    runs = Path("results/rcl-table3/voc2012_denoise/runs.jsonl")
+    first = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    until(lambda: runs.is_file() and runs.read_text().count("\n"))
+    first.kill()
+    first.wait()
+    done = runs.read_text().splitlines()
+    assert 1 <= len(done) < 4
+    told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert f"4 trainings, {4 - len(done)} of them to be made" in told
+    after = runs.read_text().splitlines()
+    assert after[: len(done)] == done and len({json.loads(line)["fingerprint"] for line in after}) == len(after) == 4
+
+
+def test_a_killed_pre_training_ends_and_goes_on(voc):
+    Path("patient.py").write_text(PATIENT)
+    Path("hold").touch()
+    changes = ["imports=['patient']", "train.pixel_opt={type: PatientLoss}", "logger.save_checkpoint_freq=1"]
+    arguments = [*command("rcl-table1", "--row", "N2N", "--labels", "4", "--train"), *changes]
+    first = subprocess.Popen([sys.executable, "-m", "mcir.cli", *arguments])
+    until(Path("reached0").exists)
+    (training,) = children_of(first.pid)
+    first.kill()
+    first.wait()
+    Path("hold").unlink()
+    until(lambda: not is_there(training))
+    folder = Path("experiments/rcl_voc2012_N2N")
+    assert (folder / "models/net_g_1.pth").is_file()
+    told = subprocess.run(
+        [sys.executable, "-m", "mcir.cli", *arguments], capture_output=True, text=True, check=False
+    ).stdout
+    assert (folder / "models/net_g_2.pth").is_file()
+    assert "begins at the beginning" not in told.partition("proxy denoise")[0].partition("rcl_voc2012_N2N:")[2]
+    columns = read("rcl-table1")["rows"][0]["columns"]
+    assert columns["VOC2012"]["psnr"]["trials"] == 2 and columns["MIT"]["psnr"]["trials"] == 0

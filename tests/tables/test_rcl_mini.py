@@ -1,0 +1,185 @@
+"""The small reproduction of residual contrastive learning: fair pairs, and trainings that are not repeated."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mcir.cli import main
+from mcir.config import load
+from mcir.registry import ARCHS
+from mcir.tables import rcl_mini
+from mcir.tables.once import read_runs
+from mcir.tables.pretraining import methods, overrides_for
+from mcir.tables.rcl_mini import HOME, RclMiniSettings, known_methods, reproduce_rcl_mini
+from mcir.tables.rcl_mini_report import METHODS
+from tests.tables.pages import Page
+from tests.tables.processes import check_killed
+
+# -- fairness ---------------------------------------------------------------------------------------------------------
+
+
+def test_pretrainings_differ_in_the_method_alone():
+    ours, *others = (load(HOME, overrides_for(method, "random")) for method in methods())
+    for options in others:
+        for part in ("networks", "val", "scale", "manual_seed"):
+            assert getattr(options, part) == getattr(ours, part)
+        own, common = dict(options.datasets.train.section), dict(ours.datasets.train.section)
+        own.pop("type"), common.pop("type")
+        assert own == common
+        assert options.datasets.train.batch_size_per_gpu == ours.datasets.train.batch_size_per_gpu
+        own, common = dict(options.train.model), dict(ours.train.model)
+        for key in ("contrastive_opt", "consistency_opt"):
+            own.pop(key, None), common.pop(key, None)
+        assert own == common and options.train.total_iter == ours.train.total_iter
+
+
+def test_seeds_and_steps_are_the_same_for_pretraining_oracle_and_proxies(tmp_path):
+    settings = RclMiniSettings(tmp_path, seeds=2, methods=["N2N", "oracle", "random"])
+    plan = rcl_mini._Plan(settings)
+    assert plan.methods == ["RCL-EMD", "N2N", "random", "oracle"]
+    names = [(one.seed, one.name, one.task) for one in plan.pretrainings]
+    one_seed = [("RCL-EMD", ""), ("N2N", ""), ("oracle", "denoise"), ("oracle", "sr")]
+    assert names == [(seed, *name) for seed in (0, 1) for name in one_seed]
+    for one in plan.pretrainings:
+        options = one.options()
+        assert (options.manual_seed, options.train.total_iter) == (one.seed, plan.steps)
+        assert options.train.model.optim_g.lr == 1e-3
+        size = 2 * plan.patch if one.task == "sr" else plan.patch
+        data = options.datasets.train
+        assert data.section.get("gt_size", data.section.get("patch_size")) == size
+        assert data.batch_size_per_gpu * (1 if one.name == "oracle" else 2) == plan.batch
+    assert len({one.fingerprint() for one in plan.pretrainings}) == len(names)
+    weights = tmp_path / "net.pth"
+    torch.save({"params": ARCHS.build(plan.pretrainings[0].options().networks["network_g"]).state_dict()}, weights)
+    trials = plan.trials({(name, task, seed): weights for seed, name, task in names})
+    assert [(one.seed, one.task, one.name) for one in trials] == [
+        (seed, task, name) for seed in (0, 1) for task in ("denoise", "sr") for name in plan.methods
+    ]
+    for trial in trials:
+        options = trial.options()
+        assert (options.manual_seed, options.train.total_iter) == (trial.seed, rcl_mini.STEPS)
+        assert (options.model_type, options.train.model.optim_g.lr) == ("ProxyModel", rcl_mini.RATE)
+        assert options.networks["network_g"]["num_feat"] == 16
+        assert (options.path.pretrain_network_g is None) == (trial.name == "random")
+
+
+def test_classifier_and_changes_reach_those_whom_they_concern(tmp_path):
+    weights = tmp_path / "resnet.pth"
+    weights.write_bytes(b"weights")
+    settings = RclMiniSettings(tmp_path / "out", 1, ["sr"], ["N2N", "oracle"], resnet=str(weights))
+    changes = ["num_gpu=0", "train.total_iter=9", "network_g.num_feat=4"]
+    before = {one.name: one.fingerprint() for one in rcl_mini._Plan(settings).pretrainings}
+    ours, n2n, oracle = rcl_mini._Plan(RclMiniSettings(**{**vars(settings), "overrides": changes})).pretrainings
+    assert ours.options().train.model.consistency_opt["weights"] == str(weights)
+    for one in (ours, n2n, oracle):
+        options = one.options()
+        assert (options.num_gpu, options.train.total_iter, options.networks["network_g"]["num_feat"]) == (0, 9, 4)
+    weights.write_bytes(b"others")
+    after = {one.name: one.fingerprint() for one in rcl_mini._Plan(settings).pretrainings}
+    assert [name for name in before if before[name] != after[name]] == ["RCL-EMD"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["derain"]}, "no task 'derain'. Known are denoise, sr"),
+        ({"methods": ["SimCLR"]}, "no method 'SimCLR'. Known are RCL-EMD, RCL-BD"),
+        ({"methods": []}, "no method ''"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"resnet": "resnet.pth"}, "--resnet is random, imagenet or a file of weights: there is no file resnet.pth"),
+        ({"jobs": 0}, "--jobs is at least 1"),
+        ({"overrides": ["train.totaliter=2"]}, "totaliter"),
+    ],
+)
+def test_what_is_refused_before_anything_is_trained(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        reproduce_rcl_mini(RclMiniSettings(tmp_path, **changes), lambda _: None)
+
+
+# -- the runs ---------------------------------------------------------------------------------------------------------
+
+SMALL = ["num_gpu=0", "network_g.num_feat=4"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Six small images."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 255, (36, 40, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, own, capsys, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ["reproduce", "rcl-mini", "--quick", "--jobs", "1", "--data", str(own), "--results", str(out)]
+    arguments += ["--set", *SMALL, "--method", "oracle"]
+    assert main(arguments) == 0
+    runs = list(read_runs(out / "runs.jsonl").values())
+    proxies = [run for run in runs if "labels" in run]
+    found = [(run["seed"], run["task"], run["method"]) for run in proxies]
+    assert found == [(s, t, m) for s in (0, 1) for t in ("denoise", "sr") for m in ("RCL-EMD", "oracle")]
+    assert all(set(run["images"]) == {"0", "5"} for run in proxies)  # every fifth is held out
+    assert sorted(file.name.rpartition("_")[0] for file in (out / "weights").iterdir()) == [
+        *(f"RCL-EMD_seed{seed}" for seed in (0, 1)),
+        *(f"oracle_{task}_seed{seed}" for task in ("denoise", "sr") for seed in (0, 1)),
+    ]
+    data = json.loads((out / "rcl-mini.json").read_text())
+    part = next(part for part in data["comparisons"] if part["task"] == "sr")
+    psnr = {(run["method"], run["seed"]): run["psnr"] for run in proxies if run["task"] == "sr"}
+    assert part["gains"] == [psnr["RCL-EMD", seed] - psnr["oracle", seed] for seed in (0, 1)]
+    page = (out / "rcl-mini.html").read_text()
+    assert "its numbers mean nothing" in page and "ResNet50 with random weights" in page
+    assert Page(page).tags.count("svg") == 2
+
+    made = []
+    for name in ("pretrain", "evaluate"):
+        work = getattr(rcl_mini, name)
+        monkeypatch.setattr(rcl_mini, name, lambda one, work=work: made.append(one.name) or work(one))
+    lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
+    (out / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])  # as a killed process leaves it
+    assert main(arguments) == 0
+    assert made == ["oracle"]
+    again = read_runs(out / "runs.jsonl")
+    key = runs[-1]["fingerprint"]
+    assert again[key]["psnr"] == runs[-1]["psnr"] and len(again) == len(runs)
+    made.clear()
+    next((out / "weights").glob("RCL-EMD_seed1*")).unlink()
+    assert main(arguments) == 0
+    assert made == ["RCL-EMD"]  # weights that are gone are made again, and are the same
+    made.clear()
+    capsys.readouterr()
+    assert main([*arguments, "--task", "denoise"]) == 0
+    assert made == [] and "proxy training: 4 trainings, 4 of them in" in capsys.readouterr().out
+
+
+def test_several_jobs_give_the_same(tmp_path, own):
+    psnr = []
+    for jobs in (1, 2):
+        settings = RclMiniSettings(
+            tmp_path / str(jobs), 2, ["denoise"], ["N2S"], own, jobs=jobs, quick=True, overrides=SMALL
+        )
+        reproduce_rcl_mini(settings, lambda _: None)
+        runs = read_runs(settings.results / "runs.jsonl").values()
+        psnr.append({(run["method"], run["seed"], "labels" in run): run["psnr"] for run in runs})
+    assert len(psnr[0]) == 8 and psnr[0] == psnr[1]
+
+
+def test_the_default_is_the_small_comparison():
+    assert RclMiniSettings().methods == METHODS and set(METHODS) < set(known_methods())
+    assert RclMiniSettings().seeds == 3
+
+
+def test_a_killed_command_leaves_no_process_and_is_alone_while_it_runs(tmp_path, own):
+    arguments = ["rcl-mini", "--method", "RCL-BD", "--data", str(own), "--set", *SMALL]
+    check_killed(
+        tmp_path,
+        arguments,
+        "train.consistency_opt",
+        lambda results: reproduce_rcl_mini(RclMiniSettings(results, data=own, quick=True), print),
+    )
