@@ -49,16 +49,21 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
     return names
 
 
+def imagenet_source(network: str, version: str = "IMAGENET1K_V1") -> tuple[Path, str]:
+    """Return the file of torchvision's ImageNet weights, which need not be there yet, and the address it is from."""
+    import torchvision  # a second of start-up that only these weights need
+
+    url: str = torchvision.models.get_model_weights(network)[version].url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2], url
+
+
 def imagenet_file(network: str, version: str = "IMAGENET1K_V1") -> Path:
     """Return the file of torchvision's ImageNet weights; when it is not on this disk yet, fetch it and check its hash.
 
     Raises:
         WeightsError: they are not there and cannot be fetched.
     """
-    import torchvision  # a second of start-up that only these weights need
-
-    url: str = torchvision.models.get_model_weights(network)[version].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    file, url = imagenet_source(network, version)
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +222,8 @@ class VGGFeatures(FeatureNetwork):
             return
         if weights != "imagenet" and not Path(weights).is_file():
             raise WeightsError(
-                f"There is no file '{weights}'. weights is 'imagenet', 'random' or the path of a state dict."
+                f"There is no file '{weights}'. weights of a VGG is 'imagenet' (torchvision's IMAGENET1K_V1), "
+                "'random' or the path of a state dict."
             )
         if not meta:
             file = imagenet_file(self.vgg_type) if weights == "imagenet" else Path(weights)

@@ -15,6 +15,7 @@ import torch
 from mcir.config import Options
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, load_into, read_state
 from mcir.engine.distributed import Process, StopRequest
+from mcir.engine.estimate import rehearse
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
 from mcir.engine.lock import hold
@@ -49,6 +50,8 @@ class Trainer:
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
         with process.first_goes_first():
+            if process.is_first:
+                rehearse(options, process.world_size)
             self.lock = hold(self.folder) if process.is_first else None
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
         state = self._state_to_resume(resume)
@@ -60,6 +63,8 @@ class Trainer:
             self.model: Model = MODELS.build(options.model_section())
         self.model.require_trainable()
         require_fit(options, self.model)
+        if self.model.follows_psnr and process.is_first:
+            self._warn_without_psnr()
         self.iteration = 0
         self.best: float | None = None
         if state is None:
@@ -78,6 +83,15 @@ class Trainer:
             _put_aside(self.folder)
         folder = self.folder if process.is_first else None
         self.log = RunLog(folder, self.total, options.logger.use_tb_logger, self.iteration)
+
+    def _warn_without_psnr(self) -> None:
+        """Tell when no validation moves the curriculum of a loss."""
+        metrics = self.sets[0].metrics.values() if self.sets else ()
+        if not any(getattr(metric, "unit", "") == "dB" for metric in metrics):
+            _LOG.warning(
+                "The curriculum of a loss follows the PSNR of the first validation set, which is not measured: all its "
+                "negatives keep the weights of the beginning. Give 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
+            )
 
     # -- the loop -------------------------------------------------------------------------------------------------
 

@@ -122,5 +122,5 @@ class SPNLoss(FeatureLoss):
             return difference.square_().sum()
         norm = frobenius(difference)
         if slope is not None:
-            slope += torch.nan_to_num_(difference.div_(norm))  # at distance zero the derivative is zero
+            slope += difference.div_(norm).masked_fill_(norm == 0, 0.0)  # at distance zero the derivative is zero
         return norm

@@ -1,8 +1,7 @@
 """The space in which losses compare images: chosen layers of a feature network, on a scale of one's choice.
 
-What a loss weight means depends on the scale of the features: the activations of the original VGG16 (Caffe) are of
-order 100, those of torchvision's or of random weights of order 1. ``normalize: unit`` brings every layer of every
-network to a mean of one.
+What a loss weight means depends on the scale of the features, which differs by orders of magnitude between networks and
+weights (`benchmarks/balance.py` measures it). ``normalize: unit`` brings every layer of every network to a mean of one.
 
 Losses that share a network also share what it makes of the output and of the ground truth: in a step each is computed
 once. What only one of them needs is not kept.

@@ -152,8 +152,8 @@ class InfoNCE:
 
 
 def _over(vectors: Tensor, lengths: Tensor) -> Tensor:
-    """Return ``vectors / lengths``, zero where the length is zero."""
-    return torch.where(lengths > 0, vectors / lengths, 0.0)
+    """Return ``vectors / lengths``, zero where the length is zero; what is not finite stays so."""
+    return torch.where(lengths == 0, 0.0, vectors / lengths)
 
 
 def _per_image(weights: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 A model knows nothing of files, logs or ranks. Subclasses say what the losses are; the mechanics of the step are here.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -142,19 +143,28 @@ class Model(ABC):
         """The part of the network that training changes: here all of it."""
         return self.network
 
-    def add_loss(self, part: str, loss: LossSection | nn.Module, balance: float | None = None) -> None:
+    def add_loss(
+        self, part: str, loss: LossSection | nn.Module, balance: float | None = None, contrasts: bool = False
+    ) -> None:
         """Make a loss a part of the model, which shares feature networks with those that are there.
 
         Args:
             part: its name, also that of its value.
             loss: its section in the option file, or the loss itself; the first argument is the network's output.
             balance: the ratio to the first loss, of their gradients at the output, at which it is held.
+            contrasts: a loss of a section is given negatives and positives beside the output, rather than one image.
 
         Raises:
-            ValueError: the section does not fit, the batch is divided and the loss is no mean over the batch, or there
-                is no first loss to be in balance with.
+            ValueError: the section does not fit, the loss compares something else, the batch is divided and the loss is
+                no mean over the batch, or there is no first loss to be in balance with.
         """
-        built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss)
+        built: nn.Module
+        if isinstance(loss, nn.Module):
+            built = loss
+        else:
+            built = LOSSES.build(loss)
+            key = next((name for name, value in vars(self).items() if value is loss), part)
+            _require_kind(key, loss["type"], built, contrasts)
         if self.accumulation_steps > 1 and not getattr(built, "is_batch_mean", True):
             raise ValueError(f"{part}: with accumulation_steps > 1 a loss must be a mean over the batch; this is none.")
         self.parts[part] = built.to(self.device)
@@ -257,6 +267,11 @@ class Model(ABC):
         """Let what follows the network follow it: here, its moving average."""
         if self.ema is not None:
             self.ema.update(self.network, self.ema_decay)
+
+    @property
+    def follows_psnr(self) -> bool:
+        """Whether training depends on :meth:`after_evaluation`; here it does not."""
+        return False
 
     def after_evaluation(self, psnr: float) -> None:  # noqa: B027 (most models have nothing that follows it)
         """Take note of the PSNR in dB on the first validation set; here nothing follows it."""
@@ -397,3 +412,26 @@ class Model(ABC):
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)
         return differing
+
+
+def _require_kind(key: str, name: str, loss: nn.Module, contrasts: bool) -> None:
+    """Check that a loss can be given what it gets at the place ``key``.
+
+    Raises:
+        ValueError: it compares something else.
+    """
+    signature = inspect.signature(loss.forward)
+    try:
+        signature.bind(*(("output", "negatives", "positives") if contrasts else ("output", "image")))
+        fits = contrasts or "negatives" not in signature.parameters
+    except TypeError:
+        fits = False
+    if not fits:
+        wanted = (
+            "negatives and positives, as SPNLoss does"
+            if contrasts
+            else "one other image, as L1Loss or PerceptualLoss do"
+        )
+        raise ValueError(
+            f"{key}: a loss here compares the output with {wanted}; {name} takes {', '.join(signature.parameters)}."
+        )

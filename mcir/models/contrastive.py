@@ -44,7 +44,7 @@ class ContrastiveModel(RestorationModel):
         if self.balance is not None and self.contrastive_opt is None:
             raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt', or leave it out.")
         if self.contrastive_opt and self.negatives:
-            self.add_loss("l_neg", self.contrastive_opt, self.balance)
+            self.add_loss("l_neg", self.contrastive_opt, self.balance, contrasts=True)
             self.parts["negatives"] = build_negatives(self.negatives, self.network, self.seed)
 
     @property

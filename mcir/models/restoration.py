@@ -40,6 +40,11 @@ class RestorationModel(Model):
         against_truth = [part for part in ("l_pix", "l_percep") if part in self.parts]
         return {part: self.parts[part](output, batch["gt"]) for part in against_truth}
 
+    @property
+    def follows_psnr(self) -> bool:
+        """Whether a loss has a curriculum, which moves with the PSNR of the validation."""
+        return any(isinstance(part, CurricularContrastiveRegularization) for part in self.parts.values())
+
     def after_evaluation(self, psnr: float) -> None:
         """Tell a loss with a curriculum how far the network has come."""
         for part in self.parts.values():

@@ -230,7 +230,9 @@ def test_on_the_meta_device_nothing_is_read(tmp_path: Path, monkeypatch: Any) ->
         for weights in ("imagenet", "random", str(empty)):
             net = VGGFeatures(["relu3_3"], "vgg16", weights)
             assert net(torch.rand(2, 3, 16, 16))["relu3_3"].shape == (2, 256, 4, 4)
-        with pytest.raises(WeightsError, match=r"There is no file 'nowhere\.pth'"):
+        with pytest.raises(
+            WeightsError, match=r"There is no file 'nowhere\.pth'\. .*'imagenet' \(torchvision's IMAGENET1K_V1\)"
+        ):
             VGGFeatures(["relu3_3"], "vgg16", "nowhere.pth")
 
 

@@ -3,9 +3,14 @@
 import pytest
 import torch
 
+import mcir.engine.trainer as trainer_module
+from mcir.archs import EDSR
 from mcir.config import load
 from mcir.engine.distributed import Process
 from mcir.engine.trainer import Trainer
+from tests.engine.conftest import options
+
+EDSR_FORWARD = EDSR.forward
 
 
 @pytest.fixture
@@ -49,3 +54,56 @@ def test_numbers_in_a_state_count_and_the_optimizer_does_not(trainer):
     assert trainer._fingerprint() == before
     counter.value = 2
     assert trainer._fingerprint() != before
+
+
+VGG = {"type": "PCLLoss", "weights": "random", "layer_weights": {"relu5_1": 1.0}}
+CCR = {"type": "CurricularContrastiveRegularization", "weights": "random", "layer_weights": {"relu1_1": 1.0}}
+
+
+def begun(run, **train):
+    tree = options(run.folder, **train)
+    tree["datasets"]["train"]["num_worker_per_gpu"] = 0
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"contrastive_opt": VGG}, r"tiny\.yml:\d+: datasets\.train\.gt_size.*crops of 8: vgg19 up to relu5_1"),
+        ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*6 difficulties are for 6 negatives"),
+        (
+            {"negatives": {"type": "ConsensusNegatives", "stored": True}},
+            r"tiny\.yml:\d+: train\.negatives.*dataroot_negatives",
+        ),
+    ],
+)
+def test_a_step_that_cannot_be_made_is_told_before_data_is_read(run, monkeypatch, train, message):
+    tree = begun(run, **train)
+    tree["datasets"]["train"]["gt_size"] = 8
+    run.write(tree)
+
+    def refuse(*_):
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(trainer_module, "StagedBatches", refuse)
+    with pytest.raises(ValueError, match=message):
+        Trainer(load(run.option_file), Process(0, 1, torch.device("cpu")))
+    assert not run.path().exists()
+
+
+def test_a_network_that_needs_values_is_not_refused(run, monkeypatch):
+    def needs_a_value(self, x):
+        return EDSR_FORWARD(self, x * float(x.detach().max() >= 0))
+
+    monkeypatch.setattr(EDSR, "forward", needs_a_value)
+    run.write(begun(run, total_iter=1))
+    assert Trainer(load(run.option_file), Process(0, 1, torch.device("cpu"))).train() == 0
+
+
+@pytest.mark.parametrize("metric", ["PSNR", "SSIM"])
+def test_a_curriculum_that_nothing_moves_is_told(run, caplog, metric):
+    tree = begun(run, contrastive_opt={**CCR, "difficulties": [20.0, 30.0]})
+    tree["val"]["metrics"] = {"one": {"type": metric}}
+    run.write(tree)
+    Trainer(load(run.option_file), Process(0, 1, torch.device("cpu")))
+    assert ("curriculum" in caplog.text) == (metric == "SSIM")

@@ -139,3 +139,12 @@ def test_images_are_checked() -> None:
         loss(output, negatives)
     with pytest.raises(ValueError, match=r"the negatives are \(N, 2, 3, 12, 10\) with N ≥ 1"):
         loss(output, negatives[:0], positives)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("which", range(3))
+def test_what_is_not_finite_is_not_hidden(which: int, broken: float) -> None:
+    stacks = images(1)
+    stacks[which].view(-1)[0] = broken
+    value, _ = value_and_gradient(PCLLoss(**TINY).double(), *stacks)
+    assert not value.isfinite()

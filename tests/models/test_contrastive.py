@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mcir.models import ContrastiveModel, RestorationModel
+from mcir.registry import MODELS
 from tests.losses.ranks import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
@@ -216,3 +217,37 @@ def test_members_of_a_combination_ask_all_processes():
 def test_stored_negatives_that_are_not_there_are_said(batch):
     with pytest.raises(ValueError, match="dataroot_negatives"):
         build(negatives=KINDS["stored"]).training_step(batch, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "loss", "message"),
+    [
+        ("contrastive_opt", {"type": "L1Loss"}, "contrastive_opt: .*negatives and positives.*L1Loss takes output, gt"),
+        (
+            "contrastive_opt",
+            {"type": "PerceptualLoss", "layer_weights": {"relu1_1": 1}, "weights": "random"},
+            "negatives",
+        ),
+        (
+            "pixel_opt",
+            {"type": "SPNLoss", "weights": "random"},
+            "pixel_opt: .*one other image.*SPNLoss takes output, neg",
+        ),
+        (
+            "perceptual_opt",
+            {"type": "ContrastiveRegularization", "weights": "random"},
+            "perceptual_opt: .*one other image",
+        ),
+        ("pixel_opt", {"type": "VADeRLoss"}, "one other image"),
+    ],
+)
+def test_a_loss_in_the_wrong_place_is_refused_when_it_is_built(key, loss, message):
+    section = {
+        "type": "ContrastiveModel",
+        "network_g": NETWORK,
+        "pixel_opt": {"type": "L1Loss"},
+        "contrastive_opt": {"type": "SPNLoss", "weights": "random"},
+        "negatives": {"type": "HistoryNegatives", "steps": [1]},
+    }
+    with pytest.raises(ValueError, match=message):
+        MODELS.build({**section, key: loss})

@@ -103,7 +103,9 @@ class HistoryNegatives(_Bank):
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
         if not steps or min(steps) < 1:
-            raise ValueError(f"HistoryNegatives: steps are iterations, at least one and each at least 1, not {steps}.")
+            raise ValueError(
+                f"HistoryNegatives: steps are iterations, at least one and each at least 1, not {list(steps)}."
+            )
         if len(weights) != len(steps):
             raise ValueError(
                 f"HistoryNegatives: {len(steps)} steps need one weight or {len(steps)}, not {len(weights)}."
