@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -208,7 +209,9 @@ def _add_tables(tables: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     for path in sorted((Path(__file__).parent / "tables").glob("*table*.yml")):
         rcl = path.stem.startswith("rcl-")
         paper = "residual contrastive learning" if rcl else "the paper"
-        table = tables.add_parser(path.stem, help=f"Table {path.stem.partition('table')[2]} of {paper}")
+        title = re.findall('^title: "(.*)"$', path.read_text(encoding="utf-8"), re.MULTILINE)[0]
+        told = f"Table {path.stem.partition('table')[2]} of {paper}: {title}".replace("%", "%%")
+        table = tables.add_parser(path.stem, help=told, description=told)
         table.add_argument("--row", default="*", help="only the rows that fit, a glob like '*SPN'")
         table.add_argument("--train", action="store_true", help="train what has no checkpoint, or go on with it")
         table.add_argument("--launcher", choices=["torchrun", "slurm"], default="torchrun", help=launchers)

@@ -24,9 +24,12 @@ def picture(image: Tensor) -> Picture:
     return np.ascontiguousarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
-def error_map(output: Tensor, gt: Tensor) -> Picture:
-    """Return the absolute error of ``output`` against ``gt`` (C, H, W), meaned over channels, dark to bright."""
-    error = (output.float().clamp(0, 1) - gt.float()).abs().mean(0).cpu() * (255 / ERROR_LIMIT)
+def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture:
+    """Return the absolute error of ``output`` against ``gt`` (C, H, W), meaned over channels, dark to bright.
+
+    ``limit``, in 8-bit units, is drawn brightest.
+    """
+    error = (output.float().clamp(0, 1) - gt.float()).abs().mean(0).cpu() * (255 / limit)
     levels = (error.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 

@@ -137,6 +137,21 @@ class Table(Part):
         """Return the row of that name."""
         return next(row for row in self.rows if row.name == name)
 
+    def coverage(self) -> str:
+        """Return a sentence about how many published numbers there are, whose, and for which sets there are none."""
+        known = [number for row in self.rows for number in row.numbers if number.value is not None]
+        if not known:
+            return "No published number is entered for this table: ours stand alone."
+        places = {
+            "paper": "from the paper itself",
+            "release": "from what the paper's authors published with their code, not read in the paper itself",
+            "authors": "from the authors of the networks",
+        }
+        counts = {place: sum(number.by == by for number in known) for by, place in places.items()}
+        told = ", ".join(f"{count} {place}" for place, count in counts.items() if count)
+        without = [name for name in self.sets if name not in {number.set for number in known}]
+        return f"Published numbers: {told}." + (f" There is none for {', '.join(without)}." if without else "")
+
 
 def known_tables(prefix: str = "") -> list[str]:
     """Return the names of all tables of a paper, sorted; ``rcl-`` begins those of residual contrastive learning."""

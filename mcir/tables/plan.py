@@ -10,9 +10,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from mcir.archs.features import imagenet_source
 from mcir.config import DatasetOptions, OptionError, Options, load
 from mcir.data.manifest import Manifest, known_manifests, read_manifest
+from mcir.registry import LOSSES
 from mcir.tables.paper import Row, Run, Table
+from mcir.tables.recipes import trained_otherwise
+from mcir.tables.words import counted
 
 Which = Literal["last", "best"]
 Launcher = Literal["torchrun", "slurm"]
@@ -74,6 +78,8 @@ class Job:
         published: the options that name published weights of the network.
         which: the checkpoint that is wanted.
         problem: why the option file cannot be used.
+        variant: the run of an option file with a sweep.
+        left_out: overrides of the person that are about sections that this training does not have.
     """
 
     row: Row
@@ -83,6 +89,13 @@ class Job:
     published: Options | None = None
     which: Which = "last"
     problem: str = ""
+    variant: str | None = None
+    left_out: Sequence[str] = ()
+
+    @property
+    def origin(self) -> str:
+        """Its option file, and which of its runs."""
+        return f"{self.file}, sweep={self.variant}" if self.variant else str(self.file)
 
     @property
     def folder(self) -> Path:
@@ -110,6 +123,11 @@ class Job:
             return None
         return best if self.which == "best" and best.is_file() else last
 
+    def otherwise(self) -> list[str] | None:
+        """Return how the training of the checkpoint differs from what the row says; None where nobody knows."""
+        assert self.options is not None
+        return trained_otherwise(self.folder / "training_states" / f"{self.total}.state", self.options)
+
     def to_evaluate(self) -> tuple[Options, Path] | None:
         """Return the weights to evaluate, and the options to do it with: its own, or else the published ones."""
         if self.options is None:
@@ -129,10 +147,25 @@ class Job:
             return "its option file cannot be used"
         found = self.to_evaluate()
         if found is not None:
-            return f"trained: {found[1]}" if found[0] is self.options else f"published weights: {found[1]}"
+            return self._state_of(found[1]) if found[0] is self.options else f"published weights: {found[1]}"
         if self.reached:
             return f"trained to iteration {self.reached:,} of {self.total:,}"
         return "not trained"
+
+    def _state_of(self, checkpoint: Path) -> str:
+        otherwise = self.otherwise()
+        if otherwise is None:
+            return f"trained: {checkpoint}; by which options is not known, as its training state cannot be read"
+        if not otherwise:
+            return f"trained: {checkpoint}"
+        more = f" and {counted(len(otherwise) - 4, 'more value')}" if len(otherwise) > 4 else ""
+        return f"trained otherwise: {checkpoint}; {', '.join(otherwise[:4])}{more}"
+
+    def to_go_on(self) -> str:
+        """Return what the command does next time with a training that ended early."""
+        if self.reached:
+            return f"the same command goes on from its checkpoint of iteration {self.reached:,}"
+        return "it has no checkpoint yet: the same command begins anew"
 
     def to_get(self) -> list[str]:
         """Return what is missing for an evaluation, each with what to do about it."""
@@ -146,6 +179,11 @@ class Job:
                 file = self.published.path.pretrain_network_g
                 lines.append(f"or put the published weights at {file}; where from: options/README.md")
             lines += [f"{file} is missing, which the training reads" for file in self.missing_weights()]
+            lines += [
+                f"{file} is not here, which the training reads: it fetches {url}; without a network, put it there"
+                for file, url in map(imagenet_source, self.feature_networks())
+                if not file.is_file()
+            ]
         return lines
 
     def arguments(self) -> list[str]:
@@ -160,13 +198,21 @@ class Job:
         """Return the weight files that its training reads and that are not there."""
         if self.options is None or self.options.train is None or self.trained() is not None:
             return []
-        named = [self.options.path.pretrain_network_g, *_files_in(self.options.train.model)]
+        features = [weights for _, weights in _features_in(self.options.train.model) if not _has_name(weights)]
+        named = [self.options.path.pretrain_network_g, *_files_in(self.options.train.model), *features]
         return [file for file in dict.fromkeys(named) if file and not Path(file).is_file()]
+
+    def feature_networks(self) -> list[str]:
+        """Return the feature networks of its losses whose weights are ImageNet's, to be fetched where they are not."""
+        if self.options is None or self.options.train is None:
+            return []
+        found = _features_in(self.options.train.model)
+        return list(dict.fromkeys(network for network, weights in found if weights == "imagenet"))
 
     def evaluation_sections(self) -> list[DatasetOptions]:
         """Return the data sets that it is evaluated on."""
         assert self.options is not None
-        return list((self.options.datasets.test or self.options.datasets.val).values())
+        return list(evaluation_parts(self.options).values())
 
     def training_sections(self) -> list[DatasetOptions]:
         """Return the data sets that its training reads."""
@@ -185,12 +231,18 @@ def plan(table: Table, settings: Settings) -> list[Job]:
     for row in reversed(table.rows):
         if row.name in chosen and row.against:
             chosen.add(row.against)
+    sections = _sections(table, settings)
     return [
-        _job(row, run, settings.checkpoint or row.checkpoint or table.checkpoint, settings)
+        _job(row, run, settings.checkpoint or row.checkpoint or table.checkpoint, settings, sections)
         for row in table.rows
         if row.name in chosen
         for run in row.runs
     ]
+
+
+def evaluation_parts(options: Options) -> dict[str, DatasetOptions]:
+    """Return the data sets that options evaluate on, by their keys."""
+    return options.datasets.test or options.datasets.val
 
 
 def chosen_rows(table: str, rows: Sequence[Row], settings: Settings) -> set[str]:
@@ -210,10 +262,52 @@ def chosen_rows(table: str, rows: Sequence[Row], settings: Settings) -> set[str]
     return chosen
 
 
-def _job(row: Row, run: Run, which: Which, settings: Settings) -> Job:
-    overrides = [f"path.results_root={settings.results}", *settings.overrides]
-    own = [f"sweep={run.variant}"] if run.variant else []
-    job = Job(row, settings.options / run.option, [*own, *overrides], which=which)
+_Sections = Mapping[tuple[str, str | None], set[str]]
+
+
+def _sections(table: Table, settings: Settings) -> _Sections:
+    """Return the sections of ``train`` that each run of a table has; nothing where no override is about one."""
+    if not any(_section_of(text) for text in settings.overrides):
+        return {}
+    found: dict[tuple[str, str | None], set[str]] = {}
+    for run in (run for row in table.rows for run in row.runs):
+        try:
+            options = load(settings.options / run.option, _chosen(run))
+        except OptionError:  # told of where the run is planned
+            continue
+        model = options.train.model if options.train is not None else {}
+        found[run.option, run.variant] = {key for key, value in model.items() if isinstance(value, Mapping)}
+    return found
+
+
+def _section_of(override: str) -> str | None:
+    """Return the section of ``train`` that an override sets a value in: of ``train.negatives.weight=0``, negatives."""
+    keys = override.partition("=")[0].strip().split(".")
+    return keys[1] if keys[0] == "train" and len(keys) > 2 else None
+
+
+def _chosen(run: Run) -> list[str]:
+    return [f"sweep={run.variant}"] if run.variant else []
+
+
+def _left_out(run: Run, overrides: Sequence[str], sections: _Sections) -> list[str]:
+    """Return the overrides about sections that a run does not have and does not get, but other runs have."""
+    anywhere = {name for names in sections.values() for name in names}
+    own = sections.get((run.option, run.variant), anywhere)
+    made = {text.partition("=")[0].strip().removesuffix(".type") for text in overrides}
+    return [
+        text
+        for text in overrides
+        if (name := _section_of(text)) in anywhere and name not in own and f"train.{name}" not in made
+    ]
+
+
+def _job(row: Row, run: Run, which: Which, settings: Settings, sections: _Sections) -> Job:
+    left_out = _left_out(run, settings.overrides, sections)
+    given = [text for text in settings.overrides if text not in left_out]
+    overrides = [f"path.results_root={settings.results}", *given]
+    file = settings.options / run.option
+    job = Job(row, file, [*_chosen(run), *overrides], which=which, variant=run.variant, left_out=left_out)
     try:
         job.options = load(job.file, job.overrides)
         if job.options.train is None:
@@ -224,6 +318,23 @@ def _job(row: Row, run: Run, which: Which, settings: Settings) -> Job:
     except OptionError as error:
         job.options, job.problem = None, str(error)
     return job
+
+
+def _features_in(tree: Any) -> Iterator[tuple[str, str]]:
+    """Yield the feature network and its weights of every loss in a tree of options."""
+    if isinstance(tree, Mapping):
+        kind = tree.get("type")
+        if isinstance(kind, str) and kind in LOSSES and "weights" in (parameters := LOSSES.parameters(kind)):
+            given = {key: tree.get(key, parameter.default) for key, parameter in parameters.items()}
+            yield given.get("network") or given["vgg_type"], given["weights"]
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for entry in tree:
+            yield from _features_in(entry)
+
+
+def _has_name(weights: str) -> bool:
+    return weights in ("imagenet", "random") or weights.startswith("IMAGENET1K_")
 
 
 def _files_in(tree: Any) -> Iterator[str]:
@@ -254,21 +365,30 @@ def _roots(section: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def how_to_get(paths: Iterable[str]) -> list[str]:
-    """Return lines that say what the missing folders are, where to get them and where to put them."""
+def how_to_get(paths: Iterable[str], rows: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """Return lines that say what the missing folders are, where to get them and where to put them.
+
+    Args:
+        paths: the folders, data bases and lists.
+        rows: by path, who needs them.
+    """
+    rows = rows or {}
     manifests = [read_manifest(name) for name in known_manifests()]
     missing: dict[str, list[str]] = {}
     lines = []
     for path in paths:
         manifest = _manifest_of(path, manifests)
         if manifest is None:
-            lines.append(f"{path} is missing; no manifest tells of it.")
+            of_row = f" For: {', '.join(rows[path])}." if path in rows else ""
+            lines.append(f"{path} is missing; no manifest tells of it.{of_row}")
         else:
             missing.setdefault(manifest.name, []).append(path)
     for name, of_it in missing.items():
         manifest = read_manifest(name)
         home = f"datasets/{manifest.root}"
         lines.append(f"{manifest.title} belongs in {home}. Missing there:")
+        if needing := dict.fromkeys(row for path in of_it for row in rows.get(path, ())):
+            lines.append(f"    for: {', '.join(needing)}")
         for path in of_it:
             rule = next((rule for rule in manifest.folders if f"{home}/{rule.path}" == path), None)
             if rule is None:

@@ -59,7 +59,8 @@ class Report:
         """Return the report as Markdown; figures stand only in the page."""
         lines = [f"# {self.title}", ""]
         for section in self.sections:
-            lines += [f"## {section.heading}", ""]
+            if section.paragraphs or section.table or section.code:
+                lines += [f"## {section.heading}", ""]
             for paragraph in section.paragraphs:
                 lines += [paragraph, ""]
             if section.table:

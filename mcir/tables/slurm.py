@@ -130,7 +130,7 @@ class Cluster:
                 job, number = self._awaited.pop(name)
                 told = f"{job.row.name}: job {number} has ended, {job.state()}"
                 if job.trained() is None:
-                    told += f"; its log: {self._log(job, number)}; the same command goes on from its checkpoint."
+                    told += f"; its log: {self._log(job, number)}; {job.to_go_on()}."
                 self._say(told)
             if self._awaited:
                 time.sleep(self.poll_seconds)

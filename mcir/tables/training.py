@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from mcir.archs.features import imagenet_file
 from mcir.tables.plan import Job, Settings
 from mcir.tables.slurm import Cluster
 
@@ -41,7 +42,14 @@ def _can_train(job: Job, say: Say) -> bool:
     missing = job.missing_to_train()
     if missing:
         say(f"{job.row.name}: cannot be trained, {', '.join(missing)} missing")
-    return not missing
+        return False
+    try:
+        for network in job.feature_networks():  # once, before many processes want them, or a job without a network
+            imagenet_file(network)
+    except ValueError as error:
+        say(f"{job.row.name}: cannot be trained. {error}")
+        return False
+    return True
 
 
 def _train_here(job: Job, processes: int, say: Say) -> None:
@@ -60,4 +68,4 @@ def _train_here(job: Job, processes: int, say: Say) -> None:
         assert child.stdin is not None
         child.stdin.close()
     if status:
-        say(f"{job.row.name}: the training ended with status {status}; the same command goes on from its checkpoint.")
+        say(f"{job.row.name}: the training ended with status {status}, why is told above; {job.to_go_on()}.")

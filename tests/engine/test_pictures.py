@@ -50,6 +50,11 @@ def test_equal_images_have_a_dark_error_map_and_more_error_is_brighter():
     assert brightness(-8) == brightness(8)
 
 
+def test_another_error_can_be_drawn_brightest():
+    gt = torch.full((3, 2, 2), 0.5)
+    assert (error_map(gt + 2 / 255, gt, 2) == error_map(gt + 1, gt)).all()
+
+
 def test_the_error_is_that_of_the_clamped_output_and_meaned_over_channels():
     white = torch.ones(3, 1, 1)
     assert (error_map(white + 5, white) == error_map(white, white)).all()

@@ -25,7 +25,7 @@ class PatientLoss(L1Loss):
         super().__init__()
 
     def forward(self, output, gt):
-        PatientLoss.calls += 1
+        PatientLoss.calls += not output.is_meta  # a rehearsal without data does not count
         if PatientLoss.calls == 2:
             written = Path("writing" + os.environ.get("RANK", "0"))
             written.write_text(str(os.getpid()))

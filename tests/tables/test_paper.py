@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from mcir.config import load, runs_of
+from mcir.tables.evaluated import column_of
 from mcir.tables.paper import NOT_ENTERED, Table, known_tables, read_table
 from mcir.tables.plan import Settings, plan
-from mcir.tables.reproduce import _column
 
 ROOT = Path(__file__).parents[2] / "options"
 TABLES = {name: read_table(name) for name in known_tables()}
@@ -52,6 +52,14 @@ def test_every_number_says_where_it_stands():
     assert rows["table4", "NAFNet + SPN"].number("GoPro-test", "ssim_3d").value == 0.9619
 
 
+def test_whose_the_numbers_are_is_told():
+    told = TABLES["table1"].coverage()
+    assert told.startswith("Published numbers: 64 from what the paper's authors published with their code")
+    assert told.endswith("There is none for Set5.")
+    assert "ours stand alone" in TABLES["table6"].coverage()
+    assert "from the paper itself" not in " ".join(table.coverage() for table in TABLES.values())
+
+
 def test_the_papers_slips_are_told():
     notes = " ".join(note for table in TABLES.values() for note in table.notes)
     for slip in ("Manga109 at ×2", "1.3 dB", "Rain100L"):
@@ -68,7 +76,7 @@ def test_every_row_can_be_planned_and_evaluated_by_its_columns(table):
         names = {part.name for part in job.evaluation_sections()}
         assert names & set(table.sets)
         reached |= names
-        assert all(_column(dict.fromkeys(job.options.val.metrics, True), metric) for metric in table.metrics)
+        assert all(column_of(dict.fromkeys(job.options.val.metrics, True), metric) for metric in table.metrics)
         if job.published is not None:
             published = job.published.datasets.test or job.published.datasets.val
             assert {part.name for part in published.values()} == names

@@ -43,6 +43,11 @@ def test_markdown_is_a_table():
     assert "| EDSR \\| small | 31.50 |" in lines
 
 
+def test_markdown_has_no_heading_of_figures_alone():
+    told = Report("T", [Section("Drawn", figures=report()[1].sections[0].figures), Section("Said", ["It is."])])
+    assert "Drawn" not in told.as_markdown() and "## Said" in told.as_markdown() and "Drawn" in told.as_html()
+
+
 def test_written_files(tmp_path):
     told = report()[1]
     files = told.write(tmp_path / "new", "page")

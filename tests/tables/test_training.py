@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from mcir.tables import training
-from mcir.tables.plan import Settings
+from mcir.tables.plan import Settings, plan
 from mcir.tables.reproduce import make
+from mcir.weight_files import WeightsError
 from tests.tables.processes import CHANGES, PATIENT, is_there, until
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,8 @@ def test_training_makes_what_is_missing_and_goes_on_with_what_was_begun(home, ta
     said = []
     assert make(table, Settings(train=True), said.append) == 0
     assert sum(" mcir.train " in text for text in said) == 2
+    rows = json.loads(Path("results/table_tiny.json").read_text())["rows"]
+    assert [row["sets"]["Two"]["psnr"]["trained_otherwise"] for row in rows] == [[], [], None]
     iterations = Path("experiments/spn_steps_1/results.jsonl").read_text().count('"val"')
     assert iterations == 2
     said.clear()
@@ -53,7 +56,7 @@ def test_a_training_that_fails_is_told_and_the_others_are_made(home, table, monk
     assert command[1:3] == ["-m", "mcir.tables.held"]
     assert command[3:7] == ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     assert command[7:12] == ["-m", "mcir.train", "-opt", "options/sr/plain.yml", "--auto_resume"]
-    assert "\n".join(said).count("ended with status 3") == len(commands)
+    assert "\n".join(said).count("ended with status 3, why is told above; it has no checkpoint") == len(commands)
 
 
 def test_training_without_data_says_what_is_missing(home, table):
@@ -61,6 +64,21 @@ def test_training_without_data_says_what_is_missing(home, table):
     said = []
     assert make(table, Settings(train=True), said.append) == 1
     assert f"plain: cannot be trained, {home}/pictures missing" in said
+
+
+def test_features_that_cannot_be_fetched_are_told_of_before_anything_is_trained(home, table, monkeypatch):
+    def refuse(network):
+        raise WeightsError(f"The ImageNet weights of {network} are not on this machine and cannot be fetched")
+
+    monkeypatch.setattr(training, "imagenet_file", refuse)
+    monkeypatch.setattr(training.subprocess, "Popen", lambda *_, **__: pytest.fail("trained"))
+    said = []
+    overrides = ["train.contrastive_opt.weights=imagenet"]
+    jobs = plan(table, Settings(rows="*SPN", overrides=overrides))
+    assert training.train(jobs[1:], Settings(train=True), said.append) is False
+    assert said == [
+        "plain + SPN: cannot be trained. The ImageNet weights of vgg16 are not on this machine and cannot be fetched"
+    ]
 
 
 COMMAND = """
