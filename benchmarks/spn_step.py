@@ -4,9 +4,11 @@ EDSR-light ×4, N = 4 negatives, VGG16 to relu3_3, LR 48×48, Adam, moving avera
 the paper's released code: for every negative the features of the output and of the negative are computed again, and
 every average is a loop over parameters. *sample* evaluates so many of the negatives, drawn anew for each step. On a CPU
 the times are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. Peak
-memory is measured in a process of its own for every kind of step::
+memory is measured in a process of its own for every kind of step. With ``--sample`` only the steps that evaluate four,
+two and one of the negatives are measured, and only their time::
 
     python benchmarks/spn_step.py --json spn_step.json
+    python benchmarks/spn_step.py --sample --batch-size 1
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ KINDS = {
     "ours_1_of_4": "mcir, fp32, sample: 1",
     "plain": "plain L1 step, fp32",
 }
+SAMPLED = ("ours", "ours_2_of_4", "ours_1_of_4")
 TARGETS = {"ours": (1.75, 0.47), "ours_bf16": (3.1, 0.31)}
 FLOOR_SHARE = 0.85
 
@@ -195,12 +198,27 @@ def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> floa
     return total_flops / total_seconds
 
 
+def print_sampled(batch_size: int, rounds: int, device: torch.device, file: Path | None) -> None:
+    """Measure the steps with fewer negatives against that with all, print a table and write the numbers."""
+    times = seconds(list(SAMPLED), batch_size, rounds, device)
+    table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {batch_size}, on {device}")
+    for heading in ("step", "median s", "faster", "in a round, least", "greatest"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for kind in SAMPLED:
+        factors = [all_of_them / own for all_of_them, own in zip(times["ours"], times[kind], strict=True)]
+        numbers = (statistics.median(factors), min(factors), max(factors))
+        table.add_row(KINDS[kind], f"{statistics.median(times[kind]):.3f}", *(f"{number:.2f}×" for number in numbers))
+    Console(width=120).print(table)
+    write_report(file, {"seconds": times, "batch_size": batch_size}, device)
+
+
 def main() -> None:
     """Measure, print a table and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=4, help="images of a step (default: 4)")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: 7)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--sample", action="store_true", help="only what fewer negatives in a step save")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -209,6 +227,8 @@ def main() -> None:
         return print_memory(arguments.memory_of, arguments.batch_size, device)
     logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
     torch.set_num_threads(1)
+    if arguments.sample:
+        return print_sampled(arguments.batch_size, arguments.rounds, device, arguments.json)
     times = seconds(list(KINDS), arguments.batch_size, arguments.rounds, device)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     memory = {kind: peak_memory_mib(kind, arguments.batch_size, device) for kind in KINDS}

@@ -108,3 +108,4 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert built.returncode == 0, built.stderr
     for page in PAGES:
         assert (tmp_path / f"{page.stem}.html").is_file()
+    assert (tmp_path / "results" / "mini.html").is_file()

@@ -11,7 +11,8 @@ from typing import Any
 import mcir
 from mcir.tables.differences import LIMIT, Difference, compared
 from mcir.tables.report import Report, Section, bars, curves
-from mcir.tables.words import counted
+from mcir.tables.statistics import mean_interval
+from mcir.tables.words import counted, signed
 
 TASKS = {
     "sr": "super-resolution ×2, EDSR",
@@ -24,7 +25,7 @@ METHODS = {
     "spn_balanced_0.1": "+ SPN, gradient ratio 0.1",
     "spn_balanced_0.5": "+ SPN, gradient ratio 0.5",
     "cr": "+ CR (the degraded input as negative)",
-    "random": "+ random frozen networks as negatives",
+    "random": "+ a random frozen network as negative, λ = 1e-4",
 }
 _SHORT = {
     "plain": "plain",
@@ -32,8 +33,10 @@ _SHORT = {
     "spn_balanced_0.1": "SPN, ratio 0.1",
     "spn_balanced_0.5": "SPN, ratio 0.5",
     "cr": "CR",
-    "random": "random networks",
+    "random": "random network",
 }  # as the drawings have room for
+IDLE = 1e-3
+"""Gradient ratio below which a contrastive term is too weak to test anything: a thousandth of the pixel loss's."""
 Record = dict[str, Any]
 """A finished training, as ``train_one`` gives it."""
 
@@ -51,6 +54,28 @@ class Comparison(Difference):
     mean_psnr: float
     slowdown: float
     ratio: float | None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the contrastive term was so weak that the row tests nothing."""
+        return self.ratio is not None and self.ratio < IDLE
+
+    def told(self) -> str:
+        """Return mean, interval, adjusted p, verdict and the gradient ratio in a line."""
+        if self.ratio is None:
+            return self.sentence()
+        return f"{self.sentence()}, at a gradient ratio of {self.ratio:.2g}{', which tests nothing' * self.is_idle}"
+
+    def smallest(self, tests: int = 1) -> float | None:
+        """Return the smallest mean difference in dB that the paired test calls significant at this spread of the seeds.
+
+        Args:
+            tests: for how many comparisons the limit is divided.
+        """
+        if len(self.gains) < 2:
+            return None
+        interval = mean_interval(self.gains, 1 - LIMIT / tests)
+        return (interval.high - interval.low) / 2
 
 
 def compare(records: Sequence[Record]) -> list[Comparison]:
@@ -102,7 +127,8 @@ def tell(records: Sequence[Record], conditions: Conditions) -> tuple[Report, dic
     comparisons = compare(records)
     sections = [_summary(comparisons, records, conditions)]
     for task in dict.fromkeys(record["task"] for record in records):
-        sections.append(_of_task(task, records, [found for found in comparisons if found.task == task]))
+        of_task = [found for found in comparisons if found.task == task]
+        sections.append(_of_task(task, records, of_task, len(comparisons)))
     data = {
         "mcir": mcir.__version__,
         "quick": conditions.quick,
@@ -115,6 +141,9 @@ def tell(records: Sequence[Record], conditions: Conditions) -> tuple[Report, dic
                 "mean_psnr": found.mean_psnr,
                 "time_of_a_step": found.slowdown,
                 "gradient_ratio": found.ratio,
+                "tests_nothing": found.is_idle,
+                "smallest_difference": found.smallest(),
+                "smallest_difference_holm": found.smallest(len(comparisons)),
                 **found.as_data(),
             }
             for found in comparisons
@@ -144,14 +173,43 @@ def _summary(comparisons: Sequence[Comparison], records: Sequence[Record], condi
     if conditions.quick:
         told.append("This was a quick run, to see that everything works: its numbers mean nothing.")
     for found in comparisons:
-        told.append(f"{TASKS[found.task]}: {METHODS[found.method]}: {found.sentence()}.")
+        told.append(f"{TASKS[found.task]}: {METHODS[found.method]}: {found.told()}.")
+    told += _limits(comparisons)
     significant = [found for found in comparisons if found.is_significant]
     if comparisons and not significant:
         told.append("Nothing here is significant: at this size neither a gain nor a loss has been shown.")
     return Section("What this says", told)
 
 
-def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Comparison]) -> Section:
+def _limits(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return what the runs could not have shown, whatever is true."""
+    told = []
+    idle = [found for found in comparisons if found.is_idle]
+    if idle:
+        methods = " and ".join(f"“{METHODS[name]}”" for name in dict.fromkeys(found.method for found in idle))
+        told.append(
+            f"Where the gradient of the contrastive loss is less than {IDLE:g} of the pixel loss's, the row tests "
+            "nothing: it is the plain training but for a disturbance, whatever its verdict. Here these are "
+            f"{counted(len(idle), 'row')}, of {methods}."
+        )
+    if any(found.method == "random" and found.is_idle for found in comparisons) and any(
+        found.method.startswith("spn_balanced") and not found.is_idle for found in comparisons
+    ):
+        told.append(
+            "So no row tells whether the network's own past is a better negative than any other network: for that, a "
+            "random network at the same gradient ratio would have to be set beside SPN at 0.1 and 0.5. None was."
+        )
+    seen = [smallest for found in comparisons if (smallest := found.smallest()) is not None]
+    if seen:
+        told.append(
+            "“Could show” is the smallest mean difference in dB that the test of a row could have found, with the "
+            f"spread that its seeds have: the first number at {LIMIT} for the row alone; the second at {LIMIT} divided "
+            f"by {len(comparisons)}, as Holm asks of the strongest row. An effect below it would have stayed unseen."
+        )
+    return told
+
+
+def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Comparison], tests: int) -> Section:
     plain = [record for record in records if (record["task"], record["method"]) == (task, "plain")]
     head = [
         "method",
@@ -163,16 +221,20 @@ def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Compari
         "p, adjusted",
         "time of a step",
         "gradient",
+        "could show",
         "verdict",
     ]
-    rows = [head, [METHODS["plain"], f"{fmean(float(r['psnr']) for r in plain):.3f}", *["–"] * 5, "1.00", "–", "–"]]
+    rows = [head, [METHODS["plain"], f"{fmean(float(r['psnr']) for r in plain):.3f}", *["–"] * 5, "1.00", *["–"] * 3]]
     for found in comparisons:
-        last = [f"{found.slowdown:.2f}", "–" if found.ratio is None else f"{found.ratio:.2g}", found.verdict()]
+        gradient = "–" if found.ratio is None else f"{found.ratio:.2g}"
+        verdict = found.verdict() + "; tests nothing" * found.is_idle
+        last = [f"{found.slowdown:.2f}", gradient, _could_show(found, tests), verdict]
         rows.append([METHODS[found.method], f"{found.mean_psnr:.3f}", *found.cells(), *last])
     given = (
         f"The degraded images themselves have {plain[0]['psnr_of_input']:.2f} dB. “Gradient” is the length of the "
         "contrastive loss's gradient at the output over that of the pixel loss; a step of the plain training takes 1."
     )
+    told = [given, *_disturbance(comparisons)]
     known = [found for found in comparisons if found.interval is not None]
     gains = {_SHORT[found.method]: found.interval.mean for found in known if found.interval is not None}
     limits = {
@@ -180,7 +242,23 @@ def _of_task(task: str, records: Sequence[Record], comparisons: Sequence[Compari
     }
     figures = [bars(gains, "Mean gain over the plain training, and its 95 % interval", "dB", limits)] if gains else []
     figures.append(curves(_mean_curves(task, records), "PSNR on held-out images, mean of the seeds", "iteration", "dB"))
-    return Section(TASKS[task], [given], rows, figures)
+    return Section(TASKS[task], told, rows, figures)
+
+
+def _could_show(found: Comparison, tests: int) -> str:
+    smallest = [value for value in (found.smallest(), found.smallest(tests)) if value is not None]
+    return " / ".join(f"{value:.3f}" for value in smallest) or "–"
+
+
+def _disturbance(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return how far single seeds moved in the rows that test nothing."""
+    moved = [gain for found in comparisons if found.is_idle for gain in found.gains]
+    if not moved:
+        return []
+    return [
+        f"A disturbance alone, in the rows that test nothing, moved single seeds by {signed(min(moved), 3)} … "
+        f"{signed(max(moved), 3)} dB: so much of any difference between two trainings of this task is chance."
+    ]
 
 
 def _mean_curves(task: str, records: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:

@@ -10,7 +10,7 @@ from mcir.tables.statistics import holm, mean_interval, paired_test
 from tests.tables.pages import Page
 
 
-def record(method, seed, psnr, task="sr", seconds=1.0):
+def record(method, seed, psnr, task="sr", seconds=1.0, ratio=0.125):
     return {
         "task": task,
         "method": method,
@@ -21,7 +21,7 @@ def record(method, seed, psnr, task="sr", seconds=1.0):
         "psnr_of_input": 20.0,
         "images": {},
         "curve": [[1, 19.0], [2, psnr]],
-        "ratio": None if method == "plain" else 0.125,
+        "ratio": None if method == "plain" else ratio,
         "training_seconds": seconds,
         "seconds": seconds + 1,
         "device": "cpu",
@@ -108,5 +108,42 @@ def test_drawings_bear_names_that_a_person_reads():
     figures = tell(records(**gains), Conditions())[0].sections[1].figures
     for figure in figures:
         names = re.findall(r"<text[^>]*>([^<]*[A-Za-z]{2}[^<]*)</text>", figure.markup)
-        assert {"SPN, ratio 0.1", "random networks"} <= set(names) and not [name for name in names if "_" in name]
+        assert {"SPN, ratio 0.1", "random network"} <= set(names) and not [name for name in names if "_" in name]
         assert all(len(name) < 17 for name in names)  # at 12 pixels a letter of 7, a bar of five has 112
+
+
+def test_a_row_says_its_gradient_ratio_and_whether_it_tests_anything():
+    rows = records(spn=NOISE, random=NOISE) + records(**{"spn_balanced_0.1": CLEAR})[len(CLEAR) :]
+    for row in rows:
+        row["ratio"] = {"spn": 0.0002, "random": 0.00099, "spn_balanced_0.1": 0.001}.get(row["method"])
+    report, data = tell(rows, Conditions())
+    text = report.as_markdown()
+    assert "not significant, at a gradient ratio of 0.0002, which tests nothing." in text
+    assert "significantly better, at a gradient ratio of 0.001." in text
+    assert "2 rows, of “+ SPN, the paper's λ = 1e-4” and “+ a random frozen network" in text and "None was." in text
+    assert "moved single seeds by -0.300 … +0.300 dB" in text
+    cells = Page(report.as_html()).cells
+    assert cells.count("not significant; tests nothing") == 2 and cells.count("significantly better") == 1
+    assert [part["tests_nothing"] for part in data["comparisons"]] == [True, True, False]
+    strong = tell(records(spn=CLEAR, random=NOISE), Conditions())[0].as_markdown()
+    assert "nothing: it is" not in strong and "None was." not in strong and "single seeds" not in strong
+
+
+def test_the_smallest_difference_that_could_be_seen_is_where_the_test_turns():
+    (found,) = compare(records(spn=NOISE))
+    centred = [gain - sum(NOISE) / len(NOISE) for gain in NOISE]
+    for tests in (1, 15):
+        smallest = found.smallest(tests)
+        assert paired_test([gain + 1.001 * smallest for gain in centred]) < 0.05 / tests
+        assert paired_test([gain + 0.999 * smallest for gain in centred]) > 0.05 / tests
+    assert f"{found.smallest():.3f} / {found.smallest():.3f}" in tell(records(spn=NOISE), Conditions())[0].as_markdown()
+    data = tell(records(spn=NOISE, cr=CLEAR), Conditions())[1]["comparisons"][0]
+    assert data["smallest_difference"] == pytest.approx(found.smallest())
+    assert data["smallest_difference_holm"] == pytest.approx(found.smallest(2))
+
+
+def test_one_seed_shows_nothing_however_large_the_difference():
+    (found,) = compare([record("plain", 0, 30.0), record("spn", 0, 40.0)])
+    assert found.smallest() is None
+    text = tell([record("plain", 0, 30.0), record("spn", 0, 40.0)], Conditions())[0].as_markdown()
+    assert "“Could show”" not in text and "| – | not significant |" in text
