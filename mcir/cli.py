@@ -212,7 +212,7 @@ def _add_tables(tables: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         title = re.findall('^title: "(.*)"$', path.read_text(encoding="utf-8"), re.MULTILINE)[0]
         told = f"Table {path.stem.partition('table')[2]} of {paper}: {title}".replace("%", "%%")
         table = tables.add_parser(path.stem, help=told, description=told)
-        table.add_argument("--row", default="*", help="only the rows that fit, a glob like '*SPN'")
+        table.add_argument("--row", action="append", help="only the rows that fit, a glob like '*SPN'; may be repeated")
         table.add_argument("--train", action="store_true", help="train what has no checkpoint, or go on with it")
         table.add_argument("--launcher", choices=["torchrun", "slurm"], default="torchrun", help=launchers)
         table.add_argument("--nproc", type=int, default=1, help="processes of a training (default: 1)")
@@ -282,7 +282,7 @@ def _table_settings(arguments: argparse.Namespace, **others: Any) -> "Settings":
     return Settings(
         options=arguments.options,
         results=arguments.results,
-        rows=arguments.row,
+        rows=arguments.row or ("*",),
         overrides=arguments.set,
         train=arguments.train,
         processes=arguments.nproc,

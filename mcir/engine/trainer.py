@@ -61,6 +61,7 @@ class Trainer:
         self.sets = evaluation_sets(options, "val", process)
         with process.first_goes_first():
             self.model: Model = MODELS.build(options.model_section())
+        self.model.total_iter = self.total
         self.model.require_trainable()
         require_fit(options, self.model)
         if self.model.follows_psnr and process.is_first:

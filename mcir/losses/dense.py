@@ -51,7 +51,8 @@ class DenseLoss(nn.Module, ABC):
         hidden: channels within the projector, a 1×1 convolution, ReLU and a 1×1 convolution.
         dim: D, its channels out.
         momentum: share of its past that the key encoder keeps at each iteration.
-        momentum_iter: iterations in which ``momentum`` rises to 1 by half a cosine; 0: it stays.
+        momentum_iter: iterations in which ``momentum`` rises to 1 by half a cosine; 0: it stays; None: those of the
+            training.
         loss_weight: factor of the loss.
         queue_size: K, rows of each queue.
 
@@ -74,7 +75,7 @@ class DenseLoss(nn.Module, ABC):
         hidden: int,
         dim: int,
         momentum: float,
-        momentum_iter: int,
+        momentum_iter: int | None,
         loss_weight: float,
         queue_size: int = 1,
     ) -> None:
@@ -85,7 +86,7 @@ class DenseLoss(nn.Module, ABC):
             self._refuse(f"loss_weight is a finite number, not {loss_weight!r}")
         if not 0 <= momentum <= 1:
             self._refuse(f"momentum is a share between 0 and 1, not {momentum!r}")
-        if momentum_iter < 0:
+        if momentum_iter is not None and momentum_iter < 0:
             self._refuse(
                 f"momentum_iter is a number of iterations, or 0 for a momentum that stays, not {momentum_iter}"
             )
@@ -289,8 +290,8 @@ class PixContrastLoss(_GridLoss):
     and key. Cells without a partner do not count; an image without any has the loss 0.
 
     Args:
-        momentum_iter: iterations in which ``momentum`` rises to 1 by half a cosine, those of the training as a rule; 0:
-            it stays.
+        momentum_iter: iterations in which ``momentum`` rises to 1 by half a cosine; null: those of the training; 0: it
+            stays.
         temperature: τ.
         max_distance: the threshold, in diagonals.
         grid: cells along a side.
@@ -308,7 +309,7 @@ class PixContrastLoss(_GridLoss):
 
     def __init__(
         self,
-        momentum_iter: int,
+        momentum_iter: int | None = None,
         temperature: float = 0.3,
         max_distance: float = 0.7,
         grid: int = 16,

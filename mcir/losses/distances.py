@@ -33,6 +33,9 @@ _AT_ONCE = 1024
 class Distance(nn.Module, ABC):
     """A distance between residuals that does not depend on the order of their pixels."""
 
+    largest: float = math.inf
+    """Values beyond ± this count as ± this."""
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distances (M, N) of residuals (M, C, H, W) and (N, C, H, W).
 
@@ -168,7 +171,7 @@ class MaximumMeanDiscrepancy(Distance):
         samples: how many values of each residual are compared, drawn anew each time, without repetition and on their
             own for each residual, from torch's generator (whose state a checkpoint of a run holds); null: all of them.
         unbiased: leave out the terms ``k(u, u)``. The distance is then right in the mean, and may be below 0.
-        largest: values beyond ±``largest`` count as ±``largest``.
+        largest: values beyond ±``largest`` count as ±``largest``; what is not finite makes the distance NaN.
 
     Raises:
         ValueError: no bandwidth, a number that is not finite and above 0, fewer than two samples, or a smallest
@@ -219,7 +222,7 @@ class MaximumMeanDiscrepancy(Distance):
         values = residuals.flatten(1)
         if self.samples is not None and self.samples < values.shape[1]:
             values = values.gather(1, torch.rand_like(values).topk(self.samples, dim=1, sorted=False).indices)
-        values = values.clamp(-self.largest, self.largest)
+        values = values.where(~values.isfinite(), values.clamp(-self.largest, self.largest))
         count = values.shape[1]
         parts = torch.split(values, _AT_ONCE, dim=1)
         sums = [

@@ -30,7 +30,8 @@ class ResidualContrastiveLoss(OverRanks):
     """InfoNCE over residuals: ``λ Σ_j −ln(e^{−D_jj/τ} / Σ_i e^{−D_ji/τ})`` with ``D_ji = d(anchor_j, key_i)``.
 
     Anchor and key j are the residuals of two patches of image j; the negatives of an anchor are the keys of all other
-    images, those of other processes included. The gradient flows through both.
+    images, those of other processes included. An image that a batch holds twice is no negative of its own; an anchor
+    that is left without negatives costs nothing. The gradient flows through both.
 
     Args:
         distance: d, a distance between residuals.
@@ -40,8 +41,8 @@ class ResidualContrastiveLoss(OverRanks):
         loss_weight: λ, the paper's α.
 
     Raises:
-        ValueError: an unknown distance or reduction, a temperature or scale that is not finite and above 0, or a weight
-            that is not finite.
+        ValueError: an unknown distance or reduction, a temperature or scale that is not finite and above 0, a weight
+            that is not finite, or a distance that does not reach as far as residuals of that scale.
     """
 
     is_batch_mean = False
@@ -62,28 +63,47 @@ class ResidualContrastiveLoss(OverRanks):
             raise ValueError(f"ResidualContrastiveLoss: loss_weight is a finite number, not {loss_weight!r}.")
         _check_reduction("ResidualContrastiveLoss", reduction)
         self.distance: Distance = DISTANCES.build(distance)
+        if residual_scale > self.distance.largest:
+            raise ValueError(
+                f"ResidualContrastiveLoss: with a residual_scale of {residual_scale:g} residuals of [0, 1] reach "
+                f"±{residual_scale:g}, and {type(self.distance).__name__} cuts them at ±{self.distance.largest:g}: "
+                f"multiply its bandwidths and its largest by {residual_scale:g}, too, or leave residual_scale at 1."
+            )
         self.temperature = temperature
         self.residual_scale = residual_scale
         self.reduction = reduction
         self.loss_weight = loss_weight
 
-    def forward(self, anchors: Tensor, keys: Tensor) -> Tensor:
+    def forward(self, anchors: Tensor, keys: Tensor, images: Tensor | None = None) -> Tensor:
         """Return the loss of residuals (B, C, H, W) and (B, C, H, W) as a scalar, in at least float32.
 
         With several processes the mean of what they return, and of their gradients, is that of one process with the
         whole batch.
 
+        Args:
+            anchors: the residuals of the first patches.
+            keys: those of the second patches.
+            images: the number of each image, int64 (B,): equal numbers are one image. Without, all images differ.
+
         Raises:
             ValueError: the shapes differ, or there is only one image in all processes, which has no negatives.
         """
         same_shape("ResidualContrastiveLoss", anchors, keys)
+        if images is not None and images.shape != anchors.shape[:1]:
+            raise ValueError(
+                f"ResidualContrastiveLoss: images are {len(anchors)} numbers, one an anchor, not {tuple(images.shape)}."
+            )
         count, processes = len(anchors), self.ranks.world_size
         if count * processes < 2:
             raise ValueError("ResidualContrastiveLoss: one image has no negatives; make batches of 2 or more.")
         described, others = (self.distance.describe(self.residual_scale * in_float32(each)) for each in (anchors, keys))
         distances = self.distance.between(described, self.ranks.concatenated(others))
         own = torch.arange(count, device=anchors.device) + self.ranks.rank * count
-        value = F.cross_entropy(-distances / self.temperature, own, reduction=self.reduction)
+        logits = -distances / self.temperature
+        if images is not None:
+            again = images[:, None] == self.ranks.concatenated(images)
+            logits = logits.masked_fill(again.scatter(1, own[:, None], False), -math.inf)
+        value = F.cross_entropy(logits, own, reduction=self.reduction)
         factor = self.loss_weight * (processes if self.reduction == "sum" else 1)
         return (factor * value).to(in_float32(anchors).dtype)
 
@@ -123,7 +143,17 @@ class ConsistencyLoss(FeatureLoss):
     ) -> None:
         _check_reduction("ConsistencyLoss", reduction)
         factors = {"loss_weight": loss_weight}
-        super().__init__(layer_weights, factors, "vgg16", network, weights, use_input_norm, False, seed, normalize)
+        super().__init__(
+            layer_weights,
+            factors,
+            vgg_type="vgg16",  # network goes before it
+            network=network,
+            weights=weights,
+            use_input_norm=use_input_norm,
+            range_norm=False,
+            seed=seed,
+            normalize=normalize,
+        )
         self.reduction = reduction
         self.loss_weight = loss_weight
 

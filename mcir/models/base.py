@@ -70,6 +70,8 @@ class Model(ABC):
     """Every module that lives on the device: the network, its average, losses, negatives."""
     network: nn.Module = field(init=False, repr=False)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
+    total_iter: int | None = field(init=False, repr=False, default=None)
+    """Iterations of the training, which whoever trains says; without, what would rise or fall with them stays."""
     watch_gradients: bool = field(init=False, repr=False, default=False)
     """Whether the next steps tell what each of several losses asks of the output; it costs a little, so at times."""
 

@@ -76,9 +76,10 @@ class DenseContrast(OverRanks):
         self.key_network.update(network, keep)
         self.key_projector.update(self.projector, keep)
 
-    def begin(self, network: nn.Module, iteration: int) -> None:
-        """Begin the step of the 1-based ``iteration``: the key encoder moves before it makes keys."""
-        self.follow(network, momentum_at(self.loss.momentum, iteration - 1, self.loss.momentum_iter))
+    def begin(self, network: nn.Module, iteration: int, total: int | None) -> None:
+        """Begin the step of the 1-based ``iteration`` of ``total``: the key encoder moves before it makes keys."""
+        rises_in = total if self.loss.momentum_iter is None else self.loss.momentum_iter
+        self.follow(network, momentum_at(self.loss.momentum, iteration - 1, rises_in or 0))
         self._draw = generator(self.seed, iteration, self.ranks.rank)
         self._keys = []
 
@@ -183,7 +184,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
                 "DenseContrastiveModel needs to know where the two patches of a pair lie, 'boxes': take "
                 "NoisyPatchPairs as 'datasets.train'."
             )
-        self._contrast.begin(self.network, iteration)
+        self._contrast.begin(self.network, iteration, self.total_iter)
         return super().training_step(batch, iteration)
 
     def inputs(self, batch: Batch) -> Tensor:

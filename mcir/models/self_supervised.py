@@ -73,7 +73,16 @@ class Noise2NoiseModel(_PixelModel):
     """
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Return the first views (B, C, P, P)."""
+        """Return the first views (B, C, P, P).
+
+        Raises:
+            ValueError: the views lie in different places, or are no two views.
+        """
+        if "boxes" in batch:
+            raise ValueError(
+                "Noise2NoiseModel predicts a patch from another observation of the same patch; those of "
+                "NoisyPatchPairs lie in different places: take NoisyObservations as 'datasets.train'."
+            )
         return self.pairs(batch)[:, 0]
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class Settings:
     Attributes:
         options: the folder of the option files.
         results: where the results go.
-        rows: glob of the rows to make.
+        rows: globs of the rows to make.
         overrides: ``a.b=c``, laid over every option file.
         train: whether what has no checkpoint is trained.
         processes: of a training.
@@ -42,7 +42,7 @@ class Settings:
 
     options: Path = Path("options")
     results: Path = Path("results")
-    rows: str = "*"
+    rows: Sequence[str] = ("*",)
     overrides: Sequence[str] = ()
     train: bool = False
     processes: int = 1
@@ -225,7 +225,7 @@ def plan(table: Table, settings: Settings) -> list[Job]:
     """Return the trainings of the chosen rows; the rows that they are compared with come along.
 
     Raises:
-        ValueError: no row fits the pattern, or the folder of the option files is not there.
+        ValueError: no row fits a pattern, or the folder of the option files is not there.
     """
     chosen = chosen_rows(table.name, table.rows, settings)
     for row in reversed(table.rows):
@@ -249,16 +249,19 @@ def chosen_rows(table: str, rows: Sequence[Row], settings: Settings) -> set[str]
     """Return the names of the rows that settings ask for.
 
     Raises:
-        ValueError: no row fits the pattern, or the folder of the option files is not there.
+        ValueError: no row fits a pattern, or the folder of the option files is not there.
     """
     if not settings.options.is_dir():
         raise ValueError(
             f"There is no folder {settings.options} with the option files: start in a clone of mcir, or give --options."
         )
-    chosen = {row.name for row in rows if fnmatchcase(row.name.lower(), settings.rows.lower())}
-    if not chosen:
-        names = ", ".join(f"'{row.name}'" for row in rows)
-        raise ValueError(f"No row of {table} fits '{settings.rows}'. Its rows are {names}.")
+    chosen = set()
+    for pattern in settings.rows:
+        fitting = {row.name for row in rows if fnmatchcase(row.name.lower(), pattern.lower())}
+        if not fitting:
+            names = ", ".join(f"'{row.name}'" for row in rows)
+            raise ValueError(f"No row of {table} fits '{pattern}'. Its rows are {names}.")
+        chosen |= fitting
     return chosen
 
 

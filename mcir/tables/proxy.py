@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from mcir.config import Options
 from mcir.data.codec import write_atomically
@@ -23,7 +24,16 @@ from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
 from mcir.engine.trainer import Trainer
 from mcir.registry import MODELS
-from mcir.tables.proxy_plan import PRETRAINED_HERE, TASKS, ProxySettings, Trial, check, planned, pretrainings
+from mcir.tables.proxy_plan import (
+    PRETRAINED_HERE,
+    TASKS,
+    ProxySettings,
+    Trial,
+    check,
+    planned,
+    pretrainings,
+    rows_without,
+)
 from mcir.tables.proxy_report import Result, summary, tell
 from mcir.tables.records import end_last_line, read_records
 from mcir.tables.words import counted
@@ -36,8 +46,11 @@ def proxy(settings: ProxySettings, say: Say = print) -> int:
     """Evaluate weights, write the results as JSON and as a table, and return 0.
 
     Raises:
-        ValueError: as :func:`run_proxy` says.
+        ValueError: as :func:`run_proxy` says, or no result can be had.
     """
+    check(settings)
+    if set(settings.labels) == {0} and len(rows_without(settings)) == len(settings.weights):
+        raise ValueError("No row has weights for the task as they are: give such a file, or more than 0 labels.")
     results = run_proxy(settings, say)
     name = f"proxy_{settings.task}{'_finetuned' * settings.finetune}"
     own = {key: value for key, value in asdict(settings).items() if key not in ("data", "test", "results", "jobs")}
@@ -59,18 +72,19 @@ def run_proxy(settings: ProxySettings, say: Say = print) -> list[Result]:
         SystemExit: a signal stopped a training; the same call goes on from there.
     """
     check(settings)
+    jobs = number_of(settings.jobs)
     with hold(settings.results):
         trials = planned(settings, _pretrained(settings, say))
         settings.results.mkdir(parents=True, exist_ok=True)
         file = settings.results / "runs.jsonl"
-        known = {record["fingerprint"]: record for record in read_records(file)}
+        known = _known(file)
         by_print = {trial.fingerprint(): trial for trial in trials}
         waiting = [trial for key, trial in by_print.items() if key not in known]
         say(f"proxy {settings.task}: {counted(len(trials), 'training')}, {len(waiting)} of them to be made")
         begin = time.perf_counter()
         end_last_line(file)
         with file.open("a", encoding="utf-8") as lines:
-            for count, result in enumerate(done_by(run_trial, waiting, number_of(settings.jobs)), start=1):
+            for count, result in enumerate(done_by(run_trial, waiting, jobs), start=1):
                 known[result.fingerprint] = asdict(result)
                 lines.write(as_json(known[result.fingerprint]) + "\n")
                 lines.flush()
@@ -92,7 +106,7 @@ def known_results(settings: ProxySettings) -> list[Result]:
     made = {name: _weights_of(trial, settings) for name, trial in pretrainings(settings).items()}
     made = {name: file for name, file in made.items() if file.is_file()}
     rows = [row for row in settings.weights if row in made or row not in PRETRAINED_HERE]
-    known = {record["fingerprint"]: record for record in read_records(settings.results / "runs.jsonl")}
+    known = _known(settings.results / "runs.jsonl")
     trials = planned(replace(settings, weights=rows), made) if rows else []
     prints = [(trial.fingerprint(), trial.name) for trial in trials]
     return [_result(known[key], name) for key, name in prints if key in known]
@@ -176,6 +190,12 @@ def _pretrained(settings: ProxySettings, say: Say) -> dict[str, Path]:
 def _weights_of(pretraining: Trial, settings: ProxySettings) -> Path:
     """Return where a supervised pre-training leaves its weights."""
     return pretraining.folder / "pretrained/models" / f"net_g_{settings.pretrain_steps}.pth"
+
+
+def _known(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of results in a file, by their fingerprints; what is no result is passed over."""
+    names = {field.name for field in fields(Result)}
+    return {record["fingerprint"]: record for record in read_records(file) if names <= record.keys()}
 
 
 def _result(record: dict[str, object], row: str) -> Result:

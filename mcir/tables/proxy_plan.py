@@ -13,9 +13,9 @@ import torch
 
 import mcir
 from mcir.config import Options, load
-from mcir.data.storage import open_storage
 from mcir.inference import detect, read_weights
 from mcir.registry import ARCHS, DATASETS, Section, suggestion
+from mcir.tables.given import facts_of
 
 HOME = Path(__file__).with_name("proxy.yml")
 RANDOM = "random"
@@ -131,6 +131,8 @@ class Trial:
         options = load(self.home, self.overrides)
         device = "cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu"
         facts = [options.dump(), mcir.__version__, torch.__version__, device, self.contents, str(self.labels == 0)]
+        lists = [part["meta_info_file"] for part in _sections(options) if part.get("meta_info_file") is not None]
+        facts += [hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() for file in lists]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
@@ -145,20 +147,19 @@ def check(settings: ProxySettings) -> None:
     names = [name for name, _ in map(_named, settings.weights)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Rows need names of their own, like NAME=FILE; these are {', '.join(names) or 'none'}.")
-    numbers = {"trials": settings.trials, "steps": settings.steps, "pretrain_steps": settings.pretrain_steps}
-    for name, number in numbers.items():
-        if number < 1:
+    for name in ("trials", "steps", "patch", "batch", "pretrain_steps"):
+        if (number := getattr(settings, name)) < 1:
             raise ValueError(f"{name} is at least 1, not {number}.")
     if any(count < 0 for count in settings.labels):
         raise ValueError(f"labels are numbers of images from 0 on, not {list(settings.labels)}.")
+    if len(set(settings.labels)) < len(settings.labels):
+        raise ValueError(f"labels are numbers that differ, not {list(settings.labels)}.")
     if 0 in settings.labels and not settings.finetune:
         raise ValueError("Without labels no last layer can be trained: 0 labels go with finetune.")
     if (settings.data is None) != (settings.test is None):
         raise ValueError("Give both images to train on and images to test on (--data and --test), or neither.")
     overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.overrides]
-    options = load(HOME, [*overrides, *_labelled(max(settings.labels, default=0), settings)])
-    assert options.datasets.train is not None
-    parts = [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
+    parts = _sections(load(HOME, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
     roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in parts]
     lists = [part.get("meta_info_file") for part in parts]
     if roots[0] is not None and roots[0] == roots[1] and (None in lists or lists[0] == lists[1]):
@@ -228,6 +229,23 @@ def planned(settings: ProxySettings, pretrained: dict[str, Path]) -> list[Trial]
     return trials
 
 
+def rows_without(settings: ProxySettings) -> list[str]:
+    """Return the rows that 0 labels are asked for and that have no weights for the task: no result can be had.
+
+    Raises:
+        ValueError: weights that cannot be read.
+    """
+    scale, found = TASKS[settings.task].scale, []
+    for name, file in map(_named, settings.weights) if 0 in settings.labels else ():
+        if file is not None:
+            fits = _scale_of(section_of(file)) == scale
+        else:
+            fits = name != RANDOM and TASKS[PRETRAINED_HERE[name] or settings.task].scale == scale
+        if not fits:
+            found.append(name)
+    return found
+
+
 def overrides_for(task: str, network: Section, settings: ProxySettings) -> list[str]:
     """Return what is laid over ``proxy.yml`` for a task: the data of it, and the network with the task's head.
 
@@ -274,7 +292,10 @@ def _named(row: str) -> tuple[str, Path | None]:
         raise ValueError(
             f"{row}: there is no such weight file, and the other rows are {', '.join(known)}.{suggestion(row, known)}"
         )
-    return (name if equals else place.stem), place
+    name = name if equals else place.stem
+    if name in known:
+        raise ValueError(f"{row}: '{name}' is a row that has no file. Call it otherwise, like NAME={place}.")
+    return name, place
 
 
 def _default_network(settings: ProxySettings) -> Section:
@@ -305,11 +326,14 @@ def _labelled(labels: int | None, settings: ProxySettings) -> list[str]:
     return [f"datasets.train.{key}={value}" for key, value in chosen.items()]
 
 
+def _sections(options: Options) -> list[Section]:
+    """Return what the images to train on are, and those to test on."""
+    assert options.datasets.train is not None
+    return [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
+
+
 def _images(settings: ProxySettings) -> str:
-    """Return a digest of the names and sizes of one's own images: of other images, trainings are other ones."""
-    lines = []
-    for root in (settings.data, settings.test):
-        for name in [] if root is None else sorted(open_storage(str(root)).keys()):
-            assert root is not None
-            lines.append(f"{name} {(root / name).stat().st_size if (root / name).is_file() else ''}")
+    """Return a digest of one's own images: of other images, trainings are other ones."""
+    roots = [root for root in (settings.data, settings.test) if root is not None]
+    lines = [line for root in roots for line in facts_of(root)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

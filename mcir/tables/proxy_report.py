@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from mcir.tables.proxy_plan import TASKS, ProxySettings
+from mcir.tables.proxy_plan import TASKS, ProxySettings, rows_without
 from mcir.tables.report import Report, Section
 from mcir.tables.words import counted
 
@@ -45,7 +46,7 @@ def summary(results: Sequence[Result]) -> list[dict[str, Any]]:
         for metric in ("psnr", "ssim"):
             values = [float(getattr(result, metric)) for result in group]
             row[metric] = fmean(values)
-            row[f"{metric}_std"] = stdev(values) if len(values) > 1 else None
+            row[f"{metric}_std"] = deviation_of(values)
         rows.append(row)
     return rows
 
@@ -61,12 +62,19 @@ def tell(results: Sequence[Result], settings: ProxySettings) -> Report:
         labels = "all" if row["labels"] is None else f"{row['labels']:,}"
         table.append([row["weights"], labels, *numbers, str(row["trials"])])
     how = "all weights are fine-tuned" if settings.finetune else "a new last layer is trained, all else is frozen"
-    told = (
+    told = [
         f"From each row's weights, {how}: {counted(settings.steps, 'step')} on batches of {settings.batch} crops of "
         f"{settings.patch} pixels, the same images, order and seeds for every row. Mean ± standard deviation over the "
         "trials; RGB, no border left out."
-    )
-    return Report(f"Proxy evaluation: {TASKS[settings.task].title}", [Section("Results", [told], table)])
+    ]
+    if missing := rows_without(settings):
+        told.append(f"With 0 labels these rows have no weights for the task, and so no result: {', '.join(missing)}.")
+    return Report(f"Proxy evaluation: {TASKS[settings.task].title}", [Section("Results", told, table)])
+
+
+def deviation_of(values: Sequence[float]) -> float | None:
+    """Return the standard deviation, if values are several and finite."""
+    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def spread(mean: float, deviation: float | None, digits: int) -> str:

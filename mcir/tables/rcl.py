@@ -10,6 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from mcir.config import OptionError, load
 from mcir.data.codec import write_atomically
@@ -17,10 +20,11 @@ from mcir.engine.loggers import as_json
 from mcir.tables.plan import Job, Settings, chosen_rows, how_to_get, missing_paths
 from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.proxy import known_results, run_proxy
-from mcir.tables.proxy_plan import RANDOM, ProxySettings, check
+from mcir.tables.proxy_plan import HOME, RANDOM, TASKS, ProxySettings, check
+from mcir.tables.proxy_plan import overrides_for as overrides_of_task
 from mcir.tables.proxy_report import Result
 from mcir.tables.rcl_paper import Column, RclRow, RclTable, read_rcl_table
-from mcir.tables.rcl_report import Found, as_data, tell
+from mcir.tables.rcl_report import Found, Otherwise, as_data, tell
 from mcir.tables.training import Say, train
 
 
@@ -50,8 +54,8 @@ class RclSettings:
 def reproduce_rcl(name: str, settings: RclSettings, say: Say = print) -> int:
     """Make a table: list its rows, train if asked to, and write the report.
 
-    Returns 0 when every row that is asked for has its results, else 1. Where the jobs of a cluster are not waited for,
-    nothing is evaluated, and 0 says that all that is not pre-trained is on its way.
+    Returns 0 when every row that is asked for has its results, of a pre-training as it says, else 1. Where the jobs of
+    a cluster are not waited for, nothing is evaluated, and 0 says that all that is not pre-trained is on its way.
 
     Raises:
         ValueError: there is no such table or row, or settings make no sense.
@@ -70,7 +74,7 @@ def reproduce_rcl(name: str, settings: RclSettings, say: Say = print) -> int:
         everything = train([job for (_, weights), job in jobs.items() if weights in methods()], settings.tables, say)
         if not settings.tables.wait:
             return 0 if everything else 1
-    found = Found()
+    found = Found(_otherwise(jobs), _everywhere(settings), _by_column(table, jobs, settings))
     for columns in table.groups():
         found.add(columns, _results(table, columns, jobs, settings, say))
     lacking = _told(table, jobs)
@@ -120,6 +124,59 @@ def _check(table: RclTable, jobs: Jobs, settings: RclSettings) -> None:
         job = _readable(jobs, columns[0].option)
         if job is not None and not _missing(columns, job):
             check(_proxy_settings(table, columns, job, [RANDOM], settings))
+
+
+def _otherwise(jobs: Jobs) -> Otherwise:
+    """Return how the pre-trainings that are there differ from what is asked for."""
+    there = {(of, weights): job for (of, weights), job in jobs.items() if weights in methods()}
+    return {(of, weights): job.otherwise() for (of, weights), job in there.items() if job.options and job.trained()}
+
+
+def _everywhere(settings: RclSettings) -> dict[str, Any]:
+    """Return what decides all numbers of a table, by its name."""
+    given: dict[str, Any] = {
+        "seeds of the trials": list(range(settings.trials)),
+        "weights of the consistency loss": settings.classifier,
+        "laid over the pre-trainings": list(settings.tables.overrides),
+        "laid over the trainings on labelled images": list(settings.overrides),
+        "torch": torch.__version__,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _by_column(table: RclTable, jobs: Jobs, settings: RclSettings) -> dict[str, dict[str, Any]]:
+    """Return what decides the numbers of each column, by its name, by the name of the column."""
+    found: dict[str, dict[str, Any]] = {}
+    for columns in table.groups():
+        job = _readable(jobs, columns[0].option)
+        if job is not None:
+            given = _proxy_settings(table, columns, job, [RANDOM], settings)
+            found |= {column.name: _conditions(job, given) for column in columns}
+    return found
+
+
+def _conditions(job: Job, settings: ProxySettings) -> dict[str, Any]:
+    """Return what decides the numbers of columns that are evaluated at once, as it is after all overrides."""
+    assert job.options is not None and job.options.datasets.train is not None and settings.network is not None
+    base = [*overrides_of_task(settings.task, settings.network, settings), f"train.total_iter={settings.steps}"]
+    options, training = load(HOME, [*base, *settings.overrides]), job.options.datasets.train
+    assert options.train is not None and options.datasets.train is not None
+    labelled = options.datasets.train
+    side = labelled.section.get("gt_size")
+    (test,) = options.datasets.val.values()
+    return {
+        "pre-training": str(job.file),
+        "pre-training steps": job.total,
+        "pre-training patch": training.section["patch_size"],
+        "pre-training batch": training.batch_size_per_gpu,
+        "pre-training seed": job.options.manual_seed,
+        "labelled images": labelled.section.get("dataroot_gt"),
+        "test images": test.section.get("dataroot_gt"),
+        "steps": options.train.total_iter,
+        "patch": None if side is None else side // TASKS[settings.task].scale,
+        "batch": labelled.batch_size_per_gpu,
+        "device": "cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu",
+    }
 
 
 def _results(table: RclTable, columns: Sequence[Column], jobs: Jobs, settings: RclSettings, say: Say) -> list[Result]:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import mcir
 from mcir.tables.differences import LIMIT, Difference, compared
 from mcir.tables.once import Record
+from mcir.tables.proxy_report import deviation_of, spread
 from mcir.tables.report import Report, Section, bars
 from mcir.tables.words import counted, signed
 
@@ -218,5 +219,4 @@ def _order(means: dict[str, float]) -> list[str]:
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
-    return f"{fmean(values):.{digits}f}{deviation}"
+    return spread(fmean(values), deviation_of(values), digits)

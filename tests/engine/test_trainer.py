@@ -21,6 +21,10 @@ def trainer(run):
     return trainer
 
 
+def test_the_model_knows_how_long_it_is_trained(trainer):
+    assert trainer.model.total_iter == 2
+
+
 def tensors(part):
     return [value for value in part.state_dict().values() if isinstance(value, torch.Tensor) and value.numel()]
 

@@ -357,6 +357,14 @@ def test_values_beyond_the_largest_count_as_the_largest():
     assert distance(ends, ends)[0, 1].item() == pytest.approx(expected, abs=1e-13)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_has_no_finite_distance(value):
+    a, b = residuals(26, 2), residuals(27, 2)
+    a[0, 0, 0, 0] = value
+    distances = MaximumMeanDiscrepancy(samples=None)(a, b)
+    assert distances[0].isnan().all() and distances[1].isfinite().all()
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,15 @@ def test_residuals_can_be_in_other_units():
     assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_distance_in_other_units_too_tells_the_same():
+    anchors, keys = residuals(4)
+    bandwidths = [255 * width for width in (0.01, 0.02, 0.04, 0.08, 0.16)]
+    distance = {"type": "MaximumMeanDiscrepancy", "bandwidths": bandwidths, "largest": 510.0}
+    expected = ResidualContrastiveLoss({"type": "MaximumMeanDiscrepancy"})(anchors, keys).item()
+    value = ResidualContrastiveLoss(distance, residual_scale=255.0)(anchors, keys)
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_the_formula(dtype):
     anchors, keys = residuals(5, dtype)
@@ -81,6 +90,28 @@ def test_equals_the_formula(dtype):
 def test_who_cannot_be_told_apart_costs_the_logarithm_of_the_number():
     same = torch.rand(1, 3, 8, 8).expand(64, 3, 8, 8)
     assert ResidualContrastiveLoss()(same, same).item() == pytest.approx(1e-3 * 64 * math.log(64), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_an_image_that_is_there_twice_is_no_negative_of_its_own(reduction):
+    anchors, keys = (each.requires_grad_() for each in residuals(5))
+    loss = ResidualContrastiveLoss(reduction=reduction, loss_weight=1.0)
+    value = loss(anchors, keys, torch.tensor([7, -3, 7, 2**62, 7]))
+    similar = (-loss.distance(anchors, keys) / 0.1).exp()
+    others = {0: [0, 1, 3], 1: [0, 1, 2, 3, 4], 2: [1, 2, 3], 3: [0, 1, 2, 3, 4], 4: [1, 3, 4]}
+    terms = torch.stack([-(similar[j, j] / similar[j, known].sum()).log() for j, known in others.items()])
+    expected = getattr(terms, reduction)()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    for found, wanted in zip(*(torch.autograd.grad(each, (anchors, keys)) for each in (value, expected)), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-14)
+    assert torch.equal(loss(anchors, keys, torch.arange(5)), loss(anchors, keys)) and loss(anchors, keys) > value
+
+
+def test_an_anchor_without_negatives_costs_nothing():
+    anchors, keys = (each.requires_grad_() for each in residuals(3))
+    value = ResidualContrastiveLoss()(anchors, keys, torch.zeros(3, dtype=torch.int64))
+    value.backward()
+    assert value == 0 and not anchors.grad.any() and not keys.grad.any()
 
 
 def test_descending_tells_images_apart():
@@ -164,7 +195,7 @@ from mcir.losses import ResidualContrastiveLoss
 from mcir.losses.ranks import tell_ranks
 
 torch.set_num_threads(1)
-kinds, anchors, keys = torch.load(sys.argv[1], weights_only=True)
+kinds, anchors, keys, images = torch.load(sys.argv[1], weights_only=True)
 told = []
 with joined(0, DistOptions(timeout_minutes=1)) as process:
     size = len(anchors) // process.world_size
@@ -173,7 +204,7 @@ with joined(0, DistOptions(timeout_minutes=1)) as process:
         loss = ResidualContrastiveLoss(distance, reduction=reduction)
         tell_ranks(torch.nn.ModuleList([loss]), process)
         a, k = anchors[own].clone().requires_grad_(), keys[own].clone().requires_grad_()
-        value = loss(a, k)
+        value = loss(a, k, images[own])
         value.backward()
         told.append([value.detach(), a.grad, k.grad])
 torch.save(told, f"{sys.argv[1]}.{process.rank}")
@@ -185,7 +216,8 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     everything = {**DISTANCES, "mmd2_biased_pooled_mix": {"type": "MaximumMeanDiscrepancy", "samples": None}}
     kinds = [[section, reduction] for section in everything.values() for reduction in ("sum", "mean")]
     anchors, keys = residuals(6)
-    torch.save([kinds, anchors, keys], file)
+    images = torch.tensor([0, 1, 2, 3, 1, 1])  # one image in both processes, and twice in one
+    torch.save([kinds, anchors, keys, images], file)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -209,7 +241,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     told = [torch.load(f"{file}.{rank}", weights_only=True) for rank in (0, 1)]
     for number, (distance, reduction) in enumerate(kinds):
         a, k = anchors.clone().requires_grad_(), keys.clone().requires_grad_()
-        value = ResidualContrastiveLoss(distance, reduction=reduction)(a, k)
+        value = ResidualContrastiveLoss(distance, reduction=reduction)(a, k, images)
         value.backward()
         values, *gradients = zip(*(each[number] for each in told), strict=True)
         assert (sum(values) / 2).item() == pytest.approx(value.item(), rel=1e-12)
@@ -325,6 +357,10 @@ def test_weights_that_cannot_be_had_are_told_before_the_training(monkeypatch, tm
         ({"type": "ResidualContrastiveLoss", "loss_weight": math.nan}, "loss_weight is a finite number, not nan"),
         ({"type": "ResidualContrastiveLoss", "reduction": "none"}, "reduction is 'mean' or 'sum', not 'none'"),
         ({"type": "ResidualContrastiveLoss", "distance": {"type": "EMD"}}, "There is no distance 'EMD'"),
+        (
+            {"type": "ResidualContrastiveLoss", "distance": {"type": "MaximumMeanDiscrepancy"}, "residual_scale": 255},
+            "of 255 residuals .* MaximumMeanDiscrepancy cuts them at ±2: multiply its bandwidths and its largest by",
+        ),
         ({"type": "ConsistencyLoss", "reduction": "none"}, "ConsistencyLoss: reduction is 'mean' or 'sum'"),
         ({"type": "ConsistencyLoss", "layer_weights": {"layer5": 1.0}}, "resnet50 has no node 'layer5'. Did you mean"),
         ({"type": "ConsistencyLoss", "layer_weights": {}}, "ConsistencyLoss: layer_weights names no layer"),
@@ -342,6 +378,8 @@ def test_batches_are_checked():
     loss = ResidualContrastiveLoss()
     with pytest.raises(ValueError, match=r"the output is \(2, 3, 4, 4\), but .* \(3, 3, 4, 4\)"):
         loss(torch.rand(2, 3, 4, 4), torch.rand(3, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"images are 2 numbers, one an anchor, not \(3,\)"):
+        loss(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.arange(3))
     with pytest.raises(ValueError, match="one image has no negatives; make batches of 2 or more"):
         loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"ConsistencyLoss: the output is \(2, 3, 32, 32\)"):

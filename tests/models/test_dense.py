@@ -359,6 +359,22 @@ def test_what_a_step_costs_is_that_of_a_step(kind):
     assert cost.flops == counter.get_total_flops() > 0
 
 
+def test_the_momentum_rises_throughout_the_training_where_nothing_else_is_said(batch):
+    def keys_after(total=None, **changes):
+        model = build("pixcontrast", contrastive_opt={**LOSSES["pixcontrast"], **changes})
+        model.total_iter = total
+        for iteration in (1, 2, 3):
+            model.training_step(batch, iteration)
+        return torch.cat([each.flatten() for each in model.parts["l_contrast"].key_network.parameters()])
+
+    said = {total: keys_after(momentum_iter=total) for total in (0, 3, 8)}
+    assert not torch.equal(said[3], said[8])
+    for total in (3, 8):
+        assert torch.equal(keys_after(total, momentum_iter=None), said[total])
+    assert torch.equal(keys_after(momentum_iter=None), said[0])
+    assert torch.equal(keys_after(8, momentum_iter=3), said[3])
+
+
 def test_what_is_refused(batch):
     with pytest.raises(ValueError, match="one of DenseCLLoss, PixContrastLoss, VADeRLoss, not L1Loss"):
         build("vader", contrastive_opt={"type": "L1Loss"})
@@ -368,8 +384,6 @@ def test_what_is_refused(batch):
         build("vader").training_step({"lq": batch["lq"]}, 1)
     with pytest.raises(ValueError, match=r"not \(4, 3, 32, 32\): take NoisyPatchPairs"):
         build("vader").training_step({**batch, "lq": batch["lq"][:, 0]}, 1)
-    with pytest.raises(ValueError, match="PixContrastLoss needs 'momentum_iter'"):
-        build("pixcontrast", contrastive_opt={"type": "PixContrastLoss"})
 
 
 def test_without_training_options_it_only_restores(batch):

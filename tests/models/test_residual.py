@@ -143,6 +143,36 @@ def test_all_patches_go_through_the_network_at_once_and_meet_their_own(batch, mo
             torch.testing.assert_close(residual, batch["lq"][:, view] - before.network(batch["lq"][:, view]))
 
 
+def test_an_image_is_known_by_its_path(batch):
+    def contrast(*paths):
+        return build().training_step({**batch, "lq_path": list(paths)}, 1)["l_contrast"]
+
+    alone = build().training_step(batch, 1)["l_contrast"]
+    assert torch.equal(contrast("a", "b", "c", "d"), alone)
+    twice = contrast("a", "b", "a", "d")
+    assert 0 < twice < alone and torch.equal(contrast("é", "b", "é", "d\udcff"), twice)
+    assert contrast("a", "a", "a", "a") == 0
+
+
+def test_consistency_alone_may_be_computed_in_parts(batch):
+    whole, parts = (build(contrastive_opt=None, accumulation_steps=count).training_step(batch, 1) for count in (1, 2))
+    torch.testing.assert_close(parts["l_consist"], whole["l_consist"])
+    torch.testing.assert_close(parts["grad_norm"], whole["grad_norm"])
+
+
+def test_another_contrast_need_not_know_images(batch):
+    told = build(contrastive_opt={"type": "L1Loss"}).training_step({**batch, "lq_path": ["a", "b", "a", "d"]}, 1)
+    assert told["l_contrast"] > 0
+
+
+def test_an_example_passes_without_numbers():
+    with torch.device("meta"):
+        model = build(consistency_opt=None)
+        batch = model.example(4, (16, 16))
+        losses = model.losses(model.network(model.inputs(batch)), batch)
+    assert losses["l_contrast"].is_meta and losses["l_contrast"].shape == ()
+
+
 def test_each_loss_may_stand_alone(batch):
     both = build().training_step(batch, 1)
     assert {"l_contrast", "l_consist"} <= both.keys()

@@ -59,6 +59,13 @@ def test_a_single_view_is_refused(batch):
             kind(**SECTION).training_step({"lq": batch["lq"][:, 0]}, 1)
 
 
+def test_patches_of_different_places_are_refused(batch):
+    pairs = {**batch, "boxes": torch.tensor([[0.0, 0, 12, 16], [4, 4, 16, 20]]).expand(2, 2, 4)}
+    with pytest.raises(ValueError, match="different places: take NoisyObservations as 'datasets"):
+        Noise2NoiseModel(**SECTION).training_step(pairs, 1)
+    Noise2SelfModel(**SECTION).training_step(pairs, 1)
+
+
 # -- Noise2Self -------------------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def test_a_method_is_its_model_and_losses(method):
         assert tree["model_type"] == "DenseContrastiveModel"
         assert contrast["type"] == f"{kind}Loss"
         if kind == "PixContrast":
-            assert contrast["momentum_iter"] == train["total_iter"]
+            assert contrast.get("momentum_iter") is None  # it rises throughout the training, however long
     assert is_consistent(method) == (consistency is not None)
     assert (consistency is not None) == (method in RCL or method.endswith("+") or method == "consistency")
 

@@ -22,7 +22,7 @@ def asked(monkeypatch):
 
 
 def results_of(table, **settings):
-    return evaluate(plan(table, Settings(rows="plain", **settings))[0], False, lambda _: None)
+    return evaluate(plan(table, Settings(rows=["plain"], **settings))[0], False, lambda _: None)
 
 
 @pytest.mark.parametrize("change", ["metrics", "data", "version"])
@@ -45,13 +45,13 @@ def test_sets_that_are_here_are_evaluated_and_the_row_is_not_whole(home, table, 
     tree["datasets"]["val_2"] = {**tree["datasets"]["val"], "name": "Elsewhere", "dataroot_gt": str(home / "far")}
     file.write_text(yaml.safe_dump(tree))
     said = []
-    assert make(table, Settings(rows="plain"), said.append) == 1
+    assert make(table, Settings(rows=["plain"]), said.append) == 1
     cells = json.loads(Path("results/table_tiny.json").read_text())["rows"][0]["sets"]
     assert cells["Two"]["psnr"]["ours"] > 0 and cells["Elsewhere"]["psnr"]["ours"] is None
     assert f"{home}/far is missing" in "\n".join(said)
     (home / "pictures").rename(home / "far")
     (home / "pictures").symlink_to(home / "far")
-    assert make(table, Settings(rows="plain"), said.append) == 0
+    assert make(table, Settings(rows=["plain"]), said.append) == 0
     cells = json.loads(Path("results/table_tiny.json").read_text())["rows"][0]["sets"]
     assert cells["Elsewhere"]["psnr"]["ours"] == cells["Two"]["psnr"]["ours"] and len(asked) == 2
     assert [line for line in said if "evaluates" in line][-1].endswith("net_g_2.pth on Elsewhere")

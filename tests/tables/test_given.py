@@ -1,10 +1,13 @@
 """Images and weights of one's own."""
 
 import hashlib
+import os
 
 import pytest
 
-from mcir.tables.given import digest_of, held_out_lists
+from mcir.data.prepare import create_lmdb
+from mcir.tables.given import digest_of, facts_of, held_out_lists
+from tests.data.pictures import noise, save
 
 
 @pytest.fixture
@@ -21,6 +24,16 @@ def test_every_fifth_image_is_held_out_and_lists_are_named_by_what_they_are_of(f
     assert held_out_lists(folder, tmp_path / "out") == lists
     (folder / "6.png").write_bytes(b"another one")
     assert held_out_lists(folder, tmp_path / "out")["train"] != lists["train"]
+
+
+def test_a_data_base_is_told_apart_by_its_file_too(tmp_path):
+    for number, name in enumerate("ab"):
+        save(tmp_path / name / "0.png", noise(8, 8, seed=number))
+        create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb")
+        os.utime(tmp_path / f"{name}.lmdb/data.mdb", (number, number))
+    one, other = facts_of(tmp_path / "a.lmdb"), facts_of(tmp_path / "b.lmdb")
+    assert one[:-1] == other[:-1] == ["0.png "] and one != other
+    assert facts_of(tmp_path / "a.lmdb") == one
 
 
 def test_one_image_is_too_few(tmp_path):

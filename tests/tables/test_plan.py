@@ -18,10 +18,10 @@ def touch(file):
 
 def test_rows_are_planned_with_what_they_are_compared_with(home, table):
     assert [job.row.name for job in plan(table, Settings())] == ["plain", "plain + SPN"]
-    assert [job.row.name for job in plan(table, Settings(rows="*spn"))] == ["plain", "plain + SPN"]
-    assert [job.row.name for job in plan(table, Settings(rows="plain"))] == ["plain"]
+    assert [job.row.name for job in plan(table, Settings(rows=["*spn"]))] == ["plain", "plain + SPN"]
+    assert [job.row.name for job in plan(table, Settings(rows=["plain"]))] == ["plain"]
     with pytest.raises(ValueError, match=r"No row of table_tiny fits 'x\*'. Its rows are 'plain', 'plain \+ SPN'"):
-        plan(table, Settings(rows="x*"))
+        plan(table, Settings(rows=["plain", "x*"]))
     with pytest.raises(ValueError, match="no folder nowhere with the option files"):
         plan(table, Settings(options=Path("nowhere")))
 
@@ -133,9 +133,9 @@ def test_the_features_that_a_training_reads_are_among_what_is_missing(home, tabl
     assert "https://download.pytorch.org/models/vgg16-397923af.pth" in told
     touch(home / "hub/checkpoints/vgg16-397923af.pth")
     assert "vgg16" not in "\n".join(jobs[1].to_get())
-    of_table5 = plan(read_table("table5"), Settings(options=ROOT, rows="FFANet + CR"))
+    of_table5 = plan(read_table("table5"), Settings(options=ROOT, rows=["FFANet + CR"]))
     assert of_table5[1].feature_networks() == ["vgg19"]  # the default of its loss
-    (job,) = plan(table, Settings(rows="*SPN", overrides=["train.contrastive_opt.weights=features"]))[1:]
+    (job,) = plan(table, Settings(rows=["*SPN"], overrides=["train.contrastive_opt.weights=features"]))[1:]
     assert job.missing_weights() == ["features"]
 
 

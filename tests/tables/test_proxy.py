@@ -13,7 +13,7 @@ from mcir.metrics import FloatPSNR, FloatSSIM
 from mcir.registry import ARCHS, DATASETS
 from mcir.tables import proxy as proxies
 from mcir.tables.proxy import proxy, run_proxy
-from mcir.tables.proxy_plan import HOME, planned
+from mcir.tables.proxy_plan import HOME, planned, rows_without
 from tests.tables.conftest import PROXY_NETWORK as NETWORK
 from tests.tables.pages import Page
 
@@ -50,7 +50,7 @@ def test_runs_are_made_once_told_and_leave_nothing(proxy_settings, proxy_weights
     once = proxies.run_trial
     monkeypatch.setattr(proxies, "run_trial", lambda trial: made.append((trial.name, trial.labels)) or once(trial))
     (proxy_settings.results / "runs.jsonl").write_text(
-        "\n".join(lines[:3]) + '\n{"half": '
+        "\n".join(lines[:3]) + '\n{"alien": 1}\n{"half": '
     )  # as a killed process leaves it
     results = run_proxy(asked, quiet)
     assert made == [("RCL", 2)]
@@ -86,6 +86,21 @@ def test_numbers_are_those_of_the_whole_test_images(proxy_settings, proxy_weight
         scores["psnr_of_input"].append(float(FloatPSNR()(lq, gt)))
     for name, values in scores.items():
         assert getattr(result, name) == pytest.approx(statistics.fmean(values), abs=1e-4)
+
+
+def test_what_has_no_result_without_labels_is_told_or_refused(proxy_settings, proxy_weights):
+    asked = replace(proxy_settings, weights=["random"], labels=[0], finetune=True, trials=1)
+    with pytest.raises(ValueError, match="No row has weights for the task as they are"):
+        proxy(asked, quiet)
+    enlarging = replace(asked, weights=[str(proxy_weights), "sl-den"], task="sr")
+    with pytest.raises(ValueError, match="No row has weights for the task as they are"):
+        proxy(enlarging, quiet)
+    assert not proxy_settings.results.exists()
+    assert proxy(replace(asked, weights=["random", str(proxy_weights)]), quiet) == 0
+    told = (proxy_settings.results / "proxy_denoise_finetuned.md").read_text()
+    assert "no weights for the task, and so no result: random." in told
+    assert rows_without(replace(enlarging, weights=["oracle", *enlarging.weights])) == ["rcl", "sl-den"]
+    assert rows_without(replace(enlarging, labels=[2])) == []
 
 
 def test_supervised_rows_are_pre_trained_once(proxy_settings, monkeypatch):

@@ -96,13 +96,16 @@ def test_supervised_pre_trainings_are_of_all_images_and_of_their_tasks(proxy_set
         ),
         ({"weights": ["random", "random"]}, "Rows need names of their own"),
         ({"weights": []}, "these are none"),
+        ({"patch": 0}, "patch is at least 1, not 0"),
+        ({"batch": 0}, "batch is at least 1, not 0"),
+        ({"labels": [2, 2]}, r"labels are numbers that differ, not \[2, 2\]"),
         ({"trials": 0}, "trials is at least 1"),
         ({"labels": [-1]}, "numbers of images from 0 on"),
         ({"labels": [0]}, "0 labels go with finetune"),
         ({"labels": [7]}, "max_images is 7 of 6 images"),
         ({"test": None}, "or neither"),
         ({"patch": 65}, "smaller than the crop of 65"),
-        ({"jobs": 0}, "--jobs is at least 1"),
+        ({"jobs": 0, "weights": ["oracle"]}, "--jobs is at least 1"),
     ],
 )
 def test_what_is_refused(proxy_settings, changes, message):
@@ -111,6 +114,32 @@ def test_what_is_refused(proxy_settings, changes, message):
     assert (
         not (proxy_settings.results / "runs.jsonl").exists() or not (proxy_settings.results / "runs.jsonl").read_text()
     )
+    assert not (proxy_settings.results / "pretrained").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "oracle", "sl-den"])
+def test_no_file_is_called_like_a_row_without(proxy_settings, proxy_weights, name):
+    file = proxy_weights.rename(proxy_weights.with_name(f"{name}.pth"))
+    for row in (str(file), f"{name}={file}"):
+        with pytest.raises(ValueError, match=f"'{name}' is a row that has no file. Call it otherwise, like NAME="):
+            check(replace(proxy_settings, weights=[row]))
+    check(replace(proxy_settings, weights=[f"mine={file}"]))
+
+
+def test_another_list_of_the_same_name_makes_other_trainings(proxy_settings):
+    def prints():
+        trials = [*planned(settings, {}), *pretrainings(settings).values()]
+        return [trial.fingerprint() for trial in trials]
+
+    for part in ("train", "val"):
+        file = proxy_settings.data.parent / f"{part}.txt"
+        changed = [*proxy_settings.overrides, f"datasets.{part}.meta_info_file={file}"]
+        settings = replace(proxy_settings, weights=["random", "oracle"], overrides=changed)
+        file.write_text("0.png\n")
+        before = prints()
+        assert prints() == before
+        file.write_text("1.png\n")
+        assert not set(prints()) & set(before)
 
 
 def test_testing_on_training_images_is_refused(proxy_settings):

@@ -10,6 +10,11 @@ def result(weights, labels, trial, psnr, ssim=0.5):
     return Result("print", weights, "sr", False, labels, trial, psnr, ssim, 20.0, 0.4, {"0": psnr}, 1.0)
 
 
+def test_an_infinite_value_has_no_deviation():
+    (row,) = summary([result("a", 10, 0, 30.0), result("a", 10, 1, float("inf"))])
+    assert row["psnr"] == float("inf") and row["psnr_std"] is None
+
+
 def test_means_and_deviations():
     results = [result("a", 10, 0, 30.0), result("a", 10, 1, 32.0), result("b", None, 0, 31.0)]
     first, second = summary(results)

@@ -139,8 +139,44 @@ def test_labels_against_none_from_a_pre_training(voc):
     assert [cell["psnr"]["trials"] for cell in pretrained["columns"].values()] == [1, 2]
     assert pretrained["columns"]["0"]["psnr"]["difference"] == pretrained["columns"]["0"]["psnr"]["ours"] - 22.62
     assert plain["columns"]["4"]["psnr"]["ours"] != pretrained["columns"]["4"]["psnr"]["ours"]
+    (given,) = {json.dumps(column["conditions"]) for column in read("rcl-table3")["columns"]}
+    given = json.loads(given)
+    assert (given["steps"], given["pre-training steps"], given["patch"], given["batch"]) == (2, 2, 32, 2)
+    assert given["labelled images"] == "datasets/VOC2012/JPEGImages" and given["device"] == "cpu"
+    everywhere = read("rcl-table3")["conditions"]
+    assert everywhere["torch"] == torch.__version__ and everywhere["seeds of the trials"] == [0, 1]
+    assert everywhere["laid over the pre-trainings"] == TINY
     assert main(command("rcl-table3", "--labels", "0", "4", "--proxy-set", "manual_seed=7")) == 1
     assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["ours"] is None  # of other trainings
+    others = ["datasets.train.gt_size=16", "datasets.train.batch_size_per_gpu=1"]
+    assert main(command("rcl-table3", "--labels", "0", "4", "--proxy-set", *others)) == 1
+    given = read("rcl-table3")["columns"][0]["conditions"]
+    assert (given["patch"], given["batch"], given["pre-training patch"], given["pre-training batch"]) == (16, 1, 32, 2)
+    page = Path("results/rcl-table3.md").read_text()
+    assert (
+        f"laid over the trainings on labelled images: {', '.join(others)}" in page and "| pre-training batch |" in page
+    )
+
+
+def test_a_pre_training_otherwise_than_asked_is_marked_and_not_whole(voc, capsys):
+    arguments = command("rcl-table3", "--labels", "4", "--row", "RCL+SL", "--train")
+    assert main([*arguments, "--resnet", "random"]) == 0
+    assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["trained_otherwise"] == []
+    assert "¶" not in Path("results/rcl-table3.md").read_text()
+    capsys.readouterr()
+    assert main(arguments) == 1  # asked for is ImageNet's classifier
+    assert "trained otherwise: experiments/rcl_voc2012_RCL-EMD/models/net_g_2.pth" in capsys.readouterr().out
+    cell = read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]
+    way = "train.consistency_opt.weights random instead of imagenet"
+    assert cell["trials"] == 2 and cell["trained_otherwise"] == [way]
+    for ending in ("md", "html"):
+        page = Path(f"results/rcl-table3.{ending}").read_text()
+        assert "(2) ¶" in page and f"¶ RCL+SL was pre-trained otherwise (rcl/voc2012.yml): {way}." in page
+
+
+def test_several_rows(voc):
+    assert main(command("rcl-table1", "--row", "N2N", "--row", "RCL-M*")) == 1
+    assert [row["row"] for row in read("rcl-table1")["rows"]] == ["RCL-MMD", "N2N"]
 
 
 def test_one_number_of_labels_where_columns_are_data(voc, capsys):

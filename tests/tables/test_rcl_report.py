@@ -36,10 +36,12 @@ def test_paper_ours_and_difference_with_the_deviation_of_the_trials(table, found
         "ours": 21.5,
         "std": pytest.approx(0.5**0.5),
         "trials": 2,
+        "trained_otherwise": [],
         "difference": pytest.approx(21.5 - 20.74),
     }
     assert plain["columns"]["10"]["ssim"]["source"].startswith("not entered")
     assert plain["columns"]["0"]["psnr"]["trials"] == 0
+    assert plain["columns"]["0"]["psnr"]["trained_otherwise"] is None
     assert pretrained["columns"]["0"]["ssim"]["difference"] == pytest.approx(0.75 - 0.799)
     page = Page(tell(table, found, ["told"]).as_html())
     for text in ("20.74", "21.50 ± 0.71 (2)", "+0.76", "22.00 (1)", "-0.62", "25.00", "0.7500 (1)"):
@@ -55,6 +57,27 @@ def test_a_table_is_whole_when_every_cell_has_its_trials(table, found):
     assert not found.is_whole(table, 2)
     found.add(table.columns, [result("RCL-EMD", 100, trial, 30.0) for trial in range(2)])
     assert found.is_whole(table, 2) and not found.is_whole(table, 3)
+
+
+def test_only_what_was_pre_trained_otherwise_is_marked(table):
+    otherwise = {(table.columns[0].option, "RCL-EMD"): ["manual_seed 3 instead of 0"]}
+    found = Found(otherwise)
+    found.add(table.columns, [result("RCL-EMD", 10, 0, 28.0), result("random", 10, 0, 20.0)])
+    page = Page(tell(table, found, []).as_html())
+    assert "28.00 (1) ¶" in page.cells and "20.00 (1)" in page.cells
+    assert "¶ RCL+SL was pre-trained otherwise (rcl/voc2012.yml): manual_seed 3 instead of 0." in page.text
+    assert "¶" not in Page(tell(table, Found(otherwise), []).as_html()).text  # nothing of it is measured
+
+
+def test_conditions_are_told_of_columns_that_have_them_in_common():
+    first = read_rcl_table("rcl-table1")
+    by_column = {column.name: {"patch": 96 + n} for n, column in enumerate(first.columns)}
+    found = Found(everywhere={"laid over the pre-trainings": ["a=1", "b=2"]}, by_column=by_column)
+    page = Page(tell(first, found, []).as_html())
+    assert {"96", "97"} <= set(page.cells) and "laid over the pre-trainings: a=1, b=2." in page.text
+    data = as_data(first, found)
+    assert [column["conditions"] for column in data["columns"]] == list(by_column.values())
+    assert data["conditions"] == {"laid over the pre-trainings": ["a=1", "b=2"]}
 
 
 def test_nothing_yet_is_no_curve_and_bicubic_goes_with_super_resolution():

@@ -134,7 +134,7 @@ def test_an_evaluation_is_not_repeated_for_the_same_weights(home, table, monkeyp
 
 def test_published_weights_are_evaluated_by_their_own_options(home, table):
     save("plain", "pretrained/plain.pth", 3)
-    assert make(table, Settings(rows="plain"), lambda _: None) == 0
+    assert make(table, Settings(rows=["plain"]), lambda _: None) == 0
     found = json.loads(Path("results/plain_published/results.json").read_text())
     data = read()
     assert data["rows"][0]["weights"] == ["pretrained/plain.pth"]
@@ -183,7 +183,7 @@ def test_weights_of_another_training_are_told_apart(home, table):
 def test_a_longer_training_passed_by_is_no_training_of_fewer_iterations(home, table):
     save("plain", "experiments/plain/models/net_g_1.pth", 0)
     state("plain", load("options/sr/plain.yml"), 1)
-    assert make(table, Settings(rows="plain", overrides=["train.total_iter=1"]), lambda _: None) == 1
+    assert make(table, Settings(rows=["plain"], overrides=["train.total_iter=1"]), lambda _: None) == 1
     assert read()["rows"][0]["sets"]["Two"]["psnr"]["trained_otherwise"] == ["train.total_iter 2 instead of 1"]
 
 

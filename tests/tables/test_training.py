@@ -30,7 +30,7 @@ def test_training_makes_what_is_missing_and_goes_on_with_what_was_begun(home, ta
     iterations = Path("experiments/spn_steps_1/results.jsonl").read_text().count('"val"')
     assert iterations == 2
     said.clear()
-    settings = Settings(train=True, rows="*SPN", overrides=["train.total_iter=3"])
+    settings = Settings(train=True, rows=["*SPN"], overrides=["train.total_iter=3"])
     assert make(table, settings, said.append) == 0
     assert sum(" mcir.train " in text for text in said) == 2
     lines = [json.loads(text) for text in Path("experiments/spn_steps_1/results.jsonl").read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_features_that_cannot_be_fetched_are_told_of_before_anything_is_trained(
     monkeypatch.setattr(training.subprocess, "Popen", lambda *_, **__: pytest.fail("trained"))
     said = []
     overrides = ["train.contrastive_opt.weights=imagenet"]
-    jobs = plan(table, Settings(rows="*SPN", overrides=overrides))
+    jobs = plan(table, Settings(rows=["*SPN"], overrides=overrides))
     assert training.train(jobs[1:], Settings(train=True), said.append) is False
     assert said == [
         "plain + SPN: cannot be trained. The ImageNet weights of vgg16 are not on this machine and cannot be fetched"
@@ -88,7 +88,7 @@ from mcir.tables.plan import Settings
 from mcir.tables.reproduce import make
 from tests.tables.conftest import TABLE
 
-make(Table(**TABLE), Settings(train=True, rows="plain", processes=int(sys.argv[1]), overrides=sys.argv[2:]))
+make(Table(**TABLE), Settings(train=True, rows=["plain"], processes=int(sys.argv[1]), overrides=sys.argv[2:]))
 """
 
 
