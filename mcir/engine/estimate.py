@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -101,6 +102,8 @@ def rehearse(options: Options, processes: int = 1) -> None:
     if not size:
         return
     smallest = min([size, *(stage.gt_size for stage in training.progressive)])
+    if smallest % options.scale:
+        return  # the data set tells it better
     section = options.model_section()
     try:
         model = _without_values(section)
@@ -119,9 +122,17 @@ def rehearse(options: Options, processes: int = 1) -> None:
     except ValueError as error:
         if hasattr(error, "place"):
             raise
+        if not _is_said_by_mcir(error):
+            return
         raise ValueError(f"{_place(str(error), options, key)}no step on crops of {smallest}: {error}") from error
     except Exception as error:  # networks of others may ask for what the meta device does not have
         _LOG.debug("A step could not be rehearsed: %r", error)
+
+
+def _is_said_by_mcir(error: Exception) -> bool:
+    """Whether an error was raised in this package, and is no fault that Python or a library found in code."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("mcir.")
 
 
 class _ComparedError(Exception):

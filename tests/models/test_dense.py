@@ -97,7 +97,7 @@ def test_densecl_makes_the_official_step():
     contrast.key_projector.network.load_state_dict(neck(known, "neck_k"))
     contrast.queues["image"].keys.copy_(known["queue"].T)
     contrast.queues["cells"].keys.copy_(known["queue2"].T)
-    contrast.begin(nn.Conv2d(1, 1, 1), iteration=1)
+    contrast.begin(nn.Conv2d(1, 1, 1), iteration=1, total=None)
     value = contrast(known["feat_q"], known["feat_k"], torch.zeros(4, 2, 4), contrast.projector)
     value.backward()
     contrast.end()
