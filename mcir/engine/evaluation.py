@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from mcir.config import Options
 from mcir.data import evaluation_loader, imresize, to_device
 from mcir.engine.distributed import Process
-from mcir.engine.pictures import Picture, comparison, picture, save_picture
 from mcir.registry import DATASETS, METRICS
+from mcir.report.comparison import Picture, comparison, picture, save_picture
 
 Restore = Callable[[Tensor], Tensor]
 

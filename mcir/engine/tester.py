@@ -10,9 +10,9 @@ from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import Process
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, as_json, results_table
-from mcir.engine.pictures import save_picture
 from mcir.models import Model
 from mcir.registry import MODELS
+from mcir.report.comparison import save_picture
 
 
 class Tester:

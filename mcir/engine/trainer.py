@@ -20,10 +20,10 @@ from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
 from mcir.engine.lock import hold
 from mcir.engine.loggers import RunLog, Speed, results_table
-from mcir.engine.pictures import save_picture
 from mcir.engine.stages import StagedBatches
 from mcir.models import Model
 from mcir.registry import MODELS
+from mcir.report.comparison import save_picture
 
 _LOG = logging.getLogger("mcir")
 _DIFF_HEADS = ("---", "+++", "@@")

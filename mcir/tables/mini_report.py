@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 import mcir
+from mcir.report.figures import bars, curves
+from mcir.report.page import Report, Section
 from mcir.tables.differences import LIMIT, Difference, compared
-from mcir.tables.report import Report, Section, bars, curves
 from mcir.tables.statistics import mean_interval
 from mcir.tables.words import counted, signed
 

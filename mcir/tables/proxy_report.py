@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from mcir.report.page import Report, Section
 from mcir.tables.proxy_plan import TASKS, ProxySettings, rows_without
-from mcir.tables.report import Report, Section
 from mcir.tables.words import counted
 
 

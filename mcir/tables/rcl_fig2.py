@@ -24,8 +24,9 @@ from mcir.engine.loggers import as_json
 from mcir.inference import load_network
 from mcir.losses.distances import EarthMoversDistance
 from mcir.registry import ARCHS
+from mcir.report.figures import curves
+from mcir.report.page import Report, Section
 from mcir.tables.proxy_plan import section_of
-from mcir.tables.report import Report, Section, curves
 from mcir.tables.training import Say
 from mcir.tables.words import counted
 

@@ -10,10 +10,11 @@ from statistics import fmean
 from typing import Any
 
 import mcir
+from mcir.report.figures import bars
+from mcir.report.page import Report, Section
 from mcir.tables.differences import LIMIT, Difference, compared
 from mcir.tables.once import Record
 from mcir.tables.proxy_report import deviation_of, spread
-from mcir.tables.report import Report, Section, bars
 from mcir.tables.words import counted, signed
 
 TASKS = {"denoise": "Denoising", "sr": "Super-resolution ×2"}

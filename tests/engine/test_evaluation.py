@@ -9,8 +9,8 @@ import torch
 from mcir.data import imresize
 from mcir.engine.distributed import Process
 from mcir.engine.evaluation import EvaluationSet
-from mcir.engine.pictures import picture
 from mcir.metrics import PSNR, SSIM
+from mcir.report.comparison import picture
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 1, CPU)

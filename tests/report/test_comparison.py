@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcir.engine.pictures import ERROR_LIMIT, comparison, error_map, picture, save_picture
+from mcir.report.comparison import ERROR_LIMIT, comparison, error_map, picture, save_picture
 
 
 def test_a_picture_is_clamped_rounded_rgb():

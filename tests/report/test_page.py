@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from mcir.tables.report import Report, Section, bars, curves, picture_figure
+from mcir.report.figures import bars, curves, picture_figure
+from mcir.report.page import Report, Section
 from tests.tables.pages import Page
 
 
