@@ -67,6 +67,7 @@ class LoggerOptions(Fixed):
     save_checkpoint_freq: int = Field(default=5000, ge=1, description="Save each time so many iterations have passed.")
     keep_checkpoints: int = Field(default=5, ge=1, description="Latest checkpoints that are kept, beside the best.")
     use_tb_logger: bool = Field(default=True, description="Write a TensorBoard log.")
+    report: bool = Field(default=True, description="Write report.html, a page of the training, at its end.")
 
 
 class DistOptions(Fixed):

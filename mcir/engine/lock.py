@@ -8,10 +8,12 @@ import fcntl
 import logging
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import TextIO
 
 _LOG = logging.getLogger("mcir")
+_FLOCK = "hhqqi0q"  # struct flock of 64-bit Linux: kind, whence, start, length, process
 
 
 class FolderInUseError(ValueError):
@@ -27,7 +29,7 @@ def hold(folder: Path) -> TextIO:
     Raises:
         FolderInUseError: another process holds it; the message says which one, and on which machine.
     """
-    place = folder.with_name(f".{folder.name}.lock")
+    place = _place(folder)
     place.parent.mkdir(parents=True, exist_ok=True)
     file = place.open("a+", encoding="utf-8")
     try:
@@ -47,3 +49,21 @@ def hold(folder: Path) -> TextIO:
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether another process holds a folder, as far as this machine can tell; nothing is locked for that.
+
+    The holder itself must not ask: a process that closes a file loses all its locks on it.
+    """
+    try:
+        with _place(folder.absolute()).open("rb") as file:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            (kind, *_) = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:
+        return False
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _place(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")

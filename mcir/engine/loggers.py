@@ -17,17 +17,18 @@ from rich.table import Table
 
 from mcir.data.codec import write_atomically
 from mcir.engine.evaluation import Evaluation
+from mcir.report import progress
 
 
 class RunLog:
     """Everything that the first process of a run says; the others get one that is silent.
 
     Args:
-        folder: of the run; ``results.jsonl`` and the TensorBoard files go there. None: silent.
+        folder: of the run; ``results.jsonl``, ``progress/`` and the TensorBoard files go there. None: silent.
         total: the number of iterations.
         tensorboard: whether to write TensorBoard files.
         iteration: from which a resumed run goes on. What the folder tells of later ones is no more of this run: such
-            lines go to ``results.jsonl.abandoned``, and TensorBoard passes over such points.
+            lines go to ``results.jsonl.abandoned``, TensorBoard passes over such points, and pictures are removed.
     """
 
     def __init__(self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0) -> None:
@@ -42,6 +43,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         if iteration:
             _abandon_later(folder / "results.jsonl", iteration)
+            progress.forget_later(folder, iteration)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every run wants it
 
@@ -86,15 +88,19 @@ class RunLog:
         if self.folder is None:
             return
         means = {name: score.mean for name, score in evaluation.scores.items()}
-        images = {name: score.images for name, score in evaluation.scores.items()}
-        self._write_line({"kind": "val", "iteration": iteration, "dataset": evaluation.name, **means, "images": images})
+        told = {"kind": "val", "iteration": iteration, "dataset": evaluation.name, **means, "given": evaluation.given}
+        for key in ("of_input", "unit", "higher_is_better", "images"):
+            told[key] = {name: getattr(score, key) for name, score in evaluation.scores.items()}
+        self._write_line(told)
+        for name, drawn in evaluation.pictures.items():
+            progress.keep(self.folder, evaluation.name, name, iteration, drawn)
         if self._board is not None:
             for name, value in means.items():
                 self._board.add_scalar(f"{evaluation.name}/{name}", value, iteration)
             for name, drawn in evaluation.pictures.items():
                 self._board.add_image(f"{evaluation.name}/{name}", drawn, iteration, dataformats="HWC")
-        told = ", ".join(f"{name} {shown(score)}" for name, score in evaluation.scores.items())
-        self.say(f"iteration {iteration}: {evaluation.name}: {told}")
+        scores = ", ".join(f"{name} {shown(score)}" for name, score in evaluation.scores.items())
+        self.say(f"iteration {iteration}: {evaluation.name}: {scores}")
 
     def say(self, text: str) -> None:
         """Say a line to the person."""

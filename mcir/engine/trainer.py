@@ -1,6 +1,5 @@
 """The training loop, and what a run needs around it."""
 
-import difflib
 import logging
 import math
 import random
@@ -15,6 +14,7 @@ import torch
 from mcir.config import Options
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, load_into, read_state
 from mcir.engine.distributed import Process, StopRequest
+from mcir.engine.environment import record_start
 from mcir.engine.estimate import rehearse
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
@@ -24,9 +24,10 @@ from mcir.engine.stages import StagedBatches
 from mcir.models import Model
 from mcir.registry import MODELS
 from mcir.report.comparison import save_picture
+from mcir.report.records import changed_lines
+from mcir.report.run import PAGE, write_report
 
 _LOG = logging.getLogger("mcir")
-_DIFF_HEADS = ("---", "+++", "@@")
 
 
 class Trainer:
@@ -217,10 +218,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.iteration = state["iteration"]
         self.best = state["best"]
-        before, now = state["options"].splitlines(), self._resolved.splitlines()
-        changes = [
-            line for line in difflib.unified_diff(before, now, n=0, lineterm="") if not line.startswith(_DIFF_HEADS)
-        ]
+        changes = changed_lines(state["options"], self._resolved)
         if changes:
             _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         generators = state["generators"]
@@ -253,6 +251,7 @@ class Trainer:
     # -- what the person sees -------------------------------------------------------------------------------------
 
     def _introduce(self) -> None:
+        """Say what is trained on what, and write it down for who asks later."""
         parameters = sum(parameter.numel() for parameter in self.model.network.parameters())
         processes = f"{self.process.world_size} × " if self.process.world_size > 1 else ""
         begin = f"from iteration {self.iteration} " if self.iteration else ""
@@ -261,6 +260,18 @@ class Trainer:
             f"({parameters:,} parameters) on {processes}{self.process.device} with {self.batches.images} images, "
             f"{begin}to iteration {self.total}"
         )
+        if self.process.is_first:
+            facts = {
+                "iteration": self.iteration,
+                "total_iter": self.total,
+                "model": type(self.model).__name__,
+                "network": type(self.model.network).__name__,
+                "parameters": parameters,
+                "images": self.batches.images,
+                "processes": self.process.world_size,
+                "device": self.process.device,
+            }
+            record_start(self.folder, self._resolved, facts)
 
     def _conclude(self) -> None:
         if not self.process.is_first:
@@ -283,8 +294,19 @@ class Trainer:
             places["TensorBoard"] = self.folder / "tb_logger"
         if any(evaluation.pictures for evaluation in self.last_evaluations):
             places["pictures"] = self.folder / "comparisons"
+        if self.options.logger.report and self._report():
+            places["report"] = self.folder / PAGE
         for name, place in places.items():
             self.log.say(f"{name + ':':<12} {place}")
+
+    def _report(self) -> bool:
+        """Write the page of the run; return whether it is there. The training is complete, whatever becomes of it."""
+        try:
+            write_report([self.folder], self.folder / PAGE)
+        except Exception as error:
+            _LOG.warning("The report could not be written (%s); the training is complete.", error, exc_info=True)
+            return False
+        return True
 
 
 def require_fit(options: Options, model: Model) -> None:

@@ -34,20 +34,23 @@ def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 
-def comparison(upscaled: Tensor, output: Tensor, gt: Tensor, captions: tuple[str, str]) -> Picture:
+def comparison(upscaled: Tensor, output: Tensor, gt: Tensor | None, captions: tuple[str, str]) -> Picture:
     """Return degraded input, output, ground truth and error map side by side, with a caption above each.
 
+    Without a ground truth these are two.
+
     Args:
-        upscaled: the degraded image at the size of the ground truth, (C, H, W) in [0, 1].
+        upscaled: the degraded image at the size of the others, (C, H, W) in [0, 1].
         output: the restored image.
         gt: the ground truth.
         captions: what to write above the first and the second.
     """
     error_caption = f"error (bright: {ERROR_LIMIT} of 255)"
     columns = [(picture(image), text) for image, text in zip((upscaled, output), captions, strict=True)]
-    columns += [(picture(gt), "ground truth"), (error_map(output, gt), error_caption)]
+    if gt is not None:
+        columns += [(picture(gt), "ground truth"), (error_map(output, gt), error_caption)]
     height, width = columns[0][0].shape[:2]
-    canvas = np.full((height + _CAPTION, 4 * width + 3 * _GAP, 3), 255, np.uint8)
+    canvas = np.full((height + _CAPTION, len(columns) * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for column, (image, text) in enumerate(columns):
         left = column * (width + _GAP)
         canvas[_CAPTION:, left : left + width] = image
@@ -57,6 +60,23 @@ def comparison(upscaled: Tensor, output: Tensor, gt: Tensor, captions: tuple[str
     return canvas
 
 
+def columns(compared: Picture) -> list[Picture]:
+    """Return the four pictures of a :func:`comparison`: degraded input, output, ground truth and error map."""
+    width = (compared.shape[1] - 3 * _GAP) // 4
+    return [compared[_CAPTION:, left : left + width] for left in range(0, compared.shape[1], width + _GAP)]
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """Return ``folder/name``; a name with slashes lies in folders below.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"The picture name '{name}' leads out of {folder}.")
+    return folder / name
+
+
 def save_picture(image: Picture, folder: Path, name: str) -> None:
     """Write a picture as ``folder/name.png``; a name with slashes makes folders below.
 
@@ -64,9 +84,7 @@ def save_picture(image: Picture, folder: Path, name: str) -> None:
         ValueError: the name leads out of the folder.
         OSError: it cannot be written.
     """
-    file = folder / f"{name}.png"
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"The picture name '{name}' leads out of {folder}.")
+    file = place_of(folder, f"{name}.png")
     file.parent.mkdir(parents=True, exist_ok=True)
     encoded, data = cv2.imencode(".png", image[:, :, ::-1])
     assert encoded

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from statistics import median
 
 import cv2
 
@@ -14,15 +17,19 @@ from mcir.report.comparison import Picture
 
 Points = Sequence[tuple[float, float]]
 
-_COLOURS = ("#1f6fb4", "#d9730d", "#2e8b57", "#b23a6f", "#6b5bb5", "#8c6d31", "#4a9aa8", "#777777")
+_COLOURS = ("#2a7fc4", "#dd7418", "#2c965a", "#c4457c", "#7d68d2", "#977431", "#3797a8", "#818181")
 
 
 @dataclass
 class Figure:
-    """A drawing (SVG) or a picture (PNG), ready to stand in a page, and what it shows."""
+    """A drawing (SVG) or a picture (PNG), ready to stand in a page, and what it shows.
+
+    ``kind`` is the class that the page gives it.
+    """
 
     caption: str
     markup: str
+    kind: str = "picture"
 
 
 def picture_figure(picture: Picture, caption: str) -> Figure:
@@ -33,15 +40,64 @@ def picture_figure(picture: Picture, caption: str) -> Figure:
     return Figure(caption, f'<img src="data:image/png;base64,{text}" alt="{html.escape(caption)}">')
 
 
-def curves(series: Mapping[str, Points], caption: str, x_label: str, y_label: str) -> Figure:
-    """Draw lines through points (x, y), one colour a series."""
-    frame = _Frame([point for points in series.values() for point in points], x_label, y_label)
-    for number, (name, points) in enumerate(series.items()):
+def curves(
+    series: Mapping[str, Points],
+    caption: str,
+    x_label: str,
+    y_label: str,
+    *,
+    levels: Mapping[str, float] | None = None,
+    marks: Sequence[float] = (),
+    logarithmic: bool = False,
+    smooth: bool = False,
+) -> Figure:
+    """Draw lines through points (x, y), one colour a series.
+
+    Of many points those are drawn that are seen: the lowest and the highest within each pixel. What is not finite is
+    left out, and on a logarithmic scale what is not above 0.
+
+    Args:
+        series: points in the order of x, by name; one without points keeps its colour for the figures beside this one.
+        caption: what the figure shows.
+        x_label: of the axis.
+        y_label: of the axis.
+        levels: values that are drawn as dashed lines from side to side, by name.
+        marks: places on the x axis that get a dotted line.
+        logarithmic: whether the y axis is.
+        smooth: draw a noisy series faintly, and a running mean over it.
+    """
+    drawn = {name: [p for p in points if _can_be_drawn(p, logarithmic)] for name, points in series.items()}
+    everything = [point for points in drawn.values() for point in points]
+    begin, end = min(everything, default=(0.0, 0.0))[0], max(everything, default=(0.0, 0.0))[0]
+    levels = {name: level for name, level in (levels or {}).items() if _can_be_drawn((begin, level), logarithmic)}
+    frame = _Frame([*everything, *((begin, level) for level in levels.values())], x_label, y_label, True, logarithmic)
+    for place in marks:
+        if begin <= place <= end:
+            frame.rule(f"M{frame.x(place):.1f} {_ABOVE}V{_HEIGHT - _BELOW}", "1 4")
+    entries = []
+    for name, level in levels.items():
+        frame.rule(f"M{_LEFT} {frame.y(level):.1f}H{_WIDTH - _RIGHT}", "6 4")
+        entries.append(_legend_entry("dashed", "currentColor", name, _written(level)))
+    for number, (name, points) in enumerate(drawn.items()):
+        if not points:
+            continue
         colour = _COLOURS[number % len(_COLOURS)]
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-        frame.add(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        frame.legend(number, name, colour)
-    return Figure(caption, frame.markup())
+        if smooth and frame.is_noisy(points, mean := _running_mean(points)):
+            frame.line(points, colour, 'class="raw" stroke-width="1" stroke-opacity="0.3"')
+            points = mean
+        frame.line(points, colour, f'data-name="{html.escape(name)}" stroke-width="1.8"')
+        entries.append(_legend_entry("solid", colour, name, _written(points[-1][1])))
+    legend = f'<p class="legend"><span class="at"></span>{"".join(entries)}</p>' if entries else ""
+    return Figure(caption, frame.markup() + legend, "drawing")
+
+
+def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
+    """Return whether values, all above 0, are so far apart that a linear axis would flatten most of them.
+
+    The lowest twentieth does not count: a few values near 0 are no reason.
+    """
+    found = sorted(value for value in values if math.isfinite(value))
+    return bool(found) and found[0] > 0 and found[-1] >= found[len(found) // 20] * 10**decades
 
 
 def bars(
@@ -62,33 +118,39 @@ def bars(
         if name in limits:
             low, high = (frame.y(end) for end in limits[name])
             middle = (left + right) / 2
-            frame.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="#222" stroke-width="1.5"/>')
+            frame.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="currentColor" stroke-width="1.5"/>')
         frame.text((left + right) / 2, _HEIGHT - _BELOW + 16, name, "middle")
-    frame.add(f'<path d="M{_LEFT} {zero:.1f}H{_WIDTH - _RIGHT}" stroke="#222"/>')
-    return Figure(caption, frame.markup())
+    frame.add(f'<path d="M{_LEFT} {zero:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor"/>')
+    return Figure(caption, frame.markup(), "drawing")
 
 
 _WIDTH, _HEIGHT = 640, 320
-_LEFT, _RIGHT, _ABOVE, _BELOW = 64, 16, 14, 40
+_LEFT, _RIGHT, _ABOVE, _BELOW = 72, 20, 14, 40
 
 
 class _Frame:
     """Axes, and what is drawn between them."""
 
-    def __init__(self, points: Points, x_label: str, y_label: str, ticks: bool = True) -> None:
-        points = [point for point in points if all(map(math.isfinite, point))] or [(0.0, 0.0)]
+    def __init__(
+        self, points: Points, x_label: str, y_label: str, ticks: bool = True, logarithmic: bool = False
+    ) -> None:
+        points = [point for point in points if all(map(math.isfinite, point))] or [(0.0, 1.0)]
+        self._logarithmic = logarithmic
         self._x = _range([x for x, _ in points])
-        low, high = _range([y for _, y in points])
+        low, high = _range([self._level(y) for _, y in points], 1e-4)
         margin = 0.05 * (high - low)
         self._y = (low - margin, high + margin)
+        self._is_curve, self._x_label = ticks, x_label
         self._parts: list[str] = []
-        for value in _ticks(*self._y):
+        for value in _powers(*self._y) if logarithmic else _ticks(*self._y):
             level = self.y(value)
-            self.add(f'<path d="M{_LEFT} {level:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
-            self.text(_LEFT - 6, level + 4, f"{value:g}", "end")
+            self.add(f'<path d="M{_LEFT} {level:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity="0.15"/>')
+            self.text(_LEFT - 6, level + 4, _label(value), "end")
         if ticks:
             for value in _ticks(*self._x):
-                self.text(self.x(value), _HEIGHT - _BELOW + 16, f"{value:g}", "middle")
+                at, label = self.x(value), _label(value)
+                is_at_edge = at + 3.5 * len(label) > _WIDTH
+                self.text(_WIDTH if is_at_edge else at, _HEIGHT - _BELOW + 16, label, "end" if is_at_edge else "middle")
         self.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle")
         middle = _HEIGHT / 2
         self.add(
@@ -96,13 +158,16 @@ class _Frame:
             f"{html.escape(y_label)}</text>"
         )
 
+    def _level(self, value: float) -> float:
+        return math.log10(value) if self._logarithmic else value
+
     def x(self, value: float) -> float:
         low, high = self._x
         return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self._y
-        return _HEIGHT - _BELOW - (value - low) / (high - low) * (_HEIGHT - _ABOVE - _BELOW)
+        return _HEIGHT - _BELOW - (self._level(value) - low) / (high - low) * (_HEIGHT - _ABOVE - _BELOW)
 
     def add(self, part: str) -> None:
         self._parts.append(part)
@@ -110,27 +175,97 @@ class _Frame:
     def text(self, x: float, y: float, text: str, anchor: str) -> None:
         self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>')
 
-    def legend(self, number: int, name: str, colour: str) -> None:
-        line = _HEIGHT - _BELOW - 12 - 16 * number
-        self.add(f'<path d="M{_WIDTH - 210} {line - 4}h20" stroke="{colour}" stroke-width="3"/>')
-        self.text(_WIDTH - 184, line, name, "start")
+    def rule(self, path: str, dashes: str) -> None:
+        self.add(f'<path d="{path}" stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="{dashes}"/>')
+
+    def line(self, points: Points, colour: str, attributes: str) -> None:
+        places = _thinned([(self.x(x), self.y(y)) for x, y in points])
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+        self.add(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-linejoin="round" {attributes}/>')
+        if len(places) == 1:
+            self.add(
+                f'<path d="M{path.replace(",", " ")}h0" stroke="{colour}" stroke-width="7" stroke-linecap="round"/>'
+            )
+
+    def is_noisy(self, points: Points, mean: Points) -> bool:
+        """Return whether points are seen to lie about their running mean rather than on it."""
+        apart = [abs(self.y(y) - self.y(of_mean)) for (_, y), (_, of_mean) in zip(points, mean, strict=True)]
+        return median(apart) > 1.5  # units of the drawing
 
     def markup(self) -> str:
         inside = "".join(self._parts)
+        plot = (_LEFT, _WIDTH - _RIGHT, _ABOVE, _HEIGHT - _BELOW)
+        frame = json.dumps({"plot": plot, "x": self._x, "y": self._y, "logarithmic": self._logarithmic})
+        axis = html.escape(self._x_label)
+        read_by_script = f' data-frame="{html.escape(frame)}" data-x="{axis}"' if self._is_curve else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-            f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="#222">{inside}</svg>'
+            f'height="{_HEIGHT}" font-family="sans-serif" font-size="12" fill="currentColor"{read_by_script}>'
+            f"{inside}</svg>"
         )
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def _legend_entry(style: str, colour: str, name: str, value: str) -> str:
+    line = f'<i style="border-top: 3px {style} {colour}"></i>'
+    read_by_script = f' data-name="{html.escape(name)}"' if style == "solid" else ""
+    return f"<span{read_by_script}>{line}<span>{html.escape(name)}</span> <b>{value}</b></span>"
+
+
+def _can_be_drawn(point: tuple[float, float], logarithmic: bool) -> bool:
+    return math.isfinite(point[0]) and math.isfinite(point[1]) and not (logarithmic and point[1] <= 0)
+
+
+def _thinned(places: Points) -> Points:
+    """Return of places in a drawing the first, the last, and within each unit of width the lowest and the highest."""
+    if len(places) <= _WIDTH:
+        return places
+    kept = [places[0]]
+    for _, group in groupby(places, lambda place: int(place[0])):
+        column = list(group)
+        ends = {column.index(end(column, key=lambda place: place[1])) for end in (min, max)}
+        kept += [column[number] for number in sorted(ends)]
+    return [*kept, places[-1]]
+
+
+def _running_mean(points: Points) -> list[tuple[float, float]]:
+    """Return the mean of each point and of those about it, a thirtieth of all; fewer at the ends."""
+    reach = len(points) // 60
+    sums = [0.0, *accumulate(y for _, y in points)]
+    ends = [(max(0, at - reach), min(len(points), at + reach + 1)) for at in range(len(points))]
+    return [(x, (sums[end] - sums[begin]) / (end - begin)) for (x, _), (begin, end) in zip(points, ends, strict=True)]
+
+
+def _range(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
+    """Return the lowest and the highest value, or more where they are no further apart than a share of themselves."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    largest = max(abs(low), abs(high))
+    around = 0.5 if largest >= 1 else largest / 2 or 0.5
+    return (low, high) if high - low > least * largest else (low - around, high + around)
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers between two."""
-    rough = (high - low) / 5
+    """Return three to seven round numbers between two."""
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Return the powers of ten between two logarithms, at most seven, or with few of them also 2 and 5 times these."""
+    exponents = range(math.ceil(low), math.floor(high) + 1)
+    powers = [10.0**exponent for exponent in exponents[:: math.ceil(len(exponents) / 7) or 1]]
+    if len(powers) > 2:
+        return powers
+    finer = [
+        factor * 10.0**exponent for exponent in range(math.floor(low), math.ceil(high) + 1) for factor in (1, 2, 5)
+    ]
+    return [value for value in finer if low <= math.log10(value) <= high]
+
+
+def _written(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:g}"

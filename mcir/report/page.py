@@ -9,20 +9,17 @@ from pathlib import Path
 
 from mcir.report.figures import Figure
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem }
-td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
-figure { display: inline-block; margin: .5rem } figcaption { font-size: .85rem; color: #555; max-width: 34rem }
-img { max-width: 100% } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
-"""
+_NOTHING_FROM_OUTSIDE = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
+)
 
 
 @dataclass
 class Section:
     """A part of a report: a heading, paragraphs, a table, figures; ``code`` is shown as it stands.
 
-    The first row of ``table`` are its headings.
+    The first row of ``table`` are its headings; it holds numbers, or else ``words``. A ``folded`` section is opened by
+    who wants to read it.
     """
 
     heading: str
@@ -30,14 +27,43 @@ class Section:
     table: list[list[str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     code: str = ""
+    words: bool = False
+    folded: bool = False
+
+    def as_html(self) -> str:
+        """Return the section as a part of a page."""
+        heading = f"<h2>{html.escape(self.heading)}</h2>"
+        parts = [f"<details><summary>{heading}</summary>" if self.folded else heading]
+        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+        if self.table:
+            head, *rows = self.table
+            kind = ' class="words"' if self.words else ""
+            parts.append(f'<div class="wide"><table{kind}><thead>' + _html_row(head, "th") + "</thead><tbody>")
+            parts += [_html_row(row, "td") for row in rows]
+            parts.append("</tbody></table></div>")
+        if self.code:
+            parts.append(f"<pre>{html.escape(self.code)}</pre>")
+        if self.figures:
+            parts.append('<div class="figures">')
+            for figure in self.figures:
+                caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>"
+                parts.append(f'<figure class="{figure.kind}">{figure.markup}{caption}</figure>')
+            parts.append("</div>")
+        return "\n".join([*parts, "</details>"] if self.folded else parts)
 
 
 @dataclass
 class Report:
-    """A title and its sections."""
+    """A title and its sections.
+
+    ``status`` stands beside the title; a ``live`` page has a script of its own, by which curves tell their values under
+    the pointer and pictures are compared.
+    """
 
     title: str
     sections: list[Section]
+    status: str = ""
+    live: bool = False
 
     def as_markdown(self) -> str:
         """Return the report as Markdown; figures stand only in the page."""
@@ -55,25 +81,19 @@ class Report:
         return "\n".join(lines)
 
     def as_html(self) -> str:
-        """Return the report as a page; drawings and pictures are in it."""
-        parts = [f"<h1>{html.escape(self.title)}</h1>"]
-        for section in self.sections:
-            parts.append(f"<h2>{html.escape(section.heading)}</h2>")
-            parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs]
-            if section.table:
-                head, *rows = section.table
-                parts.append("<table><thead>" + _html_row(head, "th") + "</thead><tbody>")
-                parts += [_html_row(row, "td") for row in rows]
-                parts.append("</tbody></table>")
-            if section.code:
-                parts.append(f"<pre>{html.escape(section.code)}</pre>")
-            for figure in section.figures:
-                caption = html.escape(figure.caption)
-                parts.append(f"<figure>{figure.markup}<figcaption>{caption}</figcaption></figure>")
+        """Return the report as a page; drawings and pictures are in it, and it may fetch nothing."""
+        title, beside = html.escape(self.title), Path(__file__).parent
+        style = (beside / "page.css").read_text(encoding="utf-8")
+        status = f' <span class="status">{html.escape(self.status)}</span>' if self.status else ""
+        parts = [f"<header><h1>{title}</h1>{status}</header>", *(section.as_html() for section in self.sections)]
+        if self.live:
+            parts.append(f"<script>{(beside / 'page.js').read_text(encoding='utf-8')}</script>")
         body = "\n".join(parts)
         return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
-            f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FROM_OUTSIDE}">'
+            f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
+            f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
         )
 
     def write(self, folder: Path, name: str) -> list[Path]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mcir.engine.loggers import as_json
-from mcir.tables.records import end_last_line, read_records
+from mcir.report.records import read_records
+from mcir.tables.records import end_last_line
 from mcir.tables.words import counted
 from mcir.tables.workers import done_by
 

@@ -24,6 +24,7 @@ from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
 from mcir.engine.trainer import Trainer
 from mcir.registry import MODELS
+from mcir.report.records import read_records
 from mcir.tables.proxy_plan import (
     PRETRAINED_HERE,
     TASKS,
@@ -35,7 +36,7 @@ from mcir.tables.proxy_plan import (
     rows_without,
 )
 from mcir.tables.proxy_report import Result, summary, tell
-from mcir.tables.records import end_last_line, read_records
+from mcir.tables.records import end_last_line
 from mcir.tables.words import counted
 from mcir.tables.workers import done_by, number_of
 

@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-
-def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, if it is there; what is no whole record is passed over."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            yield record
 
 
 def end_last_line(file: Path) -> None:

@@ -19,10 +19,10 @@ from mcir.registry import DATASETS
 from mcir.report.comparison import error_map, picture
 from mcir.report.figures import Figure, bars, curves, picture_figure
 from mcir.report.page import Report, Section
+from mcir.report.records import read_records
 from mcir.tables.evaluated import Evaluated, column_of
 from mcir.tables.paper import NOT_ENTERED, Row, Table
 from mcir.tables.plan import Job, evaluation_parts
-from mcir.tables.records import read_records
 from mcir.tables.words import digits_of, signed
 
 _LARGEST = 320  # pixels at each side of a picture in the page

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mcir.engine.lock import FolderInUseError, hold
+from mcir.engine.lock import FolderInUseError, hold, is_held
 
 HOLDER = """
 import os, sys, time
@@ -45,6 +45,18 @@ def test_who_comes_second_is_told_who_holds_it_and_gets_it_when_that_one_is_kill
         said = (tmp_path / "experiments/.run.lock").read_text()
     assert said == f"process {os.getpid()} on {socket.gethostname()}\n"
     assert not folder.exists()
+
+
+def test_who_only_asks_is_told_and_takes_nothing(tmp_path, holder, monkeypatch):
+    folder = tmp_path / "experiments/run"
+    assert is_held(folder) and not is_held(folder.with_name("other"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert is_held(folder.relative_to(folder))  # the folder "."
+    said = (tmp_path / "experiments/.run.lock").read_text()
+    holder.kill()
+    holder.wait()
+    assert not is_held(folder) and (tmp_path / "experiments/.run.lock").read_text() == said
 
 
 def test_it_is_free_again_when_the_file_is_closed(tmp_path):

@@ -12,6 +12,7 @@ from rich.console import Console
 from mcir.engine import loggers
 from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.loggers import RunLog, Speed, as_json, results_table, shown
+from mcir.report import progress
 
 INFINITE = float("inf")
 
@@ -21,7 +22,7 @@ def evaluation(psnr=31.5, name="Set5"):
         "psnr": Score(psnr, 28.25, "dB", True, {"baby": psnr, "bird": 30.0}),
         "ssim": Score(0.91234, 0.85, "", True, {"baby": 0.9, "bird": 0.92}),
     }
-    return Evaluation(name, "bicubic", scores, {"baby": np.full((6, 8, 3), 200, np.uint8)})
+    return Evaluation(name, "bicubic", scores, {"baby": np.full((34, 56, 3), 200, np.uint8)})
 
 
 def speed():
@@ -89,6 +90,10 @@ def test_json_lines_hold_everything(tmp_path):
         "dataset": "Set5",
         "psnr": "inf",
         "ssim": 0.91234,
+        "given": "bicubic",
+        "of_input": {"psnr": 28.25, "ssim": 0.85},
+        "unit": {"psnr": "dB", "ssim": ""},
+        "higher_is_better": {"psnr": True, "ssim": True},
         "images": {"psnr": {"baby": "inf", "bird": 30.0}, "ssim": {"baby": 0.9, "bird": 0.92}},
     }
 
@@ -118,6 +123,17 @@ def test_lines_of_iterations_that_are_made_again_are_put_aside(tmp_path):
     assert aside.read_text().count('"iteration": ') == 2
 
 
+def test_pictures_are_kept_each_time_until_they_are_made_again(tmp_path):
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    for iteration in (2, 4, 6):
+        log.evaluation(iteration, evaluation())
+    log.close()
+    assert list(progress.read(tmp_path)["Set5"]["baby"].outputs) == [2, 4, 6]
+    RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
+    (image,) = progress.read(tmp_path)["Set5"].values()
+    assert list(image.outputs) == [2, 4] and image.size == (6, 8)
+
+
 def test_tensorboard_passes_over_what_is_made_again(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for begin, iterations, value in ((0, (2, 4, 6), 0.5), (4, (6,), 0.25)):
@@ -141,12 +157,12 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert told["Set5/psnr"] == [(50, 31.5)]
     assert told.keys() >= {"train/lr", "train/images_per_s", "train/data_time", "train/memory_mib", "Set5/ssim"}
     (image,) = events.Images("Set5/baby")
-    assert (image.step, image.width, image.height) == (50, 8, 6)
+    assert (image.step, image.width, image.height) == (50, 56, 34)
 
 
 def test_without_tensorboard_there_is_no_event_file(tmp_path):
     tell_everything(RunLog(tmp_path, 100, tensorboard=False))
-    assert [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["progress", "results.jsonl"]
 
 
 def test_the_other_processes_are_silent(tmp_path, capsys, monkeypatch):

@@ -57,7 +57,7 @@ def uninterrupted(run):
 def test_a_run_tells_what_it_did(run):
     output = run.train()
     assert output.startswith("mcir: reading")
-    for told in ("ContrastiveModel trains EDSR", "bicubic", "gain", "net_g_12.pth", "comparisons"):
+    for told in ("ContrastiveModel trains EDSR", "bicubic", "gain", "net_g_12.pth", "comparisons", "report.html"):
         assert told in output
     assert re.search(r"12/12 +l_pix \S+ +l_neg -\S+ +grad_norm \S+ +lr 0.001", output)
     lines = [json.loads(line) for line in run.path("results.jsonl").read_text().splitlines()]
@@ -65,6 +65,8 @@ def test_a_run_tells_what_it_did(run):
     assert [line["iteration"] for line in lines if line["kind"] == "val"] == [6, 12]
     assert len(lines[-1]["images"]["psnr"]) == 4
     assert len(list(run.path("comparisons").rglob("*.png"))) == 1
+    assert {file.name for file in run.path("progress", "val").glob("*/*")} == {"input.jpg", "gt.jpg", "6.jpg", "12.jpg"}
+    assert "finished: 12 iterations" in run.path("report.html").read_text()
     kept = sorted(int(file.stem) for file in run.path("training_states").iterdir())
     assert kept == [4, 6, 8, 10, 12]  # the last five
     assert run.path("models", "net_g_best.pth").exists()

@@ -1,4 +1,6 @@
-"""What the trainer compares between processes: all of the model's state but the optimizer's."""
+"""What the trainer compares between processes (all of the state but the optimizer's), and what it writes down."""
+
+import json
 
 import pytest
 import torch
@@ -111,3 +113,42 @@ def test_a_curriculum_that_nothing_moves_is_told(run, caplog, metric):
     run.write(tree)
     Trainer(load(run.option_file), Process(0, 1, torch.device("cpu")))
     assert ("curriculum" in caplog.text) == (metric == "SSIM")
+
+
+def trained(run, *overrides, resume=False):
+    options = load(run.option_file, ("datasets.train.num_worker_per_gpu=0", *overrides))
+    return Trainer(options, Process(0, 1, torch.device("cpu")), resume).train()
+
+
+def test_each_start_is_written_down(run, capsys):
+    assert trained(run, "train.total_iter=2") == 0
+    first = run.path("report.html").read_text()
+    assert trained(run, "train.total_iter=3", "val.pictures=0", resume=True) == 0
+    start, again = (json.loads(line) for line in run.path("environment.jsonl").read_text().splitlines())
+    told = ("iteration", "total_iter", "model", "network", "parameters", "images", "processes", "device")
+    assert [start[key] for key in told] == [0, 2, "ContrastiveModel", "EDSR", 1259, 4, 1, "cpu"]
+    assert (again["iteration"], again["total_iter"], start["torch"]) == (2, 3, torch.__version__)
+    assert (start["changes"], again["changes"]) == (
+        [],
+        ["-  total_iter: 2", "+  total_iter: 3", "-  pictures: 1", "+  pictures: 0"],
+    )
+    run.option_file.write_text(run.path("options.yml").read_text())  # it is an option file
+    assert load(run.option_file).train.total_iter == 3
+    assert "finished: 2 iterations" in first and "finished: 3 iterations" in run.path("report.html").read_text()
+    assert f"report:      {run.path('report.html')}" in capsys.readouterr().out
+
+
+def test_who_wants_no_report_gets_none(run, capsys):
+    assert trained(run, "train.total_iter=1", "logger.report=false") == 0
+    assert not run.path("report.html").exists() and "report:" not in capsys.readouterr().out
+    assert run.path("environment.jsonl").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told_and_breaks_nothing(run, monkeypatch, caplog, capsys):
+    def fail(folders, file):
+        raise OSError("no room for it")
+
+    monkeypatch.setattr(trainer_module, "write_report", fail)
+    assert trained(run, "train.total_iter=1") == 0
+    assert "The report could not be written (no room for it); the training is complete." in caplog.text
+    assert "report:" not in capsys.readouterr().out and run.path("models", "net_g_1.pth").exists()

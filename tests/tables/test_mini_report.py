@@ -107,7 +107,7 @@ def test_drawings_bear_names_that_a_person_reads():
     gains = {method: CLEAR for method in METHODS if method != "plain"}
     figures = tell(records(**gains), Conditions())[0].sections[1].figures
     for figure in figures:
-        names = re.findall(r"<text[^>]*>([^<]*[A-Za-z]{2}[^<]*)</text>", figure.markup)
+        names = re.findall(r"<(?:text|span)[^>]*>([^<]*[A-Za-z]{2}[^<]*)</", figure.markup)
         assert {"SPN, ratio 0.1", "random network"} <= set(names) and not [name for name in names if "_" in name]
         assert all(len(name) < 17 for name in names)  # at 12 pixels a letter of 7, a bar of five has 112
 

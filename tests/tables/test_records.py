@@ -1,6 +1,7 @@
 """Files of JSON lines after a kill in the middle of one."""
 
-from mcir.tables.records import end_last_line, read_records
+from mcir.report.records import read_records
+from mcir.tables.records import end_last_line
 
 
 def test_half_a_line_is_passed_over_and_the_next_one_stands_on_its_own(tmp_path):

@@ -1,0 +1,71 @@
+"use strict";
+
+// Curves: the values under the pointer, read back from the drawing as precisely as it is drawn.
+for (const svg of document.querySelectorAll("svg[data-frame]")) {
+  const { plot: [left, right, top, bottom], x: [x0, x1], y: [y0, y1], logarithmic } = JSON.parse(svg.dataset.frame);
+  const legend = svg.parentElement.querySelector(".legend");
+  if (!legend) continue;
+  const lines = [...svg.querySelectorAll("polyline[data-name]")].map(line => ({
+    points: line.getAttribute("points").split(" ").map(pair => pair.split(",").map(Number)),
+    told: [...legend.children].find(entry => entry.dataset.name === line.dataset.name).querySelector("b"),
+  }));
+  lines.forEach(line => { line.last = line.told.textContent; });
+  const cursor = document.createElementNS(svg.namespaceURI, "path");
+  cursor.setAttribute("class", "cursor");
+  svg.append(cursor);
+  const digits = Math.max(0, Math.ceil(-Math.log10((y1 - y0) / (bottom - top) / 50)));
+  const value = y => {
+    const level = y0 + (bottom - y) / (bottom - top) * (y1 - y0);
+    return logarithmic ? (10 ** level).toPrecision(3) : level.toFixed(digits);
+  };
+  const leave = () => {
+    cursor.removeAttribute("d");
+    legend.querySelector(".at").textContent = "";
+    lines.forEach(line => { line.told.textContent = line.last; });
+  };
+  const follow = event => {
+    const box = svg.getBoundingClientRect();
+    const at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+    const nearest = lines.map(({ points }) => points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
+    const x = nearest.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)[0];
+    cursor.setAttribute("d", `M${x} ${top}V${bottom}`);
+    const label = svg.dataset.x + " " + Math.round(x0 + (x - left) / (right - left) * (x1 - x0)).toLocaleString("en");
+    legend.querySelector(".at").textContent = label;
+    lines.forEach((line, number) => { line.told.textContent = value(nearest[number][1]); });
+  };
+  svg.addEventListener("pointerdown", follow);
+  svg.addEventListener("pointermove", follow);
+  svg.addEventListener("pointerleave", leave);
+}
+
+// Pictures: one on another with a line between that is drawn or moved with the arrow keys, and a slider of the time.
+for (const box of document.querySelectorAll(".slider")) {
+  const stage = box.querySelector(".stage");
+  const shots = [...stage.querySelectorAll(".shot")];
+  const sides = { left: box.querySelector("select.left"), right: box.querySelector("select.right") };
+  const cut = box.querySelector(".cut");
+  const time = box.querySelector(".time input");
+  const times = JSON.parse(box.dataset.times);
+  const show = () => {
+    const now = time ? times[time.value] : 0;
+    for (const [side, select] of Object.entries(sides)) {
+      const ofLayer = shots.filter(shot => shot.dataset.layer === select.value);
+      const chosen = ofLayer.find(shot => !(shot.dataset.iteration > now)) ?? ofLayer.at(-1);  // the latest first
+      shots.forEach(shot => shot.classList.toggle(side, shot === chosen));
+    }
+    if (time) box.querySelector("output").textContent = now.toLocaleString("en");
+    stage.style.setProperty("--cut", cut.value + "%");
+  };
+  const draw = event => {
+    if (event.type === "pointerdown") stage.setPointerCapture(event.pointerId);
+    else if (!event.buttons) return;
+    const { left, width } = stage.getBoundingClientRect();
+    cut.value = (event.clientX - left) / width * 100;
+    show();
+  };
+  box.classList.add("live");
+  stage.addEventListener("pointerdown", draw);
+  stage.addEventListener("pointermove", draw);
+  box.addEventListener("input", show);
+  show();
+}

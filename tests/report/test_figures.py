@@ -1,0 +1,116 @@
+"""Curves of long and noisy trainings: thinned without losing a spike, smoothed, on a logarithmic axis."""
+
+import math
+import random
+import re
+
+import pytest
+
+from mcir.report.figures import curves, spans_decades
+from tests.tables.pages import Page
+
+
+def drawn(figure, kind="data-name"):
+    """Points of the lines that are drawn, by what follows them."""
+    lines = re.findall(rf'<polyline points="([^"]+)"[^>]*{kind}[^>]*>', figure.markup)
+    return [[tuple(map(float, pair.split(","))) for pair in line.split()] for line in lines]
+
+
+def labels(figure):
+    return re.findall(r"<text [^>]*>([^<]+)</text>", figure.markup)
+
+
+def test_many_points_are_thinned_and_no_spike_is_lost():
+    points = [(i, 9.0 if i == 54_321 else -9.0 if i == 76_543 else math.sin(i / 5000)) for i in range(100_000)]
+    (line,) = drawn(curves({"a": points}, "", "x", "y"))
+    assert len(line) < 1300
+    assert [x for x, _ in line] == sorted(x for x, _ in line)
+    places = [(x - 72) / 548 * 100_000 for x, _ in sorted(line, key=lambda place: place[1])]
+    assert (places[0], places[-1]) == pytest.approx((54_321, 76_543), abs=200)
+    few = [(i, float(i % 3)) for i in range(600)]
+    assert len(drawn(curves({"a": few}, "", "x", "y"))[0]) == 600
+
+
+def test_a_noisy_series_is_faint_with_a_mean_over_it_and_a_quiet_one_is_not():
+    generator = random.Random(0)
+    noisy = [(i, i / 1000 + generator.gauss(0, 0.3)) for i in range(1000)]
+    quiet = [(i, i / 1000) for i in range(1000)]
+    figure = curves({"noisy": noisy, "quiet": quiet}, "", "x", "y", smooth=True)
+    assert len(drawn(figure)) == 2
+    (raw,) = drawn(figure, 'class="raw"')
+    mean, line = drawn(figure)
+    assert max(abs(a[1] - b[1]) for a, b in zip(mean, line, strict=False)) < 40
+    assert max(y for _, y in raw) - min(y for _, y in raw) > 200
+    assert not drawn(curves({"noisy": noisy}, "", "x", "y"), 'class="raw"')
+
+
+def test_a_logarithmic_axis_gives_every_decade_its_room():
+    figure = curves({"a": [(0, 1000.0), (1, 10.0), (2, 0.1), (3, 0.0), (4, -1.0)]}, "", "x", "y", logarithmic=True)
+    ((_, first), (_, second), (_, third)) = drawn(figure)[0]
+    assert second - first == pytest.approx(third - second, abs=0.1)
+    assert {"0.1", "1", "10", "100", "1,000"} <= set(labels(figure))
+    narrow = curves({"a": [(0, 1.5), (1, 4.5)]}, "", "x", "y", logarithmic=True)
+    assert "2" in labels(narrow)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 50.0], False),
+        ([1.0, 100.0], True),
+        ([0.0, 100.0], False),
+        ([-1.0, 100.0], False),
+        ([0.001, *[1.0] * 30, 2.0], False),  # one value near 0 is no decay
+        ([1.0, math.inf, math.nan], False),
+        ([], False),
+    ],
+)
+def test_decades(values, expected):
+    assert spans_decades(values) == expected
+
+
+def test_levels_and_marks():
+    points = {"a": [(0, 1.0), (10, 2.0)]}
+    figure = curves(points, "", "x", "y", levels={"<given>": 4.0}, marks=[5, 99])
+    assert "&lt;given&gt;</span> <b>4</b>" in figure.markup and "<given>" not in figure.markup
+    (level,) = re.findall(r'<path d="M72 ([\d.]+)H620"[^>]*stroke-dasharray="6 4"', figure.markup)
+    assert 14 < float(level) < min(y for _, y in drawn(figure)[0])  # above the line, and within the drawing
+    assert re.findall(r'd="M([\d.]+) 14V280"', figure.markup) == ["346.0"]  # what is outside is not drawn
+    assert "stroke-dasharray" not in curves(points, "", "x", "y", levels={"a": math.inf}).markup
+
+
+def test_values_that_are_not_finite_are_left_out():
+    ((first, second),) = drawn(curves({"a": [(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0)]}, "", "x", "y"))
+    assert (first[0], second[0]) == (72, 620)
+
+
+def test_a_series_without_points_keeps_its_colour():
+    alone = curves({"b": [(0, 1.0), (1, 2.0)]}, "", "x", "y").markup
+    second = curves({"a": [], "b": [(0, 1.0), (1, 2.0)]}, "", "x", "y").markup
+    colours = [set(re.findall(r'stroke="(#\w+)"', markup)) for markup in (alone, second)]
+    assert len(colours[0]) == len(colours[1]) == 1 and colours[0] != colours[1]
+    assert second.count("</i>") == 1  # of one line the legend tells
+
+
+def test_one_point_is_seen():
+    assert 'stroke-linecap="round"' in curves({"a": [(5, 30.0)]}, "", "x", "y").markup
+
+
+@pytest.mark.parametrize(("values", "shown"), [([12000.0] * 2, "12,000"), ([0.00425, 0.0042500001], "0.004")])
+def test_what_hardly_differs_is_a_flat_line_in_the_middle(values, shown):
+    figure = curves({"a": list(enumerate(values))}, "", "x", "y")
+    ((_, first), (_, second)) = drawn(figure)[0]
+    assert first == pytest.approx(second, abs=0.1) and 140 < first < 155
+    assert shown in labels(figure)
+
+
+def test_a_long_label_ends_within_the_drawing():
+    figure = curves({"a": [(0, 1.0), (1_000_000, 2.0)]}, "", "x", "y")
+    assert re.search(r'<text x="640.0" y="296.0" text-anchor="end">1,000,000</text>', figure.markup)
+
+
+def test_names_are_text():
+    nasty = "<script>alert(1)</script>\"'"
+    page = Page(curves({nasty: [(0, 1.0)]}, nasty, nasty, nasty).markup)
+    assert "script" not in page.tags
+    assert page.text.count(nasty) == 3

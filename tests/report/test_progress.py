@@ -1,0 +1,88 @@
+"""Pictures over time: small, few, whole, and gone where a resumed run makes them again."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mcir.report.comparison import comparison, picture
+from mcir.report.progress import evenly, forget_later, keep, read
+from tests.report.runs import compared
+
+
+def level(file):
+    return cv2.imread(str(file)).mean() / 255
+
+
+def test_what_went_in_what_came_out_and_what_was_wanted_is_kept(tmp_path):
+    for iteration in (100, 20):
+        keep(tmp_path, "Set5", "folder/baby", iteration, compared(iteration / 200))
+    (image,) = read(tmp_path)["Set5"].values()
+    assert list(read(tmp_path)["Set5"]) == ["folder/baby"]
+    assert image.size == (40, 40) and list(image.outputs) == [20, 100]
+    assert (level(image.given), level(image.gt)) == pytest.approx((0, 1), abs=0.01)
+    assert [level(file) for file in image.outputs.values()] == pytest.approx([0.1, 0.5], abs=0.01)
+    assert image.largest == max(file.stat().st_size for file in (image.given, image.gt, *image.outputs.values()))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_of_a_large_image_the_middle_is_kept_as_it_is(tmp_path):
+    gradient = torch.linspace(0, 1, 500).expand(3, 400, 500)
+    keep(tmp_path, "Set5", "a", 1, comparison(gradient, gradient, gradient, ("", "")))
+    image = read(tmp_path)["Set5"]["a"]
+    assert image.size == (384, 384)
+    kept = cv2.imread(str(image.outputs[1])).astype(float)
+    assert abs(kept - picture(gradient)[8:392, 58:442].astype(float)).mean() < 1
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b"])
+def test_a_name_that_leads_out_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="leads out of"):
+        keep(tmp_path / "run", "Set5", name, 1, compared(0.5))
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+def test_forty_times_are_kept_of_however_many_and_the_last_always(tmp_path):
+    for iteration in range(1, 101):
+        keep(tmp_path, "Set5", "a", iteration, compared(0.5, side=12))
+        outputs = list(read(tmp_path)["Set5"]["a"].outputs)
+        assert len(outputs) == min(iteration, 40)
+        assert (outputs[0], outputs[-1]) == (1, iteration)
+    assert max(np.diff(outputs)) <= 4
+
+
+def test_what_is_made_again_is_forgotten(tmp_path):
+    for iteration in (1, 2, 3):
+        keep(tmp_path, "Set5", "b/a", iteration, compared(0.5))
+    forget_later(tmp_path, 2)
+    assert list(read(tmp_path)["Set5"]["b/a"].outputs) == [1, 2]
+    forget_later(tmp_path / "nowhere", 2)
+
+
+def test_what_is_damaged_is_passed_over(tmp_path):
+    for name in "abcd":
+        for iteration in (1, 2):
+            keep(tmp_path, "Set5", name, iteration, compared(0.5))
+    images = read(tmp_path)["Set5"]
+    images["a"].outputs[1].write_bytes(b"no picture")
+    images["b"].gt.unlink()
+    images["c"].given.write_bytes(b"")
+    keep(tmp_path, "Set5", "d", 3, compared(0.5, side=50))  # the image behind this name is another one
+    images = read(tmp_path)["Set5"]
+    assert {name: list(image.outputs) for name, image in images.items()} == {"a": [2], "d": [1, 2]}
+    assert read(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    ("iterations", "number", "expected"),
+    [
+        ([], 3, []),
+        ([5], 1, [5]),
+        ([1, 2, 3], 3, [1, 2, 3]),
+        ([1, 2, 3, 4, 5], 3, [1, 3, 5]),
+        ([1, 2, 3, 100], 3, [1, 3, 100]),
+        ([1, 2, 3], 1, [1, 3]),
+    ],
+)
+def test_evenly(iterations, number, expected):
+    assert evenly(iterations, number) == expected

@@ -1,0 +1,116 @@
+"""What a training left, read as it is: whole, resumed, half written, of old, or not there."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from mcir.report.records import changed_lines, find_run, read_run
+from tests.report.runs import START, as_lines, leave_run, train_line, val_line
+
+
+def test_a_whole_run(tmp_path):
+    run = read_run(leave_run(tmp_path / "spn"))
+    assert (run.name, run.iteration, run.total, run.state) == ("spn", 400, 400, "finished: 400 iterations")
+    assert run.scalars["l_pix"][:2] == [(10, 0.1), (20, 0.05)] and len(run.scalars["lr"]) == 40
+    assert not {"kind", "iteration", "dataset", "images", "unit"} & run.scalars.keys()
+    psnr = run.metrics["photographs"]["psnr"]
+    assert psnr.points == [(100, 30.0), (200, 31.0), (300, 32.0), (400, 33.0)]
+    assert (psnr.given, psnr.of_input, psnr.unit, psnr.last, psnr.best) == ("bicubic", 30, "dB", (400, 33), (400, 33))
+    assert psnr.images[200] == {"cat": 32.0}
+    assert run.metrics.keys() == {"photographs"} and run.metrics["photographs"].keys() == {"psnr", "ssim"}
+    assert list(run.pictures["photographs"]["cat"].outputs) == [100, 200, 300, 400]
+    assert not run.missing
+
+
+def test_where_a_run_stands(tmp_path):
+    folder = leave_run(tmp_path / "run", until=300)
+    assert read_run(folder).state == "stopped at iteration 300 of 400"
+    assert read_run(folder, running=True).state == "running: iteration 300 of 400"
+    (folder / "training_states").mkdir()
+    (folder / "training_states" / "345.state").write_bytes(b"")  # a signal stopped it between two lines
+    (folder / "training_states" / "999.state.abandoned").write_bytes(b"")
+    assert read_run(folder).state == "stopped at iteration 345 of 400"
+    (folder / "environment.jsonl").unlink()
+    assert read_run(folder).state == "at iteration 345, of how many is not recorded"
+    assert read_run(folder, running=True).state == "running: iteration 345"
+
+
+def test_resumes_and_what_they_put_aside(tmp_path):
+    folder = leave_run(tmp_path / "run")
+    with (folder / "environment.jsonl").open("a") as file:
+        file.write(as_lines([{**START, "iteration": 200, "total_iter": 1200}]) + '{"half')
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(as_lines([train_line(400, l_pix=7.0), val_line(400, 35.0)]))
+    (folder / "results.jsonl.abandoned").write_text("")
+    run = read_run(folder)
+    assert [start["iteration"] for start in run.starts] == [0, 200] and run.total == 1200
+    assert run.scalars["l_pix"][-1] == (400, 7.0) and len(run.scalars["l_pix"]) == 40  # the last of two counts
+    assert run.metrics["photographs"]["psnr"].last == (400, 35.0)
+    assert [text for text in run.missing if "abandoned" in text]
+
+
+def test_an_old_run(tmp_path):
+    folder = leave_run(tmp_path / "run")
+    old = {"kind": "val", "iteration": 100, "dataset": "Set5", "psnr": 30.0, "images": {"psnr": {"baby": 30.0}}}
+    (folder / "results.jsonl").write_text(as_lines([{**old, "iteration": 50, "psnr": 31.0}, old]))
+    for file in ("environment.jsonl", "options.yml"):
+        (folder / file).unlink()
+    run = read_run(folder)
+    psnr = run.metrics["Set5"]["psnr"]
+    assert (psnr.last, psnr.best, psnr.of_input, psnr.shown(psnr.last[1])) == ((100, 30), (50, 31), None, "30.0000")
+    assert [text.partition(":")[0] for text in run.missing] == ["environment.jsonl", "options.yml"]
+
+
+def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
+    folder = leave_run(tmp_path / "run", until=10)
+    strange = [train_line(20, l_pix="inf", grad_norm=None, note="x"), {"iteration": "ten"}, {"kind": "train"}, {}]
+    perfect = [{**val_line(at, 30.0), "psnr": value} for at, value in ((10, "inf"), (20, 30.0), (30, "nan"))]
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(as_lines([*strange, *perfect]) + '[1]\n{"kind": "tr')
+    run = read_run(folder)
+    assert run.scalars["l_pix"] == [(10, 0.1), (20, math.inf)]
+    assert len(run.scalars["grad_norm"]) == 1 and "note" not in run.scalars
+    assert run.metrics["photographs"]["psnr"].best == (10, math.inf)
+    told = " ".join(run.missing)
+    assert "2 of 10 lines" in told and "l_pix: values that are no finite numbers" in told
+
+
+def test_a_metric_of_which_less_is_better(tmp_path):
+    folder = leave_run(tmp_path / "run")
+    lines = [
+        {**val_line(at, value), "higher_is_better": {"psnr": False}} for at, value in ((1, 3.0), (2, 1.0), (3, 2.0))
+    ]
+    (folder / "results.jsonl").write_text(as_lines(lines))
+    assert read_run(folder).metrics["photographs"]["psnr"].best == (2, 1.0)
+
+
+def test_nothing_but_a_checkpoint(tmp_path):
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    run = read_run(find_run(str(tmp_path / "run")))
+    assert [text.partition(":")[0] for text in run.missing][:3] == ["environment.jsonl", "options.yml", "results.jsonl"]
+    assert "No validation" in run.missing[-1] and not run.scalars
+
+
+def test_a_run_without_pictures_says_so(tmp_path):
+    folder = leave_run(tmp_path / "run")
+    for file in folder.rglob("*.jpg"):
+        file.unlink()
+    assert "pictures over time" in " ".join(read_run(folder).missing)
+
+
+def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):
+    folder = leave_run(tmp_path / "experiments" / "quickstart", until=10)
+    monkeypatch.chdir(tmp_path)
+    assert find_run(str(folder)) == folder
+    assert find_run("quickstart") == Path("experiments/quickstart")
+    with pytest.raises(ValueError, match=r"quikstart: there is no such folder.* Did you mean 'quickstart'\?"):
+        find_run("quikstart")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="other: no training was here"):
+        find_run("other")
+
+
+def test_changed_lines():
+    assert changed_lines("a: 1\nb: 2\n", "a: 1\nb: 2\n") == []
+    assert changed_lines("a: 1\nb: 2\nc: 3\n", "a: 1\nb: 4\nc: 3\n") == ["-b: 2", "+b: 4"]

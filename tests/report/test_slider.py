@@ -1,0 +1,179 @@
+"""The page in a browser: sliders and curves at work, by pointer, finger and keyboard, and without any script."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from mcir.report.run import write_report
+from mcir.report.slider import Layer, Shot, slider
+from tests.report.runs import NASTY, leave_run
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, tmp_path):
+    """Open the page of runs; whatever it fetches or complains of fails the test."""
+    contexts, said = [], []
+
+    def open_page(*folders, **settings):
+        write_report(folders, tmp_path / "page.html")
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append("a name was run as a script"))
+        page.on("request", lambda request: said.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.locator("figure").first.scroll_into_view_if_needed()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [text for text in said if not text.startswith(("data:", (tmp_path / "page.html").as_uri()))] == []
+
+
+def brightness(page, share):
+    """How bright the first picture is as it is shown, at a share of its width, near its lower edge."""
+    box = page.locator(".stage").first.bounding_box()
+    clip = {"x": box["x"] + share * box["width"] - 4, "y": box["y"] + box["height"] - 12, "width": 8, "height": 8}
+    return cv2.imdecode(np.frombuffer(page.screenshot(clip=clip), np.uint8), cv2.IMREAD_COLOR).mean() / 255
+
+
+def test_the_divider_is_drawn(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"))
+    assert (brightness(page, 0.4), brightness(page, 0.6)) == pytest.approx((0, 0.8), abs=0.03)
+    box = page.locator(".stage").bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 30, steps=3)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 30)  # nobody holds it
+    assert (brightness(page, 0.6), brightness(page, 0.9)) == pytest.approx((0, 0.8), abs=0.03)
+
+
+def test_a_finger_moves_the_divider(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"), has_touch=True, viewport={"width": 375, "height": 800})
+    box = page.locator(".stage").bounding_box()
+    page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + 20)
+    assert (brightness(page, 0.15), brightness(page, 0.4)) == pytest.approx((0, 0.8), abs=0.03)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_the_keyboard_does_all_of_it(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "cut"
+    page.keyboard.press("Home")
+    assert brightness(page, 0.1) == pytest.approx(0.8, abs=0.03)
+    page.keyboard.press("End")
+    assert brightness(page, 0.9) == pytest.approx(0, abs=0.03)
+    page.keyboard.press("Home")
+    page.keyboard.press("Tab")  # the time
+    for press, iteration, level in (("ArrowLeft", "300", 0.6), ("Home", "100", 0.2), ("ArrowRight", "200", 0.4)):
+        page.keyboard.press(press)
+        assert page.locator("output").inner_text() == iteration
+        assert brightness(page, 0.9) == pytest.approx(level, abs=0.03)
+    assert "output at 200: psnr 32.00 dB" in page.locator(".shot.right").inner_text()
+
+
+def test_any_two_are_compared(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"))
+    page.locator("select.left").select_option("ground truth")
+    page.locator("select.right").select_option("bicubic")
+    assert (brightness(page, 0.3), brightness(page, 0.7)) == pytest.approx((1, 0), abs=0.03)
+    page.locator("select.left").select_option("bicubic")  # the same on both sides
+    assert (brightness(page, 0.3), brightness(page, 0.7)) == pytest.approx((0, 0), abs=0.03)
+
+
+def test_two_runs_at_one_time(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "short", until=200), leave_run(tmp_path / "long"))
+    assert "short at 200" in page.locator(".shot.left").inner_text()  # its last
+    assert "long at 400" in page.locator(".shot.right").inner_text()
+    page.locator(".time input").fill("0")
+    assert "short at 100" in page.locator(".shot.left").inner_text()
+    assert "long at 100" in page.locator(".shot.right").inner_text()
+
+
+def test_a_curve_tells_its_values_under_the_pointer(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"))
+    figure = page.locator("figure", has_text="photographs: psnr").last
+    figure.scroll_into_view_if_needed()
+    box = figure.locator("svg").bounding_box()
+    legend = figure.locator(".legend")
+    assert legend.inner_text().split() == ["bicubic", "30", "psnr", "33"]
+    at = box["x"] + (72 + 548 / 3 + 9) / 640 * box["width"]  # a third of the way from 100 to 400
+    page.mouse.move(at, box["y"] + 50)
+    assert legend.inner_text().split()[:2] == ["iteration", "200"]
+    assert float(legend.inner_text().split()[-1]) == pytest.approx(31, abs=1e-3)
+    assert figure.locator(".cursor").get_attribute("d")
+    page.mouse.move(2, 2)
+    assert legend.inner_text().split() == ["bicubic", "30", "psnr", "33"]
+    assert not figure.locator(".cursor").get_attribute("d")
+
+
+def test_a_logarithmic_curve_tells_its_values_too(opened, tmp_path):
+    folder = leave_run(tmp_path / "run")
+    lines = (folder / "results.jsonl").read_text().replace('"l_pix": 0.1,', '"l_pix": 10.0,')
+    (folder / "results.jsonl").write_text(lines)
+    page = opened(folder)
+    figure = page.locator("figure", has_text="l_pix")
+    figure.scroll_into_view_if_needed()
+    box = figure.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 72 / 640 * box["width"], box["y"] + 50)
+    told = figure.locator(".legend").inner_text().split()
+    assert told[:2] == ["iteration", "10"] and float(told[-1]) == pytest.approx(10, rel=0.02)
+
+
+def test_names_are_not_run_and_both_modes_can_be_read(opened, tmp_path):
+    folder = leave_run(tmp_path / NASTY.replace("/", "_"), image=NASTY.replace("/", "_"), data_set="<img src=x>")
+    for scheme in ("light", "dark"):
+        page = opened(folder, color_scheme=scheme)
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).background]"
+        )
+        levels = [sum(map(int, text.partition("(")[2].partition(")")[0].split(","))) / 765 for text in (ink, paper)]
+        assert abs(levels[0] - levels[1]) > 0.7
+        assert (levels[1] > 0.5) == (scheme == "light")
+
+
+def test_without_a_script_all_pictures_stand_in_a_row(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"), java_script_enabled=False)
+    shots = page.locator(".shot")
+    boxes = [shots.nth(number).bounding_box() for number in range(shots.count())]
+    assert len(boxes) == 6 and len({box["y"] for box in boxes}) == 1
+    assert [box["x"] for box in boxes] == sorted({box["x"] for box in boxes})
+    assert [text.partition(":")[0] for text in shots.all_inner_texts()] == [
+        "bicubic", "ground truth", "output at 400", "output at 300", "output at 200", "output at 100"
+    ]  # fmt: skip
+    assert not page.locator(".controls").is_visible() and not page.locator(".divider").is_visible()
+
+
+def test_a_folded_section_opens(opened, tmp_path):
+    page = opened(leave_run(tmp_path / "run"))
+    assert not page.locator("pre").is_visible()
+    page.locator("summary").click()
+    assert "total_iter: 400" in page.locator("pre").inner_text()
+
+
+def test_pictures_of_one_time_have_no_slider_of_it():
+    layers = [Layer("a", [Shot(b"", "a")]), Layer("b", [Shot(b"", "b", 5)])]
+    figure = slider(layers, 0, 1, (300, 400), "c")
+    assert 'class="time"' not in figure.markup and "--width: 400; --height: 300" in figure.markup
+    assert "enlarged" not in figure.markup
+    small = slider(layers, 0, 1, (60, 50), "c").markup
+    assert "--width: 200; --height: 240" in small and "enlarged" in small
