@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,8 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _TAIL = 4096
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
 _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _TIFF_BITS = 258
@@ -73,16 +77,16 @@ def probe(stream: BinaryIO) -> ImageInfo:
     tail = stream.read()
     if start.startswith(_PNG_START) and len(start) == 33:
         if _PNG_END not in tail:
-            _decode_to_the_end(stream)
+            decode_to_the_end(stream)
         width, height, depth, kind = struct.unpack(">IIBB", start[16:26])
         return ImageInfo(height, width, 1 if kind in (0, 4) else 3, 16 if depth == 16 else 8)
     if start.startswith(_JPEG_START) and _JPEG_END not in tail:
-        _decode_to_the_end(stream)
+        decode_to_the_end(stream)
     stream.seek(0)
     try:
-        with Image.open(stream) as image:
+        with any_size(), Image.open(stream) as image:
             mode, (width, height) = image.mode, image.size
-            bits = _bits(image)
+            bits = _bits(image, stream)
     except UnidentifiedImageError as error:
         raise DataError("not an image of a known kind") from error
     except Exception as error:
@@ -92,18 +96,51 @@ def probe(stream: BinaryIO) -> ImageInfo:
     return ImageInfo(height, width, 1 if mode in _GREY_MODES else 3, bits)
 
 
-def _bits(image: Image.Image) -> int:
+class _SizeLimit:
+    """How many are within :func:`any_size`, and what Pillow's limit was before the first."""
+
+    lock = threading.Lock()
+    visitors = 0
+    pixels: int | None = None
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Lift Pillow's limit on the size of an image for a while: it guards servers, not a person's own files."""
+    with _SizeLimit.lock:
+        if not _SizeLimit.visitors:
+            _SizeLimit.pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _SizeLimit.visitors += 1
+    try:
+        yield
+    finally:
+        with _SizeLimit.lock:
+            _SizeLimit.visitors -= 1
+            if not _SizeLimit.visitors:
+                Image.MAX_IMAGE_PIXELS = _SizeLimit.pixels
+
+
+def pnm_start(stream: BinaryIO) -> tuple[int, int] | None:
+    """Return the largest value of a binary PGM or PPM file, and where its samples begin; None for other files."""
+    stream.seek(0)
+    found = _PNM_START.match(stream.read(_TAIL))
+    return None if found is None else (int(found[1]), found.end())
+
+
+def _bits(image: Image.Image, stream: BinaryIO) -> int:
+    if image.format == "PPM" and (start := pnm_start(stream)):
+        return 16 if start[0] > 255 else 8
     if image.format == "TIFF":
         bits = int(max(np.atleast_1d(image.tag_v2.get(_TIFF_BITS, 1))))  # type: ignore[attr-defined]
         return 8 if bits <= 8 else bits
     return 16 if image.mode.startswith("I") else 8
 
 
-def _decode_to_the_end(stream: BinaryIO) -> None:
+def decode_to_the_end(stream: BinaryIO) -> None:
     """Settle by decoding whether a file whose last bytes look wrong is truncated or only has something behind it."""
     stream.seek(0)
     try:
-        with Image.open(stream) as image:
+        with any_size(), Image.open(stream) as image:
             image.load()
     except Exception as error:
         raise DataError(f"truncated or damaged ({error})") from error
@@ -151,7 +188,7 @@ def decode_thoroughly(data: bytes | memoryview) -> None:
         DataError: it is damaged anywhere; the message does not name the file.
     """
     probe(io.BytesIO(data))
-    _decode_to_the_end(io.BytesIO(data))
+    decode_to_the_end(io.BytesIO(data))
     decode(data, "the decoder of the training")
 
 

@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcir.data.codec import decode, decode_thoroughly, encode_png, info_of, probe, whole_file, write_atomically
+from mcir.data.codec import (
+    any_size,
+    decode,
+    decode_thoroughly,
+    encode_png,
+    info_of,
+    probe,
+    whole_file,
+    write_atomically,
+)
 from mcir.data.errors import DataError
 from tests.data.pictures import noise, save, shorten, smooth
 
 KINDS = [
     ("c.png", 3, np.uint8), ("g.png", 1, np.uint8), ("c16.png", 3, np.uint16), ("g16.png", 1, np.uint16),
     ("c.bmp", 3, np.uint8), ("c.tif", 3, np.uint8), ("c16.tif", 3, np.uint16), ("g16.tif", 1, np.uint16),
-    ("c.ppm", 3, np.uint8), ("g.pgm", 1, np.uint8), ("g16.pgm", 1, np.uint16),
+    ("c.ppm", 3, np.uint8), ("g.pgm", 1, np.uint8), ("c16.ppm", 3, np.uint16), ("g16.pgm", 1, np.uint16),
 ]  # fmt: skip
 
 
@@ -67,6 +76,22 @@ def test_truncated_files_are_found_by_the_header_check(tmp_path, kind, count):
         probe(io.BytesIO(path.read_bytes()))
     with pytest.raises(DataError, match=r"some\.file"):
         decode(path.read_bytes(), "some.file")
+
+
+def test_size_is_no_reason_to_refuse_and_pillow_keeps_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    save(tmp_path / "x.bmp", noise(30, 40))
+    with (tmp_path / "x.bmp").open("rb") as stream, any_size():
+        with any_size():
+            assert Image.MAX_IMAGE_PIXELS is None
+        assert Image.MAX_IMAGE_PIXELS is None
+        assert probe(stream) == (30, 40, 3, 8)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with (tmp_path / "x.bmp").open("rb") as stream:
+        assert probe(stream) == (30, 40, 3, 8)
+    with pytest.raises(RuntimeError), any_size():
+        raise RuntimeError
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
