@@ -26,7 +26,7 @@ from mcir.registry import (
 
 if TYPE_CHECKING:
     from mcir.config import OptionError, Options, load
-    from mcir.inference import load_network
+    from mcir.inference import Restorer, load_network, restore
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
 
@@ -43,9 +43,11 @@ _HOMES = {
     "Model": "mcir.models",
     "OptionError": "mcir.config",
     "Options": "mcir.config",
+    "Restorer": "mcir.inference",
     "SPNLoss": "mcir.losses",
     "load": "mcir.config",
     "load_network": "mcir.inference",
+    "restore": "mcir.inference",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Options",
     "Registry",
     "RegistryError",
+    "Restorer",
     "SPNLoss",
     "build_dataset",
     "build_loss",
@@ -73,6 +76,7 @@ __all__ = [
     "build_network",
     "load",
     "load_network",
+    "restore",
 ]
 
 

@@ -309,7 +309,13 @@ class DehazeFormer(Network):
             nn.Sequential(nn.Conv2d(dims[4], in_chans + 1, 3, padding=1, padding_mode="reflect"))
         )
         self.min_size = self._smallest_side()
+        self.window_size = window_size
         self._start()
+
+    @property
+    def period(self) -> int:
+        """A window of the stage at a quarter of the size."""
+        return 4 * self.window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """Dehaze images (B, in_chans, H, W) in [0, 1], of any size, to the same shape, not clamped."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
-from mcir.archs.network import Blocks, Network, Shapes, stochastic_depth
+from mcir.archs.network import Blocks, Network, Shapes, is_exporting, stochastic_depth
 from mcir.registry import ARCHS
 
 LEVELS = 4
@@ -221,6 +221,7 @@ class IDT(Network):
         ValueError: numbers that do not fit each other; the message says which.
     """
 
+    cuts_itself = True
     last_layer = "output_proj.proj.0"
 
     def __init__(
@@ -241,7 +242,7 @@ class IDT(Network):
         self.in_channels = in_chans
         self.min_size = img_size
         self.img_size = img_size
-        self.overlap = overlap
+        self.overlap = self.period_rest = overlap
         rates = _drop_rates(depths, drop_path_rate)
 
         def layer(place: int, dim: int) -> Blocks:
@@ -271,6 +272,11 @@ class IDT(Network):
             self.add_module(f"decoderlayer_{step}", layer(LEVELS + 1 + step, dim))
         self.apply(_initialise)
 
+    @property
+    def period(self) -> int:
+        """How far apart the tiles lie."""
+        return self.img_size - self.overlap
+
     def restore(self, x: Tensor) -> Tensor:
         """Restore images whose sides are at least ``img_size``: whole if they are as large, otherwise in tiles.
 
@@ -278,6 +284,8 @@ class IDT(Network):
         weighted by 1 / distance to their centres. A few tiles are restored at a time, so that memory grows with the
         image only by what the image itself takes.
         """
+        if is_exporting():
+            return self._restore_at_once(x)
         size, (height, width) = self.img_size, x.shape[-2:]
         assert min(height, width) >= size
         if height == width == size:
@@ -298,6 +306,19 @@ class IDT(Network):
                 mean[place].addcmul_(tile, closeness)
                 weight[place].add_(closeness)
         return mean.div_(weight).to(x.dtype)
+
+    def _restore_at_once(self, x: Tensor) -> Tensor:
+        """Restore the same with all tiles at a time, which a program that is traced for many sizes can do."""
+        size, (height, width) = self.img_size, x.shape[-2:]
+        rows, columns = (_tile_places(side, size, self.overlap, x.device) for side in (height, width))
+        pixels = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
+        count = rows.shape[0] * columns.shape[0]
+        tiles = x.flatten(2).index_select(2, pixels).view(*x.shape[:2], count, size, size).transpose(1, 2)
+        tiles = self.restore_tile(tiles.flatten(0, 1)).reshape(x.shape[0], count, -1, size, size).transpose(1, 2)
+        closeness = centre_weights(size, x.device).to(x.dtype)
+        weight = x.new_zeros(height * width).index_add(0, pixels, closeness.flatten().repeat(count))
+        total = torch.zeros_like(x).flatten(2).index_add(2, pixels, (tiles * closeness).flatten(2))
+        return (total / weight).view_as(x)
 
     def restore_tile(self, x: Tensor) -> Tensor:
         """Restore (B, in_chans, img_size, img_size): the network of the paper."""
@@ -351,6 +372,13 @@ class IDT(Network):
 def tile_starts(side: int, tile: int, overlap: int) -> list[int]:
     """Return where tiles begin along a side that is at least as long: ``tile − overlap`` apart, the last at the end."""
     return [*range(0, side - tile, tile - overlap), side - tile]
+
+
+def _tile_places(side: int, tile: int, overlap: int, device: torch.device) -> Tensor:
+    """Return the places along a side of the pixels of each tile (tiles, tile), int64."""
+    step = tile - overlap
+    starts = torch.arange((side - tile + step - 1) // step + 1, device=device) * step
+    return starts.clamp(max=side - tile)[:, None] + torch.arange(tile, device=device)
 
 
 def centre_weights(tile: int, device: torch.device | None = None) -> Tensor:

@@ -34,6 +34,10 @@ class Network(nn.Module):
         scale: how much larger the output is.
         size_multiple: ``restore`` takes sides that are multiples of it …
         min_size: … and at least this large.
+        period: an image that is shifted by a multiple of it is restored the same but shifted, away from the edges and
+            where nothing is taken from the image as a whole. So tiles begin at multiples of it …
+        period_rest: … and have sides of a multiple of it and this.
+        cuts_itself: large images are restored in parts, so that memory grows little with them.
         padding: how smaller or other sizes are made up for.
         last_layer: name of the module, one convolution, that makes the image of the features; empty where no single one
             does.
@@ -47,10 +51,17 @@ class Network(nn.Module):
     scale: int = 1
     size_multiple: int = 1
     min_size: int = 1
+    period_rest: int = 0
+    cuts_itself: bool = False
     padding: Padding = "reflect"
     last_layer: str = ""
     derived_buffers: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
+
+    @property
+    def period(self) -> int:
+        """``size_multiple``, unless the architecture says otherwise."""
+        return self.size_multiple
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1], of any size, to (B, C, scale·H, scale·W), not clamped.
@@ -60,7 +71,10 @@ class Network(nn.Module):
         """
         height, width = self.checked(x).shape[-2:]
         restored = self.restore(pad(x, self.size_multiple, self.min_size, self.padding))
-        return restored[..., : height * self.scale, : width * self.scale]
+        height, width = height * self.scale, width * self.scale
+        if is_exporting():  # a view's layout would depend on how much is cut off
+            return F.pad(restored, (0, width - restored.shape[-1], 0, height - restored.shape[-2]))
+        return restored[..., :height, :width]
 
     def checked(self, x: Tensor) -> Tensor:
         """Return ``x`` if it is a batch of images with as many channels as the network takes.
@@ -133,6 +147,8 @@ def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") 
     Mirroring goes back and forth where a side is shorter than what is to be added; a single pixel is repeated. Nothing
     is copied when nothing is to be added.
     """
+    if is_exporting():
+        return _pad_any_size(x, multiple, least, padding)
     height, width = x.shape[-2:]
     bottom, right = (_target(side, multiple, least) - side for side in (height, width))
     if padding == "zeros":
@@ -141,6 +157,25 @@ def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") 
         return F.pad(x, (0, right, 0, bottom), mode="reflect") if right or bottom else x
     for axis, (side, extra) in {-2: (height, bottom), -1: (width, right)}.items():
         place = torch.arange(side + extra, device=x.device) % max(2 * (side - 1), 1)
+        x = x.index_select(axis, torch.minimum(place, (2 * (side - 1) - place).abs()))
+    return x
+
+
+def _pad_any_size(x: Tensor, multiple: int, least: int, padding: Padding) -> Tensor:
+    """Return the same without asking what a size is, in operations that every exported format has.
+
+    Divisions are of positive numbers, which ONNX rounds as Python does; a remainder is of two tensors.
+    """
+    if multiple == least == 1:
+        return x
+    for axis in (-2, -1):
+        side: Any = x.shape[axis]
+        whole = (torch.sym_max(side, least) + multiple - 1) // multiple * multiple
+        if padding == "zeros":
+            x = F.pad(x, (0, whole - side) if axis == -1 else (0, 0, 0, whole - side))
+            continue
+        place = torch.arange(whole, device=x.device)
+        place = place % torch.full_like(place, 2 * (side - 1)).clamp(min=1)
         x = x.index_select(axis, torch.minimum(place, (2 * (side - 1) - place).abs()))
     return x
 

@@ -98,6 +98,7 @@ class UNet(Network):
     """
 
     min_size = 2**LEVELS
+    period = 2**LEVELS
     last_layer = "last"
     guessed = ("num_out_ch", "scale")
 

@@ -97,21 +97,25 @@ def _candidate(name: str, weights: Mapping[str, Tensor]) -> Detected | None:
     return Detected(name, arguments, guessed, scale, parameters, fitting(network, weights)[1])
 
 
-def load_network(file: str | Path, key: str | None = None) -> nn.Module:
+def load_network(file: str | Path, key: str | None = None, section: Mapping[str, Any] | None = None) -> nn.Module:
     """Build the network of a checkpoint and give it its weights: in ``eval`` mode, on the CPU.
 
-    The architecture and its arguments are those that the file states, or else those that its keys and shapes tell.
+    The architecture and its arguments are those of ``section``, or else those that the file states, or else those that
+    its keys and shapes tell.
 
     Args:
         file: ``.safetensors`` or ``.pth``, of mcir or of an official release.
         key: which of the file's weights, like ``params``.
+        section: type and arguments of the network, as an option file has them in ``network_g``.
 
     Raises:
-        WeightsError: the file cannot be read, or no architecture fits it.
+        WeightsError: the file cannot be read, or no architecture fits it, or the section does not.
     """
     weights = read_weights(file, key)
-    if weights.architecture is not None and weights.hyperparameters is not None:
-        section: dict[str, Any] = {"type": weights.architecture, **weights.hyperparameters}
+    if section is not None:
+        section = dict(section)
+    elif weights.architecture is not None and weights.hyperparameters is not None:
+        section = {"type": weights.architecture, **weights.hyperparameters}
     else:
         found = detect(weights.tensors)
         if found is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcir.archs.network import Network, pad
 from mcir.inference import derived_keys, detect
+from mcir.inference.programs import traced
 from mcir.registry import ARCHS
 from tests.archs.sizes import complaint, takes_sides, usable_sides
 
@@ -21,16 +22,14 @@ class ArchitectureContract:
 
     ``section`` builds a network that is small enough for a test and has every kind of layer of the architecture.
 
-    ``no_gradient`` names parameters that cannot influence the output (patterns) and why. ``not_exportable`` says why
-    ``torch.export`` with free height and width is out of reach. ``reach`` is how many pixels of the input around a
-    pixel its restored value depends on; None where every pixel depends on all. ``found_as`` is another architecture
-    that has the same keys and is the one that is found.
+    ``no_gradient`` names parameters that cannot influence the output (patterns) and why. ``reach``
+    is how many pixels of the input around a pixel its restored value depends on; None where every pixel depends on all.
+    ``found_as`` is another architecture that has the same keys and is the one that is found.
     """
 
     section: ClassVar[dict[str, Any]]
     channels: ClassVar[int] = 3
     no_gradient: ClassVar[dict[str, str]] = {}
-    not_exportable: ClassVar[str | None] = None
     reach: ClassVar[int | None] = None
     found_as: ClassVar[str | None] = None
 
@@ -175,19 +174,11 @@ class ArchitectureContract:
         for one, other in zip(compiled, eager, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
-    def test_exports_with_free_height_and_width(self, net: Network) -> None:
-        """In steps of ``size_multiple``: whoever runs an exported program pads as ``network.pad`` does."""
-        if self.not_exportable:
-            pytest.skip(self.not_exportable)
-        multiple = net.size_multiple
-        least = max(-(-net.min_size // multiple), 2)
-        height, width = (torch.export.Dim(name, min=least, max=512) for name in ("height", "width"))
-        dims = {2: multiple * height, 3: multiple * width} if multiple > 1 else {2: height, 3: width}
-        program = torch.export.export(
-            net.eval(), (self.images(net, 1, (least + 1) * multiple, (least + 2) * multiple),), dynamic_shapes=(dims,)
-        ).module()
-        for rows, columns in ((least, least), (least + 3, least + 1)):
-            images = self.images(net, 1, rows * multiple, columns * multiple)
+    def test_a_traced_program_takes_any_size(self, net: Network) -> None:
+        program = traced(net).module()
+        least = max(net.min_size, net.size_multiple)
+        for batch, height, width in ((1, 1, 1), (3, least, least + 1), (1, least // 2 + 1, 3 * least + 2)):
+            images = self.images(net, batch, height, width)
             with torch.no_grad():
                 torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-5)
 

@@ -17,7 +17,6 @@ from tests.golden import networks
 from tests.golden.deterministic import uniform
 
 TILING = Path(__file__).parents[1] / "golden" / "tiling"
-TILED = "an image is cut into as many tiles as its size asks for; the network itself takes one size only"
 SMALL: dict[str, Any] = {
     "embed_dim": 4,
     "depths": [1] * 9,
@@ -32,7 +31,6 @@ SMALL: dict[str, Any] = {
 
 class TestContract(ArchitectureContract):
     section: ClassVar = {"type": "IDT", **SMALL}
-    not_exportable = TILED
 
     @pytest.mark.slow
     def test_compiled_equals_eager(self, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,29 @@ def test_damaged_weights_are_told_key_by_key(tmp_path):
         load_network(tmp_path / "net.pth")
 
 
+def test_the_section_of_an_option_file_counts_more_than_what_a_file_says(tmp_path):
+    net = small_edsr(res_scale=0.3, img_range=1.0).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    section = {"type": "EDSR", **net.hyperparameters}
+    image = torch.rand(1, 3, 5, 6)
+    with torch.no_grad():
+        assert not torch.allclose(load_network(tmp_path / "net.pth")(image), net(image))
+        assert torch.equal(load_network(tmp_path / "net.pth", section=section)(image), net(image))
+    assert section == {"type": "EDSR", **net.hyperparameters}
+    write_network(tmp_path / "own", NetworkFile({"params": net.state_dict()}, "EDSR", net.hyperparameters), 1)
+    with torch.no_grad():
+        other = load_network(tmp_path / "own.safetensors", section={**section, "img_range": 2.0})
+        assert not torch.allclose(other(image), net(image))
+
+
+def test_a_section_that_does_not_fit_is_told(tmp_path):
+    torch.save(small_edsr().state_dict(), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"net\.pth: its network cannot be built here\. There is no .* 'EDSRR'"):
+        load_network(tmp_path / "net.pth", section={"type": "EDSRR"})
+    with pytest.raises(WeightsError, match=r"weights do not fit EDSR:[\s\S]*look like those of EDSR \(num_in_ch: 3"):
+        load_network(tmp_path / "net.pth", section={"type": "EDSR", "num_feat": 5, "num_block": 2, "upscale": 2})
+
+
 # -- fitting ----------------------------------------------------------------------------------------------------------
 
 
