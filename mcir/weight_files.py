@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
@@ -85,6 +86,25 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
         raise WeightsError(f"{file} cannot be read as weights: {why}.") from error
     tensors, found_under = _find(content, key, file)
     return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))
+
+
+def facts_of(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return what files say of a network beside its weights: how it is rebuilt."""
+    return {"architecture": architecture, "hyperparameters": json.dumps(dict(hyperparameters), default=repr)}
+
+
+def serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a ``.safetensors`` file; weights that share memory are stored one by one.
+
+    The format's own writer would leave a file that nobody else may read.
+    """
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        value = tensor.contiguous()
+        apart[key] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return save(apart, dict(metadata))
 
 
 def _find(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str | None]:

@@ -5,7 +5,6 @@ and the network's name and arguments), ``models/net_g_n.safetensors`` (the weigh
 metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mcir.data.codec import whole_file
 from mcir.inference import read_weights
 from mcir.models import Model
+from mcir.weight_files import facts_of, serialized
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
@@ -182,20 +181,11 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     weights = {
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
     }
-    facts = {
-        "architecture": network.architecture,
-        "hyperparameters": json.dumps(network.hyperparameters, default=repr),
-    }
+    facts = facts_of(network.architecture, network.hyperparameters)
     with whole_file(base.with_name(base.name + ".pth"), durable=True) as file:
         torch.save({**weights, **facts}, file)
     best = "params_ema" if "params_ema" in weights else "params"
-    seen: set[int] = set()
-    for key, value in weights[best].items():
-        if value.data_ptr() in seen:  # tied weights, which safetensors takes only apart
-            weights[best][key] = value.clone()
-        seen.add(value.data_ptr())
-    metadata = {**facts, "weights": best, "iteration": str(iteration)}
-    content = serialize(weights[best], metadata)  # written here, as its own writer lets nobody else read the file
+    content = serialized(weights[best], {**facts, "weights": best, "iteration": str(iteration)})
     with whole_file(base.with_name(base.name + ".safetensors"), durable=True) as file:
         file.write_bytes(content)
 

@@ -1,0 +1,172 @@
+"""Checkpoints to files of other kinds: whole and right, or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mcir import cli
+from mcir.archs import EDSR
+from mcir.engine.checkpoint import NetworkFile, write_network
+from mcir.inference import export, load_network, read_weights
+from mcir.inference.export import ExportSettings, export_network
+from mcir.inference.programs import ExportError, quietly
+from mcir.registry import ARCHS
+from tests.inference.test_programs import Asking
+
+SECTION = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "res_scale": 0.3, "img_range": 1.0}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of mcir, with weights and their average that differ."""
+    network, average = ARCHS.build(SECTION), ARCHS.build(SECTION)
+    weights = {"params": network.state_dict(), "params_ema": average.state_dict()}
+    write_network(tmp_path / "run" / "net", NetworkFile(weights, "EDSR", network.hyperparameters), 1)
+    return tmp_path / "run" / "net.pth"
+
+
+def restored(network, image=None):
+    with torch.no_grad():
+        return network(torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(0)) if image is None else image)
+
+
+def scripted(file):
+    with quietly():
+        return torch.jit.load(file)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_several_formats_at_once_beside_the_checkpoint(checkpoint, capsys):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    out = checkpoint.parent
+    (out / "net.safetensors").unlink()
+    formats = ["--onnx", "--safetensors", "--torchscript", "--torch-export"]
+    assert cli.main(["export", str(checkpoint), *formats]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        str(out / f"net.{suffix}") for suffix in ("onnx", "safetensors", "pt", "pt2")
+    ]
+    assert [", at most " in line for line in lines] == [True, False, True, True]
+    assert float(lines[0].split("at most ")[1].split()[0]) < 1e-5
+    expected = restored(load_network(checkpoint))
+    torch.testing.assert_close(restored(scripted(out / "net.pt")), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(restored(torch.export.load(out / "net.pt2").module()), expected, rtol=0, atol=1e-6)
+    assert torch.equal(restored(load_network(out / "net.safetensors")), expected)
+    assert sorted(file.name for file in out.iterdir()) == [
+        "net.onnx",
+        "net.pt",
+        "net.pt2",
+        "net.pth",
+        "net.safetensors",
+    ]
+
+
+def test_the_weights_are_those_of_the_key(checkpoint, tmp_path):
+    for key in ("params", "params_ema"):
+        command = ["export", str(checkpoint), "--torchscript", "--key", key, "-o", str(tmp_path / f"{key}.pt")]
+        assert cli.main(command) == 0
+        torch.testing.assert_close(
+            restored(scripted(tmp_path / f"{key}.pt")), restored(load_network(checkpoint, key)), rtol=0, atol=1e-6
+        )
+    assert not torch.equal(restored(scripted(tmp_path / "params.pt")), restored(scripted(tmp_path / "params_ema.pt")))
+
+
+def test_an_option_file_can_name_the_network(checkpoint, tmp_path):
+    """Here with another factor of the residuals, which no weights tell."""
+    bare = tmp_path / "bare.pth"
+    torch.save(read_weights(checkpoint).tensors, bare)
+    quickstart = Path(__file__).parents[2] / "options" / "quickstart.yml"
+    section = json.dumps({**SECTION, "res_scale": 0.7})
+    (tmp_path / "net.yml").write_text(f"_base_: {quickstart}\nnetwork_g: {section}\n")
+    assert cli.main(["export", str(bare), "--safetensors", "-opt", str(tmp_path / "net.yml")]) == 0
+    again = load_network(tmp_path / "bare.safetensors")
+    assert again.hyperparameters["res_scale"] == 0.7
+    assert torch.equal(restored(again), restored(load_network(checkpoint, section={**SECTION, "res_scale": 0.7})))
+
+
+def test_a_mistake_is_told_in_a_line(checkpoint, capsys):
+    assert cli.main(["export", str(checkpoint)]) == 1
+    assert capsys.readouterr().err.startswith("mcir export: Say what to write: --onnx, --safetensors")
+
+
+# -- safetensors ------------------------------------------------------------------------------------------------------
+
+
+def test_safetensors_tell_how_the_network_is_rebuilt(checkpoint, tmp_path):
+    export.export(ExportSettings(checkpoint, ["safetensors"], tmp_path / "new.safetensors"))
+    again = load_network(tmp_path / "new.safetensors")
+    assert isinstance(again, EDSR)
+    assert {key: again.hyperparameters[key] for key in SECTION if key != "type"}.items() <= SECTION.items()
+    with safe_open(tmp_path / "new.safetensors", "pt") as content:
+        assert content.metadata()["architecture"] == "EDSR"
+        assert set(content.keys()) == set(again.state_dict())
+    assert "params_ema" not in read_weights(tmp_path / "new.safetensors").tensors
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def refused(checkpoint, message, *formats, **settings):
+    before = {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()}
+    with pytest.raises(ExportError, match=message):
+        export.export(ExportSettings(checkpoint, formats or ("torchscript",), **settings))
+    assert {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()} == before
+
+
+def test_the_checkpoint_itself_is_never_replaced(checkpoint):
+    tensors = checkpoint.with_suffix(".safetensors")
+    refused(tensors, "is the checkpoint itself", "safetensors", overwrite=True)
+    link = checkpoint.parent / "link.safetensors"
+    link.hardlink_to(tensors)
+    refused(tensors, "is the checkpoint itself", "safetensors", output=link, overwrite=True)
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told_to(checkpoint):
+    target = checkpoint.with_suffix(".pt")
+    target.write_text("older")
+    refused(checkpoint, r"net\.pt is there already\. Name another file with -o, or replace it with --overwrite")
+    export.export(ExportSettings(checkpoint, ["torchscript"], overwrite=True))
+    torch.testing.assert_close(restored(scripted(target)), restored(load_network(checkpoint)), rtol=0, atol=1e-6)
+
+
+def test_names_must_fit_what_is_written(checkpoint, tmp_path):
+    refused(
+        checkpoint,
+        r"net\.onnx is no name for \.pt: give a folder, or a file that ends so",
+        output=tmp_path / "net.onnx",
+    )
+    refused(
+        checkpoint,
+        r"net\.pt is no name for \.pt and \.pt2: give a folder\.",
+        "torchscript",
+        "torch-export",
+        output=tmp_path / "net.pt",
+    )
+    folder = tmp_path / "v1.0"  # its name has a dot, but it is a folder
+    folder.mkdir()
+    [written] = export.export(ExportSettings(checkpoint, ["torchscript"], folder))
+    assert written.file == folder / "net.pt"
+
+
+def test_a_program_that_does_something_else_is_no_file(tmp_path):
+    """This network chose its way when it was traced."""
+    network = Asking(lambda x: x + 0.001 if x.shape[3] > 30 else x)
+    (tmp_path / "net.pt").write_text("older")
+    with pytest.raises(ExportError, match=r"torchscript differs from the network by 1\.0e-03 on images 1×3×49×17"):
+        export_network(network, {"torchscript": tmp_path / "net.pt"})
+    assert (tmp_path / "net.pt").read_text() == "older"
+    assert len(list(tmp_path.iterdir())) == 1
+    [unchecked] = export_network(network, {"torchscript": tmp_path / "net.pt"}, check=False)
+    assert unchecked.difference is None
+    assert scripted(unchecked.file)(torch.zeros(1, 3, 4, 4)).max() == pytest.approx(0.001)
+
+
+def test_values_that_are_no_numbers_are_a_difference(tmp_path):
+    network = Asking(lambda x: x / 0 if x.shape[3] > 30 else x)
+    with pytest.raises(ExportError, match="differs from the network by"):
+        export_network(network, {"torchscript": tmp_path / "net.pt"})
