@@ -1,0 +1,338 @@
+"""What the demo does for a visitor, without a word of the web: look at a picture, restore it, measure the result."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from mcir.data.bundled import TRAIN, VAL, photographs
+from mcir.data.codec import Array, any_size, encode_png, write_atomically
+from mcir.data.degradations import build_degradation
+from mcir.inference.canvas import as_array, as_tensor, enlarged
+from mcir.inference.demo.shelf import Shelf
+from mcir.inference.measured import Scores, require_fit, score
+from mcir.inference.pictures import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
+from mcir.inference.restore import Restorer, Tile
+from mcir.inference.weights import load_network
+from mcir.registry import Section
+
+PHOTOS = {"cat": "chelsea.png", "coffee": "coffee.png", "astronaut": "astronaut.png", "rocket": "rocket.jpg"}
+"""Bundled photographs to try a network on. The small options of this repository train on the last two."""
+
+DAMAGES: dict[str, Section] = {
+    "noise": {"type": "GaussianNoise", "sigma": 25, "clip": True},
+    "haze": {"type": "SyntheticHaze"},
+    "rain": {"type": "RainStreaks"},
+    "motion blur": {"type": "MotionBlur"},
+    "JPEG": {"type": "JPEG", "quality": 20},
+}
+"""What is done to them for a network that keeps the size; they are shrunk for one that enlarges."""
+
+_LOADED = 3  # networks that are kept at a time
+_SEEN_BY_BROWSERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
+_PREVIEW = ".preview.png"
+_EXAMPLES = "examples"
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+_TILE_WIDTH, _TILE_HEIGHT, _SMALLEST_TILE = 322, 323, 16  # TIFF's, which says so
+
+_LOG = logging.getLogger("mcir")
+
+
+class Refusal(ValueError):
+    """What a visitor asked for and does not get; the message is for them."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a person may want to know of a network."""
+
+    architecture: str
+    scale: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a picture.
+
+    Attributes:
+        before: 8-bit file of the input, opaque, enlarged bicubically to the size of the output.
+        after: 8-bit file of the output, opaque.
+        result: file of the output as it is, to be kept.
+        size: width and height of the input.
+        restored: width and height of the output.
+        seconds: that the network took.
+        scores: against the ground truth, where there is one.
+    """
+
+    before: Path
+    after: Path
+    result: Path
+    size: tuple[int, int]
+    restored: tuple[int, int]
+    seconds: float
+    scores: Scores | None
+
+
+class Workshop:
+    """The networks of a demo and what is made with them.
+
+    Args:
+        checkpoints: files by the names that visitors see.
+        shelf: where visitors' files are; nothing else is read for them.
+        megapixels: of the largest restored picture.
+        device: where networks run; the best there is without.
+        tile: the longest side of what is restored at once.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Path],
+        shelf: Shelf,
+        megapixels: float,
+        device: str | None = None,
+        tile: Tile = "auto",
+    ) -> None:
+        self.names = tuple(checkpoints)
+        self._files = dict(checkpoints)
+        self._shelf = shelf
+        self._megapixels = megapixels
+        self._device = device
+        self._tile = tile
+        self._restorers: OrderedDict[str, Restorer] = OrderedDict()
+        self._loading, self._working = threading.Lock(), threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of the picture that is being restored, and wait until nothing is written any more."""
+        self._is_closed = True
+        with self._working:
+            pass
+
+    def facts(self, name: str) -> Facts:
+        """Return the facts of a network, which is loaded if it is not.
+
+        Raises:
+            Refusal: there is no such network, or its file cannot be read here.
+        """
+        restorer = self._restorer(name)
+        parameters = sum(parameter.numel() for parameter in restorer.network.parameters())
+        return Facts(restorer.architecture, restorer.scale, parameters)
+
+    def admit(self, picture: str, name: str | None = None) -> tuple[int, int]:
+        """Return the height and width of a picture that a network may restore; only its header is read.
+
+        Without a network it is a picture that is compared with what is restored.
+
+        Raises:
+            Refusal: it is no picture, or too large.
+        """
+        if not self._shelf.holds(picture):
+            raise Refusal("The picture is not here any more. Drop it again.")
+        scale = 1 if name is None else self.facts(name).scale
+        try:
+            width, height = _stored_size(picture)
+            if width * height * scale**2 <= self._megapixels * 1e6:  # else nothing more is read of it
+                height, width, *_ = probe_picture(picture)
+                return height, width
+        except PictureError as error:
+            raise _unreadable(error, picture) from error
+        becomes = f", restored {width * scale}×{height * scale}" if scale > 1 else ""
+        raise Refusal(
+            f"The picture has {width}×{height} pixels{becomes}. At most {self._megapixels:g} megapixels are restored "
+            "here: cut a part out of it."
+        )
+
+    def preview(self, picture: str, name: str | None = None) -> str:
+        """Return a file that shows an admitted picture in a browser: itself, or one beside it.
+
+        Raises:
+            Refusal: it is no picture, or too large.
+        """
+        self.admit(picture, name)
+        image = _read(picture)
+        if image.format in _SEEN_BY_BROWSERS:
+            return picture
+        shown = f"{picture}{_PREVIEW}"
+        write_picture(shown, _opaque(image))
+        return shown
+
+    def example(self, photo: str, name: str, damage: str) -> tuple[str, str]:
+        """Return files of a degraded photograph and of its ground truth, fit for a network.
+
+        Args:
+            photo: of ``PHOTOS``.
+            name: the network.
+            damage: of ``DAMAGES``; a network that enlarges gets a shrunk photograph, whatever this says.
+
+        Raises:
+            Refusal: there is no such photograph, network or damage.
+        """
+        scale = self.facts(name).scale
+        if damage not in DAMAGES or photo not in PHOTOS:
+            raise Refusal("There is no such example.")
+        kind = f"x{scale}" if scale > 1 else damage.replace(" ", "-")
+        given, wanted = (self._shelf.folder / _EXAMPLES / f"{photo}-{part}.png" for part in (kind, f"truth-{kind}"))
+        if not (given.is_file() and wanted.is_file()):
+            gt = photograph(photo)
+            gt = np.ascontiguousarray(gt[: gt.shape[0] // scale * scale, : gt.shape[1] // scale * scale])
+            degrade = build_degradation({"type": "BicubicDown"} if scale > 1 else DAMAGES[damage], scale)
+            write_atomically(given, encode_png(as_array(degrade(as_tensor(gt), np.random.default_rng(0)))))
+            write_atomically(wanted, encode_png(gt))
+        return str(given), str(wanted)
+
+    def photo_of(self, picture: str) -> str | None:
+        """Return which of ``PHOTOS`` an example was made of; None for a picture of the visitor's own."""
+        file = Path(picture)
+        return file.name.partition("-")[0] if file.parent == self._shelf.folder / _EXAMPLES else None
+
+    def restore(self, picture: str, name: str, truth: str | None = None, ensemble: bool = False) -> Outcome:
+        """Restore a picture and write what came of it.
+
+        Args:
+            picture: its file, or the one that ``preview`` made of it.
+            name: the network.
+            truth: file of the ground truth.
+            ensemble: the mean over eight turned and mirrored versions.
+
+        Raises:
+            Refusal: of the picture, of the ground truth, or of the memory that is left.
+        """
+        picture, truth = _original(picture), None if truth is None else _original(truth)
+        size = self.admit(picture, name)
+        restorer = self._restorer(name)
+        scale = restorer.scale
+        if truth is not None:
+            size_of_truth = self.admit(truth)
+            try:
+                require_fit(size, size_of_truth, scale, 0)
+            except ValueError as error:
+                raise Refusal(f"No comparison is possible: {error}.") from error
+        source, wanted = _read(picture), None if truth is None else _read(truth)
+        with self._working:
+            start = time.perf_counter()
+            try:
+                restorer.ensemble = ensemble
+                (output,) = restorer.pictures([source])
+            except Refusal:
+                raise
+            except ValueError as error:  # of the memory, or of the channels
+                raise Refusal(f"This cannot be done: {error}") from error
+            seconds = time.perf_counter() - start
+            before, after, result = self._written(source, output, f"{_plain(Path(picture).stem)}-{_plain(name)}.png")
+        scores = None if wanted is None else score(source.pixels, output.pixels, wanted.pixels, scale)
+        restored = (output.width, output.height)
+        return Outcome(before, after, result, (source.width, source.height), restored, seconds, scores)
+
+    def _written(self, source: Picture, output: Picture, name: str) -> tuple[Path, Path, Path]:
+        """Write what a page shows of a restored picture, and the picture."""
+        self._shelf.sweep()
+        folder = self._shelf.folder / uuid.uuid4().hex
+        views = (_opaque(_enlarged(source, output.width // source.width)), _opaque(output))
+        files = (folder / "before.png", folder / "after.png", folder / name)
+        for file, picture in zip(files, (*views, replace(output, format="PNG")), strict=True):
+            write_picture(file, picture)
+        return files
+
+    def _go_on(self, network: nn.Module, inputs: Any) -> None:
+        """Run before each tile: end at once when the demo ends."""
+        if self._is_closed:
+            raise Refusal("The demo has ended.")
+
+    def _restorer(self, name: str) -> Restorer:
+        """Return what restores with a checkpoint, loaded if it is not; what was not used for longest makes room."""
+        file = self._files.get(name)
+        if file is None:
+            raise Refusal("There is no such network.")
+        with self._loading:
+            if name not in self._restorers:
+                try:
+                    restorer = Restorer(load_network(file), device=self._device, tile=self._tile)
+                except (ValueError, OSError, RuntimeError) as error:
+                    _LOG.error("%s", error)
+                    raise Refusal(f"The network '{name}' cannot be loaded.") from error
+                restorer.network.register_forward_pre_hook(self._go_on)
+                self._restorers[name] = restorer
+            self._restorers.move_to_end(name)
+            while len(self._restorers) > _LOADED:
+                self._restorers.popitem(last=False)
+            return self._restorers[name]
+
+
+def photograph(title: str) -> Array:
+    """Return one of the ``PHOTOS`` (H, W, 3).
+
+    Raises:
+        DataError: scikit-image or its photograph is not there.
+    """
+    file = PHOTOS[title]
+    return photographs({file: {**TRAIN, **VAL}[file]}).read(file)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _stored_size(picture: str) -> tuple[int, int]:
+    """Return width and height of what would have to be decoded, from the first bytes that say so."""
+    try:
+        with any_size(), Image.open(picture, formats=_FORMATS) as image:
+            tags: Any = getattr(image, "tag_v2", {})
+            tile = (tags.get(_TILE_WIDTH, image.width), tags.get(_TILE_HEIGHT, image.height))
+            size = image.size
+    except Exception as error:  # Pillow's readers raise what they like
+        raise PictureError(f"{picture}: not an image of a known kind") from error
+    if min(tile) < min(*size, _SMALLEST_TILE):
+        raise PictureError(f"{picture}: a TIFF file of uncommonly small tiles")
+    return max(size[0], tile[0]), max(size[1], tile[1])
+
+
+def _read(picture: str) -> Picture:
+    try:
+        return read_picture(Path(picture))
+    except PictureError as error:
+        raise _unreadable(error, picture) from error
+
+
+def _unreadable(error: PictureError, picture: str) -> Refusal:
+    """Return what a visitor is told of a file that is no picture: nothing of where it lies."""
+    return Refusal(f"This file cannot be read as a picture: {str(error).replace(picture, Path(picture).name)}")
+
+
+def _original(picture: str) -> str:
+    """Return the file that a preview was made of, or the file itself."""
+    original = picture.removesuffix(_PREVIEW)
+    return original if Path(original).is_file() else picture
+
+
+def _plain(name: str) -> str:
+    """Return a name that is safe in any file system and header."""
+    return re.sub(r"[^\w.-]+", "_", name).encode()[:80].decode(errors="ignore").strip("._") or "picture"
+
+
+def _opaque(picture: Picture) -> Picture:
+    """Return a picture as a page shows it best: of 8 bits, on white where it is transparent."""
+    picture = with_bits(picture, 8)
+    pixels = picture.pixels
+    if picture.alpha is not None:
+        share = picture.alpha.astype(np.float32)[:, :, None] / 255
+        pixels = np.rint(255 + (pixels - np.float32(255)) * share).astype(np.uint8)
+    return replace(picture, pixels=pixels, alpha=None, exif=None, format="PNG")
+
+
+def _enlarged(picture: Picture, scale: int) -> Picture:
+    """Return a picture enlarged bicubically."""
+    pixels = np.dstack([enlarged(channel, scale) for channel in np.moveaxis(picture.pixels, 2, 0)])
+    alpha = None if picture.alpha is None else enlarged(picture.alpha, scale)
+    return replace(picture, pixels=pixels, alpha=alpha)

@@ -1,0 +1,236 @@
+"""The page in a real browser: what a person sees, drops, presses and downloads."""
+
+import re
+import shutil
+import time
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+import mcir
+from mcir.data.codec import decode
+from mcir.inference.measured import score
+from mcir.inference.pictures import Picture, read_picture, write_picture
+
+SLIDER = "#slider img"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip('Playwright is not installed: pip install -e ".[dev]"')
+    found = [name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)]
+    if not found:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which(found[0]), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, freshly opened; at the end no request has left this machine and nothing went wrong unseen."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    asked, wrong = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.goto(server.address)
+    tab.wait_for_selector("#restore")
+    yield tab
+    context.close()
+    away = [url for url in asked if urlsplit(url).scheme not in ("data", "blob") and not url.startswith(server.address)]
+    assert len(asked) > 5
+    assert (away, wrong) == ([], [])
+
+
+@pytest.fixture
+def put(tmp_path):
+    def put(name, height, width, dtype=np.uint8, **others):
+        generator = np.random.default_rng(height)
+        coarse = generator.integers(0, np.iinfo(dtype).max, (height // 4 + 1, width // 4 + 1, 3), dtype, endpoint=True)
+        pixels = np.ascontiguousarray(coarse.repeat(4, 0).repeat(4, 1)[:height, :width])
+        alpha = np.ascontiguousarray(pixels[:, ::-1, 0]) if others.pop("alpha", False) else None
+        write_picture(tmp_path / name, Picture(pixels, alpha, **others))
+        return tmp_path / name
+
+    return put
+
+
+def until(page, expression):
+    """Wait until an expression of JavaScript is true; the page forbids what Playwright's own waiting does."""
+    end = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
+
+
+def drop(page, place, file):
+    page.set_input_files(f"#{place} input[type=file]", file)
+    page.wait_for_selector(f"#{place} img")
+
+
+def restored(page):
+    """Press the button and return what is told of the result."""
+    page.click("#restore")
+    page.wait_for_selector("#result p")
+    until(page, f"[...document.querySelectorAll('{SLIDER}')].filter(i => i.naturalWidth).length == 2")
+    return page.inner_text("#result")
+
+
+def shown(page):
+    """Return the two pictures of the slider as they came to the browser."""
+    addresses = page.eval_on_selector_all(SLIDER, "images => images.map(image => image.src)")
+    return [decode(page.request.get(address).body(), "") for address in addresses]
+
+
+def downloaded(page, folder):
+    with page.expect_download() as download:
+        page.click("#download")
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    return file
+
+
+def refusal(page):
+    message = page.wait_for_selector(".toast-body").inner_text()
+    page.click(".toast-close")
+    page.wait_for_selector(".toast-body", state="detached")
+    return message
+
+
+def choose(page, name):
+    page.click("#network input")
+    page.get_by_role("option", name=name).click()
+
+
+def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, tmp_path):
+    file, truth = put("a garden.png", 60, 90), put("truth.png", 120, 180)
+    network = mcir.load_network(checkpoints["double"])
+    parameters = sum(value.numel() for value in network.parameters())
+    assert f"EDSR · enlarges ×2 · {parameters:,} parameters" in page.inner_text("#network")
+    drop(page, "picture", file)
+    page.click("#compare button")
+    drop(page, "truth", truth)
+    told = restored(page)
+    expected, given = mcir.restore(file, network), read_picture(file)
+    scores = score(given.pixels, expected.pixels, read_picture(truth).pixels, 2)
+    assert re.search(r"90×60 → 180×120 pixels · \d+\.\d\d s", told)
+    for number in (f"{scores.psnr_of_input:.2f} dB", f"{scores.psnr:.2f} dB", f"{scores.ssim:.4f}"):
+        assert number in told
+    assert f"{scores.ssim - scores.ssim_of_input:+.4f}" in told
+    before, after = shown(page)
+    assert before.shape == after.shape == (120, 180, 3)
+    np.testing.assert_array_equal(after, expected.pixels)
+    result = downloaded(page, tmp_path)
+    assert result.name == "a_garden-double.png"
+    np.testing.assert_array_equal(read_picture(result).pixels, expected.pixels)
+
+
+def test_the_second_network_restores_what_it_is_for(page, put, checkpoints):
+    file = put("a.png", 60, 90)
+    drop(page, "picture", file)
+    assert not page.is_visible("#damage")
+    choose(page, "same")
+    page.wait_for_selector("#network :text('keeps the size')")
+    page.wait_for_selector("#damage")
+    page.click("#eight input")
+    assert re.search(r"^90×60 pixels", restored(page))
+    after = shown(page)[1]
+    np.testing.assert_array_equal(after, mcir.restore(file, checkpoints["same"], ensemble=True).pixels)
+
+
+def test_a_photograph_to_try_follows_the_network(page, put):
+    """They are larger than this demo restores, which it says."""
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#truth img")
+    size = "image => [image.naturalWidth, image.naturalHeight]"
+    page.wait_for_selector("#picture img[src*='cat-x2']")
+    assert page.eval_on_selector("#picture img", size) == [225, 150]
+    page.click("#restore")
+    assert "450×300. At most 0.1 megapixels" in refusal(page)
+    choose(page, "same")
+    page.wait_for_selector("#picture img[src*='cat-noise']")
+    page.wait_for_selector("#truth img[src*='cat-truth-noise']")
+    page.click("#damage :text('rain')")
+    page.wait_for_selector("#picture img[src*='cat-rain']")
+    page.click("#picture button >> nth=1")
+    drop(page, "picture", put("own.png", 60, 90))
+    page.wait_for_selector("#truth img", state="detached")
+    assert "SSIM" not in restored(page)
+
+
+def test_what_is_no_picture_or_too_large_is_refused_in_words(page, put, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "heavy.png").write_bytes(bytes(2**20))
+    picture = "#picture input[type=file]"
+    for file, message in (
+        (put("large.png", 200, 300), "300×200 pixels, restored 600×400. At most 0.1 megapixels"),
+        (tmp_path / "notes.png", "This file cannot be read as a picture: notes.png"),
+        (tmp_path / "notes.txt", "Invalid file type"),
+        (tmp_path / "heavy.png", "exceed the maximum allowed size"),
+    ):
+        page.wait_for_selector(picture, state="attached")
+        page.set_input_files(picture, file)
+        told = refusal(page)
+        assert message in told
+        assert str(tmp_path) not in told and "mcir-demo" not in told
+    page.click("#restore")
+    assert "Drop a picture first" in refusal(page)
+    drop(page, "picture", put("a.png", 60, 90))
+    page.click("#compare button")
+    drop(page, "truth", put("truth.png", 90, 60))
+    page.click("#restore")
+    assert "the ground truth has 60×90 pixels, the restored picture 180×120" in refusal(page)
+
+
+def test_a_picture_that_no_browser_shows_is_shown_and_kept_whole(page, put, checkpoints, tmp_path):
+    file = put("a.tif", 40, 60, np.uint16, alpha=True, icc=b"a profile" * 20)
+    drop(page, "picture", file)
+    until(page, "document.querySelector('#picture img').naturalWidth == 60")
+    restored(page)
+    assert shown(page)[1].shape == (80, 120, 3)
+    result, expected = read_picture(downloaded(page, tmp_path)), mcir.restore(file, checkpoints["double"])
+    assert (result.bits, result.icc) == (16, b"a profile" * 20)
+    np.testing.assert_array_equal(result.pixels, expected.pixels)
+    np.testing.assert_array_equal(result.alpha, expected.alpha)
+
+
+def test_the_slider_zooms_and_fills_the_window(page, put):
+    drop(page, "picture", put("a.png", 60, 90))
+    restored(page)
+    box = page.locator(SLIDER).first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
+    for _ in range(8):
+        page.mouse.wheel(0, -100)
+    width = f"document.querySelector('{SLIDER}').getBoundingClientRect().width"
+    until(page, f"{width} > {1.2 * box['width']}")
+    page.click("#slider button[title=Undo]")
+    until(page, f"Math.abs({width} - {box['width']}) < 2")
+    page.click("#slider button[title=Fullscreen]")
+    until(page, f"{width} > 1200")
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+def test_nothing_sticks_out_of_the_window(width, page, put):
+    page.set_viewport_size({"width": width, "height": 800})
+    drop(page, "picture", put("a.png", 40, 60))
+    restored(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    left, right = (page.locator(place).bounding_box() for place in ("#picture", "#slider"))
+    assert (right["y"] > left["y"] + left["height"]) is (width < 800)
+
+
+def test_two_visitors_do_not_see_each_other(page, browser, server, put):
+    drop(page, "picture", put("a.png", 40, 60))
+    restored(page)
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(server.address)
+        other.wait_for_selector("#restore")
+        assert other.locator(SLIDER).count() == other.locator("#picture img").count() == 0
