@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     test.add_arguments(command)
     command.set_defaults(call=test.run)
 
+    command = commands.add_parser("restore", help="restore pictures with a trained network")
+    _add_restore(command)
+    command.set_defaults(call=_restore)
+
+    command = commands.add_parser("export", help="write a checkpoint as ONNX, TorchScript, a torch.export archive …")
+    _add_export(command)
+    command.set_defaults(call=_export)
+
     command = commands.add_parser("check", help="check an option file: its resolved form, and what a step will cost")
     add_option_arguments(command)
     command.set_defaults(call=_check)
@@ -72,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--key", help="which of the file's weights, like params (default: the moving average)")
     command.set_defaults(call=_inspect)
 
+    command = commands.add_parser("report", help="make a page of a training, or of several: curves, pictures, options")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a training, or its name in experiments/")
+    command.add_argument(
+        "-o", "--output", type=Path, help="the page (default: report.html in the folder of the one run)"
+    )
+    command.add_argument("--open", action="store_true", help="show it in the browser")
+    command.set_defaults(call=_report)
+
     command = commands.add_parser("schema", help="write a JSON schema of option files, for completion in editors")
     command.add_argument("file", nargs="?", type=Path, help="where to write it; without: to the terminal")
     command.set_defaults(call=_schema)
@@ -83,12 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_proxy(command)
     command.set_defaults(call=_proxy)
 
+    command = commands.add_parser("demo", help="a page to drop pictures on and see what networks make of them")
+    _add_demo(command)
+    command.set_defaults(call=_demo)
+
     command = commands.add_parser("prepare", help="prepare data sets")
     _add_steps(command.add_subparsers(dest="step", required=True, metavar="STEP"))
     return parser
 
 
-# -- check, list, schema ----------------------------------------------------------------------------------------------
+# -- check, list, report, schema --------------------------------------------------------------------------------------
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -187,6 +207,22 @@ def _in_line(arguments: Mapping[str, object], without: Sequence[str] = ()) -> st
     return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in shown.items())
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    import webbrowser
+
+    from mcir.engine.lock import is_held
+    from mcir.report.records import find_run
+    from mcir.report.run import PAGE, write_report
+
+    folders = [find_run(run) for run in arguments.runs]
+    file = arguments.output or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
+    write_report(folders, file, is_held)
+    print(file)
+    if arguments.open:
+        webbrowser.open(file.resolve().as_uri())
+    return 0
+
+
 def _schema(arguments: argparse.Namespace) -> int:
     import json
 
@@ -197,6 +233,83 @@ def _schema(arguments: argparse.Namespace) -> int:
         print(text)
     else:
         arguments.file.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+# -- restore ----------------------------------------------------------------------------------------------------------
+
+
+def _add_restore(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="files, folders (at any depth) and patterns like 'photos/**/*.jpg'")
+    add("-w", "--weights", type=Path, required=True, metavar="CHECKPOINT", help="a .pth or .safetensors file")
+    add("-o", "--out", type=Path, default=Path("restored"), help="folder, or a file for a file (default: restored)")
+    add("-opt", type=Path, metavar="FILE", help="option file whose network_g is built, not the checkpoint's own")
+    add("--key", help="which of the file's weights, like params (default: the moving average)")
+    add("--tile", type=_tile, default="auto", help="side of the tiles, auto (as memory asks) or none (default: auto)")
+    add("--overlap", type=int, help="pixels that neighbouring tiles share")
+    add("--ensemble", action="store_true", help="mean over eight turned and mirrored pictures")
+    precision = command.add_mutually_exclusive_group()
+    for name, kind in (("--half", "fp16"), ("--bf16", "bf16")):
+        told = f"compute in {kind}, faster on a GPU"
+        precision.add_argument(name, dest="precision", action="store_const", const=kind, default="fp32", help=told)
+    add("--device", help="like cpu or cuda:1 (default: a GPU if there is one)")
+    add("--batch", type=int, default=1, help="pictures of one size that are restored together (default: 1)")
+    add("--format", help="of the results: png, jpg, tif, webp … (default: as the picture)")
+    add("--bits", type=int, choices=[8, 16], help="of a sample of the results (default: as the picture)")
+    add("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (default: 95)")
+    add("--suffix", default="", metavar="TEXT", help="put at the end of each name")
+    add("--skip-existing", action="store_true", help="go on where a run stopped: leave whole results as they are")
+    add("--compare", action="store_true", help="also write pictures of before and after, to OUT/comparisons")
+    add("--gt", type=Path, metavar="DIR", help="ground truths: PSNR and SSIM, to OUT/metrics.json and metrics.csv")
+    add("--crop-border", type=int, metavar="N", help="pixels not measured at each side (default: the scale, 0 for ×1)")
+
+
+def _tile(text: str) -> int | str | None:
+    if text.isdecimal():
+        return int(text)
+    if text not in ("auto", "none"):
+        raise argparse.ArgumentTypeError(f"it is a number of pixels, auto or none, not '{text}'")
+    return None if text == "none" else text
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from mcir.engine.loggers import log_to_console
+    from mcir.inference.folder import FolderSettings, restore_folder
+
+    log_to_console()
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}
+    return restore_folder(FolderSettings(**given))
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("checkpoint", type=Path, help="a .pth or .safetensors file, of mcir or of an official release")
+    for name, told in {
+        "onnx": "ONNX, for images of any size",
+        "safetensors": "the weights alone, with the network's name and arguments",
+        "torchscript": "TorchScript (.pt), for C++ and older programs",
+        "torch-export": "an archive of torch.export (.pt2)",
+    }.items():
+        add(f"--{name}", dest="formats", action="append_const", const=name, default=[], help=f"write {told}")
+    add("-o", "--output", type=Path, help="file, or folder of the files (default: the checkpoint's folder)")
+    add("-opt", type=Path, metavar="FILE", help="option file whose network_g is built, not the checkpoint's own")
+    add("--key", help="which of the file's weights, like params (default: the moving average)")
+    add("--opset", type=int, default=18, help="version of ONNX's operators (default: 18, which most runtimes read)")
+    add("--no-check", dest="check", action="store_false", help="do not run the files to compare them with the network")
+    add("--overwrite", action="store_true", help="replace files that are there")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from mcir.inference.export import ExportSettings, export
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}
+    for written in export(ExportSettings(**given)):
+        told = "" if written.difference is None else f", at most {written.difference:.1e} from the network"
+        print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{told}")
     return 0
 
 
@@ -380,6 +493,31 @@ def _proxy(arguments: argparse.Namespace) -> int:
 
     given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call", "set")}
     return proxy(ProxySettings(**given, overrides=arguments.set))
+
+
+# -- demo -------------------------------------------------------------------------------------------------------------
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("checkpoints", nargs="+", metavar="CHECKPOINT", help=".pth or .safetensors; NAME=FILE to call it NAME")
+    add("--host", help="address to listen on, like 0.0.0.0 for everybody (default: this machine alone)")
+    add("--port", type=int, help="where to listen (default: 7860, or the next that is free)")
+    add("--max-megapixels", type=float, default=8.0, help="of the largest restored picture (default: 8)")
+    add("--max-size", type=float, default=20.0, help="megabytes of a picture's file (default: 20)")
+    add("--queue", type=int, default=16, help="visitors that may wait (default: 16)")
+    add("--device", help="like cuda:1 (default: a GPU if there is one)")
+    add("--tile", type=_tile, default="auto", help="side of the tiles, auto (as memory asks) or none (default: auto)")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from mcir.engine.loggers import log_to_console
+    from mcir.inference.demo import DemoSettings, demo
+
+    log_to_console()
+    return demo(
+        DemoSettings(**{key: value for key, value in vars(arguments).items() if key not in ("command", "call")})
+    )
 
 
 # -- prepare ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import webbrowser
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 from mcir.cli import main
 from mcir.registry import ARCHS
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
+from tests.report.runs import leave_run
 
 
 def test_list_shows_names_arguments_and_sources(capsys):
@@ -38,6 +40,27 @@ def test_everything_can_be_listed(what, capsys):
 def test_a_pattern_without_a_match_offers_the_nearest(capsys):
     assert main(["list", "archs", "EDRS"]) == 1
     assert "Did you mean 'EDSR'" in capsys.readouterr().err
+
+
+def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "spn"):
+        leave_run(tmp_path / "experiments" / name, until=10)
+    assert main(["report", "plain"]) == 0
+    assert main(["report", "plain", str(tmp_path / "experiments" / "spn")]) == 0
+    shown = []
+    monkeypatch.setattr(webbrowser, "open", shown.append)
+    assert main(["report", "spn", "-o", "pages/spn.html", "--open"]) == 0
+    files = ["experiments/plain/report.html", "report.html", "pages/spn.html"]
+    assert capsys.readouterr().out.split() == files
+    assert ["stopped at iteration 10 of 400" in (tmp_path / file).read_text() for file in files] == [True] * 3
+    assert shown == [(tmp_path / "pages/spn.html").as_uri()]
+    with monkeypatch.context() as patch:
+        patch.setattr("mcir.engine.lock.is_held", lambda folder: folder.name == "spn")
+        assert main(["report", "plain", "spn"]) == 0
+    assert "spn, running: iteration 10" in (tmp_path / "report.html").read_text()
+    assert main(["report", "spm"]) == 1
+    assert "mcir report: spm: there is no such folder, nor experiments/spm." in capsys.readouterr().err
 
 
 def test_check_prints_resolved_options_and_the_cost(run, capsys):  # noqa: F811

@@ -28,7 +28,7 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
         OSError: they cannot be written.
     """
     file = folder / OPTIONS
-    before = file.read_text(encoding="utf-8") if file.is_file() else options
+    before = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else options
     changes = changed_lines(before, options)
     write_atomically(file, options.encode())
     started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

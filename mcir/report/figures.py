@@ -17,6 +17,8 @@ from mcir.report.comparison import Picture
 
 Points = Sequence[tuple[float, float]]
 
+_LIMIT = 1e200  # what is drawn is smaller, so that differences and margins of it are finite
+_FINEST = 2**1074  # of the smallest floats make one
 _COLOURS = ("#2a7fc4", "#dd7418", "#2c965a", "#c4457c", "#7d68d2", "#977431", "#3797a8", "#818181")
 
 
@@ -53,8 +55,8 @@ def curves(
 ) -> Figure:
     """Draw lines through points (x, y), one colour a series.
 
-    Of many points those are drawn that are seen: the lowest and the highest within each pixel. What is not finite is
-    left out, and on a logarithmic scale what is not above 0.
+    Of many points those are drawn that are seen: the lowest and the highest within each pixel. What is not finite, or
+    of more than 200 digits, is left out, and on a logarithmic scale what is not above 0.
 
     Args:
         series: points in the order of x, by name; one without points keeps its colour for the figures beside this one.
@@ -212,7 +214,8 @@ def _legend_entry(style: str, colour: str, name: str, value: str) -> str:
 
 
 def _can_be_drawn(point: tuple[float, float], logarithmic: bool) -> bool:
-    return math.isfinite(point[0]) and math.isfinite(point[1]) and not (logarithmic and point[1] <= 0)
+    x, y = point
+    return abs(x) < _LIMIT and (1 / _LIMIT < y < _LIMIT if logarithmic else abs(y) < _LIMIT)  # NaN is neither
 
 
 def _thinned(places: Points) -> Points:
@@ -228,11 +231,18 @@ def _thinned(places: Points) -> Points:
 
 
 def _running_mean(points: Points) -> list[tuple[float, float]]:
-    """Return the mean of each point and of those about it, a thirtieth of all; fewer at the ends."""
+    """Return the mean of each point and of those about it, a thirtieth of all; fewer at the ends.
+
+    The sums are whole numbers of the smallest float, and exact: else a spike would blur all that is small behind it.
+    """
     reach = len(points) // 60
-    sums = [0.0, *accumulate(y for _, y in points)]
+    ratios = (float(y).as_integer_ratio() for _, y in points)
+    sums = [0, *accumulate(numerator * (_FINEST // denominator) for numerator, denominator in ratios)]
     ends = [(max(0, at - reach), min(len(points), at + reach + 1)) for at in range(len(points))]
-    return [(x, (sums[end] - sums[begin]) / (end - begin)) for (x, _), (begin, end) in zip(points, ends, strict=True)]
+    return [
+        (x, (sums[end] - sums[begin]) / (_FINEST * (end - begin)))
+        for (x, _), (begin, end) in zip(points, ends, strict=True)
+    ]
 
 
 def _range(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:

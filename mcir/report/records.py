@@ -205,10 +205,14 @@ def _number(value: Any) -> float | None:
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file of JSON lines, if it is there; what is no whole record is passed over."""
+
+    def whole(digits: str) -> float:  # beyond what a float tells apart nothing was counted
+        return int(digits) if len(digits) < 16 else float(digits)
+
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = json.loads(line, parse_int=whole)
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             yield record

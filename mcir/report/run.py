@@ -45,8 +45,11 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
         running: whether a training goes on in a folder at this moment.
 
     Raises:
+        ValueError: the page is a folder.
         OSError: a file cannot be read, or the page not be written.
     """
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder; name the page, like {file / PAGE}")
     different = {folder.resolve(): folder for folder in folders}.values()
     runs = [read_run(folder, running(folder)) for folder in different]
     names = Counter(run.name for run in runs)
@@ -54,8 +57,11 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
     text = tell(runs).as_html()
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # a folder's name may be no text
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def tell(runs: Sequence[Run]) -> Report:

@@ -61,6 +61,12 @@ def test_a_start_is_a_line(tmp_path, repository, monkeypatch):
     assert (tmp_path / "options.yml").read_text() == "a: 1\nb: 3\n"
 
 
+def test_options_that_were_damaged_do_not_keep_a_run_from_starting(tmp_path):
+    (tmp_path / "options.yml").write_bytes(b"\xff\n")
+    record_start(tmp_path, "a: 1\n", CPU)
+    assert json.loads((tmp_path / "environment.jsonl").read_text())["changes"] == ["-\ufffd", "+a: 1"]
+
+
 def test_a_gpu_is_called_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
     record_start(tmp_path, "", {"device": torch.device("cuda", 1)})

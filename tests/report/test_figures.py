@@ -84,6 +84,20 @@ def test_values_that_are_not_finite_are_left_out():
     assert (first[0], second[0]) == (72, 620)
 
 
+def test_after_a_spike_the_mean_is_that_of_what_follows():
+    points = [(at, 1e17 if at == 0 else 0.1 + 0.2 * (at % 2)) for at in range(600)]
+    line = drawn(curves({"a": points}, "", "x", "y", logarithmic=True, smooth=True))[0]
+    alone = drawn(curves({"a": [(0, 1e17), (1, 0.1), (599, 0.2)]}, "", "x", "y", logarithmic=True))[0]
+    assert line[300][1] == pytest.approx(alone[-1][1], abs=0.5)
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_values_too_far_apart_for_arithmetic_are_left_out(logarithmic):
+    points = [(1, 1.7e308), (2, -1.7e308), (3, 1e-320), (4, 1e199), (5, 1e-199)]
+    (line,) = drawn(curves({"a": points}, "", "x", "y", logarithmic=logarithmic, smooth=True))
+    assert len(line) == (2 if logarithmic else 3)
+
+
 def test_a_series_without_points_keeps_its_colour():
     alone = curves({"b": [(0, 1.0), (1, 2.0)]}, "", "x", "y").markup
     second = curves({"a": [], "b": [(0, 1.0), (1, 2.0)]}, "", "x", "y").markup

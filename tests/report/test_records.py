@@ -76,6 +76,23 @@ def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
     assert "2 of 10 lines" in told and "l_pix: values that are no finite numbers" in told
 
 
+def test_numbers_without_end_and_depth_without_bottom_do_not_hide_the_rest(tmp_path):
+    folder = leave_run(tmp_path / "run", until=10)
+    vast = "9" * 5000
+    with (folder / "results.jsonl").open("a") as file:
+        for values in (
+            f'"iteration": 20, "l_pix": {vast}',
+            f'"iteration": {vast}, "l_pix": 1',
+            '"iteration": 30, "lr": 2',
+        ):
+            file.write(f'{{"kind": "train", {values}}}\n')
+        file.write("[" * 100_000 + "\n")
+    run = read_run(folder)
+    assert run.iteration == 30 and run.scalars["lr"][-1] == (30, 2)
+    assert run.scalars["l_pix"] == [(10, 0.1), (20, math.inf)]
+    assert "1 of 5 lines" in " ".join(run.missing)
+
+
 def test_a_metric_of_which_less_is_better(tmp_path):
     folder = leave_run(tmp_path / "run")
     lines = [

@@ -1,6 +1,8 @@
 """The page of a run: what it tells, of one and of several, of whole ones and of what is left of them."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,21 @@ def test_all_that_comes_from_outside_is_text(tmp_path):
         assert page.tags.count("script") == 1  # our own
         assert "<b>run" not in text and "<i>set" not in text
         assert NASTY in page.text
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    folder = leave_run(tmp_path / "run", until=10)
+    with pytest.raises(ValueError, match=rf"run: is a folder; name the page, like {folder}/report.html"):
+        write_report([folder], folder)
+    monkeypatch.setattr(Path, "replace", lambda self, target: os.close(-1))
+    with pytest.raises(OSError, match="Bad file"):
+        write_report([folder], tmp_path / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    folder = leave_run(tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert "<h1>caf?</h1>" in page_of(folder)[0]
 
 
 def test_a_run_that_goes_on_and_one_that_was_stopped(tmp_path):
