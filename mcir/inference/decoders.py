@@ -18,6 +18,7 @@ from mcir.inference.exif import ORIENTATION, upright
 from mcir.inference.picture import Array, row_bands
 
 _OPENCV_PIXELS, _OPENCV_SIDE = 2**30, 2**20
+_BLANK = np.arange(251, dtype=np.uint8) * 89  # a row that no photograph has
 
 
 class Source:
@@ -140,10 +141,9 @@ class Source:
             name = f"/dev/fd/{self._stream.fileno()}"
         if not cv2.haveImageReader(name):
             raise DataError(f"this OpenCV reads no {self.format}")
-        room = None
-        if self._key is None:  # without room for the samples OpenCV takes it twice
-            room = np.empty((self.height, self.width, 4 if self.has_alpha else self.channels), f"u{self.bits // 8}")
-        samples = cv2.imread(name, room, cv2.IMREAD_UNCHANGED)
+        samples = None if self._key is not None else self._in_one_place(name)
+        if samples is None:
+            samples = cv2.imread(name, cv2.IMREAD_UNCHANGED)
         if samples is None:
             self._stream.seek(0)
             decode_to_the_end(self._stream)
@@ -156,6 +156,19 @@ class Source:
         for rows in row_bands(self.height, samples[0].nbytes):
             samples[rows] = cv2.cvtColor(samples[rows], code)
         return samples
+
+    def _in_one_place(self, name: str) -> Array | None:
+        """Let OpenCV decode into memory of ours, or it takes it twice; None if a row may be left out.
+
+        It says nothing of a failure then: what was in the memory before would be the picture.
+        """
+        room = np.empty((self.height, self.width, 4 if self.has_alpha else self.channels), f"u{self.bits // 8}")
+        blank = np.resize(_BLANK, room.shape[1:]).astype(room.dtype)
+        room[:] = blank
+        samples: Array | None = cv2.imread(name, room, cv2.IMREAD_UNCHANGED)
+        bands = row_bands(len(room), room[0].nbytes)
+        is_whole = samples is not room or not any((room[rows] == blank).all((1, 2)).any() for rows in bands)
+        return samples if is_whole else None
 
     def _by_pillow(self) -> Array:
         image = self._image

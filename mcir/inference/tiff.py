@@ -7,9 +7,10 @@ the samples are cut out here (TIFF 6.0, Adobe 1992), and only the unpacking is l
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,6 +29,7 @@ _FILL_ORDER, _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_SIZES, _PLANAR, _PREDICTOR =
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES, _EXTRA, _FORMAT, _ICC = 322, 323, 324, 325, 338, 339, 34675
 _NONE, _DEFLATE, _LONG = 1, 8, 4
 _REDUCED, _UNSPECIFIED, _APART = 1, 0, 2
+_LARGEST_TILE = 4096  # pixels a side, where the picture has fewer
 _BYTEWISE = frozenset({_NONE, 5, _DEFLATE, 32773, 32946, 34925, 50000})  # LZW, deflate, PackBits, LZMA, Zstandard
 
 
@@ -95,14 +97,19 @@ def read(stream: BinaryIO, tags: Any) -> Array:
     compression = tags.get(_COMPRESSION, _NONE)
     is_tiled = _TILES in tags
     rows, columns = (tags[_TILE_HEIGHT], tags[_TILE_WIDTH]) if is_tiled else (tags.get(_STRIP_ROWS, height), width)
-    corners = [(p, y, x) for p in range(planes) for y in range(0, height, rows) for x in range(0, width, columns)]
     offsets, sizes = (tags[_TILES], tags[_TILE_SIZES]) if is_tiled else (tags[_STRIPS], tags[_STRIP_SIZES])
-    if not len(corners) == len(offsets) == len(sizes):
+    parts = range(planes), range(0, height, rows), range(0, width, columns)
+    if not math.prod(map(len, parts)) == len(offsets) == len(sizes):
         raise DataError("damaged: parts of the picture are missing")
+    if is_tiled and (rows > max(height, _LARGEST_TILE) or columns > max(width, _LARGEST_TILE)):
+        raise DataError(f"damaged: tiles of {columns}×{rows} for a picture of {width}×{height}")
     row_bytes = columns * depth * stored.itemsize
+    end = stream.seek(0, io.SEEK_END)
     result = np.empty((height, width, channels), stored)
-    for (plane, top, left), offset, size in zip(corners, offsets, sizes, strict=True):
+    for (plane, top, left), offset, size in zip(product(*parts), offsets, sizes, strict=True):
         count = rows if is_tiled else min(rows, height - top)
+        if offset + (count * row_bytes if compression == _NONE else size) > end:
+            raise DataError("truncated")
         for cut in row_bands(count, row_bytes) if compression == _NONE else [slice(0, count)]:
             here = cut.stop - cut.start
             stream.seek(offset + cut.start * row_bytes)
