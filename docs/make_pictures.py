@@ -1,9 +1,9 @@
 """Make the pictures of these pages again, of photographs that scikit-image brings and that nothing here was trained on.
 
-    torchrun mcir/train.py -opt options/quickstart.yml
-    mcir train -opt mcir/tables/mini/denoise.yml --set sweep=plain train.total_iter=3000 train.scheduler.T_max=3000 \
+torchrun mcir/train.py -opt options/quickstart.yml
+mcir train -opt mcir/tables/mini/denoise.yml --set sweep=plain train.total_iter=3000 train.scheduler.T_max=3000 \
         datasets.train.gt_size=64 datasets.train.batch_size_per_gpu=8
-    python docs/make_pictures.py experiments/quickstart/models/net_g_800.pth \
+python docs/make_pictures.py experiments/quickstart/models/net_g_800.pth \
         experiments/mini_denoise_plain/models/net_g_3000.pth
 """
 
@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 import mcir
 from mcir.data import imresize, to_device
 from mcir.data.bundled import BundledPhotos
-from mcir.report.comparison import comparison, picture
+from mcir.report.comparison import comparison
 
 PICTURES = Path(__file__).parent / "pictures"
 PARTS = {"super_resolution": (1, 60, 250, 200), "denoising": (0, 40, 110, 200)}
@@ -43,7 +43,6 @@ def main(super_resolution: str, denoising: str) -> None:
         ]
         drawn = comparison(given[part], restored[part], wanted[part], (captions[0], captions[1]))
         Image.fromarray(np.asarray(drawn)).save(PICTURES / f"{name}.webp", quality=90)
-        print(name, *captions)
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def _tile(text: str) -> int | str | None:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from mcir.engine.loggers import log_to_console
-    from mcir.inference.folder import FolderSettings, restore_folder
+    from mcir.inference.folder.run import FolderSettings, restore_folder
 
     log_to_console()
     given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}

@@ -97,7 +97,7 @@ def test_every_option_arrives(here):
     ],
 )
 def test_words_become_settings(monkeypatch, words, options):
-    from mcir.inference import folder
+    from mcir.inference.folder import run as folder
 
     given = []
     monkeypatch.setattr(folder, "restore_folder", lambda settings: given.append(settings) or 0)

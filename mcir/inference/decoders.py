@@ -110,12 +110,12 @@ class Source:
         shape = (self.height, self.width, self.channels)
         stored = np.dtype(f">u{self.bits // 8}")
         row_bytes = self.width * self.channels * stored.itemsize
+        if self._stream.seek(0, io.SEEK_END) - start < self.height * row_bytes:
+            raise DataError("truncated")
         result = np.empty(shape, stored.newbyteorder("="))
         self._stream.seek(start)
         for rows in row_bands(self.height, row_bytes):
             data = self._stream.read((rows.stop - rows.start) * row_bytes)
-            if len(data) < (rows.stop - rows.start) * row_bytes:
-                raise DataError("truncated")
             band = np.frombuffer(data, stored).reshape(-1, *shape[1:])
             full = np.iinfo(stored).max
             result[rows] = band if largest == full else (band.astype(np.uint64) * full + largest // 2) // largest

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import UnidentifiedImageError
+
 from mcir.data.codec import any_size, whole_file
 from mcir.data.errors import DataError
 from mcir.inference.decoders import Source
@@ -67,6 +69,8 @@ def _opened(path: Path) -> Iterator[Source]:
             reason = str(error)
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "not an image of a known kind"
         else:  # the decoders have many ways to say this
             reason = f"truncated or damaged ({error or type(error).__name__})"
         raise PictureError(f"{path}: {reason}.") from error

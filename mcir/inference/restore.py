@@ -240,55 +240,17 @@ class Restorer:
             raise ValueError(f"{self.architecture} made values that are not finite{narrow}.")
         return restored.float()
 
-    def _plan(self, count: int, height: int, width: int) -> tuple[int, int]:
-        """Return how many of ``count`` images are restored together, and the longest side of their tiles."""
-        whole, tiled = (min(self._pixels, room) for room in self._room(count * height * width))
-        side = min(max(height, width), self.tile) if isinstance(self.tile, int) else max(height, width)
-        if _area(side, height, width) > whole:
-            side = max(math.isqrt(int(tiled)), self._smallest)
-        area = _area(side, height, width)
-        return max(int(min(whole, count * area) // area), 1), side
-
-    def _room(self, wanted: int) -> tuple[float, float]:
-        """Return how many pixels there is memory for at once, whole and in tiles, if it may be too few for those."""
-        small = self._in_periods(max(self._min_size, SMALL_SIDE))
-        if self.tile != "auto" or wanted <= small**2:
-            return math.inf, math.inf
-        if self._cost is None and getattr(self.network, "cuts_itself", False):
-            self._cost = 0.0, COPIES * 4.0 * self.channels
-        if self._cost is None:
-            one, other = (
-                torch.zeros(1, self.channels, side, side, device=self.device, dtype=self._dtype)
-                for side in (small, small + self._in_periods(small // 2))
-            )
-            try:
-                with torch.inference_mode(), _evaluating(self.network):
-                    self._cost = cost(self._forward, (one, other))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._cost = _UNKNOWN
-        fixed, per_pixel = self._cost
-        whole, tiled = (max((room - fixed) / per_pixel, 1.0) for room in budget(self.device))
-        return whole, min(whole, max(tiled, (OVERLAPS_A_TILE * self.overlap) ** 2))
-
-    def _in_periods(self, side: int) -> int:
-        return -(-side // self._period) * self._period
-
-    def _make_smaller(self, together: int, side: int, height: int, width: int) -> None:
-        """After memory ran out: take half as many images at once from now on, or tiles of half the side."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        area = _area(side, height, width)
-        self._failed.append(side)
-        if together == 1 and (side <= self._smallest or area <= self._smallest**2):
-            tried = ", ".join(map(str, dict.fromkeys(self._failed)))
-            self._failed, self._pixels = [], math.inf  # there may be more memory for the next
-            raise ValueError(
-                f"the memory of {self.device} is not enough for {self.architecture}: tiles with sides of {tried} "
-                "pixels were tried, and smaller ones cannot be. Take another device, or a smaller network."
-            )
-        self._pixels = together * area / (2 if together > 1 else 4)
+    def _cost(self) -> tuple[float, float]:
+        """Return the bytes that the network always takes, and those for a pixel, as seen on two small images."""
+        if getattr(self.network, "cuts_itself", False):
+            return 0.0, COPIES * 4.0 * self.channels
+        small = self._facts.in_periods(SMALL_SIDE)
+        one, other = (
+            torch.zeros(1, self.channels, side, side, device=self.device, dtype=self._dtype)
+            for side in (small, small + self._facts.in_periods(small // 2))
+        )
+        with torch.inference_mode(), _evaluating(self.network):
+            return cost(self._forward, (one, other))
 
 
 @overload
@@ -378,11 +340,6 @@ def _restorer(checkpoint: Any, key: str | None, options: dict[str, Any]) -> Rest
     if isinstance(checkpoint, nn.Module):
         return Restorer(checkpoint, **options)
     raise ValueError(f"a checkpoint is a path, a network or a Restorer, not {type(checkpoint).__name__}.")
-
-
-def _area(side: int, height: int, width: int) -> int:
-    """Return how many pixels the largest tile of an image has."""
-    return min(side, height) * min(side, width)
 
 
 def _device(wanted: str | torch.device | None, here: torch.device) -> torch.device:

@@ -117,8 +117,6 @@ def read(stream: BinaryIO, tags: Any) -> Array:
                 data = stream.read(here * row_bytes)
             else:
                 data = _unpacked(stream.read(size), row_bytes, here, compression)
-            if len(data) < here * row_bytes:
-                raise DataError("truncated")
             part = np.frombuffer(data, kind, here * columns * depth).reshape(here, columns, depth)
             if tags.get(_PREDICTOR, 1) == 2:
                 part = np.cumsum(part, axis=1, dtype=stored)

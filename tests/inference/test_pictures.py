@@ -202,6 +202,8 @@ def test_arrays_that_are_no_picture(pixels, alpha):
         ("a.png", b"", "empty"),
         ("a.jpg", b"%PDF-1.7 and so on", "not an image"),
         ("a.tif", b"II*\0\x08\0\0\0", "not an image"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(12) + b"\0\0\0\0IEND\xaeB`\x82", r"known kind\.$"),
+        ("a.ppm", b"P6 40000 40000 255\n", "truncated"),
     ],
 )
 def test_no_pictures(tmp_path, name, content, message):
@@ -233,6 +235,31 @@ def test_damage_in_the_middle(tmp_path, suffix):
     path.write_bytes(data)
     with pytest.raises(PictureError, match=rf"hurt{suffix}: "):
         read_picture(path)
+
+
+def without_an_end(data):
+    return data[:-16]
+
+
+def without_codes(data):
+    """Take the first code of a JPEG file's first table of Huffman codes away."""
+    at = data.index(b"\xff\xc4") + 5
+    return data[:at] + bytes(16) + data[at + 16 :]
+
+
+@pytest.mark.parametrize(("suffix", "damage"), [(".png", without_an_end), (".jpg", without_codes)])
+def test_what_opencv_gives_up_in_silence_is_no_picture(tmp_path, suffix, damage):
+    path = tmp_path / f"hurt{suffix}"
+    write_picture(path, picture(120, 120))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(PictureError, match=rf"hurt{suffix}: .*damaged"):
+        read_picture(path)
+
+
+def test_rows_that_look_as_if_they_were_left_out_are_read(tmp_path):
+    sent = Picture(np.resize(_BLANK, (3, 400)).astype(np.uint8).reshape(3, 400, 1))
+    write_picture(tmp_path / "x.png", replace(sent, pixels=np.repeat(sent.pixels[:1], 3, axis=0)))
+    assert np.array_equal(read_picture(tmp_path / "x.png").pixels[1], sent.pixels[0])
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

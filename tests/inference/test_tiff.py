@@ -1,5 +1,7 @@
 """TIFF in every layout that photographers meet, made by another library."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -164,3 +166,27 @@ def test_strips_that_are_not_there(tmp_path):
     (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:-300])
     with pytest.raises(PictureError, match=r"x\.tif: truncated"):
         read_picture(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("stored", "told", "message"),
+    [
+        ({"tile": (16, 16), "compression": "zlib"}, {"TileWidth": 2**30, "TileLength": 2**30}, "parts of the picture"),
+        ({"tile": (48, 48), "compression": "zlib"}, {"TileWidth": 2**30, "TileLength": 2**30}, "tiles of 1073741824×"),
+        ({"tile": (48, 48)}, {"TileWidth": 2**30, "TileLength": 2**30}, "tiles of 1073741824×"),
+        ({"tile": (16, 16)}, {"TileWidth": 1, "TileLength": 1, "ImageWidth": 2**15, "ImageLength": 2**15}, "parts of"),
+        ({"rowsperstrip": 40}, {"ImageLength": 2**20, "RowsPerStrip": 2**20}, "truncated"),
+        ({"rowsperstrip": 40, "compression": "zlib"}, {"StripByteCounts": 2**32 - 1}, "truncated"),
+    ],
+)
+def test_a_small_file_that_tells_of_giant_parts_takes_no_memory(tmp_path, stored, told, message):
+    tifffile.imwrite(tmp_path / "x.tif", noise(40, 34), photometric="rgb", **stored)
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        for name, value in told.items():
+            file.pages[0].tags[name].overwrite(value, dtype="I")
+    tracemalloc.start()
+    with pytest.raises(PictureError, match=rf"x\.tif: .*{message}"):
+        read_picture(tmp_path / "x.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22

@@ -22,7 +22,7 @@ from mcir.data.codec import Array, any_size, encode_png, write_atomically
 from mcir.data.degradations import build_degradation
 from mcir.inference.canvas import as_array, as_tensor, enlarged
 from mcir.inference.demo.shelf import Shelf
-from mcir.inference.measured import Scores, require_fit, score
+from mcir.inference.folder.measured import Scores, require_fit, score
 from mcir.inference.pictures import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.restore import Restorer, Tile
 from mcir.inference.weights import load_network

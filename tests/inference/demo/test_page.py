@@ -10,7 +10,7 @@ import pytest
 
 import mcir
 from mcir.data.codec import decode
-from mcir.inference.measured import score
+from mcir.inference.folder.measured import score
 from mcir.inference.pictures import Picture, read_picture, write_picture
 
 SLIDER = "#slider img"

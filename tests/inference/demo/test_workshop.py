@@ -14,7 +14,7 @@ import mcir
 from mcir.data.codec import decode
 from mcir.inference.demo.shelf import Shelf
 from mcir.inference.demo.workshop import DAMAGES, PHOTOS, Facts, Refusal, Workshop, photograph
-from mcir.inference.measured import score
+from mcir.inference.folder.measured import score
 from mcir.inference.pictures import Picture, read_picture, write_picture
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcir.data.errors import DataError
-from mcir.inference.jobs import GroundTruths, Job, find_pictures, place, remove_leftovers
+from mcir.inference.folder.jobs import GroundTruths, Job, find_pictures, place, remove_leftovers
 
 
 def touch(folder, *names):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mcir.inference.jobs import Job
+from mcir.inference.folder.jobs import Job
+from mcir.inference.folder.tasks import Task, batches, look_at
 from mcir.inference.pictures import PictureInfo
-from mcir.inference.tasks import Task, batches, look_at
 from tests.data.pictures import noise, save, shorten
 
 

@@ -10,8 +10,17 @@ import torch
 from rich.console import Console
 
 from mcir.data.resize import imresize
-from mcir.inference import measured
-from mcir.inference.measured import Scores, before_after, mean, plain, require_fit, score, scores_table, write_scores
+from mcir.inference.folder import measured
+from mcir.inference.folder.measured import (
+    Scores,
+    before_after,
+    mean,
+    plain,
+    require_fit,
+    score,
+    scores_table,
+    write_scores,
+)
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison, picture
 from tests.data.pictures import noise, smooth

@@ -28,14 +28,14 @@ from mcir.config import load
 from mcir.data.codec import EXTENSIONS, encode_png, write_atomically
 from mcir.data.errors import DataError
 from mcir.inference.encoders import ENCODERS
-from mcir.inference.jobs import GroundTruths, Job, find_pictures, place, remove_leftovers
-from mcir.inference.measured import Scores, before_after, plain, score, scores_table, write_scores
-from mcir.inference.pace import Pace
+from mcir.inference.folder.jobs import GroundTruths, Job, find_pictures, place, remove_leftovers
+from mcir.inference.folder.measured import Scores, before_after, plain, score, scores_table, write_scores
+from mcir.inference.folder.pace import Pace
+from mcir.inference.folder.pipeline import pipelined
+from mcir.inference.folder.tasks import Task, batches, look_at
 from mcir.inference.picture import Picture, PictureError, with_bits
 from mcir.inference.pictures import read_picture, write_picture
-from mcir.inference.pipeline import pipelined
 from mcir.inference.restore import Restorer
-from mcir.inference.tasks import Task, batches, look_at
 from mcir.inference.weights import load_network
 
 ROOM = 256 * 2**20

@@ -5,8 +5,8 @@ import re
 
 from rich.console import Console
 
-from mcir.inference import pace as pace_module
-from mcir.inference.pace import Pace
+from mcir.inference.folder import pace as pace_module
+from mcir.inference.folder.pace import Pace
 
 
 def clock(monkeypatch, *seconds):

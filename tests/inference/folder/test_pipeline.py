@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mcir.inference.pipeline import pipelined
+from mcir.inference.folder.pipeline import pipelined
 
 
 def run(items, size=lambda item: 1, read=lambda item: item, compute=lambda item, got: got, write=None, room=100):

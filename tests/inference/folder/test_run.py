@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mcir.inference import folder as folder_module
-from mcir.inference.folder import FolderSettings, restore_folder
+from mcir.inference.folder import run as folder_module
+from mcir.inference.folder.run import FolderSettings, restore_folder
 from mcir.inference.picture import Picture
 from mcir.inference.pictures import read_picture, write_picture
 from mcir.inference.restore import Restorer
