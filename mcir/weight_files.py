@@ -79,10 +79,15 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except FileNotFoundError:
         raise WeightsError(f"{file}: there is no such weight file.") from None
+    except IsADirectoryError:
+        raise WeightsError(f"{file} is a folder: name a weight file in it.") from None
     except WeightsError:
         raise
     except Exception as error:
-        why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
+        if not _may_be_of_torch(file):
+            why = "it is neither a file of PyTorch nor one of safetensors"
+        else:
+            why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
         raise WeightsError(f"{file} cannot be read as weights: {why}.") from error
     tensors, found_under = _find(content, key, file)
     return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))
@@ -161,6 +166,12 @@ def _without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while prefix := next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), ""):
         keys = [key.removeprefix(prefix) for key in keys]
     return dict(zip(keys, weights.values(), strict=True))
+
+
+def _may_be_of_torch(file: Path) -> bool:
+    """Tell whether a file begins like one that ``torch.save`` wrote, in this format or that of before torch 1.6."""
+    with file.open("rb") as stream:
+        return file.suffix == ".safetensors" or stream.read(2) in (b"PK", b"\x80\x02")
 
 
 def _first_line(error: BaseException) -> str:

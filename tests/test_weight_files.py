@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcir.weight_files import WeightsError, read_weights
+from mcir.weight_files import WeightsError, facts_of, read_weights, serialized
 
 
 def assert_equal(one, other):
@@ -120,3 +120,20 @@ def test_objects_of_other_classes_are_refused(tmp_path):
     torch.save({"params": ONE, "args": argparse.Namespace(lr=1)}, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match="it holds more than tensors"):
         read_weights(tmp_path / "net.pth")
+
+
+def test_what_is_no_weight_file_at_all_is_called_so(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(WeightsError, match="it is neither a file of PyTorch nor one of safetensors"):
+        read_weights(tmp_path / "photo.png")
+    with pytest.raises(WeightsError, match="is a folder: name a weight file in it"):
+        read_weights(tmp_path)
+
+
+def test_weights_that_share_memory_are_stored_apart(tmp_path):
+    shared = torch.arange(6.0).view(2, 3)
+    content = serialized({"one": shared, "same": shared, "turned": shared.mT}, facts_of("EDSR", {"num_feat": 4}))
+    (tmp_path / "net.safetensors").write_bytes(content)
+    weights = read_weights(tmp_path / "net.safetensors")
+    assert_equal(weights.tensors, {"one": shared, "same": shared, "turned": shared.mT})
+    assert (weights.architecture, weights.hyperparameters) == ("EDSR", {"num_feat": 4})
