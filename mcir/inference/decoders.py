@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,8 +181,7 @@ class Source:
         mode = "L" if self.channels == 1 else "RGB"
         if self.has_alpha and self._key is None:
             mode += "A"
-        profile = image.info.get("icc_profile") if image.mode == "CMYK" else None
-        convert = _through(profile) if profile else None
+        convert = inks_to_srgb(image)
         result = np.empty((self.height, self.width, len(mode)), np.uint8)
         for rows in row_bands(self.height, result[0].nbytes):
             band = image.crop((0, rows.start, self.width, rows.stop))
@@ -235,8 +235,11 @@ def _png_exif(stream: BinaryIO) -> bytes | None:
     return None
 
 
-def _through(profile: bytes) -> Any:
-    """Return what makes CMYK sRGB; Pillow's own plain way if the profile is damaged or not one of CMYK."""
+def inks_to_srgb(image: Image.Image) -> Callable[[Image.Image], Any] | None:
+    """Return what makes a CMYK image sRGB; None for others, and if its profile is missing, damaged or of no CMYK."""
+    profile = image.info.get("icc_profile")
+    if image.mode != "CMYK" or not profile:
+        return None
     try:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(profile)),

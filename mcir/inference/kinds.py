@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mcir.inference.canvas import Array
+from mcir.inference.decoders import inks_to_srgb
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 
@@ -46,6 +47,8 @@ def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
         return np.asarray(image).astype(np.uint16)[:, :, None], None
     if image.mode in ("I", "F"):
         raise ValueError(f"PIL images of mode {image.mode} are not restored: convert to L, I;16 or RGB.")
+    if convert := inks_to_srgb(image):
+        image = convert(image)
     has_alpha = "transparency" in image.info or image.mode in ("LA", "La", "RGBA", "RGBa", "PA")
     is_grey = image.mode in ("1", "L", "LA", "La")
     mode = ("LA" if is_grey else "RGBA") if has_alpha else ("L" if is_grey else "RGB")
@@ -53,7 +56,8 @@ def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
 
 
 def to_pil(pixels: Array, alpha: Array | None, like: Image.Image) -> Image.Image:
-    """Return a PIL image with the metadata of the one that was split."""
+    """Return a PIL image with the metadata of the one that was split, but for a profile of other colours."""
     image = Image.fromarray(join_alpha(pixels, alpha, like=np.empty((0, 0))))
-    image.info = {key: value for key, value in like.info.items() if key != "transparency"}
+    left = {"transparency", "icc_profile"} if like.mode in ("CMYK", "LAB") else {"transparency"}
+    image.info = {key: value for key, value in like.info.items() if key not in left}
     return image

@@ -12,7 +12,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -51,7 +51,8 @@ def traced(network: nn.Module) -> ExportedProgram:
             f"{type(network).__name__} cannot be traced for images of any size: {_reason(error)}"
         ) from error
     # both would refuse sizes for which tensors only lie otherwise in memory
-    program.example_inputs = None
+    with suppress(ValueError):  # of older PyTorch, which refuses no sizes because of them
+        program.example_inputs = None
     program.range_constraints.update(dict.fromkeys(program.range_constraints, ValueRanges(2, int_oo)))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names of this machine's folders

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +17,13 @@ from torch import Tensor, nn
 
 from mcir.inference.canvas import Array, Canvas, as_array, as_floats, as_tensor, checked, enlarged, stacked
 from mcir.inference.kinds import from_pil, join_alpha, split_alpha, to_pil
-from mcir.inference.memory import budget, cost, is_out_of_memory
+from mcir.inference.memory import cost, is_out_of_memory
 from mcir.inference.pictures import Picture, read_picture
+from mcir.inference.room import Room, Tile
 from mcir.inference.tiling import blended, smallest_tile, spans
 from mcir.inference.weights import load_network
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
-Tile: TypeAlias = int | Literal["auto"] | None
 Checkpoint: TypeAlias = "str | Path | nn.Module | Restorer"
 Kind = TypeVar("Kind", Image.Image, Array, Tensor)
 
@@ -42,9 +40,7 @@ restored for 4."""
 COPIES = 16
 """As many images in float32 as large as its input are what a network that cuts it into parts may hold beside these."""
 
-_UNKNOWN = (0.0, 1.0)  # as good as nothing: it will be seen what fits
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_LOG = logging.getLogger("mcir")
 
 
 class Restorer:
@@ -95,24 +91,14 @@ class Restorer:
         self.channels = int(getattr(network, "in_channels", 3))
         self._period = int(getattr(network, "period", getattr(network, "size_multiple", 1)))
         self._rest = int(getattr(network, "period_rest", 0))
-        self._min_size = int(getattr(network, "min_size", 1))
-        self._smallest = smallest_tile(self._period, self._rest, self._min_size)
-        self._check(tile, overlap, precision)
+        least = int(getattr(network, "min_size", 1))
+        smallest = smallest_tile(self._period, self._rest, least)
+        self._small = -(-max(least, SMALL_SIDE) // self._period) * self._period
+        _check(self.architecture, smallest, tile, overlap, precision)
         self.network = network if here.device == self.device else copy.deepcopy(network).to(self.device)
         self._dtype = here.dtype
-        self._cost: tuple[float, float] | None = None
-        self._pixels = math.inf
-        self._failed: list[int] = []
-
-    def _check(self, tile: Tile, overlap: int, precision: Precision) -> None:
-        if tile not in ("auto", None) and (not isinstance(tile, int) or isinstance(tile, bool)):
-            raise ValueError(f"tile is a number of pixels, 'auto' or None, not {tile!r}.")
-        if isinstance(tile, int) and tile < self._smallest:
-            raise ValueError(f"tile={tile} is too small for {self.architecture}: {self._smallest} is the least.")
-        if overlap < 0:
-            raise ValueError(f"overlap is a number of pixels from 0 on, not {overlap}.")
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}.")
+        wanted, unasked = OVERLAPS_A_TILE * overlap, self._small**2
+        self._room = Room(self.architecture, self.device, tile, smallest, wanted, unasked)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Restore images (B, C, H, W) of floats in [0, 1], to (B, C, scale·H, scale·W) in [0, 1], float32.
@@ -182,21 +168,19 @@ class Restorer:
         entries = [(canvas, number) for canvas in canvases for number in range(len(canvas.entries))]
         while entries:
             height, width = images[0].shape[1:]
-            together, side = self._plan(len(entries), height, width)
-            is_short_of_memory = False
+            together, side = self._room.plan(len(entries), height, width, self._cost)
+            fits = True
             try:
                 self._restore_entries(entries[:together], side)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                is_short_of_memory = True
-            if is_short_of_memory:  # here, where the exception no longer holds what was in memory
-                self._make_smaller(together, side, height, width)
-                continue
-            if self._failed:
-                _LOG.warning("Memory ran out: from now on %s restores tiles of %d pixels.", self.architecture, side)
-                self._failed = []
-            entries = entries[together:]
+                fits = False
+            if fits:
+                self._room.fitted(together, side)
+                entries = entries[together:]
+            else:  # here, where the exception no longer holds what was in memory
+                self._room.ran_out(together, side, height, width)
         return [canvas.output for canvas in canvases]
 
     def _restore_entries(self, entries: Sequence[tuple[Canvas, int]], side: int) -> None:
@@ -205,7 +189,7 @@ class Restorer:
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
             windows = [as_floats(each[:, rows, columns], self.device, self._dtype) for each in inputs]
-            return self._restored_tile(stacked(windows))
+            return self._restored_tile(torch.stack(windows))
 
         sides = inputs[0].shape[1:]
         rows, columns = (spans(each, side, self.overlap, self._period, self._rest) for each in sides)
@@ -244,10 +228,9 @@ class Restorer:
         """Return the bytes that the network always takes, and those for a pixel, as seen on two small images."""
         if getattr(self.network, "cuts_itself", False):
             return 0.0, COPIES * 4.0 * self.channels
-        small = self._facts.in_periods(SMALL_SIDE)
+        small, larger = self._small, self._small + max(self._small // 2 // self._period, 1) * self._period
         one, other = (
-            torch.zeros(1, self.channels, side, side, device=self.device, dtype=self._dtype)
-            for side in (small, small + self._facts.in_periods(small // 2))
+            torch.zeros(1, self.channels, side, side, device=self.device, dtype=self._dtype) for side in (small, larger)
         )
         with torch.inference_mode(), _evaluating(self.network):
             return cost(self._forward, (one, other))
@@ -340,6 +323,17 @@ def _restorer(checkpoint: Any, key: str | None, options: dict[str, Any]) -> Rest
     if isinstance(checkpoint, nn.Module):
         return Restorer(checkpoint, **options)
     raise ValueError(f"a checkpoint is a path, a network or a Restorer, not {type(checkpoint).__name__}.")
+
+
+def _check(architecture: str, smallest: int, tile: Tile, overlap: int, precision: Precision) -> None:
+    if tile not in ("auto", None) and (not isinstance(tile, int) or isinstance(tile, bool)):
+        raise ValueError(f"tile is a number of pixels, 'auto' or None, not {tile!r}.")
+    if isinstance(tile, int) and tile < smallest:
+        raise ValueError(f"tile={tile} is too small for {architecture}: {smallest} is the least.")
+    if overlap < 0:
+        raise ValueError(f"overlap is a number of pixels from 0 on, not {overlap}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}.")
 
 
 def _device(wanted: str | torch.device | None, here: torch.device) -> torch.device:

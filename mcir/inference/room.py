@@ -14,6 +14,9 @@ from mcir.inference.memory import budget, is_out_of_memory
 Tile: TypeAlias = int | Literal["auto"] | None
 """The longest side of a tile, as much as fits into the memory, or no tiles."""
 
+Cost: TypeAlias = Callable[[], tuple[float, float]]
+"""Finds out the bytes that a network always takes, and those that it takes for a pixel; memory may run out in it."""
+
 _LOG = logging.getLogger("mcir")
 
 
@@ -28,7 +31,6 @@ class Room:
         smallest: tiles have at least this side.
         wanted: ``auto`` gives them this side, too, where that fits: it is not worth while to have smaller ones.
         unasked: so many pixels are restored together without a look at the memory.
-        cost: returns the bytes that the network always takes, and those that it takes for a pixel; may run out itself.
     """
 
     def __init__(
@@ -39,7 +41,6 @@ class Room:
         smallest: int,
         wanted: int,
         unasked: int,
-        cost: Callable[[], tuple[float, float]],
     ) -> None:
         self.name = name
         self.device = device
@@ -47,14 +48,13 @@ class Room:
         self.smallest = smallest
         self.wanted = wanted
         self.unasked = unasked
-        self._cost = cost
-        self._known_cost: tuple[float, float] | None = None
+        self._cost: tuple[float, float] | None = None
         self._most = math.inf
         self._failed: list[int] = []
 
-    def plan(self, count: int, height: int, width: int) -> tuple[int, int]:
+    def plan(self, count: int, height: int, width: int, cost: Cost) -> tuple[int, int]:
         """Return how many of ``count`` images go through the network together, and the longest side of their tiles."""
-        whole, tiled = (min(self._most, pixels) for pixels in self._affordable(count * height * width))
+        whole, tiled = (min(self._most, pixels) for pixels in self._affordable(count * height * width, cost))
         side = min(max(height, width), self.tile) if isinstance(self.tile, int) else max(height, width)
         if _area(side, height, width) > whole:
             side = max(math.isqrt(int(tiled)), self.smallest)
@@ -88,18 +88,18 @@ class Room:
             )
             self._failed = []
 
-    def _affordable(self, pixels: int) -> tuple[float, float]:
+    def _affordable(self, pixels: int, cost: Cost) -> tuple[float, float]:
         """Return how many pixels there is memory for, in whole images and in tiles, if so many may be too many."""
         if self.tile != "auto" or pixels <= self.unasked:
             return math.inf, math.inf
-        if self._known_cost is None:
+        if self._cost is None:
             try:
-                self._known_cost = self._cost()
+                self._cost = cost()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._known_cost = 0.0, 1.0  # as good as nothing: it will be seen what fits
-        always, per_pixel = self._known_cost
+                self._cost = 0.0, 1.0  # as good as nothing: it will be seen what fits
+        always, per_pixel = self._cost
         whole, tiled = (max((bytes_ - always) / per_pixel, 1.0) for bytes_ in budget(self.device))
         return whole, min(whole, max(tiled, self.wanted**2))
 

@@ -5,6 +5,10 @@ missing. So neighbours overlap; the outer quarters of the overlap are thrown awa
 fades into the next. Where the network sees no farther than a quarter of the overlap both say the same there, and the
 picture is the one that the network makes without tiles.
 
+A network that takes something from the image as a whole (the means of NAFNet and FFA-Net, the normalisation and fusion
+of DehazeFormer, the aligned corners of a bilinear U-Net) takes it from a tile: then the picture is another one, without
+a seam, but with tiles that may differ slowly from each other.
+
 Tiles begin at multiples of the network's ``period``, so that windows and strides lie as in the whole picture.
 """
 

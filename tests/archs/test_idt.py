@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.archs import IDT
+from mcir.archs import IDT, idt, network
 from mcir.archs.idt import RelativeAttention, SpatialTransformer, WindowBlock, centre_weights, tile_starts
 from mcir.registry import ARCHS
 from tests.archs.contract import ArchitectureContract
@@ -234,6 +234,18 @@ def test_tiles_are_merged_pixel_by_pixel(net: IDT, images: Tensor, monkeypatch: 
                 total += weight
                 value += weight * (images[image, :, row, column] * (1 + 0.01 * index) + 0.001 * index)
         torch.testing.assert_close(merged[image, :, row, column], value / total)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 70), (91, 52)])
+def test_a_traced_program_merges_the_same(net: IDT, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    """All tiles come at once then, in the same order."""
+    together, image = changed(net, monkeypatch), torch.rand(1, 3, *size)
+    expected, count = net(image), sum(together)
+    together.clear()
+    for module in (network, idt):
+        monkeypatch.setattr(module, "is_exporting", lambda: True)
+    torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
+    assert together == [count]
 
 
 def test_few_tiles_are_restored_at_a_time(net: IDT, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from mcir.archs.network import Blocks, Network, pad, stochastic_depth
+from mcir.archs import network
+from mcir.archs.network import Blocks, Network, Padding, pad, stochastic_depth
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (4, 8), (5, 2), (7, 7), (11, 12), (12, 16)])
@@ -19,6 +20,19 @@ def test_images_go_on_as_numpy_has_it(height: int, width: int, multiple: int, le
         for side, before in zip(padded.shape[2:], (height, width), strict=True):
             assert side % multiple == 0 and side >= max(before, least)
             assert side - multiple < max(before, least)  # no more than needed
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+@pytest.mark.parametrize(("multiple", "least"), [(1, 1), (2, 1), (4, 10), (8, 8), (1, 13)])
+def test_a_traced_program_pads_the_same(
+    monkeypatch: pytest.MonkeyPatch, multiple: int, least: int, padding: Padding
+) -> None:
+    for height, width in ((1, 1), (1, 9), (2, 3), (5, 8), (12, 16)):
+        image = torch.rand(2, 3, height, width)
+        expected = pad(image, multiple, least, padding)
+        with monkeypatch.context() as traced:
+            traced.setattr(network, "is_exporting", lambda: True)
+            assert torch.equal(pad(image, multiple, least, padding), expected)
 
 
 def test_nothing_is_copied_where_nothing_is_added() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from mcir.inference.decoders import turned
+from mcir.inference.kinds import from_pil, to_pil
 from mcir.inference.pictures import PictureError, probe_picture, read_picture
 from tests.data.pictures import noise, save, smooth
 
@@ -251,6 +252,16 @@ def test_cmyk_goes_through_its_profile(tmp_path, suffix):
     assert found.icc is None
     assert found.pixels[4, 4].min() >= 254
     assert np.abs(found.pixels.astype(int) - plain).mean() > 10
+
+
+def test_cmyk_in_memory_goes_through_its_profile_too(tmp_path):
+    pillow("CMYK").save(tmp_path / "x.tif", icc_profile=inks())
+    with Image.open(tmp_path / "x.tif") as image:
+        pixels, alpha = from_pil(image)
+        made = to_pil(pixels, alpha, like=image)
+    assert np.array_equal(pixels, read_picture(tmp_path / "x.tif").pixels)
+    assert "icc_profile" not in made.info
+    assert made.info["compression"] == image.info["compression"]
 
 
 def test_a_broken_profile_of_cmyk_is_left(tmp_path):

@@ -40,10 +40,7 @@ def page(workshop: Workshop, waiting: int) -> gr.Blocks:
     first = workshop.names[0]
     known = workshop.facts(first)
     with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False) as blocks:
-        gr.Markdown(
-            "# Restore a picture\n\nDrop it here, press Restore, and draw the line from before to after.",
-            elem_id="head",
-        )
+        gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=2, min_width=300):
                 picture = _drop("Picture", "picture", 250)

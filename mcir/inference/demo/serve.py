@@ -21,7 +21,7 @@ from rich.console import Console
 from mcir.inference.demo.gate import Gate
 from mcir.inference.demo.shelf import Shelf
 from mcir.inference.demo.workshop import Workshop
-from mcir.inference.restore import Tile
+from mcir.inference.room import Tile
 
 HOST = "127.0.0.1"
 PORTS = range(7860, 7960)

@@ -24,7 +24,8 @@ from mcir.inference.canvas import as_array, as_tensor, enlarged
 from mcir.inference.demo.shelf import Shelf
 from mcir.inference.folder.measured import Scores, require_fit, score
 from mcir.inference.pictures import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
-from mcir.inference.restore import Restorer, Tile
+from mcir.inference.restore import Restorer
+from mcir.inference.room import Tile
 from mcir.inference.weights import load_network
 from mcir.registry import Section
 
