@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
@@ -39,6 +39,9 @@ restored for 4."""
 
 COPIES = 16
 """As many images in float32 as large as its input are what a network that cuts it into parts may hold beside these."""
+
+Progress: TypeAlias = Callable[[float], None]
+"""Is told which share, from 0 to 1, is done."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -116,10 +119,15 @@ class Restorer:
             )
         return stacked(self._restored(list(checked(images.detach(), "images").float())))
 
-    def pictures(self, pictures: Sequence[Picture]) -> list[Picture]:
+    def pictures(self, pictures: Sequence[Picture], progress: Progress | None = None) -> list[Picture]:
         """Restore pictures of one size to pictures of the same kind: channels, bits, alpha, colour profile.
 
         From integers to integers, tile by tile, so that memory grows by no more than the pictures themselves.
+
+        Args:
+            pictures: what is restored.
+            progress: is told after each tile which share of the pictures is done, from 0 to 1; it falls back where
+                memory ran out and tiles become smaller.
 
         Raises:
             ValueError: the pictures have different sizes, the network makes something else than grey or colour, or
@@ -129,7 +137,7 @@ class Restorer:
         if len(sizes) > 1:
             shown = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
             raise ValueError(f"pictures that are restored together have one size, not {shown}.")
-        restored = self._restored([as_tensor(picture.pixels) for picture in pictures])
+        restored = self._restored([as_tensor(picture.pixels) for picture in pictures], progress)
         return [self._like(picture, image) for picture, image in zip(pictures, restored, strict=True)]
 
     def _like(self, picture: Picture, image: Tensor) -> Picture:
@@ -162,16 +170,20 @@ class Restorer:
         restored = self._restored(list(images.view(-1, *images.shape[-3:])))
         return stacked(restored).view(*image.shape[:-3], *restored[0].shape)
 
-    def _restored(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def _restored(self, images: Sequence[Tensor], progress: Progress | None = None) -> list[Tensor]:
         """Restore images (C, H, W) of one size, of integers or floats; the results are of the same kind."""
         canvases = [Canvas(image, self.channels, self.scale) for image in images]
         entries = [(canvas, number) for canvas in canvases for number in range(len(canvas.entries))]
+        count = len(entries)
         while entries:
             height, width = images[0].shape[1:]
             together, side = self._room.plan(len(entries), height, width, self._cost)
             fits = True
             try:
-                self._restore_entries(entries[:together], side)
+                with torch.inference_mode(), _evaluating(self.network):
+                    for share in self._restore_entries(entries[:together], side):
+                        if progress is not None:
+                            progress((count - len(entries) + share * together) / count)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -183,8 +195,8 @@ class Restorer:
                 self._room.ran_out(together, side, height, width)
         return [canvas.output for canvas in canvases]
 
-    def _restore_entries(self, entries: Sequence[tuple[Canvas, int]], side: int) -> None:
-        """Restore what the network takes of some images in tiles of a side, and write it where it belongs."""
+    def _restore_entries(self, entries: Sequence[tuple[Canvas, int]], side: int) -> Iterator[float]:
+        """Restore what the network takes of some images in tiles of a side, write it, and yield which share is done."""
         inputs = [canvas.entries[number] for canvas, number in entries]
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
@@ -193,10 +205,12 @@ class Restorer:
 
         sides = inputs[0].shape[1:]
         rows, columns = (spans(each, side, self.overlap, self._period, self._rest) for each in sides)
-        with torch.inference_mode(), _evaluating(self.network):
-            for down, right, piece in blended(restore_tile, rows, columns, self.scale):
-                for (canvas, number), image in zip(entries, piece, strict=True):
-                    canvas.write(number, down, right, image)
+        done = 0
+        for down, right, piece in blended(restore_tile, rows, columns, self.scale):
+            for (canvas, number), image in zip(entries, piece, strict=True):
+                canvas.write(number, down, right, image)
+            done += piece[0, 0].numel()
+            yield done / (sides.numel() * self.scale**2)
 
     def _restored_tile(self, x: Tensor) -> Tensor:
         """Return (B, C, scale·h, scale·w) in [0, 1], float32, of (B, C, h, w)."""

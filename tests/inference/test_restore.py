@@ -12,49 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import mcir
-from mcir.data.resize import imresize
 from mcir.inference.memory import LiveBytes
 from mcir.inference.picture import Picture, PictureError
 from mcir.inference.restore import Restorer, restore
-
-RANDOM = np.random.default_rng(0)
-
-
-def edsr(**arguments):
-    torch.manual_seed(0)
-    return mcir.build_network({"type": "EDSR", "num_feat": 6, "num_block": 1, "upscale": 2, **arguments}).eval()
-
-
-def grey_edsr():
-    return edsr(num_in_ch=1, num_out_ch=1, rgb_mean=[0.5])
-
-
-class Enlarge(nn.Module):
-    """Nothing but a larger picture, of so many channels."""
-
-    def __init__(self, scale=1, channels=3):
-        super().__init__()
-        self.scale = scale
-        self.in_channels = channels
-
-    def forward(self, x):
-        assert x.shape[1] == self.in_channels
-        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
-
-
-def plainly(net, images):
-    with torch.no_grad():
-        return net.eval()(images).clamp(0, 1)
-
-
-def picture(height, width, channels=3, dtype=np.uint8, alpha=False, **facts):
-    top = np.iinfo(dtype).max + 1
-    return Picture(
-        RANDOM.integers(0, top, (height, width, channels), dtype=dtype),
-        RANDOM.integers(0, top, (height, width), dtype=dtype) if alpha else None,
-        **facts,
-    )
-
+from tests.inference.samples import RANDOM, Enlarge, edsr, picture, plainly
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
@@ -83,39 +44,6 @@ def test_what_nothing_is_done_to_stays_the_same_bit_for_bit(dtype, tile):
     (made,) = Restorer(Enlarge(), tile=tile).pictures([given])
     assert np.array_equal(made.pixels, given.pixels)
     assert np.array_equal(made.alpha, given.alpha)
-
-
-def test_every_level_of_sixteen_bits_survives():
-    given = Picture(np.arange(65536, dtype=np.uint16).reshape(256, 256, 1))
-    (made,) = Restorer(Enlarge(), tile=100).pictures([given])  # as the mean of three
-    assert np.array_equal(made.pixels, given.pixels)
-
-
-def test_a_grey_picture_enters_a_colour_network_three_times_and_is_grey_again():
-    net, given = edsr(), picture(20, 71, channels=1)
-    (made,) = Restorer(net, tile=48, overlap=24).pictures([given])
-    grey = torch.from_numpy(given.pixels).permute(2, 0, 1)[None].float() / 255
-    expected = plainly(net, grey.expand(-1, 3, -1, -1)).mean(1)[0].numpy() * 255
-    assert made.pixels.shape == (40, 142, 1)
-    assert np.abs(made.pixels[..., 0] - expected).max() <= 0.5 + 5e-3
-
-
-def test_a_colour_picture_goes_through_a_grey_network_channel_by_channel():
-    net, given = grey_edsr(), picture(20, 31)
-    (made,) = Restorer(net).pictures([given])
-    for channel in range(3):
-        (alone,) = Restorer(net).pictures([Picture(given.pixels[:, :, channel : channel + 1])])
-        assert np.abs(made.pixels[:, :, channel].astype(int) - alone.pixels[:, :, 0]).max() <= 1
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("size", [(1, 1), (9, 700)])
-def test_alpha_is_enlarged_by_bicubic_interpolation_and_not_by_the_network(dtype, size):
-    given = picture(*size, dtype=dtype, alpha=True)
-    (made,) = Restorer(Enlarge(3)).pictures([given])
-    top = np.iinfo(dtype).max
-    expected = imresize(torch.from_numpy(given.alpha.astype(np.float64)), 3).clamp(0, top).round().numpy()
-    assert np.array_equal(made.alpha, expected.astype(dtype))
 
 
 def test_pictures_of_one_size_are_a_batch_whatever_their_channels_and_bits():
@@ -367,66 +295,6 @@ def test_a_tensor_gives_a_tensor(shape, dtype):
     assert (made.to(torch.float32) / top - expected).abs().max() < 1.01 / min(top, 500 if top == 1 else top)
 
 
-@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 2), (8, 9, 4)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
-def test_an_array_gives_an_array(shape, dtype):
-    top = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
-    image = (RANDOM.random(shape) * top).astype(dtype)
-    made = restore(image, Enlarge(2))
-    assert made.dtype == dtype
-    assert made.shape == (16, 18, *shape[2:])
-    colours = image if len(shape) == 2 or shape[2] in (1, 3) else image[:, :, :-1]
-    expected = colours.repeat(2, 0).repeat(2, 1)
-    expected = expected.reshape(16, 18, -1)
-    assert np.allclose(made.reshape(16, 18, -1)[:, :, : expected.shape[2]], expected, rtol=1e-6)
-    if len(shape) == 3 and shape[2] in (2, 4):
-        alpha = imresize(torch.from_numpy(image[:, :, -1].astype(np.float64)), 2).clamp(0, top).numpy()
-        assert np.abs(made[:, :, -1] - alpha).max() <= (0.5 + 1e-9 if top > 1 else 1e-3)
-
-
-def test_arrays_of_every_memory_are_taken():
-    image = RANDOM.random((8, 9, 3)).astype(np.float32)
-    expected = restore(image, Enlarge(2))
-    frozen = image.copy()
-    frozen.flags.writeable = False
-    for other in (image[::-1][::-1], np.asfortranarray(image), frozen, image.astype(">f4")):
-        assert np.array_equal(restore(other, Enlarge(2)), expected)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "I;16"])
-def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
-    bands = {"L": (), "RGB": (3,), "LA": (2,), "RGBA": (4,), "I;16": ()}[mode]
-    pixels = RANDOM.integers(0, 256, (8, 9, *bands)).astype(np.uint16 if mode == "I;16" else np.uint8)
-    image = Image.fromarray(pixels)
-    assert image.mode == mode
-    image.info.update(icc_profile=b"profile", exif=b"Exif", dpi=(72, 72))
-    made = restore(image, Enlarge(2))
-    assert isinstance(made, Image.Image)
-    assert (made.mode, made.size) == (mode, (18, 16))
-    assert made.info == image.info
-    assert np.array_equal(np.asarray(made), restore(pixels, Enlarge(2)))
-
-
-@pytest.mark.parametrize(
-    ("mode", "becomes"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("PA", "RGBA")]
-)
-def test_other_modes_become_the_nearest(mode, becomes):
-    image = Image.fromarray(RANDOM.integers(0, 256, (8, 9, 3)).astype(np.uint8)).convert("P" if mode == "PA" else mode)
-    if mode == "PA":
-        image = image.convert("PA")
-    made = restore(image, Enlarge(1))
-    assert made.mode == becomes
-    assert np.array_equal(np.asarray(made), np.asarray(image.convert(becomes)))
-
-
-def test_transparency_of_a_palette_becomes_alpha():
-    image = Image.fromarray(RANDOM.integers(0, 256, (8, 9, 3)).astype(np.uint8)).convert("P")
-    image.info["transparency"] = 0
-    made = restore(image, Enlarge(1))
-    assert made.mode == "RGBA"
-    assert "transparency" not in made.info
-
-
 def test_a_file_gives_a_picture(tmp_path, checkpoint):
     image = Image.fromarray(RANDOM.integers(0, 256, (8, 9, 3)).astype(np.uint8))
     image.save(tmp_path / "photo.png")
@@ -507,3 +375,15 @@ def test_the_types_are_told_to_a_type_checker(tmp_path):
     assert len(revealed) == len(starts)
     assert all(kind.startswith(start) for kind, start in zip(revealed, starts, strict=True)), revealed
     assert "calls.py:9: error: No overload" in told
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50, 1), np.uint16)])
+def test_progress_goes_from_tile_to_tile_up_to_the_whole(pixels):
+    told = []
+    restorer = Restorer(
+        mcir.build_network({"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2}), tile=24, overlap=8
+    )
+    restorer.pictures([Picture(pixels), Picture(pixels)], told.append)
+    assert len(told) > 4
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)

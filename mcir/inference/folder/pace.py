@@ -29,6 +29,7 @@ class Pace:
         self._all_megapixels = megapixels
         self.pictures = 0
         self.megapixels = 0.0
+        self._shown = 0.0
         self._start = self._told = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -54,8 +55,13 @@ class Pace:
         """Count pictures that are done, and their megapixels."""
         self.pictures += pictures
         self.megapixels += megapixels
+        self.doing(0.0)
+
+    def doing(self, megapixels: float) -> None:
+        """Tell how much of the pictures after those is done: one large picture takes its time."""
+        self._shown = max(self._shown, self.megapixels + megapixels)  # what was computed may not be written yet
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.megapixels, description=self._text())
+            self._bar.update(self._bar.task_ids[0], completed=self._shown, description=self._text())
         elif time.monotonic() - self._told >= INTERVAL:
             self._told = time.monotonic()
             self._console.print(self._text())
@@ -63,11 +69,11 @@ class Pace:
     def speed(self) -> str:
         """Return pictures and megapixels a second, as text."""
         seconds = max(1e-9, time.monotonic() - self._start)
-        return f"{self.pictures / seconds:.3g} images/s, {self.megapixels / seconds:.3g} megapixels/s"
+        return f"{self.pictures / seconds:.3g} images/s, {self._shown / seconds:.3g} megapixels/s"
 
     def _text(self) -> str:
         text = f"{self.pictures}/{self._all_pictures} pictures"
-        if not self.pictures:
+        if not self._shown:
             return text
-        seconds = (time.monotonic() - self._start) * (self._all_megapixels - self.megapixels) / self.megapixels
+        seconds = (time.monotonic() - self._start) * (self._all_megapixels - self._shown) / self._shown
         return f"{text}, {self.speed()}, eta {timedelta(seconds=round(seconds))}"

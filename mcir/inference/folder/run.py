@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -155,7 +156,7 @@ class _Run:
         todo = [task for task in tasks if task.is_shown or not task.is_there]
         together = batches(todo, self.settings.batch, self.bytes_of, ROOM)
         with Pace(self.console, len(todo), sum(task.megapixels for task in todo)) as pace:
-            steps = (self.read, self.restore, self.write)
+            steps = (self.read, partial(self.restore, pace), self.write)
             try:
                 for batch in pipelined(together, lambda batch: sum(map(self.bytes_of, batch)), *steps, ROOM, self.stop):
                     pace.done(len(batch), sum(task.megapixels for task in batch))
@@ -202,17 +203,22 @@ class _Run:
             raise PictureError(f"{reason}, or give --bits 8" if "with_bits" in way_out else reason)
         return picture
 
-    def restore(self, batch: list[Task], pictures: Sequence[Picture | None]) -> list[Picture | None]:
+    def restore(self, pace: Pace, batch: list[Task], pictures: Sequence[Picture | None]) -> list[Picture | None]:
         """Restore those that were read, together; if that fails, each alone."""
+        megapixels = sum(task.megapixels for task in batch)
+
+        def restored_of(read: Sequence[Picture]) -> list[Picture]:
+            return self.restorer.pictures(read, lambda share: pace.doing(share * megapixels * len(read) / len(batch)))
+
         read = [picture for picture in pictures if picture is not None]
         if len(read) > 1:
             try:
-                restored = iter(self.restorer.pictures(read))
+                restored = iter(restored_of(read))
                 return [picture and next(restored) for picture in pictures]
             except (ValueError, RuntimeError, MemoryError):
                 pass
         return [
-            picture and self.attempt(task, lambda picture: self.restorer.pictures([picture])[0], picture)
+            picture and self.attempt(task, lambda picture: restored_of([picture])[0], picture)
             for task, picture in zip(batch, pictures, strict=True)
         ]
 

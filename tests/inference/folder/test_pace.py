@@ -58,3 +58,18 @@ def test_at_a_terminal_there_is_a_bar(monkeypatch):
     assert "\x1b[" in text
     assert "━" in text
     assert "10 pictures" in text
+
+
+def test_a_large_picture_moves_on_before_it_is_done_and_never_back(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), highlight=False, soft_wrap=True)
+    with Pace(console, 1, 100.0) as pace:
+        for megapixels in (25.0, 10.0):  # memory ran out in between
+            now[0] += 50
+            pace.doing(megapixels)
+        pace.done(1, 100.0)
+    first, second = console.file.getvalue().splitlines()
+    assert first == "0/1 pictures, 0 images/s, 0.5 megapixels/s, eta 0:02:30"
+    assert second == "0/1 pictures, 0 images/s, 0.25 megapixels/s, eta 0:05:00"
+    assert pace.speed() == "0.01 images/s, 1 megapixels/s"

@@ -70,10 +70,10 @@ def calls(monkeypatch, act=lambda pictures: None):
     """Note how many pictures are restored together, each time."""
     real, made = Restorer.pictures, []
 
-    def pictures(self, given):
+    def pictures(self, given, progress):
         made.append(len(given))
         act(given)
-        return real(self, given)
+        return real(self, given, progress)
 
     monkeypatch.setattr(Restorer, "pictures", pictures)
     return made
