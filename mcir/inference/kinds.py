@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mcir.inference.canvas import Array
-from mcir.inference.decoders import inks_to_srgb
+from mcir.inference.pictures.decoders import inks_to_srgb
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 

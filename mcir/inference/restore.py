@@ -97,7 +97,7 @@ class Restorer:
         least = int(getattr(network, "min_size", 1))
         smallest = smallest_tile(self._period, self._rest, least)
         self._small = -(-max(least, SMALL_SIDE) // self._period) * self._period
-        _check(self.architecture, smallest, tile, overlap, precision)
+        _check(self.architecture, smallest, tile, overlap, ensemble, precision)
         self.network = network if here.device == self.device else copy.deepcopy(network).to(self.device)
         self._dtype = here.dtype
         wanted, unasked = OVERLAPS_A_TILE * overlap, self._small**2
@@ -339,15 +339,21 @@ def _restorer(checkpoint: Any, key: str | None, options: dict[str, Any]) -> Rest
     raise ValueError(f"a checkpoint is a path, a network or a Restorer, not {type(checkpoint).__name__}.")
 
 
-def _check(architecture: str, smallest: int, tile: Tile, overlap: int, precision: Precision) -> None:
-    if tile not in ("auto", None) and (not isinstance(tile, int) or isinstance(tile, bool)):
+def _check(architecture: str, smallest: int, tile: Tile, overlap: int, ensemble: bool, precision: Precision) -> None:
+    if tile not in ("auto", None) and not _is_count(tile):
         raise ValueError(f"tile is a number of pixels, 'auto' or None, not {tile!r}.")
     if isinstance(tile, int) and tile < smallest:
         raise ValueError(f"tile={tile} is too small for {architecture}: {smallest} is the least.")
-    if overlap < 0:
-        raise ValueError(f"overlap is a number of pixels from 0 on, not {overlap}.")
+    if not _is_count(overlap) or overlap < 0:
+        raise ValueError(f"overlap is a number of pixels from 0 on, not {overlap!r}.")
+    if not isinstance(ensemble, bool):
+        raise ValueError(f"ensemble is True or False, not {ensemble!r}.")
     if precision not in get_args(Precision):
         raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _device(wanted: str | torch.device | None, here: torch.device) -> torch.device:
@@ -355,6 +361,7 @@ def _device(wanted: str | torch.device | None, here: torch.device) -> torch.devi
     if wanted is None:
         wanted = "cuda" if here.type == "cpu" and torch.cuda.is_available() else here
     try:
+        torch.ones(1, device=wanted).item()  # which needs values: the device `meta` has none
         return torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device '{wanted}' cannot be used here: {error}") from error

@@ -13,7 +13,7 @@ from torch import nn
 
 import mcir
 from mcir.inference.memory import LiveBytes
-from mcir.inference.picture import Picture, PictureError
+from mcir.inference.pictures import Picture, PictureError
 from mcir.inference.restore import Restorer, restore
 from tests.inference.samples import RANDOM, Enlarge, edsr, picture, plainly
 
@@ -139,17 +139,9 @@ def test_facts_of_a_restorer():
     assert (restorer.scale, restorer.device, restorer.architecture) == (4, torch.device("cpu"), "EDSR")
 
 
-def test_another_device_gets_a_copy():
-    net = edsr()
-    restorer = Restorer(net, device="meta")
-    assert restorer.device == torch.device("meta")
-    assert all(parameter.is_meta for parameter in restorer.network.parameters())
-    assert not any(parameter.is_meta for parameter in net.parameters())
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for devices that must not be there")
 def test_a_gpu_is_wanted_if_there_is_one_and_what_is_not_there_is_told(monkeypatch):
-    for device in ("cuda", "cuda:3", "mps", "nonsense"):
+    for device in ("cuda", "cuda:3", "mps", "meta", "nonsense"):
         with pytest.raises(ValueError, match=f"the device '{device}' cannot be used here"):
             Restorer(edsr(), device=device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -164,6 +156,7 @@ def test_a_gpu_makes_the_same(monkeypatch):
     expected = Restorer(net, device="cpu")(images)
     restorer = Restorer(net)
     assert restorer.device.type == "cuda"
+    assert all(parameter.is_cuda for parameter in restorer.network.parameters())
     assert next(net.parameters()).device.type == "cpu"
     torch.testing.assert_close(restorer(images), expected, rtol=0, atol=2e-3)  # TF32
     assert restorer(images.cuda()).is_cuda
@@ -181,6 +174,10 @@ def test_a_gpu_makes_the_same(monkeypatch):
         ({"tile": True}, r"'auto' or None, not True"),
         ({"tile": "whole"}, r"'auto' or None, not 'whole'"),
         ({"overlap": -1}, r"overlap is a number of pixels from 0 on, not -1"),
+        ({"overlap": "a"}, r"from 0 on, not 'a'"),
+        ({"overlap": 2.5}, r"from 0 on, not 2\.5"),
+        ({"overlap": True}, r"from 0 on, not True"),
+        ({"ensemble": "no"}, r"ensemble is True or False, not 'no'"),
         ({"precision": "int8"}, r"precision is one of fp32, fp16, bf16, not 'int8'"),
     ],
 )
@@ -371,7 +368,7 @@ def test_the_types_are_told_to_a_type_checker(tmp_path):
     root = Path(__file__).parents[2]
     told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=600).stdout
     revealed = [line.partition('type is "')[2] for line in told.splitlines() if "Revealed type" in line]
-    starts = ["mcir.inference.picture.Picture", "torch._tensor.Tensor", "PIL.Image.Image", "numpy.ndarray"]
+    starts = ["mcir.inference.pictures.picture.Picture", "torch._tensor.Tensor", "PIL.Image.Image", "numpy.ndarray"]
     assert len(revealed) == len(starts)
     assert all(kind.startswith(start) for kind, start in zip(revealed, starts, strict=True)), revealed
     assert "calls.py:9: error: No overload" in told

@@ -28,14 +28,15 @@ from rich.text import Text
 from mcir.config import load
 from mcir.data.codec import EXTENSIONS, encode_png, write_atomically
 from mcir.data.errors import DataError
-from mcir.inference.encoders import ENCODERS
-from mcir.inference.folder.jobs import GroundTruths, Job, find_pictures, place, remove_leftovers
+from mcir.inference.folder.ground_truths import GroundTruths
+from mcir.inference.folder.jobs import Job, place, remove_leftovers
 from mcir.inference.folder.measured import Scores, before_after, plain, score, scores_table, write_scores
 from mcir.inference.folder.pace import Pace
 from mcir.inference.folder.pipeline import pipelined
+from mcir.inference.folder.search import find_pictures
 from mcir.inference.folder.tasks import Task, batches, look_at
-from mcir.inference.picture import Picture, PictureError, with_bits
-from mcir.inference.pictures import read_picture, write_picture
+from mcir.inference.pictures import Picture, PictureError, read_picture, with_bits, write_picture
+from mcir.inference.pictures.encoders import ENCODERS, TO_8_BITS
 from mcir.inference.restore import Restorer
 from mcir.inference.weights import load_network
 
@@ -199,8 +200,7 @@ class _Run:
         becomes = replace(picture, pixels=nothing[:, :, : picture.channels], alpha=alpha)
         refusal = ENCODERS[job.target.suffix.lower()].refusal(becomes)
         if refusal is not None:
-            reason, _, way_out = refusal.partition(", or pass ")
-            raise PictureError(f"{reason}, or give --bits 8" if "with_bits" in way_out else reason)
+            raise PictureError(f"{refusal.reason}{', or give --bits 8' if refusal.ways_out == (TO_8_BITS,) else ''}")
         return picture
 
     def restore(self, pace: Pace, batch: list[Task], pictures: Sequence[Picture | None]) -> list[Picture | None]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcir.data.parallel import in_order
-from mcir.inference.folder.jobs import Job, Tell
+from mcir.inference.folder.jobs import Job
 from mcir.inference.folder.measured import require_fit
+from mcir.inference.folder.search import Tell
 from mcir.inference.pictures import PictureInfo, probe_picture
 
 

@@ -13,8 +13,7 @@ import torch
 
 from mcir.inference.folder import run as folder_module
 from mcir.inference.folder.run import FolderSettings, restore_folder
-from mcir.inference.picture import Picture
-from mcir.inference.pictures import read_picture, write_picture
+from mcir.inference.pictures import Picture, read_picture, write_picture
 from mcir.inference.restore import Restorer
 from mcir.inference.weights import load_network
 from mcir.metrics import PSNR, SSIM
@@ -62,7 +61,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "_WIDTH", 400)  # so that long paths of temporary folders stay whole
     return Place(tmp_path)
 
 
@@ -70,7 +70,7 @@ def calls(monkeypatch, act=lambda pictures: None):
     """Note how many pictures are restored together, each time."""
     real, made = Restorer.pictures, []
 
-    def pictures(self, given, progress):
+    def pictures(self, given, progress=None):
         made.append(len(given))
         act(given)
         return real(self, given, progress)
@@ -229,6 +229,10 @@ def test_a_format_that_cannot_hold_a_result_is_told_before_it_is_computed(place,
     assert "cannot hold transparency; write " in rows[str(place.root / "in/clear.png")]
     place.restore(format="jpg", bits=8, status=1)
     assert place.there() == ["a.jpg", "deep.jpg"]
+    place.add("both.png", kind=np.uint16, alpha=True).restore(format="jpg", status=1)
+    told = faults(capsys.readouterr().err)[str(place.root / "in/both.png")]
+    assert "cannot hold 16 bits a sample and transparency" in told
+    assert "--bits" not in told  # which would not be enough
 
 
 def test_of_a_batch_that_fails_each_is_tried_alone(place, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from mcir.inference.exif import sized, upright
+from mcir.inference.pictures.exif import sized, upright
 
 DIRECTORY, NOTE, WIDTH, HEIGHT, ORIENTATION, MAKE, MODEL = 0x8769, 0x927C, 0xA002, 0xA003, 0x0112, 271, 272
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from mcir.data.codec import EXTENSIONS
-from mcir.inference.decoders import _BLANK
-from mcir.inference.encoders import ENCODERS
 from mcir.inference.pictures import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
+from mcir.inference.pictures.decoders import _BLANK
+from mcir.inference.pictures.encoders import ENCODERS
 from tests.data.pictures import noise, shorten, smooth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -147,7 +147,7 @@ def test_any_size(tmp_path_factory, height, width, kind):
 
 @pytest.mark.parametrize(("suffix", "channels", "bits", "alpha"), LOSSLESS)
 def test_many_bands(tmp_path, suffix, channels, bits, alpha, monkeypatch):
-    monkeypatch.setattr("mcir.inference.picture._BAND", 1000)
+    monkeypatch.setattr("mcir.inference.pictures.picture._BAND", 1000)
     sent = picture(67, 91, channels, bits, alpha)
     write_picture(tmp_path / f"x{suffix}", sent, quality=100)
     assert same(read_picture(tmp_path / f"x{suffix}"), sent)

@@ -144,7 +144,7 @@ def test_lzw_of_sixteen_bits(tmp_path):
 @pytest.mark.parametrize("height", [1, 200])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_what_is_written_is_read_by_others(tmp_path, height, alpha, monkeypatch):
-    monkeypatch.setattr("mcir.inference.picture._BAND", 20_000)
+    monkeypatch.setattr("mcir.inference.pictures.picture._BAND", 20_000)
     samples = noise(height, 203, 4, np.uint16)
     sent = Picture(samples[:, :, :3], samples[:, :, 3] if alpha else None, icc=b"a profile")
     write_picture(tmp_path / "x.tif", sent)

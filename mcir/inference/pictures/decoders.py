@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 
 from mcir.data.codec import decode_to_the_end, pnm_start, probe
 from mcir.data.errors import DataError
-from mcir.inference import tiff
-from mcir.inference.exif import ORIENTATION, upright
-from mcir.inference.picture import Array, row_bands
+from mcir.inference.pictures import tiff
+from mcir.inference.pictures.exif import ORIENTATION, upright
+from mcir.inference.pictures.picture import Array, row_bands
 
 _OPENCV_PIXELS, _OPENCV_SIDE = 2**30, 2**20
 _BLANK = np.arange(251, dtype=np.uint8) * 89  # a row that no photograph has

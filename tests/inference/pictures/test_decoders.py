@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from mcir.inference.decoders import turned
 from mcir.inference.kinds import from_pil, to_pil
 from mcir.inference.pictures import PictureError, probe_picture, read_picture
+from mcir.inference.pictures.decoders import turned
 from tests.data.pictures import noise, save, smooth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

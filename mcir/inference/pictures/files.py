@@ -1,8 +1,4 @@
-"""Any picture a person has, in and out: PNG, TIFF, JPEG, WebP, BMP, PPM; 8 or 16 bit; grey, RGB, alpha, palette, CMYK.
-
-What comes in stands upright and is grey or RGB: a palette becomes its colours, CMYK becomes sRGB through the profile in
-the file (relative colorimetric, black point compensated). Everything else keeps its numbers and carries its profile.
-"""
+"""Picture files, read and written."""
 
 from __future__ import annotations
 
@@ -16,12 +12,10 @@ from PIL import UnidentifiedImageError
 
 from mcir.data.codec import any_size, whole_file
 from mcir.data.errors import DataError
-from mcir.inference.decoders import Source
-from mcir.inference.encoders import ENCODERS
-from mcir.inference.exif import sized
-from mcir.inference.picture import Picture, PictureError, with_bits
-
-__all__ = ["Picture", "PictureError", "PictureInfo", "probe_picture", "read_picture", "with_bits", "write_picture"]
+from mcir.inference.pictures.decoders import Source
+from mcir.inference.pictures.encoders import ENCODERS
+from mcir.inference.pictures.exif import sized
+from mcir.inference.pictures.picture import Picture, PictureError
 
 
 class PictureInfo(NamedTuple):
@@ -98,8 +92,9 @@ def write_picture(path: str | Path, picture: Picture, quality: int = 95) -> None
         raise PictureError(f"{path}: pictures are written as {', '.join(sorted(ENCODERS))}, not {path.suffix!r}.")
     if not 1 <= quality <= 100:
         raise PictureError(f"{path}: a quality is 1 to 100, not {quality}.")
-    if reason := encoder.refusal(picture):
-        raise PictureError(f"{path}: {reason}.")
+    if refusal := encoder.refusal(picture):
+        way_out = f", or pass {' and '.join(refusal.ways_out)}" if refusal.ways_out else ""
+        raise PictureError(f"{path}: {refusal.reason}{way_out}.")
     if picture.exif:
         picture = replace(picture, exif=sized(picture.exif, picture.height, picture.width))
     try:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcir.inference.encoders import _filtered, _paeth
 from mcir.inference.pictures import Picture, write_picture
+from mcir.inference.pictures.encoders import _filtered, _paeth
 from tests.data.pictures import noise, smooth
 
 
@@ -27,7 +27,7 @@ def chunks(path):
 
 
 def test_chunks_of_png_stand_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("mcir.inference.picture._BAND", 2000)
+    monkeypatch.setattr("mcir.inference.pictures.picture._BAND", 2000)
     write_picture(tmp_path / "x.png", Picture(noise(400, 200), icc=b"a profile", exif=b"Exif\0\0II*\0\x08\0\0\0"))
     found = chunks(tmp_path / "x.png")
     names = [name for name, _ in found]

@@ -9,26 +9,38 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mcir.inference import tiff
-from mcir.inference.picture import Array, Picture
+from mcir.inference.pictures import tiff
+from mcir.inference.pictures.picture import Array, Picture
 
 _LEVEL = 4
 
+TO_8_BITS = "with_bits(picture, 8)"
+"""The way out for a picture whose samples are too deep."""
 
 _DEEP, _ALPHA, _DEEP_GREY_ALPHA = "16 bits a sample", "transparency", "16 bit grey with transparency"
 _ICC, _EXIF, _COLOUR = "an ICC profile", "EXIF", "colours"
 _WAYS_OUT = {
-    _DEEP: "with_bits(picture, 8)",
-    _DEEP_GREY_ALPHA: "with_bits(picture, 8)",
+    _DEEP: TO_8_BITS,
+    _DEEP_GREY_ALPHA: TO_8_BITS,
     _ALPHA: "replace(picture, alpha=None)",
     _ICC: "replace(picture, icc=None)",
     _EXIF: "replace(picture, exif=None)",
 }
+
+
+class Refusal(NamedTuple):
+    """Why a format cannot hold a picture, with the formats that can; and what makes a picture of it that fits.
+
+    All of ``ways_out`` have to be gone together; where there are none, nothing helps.
+    """
+
+    reason: str
+    ways_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,19 +59,17 @@ class Encoder:
     lacks: frozenset[str] = frozenset()
     side: int = 2**31 - 1
 
-    def refusal(self, picture: Picture) -> str | None:
-        """Return why a picture cannot be written, and the way out; None if it can."""
+    def refusal(self, picture: Picture) -> Refusal | None:
+        """Return why a picture cannot be written; None if it can."""
         if max(picture.height, picture.width) > self.side:
-            return f"a {self.name} file has at most {self.side} rows and columns, not {picture.height}×{picture.width}"
+            size = f"{picture.height}×{picture.width}"
+            return Refusal(f"a {self.name} file has at most {self.side} rows and columns, not {size}")
         traits = _traits(picture)
         if not (missing := [trait for trait in traits if trait in self.lacks]):
             return None
         others = dict.fromkeys(encoder.name for encoder in ENCODERS.values() if encoder.lacks.isdisjoint(traits))
-        ways_out = " and ".join(_WAYS_OUT[trait] for trait in missing if trait in _WAYS_OUT)
-        return (
-            f"a {self.name} file cannot hold {' and '.join(missing)}; write {' or '.join(others)}"
-            f"{', or pass ' if ways_out else ''}{ways_out}"
-        )
+        reason = f"a {self.name} file cannot hold {' and '.join(missing)}; write {' or '.join(others)}"
+        return Refusal(reason, tuple(_WAYS_OUT[trait] for trait in missing if trait in _WAYS_OUT))
 
 
 def _traits(picture: Picture) -> list[str]:
