@@ -65,7 +65,7 @@ def restore_file(source: Path, device: torch.device) -> None:
 
 
 def peaks(sizes: list[float], device: torch.device) -> dict[float, float]:
-    """Return the peak memory in megabytes for pictures of so many megapixels; 0 is before any."""
+    """Return the peak memory in megabytes for pictures of so many megapixels."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -106,10 +106,11 @@ def main() -> None:
         return
     console = Console(width=120)
     memory = peaks(arguments.megapixels, device)
-    table = Table("megapixels", "peak, MB", "target", title="A PNG read, restored (NAFNet, width 8) and written")
-    for size, peak in memory.items():
-        table.add_row(f"{size:g}", f"{peak:.0f}", f"≤ {TARGET_MB[int(size)]}" if size in TARGET_MB else "")
-    console.print(table)
+    if memory:
+        table = Table("megapixels", "peak, MB", "target", title="A PNG read, restored (NAFNet, width 8) and written")
+        for size, peak in memory.items():
+            table.add_row(f"{size:g}", f"{peak:.0f}", f"≤ {TARGET_MB[int(size)]}" if size in TARGET_MB else "")
+        console.print(table)
 
     times: dict[str, dict[str, float]] = {}
     for name in arguments.networks:
