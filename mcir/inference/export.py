@@ -146,16 +146,23 @@ def _difference(network: nn.Module, content: bytes, form: str) -> float:
     """Return how far what a program restores is from what its network restores.
 
     Raises:
-        ExportError: too far.
+        ExportError: too far, or the program does not run.
     """
-    run = runner(content, FORMATS[form])
     largest = 0.0
-    for images in images_for(network):
-        with torch.no_grad():
-            expected: Tensor = network(images)
-            restored: Tensor = run(images)
+    batches = images_for(network)
+    with torch.no_grad():
+        expectations: list[Tensor] = [network(images) for images in batches]
+        try:
+            run = runner(content, FORMATS[form])
+            results: list[Tensor] = [run(images) for images in batches]
+        except Exception as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ExportError(f"{form} does not run, and no file is written: {said}") from error
+    for images, expected, restored in zip(batches, expectations, results, strict=True):
         size = "×".join(map(str, images.shape))
-        assert restored.shape == expected.shape, f"{form}: {restored.shape} of {size}, not {expected.shape}"
+        if restored.shape != expected.shape:
+            made, wanted = (tuple(each.shape) for each in (restored, expected))
+            raise ExportError(f"{form} makes {made} of images {size}, not {wanted}: no file is written.")
         difference = float((restored - expected).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
             raise ExportError(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from torch.nn import functional as F
 
 from mcir import cli
 from mcir.archs import EDSR
@@ -170,3 +171,25 @@ def test_values_that_are_no_numbers_are_a_difference(tmp_path):
     network = Asking(lambda x: x / 0 if x.shape[3] > 30 else x)
     with pytest.raises(ExportError, match="differs from the network by"):
         export_network(network, {"torchscript": tmp_path / "net.pt"})
+
+
+def test_a_program_that_makes_another_size_or_does_not_run_is_no_file(tmp_path):
+    """Both chose their way when they were traced, and have no base class that crops what they make."""
+
+    class Cropping(torch.nn.Module):
+        def forward(self, x):
+            return x[:, :, :-1] * 2 if x.shape[3] > 30 else x * 2
+
+    class Pooling(torch.nn.Module):
+        def forward(self, x):
+            return F.max_pool2d(x, 32) if x.shape[3] > 30 else x * 2
+
+    with pytest.raises(
+        ExportError, match=r"torchscript makes \(1, 3, 48, 17\) of images 1×3×49×17, not \(1, 3, 49, 17\)"
+    ):
+        export_network(Cropping(), {"torchscript": tmp_path / "net.pt"})
+    with pytest.raises(
+        ExportError, match=r"torchscript does not run, .* written: RuntimeError: .* Output size is too small"
+    ):
+        export_network(Pooling(), {"torchscript": tmp_path / "net.pt"})
+    assert not list(tmp_path.iterdir())
