@@ -44,6 +44,8 @@ class Metric:
 
     def shown(self, value: float, sign: str = "") -> str:
         """Write a value with its unit, two digits for decibels and four for shares."""
+        if math.isnan(value):
+            return "no number"
         return f"{value:{sign}.2f} {self.unit}" if self.unit else f"{value:{sign}.4f}"
 
 
@@ -118,8 +120,9 @@ def read_run(folder: Path, running: bool = False) -> Run:
     _read_starts(run)
     _read_results(run)
     run.pictures = read(folder)
-    states = [int(file.stem) for file in folder.glob("training_states/*.state") if file.stem.isdecimal()]
-    run.iteration = max([run.iteration, *states])
+    saved = [*folder.glob("training_states/*.state"), *folder.glob("models/net_g_*.pth")]
+    numbers = (file.stem.rpartition("_")[2] for file in saved)
+    run.iteration = max([run.iteration, *(int(number) for number in numbers if number.isdecimal())])
     if not any(run.metrics.values()):
         run.missing.append("No validation is recorded: there are no results on images that were not trained on.")
     elif not run.pictures:

@@ -34,6 +34,11 @@ def test_where_a_run_stands(tmp_path):
     (folder / "environment.jsonl").unlink()
     assert read_run(folder).state == "at iteration 345, of how many is not recorded"
     assert read_run(folder, running=True).state == "running: iteration 345"
+    bare = tmp_path / "bare" / "models"
+    bare.mkdir(parents=True)
+    for name in ("net_g_500.pth", "net_g_70.pth", "net_g_best.pth"):
+        (bare / name).write_bytes(b"")
+    assert read_run(tmp_path / "bare").state == "at iteration 500, of how many is not recorded"
 
 
 def test_resumes_and_what_they_put_aside(tmp_path):
@@ -71,7 +76,9 @@ def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
     run = read_run(folder)
     assert run.scalars["l_pix"] == [(10, 0.1), (20, math.inf)]
     assert len(run.scalars["grad_norm"]) == 1 and "note" not in run.scalars
-    assert run.metrics["photographs"]["psnr"].best == (10, math.inf)
+    psnr = run.metrics["photographs"]["psnr"]
+    assert psnr.best == (10, math.inf) and psnr.shown(math.inf, "+") == "+inf dB"
+    assert psnr.shown(psnr.last[1]) == psnr.shown(math.inf - math.inf, "+") == "no number"
     told = " ".join(run.missing)
     assert "2 of 10 lines" in told and "l_pix: values that are no finite numbers" in told
 
