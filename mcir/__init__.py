@@ -23,14 +23,13 @@ from mcir.registry import (
     Registry,
     RegistryError,
 )
+from mcir.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mcir.config import OptionError, Options, load
     from mcir.inference import Restorer, load_network, restore
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
-
-__version__ = "0.1.0"
 
 build_network = ARCHS.build
 build_loss = LOSSES.build

@@ -7,6 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mcir"
 FLOORS = {
+    "version": 1,
     "registry": 1,
     "weight_files": 1,
     "archs": 2,

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import mcir
 from mcir.config import load
 from mcir.data.codec import write_atomically
 from mcir.inference.programs import (
@@ -28,6 +27,7 @@ from mcir.inference.programs import (
     traced,
 )
 from mcir.inference.weights import load_network
+from mcir.version import __version__
 from mcir.weight_files import facts_of, serialized
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
@@ -138,7 +138,7 @@ def facts_of_network(network: nn.Module) -> dict[str, str]:
         **{name: str(getattr(network, name)) for name in names if hasattr(network, name)},
         "range": "[0, 1], not clamped",
         "sides": "any",
-        "made_by": f"mcir {mcir.__version__}",
+        "made_by": f"mcir {__version__}",
     }
 
 
