@@ -170,15 +170,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from mcir.inference import detect, read_weights
+    from mcir.inference import identify, read_weights
 
     weights = read_weights(arguments.file, arguments.key)
     total = sum(value.numel() for value in weights.tensors.values())
     print(f"file          {arguments.file}{f', its {weights.found_under!r}' if weights.found_under else ''}")
     print(f"entries       {len(weights.tensors)}, {total:,} numbers")
-    if weights.architecture is not None:
-        print(f"it says       {weights.architecture} {weights.hyperparameters or {}}")
-    found = detect(weights.tensors)
+    found = identify(weights)
     if found is None:
         print(f"architecture  none of {', '.join(registry.ARCHS.names())}; the first keys are:")
         for key, shape in list(weights.shapes.items())[:10]:
@@ -187,9 +185,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     known = registry.ARCHS.parameters(found.architecture)
     assumed = {key: found.arguments[key] for key in found.guessed}
     assumed |= {key: parameter.default for key, parameter in known.items() if key not in found.arguments}
+    source = "from the keys" if weights.architecture is None else "the file says"
     print(f"architecture  {found.architecture}, ×{found.scale}")
     print(f"parameters    {found.parameters:,}")
-    print(f"from the keys {_in_line(found.arguments, found.guessed)}")
+    print(f"{source} {_in_line(found.arguments, found.guessed)}")
     print(f"assumed       {_in_line(assumed) or 'nothing'}")
     for line in found.differing[:10]:
         print(f"differs       {line}")

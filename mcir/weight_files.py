@@ -130,9 +130,7 @@ def _find(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor],
         return tensors, None
     if sections:
         looked_for = f"no '{key}'" if key else f"none of {', '.join(KEYS)}"
-        raise WeightsError(
-            f"{file} has {looked_for}; it holds {', '.join(sorted(content))}. Name one of these as the key."
-        )
+        raise WeightsError(f"{file} has {looked_for}; as the key name {' or '.join(sorted(sections))}.")
     raise WeightsError(f"{file} holds no weights.")
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from mcir.cli import main
 from mcir.registry import ARCHS
+from mcir.weight_files import facts_of
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
 from tests.report.runs import leave_run
 
@@ -202,6 +203,14 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     torch.save(weights, tmp_path / "odd.pth")
     assert main(["inspect", str(tmp_path / "odd.pth")]) == 1
     assert "differs       body.0.conv1.bias ((5,) in the file, (8,) here)" in capsys.readouterr().out
+
+    stated = {**option, "img_range": 1.0}
+    facts = facts_of(stated.pop("type"), stated)
+    torch.save({"params": network.state_dict(), **facts}, tmp_path / "own.pth")
+    assert main(["inspect", str(tmp_path / "own.pth")]) == 0
+    told = capsys.readouterr().out
+    assert yaml.safe_load(told[told.index("network_g:") :])["network_g"] == {**option, "img_range": 1.0}
+    assert "img_range" not in told[told.index("assumed") : told.index("option")]
 
     torch.save({"features.0.weight": torch.ones(2, 3)}, tmp_path / "other.pth")
     assert main(["inspect", str(tmp_path / "other.pth")]) == 1

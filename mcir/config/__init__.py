@@ -1,7 +1,7 @@
 """Option files: read strictly, merged, translated from old names, checked against the code, frozen."""
 
 from mcir.config.json_schema import json_schema
-from mcir.config.load import load, runs_of
+from mcir.config.load import load, network_section, runs_of
 from mcir.config.schema import DatasetOptions, DistOptions, Options, PathOptions, Stage
 from mcir.config.tree import OptionError
 
@@ -14,5 +14,6 @@ __all__ = [
     "Stage",
     "json_schema",
     "load",
+    "network_section",
     "runs_of",
 ]

@@ -12,9 +12,9 @@ from typing import Any
 
 from mcir.config.legacy import translate
 from mcir.config.schema import Options
-from mcir.config.sweep import choose, take_sweep
+from mcir.config.sweep import SWEEP, choose, take_sweep
 from mcir.config.tree import Node, OptionError, Path, Place, Problem, merge
-from mcir.config.validation import validate
+from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
 
 BASE = "_base_"
@@ -56,6 +56,26 @@ def load(path: str | FilePath, overrides: Sequence[str] = (), force_yml: Sequenc
             options.dump(),
         )
     return options
+
+
+def network_section(path: str | FilePath) -> Any:
+    """Read the section ``network_g`` of an option file, and of the rest only ``imports``.
+
+    Networks have the same names and arguments in BasicSR's files, so nothing is translated.
+
+    Raises:
+        OptionError: the file cannot be read, has no such section or one that does not fit its class, or describes runs
+            of different networks.
+    """
+    root = read_with_bases(path)
+    options = {option for run in take_sweep(root).values() for option in run}
+    problems = _import(root)
+    if any(option.partition(".")[0] in ("network_g", "scale") for option in options):
+        message = "The runs of this file have different networks. Write the section of the one that is meant to a file."
+        problems.append(Problem(root.place, (SWEEP,), message))
+    if problems:
+        raise OptionError(problems)
+    return validate_network(root)
 
 
 def runs_of(path: str | FilePath) -> list[str]:

@@ -46,12 +46,26 @@ def validate(root: Node) -> Options:
     validation = _Validation(root)
     options = validation.run()
     if options is None:
-        raise OptionError(Problem(root.place_of(path), path, message) for path, message in validation.problems)
+        raise validation.error()
     return options
+
+
+def validate_network(root: Node) -> Any:
+    """Return the section of the network that restores, whatever else the tree holds.
+
+    Raises:
+        OptionError: there is none, or it does not fit its class.
+    """
+    validation = _Validation(root)
+    section = validation.network()
+    if validation.problems:
+        raise validation.error()
+    return section
 
 
 class _Validation:
     def __init__(self, root: Node) -> None:
+        self.root = root
         self.tree: dict[str, Any] = root.plain()
         scale = self.tree.get("scale", General.model_fields["scale"].default)
         self.checker = Checker(scale if isinstance(scale, int) else None, root)
@@ -72,6 +86,19 @@ class _Validation:
             **{key: self.fixed(key, of) for key, of in _SECTIONS.items()},
         }
         return None if self.problems else Options(**general, **parts)
+
+    def error(self) -> OptionError:
+        """Return all problems, each with its place."""
+        return OptionError(Problem(self.root.place_of(path), path, message) for path, message in self.problems)
+
+    def network(self) -> Any:
+        """Check the network that restores alone."""
+        given = self.tree.get("network_g")
+        if given is None:
+            hint = suggestion("network_g", self.tree).replace("Did you mean", "Is it misspelt as")
+            self.checker.report((), f"The file needs 'network_g', the section of a network.{hint}")
+            return None
+        return freeze(self.checker.section(ARCHS, given, ("network_g",)))
 
     def unknown_sections(self) -> None:
         for key in self.tree:

@@ -2,7 +2,7 @@
 
 from mcir.inference.pictures import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.restore import Restorer, restore
-from mcir.inference.weights import Detected, derived_keys, detect, fitting, load_network, unfit
+from mcir.inference.weights import Detected, derived_keys, detect, fitting, identify, load_network, unfit
 from mcir.weight_files import Weights, WeightsError, read_weights
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "derived_keys",
     "detect",
     "fitting",
+    "identify",
     "load_network",
     "probe_picture",
     "read_picture",

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mcir.config import load
+from mcir.config import network_section
 from mcir.data.codec import write_atomically
 from mcir.inference.programs import (
     OLDEST_OPSET,
@@ -88,7 +88,7 @@ def export(settings: ExportSettings) -> list[Exported]:
     targets = _targets(settings)
     if "onnx" in targets:
         require_onnx(settings.opset, settings.check)
-    section = None if settings.opt is None else load(settings.opt).network_g
+    section = None if settings.opt is None else network_section(settings.opt)
     network = load_network(settings.checkpoint, settings.key, section=section)
     return export_network(network, targets, settings.opset, settings.check)
 

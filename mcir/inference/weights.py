@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from mcir.registry import ARCHS
-from mcir.weight_files import WeightsError, read_weights
+from mcir.weight_files import Weights, WeightsError, read_weights
+
+_LOG = logging.getLogger("mcir")
 
 
 @dataclass(frozen=True)
 class Detected:
-    """An architecture whose state dict has the keys and shapes of a file, or nearly.
+    """An architecture whose state dict has the keys and shapes of a file, or nearly; or the one that the file states.
 
     Attributes:
         architecture: its registered name.
-        arguments: what could be read off; the constructor's defaults hold for the others.
+        arguments: what could be read off, or is stated; the constructor's defaults hold for the others.
         guessed: those of the arguments that no key or shape tells, but that go with published configurations.
         scale: how much larger the output is.
         parameters: how many numbers are learnt.
@@ -92,9 +96,37 @@ def _candidate(name: str, weights: Mapping[str, Tensor]) -> Detected | None:
     except (LookupError, ValueError, TypeError, ArithmeticError):  # keys are missing, or shapes are none of its own
         return None
     guessed = tuple(key for key in getattr(cls, "guessed", ()) if key in arguments)
+    return _compared(network, name, arguments, guessed, weights)
+
+
+def _compared(
+    network: nn.Module, name: str, arguments: dict[str, Any], guessed: tuple[str, ...], weights: Mapping[str, Tensor]
+) -> Detected:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     scale = int(getattr(network, "scale", 1))
     return Detected(name, arguments, guessed, scale, parameters, fitting(network, weights)[1])
+
+
+def stated(weights: Weights) -> dict[str, Any] | None:
+    """Return type and arguments of the network as a file states them beside its weights; None if it does not."""
+    if weights.architecture is None or weights.hyperparameters is None:
+        return None
+    return {"type": weights.architecture, **weights.hyperparameters}
+
+
+def identify(weights: Weights) -> Detected | None:
+    """Return the network that a file states, or else the one that its keys and shapes tell, or None.
+
+    Raises:
+        ValueError: the file states one that is not known here, or not with these arguments.
+    """
+    section = stated(weights)
+    if section is None:
+        return detect(weights.tensors)
+    with torch.device("meta"):
+        network: nn.Module = ARCHS.build(section)
+    name = section.pop("type")
+    return _compared(network, name, section, (), weights.tensors)
 
 
 def load_network(file: str | Path, key: str | None = None, section: Mapping[str, Any] | None = None) -> nn.Module:
@@ -112,10 +144,13 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
         WeightsError: the file cannot be read, or no architecture fits it, or the section does not.
     """
     weights = read_weights(file, key)
+    own = stated(weights)
     if section is not None:
+        if own is not None and (others := _others(own, section)):
+            _LOG.warning("%s was trained with %s; here it is %s.", file, *map(", ".join, zip(*others, strict=True)))
         section = dict(section)
-    elif weights.architecture is not None and weights.hyperparameters is not None:
-        section = {"type": weights.architecture, **weights.hyperparameters}
+    elif own is not None:
+        section = own
     else:
         found = detect(weights.tensors)
         if found is None:
@@ -133,6 +168,25 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
         raise unfit(network, weights.tensors, differing)
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def _others(own: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the arguments of a network that are others in a section than in the one that a file states, each twice."""
+    name = str(section["type"])
+    if own["type"] != name:
+        return [(str(own["type"]), name)]
+    defaults = {key: parameter.default for key, parameter in ARCHS.parameters(name).items()}
+    one, other = ({**defaults, **given} for given in (own, section))
+    return [
+        (f"{key} {one[key]}", f"{key} {other[key]}")
+        for key in defaults
+        if _as_stored(one[key]) != _as_stored(other[key])
+    ]
+
+
+def _as_stored(value: Any) -> Any:
+    """Return a value as a file states it, tuples as lists."""
+    return json.loads(json.dumps(value, default=repr))
 
 
 def _differences(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mcir.config import OptionError, load, runs_of
+from mcir.config import OptionError, load, network_section, runs_of
 from mcir.registry import ARCHS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -210,3 +210,34 @@ def test_a_failed_import_names_module_file_and_line(problems, write, good, monke
     )
     assert "numpy.nothing_there" in third
     assert third.endswith("thrown_c.py:1)")
+
+
+# -- the network alone ------------------------------------------------------------------------------------------------
+
+
+def test_of_a_network_alone_the_rest_of_the_file_need_not_be_whole(write, good, caplog):
+    section = {"type": "EDSR", "upscale": 4, "num_feat": 8}
+    write("network_g: {type: EDSR, upscale: 4, num_feat: 64}\n", "base.yml")
+    for text in (
+        "network_g: {type: EDSR, upscale: 4, num_feat: 8}\n",
+        "_base_: base.yml\nnetwork_g: {num_feat: 8}\nmodel_type: SRModel\nno_such_key: 1\n",
+        "sweep: {train.total_iter: [1, 2]}\nnetwork_g: {type: EDSR, upscale: 4, num_feat: 8}\n",
+    ):
+        assert dict(network_section(write(text))) == section
+    assert network_section(write(good)) == load("x.yml").network_g
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\n", r"The file needs 'network_g', the section of a network\."),
+        ("network_q: {type: EDSR}\n", "Is it misspelt as 'network_q'"),
+        ("network_g: {type: EDSR, num_feats: 8}\n", r"x\.yml:1: network_g\.num_feats: .* Did you mean 'num_feat'"),
+        ("network_g: EDSR\n", r"Write \{type: EDSR\}"),
+        ("sweep: {network_g.num_feat: [1, 2]}\nnetwork_g: {type: EDSR}\n", "have different networks"),
+    ],
+)
+def test_a_network_that_is_none_is_told(write, text, message):
+    with pytest.raises(OptionError, match=message):
+        network_section(write(text))

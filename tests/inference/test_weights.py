@@ -125,6 +125,20 @@ def test_the_section_of_an_option_file_counts_more_than_what_a_file_says(tmp_pat
         assert not torch.allclose(other(image), net(image))
 
 
+def test_a_section_that_says_otherwise_than_the_file_is_told(tmp_path, caplog):
+    net = small_edsr(res_scale=0.3, img_range=1.0)
+    write_network(tmp_path / "net", NetworkFile({"params": net.state_dict()}, "EDSR", net.hyperparameters), 1)
+    same = {"type": "EDSR", "num_feat": 4, "num_block": 2, "upscale": 2, "res_scale": 0.3, "img_range": 1}
+    with caplog.at_level("WARNING", "mcir"):
+        load_network(tmp_path / "net.pth", section={**same, "rgb_mean": (0.4488, 0.4371, 0.404)})
+        assert not caplog.messages
+        load_network(tmp_path / "net.pth", section={**same, "res_scale": 1, "img_range": 255.0})
+    (told,) = caplog.messages
+    assert told.endswith(
+        "net.pth was trained with res_scale 0.3, img_range 1.0; here it is res_scale 1, img_range 255.0."
+    )
+
+
 def test_a_section_that_does_not_fit_is_told(tmp_path):
     torch.save(small_edsr().state_dict(), tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"net\.pth: its network cannot be built here\. There is no .* 'EDSRR'"):

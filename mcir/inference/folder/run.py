@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mcir.config import load
+from mcir.config import network_section
 from mcir.data.codec import EXTENSIONS, encode_png, write_atomically
 from mcir.data.errors import DataError
 from mcir.inference.folder.ground_truths import GroundTruths
@@ -126,7 +126,7 @@ class _Run:
         read += truths.files if truths else []
         self.out, self.jobs = place(found, settings.out, ending, settings.suffix, settings.compare, read)
         self.truths = truths.of(self.jobs, self.tell) if truths else {}
-        section = None if settings.opt is None else load(settings.opt).network_g
+        section = None if settings.opt is None else network_section(settings.opt)
         overlap: dict[str, Any] = {} if settings.overlap is None else {"overlap": settings.overlap}
         self.restorer = Restorer(
             load_network(settings.weights, settings.key, section=section),

@@ -50,7 +50,7 @@ class Source:
             self.height, self.width, self.channels, self.bits = probe(stream)
         except DataError as error:
             if samples := tiff.samples(stream):
-                raise DataError(f"{error}: a TIFF file of {samples}") from error
+                raise DataError(f"a TIFF file of {samples}, a kind that is not read here") from error
             raise
         stream.seek(0)
         image: Any = Image.open(stream, formats=("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM"))
