@@ -246,7 +246,7 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
     add("-opt", type=Path, metavar="FILE", help="option file whose network_g is built, not the checkpoint's own")
     add("--key", help="which of the file's weights, like params (default: the moving average)")
     add("--tile", type=_tile, default="auto", help="side of the tiles, auto (as memory asks) or none (default: auto)")
-    add("--overlap", type=int, help="pixels that neighbouring tiles share")
+    add("--overlap", type=int, help="pixels that neighbouring tiles share, at most half a tile (default: 64)")
     add("--ensemble", action="store_true", help="mean over eight turned and mirrored pictures")
     precision = command.add_mutually_exclusive_group()
     for name, kind in (("--half", "fp16"), ("--bf16", "bf16")):
@@ -256,7 +256,7 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=1, help="pictures of one size that are restored together (default: 1)")
     add("--format", help="of the results: png, jpg, tif, webp … (default: as the picture)")
     add("--bits", type=int, choices=[8, 16], help="of a sample of the results (default: as the picture)")
-    add("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100 (default: 95)")
+    add("--quality", type=int, help="of JPEG and WebP, 1 to 100 (default: 95)")
     add("--suffix", default="", metavar="TEXT", help="put at the end of each name")
     add("--skip-existing", action="store_true", help="go on where a run stopped: leave whole results as they are")
     add("--compare", action="store_true", help="also write pictures of before and after, to OUT/comparisons")

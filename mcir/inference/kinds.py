@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mcir.inference.canvas import Array
 from mcir.inference.pictures.decoders import inks_to_srgb
+from mcir.inference.pictures.exif import ORIENTATION
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 
@@ -35,6 +36,15 @@ def join_alpha(pixels: Array, alpha: Array | None, like: Array) -> Array:
     if alpha is not None:
         return np.concatenate((pixels, alpha[:, :, None]), axis=2)
     return pixels[:, :, 0] if like.ndim == 2 and pixels.shape[2] == 1 else pixels
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a PIL image as it is looked at: turned as its EXIF says, which then says nothing of it."""
+    try:
+        is_turned = image.getexif().get(ORIENTATION, 1) != 1
+    except Exception:  # damaged notes do no damage
+        return image
+    return ImageOps.exif_transpose(image) if is_turned else image
 
 
 def from_pil(image: Image.Image) -> tuple[Array, Array | None]:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcir.inference.canvas import Array, Canvas, as_array, as_floats, as_tensor, checked, enlarged, stacked
-from mcir.inference.kinds import from_pil, join_alpha, split_alpha, to_pil
+from mcir.inference.kinds import from_pil, join_alpha, split_alpha, to_pil, upright
 from mcir.inference.memory import cost, is_out_of_memory
 from mcir.inference.pictures import Picture, read_picture
 from mcir.inference.room import Room, Tile
@@ -290,9 +290,10 @@ def restore(
     For many images make a ``Restorer`` once and give it as ``checkpoint``: a file is read anew in each call.
 
     Args:
-        image: a file, which gives a ``Picture``; a PIL image (palette and CMYK become RGB); an array (H, W), (H, W, 1),
-            (H, W, 3), or (H, W, 2) and (H, W, 4), whose last channel is alpha, of uint8, uint16 or floats in [0, 1]; or
-            a tensor (C, H, W) or (B, C, H, W) of the same, whose channels the network takes (or 1).
+        image: a file, which gives a ``Picture``; a PIL image, which is turned upright as its EXIF says (palette and
+            CMYK become RGB); an array (H, W), (H, W, 1), (H, W, 3), or (H, W, 2) and (H, W, 4), whose last channel is
+            alpha, of uint8, uint16 or floats in [0, 1]; or a tensor (C, H, W) or (B, C, H, W) of the same, whose
+            channels the network takes (or 1).
         checkpoint: a file of weights, a network, or a restorer, which has the options itself.
         key: which weights of the file, like ``params``.
         device: as ``Restorer`` has it …
@@ -313,6 +314,7 @@ def restore(
     if isinstance(image, str | Path):
         return restorer.pictures([read_picture(Path(image))])[0]
     if isinstance(image, Image.Image):
+        image = upright(image)
         pixels, alpha = from_pil(image)
         return to_pil(*restorer.array(pixels, alpha), like=image)
     if isinstance(image, np.ndarray):

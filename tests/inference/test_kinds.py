@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from mcir.data.resize import imresize
+from mcir.inference.pictures import read_picture
+from mcir.inference.pictures.exif import ORIENTATION
 from mcir.inference.restore import restore
 from tests.inference.samples import RANDOM, Enlarge
 
@@ -48,6 +50,23 @@ def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
     assert (made.mode, made.size) == (mode, (18, 16))
     assert made.info == image.info
     assert np.array_equal(np.asarray(made), restore(pixels, Enlarge(2)))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_a_pil_image_is_turned_as_its_exif_says(mode, turn, tmp_path):
+    bands = {"L": (), "RGB": (3,), "RGBA": (4,), "I;16": ()}[mode]
+    pixels = RANDOM.integers(0, 256, (8, 9, *bands)).astype(np.uint16 if mode == "I;16" else np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[271] = turn, "a camera"
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    made = restore(Image.open(tmp_path / "turned.png"), Enlarge(1))
+    assert made.size == ((9, 8) if turn <= 4 else (8, 9))
+    assert made.getexif().get(ORIENTATION, 1) == 1
+    assert made.getexif()[271] == "a camera"
+    made.save(tmp_path / "restored.png")
+    expected = read_picture(tmp_path / "turned.png")
+    assert np.array_equal(read_picture(tmp_path / "restored.png").pixels, expected.pixels)
 
 
 @pytest.mark.parametrize(

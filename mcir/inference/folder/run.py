@@ -35,7 +35,7 @@ from mcir.inference.folder.pace import Pace
 from mcir.inference.folder.pipeline import pipelined
 from mcir.inference.folder.search import find_pictures
 from mcir.inference.folder.tasks import Task, batches, look_at
-from mcir.inference.pictures import Picture, PictureError, read_picture, with_bits, write_picture
+from mcir.inference.pictures import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.pictures.encoders import ENCODERS, TO_8_BITS
 from mcir.inference.restore import Restorer
 from mcir.inference.weights import load_network
@@ -47,6 +47,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _WIDTH = 160  # of tables, where no terminal says how wide it is
+_LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 _HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -68,7 +69,7 @@ class FolderSettings:
         batch: pictures of one size that are restored together.
         format: of the results, like ``png``; without it that of the picture.
         bits: of a sample of the results, 8 or 16; without it as the picture has.
-        quality: of JPEG and WebP, 1 … 100.
+        quality: of JPEG and WebP, 1 … 100; without it ``mcir.inference.pictures.QUALITY``.
         suffix: put at the end of the names.
         skip_existing: leave results that are there as they are.
         compare: make pictures of before and after.
@@ -89,7 +90,7 @@ class FolderSettings:
     batch: int = 1
     format: str | None = None
     bits: Literal[8, 16] | None = None
-    quality: int = 95
+    quality: int | None = None
     suffix: str = ""
     skip_existing: bool = False
     compare: bool = False
@@ -125,6 +126,8 @@ class _Run:
         ending = f".{settings.format}" if settings.format else None
         read += truths.files if truths else []
         self.out, self.jobs = place(found, settings.out, ending, settings.suffix, settings.compare, read)
+        if settings.quality is not None and not any(job.target.suffix.lower() in _LOSSY for job in self.jobs):
+            raise ValueError("--quality is of JPEG and WebP, and no result is written as either")
         self.truths = truths.of(self.jobs, self.tell) if truths else {}
         section = None if settings.opt is None else network_section(settings.opt)
         overlap: dict[str, Any] = {} if settings.overlap is None else {"overlap": settings.overlap}
@@ -169,7 +172,9 @@ class _Run:
                     "mended, go on with --skip-existing"
                 ) from error
             speed = f", {pace.speed()}" if self.written else ""
-        return self.report(f"{len(self.written)} restored, {there} there already{speed}")
+        failed = len(self.jobs) - len(self.written) - there
+        counted = [f"{number} {what}" for number, what in ((there, "there already"), (failed, "failed")) if number]
+        return self.report(", ".join([f"{len(self.written)} restored", *counted]) + speed)
 
     def tell(self, name: str, reason: str) -> None:
         """Keep what is wrong with a picture for the end."""
@@ -234,7 +239,7 @@ class _Run:
         """Write one result."""
         if self.settings.bits == 8:
             picture = with_bits(picture, 8)
-        write_picture(job.target, picture, self.settings.quality)
+        write_picture(job.target, picture, QUALITY if self.settings.quality is None else self.settings.quality)
         self.written.add(job)
 
     def show(self, task: Task) -> None:
@@ -280,7 +285,7 @@ class _Run:
             }
             write_scores(self.out, scores, facts)
             Console(width=width, highlight=False).print(scores_table(scores, self.scale))
-        self.console.print(f"{plain(str(self.out))}: {summary}", markup=False)
+        self.console.print(f"{plain(str(self.settings.out))}: {summary}", markup=False)
         if faults:
             table = Table("picture", "what is wrong")
             for name, reasons in faults.items():
@@ -300,7 +305,7 @@ def _require_sense(settings: FolderSettings) -> None:
     """
     if settings.batch < 1:
         raise ValueError(f"--batch is a number of pictures from 1 on, not {settings.batch}")
-    if not 1 <= settings.quality <= 100:
+    if settings.quality is not None and not 1 <= settings.quality <= 100:
         raise ValueError(f"--quality is from 1 to 100, not {settings.quality}")
     if settings.format is not None and f".{settings.format}" not in EXTENSIONS:
         known = ", ".join(sorted(ending[1:] for ending in EXTENSIONS))

@@ -4,7 +4,16 @@ What comes in stands upright and is grey or RGB: a palette becomes its colours, 
 the file (relative colorimetric, black point compensated). Everything else keeps its numbers and carries its profile.
 """
 
-from mcir.inference.pictures.files import PictureInfo, probe_picture, read_picture, write_picture
+from mcir.inference.pictures.files import QUALITY, PictureInfo, probe_picture, read_picture, write_picture
 from mcir.inference.pictures.picture import Picture, PictureError, with_bits
 
-__all__ = ["Picture", "PictureError", "PictureInfo", "probe_picture", "read_picture", "with_bits", "write_picture"]
+__all__ = [
+    "QUALITY",
+    "Picture",
+    "PictureError",
+    "PictureInfo",
+    "probe_picture",
+    "read_picture",
+    "with_bits",
+    "write_picture",
+]

@@ -18,6 +18,9 @@ from mcir.inference.pictures import tiff
 from mcir.inference.pictures.exif import ORIENTATION, upright
 from mcir.inference.pictures.picture import Array, row_bands
 
+FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")
+"""What can be read, by Pillow's names."""
+
 _OPENCV_PIXELS, _OPENCV_SIDE = 2**30, 2**20
 _BLANK = np.arange(251, dtype=np.uint8) * 89  # a row that no photograph has
 
@@ -53,7 +56,7 @@ class Source:
                 raise DataError(f"a TIFF file of {samples}, a kind that is not read here") from error
             raise
         stream.seek(0)
-        image: Any = Image.open(stream, formats=("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM"))
+        image: Any = Image.open(stream, formats=FORMATS)
         _refuse_pages(image)
         self._image, mode, notes = image, image.mode, image.info
         self.format: str = "JPEG" if image.format == "MPO" else image.format

@@ -12,10 +12,13 @@ from PIL import UnidentifiedImageError
 
 from mcir.data.codec import any_size, whole_file
 from mcir.data.errors import DataError
-from mcir.inference.pictures.decoders import Source
+from mcir.inference.pictures.decoders import FORMATS, Source
 from mcir.inference.pictures.encoders import ENCODERS
 from mcir.inference.pictures.exif import sized
 from mcir.inference.pictures.picture import Picture, PictureError
+
+QUALITY = 95
+"""Of JPEG and WebP, unless told otherwise."""
 
 
 class PictureInfo(NamedTuple):
@@ -64,13 +67,13 @@ def _opened(path: Path) -> Iterator[Source]:
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         elif isinstance(error, UnidentifiedImageError):
-            reason = "not an image of a known kind"
+            reason = f"not an image of a known kind, which are {', '.join(FORMATS)}"
         else:  # the decoders have many ways to say this
             reason = f"truncated or damaged ({error or type(error).__name__})"
         raise PictureError(f"{path}: {reason}.") from error
 
 
-def write_picture(path: str | Path, picture: Picture, quality: int = 95) -> None:
+def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) -> None:
     """Write a picture in the format that the name asks for, whole or not at all, with all that belongs to it.
 
     JPEG and WebP lose something: JPEG keeps colours as fine as brightness (4:4:4), WebP loses nothing at quality 100.

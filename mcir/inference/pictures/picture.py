@@ -19,7 +19,7 @@ class PictureError(ValueError):
     """A picture that cannot be read or written; the message names the file and the reason."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Picture:
     """A photograph as it hangs on the wall: upright, colours and transparency apart.
 
@@ -46,6 +46,10 @@ class Picture:
             raise PictureError(f"a picture is (H, W, 1) or (H, W, 3), uint8 or uint16, not {shape} of {kind}.")
         if self.alpha is not None and (self.alpha.shape, self.alpha.dtype) != (shape[:2], kind):
             raise PictureError(f"the alpha of this picture is {shape[:2]} of {kind}, not {self.alpha.shape}.")
+
+    def __repr__(self) -> str:
+        colours = ("grey" if self.channels == 1 else "RGB") + (" with alpha" if self.alpha is not None else "")
+        return f"Picture({self.width}×{self.height}, {colours}, {self.bits} bit, {self.format})"
 
     @property
     def height(self) -> int:

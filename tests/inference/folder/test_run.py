@@ -117,7 +117,7 @@ def test_what_is_written_is_what_the_network_makes_in_the_pictures_own_kind(plac
     assert place.there() == ["a.png", "sub/b.tif"]
     for name in place.there():
         assert equal(read_picture(place.root / "out" / name), place.expected(name, weights))
-    assert "2 restored, 0 there already, " in capsys.readouterr().out
+    assert "out: 2 restored, " in capsys.readouterr().out
 
 
 def test_the_network_works_as_asked(place):
@@ -161,7 +161,7 @@ def test_bits_and_format_can_be_others(place):
 def test_quality_matters(place):
     save(place.root / "in/a.jpg", smooth(64, 64))
     sizes = []
-    for quality in (20, 95):
+    for quality in (20, None):
         place.restore(quality=quality)
         sizes.append((place.root / "out/a.jpg").stat().st_size)
     assert sizes[0] < 0.7 * sizes[1]
@@ -214,7 +214,9 @@ def test_damage_behind_the_header_is_found_when_it_is_read(place, capsys):
     for batch in (1, 2):
         place.restore(status=1, batch=batch)
         assert place.there() == ["b.png"]
-        assert "a.png" in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert "out: 1 restored, 1 failed, " in told.out
+        assert "a.png" in told.err
 
 
 def test_a_format_that_cannot_hold_a_result_is_told_before_it_is_computed(place, capsys, monkeypatch):
@@ -305,6 +307,7 @@ def test_an_interrupt_leaves_whole_files_only(place, monkeypatch):
     [
         ({"batch": 0}, "--batch is a number of pictures from 1 on, not 0"),
         ({"quality": 101}, "--quality is from 1 to 100, not 101"),
+        ({"quality": 80}, "--quality is of JPEG and WebP, and no result is written as either"),
         ({"format": "gif"}, "--format gif: pictures can be written as bmp, .*, webp"),
         ({"crop_border": 2}, "without --gt"),
         ({"crop_border": -1, "gt": "in"}, "--crop-border is a number of pixels from 0 on, not -1"),

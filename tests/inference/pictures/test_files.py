@@ -203,7 +203,7 @@ def test_arrays_that_are_no_picture(pixels, alpha):
         ("a.png", b"", "empty"),
         ("a.jpg", b"%PDF-1.7 and so on", "not an image"),
         ("a.tif", b"II*\0\x08\0\0\0", "not an image"),
-        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(12) + b"\0\0\0\0IEND\xaeB`\x82", r"known kind\.$"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(12) + b"\0\0\0\0IEND\xaeB`\x82", "known kind"),
     ],
 )
 def test_no_pictures(tmp_path, name, content, message):
