@@ -297,7 +297,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, help="file, or folder of the files (default: the checkpoint's folder)")
     add("-opt", type=Path, metavar="FILE", help="option file whose network_g is built, not the checkpoint's own")
     add("--key", help="which of the file's weights, like params (default: the moving average)")
-    add("--opset", type=int, default=18, help="version of ONNX's operators (default: 18, which most runtimes read)")
+    add("--opset", type=int, help="version of ONNX's operators (default: 18, which most runtimes read)")
     add("--no-check", dest="check", action="store_false", help="do not run the files to compare them with the network")
     add("--overwrite", action="store_true", help="replace files that are there")
 

@@ -309,16 +309,20 @@ class IDT(Network):
 
     def _restore_at_once(self, x: Tensor) -> Tensor:
         """Restore the same with all tiles at a time, which a program that is traced for many sizes can do."""
-        size, (height, width) = self.img_size, x.shape[-2:]
+        size, (batch, channels, height, width) = self.img_size, x.shape
         rows, columns = (_tile_places(side, size, self.overlap, x.device) for side in (height, width))
-        pixels = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
-        count = rows.shape[0] * columns.shape[0]
-        tiles = x.flatten(2).index_select(2, pixels).view(*x.shape[:2], count, size, size).transpose(1, 2)
-        tiles = self.restore_tile(tiles.flatten(0, 1)).reshape(x.shape[0], count, -1, size, size).transpose(1, 2)
+        tiles = x[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+        down, right = rows.shape[0], columns.shape[0]
+        tiles = self.restore_tile(tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size))
+        tiles = tiles.view(batch, down, right, channels, size, size).permute(0, 3, 1, 4, 2, 5)
         closeness = centre_weights(size, x.device).to(x.dtype)
-        weight = x.new_zeros(height * width).index_add(0, pixels, closeness.flatten().repeat(count))
-        total = torch.zeros_like(x).flatten(2).index_add(2, pixels, (tiles * closeness).flatten(2))
-        return (total / weight).view_as(x)
+        closeness = closeness[:, None].expand(down, size, right, size)
+
+        def laid_out(parts: Tensor) -> Tensor:
+            of_rows = _laid_out(parts, width, self.overlap)
+            return _laid_out(of_rows.permute(*range(of_rows.dim() - 3), -1, -3, -2), height, self.overlap).mT
+
+        return laid_out(tiles * closeness) / laid_out(closeness)
 
     def restore_tile(self, x: Tensor) -> Tensor:
         """Restore (B, in_chans, img_size, img_size): the network of the paper."""
@@ -379,6 +383,24 @@ def _tile_places(side: int, tile: int, overlap: int, device: torch.device) -> Te
     step = tile - overlap
     starts = torch.arange((side - tile + step - 1) // step + 1, device=device) * step
     return starts.clamp(max=side - tile)[:, None] + torch.arange(tile, device=device)
+
+
+def _laid_out(tiles: Tensor, side: int, overlap: int) -> Tensor:
+    """Return the sums (…, side) of tiles (…, tiles, tile) that lie as ``_tile_places`` says.
+
+    Each pixel looks up the tiles that it lies in. To add each tile where it lies is no way for a program: where places
+    repeat, ONNX Runtime loses additions when it has several threads.
+    """
+    count, tile = tiles.shape[-2:]
+    flat, here = tiles.flatten(-2), torch.arange(side, device=tiles.device)
+    within = here - (side - tile)  # the last one
+    total = torch.where(within >= 0, flat.index_select(-1, (count - 1) * tile + within.clamp(min=0)), 0)
+    for back in range(-(-tile // (tile - overlap))):
+        number = here // (tile - overlap) - back
+        within = here - number * (tile - overlap)
+        is_there = (number >= 0) & (number < count - 1) & (within < tile)
+        total = total + torch.where(is_there, flat.index_select(-1, (number * tile + within) * is_there), 0)
+    return total
 
 
 def centre_weights(tile: int, device: torch.device | None = None) -> Tensor:

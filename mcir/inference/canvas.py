@@ -110,7 +110,13 @@ def checked(image: Tensor, what: str) -> Tensor:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Return an array (H, W, C) as a tensor (C, H, W), which shares its memory if it can."""
+    """Return an array (H, W, C) as a tensor (C, H, W), which shares its memory if it can.
+
+    Raises:
+        ValueError: it holds no numbers that a tensor can hold.
+    """
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
+        raise ValueError(f"an array holds uint8, uint16 or floats in [0, 1], not {array.dtype}.")
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(native if native.flags.writeable else native.copy()).permute(2, 0, 1)
 

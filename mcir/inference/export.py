@@ -6,7 +6,9 @@ never becomes a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +64,7 @@ class ExportSettings:
         output: the file, or the folder of the files; without it the checkpoint's folder.
         key: which of the checkpoint's weights, like ``params``.
         opt: an option file, whose network is built rather than that of the checkpoint.
-        opset: of ONNX.
+        opset: of ONNX; without it ``OLDEST_OPSET``.
         check: whether the files are run and compared.
         overwrite: whether files that are there are replaced.
     """
@@ -72,7 +74,7 @@ class ExportSettings:
     output: Path | None = None
     key: str | None = None
     opt: Path | None = None
-    opset: int = OLDEST_OPSET
+    opset: int | None = None
     check: bool = True
     overwrite: bool = False
 
@@ -86,11 +88,16 @@ def export(settings: ExportSettings) -> list[Exported]:
         OSError: the files cannot be written.
     """
     targets = _targets(settings)
+    opset = OLDEST_OPSET if settings.opset is None else settings.opset
     if "onnx" in targets:
-        require_onnx(settings.opset, settings.check)
+        require_onnx(opset, settings.check)
+    elif settings.opset is not None:
+        raise ExportError("--opset is of ONNX: add --onnx, or leave it out.")
+    if not settings.check and targets.keys() == {"safetensors"}:
+        raise ExportError("--no-check: plain weights are not run, so there is nothing to leave out.")
     section = None if settings.opt is None else network_section(settings.opt)
     network = load_network(settings.checkpoint, settings.key, section=section)
-    return export_network(network, targets, settings.opset, settings.check)
+    return export_network(network, targets, opset, settings.check)
 
 
 def export_network(
@@ -108,13 +115,14 @@ def export_network(
         ExportError: the network cannot be exported, or a program does not restore what it restores.
         OSError: the files cannot be written.
     """
+    network.eval()
     facts = facts_of_network(network)
     program = traced(network) if targets.keys() - {"safetensors"} else None
     written = []
     for form, file in targets.items():
         difference = None
         if program is None or form == "safetensors":
-            content = serialized(network.state_dict(), {**facts, "weights": "params"})
+            content = serialized(network.state_dict(), facts)
         else:
             content = onnx_model(program, facts, opset) if form == "onnx" else _WRITERS[form](program, facts)
             difference = _difference(network, content, form) if check else None
@@ -146,18 +154,15 @@ def _difference(network: nn.Module, content: bytes, form: str) -> float:
     """Return how far what a program restores is from what its network restores.
 
     Raises:
-        ExportError: too far, or the program does not run.
+        ExportError: too far, or one of them does not run.
     """
     largest = 0.0
     batches = images_for(network)
-    with torch.no_grad():
+    with torch.no_grad(), _told(f"{type(network).__name__} itself fails on images that the file is checked by"):
         expectations: list[Tensor] = [network(images) for images in batches]
-        try:
-            run = runner(content, FORMATS[form])
-            results: list[Tensor] = [run(images) for images in batches]
-        except Exception as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ExportError(f"{form} does not run, and no file is written: {said}") from error
+    with torch.no_grad(), _told(f"{form} does not run, and no file is written"):
+        run = runner(content, FORMATS[form])
+        results: list[Tensor] = [run(images) for images in batches]
     for images, expected, restored in zip(batches, expectations, results, strict=True):
         size = "×".join(map(str, images.shape))
         if restored.shape != expected.shape:
@@ -173,11 +178,19 @@ def _difference(network: nn.Module, content: bytes, form: str) -> float:
     return largest
 
 
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[-1]}") from error
+
+
 def _targets(settings: ExportSettings) -> dict[str, Path]:
     """Return the file of each format.
 
     Raises:
-        ExportError: none is asked for, or a file's name ends as another format's, or a file is there.
+        ExportError: none is asked for, or a file's name ends as another format's, or a file is there, or cannot be.
     """
     forms = list(dict.fromkeys(settings.formats))
     if not forms:
@@ -195,4 +208,8 @@ def _targets(settings: ExportSettings) -> dict[str, Path]:
             raise ExportError(f"{target} is the checkpoint itself. Name another file with -o.")
         if target.exists() and not settings.overwrite:
             raise ExportError(f"{target} is there already. Name another file with -o, or replace it with --overwrite.")
+        home = next(folder for folder in target.absolute().parents if folder.exists())
+        if target.is_dir() or not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+            reason = "is a folder" if target.is_dir() else f"cannot be written: {home} is no folder for it"
+            raise ExportError(f"{target} {reason}. Name another file with -o.")
     return targets

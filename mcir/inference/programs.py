@@ -74,9 +74,13 @@ def images_for(network: nn.Module) -> list[Tensor]:
 
 
 def archive(program: ExportedProgram, facts: Mapping[str, str]) -> bytes:
-    """Return the content of a ``.pt2`` file, which ``torch.export.load`` reads."""
+    """Return the content of a ``.pt2`` file, which ``torch.export.load`` reads.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
     content = io.BytesIO()
-    with quietly():
+    with _written_as("an archive of torch.export"):
         torch.export.save(program, content, extra_files={FACTS_FILE: json.dumps(dict(facts))})
     return content.getvalue()
 
@@ -85,6 +89,9 @@ def torchscript(program: ExportedProgram, facts: Mapping[str, str]) -> bytes:
     """Return the content of a TorchScript file, which ``torch.jit.load`` and libtorch read.
 
     Tensors that the program makes, like indices, are made where the images are.
+
+    Raises:
+        ExportError: it cannot be written.
     """
     module = program.module()
     graph = fx.Graph()
@@ -103,7 +110,7 @@ def torchscript(program: ExportedProgram, facts: Mapping[str, str]) -> bytes:
         if node.kwargs.get("device") is not None:
             node.update_kwarg("device", device)
     content = io.BytesIO()
-    with quietly():
+    with _written_as("TorchScript"):
         scripted = torch.jit.script(fx.GraphModule(module, graph))
         torch.jit.save(scripted, content, _extra_files={FACTS_FILE: json.dumps(dict(facts))})
     return content.getvalue()
@@ -121,12 +128,9 @@ def onnx_model(program: ExportedProgram, facts: Mapping[str, str], opset: int) -
         ExportError: an operation has no translation, or none in that version.
     """
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
-    try:
-        with quietly():
-            exported: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
-            model = exported.model_proto
-    except Exception as error:
-        raise ExportError(f"The network cannot be written as ONNX: {_reason(error)}") from error
+    with _written_as("ONNX"):
+        exported: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
+        model = exported.model_proto
     scale = int(facts["scale"])
     version = next(each.version for each in model.opset_import if not each.domain)
     if version != opset:
@@ -161,6 +165,16 @@ def require_onnx(opset: int, check: bool) -> None:
         raise ExportError(
             f"ONNX's operators can be written in the versions {OLDEST_OPSET} to {onnx_opset_version()}, not {opset}."
         )
+
+
+@contextmanager
+def _written_as(form: str) -> Iterator[None]:
+    """Tell what goes wrong within as that the network cannot be written."""
+    try:
+        with quietly():
+            yield
+    except Exception as error:
+        raise ExportError(f"The network cannot be written as {form}: {_reason(error)}") from error
 
 
 @contextmanager

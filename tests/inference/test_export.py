@@ -95,6 +95,28 @@ def test_a_mistake_is_told_in_a_line(checkpoint, capsys):
     assert capsys.readouterr().err.startswith("mcir export: Say what to write: --onnx, --safetensors")
 
 
+def test_the_version_of_operators_is_that_of_the_command(checkpoint, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx", reason="ONNX is not installed")
+    pytest.importorskip("onnxscript", reason="ONNX Script is not installed")
+    command = ["export", str(checkpoint), "--onnx", "--no-check", "-o", str(tmp_path)]
+    for opset, words in ((18, []), (20, ["--opset", "20", "--overwrite"])):
+        assert cli.main([*command, *words]) == 0
+        versions = [each.version for each in onnx.load(tmp_path / "net.onnx").opset_import if not each.domain]
+        assert versions == [opset]
+    assert cli.main(["export", str(checkpoint), "--torchscript", "--opset", "20"]) == 1
+    assert capsys.readouterr().err == "mcir export: --opset is of ONNX: add --onnx, or leave it out.\n"
+
+
+def test_the_check_can_be_left_out(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    assert cli.main(["export", str(checkpoint), "--torchscript"]) == 1
+    assert "torchscript differs from the network" in capsys.readouterr().err
+    assert cli.main(["export", str(checkpoint), "--torchscript", "--no-check"]) == 0
+    assert "at most" not in capsys.readouterr().out
+    assert cli.main(["export", str(checkpoint), "--safetensors", "--no-check", "--overwrite"]) == 1
+    assert "plain weights are not run" in capsys.readouterr().err
+
+
 # -- safetensors ------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +174,42 @@ def test_names_must_fit_what_is_written(checkpoint, tmp_path):
     folder.mkdir()
     [written] = export.export(ExportSettings(checkpoint, ["torchscript"], folder))
     assert written.file == folder / "net.pt"
+
+
+def test_places_that_cannot_be_written_are_told_before_anything_is_traced(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "load_network", None)
+    (tmp_path / "file").touch()
+    refused(checkpoint, r"file/net\.pt cannot be written: .*file is no folder for it", output=tmp_path / "file")
+    (tmp_path / "net.pt").mkdir()
+    refused(checkpoint, r"net\.pt is a folder\. Name another", output=tmp_path, overwrite=True)
+
+
+def test_a_program_that_is_wrong_on_one_of_the_images_is_no_file(tmp_path, monkeypatch):
+    network, real = Asking(lambda x: x * 0.5), export.runner
+    for wrong in (0, 1):
+        seen = []
+
+        def runner(content, suffix, wrong=wrong, seen=seen):
+            run = real(content, suffix)
+
+            def restore(images):
+                seen.append(images)
+                return run(images) + 0.01 * (len(seen) - 1 == wrong)
+
+            return restore
+
+        monkeypatch.setattr(export, "runner", runner)
+        with pytest.raises(ExportError, match="differs from the network by"):
+            export_network(network, {"torchscript": tmp_path / "net.pt"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_fails_on_some_images_itself_is_told_so(tmp_path):
+    """It mirrors more than small images have, and does not say how large they must be."""
+    network = Asking(lambda x: F.pad(x, (12, 12, 12, 12), "reflect")[:, :, 12:-12, 12:-12])
+    with pytest.raises(ExportError, match=r"Asking itself fails on images that the file is checked by: .*[Pp]adding"):
+        export_network(network, {"torchscript": tmp_path / "net.pt"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_program_that_does_something_else_is_no_file(tmp_path):

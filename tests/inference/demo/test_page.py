@@ -12,6 +12,7 @@ import mcir
 from mcir.data.codec import decode
 from mcir.inference.folder.measured import score
 from mcir.inference.pictures import Picture, read_picture, write_picture
+from tests.inference.demo.conftest import serving
 
 SLIDER = "#slider img"
 
@@ -74,10 +75,18 @@ def drop(page, place, file):
     page.wait_for_selector(f"#{place} img")
 
 
+def draw(page, place, file):
+    """Draw a file onto the picture that is there."""
+    put = "([name, values]) => { const given = new DataTransfer(); \
+        given.items.add(new File([new Uint8Array(values)], name, {type: 'image/png'})); return given }"
+    given = page.evaluate_handle(put, [file.name, list(file.read_bytes())])
+    page.dispatch_event(f"#{place} .image-container", "drop", {"dataTransfer": given})
+
+
 def restored(page):
     """Press the button and return what is told of the result."""
     page.click("#restore")
-    page.wait_for_selector("#result p")
+    page.wait_for_selector("#result p", timeout=60_000)
     until(page, f"[...document.querySelectorAll('{SLIDER}')].filter(i => i.naturalWidth).length == 2")
     return page.inner_text("#result")
 
@@ -94,6 +103,22 @@ def downloaded(page, folder):
     file = folder / download.value.suggested_filename
     download.value.save_as(file)
     return file
+
+
+def measured(page):
+    """Return the metrics, or what is told in their place."""
+    return page.wait_for_selector("#metrics :is(table, p)").inner_text()
+
+
+def remove(page, place):
+    page.click(f"#{place} button[aria-label='Remove Image']")
+    page.wait_for_selector(f"#{place} img", state="detached")
+
+
+def goes(page):
+    """See that the result goes, and with it all that is told of it."""
+    for place in (SLIDER, "#result p", "#metrics :is(table, p)", "#download"):
+        page.wait_for_selector(place, state="hidden")
 
 
 def refusal(page):
@@ -116,10 +141,10 @@ def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, t
     drop(page, "picture", file)
     page.click("#compare button")
     drop(page, "truth", truth)
-    told = restored(page)
+    caption, told = restored(page), measured(page)
     expected, given = mcir.restore(file, network), read_picture(file)
     scores = score(given.pixels, expected.pixels, read_picture(truth).pixels, 2)
-    assert re.search(r"90×60 → 180×120 pixels · \d+\.\d\d s", told)
+    assert re.fullmatch(r"double · 90×60 → 180×120 pixels · \d+\.\d\d s", caption)
     for number in (f"{scores.psnr_of_input:.2f} dB", f"{scores.psnr:.2f} dB", f"{scores.ssim:.4f}"):
         assert number in told
     assert f"{scores.ssim - scores.ssim_of_input:+.4f}" in told
@@ -139,7 +164,7 @@ def test_the_second_network_restores_what_it_is_for(page, put, checkpoints):
     page.wait_for_selector("#network :text('keeps the size')")
     page.wait_for_selector("#damage")
     page.click("#eight input")
-    assert re.search(r"^90×60 pixels", restored(page))
+    assert re.match(r"same, mean of eight · 90×60 pixels", restored(page))
     after = shown(page)[1]
     np.testing.assert_array_equal(after, mcir.restore(file, checkpoints["same"], ensemble=True).pixels)
 
@@ -158,10 +183,83 @@ def test_a_photograph_to_try_follows_the_network(page, put):
     page.wait_for_selector("#truth img[src*='cat-truth-noise']")
     page.click("#damage :text('rain')")
     page.wait_for_selector("#picture img[src*='cat-rain']")
-    page.click("#picture button >> nth=1")
+    remove(page, "picture")
     drop(page, "picture", put("own.png", 60, 90))
     page.wait_for_selector("#truth img", state="detached")
-    assert "SSIM" not in restored(page)
+    restored(page)
+    assert page.inner_text("#metrics") == ""
+
+
+def test_a_result_goes_with_what_it_was_made_of(page, put, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    file = put("a.png", 60, 90)
+    drop(page, "picture", file)
+    page.click("#compare button")
+    drop(page, "truth", put("truth.png", 60, 90))
+    choose(page, "same")
+    page.wait_for_selector("#damage")
+    for change in (
+        lambda: choose(page, "double"),
+        lambda: choose(page, "same"),
+        lambda: page.click("#eight input"),
+        lambda: page.click("#damage :text('rain')"),
+        lambda: remove(page, "picture"),
+    ):
+        restored(page)
+        measured(page)
+        change()
+        goes(page)
+    for other in (put("b.png", 40, 60), tmp_path / "notes.png"):
+        drop(page, "picture", file)
+        restored(page)
+        draw(page, "picture", other)
+        goes(page)
+        page.wait_for_selector(f"#picture img[src*='{other.name}']" if other.name == "b.png" else ".toast-body")
+        page.wait_for_timeout(500)
+        goes(page)
+        if other.name == "b.png":
+            remove(page, "picture")
+    assert "cannot be read as a picture: notes.png" in refusal(page)
+    page.click("#restore")
+    assert "Drop a picture first" in refusal(page)
+
+
+def test_what_was_chosen_meanwhile_counts(browser, checkpoints, tmp_path, put):
+    """A network that is at work when another is chosen has nothing to show any more, and the other has."""
+    with serving(checkpoints, tmp_path) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(server.address)
+        page.wait_for_selector("#restore")
+        drop(page, "picture", put("large.png", 800, 800))
+        page.click("#eight input")
+        page.click("#restore")
+        page.wait_for_selector("#slider :text('processing')")
+        choose(page, "same")
+        page.wait_for_selector("#network :text('keeps the size')")
+        page.click("#eight input")
+        assert restored(page).startswith("same · 800×800 pixels")
+
+
+def test_a_ground_truth_is_compared_as_soon_as_it_comes(page, put, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    drop(page, "picture", put("a.png", 60, 90))
+    caption = restored(page)
+    page.click("#compare button")
+    drop(page, "truth", put("half.png", 30, 45))
+    told = measured(page)
+    assert told == "No comparison is possible: the ground truth has 45×30 pixels, the restored picture 180×120 (×2)."
+    assert restored(page) != caption and measured(page) == told
+    assert downloaded(page, tmp_path).name == "a-double.png"
+    caption = page.inner_text("#result")
+    remove(page, "truth")
+    page.wait_for_selector("#metrics p", state="detached")
+    drop(page, "truth", put("truth.tif", 120, 180))
+    assert "PSNR" in measured(page)
+    draw(page, "truth", tmp_path / "notes.png")
+    assert "cannot be read as a picture: notes.png" in refusal(page)
+    page.wait_for_selector("#metrics table", state="detached")
+    assert page.inner_text("#result") == caption
+    assert len(shown(page)) == 2
 
 
 def test_what_is_no_picture_or_too_large_is_refused_in_words(page, put, tmp_path):
@@ -182,11 +280,6 @@ def test_what_is_no_picture_or_too_large_is_refused_in_words(page, put, tmp_path
         assert str(tmp_path) not in told and "mcir-demo" not in told
     page.click("#restore")
     assert "Drop a picture first" in refusal(page)
-    drop(page, "picture", put("a.png", 60, 90))
-    page.click("#compare button")
-    drop(page, "truth", put("truth.png", 90, 60))
-    page.click("#restore")
-    assert "the ground truth has 60×90 pixels, the restored picture 180×120" in refusal(page)
 
 
 def test_a_picture_that_no_browser_shows_is_shown_and_kept_whole(page, put, checkpoints, tmp_path):

@@ -153,7 +153,7 @@ def test_an_upload_comes_back_only_by_its_own_path_and_not_as_a_page(name, serve
     (path,) = json.loads(body)
     assert status == 200
     assert path.startswith(str(next(server.folder.glob("mcir-demo-*"))))
-    assert call(server, restoring(server), [named_file(path), None, "same", False], "svg")[0] is False
+    assert call(server, restoring(server), [named_file(path), "same", False], "svg")[0] is False
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{server.address}/gradio_api/file={path}") as answer:
         assert answer.read() == content
@@ -184,9 +184,7 @@ def call(server, number, data, session="abc123"):
 def restoring(server):
     """The number of the function that restores."""
     config = json.loads(ask(server, "/config")[1])
-    (number,) = [
-        each["id"] for each in config["dependencies"] if len(each["inputs"]) == 4 and len(each["outputs"]) == 3
-    ]
+    (number,) = [each["id"] for each in config["dependencies"] if len(each["inputs"]) == len(each["outputs"]) == 3]
     return number
 
 
@@ -205,16 +203,16 @@ def test_a_forged_call_reads_no_file_and_fetches_no_address(server, checkpoints,
     number = restoring(server)
     for path in (outside, checkpoints["same"], "/etc/passwd", "http://127.0.0.1:1/a.png"):
         for forged in (named_file(path), {"path": str(path)}):
-            assert call(server, number, [forged, None, "same", False])[0] == 403
+            assert call(server, number, [forged, "same", False])[0] == 403
     for session, forged in enumerate((7, [1], {"path": 1}, "a.png", None)):
-        success, output = call(server, number, [forged, None, "same", False], f"forged{session}")
+        success, output = call(server, number, [forged, "same", False], f"forged{session}")
         assert success is False
         assert output["error"] is None or output["error"].startswith(("Drop a picture first", "This is no picture"))
     (path,) = json.loads(upload(server, "b.png", outside.read_bytes())[1])
     for session, name in enumerate(("../same", {"a": 1}, None, str(checkpoints["same"]))):
-        success, output = call(server, number, [named_file(path), None, name, False], f"name{session}")
+        success, output = call(server, number, [named_file(path), name, False], f"name{session}")
         assert (success, output["error"]) == (False, "There is no such network.")
-    success, output = call(server, number, [named_file(path), None, "same", False], "right")
+    success, output = call(server, number, [named_file(path), "same", False], "right")
     assert success is True
     assert "20×20" in output["data"][1]
 
@@ -256,7 +254,7 @@ def test_a_full_queue_sends_visitors_away_and_the_end_comes_in_the_midst_of_comp
         file = tmp_path / "a.png"
         write_picture(file, Picture(np.zeros((2500, 2500, 3), np.uint8)))
         (path,) = json.loads(upload(server, "a.png", file.read_bytes())[1])
-        call = {"data": [named_file(path), None, "same", True], "fn_index": restoring(server)}
+        call = {"data": [named_file(path), "same", True], "fn_index": restoring(server)}
         answers = {}
         for visitor in range(6):
             body = json.dumps({**call, "session_hash": f"s{visitor}"}).encode()

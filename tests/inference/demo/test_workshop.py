@@ -98,7 +98,7 @@ def test_the_result_is_that_of_the_library(ensemble, workshop, put, checkpoints)
     assert outcome.result.name == "né_1-double.png"
     np.testing.assert_array_equal(result.pixels, expected.pixels)
     np.testing.assert_array_equal(result.alpha, expected.alpha)
-    assert (outcome.size, outcome.restored, outcome.scores) == ((40, 30), (80, 60), None)
+    assert (outcome.size, outcome.restored) == ((40, 30), (80, 60))
     assert 0 < outcome.seconds < 60
 
 
@@ -130,14 +130,24 @@ def test_views_are_the_enlarged_input_and_the_output_on_white(workshop, put):
 
 
 def test_a_ground_truth_is_compared(workshop, put):
-    given, truth = noise(), noise(61, 81)  # a pixel more at the bottom and right is left out
-    outcome = workshop.restore(put("a.png", given), "double", put("truth.png", truth))
-    assert outcome.scores == score(given.pixels, read_picture(outcome.result).pixels, truth.pixels, 2)
+    given, truth = noise(dtype=np.uint16), noise(61, 81)  # a pixel more at the bottom and right is left out
+    file = put("a.png", given)
+    result = str(workshop.restore(file, "double").result)
+    expected = score(given.pixels, read_picture(result).pixels, truth.pixels, 2)
+    assert workshop.measure(file, result, put("truth.png", truth)) == expected
     for size in ((60, 82), (58, 80), (62, 80)):
         with pytest.raises(Refusal, match=r"No comparison is possible: .*the restored picture 80×60"):
-            workshop.restore(put("a.png", given), "double", put("truth.png", noise(*size)))
+            workshop.measure(file, result, put("truth.png", noise(*size)))
+    small = put("small.png", noise(4, 5))
     with pytest.raises(Refusal, match="SSIM takes at least 11×11"):
-        workshop.restore(put("a.png", noise(4, 5)), "double", put("truth.png", noise(8, 10)))
+        workshop.measure(small, str(workshop.restore(small, "double").result), put("truth.png", noise(8, 10)))
+
+
+@pytest.mark.parametrize("size", [(61, 80), (60, 81), (15, 20), (60, 40), (30, 80)])
+def test_a_result_of_another_picture_is_not_compared(size, workshop, put):
+    given, other = put("a.png", noise()), put("other.png", noise(*size))
+    with pytest.raises(Refusal, match="This result is not that of the picture"):
+        workshop.measure(given, other, other)
 
 
 def test_a_picture_that_would_become_too_large_is_refused_by_its_header(workshop, put, monkeypatch):
@@ -213,7 +223,9 @@ def test_only_files_of_visitors_are_read(workshop, put, tmp_path):
     for path in (str(outside), f"{tmp_path}/shelf/../outside.png", f"{tmp_path}/shelf/link.png", "none.png", ""):
         for call in (
             lambda path: workshop.restore(path, "same"),
-            lambda path: workshop.restore(given, "same", path),
+            lambda path: workshop.measure(path, given, given),
+            lambda path: workshop.measure(given, path, given),
+            lambda path: workshop.measure(given, given, path),
             lambda path: workshop.preview(path, "same"),
         ):
             with pytest.raises(Refusal, match="not here any more"):
@@ -230,7 +242,7 @@ def test_a_preview_stands_for_the_file_that_a_browser_cannot_show(workshop, put)
     of_tiff, of_png = (read_picture(workshop.restore(file, "same").result) for file in (shown, plain))
     assert of_tiff.bits == 16
     np.testing.assert_array_equal(of_tiff.pixels, of_png.pixels)
-    assert workshop.restore(shown, "same", shown).scores.psnr_of_input == np.inf
+    assert workshop.measure(shown, plain, shown).psnr_of_input == np.inf
 
 
 def test_examples_show_what_a_network_is_for(workshop):
