@@ -78,7 +78,7 @@ def curves(
             frame.rule(f"M{frame.x(place):.1f} {_ABOVE}V{_HEIGHT - _BELOW}", "1 4")
     entries = []
     for name, level in levels.items():
-        frame.rule(f"M{_LEFT} {frame.y(level):.1f}H{_WIDTH - _RIGHT}", "6 4")
+        frame.rule(f"M{frame.left} {frame.y(level):.1f}H{_WIDTH - _RIGHT}", "6 4")
         entries.append(_legend_entry("dashed", "currentColor", name, _written(level)))
     for number, (name, points) in enumerate(drawn.items()):
         if not points:
@@ -122,16 +122,20 @@ def bars(
             middle = (left + right) / 2
             frame.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="currentColor" stroke-width="1.5"/>')
         frame.text((left + right) / 2, _HEIGHT - _BELOW + 16, name, "middle")
-    frame.add(f'<path d="M{_LEFT} {zero:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor"/>')
+    frame.add(f'<path d="M{frame.left} {zero:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor"/>')
     return Figure(caption, frame.markup(), "drawing")
 
 
 _WIDTH, _HEIGHT = 640, 320
-_LEFT, _RIGHT, _ABOVE, _BELOW = 72, 20, 14, 40
+_LEFT, _RIGHT, _ABOVE, _BELOW = 72, 20, 32, 40
+_DIGIT = 11  # its width where letters are largest against the drawing, on a narrow screen
 
 
 class _Frame:
-    """Axes, and what is drawn between them."""
+    """Axes, and what is drawn between them; what the y axis measures stands above it, clear of its ticks.
+
+    ``left`` is where the axis begins, at least 72 and behind the longest of the ticks.
+    """
 
     def __init__(
         self, points: Points, x_label: str, y_label: str, ticks: bool = True, logarithmic: bool = False
@@ -144,28 +148,26 @@ class _Frame:
         self._y = (low - margin, high + margin)
         self._is_curve, self._x_label = ticks, x_label
         self._parts: list[str] = []
-        for value in _powers(*self._y) if logarithmic else _ticks(*self._y):
-            level = self.y(value)
-            self.add(f'<path d="M{_LEFT} {level:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity="0.15"/>')
-            self.text(_LEFT - 6, level + 4, _label(value), "end")
+        levels = [(self.y(value), _label(value)) for value in (_powers if logarithmic else _ticks)(*self._y)]
+        self.left = max([_LEFT, *(6 + _DIGIT * len(label) for _, label in levels)])
+        for level, label in levels:
+            across = f"M{self.left} {level:.1f}H{_WIDTH - _RIGHT}"
+            self.add(f'<path d="{across}" stroke="currentColor" stroke-opacity="0.15"/>')
+            self.text(self.left - 6, level + 4, label, "end")
         if ticks:
             for value in _ticks(*self._x):
                 at, label = self.x(value), _label(value)
-                is_at_edge = at + 3.5 * len(label) > _WIDTH
+                is_at_edge = at + _DIGIT / 2 * len(label) > _WIDTH
                 self.text(_WIDTH if is_at_edge else at, _HEIGHT - _BELOW + 16, label, "end" if is_at_edge else "middle")
-        self.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle")
-        middle = _HEIGHT / 2
-        self.add(
-            f'<text x="14" y="{middle}" transform="rotate(-90 14 {middle})" text-anchor="middle">'
-            f"{html.escape(y_label)}</text>"
-        )
+        self.text((self.left + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle")
+        self.text(0, 16, y_label, "start")
 
     def _level(self, value: float) -> float:
         return math.log10(value) if self._logarithmic else value
 
     def x(self, value: float) -> float:
         low, high = self._x
-        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+        return self.left + (value - low) / (high - low) * (_WIDTH - self.left - _RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self._y
@@ -196,7 +198,7 @@ class _Frame:
 
     def markup(self) -> str:
         inside = "".join(self._parts)
-        plot = (_LEFT, _WIDTH - _RIGHT, _ABOVE, _HEIGHT - _BELOW)
+        plot = (self.left, _WIDTH - _RIGHT, _ABOVE, _HEIGHT - _BELOW)
         frame = json.dumps({"plot": plot, "x": self._x, "y": self._y, "logarithmic": self._logarithmic})
         axis = html.escape(self._x_label)
         read_by_script = f' data-frame="{html.escape(frame)}" data-x="{axis}"' if self._is_curve else ""
@@ -278,4 +280,4 @@ def _written(value: float) -> str:
 
 
 def _label(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 and value == round(value) else f"{value:g}"

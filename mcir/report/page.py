@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from mcir.report.figures import Figure
@@ -37,9 +38,10 @@ class Section:
         parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
         if self.table:
             head, *rows = self.table
-            kind = ' class="words"' if self.words else ""
-            parts.append(f'<div class="wide"><table{kind}><thead>' + _html_row(head, "th") + "</thead><tbody>")
-            parts += [_html_row(row, "td") for row in rows]
+            kind = "words" if self.words else "numbers"
+            parts.append(f'<div class="wide"><table class="{kind}" role="table"><thead role="rowgroup">')
+            parts += [_html_row(head, "th", "columnheader"), '</thead><tbody role="rowgroup">']
+            parts += [_html_row(row, "td", "cell", head) for row in rows]
             parts.append("</tbody></table></div>")
         if self.code:
             parts.append(f"<pre>{html.escape(self.code)}</pre>")
@@ -113,5 +115,13 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _html_row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _html_row(cells: Sequence[str], tag: str, role: str, heads: Sequence[str] = ()) -> str:
+    """Return a row of a table, which stays one to a screen reader when a narrow screen shows its cells as blocks.
+
+    ``heads`` are the headings of the cells, which stand in each of the blocks.
+    """
+    parts = (
+        f'<{tag} role="{role}" data-head="{html.escape(head)}">{html.escape(cell)}</{tag}>'
+        for cell, head in zip_longest(cells, heads, fillvalue="")
+    )
+    return f'<tr role="row">{"".join(parts)}</tr>'

@@ -6,8 +6,10 @@ the image, at most 384 pixels high and wide, as JPEG without chroma subsampling,
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mode
 
 import cv2
 from PIL import Image
@@ -19,21 +21,26 @@ _SIDE = 384
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 _TIMES = 40
 _GIVEN, _GT = "input", "gt"
+_END = b"\xff\xd9"  # of a JPEG
+_NAMED = 6
 
 
 @dataclass
 class Progress:
-    """The files of one image: what went in, what was wanted, and by iteration what came out; all of one size."""
+    """The files of one image: what went in, what was wanted, and by iteration what came out; all of one size.
+
+    Without the first two, ``None``, the outputs are still worth seeing.
+    """
 
     size: tuple[int, int]
-    given: Path
-    gt: Path
+    given: Path | None
+    gt: Path | None
     outputs: dict[int, Path] = field(default_factory=dict)
 
     @property
     def largest(self) -> int:
         """The bytes of the largest of its files."""
-        return max(file.stat().st_size for file in (self.given, self.gt, *self.outputs.values()))
+        return max(file.stat().st_size for file in (self.given, self.gt, *self.outputs.values()) if file)
 
 
 def keep(run: Path, data_set: str, name: str, iteration: int, compared: Picture) -> None:
@@ -63,23 +70,35 @@ def keep(run: Path, data_set: str, name: str, iteration: int, compared: Picture)
 
 def forget_later(run: Path, iteration: int) -> None:
     """Remove the outputs of iterations that a resumed run makes again."""
-    for given in (run / FOLDER).rglob(f"{_GIVEN}.jpg"):
-        for later, file in _outputs(given.parent).items():
+    for folder in _folders(run):
+        for later, file in _outputs(folder).items():
             if later > iteration:
                 file.unlink()
 
 
 def read(run: Path) -> dict[str, dict[str, Progress]]:
-    """Return what was kept of a run, by set and name; what is damaged or not whole is passed over."""
+    """Return what was kept of a run, by set and name, as far as it is whole; :func:`lacking` tells of the rest."""
     found: dict[str, dict[str, Progress]] = {}
-    for given in sorted((run / FOLDER).rglob(f"{_GIVEN}.jpg")):
-        size = _size(given)
-        image = Progress(size, given, given.with_stem(_GT), _outputs(given.parent))
-        image.outputs = {at: file for at, file in image.outputs.items() if _size(file) == size}
-        data_set, *name = given.parent.relative_to(run / FOLDER).parts
-        if min(size) and _size(image.gt) == size and image.outputs and name:
-            found.setdefault(data_set, {})["/".join(name)] = image
+    for folder in _folders(run):
+        size, problems = _examined(folder)
+        outputs = {at: file for at, file in _outputs(folder).items() if file not in problems}
+        if outputs:
+            given, gt = (None if file in problems else file for file in _beside(folder))
+            data_set, *name = folder.relative_to(run / FOLDER).parts
+            found.setdefault(data_set, {})["/".join(name)] = Progress(size, given, gt, outputs)
     return found
+
+
+def lacking(run: Path) -> list[str]:
+    """Return in words which pictures of a run are not there or of no use; of many the first are named."""
+    found: dict[str, list[str]] = {}
+    for folder in _folders(run):
+        for file, problem in _examined(folder)[1].items():
+            found.setdefault(problem, []).append(file.relative_to(run).as_posix())
+    return [
+        f"{', '.join(files[:_NAMED])}{f' and {len(files) - _NAMED} more' * (len(files) > _NAMED)}: {problem}."
+        for problem, files in found.items()
+    ]
 
 
 def evenly(iterations: list[int], number: int) -> list[int]:
@@ -91,18 +110,42 @@ def evenly(iterations: list[int], number: int) -> list[int]:
     return kept
 
 
+def _folders(run: Path) -> list[Path]:
+    """Return where pictures of an image are."""
+    return sorted({file.parent for file in (run / FOLDER).glob("*/*/**/*.jpg")})
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder / f"{_GIVEN}.jpg", folder / f"{_GT}.jpg"
+
+
+def _examined(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
+    """Return the size that most pictures of an image have, and what is wrong with the others."""
+    files = [*_beside(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
+    sizes = {file: size for file in files if (size := _size(file))}
+    usual = mode(sizes.values()) if sizes else (0, 0)
+    problems = {}
+    for file in files:
+        if file not in sizes:
+            problems[file] = "cannot be read" if file.exists() else "not there"
+        elif sizes[file] != usual:
+            problems[file] = "of another size than the pictures beside"
+    return usual, problems
+
+
 def _outputs(folder: Path) -> dict[int, Path]:
     files = (file for file in folder.glob("*.jpg") if file.stem.isdecimal())
     return dict(sorted((int(file.stem), file) for file in files))
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """Return height and width of a picture as its header has them; zeros if it cannot be read."""
+def _size(file: Path) -> tuple[int, int] | None:
+    """Return height and width of a JPEG as its header has them, if it can be read and goes on to its end."""
     try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, ValueError):
-        return 0, 0
+        with file.open("rb") as data, Image.open(data, formats=["JPEG"]) as image:
+            data.seek(-len(_END), os.SEEK_END)
+            return (image.height, image.width) if data.read() == _END else None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _middle(picture: Picture) -> Picture:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mcir.registry import suggestion
-from mcir.report.progress import FOLDER, Progress, read
+from mcir.report.progress import FOLDER, Progress, lacking, read
 
 RESULTS, STARTS, OPTIONS = "results.jsonl", "environment.jsonl", "options.yml"
 """Files of a run: what it told, with what it was started each time, and its options as resolved."""
@@ -43,10 +45,10 @@ class Metric:
         return max(self.points, key=lambda point: -math.inf if math.isnan(point[1]) else sign * point[1])
 
     def shown(self, value: float, sign: str = "") -> str:
-        """Write a value with its unit, two digits for decibels and four for shares."""
+        """Write a value with its unit, on one line; two digits for decibels and four for shares."""
         if math.isnan(value):
             return "no number"
-        return f"{value:{sign}.2f} {self.unit}" if self.unit else f"{value:{sign}.4f}"
+        return f"{value:{sign}.2f}\N{NO-BREAK SPACE}{self.unit}" if self.unit else f"{value:{sign}.4f}"
 
 
 @dataclass
@@ -119,13 +121,14 @@ def read_run(folder: Path, running: bool = False) -> Run:
     run = Run(folder.resolve().name, folder, running=running)
     _read_starts(run)
     _read_results(run)
-    run.pictures = read(folder)
+    run.pictures, lost = read(folder), lacking(folder)
+    run.missing += lost
     saved = [*folder.glob("training_states/*.state"), *folder.glob("models/net_g_*.pth")]
     numbers = (file.stem.rpartition("_")[2] for file in saved)
     run.iteration = max([run.iteration, *(int(number) for number in numbers if number.isdecimal())])
     if not any(run.metrics.values()):
         run.missing.append("No validation is recorded: there are no results on images that were not trained on.")
-    elif not run.pictures:
+    elif not run.pictures and not lost:
         run.missing.append(
             f"{FOLDER}/: there are no pictures over time (val.pictures may be 0, or the run an old one)."
         )
@@ -133,23 +136,23 @@ def read_run(folder: Path, running: bool = False) -> Run:
 
 
 def _read_starts(run: Run) -> None:
-    run.starts = [start for start in read_records(run.folder / STARTS) if isinstance(start.get("iteration"), int)]
+    run.starts = [start for start in _records(run, STARTS) if isinstance(start.get("iteration"), int)]
     if not run.starts:
         run.missing.append(f"{STARTS}: with what, on what machine and how long it was to be trained is not recorded.")
     options = run.folder / OPTIONS
     if options.is_file():
         run.options = options.read_text(encoding="utf-8", errors="replace")
+        if not _is_mapping(run.options):
+            run.missing.append(f"{OPTIONS}: these are no options, as they are no YAML of names and values.")
     else:
         run.missing.append(f"{OPTIONS}: the options are not recorded.")
 
 
 def _read_results(run: Run) -> None:
     """Read the lines; of an iteration that stands there twice, the last counts."""
-    file, lines = run.folder / RESULTS, 0
     scalars: dict[str, dict[int, float]] = {}
     points: dict[tuple[str, str], dict[int, float]] = {}
-    for record in read_records(file):
-        lines += 1
+    for record in _records(run, RESULTS):
         iteration = record.get("iteration")
         if not isinstance(iteration, int):
             continue
@@ -166,10 +169,8 @@ def _read_results(run: Run) -> None:
     run.scalars = {name: sorted(values.items()) for name, values in scalars.items()}
     for (data_set, name), values in points.items():
         run.metrics[data_set][name].points = sorted(values.items())
-    if not file.is_file():
+    if not (run.folder / RESULTS).is_file():
         run.missing.append(f"{RESULTS}: losses, speed and results are not recorded.")
-    elif damaged := sum(1 for _ in file.open(encoding="utf-8", errors="replace")) - lines:
-        run.missing.append(f"{RESULTS}: {damaged} of {lines + damaged} lines cannot be read (one may be half written).")
     odd = [name for name, values in run.scalars.items() if not all(math.isfinite(value) for _, value in values)]
     if odd:
         run.missing.append(f"{', '.join(odd)}: values that are no finite numbers are not drawn.")
@@ -177,6 +178,23 @@ def _read_results(run: Run) -> None:
         run.missing.append(
             f"{RESULTS}.abandoned: what was told of iterations that were made again after a resume is not shown."
         )
+
+
+def _records(run: Run, name: str) -> list[dict[str, Any]]:
+    """Read the records of a file of a run, and note how many of its lines are none."""
+    file = run.folder / name
+    records = list(read_records(file))
+    lines = len(_lines(file))
+    if damaged := lines - len(records):
+        run.missing.append(f"{name}: {damaged} of {lines} lines cannot be read (one may be half written).")
+    return records
+
+
+def _is_mapping(text: str) -> bool:
+    try:
+        return isinstance(yaml.compose(text, yaml.SafeLoader), yaml.MappingNode)
+    except (yaml.YAMLError, RecursionError):
+        return False
 
 
 def _note_conditions(metric: Metric, name: str, record: dict[str, Any]) -> None:
@@ -212,13 +230,17 @@ def read_records(file: Path) -> Iterator[dict[str, Any]]:
     def whole(digits: str) -> float:  # beyond what a float tells apart nothing was counted
         return int(digits) if len(digits) < 16 else float(digits)
 
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+    for line in _lines(file):
         try:
             record = json.loads(line, parse_int=whole)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             yield record
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
 
 
 def changed_lines(before: str, now: str) -> list[str]:

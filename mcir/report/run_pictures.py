@@ -73,8 +73,11 @@ def _slider(key: _Key, of_runs: Mapping[str, Progress], runs: Sequence[Run], tim
     image = next(iter(of_runs.values()))
     metrics = {run.name: run.metrics.get(data_set, {}) for run in runs}
     given = next((metric.given for run in of_runs for metric in metrics[run].values()), "input")
-    layers = [Layer(given, [Shot(image.given.read_bytes(), given)])]
-    layers.append(Layer("ground truth", [Shot(image.gt.read_bytes(), "ground truth")]))
+    inputs = [progress.given for progress in of_runs.values() if progress.given]
+    wanted = [progress.gt for progress in of_runs.values() if progress.gt]
+    beside = [(given, file) for file in inputs[:1]] + [("ground truth", file) for file in wanted[:1]]
+    layers = [Layer(label, [Shot(file.read_bytes(), label)]) for label, file in beside]
+    first = len(layers)
     for run, progress in of_runs.items():
         label = run if len(runs) > 1 else "output"
         shots = []
@@ -84,5 +87,5 @@ def _slider(key: _Key, of_runs: Mapping[str, Progress], runs: Sequence[Run], tim
             told = f"{label} at {at:,}" + f": {', '.join(scores)}" * bool(scores)
             shots.append(Shot(progress.outputs[at].read_bytes(), told, at))
         layers.append(Layer(label, shots))
-    left, right = (0, 2) if len(of_runs) == 1 else (2, 3)
+    left, right = (0, first) if len(of_runs) == 1 else (first, first + 1)
     return slider(layers, left, right, image.size, f"{data_set}: {name}")

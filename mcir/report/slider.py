@@ -36,7 +36,7 @@ def slider(layers: Sequence[Layer], left: int, right: int, size: tuple[int, int]
     Without a script the page shows all of them in a row.
 
     Args:
-        layers: at least two.
+        layers: at least one.
         left: the number of the layer that is on the left at first.
         right: the same of the right.
         size: height and width of the pictures; small ones are shown enlarged.

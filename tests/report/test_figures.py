@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mcir.report.figures import curves, spans_decades
+from mcir.report.figures import bars, curves, spans_decades
 from tests.tables.pages import Page
 
 
@@ -74,8 +74,8 @@ def test_levels_and_marks():
     figure = curves(points, "", "x", "y", levels={"<given>": 4.0}, marks=[5, 99])
     assert "&lt;given&gt;</span> <b>4</b>" in figure.markup and "<given>" not in figure.markup
     (level,) = re.findall(r'<path d="M72 ([\d.]+)H620"[^>]*stroke-dasharray="6 4"', figure.markup)
-    assert 14 < float(level) < min(y for _, y in drawn(figure)[0])  # above the line, and within the drawing
-    assert re.findall(r'd="M([\d.]+) 14V280"', figure.markup) == ["346.0"]  # what is outside is not drawn
+    assert 32 < float(level) < min(y for _, y in drawn(figure)[0])  # above the line, and within the drawing
+    assert re.findall(r'd="M([\d.]+) 32V280"', figure.markup) == ["346.0"]  # what is outside is not drawn
     assert "stroke-dasharray" not in curves(points, "", "x", "y", levels={"a": math.inf}).markup
 
 
@@ -114,8 +114,36 @@ def test_one_point_is_seen():
 def test_what_hardly_differs_is_a_flat_line_in_the_middle(values, shown):
     figure = curves({"a": list(enumerate(values))}, "", "x", "y")
     ((_, first), (_, second)) = drawn(figure)[0]
-    assert first == pytest.approx(second, abs=0.1) and 140 < first < 155
+    assert first == pytest.approx(second, abs=0.1) and first == pytest.approx((32 + 280) / 2, abs=0.1)
     assert shown in labels(figure)
+
+
+def texts(figure):
+    """Where the texts of a drawing end, by anchor, in what height they stand, and what they say."""
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)</text>', figure.markup)
+    return [(float(x), float(y), anchor, text) for x, y, anchor, text in found]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.00014, 0.0002], [-1.6e-5, 0.0], [33.9, 33.9105], [1e5, 9e6], [-123e6, 4.0], [1e17, 3e17], [-1e199, 1e199]],
+)
+def test_ticks_have_room_and_the_title_stands_above_them(values):
+    figure = curves({"a": list(enumerate(values))}, "", "x", "a title of the axis")
+    ticks = [(x, y, text) for x, y, anchor, text in texts(figure) if anchor == "end" and y < 290]
+    assert len(ticks) > 1 and "rotate" not in figure.markup
+    ((left, _), *_) = drawn(figure)[0]
+    for x, y, text in ticks:
+        assert x < left < 640 / 3
+        assert x >= 17 * 0.64 * len(text)  # letters of a narrow screen, in a wide font
+        assert y - 17 * 0.75 > 16 + 17 * 0.25  # below the title
+    assert (0.0, 16.0, "start", "a title of the axis") in texts(figure)
+    assert f"&quot;plot&quot;: [{left:.0f}, 620, 32, 280]" in figure.markup  # what the script reads values by
+
+
+def test_bars_have_their_title_above_too():
+    figure = bars({"one": -0.00016, "two": 0.0001}, "", "dB")
+    assert (0.0, 16.0, "start", "dB") in texts(figure) and "rotate" not in figure.markup
 
 
 def test_a_long_label_ends_within_the_drawing():

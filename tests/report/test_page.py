@@ -32,6 +32,15 @@ def test_the_page_holds_all_of_it():
     assert np.array_equal(shown, picture)
 
 
+def test_a_table_is_one_to_a_screen_reader_however_its_cells_are_laid_out():
+    (table,) = re.findall(r"<table.*?</table>", report()[1].as_html(), re.DOTALL)
+    roles = re.findall(r'role="(\w+)"', table)
+    row = ["row", "cell", "cell"]
+    assert roles == ["table", "rowgroup", "row", *["columnheader"] * 2, "rowgroup", *row, *row]
+    cells = re.findall(r'<td role="cell" data-head="(\w+)">([^<]+)</td>', table)
+    assert cells == [("row", "EDSR | small"), ("PSNR", "31.50"), ("row", "&lt;script&gt;"), ("PSNR", "–")]
+
+
 def test_the_page_needs_nothing_beside_it():
     page = Page(report()[1].as_html())
     assert [address for address in page.addresses if not address.startswith("data:")] == []

@@ -53,6 +53,7 @@ def test_resumes_and_what_they_put_aside(tmp_path):
     assert run.scalars["l_pix"][-1] == (400, 7.0) and len(run.scalars["l_pix"]) == 40  # the last of two counts
     assert run.metrics["photographs"]["psnr"].last == (400, 35.0)
     assert [text for text in run.missing if "abandoned" in text]
+    assert "environment.jsonl: 1 of 3 lines cannot be read (one may be half written)." in run.missing
 
 
 def test_an_old_run(tmp_path):
@@ -77,7 +78,7 @@ def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
     assert run.scalars["l_pix"] == [(10, 0.1), (20, math.inf)]
     assert len(run.scalars["grad_norm"]) == 1 and "note" not in run.scalars
     psnr = run.metrics["photographs"]["psnr"]
-    assert psnr.best == (10, math.inf) and psnr.shown(math.inf, "+") == "+inf dB"
+    assert psnr.best == (10, math.inf) and psnr.shown(math.inf, "+") == "+inf\N{NO-BREAK SPACE}dB"
     assert psnr.shown(psnr.last[1]) == psnr.shown(math.inf - math.inf, "+") == "no number"
     told = " ".join(run.missing)
     assert "2 of 10 lines" in told and "l_pix: values that are no finite numbers" in told
@@ -121,6 +122,28 @@ def test_a_run_without_pictures_says_so(tmp_path):
     for file in folder.rglob("*.jpg"):
         file.unlink()
     assert "pictures over time" in " ".join(read_run(folder).missing)
+
+
+@pytest.mark.parametrize("lost", ["gt.jpg", "input.jpg", "200.jpg"])
+def test_a_picture_that_is_lost_is_named_and_the_others_are_there(tmp_path, lost):
+    folder = leave_run(tmp_path / "run")
+    (folder / "progress" / "photographs" / "cat" / lost).write_bytes(b"no picture")
+    run = read_run(folder)
+    assert run.missing == [f"progress/photographs/cat/{lost}: cannot be read."]
+    assert {100, 300, 400} <= run.pictures["photographs"]["cat"].outputs.keys()
+    for file in folder.rglob("?00.jpg"):
+        file.unlink()
+    assert "<iteration>.jpg: not there." in " ".join(read_run(folder).missing)
+    assert "val.pictures" not in " ".join(read_run(folder).missing)
+
+
+@pytest.mark.parametrize("text", ["", "a: [1", "- a\n- b\n", "only words", "a\0b", "\x89PNG\r\n\x1a\n", "[" * 9999])
+def test_options_that_are_none_are_told_of_and_shown(tmp_path, text):
+    folder = leave_run(tmp_path / "run")
+    (folder / "options.yml").write_text(text, newline="")
+    run = read_run(folder)
+    assert [told.partition(":")[0] for told in run.missing] == ["options.yml"] and "no options" in run.missing[0]
+    assert run.options.split() == text.split()
 
 
 def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):

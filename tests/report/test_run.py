@@ -29,7 +29,7 @@ def page_of(*folders, running=lambda folder: False):
     write_report(folders, file, running)
     text = file.read_text(encoding="utf-8")
     assert sorted(path.name for path in file.parent.glob("*page.html*")) == ["page.html"]
-    return text, RunPage(text)
+    return text, RunPage(text.replace("\N{NO-BREAK SPACE}", " "))
 
 
 def captions(text):
@@ -57,7 +57,9 @@ def test_the_page_of_a_whole_run(tmp_path):
     assert "total_iter: 400" in page.text and "2026-11-21 12:00:00" in page.text
     assert text.count("<img ") == 6  # input, ground truth, four times
     assert "What is missing" not in text
-    assert text.count("output at 200: psnr 32.00 dB, ssim 0.9100") == 2  # below the picture, and for who cannot see
+    assert (
+        text.count("output at 200: psnr 32.00\N{NO-BREAK SPACE}dB, ssim 0.9100") == 2
+    )  # below the picture, and for who cannot see
 
 
 def test_the_page_needs_nothing_beside_it_and_may_fetch_nothing(tmp_path):
@@ -148,6 +150,36 @@ def test_a_loss_that_spans_decades_gets_a_logarithmic_axis(tmp_path):
     assert page_of(folder)[0].count("&quot;logarithmic&quot;: true") == 1
 
 
+@pytest.mark.parametrize(
+    ("lost", "layers", "chosen"),
+    [
+        (["gt.jpg"], ["bicubic", "output"], [0, 1]),
+        (["input.jpg"], ["ground truth", "output"], [0, 1]),
+        (["input.jpg", "gt.jpg"], ["output"], [0, 0]),
+        (["200.jpg"], ["bicubic", "ground truth", "output"], [0, 2]),
+    ],
+)
+def test_what_there_is_of_the_pictures_is_shown_and_the_rest_is_named(tmp_path, lost, layers, chosen):
+    folder = leave_run(tmp_path / "run")
+    for name in lost:
+        (folder / "progress" / "photographs" / "cat" / name).write_bytes(b"no picture")
+    text, page = page_of(folder)
+    assert text.count("<img ") == 6 - len(lost) and "photographs: cat" in captions(text)
+    assert re.findall(r"<option [^>]*>([^<]+)", text) == 2 * layers
+    assert [int(value) for value in re.findall(r'<option value="(\d)" selected', text)] == chosen
+    assert all(f"progress/photographs/cat/{name}" in page.text.partition("What is missing")[2] for name in lost)
+
+
+def test_of_two_runs_either_has_the_ground_truth(tmp_path):
+    one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two")
+    (one / "progress" / "photographs" / "cat" / "gt.jpg").unlink()
+    (other / "progress" / "photographs" / "cat" / "input.jpg").unlink()
+    text, page = page_of(one, other)
+    assert re.findall(r"<option [^>]*>([^<]+)", text) == 2 * ["bicubic", "ground truth", "one", "two"]
+    assert re.findall(r'<option value="(\d)" selected', text) == ["2", "3"]
+    assert "one: progress/photographs/cat/gt.jpg: not there." in page.text
+
+
 def test_two_runs_are_laid_on_one_another(tmp_path):
     plain, spn = leave_run(tmp_path / "plain", until=300), leave_run(tmp_path / "spn", gain=0.25)
     (spn / "options.yml").write_text("name: spn\ntrain:\n  total_iter: 400\n  balance: 0.1\n")
@@ -178,7 +210,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     folders = [leave_run(tmp_path / root / "run") for root in ("a", "b")]
     write_report(folders, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert f"<td>{folders[0]}</td>" in text and f"<td>{folders[1]}</td>" in text
+    assert f">{folders[0]}</td>" in text and f">{folders[1]}</td>" in text
     write_report([folders[0], folders[0] / ".." / "run"], tmp_path / "page.html")  # the same one
     assert "finished: 400 iterations</span>" in (tmp_path / "page.html").read_text()
 

@@ -8,7 +8,7 @@ import pytest
 
 from mcir.report.run import write_report
 from mcir.report.slider import Layer, Shot, slider
-from tests.report.runs import NASTY, leave_run
+from tests.report.runs import NASTY, as_lines, leave_run, train_line
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_keyboard_does_all_of_it(opened, tmp_path):
         page.keyboard.press(press)
         assert page.locator("output").inner_text() == iteration
         assert brightness(page, 0.9) == pytest.approx(level, abs=0.03)
-    assert "output at 200: psnr 32.00 dB" in page.locator(".shot.right").inner_text()
+    assert "output at 200: psnr 32.00\N{NO-BREAK SPACE}dB" in page.locator(".shot.right").inner_text()
 
 
 def test_any_two_are_compared(opened, tmp_path):
@@ -149,6 +149,45 @@ def test_names_are_not_run_and_both_modes_can_be_read(opened, tmp_path):
         levels = [sum(map(int, text.partition("(")[2].partition(")")[0].split(","))) / 765 for text in (ink, paper)]
         assert abs(levels[0] - levels[1]) > 0.7
         assert (levels[1] > 0.5) == (scheme == "light")
+
+
+def boxes_of(locator):
+    return [locator.nth(number).bounding_box() for number in range(locator.count())]
+
+
+@pytest.mark.parametrize("width", [360, 390, 700, 900, 1280])
+def test_every_cell_is_within_the_page_and_a_number_beside_its_unit(opened, tmp_path, width):
+    page = opened(leave_run(tmp_path / "run"), viewport={"width": width, "height": 800})
+    cells = page.locator(".numbers td")
+    assert cells.count() == 16
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes_of(cells))
+    assert "+3.00\N{NO-BREAK SPACE}dB" in cells.all_inner_texts()[5]
+    heads = cells.evaluate_all("all => all.map(cell => getComputedStyle(cell, '::before').content)")
+    in_blocks = ['"set" / ""', '"metric" / ""', '"given" / ""', '"last" / ""', '"at iteration" / ""', '"gain" / ""']
+    assert heads[:6] == (["none"] * 6 if width > 832 else in_blocks)
+    assert page.get_by_role("columnheader", name="gain").count() == 1
+    assert page.get_by_role("row", name="photographs psnr bicubic 30.00 dB").get_by_role("cell").count() == 8
+
+
+@pytest.mark.parametrize("width", [360, 390, 900])
+def test_no_text_of_a_drawing_lies_on_another_or_beyond_its_edge(opened, tmp_path, width):
+    folder = leave_run(tmp_path / "run")
+    records = [train_line(at, lr=at * 4e-7, grad_norm=-at * 1e-8, memory_mib=at * 2e4) for at in range(10, 401, 10)]
+    (folder / "results.jsonl").write_text(as_lines(records))
+    page = opened(folder, viewport={"width": width, "height": 800})
+    for drawing in page.locator("svg").all():
+        edge, texts = drawing.bounding_box(), boxes_of(drawing.locator("text"))
+        assert len(texts) > 6
+        for number, box in enumerate(texts):
+            assert box["x"] > edge["x"] - 1 and box["x"] + box["width"] < edge["x"] + edge["width"] + 1
+            assert not [other for other in texts[:number] if overlap(box, other)]
+
+
+def overlap(one, other):
+    return all(
+        one[side] + one[length] > other[side] + 1 and other[side] + other[length] > one[side] + 1
+        for side, length in (("x", "width"), ("y", "height"))
+    )
 
 
 def test_without_a_script_all_pictures_stand_in_a_row(opened, tmp_path):
