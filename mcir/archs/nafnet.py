@@ -122,6 +122,7 @@ class NAFNet(Network):
     """
 
     padding = "zeros"
+    sees_all = True
     last_layer = "ending"
 
     def __init__(

@@ -115,7 +115,7 @@ def as_tensor(array: Array) -> Tensor:
     Raises:
         ValueError: it holds no numbers that a tensor can hold.
     """
-    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"an array holds uint8, uint16 or floats in [0, 1], not {array.dtype}.")
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(native if native.flags.writeable else native.copy()).permute(2, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from mcir.inference.weights import load_network
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 Checkpoint: TypeAlias = "str | Path | nn.Module | Restorer"
 Kind = TypeVar("Kind", Image.Image, Array, Tensor)
+
+_LOG = logging.getLogger("mcir")
 
 OVERLAP = 64
 """Pixels of the input that neighbouring tiles share unless told otherwise."""
@@ -94,6 +97,7 @@ class Restorer:
         self.channels = int(getattr(network, "in_channels", 3))
         self._period = int(getattr(network, "period", getattr(network, "size_multiple", 1)))
         self._rest = int(getattr(network, "period_rest", 0))
+        self._sees_all = bool(getattr(network, "sees_all", False))
         least = int(getattr(network, "min_size", 1))
         smallest = smallest_tile(self._period, self._rest, least)
         self._small = -(-max(least, SMALL_SIDE) // self._period) * self._period
@@ -205,6 +209,14 @@ class Restorer:
 
         sides = inputs[0].shape[1:]
         rows, columns = (spans(each, side, self.overlap, self._period, self._rest) for each in sides)
+        if self._sees_all and len(rows) * len(columns) > 1:
+            self._sees_all = False  # which is told once
+            _LOG.warning(
+                "%s looks at more of a picture than a tile holds: in tiles of %d pixels it makes a slightly different "
+                "one than without (tile None), for which the memory must be enough.",
+                self.architecture,
+                side,
+            )
         done = 0
         for down, right, piece in blended(restore_tile, rows, columns, self.scale):
             for (canvas, number), image in zip(entries, piece, strict=True):

@@ -57,7 +57,7 @@ class Room:
         whole, tiled = (min(self._most, pixels) for pixels in self._affordable(count * height * width, cost))
         side = min(max(height, width), self.tile) if isinstance(self.tile, int) else max(height, width)
         if _area(side, height, width) > whole:
-            side = max(math.isqrt(int(tiled)), self.smallest)
+            side = max(_side(int(tiled), height, width), self.smallest)
         area = _area(side, height, width)
         return max(int(min(whole, count * area) // area), 1), side
 
@@ -69,16 +69,18 @@ class Room:
         """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        area = _area(side, height, width)
         self._failed.append(side)
-        if together == 1 and (side <= self.smallest or area <= self.smallest**2):
+        if together == 1 and side <= self.smallest:
             tried = ", ".join(map(str, dict.fromkeys(self._failed)))
             self._failed, self._most = [], math.inf  # there may be more memory for the next
             raise ValueError(
                 f"the memory of {self.device} is not enough for {self.name}: tiles with sides of {tried} pixels were "
                 "tried, and smaller ones cannot be. Take another device, or a smaller network."
             )
-        self._most = together * area / (2 if together > 1 else 4)
+        if together > 1:
+            self._most = together / 2 * _area(side, height, width)
+        else:
+            self._most = _area(side // 2, height, width)
 
     def fitted(self, together: int, side: int) -> None:
         """Say, if memory had run out, with which plan it goes on."""
@@ -102,6 +104,12 @@ class Room:
         always, per_pixel = self._cost
         whole, tiled = (max((bytes_ - always) / per_pixel, 1.0) for bytes_ in budget(self.device))
         return whole, min(whole, max(tiled, self.wanted**2))
+
+
+def _side(area: int, height: int, width: int) -> int:
+    """Return the longest side of a tile of an image with at most so many pixels."""
+    square = math.isqrt(area)
+    return square if square <= min(height, width) else area // min(height, width)
 
 
 def _area(side: int, height: int, width: int) -> int:

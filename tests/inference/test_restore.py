@@ -1,5 +1,6 @@
 """Restoring: images of every kind, size and depth, in eight orientations, in short precision, by one function."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,21 @@ def test_what_a_network_makes_is_looked_at():
     Restorer(net, precision="bf16")(torch.rand(1, 3, 8, 8))
 
 
+def test_a_network_that_sees_all_of_a_picture_is_told_of_once_when_it_is_cut(caplog):
+    net = mcir.build_network(
+        {"type": "NAFNet", "width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1}
+    )
+    with caplog.at_level(logging.WARNING, "mcir"):
+        Restorer(net, tile=64)(torch.rand(1, 3, 60, 64))
+        Restorer(edsr(), tile=64)(torch.rand(1, 3, 60, 128))
+        assert not caplog.messages
+        restorer = Restorer(net, tile=64)
+        for _ in range(2):
+            restorer(torch.rand(1, 3, 60, 128))
+    (told,) = caplog.messages
+    assert told.startswith("NAFNet looks at more of a picture than a tile holds: in tiles of 64 pixels")
+
+
 # -- eight orientations, short precision ------------------------------------------------------------------------------
 
 
@@ -318,6 +334,8 @@ def test_the_options_are_those_of_a_restorer(checkpoint):
         ([[1, 2], [3, 4]], "a path, a PIL image, a numpy array or a torch tensor, not list"),
         (np.zeros((8, 9), np.int64), r"uint8, uint16, or floats in \[0, 1\], not torch.int64"),
         (np.zeros((8, 9), bool), r"uint8, uint16, or floats in \[0, 1\], not torch.bool"),
+        (np.full((8, 9), "x"), r"an array holds uint8, uint16 or floats in \[0, 1\], not <U1"),
+        (np.full((8, 9), None), "not object"),
         (np.zeros(8, np.uint8), r"an image \(H, W\) or \(H, W, C\), not \(8,\)"),
         (np.zeros((8, 0, 3), np.uint8), "there is no pixel"),
         (np.zeros((8, 9, 5), np.uint8), "restores images of 3 channels, not of 5"),

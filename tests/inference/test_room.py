@@ -78,6 +78,33 @@ def test_when_even_the_smallest_tile_is_too_large_what_was_tried_is_told():
             restorer(torch.rand(1, 3, 100, 100))
 
 
+def test_there_may_be_more_memory_for_the_next():
+    net = Greedy(0)
+    restorer, image = Restorer(net, tile=64), torch.rand(1, 3, 100, 100)
+    with pytest.raises(ValueError, match="not enough"):
+        restorer(image)
+    net.most, net.seen = 64 * 64, []
+    assert torch.equal(restorer(image), F.interpolate(image, scale_factor=2))
+    assert max(max(shape[2:]) for shape in net.seen) == 64
+
+
+@pytest.mark.parametrize("height", [1, 100])
+@pytest.mark.parametrize("turn", [False, True])
+def test_tiles_of_narrow_pictures_are_halved_too_and_use_the_room(height, turn):
+    net = Greedy(height * 700)
+    image = torch.rand(1, 3, height, 5000)
+    image = image.mT.contiguous() if turn else image
+    for tile, sides in ((None, [5000, 2500, 1250, 625]), (2048, [2048, 1024, 512])):
+        net.seen.clear()
+        assert torch.equal(Restorer(net, tile=tile, overlap=8)(image), F.interpolate(image, scale_factor=2))
+        failed = [shape for shape in net.seen if shape[2] * shape[3] > net.most]
+        assert len(failed) == len(sides) - 1
+        tried = [max(shape[2:]) for shape in (*failed, net.seen[-1])]
+        assert all(
+            0.6 * side < made <= side for made, side in zip(tried, sides, strict=True)
+        )  # as small as so few can be
+
+
 def test_other_errors_are_not_taken_for_it():
     def fail(x):
         raise RuntimeError("The size of tensor a (3) must match")
