@@ -86,8 +86,10 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
     except Exception as error:
         if not _may_be_of_torch(file):
             why = "it is neither a file of PyTorch nor one of safetensors"
+        elif "weights_only" in str(error):
+            why = "it holds more than tensors"
         else:
-            why = "it holds more than tensors" if "weights_only" in str(error) else _first_line(error)
+            why = _first_line(error) if zipfile.is_zipfile(file) else f"it is damaged or cut off ({_first_line(error)})"
         raise WeightsError(f"{file} cannot be read as weights: {why}.") from error
     tensors, found_under = _find(content, key, file)
     return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))

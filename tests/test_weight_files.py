@@ -122,6 +122,17 @@ def test_objects_of_other_classes_are_refused(tmp_path):
         read_weights(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_a_file_that_is_cut_off_is_called_so(tmp_path, suffix, share):
+    file = tmp_path / f"net{suffix}"
+    content = {"a": torch.ones(300)}
+    save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(WeightsError, match="cannot be read as weights: it is damaged or cut off"):
+        read_weights(file)
+
+
 def test_what_is_no_weight_file_at_all_is_called_so(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(WeightsError, match="it is neither a file of PyTorch nor one of safetensors"):
