@@ -12,6 +12,7 @@ import gradio as gr
 
 from mcir.data.errors import DataError
 from mcir.inference.demo.workshop import DAMAGES, PHOTOS, Facts, Outcome, Refusal, Workshop, photograph
+from mcir.inference.folder.measured import Scores
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _HEAD = "# Restore a picture\n\nDrop it here, press Restore, and draw the line from before to after."
@@ -71,15 +72,28 @@ def page(workshop: Workshop, waiting: int) -> gr.Blocks:
                     max_height=640,
                 )
                 result = gr.Markdown(elem_id="result")
+                metrics = gr.Markdown(elem_id="metrics")
                 download = gr.DownloadButton("Download the result", visible=False, elem_id="download")
 
         @_telling()
-        def on_restore(given: Any, wanted: Any, name: Any, eight: Any) -> tuple[Any, ...]:
+        def on_restore(given: Any, name: Any, eight: Any) -> tuple[Any, ...]:
             if given is None:
                 raise Refusal("Drop a picture first, or choose one of the photographs.")
-            outcome = workshop.restore(_file(given), _text(name), wanted and _file(wanted), eight is True)
+            outcome = workshop.restore(_file(given), _text(name), eight is True)
             shown = (str(outcome.before), str(outcome.after))
-            return shown, _summary(outcome), gr.DownloadButton(value=str(outcome.result), visible=True)
+            caption = _caption(outcome, _text(name), eight is True)
+            return shown, caption, gr.DownloadButton(value=str(outcome.result), visible=True)
+
+        def on_comparison(given: Any, made: Any, wanted: Any) -> str:
+            if not (given and made and wanted):
+                return ""
+            try:
+                return _table(workshop.measure(_file(given), _file(made), _file(wanted)))
+            except Refusal as refusal:
+                return f"<p>{html.escape(str(refusal))}</p>"
+
+        def on_change() -> tuple[Any, ...]:
+            return None, "", "", gr.DownloadButton(value=None, visible=False)
 
         @_telling()
         def on_drop(given: Any, name: Any, wanted: Any) -> tuple[Any, Any]:
@@ -106,12 +120,25 @@ def page(workshop: Workshop, waiting: int) -> gr.Blocks:
         common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
         computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
         looking = {**common, "concurrency_id": "page", "show_progress": "hidden"}
-        asked = [picture, truth, checkpoint, ensemble]
-        button.click(on_restore, asked, [slider, result, download], **computing)
+        comparing = {**common, "concurrency_id": "metrics", "show_progress": "hidden", "trigger_mode": "always_last"}
+        clearing = {**common, "concurrency_limit": None, "show_progress": "hidden"}
+
+        restored = button.click(on_restore, [picture, checkpoint, ensemble], [slider, result, download], **computing)
+        truth.upload(lambda: "", None, metrics, **clearing)
+        wished = truth.upload(on_drop_of_truth, truth, truth, **looking)
+        wished.failure(lambda: None, None, truth, **looking)
+        compared = [
+            event(on_comparison, [picture, download, truth], metrics, **comparing)
+            for event in (restored.success, wished.success)
+        ]
+
+        # A result goes with what it was made of; before all else, as what follows from an event is done in this order.
+        # With a picture that is removed it is hidden by the style: Gradio may lose an upload that comes upon a removal.
+        changes = [picture.upload, checkpoint.input, damage.input, ensemble.input, gallery.select]
+        gr.on(changes, None, cancels=[restored, *compared])
+        gr.on(changes, on_change, None, [slider, result, metrics, download], **clearing)
         dropped = picture.upload(on_drop, [picture, checkpoint, truth], [picture, truth], **looking)
         dropped.failure(lambda: None, None, picture, **looking)
-        dropped = truth.upload(on_drop_of_truth, truth, truth, **looking)
-        dropped.failure(lambda: None, None, truth, **looking)
         for choice in (checkpoint, damage):
             choice.input(on_choice, [checkpoint, damage, picture], [checkpoint, damage, picture, truth], **looking)
         gallery.select(on_example, [checkpoint, damage], [picture, truth, compare], **looking)
@@ -177,14 +204,16 @@ def _told(facts: Facts) -> str:
     return f"{facts.architecture} · {scale} · {millions} parameters"
 
 
-def _summary(outcome: Outcome) -> str:
-    """Return sizes and time, and the metrics as a table."""
+def _caption(outcome: Outcome, name: str, ensemble: bool) -> str:
+    """Return what restored a picture, its sizes, and the time it took."""
     (width, height), (wide, high) = outcome.size, outcome.restored
     grown = f" → {wide}×{high}" if outcome.size != outcome.restored else ""
-    lines = f"<p>{width}×{height}{grown} pixels · {outcome.seconds:.2f} s</p>"
-    scores = outcome.scores
-    if scores is None:
-        return lines
+    network = f"{name}, mean of eight" if ensemble else name
+    return f"<p>{html.escape(network)} · {width}×{height}{grown} pixels · {outcome.seconds:.2f} s</p>"
+
+
+def _table(scores: Scores) -> str:
+    """Return the metrics before and after."""
     rows = (
         ("PSNR", scores.psnr_of_input, scores.psnr, "{:.2f} dB", "{:+.2f} dB"),
         ("SSIM", scores.ssim_of_input, scores.ssim, "{:.4f}", "{:+.4f}"),
@@ -194,7 +223,7 @@ def _summary(outcome: Outcome) -> str:
         f"<td>{gain.format(0 if before == after else after - before)}</td></tr>"
         for name, before, after, value, gain in rows
     )
-    return f"{lines}<table><tr><th></th><th>before</th><th>after</th><th>gain</th></tr>{table}</table>"
+    return f"<table><tr><th></th><th>before</th><th>after</th><th>gain</th></tr>{table}</table>"
 
 
 def _file(given: Any) -> str:

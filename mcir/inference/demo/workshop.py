@@ -75,7 +75,6 @@ class Outcome:
         size: width and height of the input.
         restored: width and height of the output.
         seconds: that the network took.
-        scores: against the ground truth, where there is one.
     """
 
     before: Path
@@ -84,7 +83,6 @@ class Outcome:
     size: tuple[int, int]
     restored: tuple[int, int]
     seconds: float
-    scores: Scores | None
 
 
 class Workshop:
@@ -199,29 +197,21 @@ class Workshop:
         file = Path(picture)
         return file.name.partition("-")[0] if file.parent == self._shelf.folder / _EXAMPLES else None
 
-    def restore(self, picture: str, name: str, truth: str | None = None, ensemble: bool = False) -> Outcome:
+    def restore(self, picture: str, name: str, ensemble: bool = False) -> Outcome:
         """Restore a picture and write what came of it.
 
         Args:
             picture: its file, or the one that ``preview`` made of it.
             name: the network.
-            truth: file of the ground truth.
             ensemble: the mean over eight turned and mirrored versions.
 
         Raises:
-            Refusal: of the picture, of the ground truth, or of the memory that is left.
+            Refusal: of the picture, or of the memory that is left.
         """
-        picture, truth = _original(picture), None if truth is None else _original(truth)
-        size = self.admit(picture, name)
+        picture = _original(picture)
+        self.admit(picture, name)
         restorer = self._restorer(name)
-        scale = restorer.scale
-        if truth is not None:
-            size_of_truth = self.admit(truth)
-            try:
-                require_fit(size, size_of_truth, scale, 0)
-            except ValueError as error:
-                raise Refusal(f"No comparison is possible: {error}.") from error
-        source, wanted = _read(picture), None if truth is None else _read(truth)
+        source = _read(picture)
         with self._working:
             start = time.perf_counter()
             try:
@@ -233,9 +223,31 @@ class Workshop:
                 raise Refusal(f"This cannot be done: {error}") from error
             seconds = time.perf_counter() - start
             before, after, result = self._written(source, output, f"{_plain(Path(picture).stem)}-{_plain(name)}.png")
-        scores = None if wanted is None else score(source.pixels, output.pixels, wanted.pixels, scale)
         restored = (output.width, output.height)
-        return Outcome(before, after, result, (source.width, source.height), restored, seconds, scores)
+        return Outcome(before, after, result, (source.width, source.height), restored, seconds)
+
+    def measure(self, picture: str, result: str, truth: str) -> Scores:
+        """Compare what came of a picture, and the picture, with a ground truth.
+
+        Args:
+            picture: what was restored, as ``restore`` was given it.
+            result: the file of the output.
+            truth: the ground truth, or the file that ``preview`` made of it.
+
+        Raises:
+            Refusal: one of them is no picture, or they do not fit each other.
+        """
+        files = _original(picture), result, _original(truth)
+        size, restored, wanted = map(self.admit, files)
+        scale = restored[0] // size[0]
+        if not scale or restored != (scale * size[0], scale * size[1]):
+            raise Refusal("This result is not that of the picture. Restore it again.")
+        try:
+            require_fit(size, wanted, scale, 0)
+        except ValueError as error:
+            raise Refusal(f"No comparison is possible: {error}.") from error
+        source, output, gt = (_read(file).pixels for file in files)
+        return score(source, output, gt, scale)
 
     def _written(self, source: Picture, output: Picture, name: str) -> tuple[Path, Path, Path]:
         """Write what a page shows of a restored picture, and the picture."""

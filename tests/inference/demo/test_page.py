@@ -70,23 +70,31 @@ def until(page, expression):
         page.wait_for_timeout(50)
 
 
+def press(page, place):
+    """Click as late as a person does: Gradio may lose what it is asked while it ends its answer to something else."""
+    page.wait_for_timeout(400)
+    page.click(place)
+
+
 def drop(page, place, file):
+    page.wait_for_timeout(400)
     page.set_input_files(f"#{place} input[type=file]", file)
     page.wait_for_selector(f"#{place} img")
 
 
 def draw(page, place, file):
     """Draw a file onto the picture that is there."""
+    page.wait_for_timeout(400)
     put = "([name, values]) => { const given = new DataTransfer(); \
         given.items.add(new File([new Uint8Array(values)], name, {type: 'image/png'})); return given }"
     given = page.evaluate_handle(put, [file.name, list(file.read_bytes())])
-    page.dispatch_event(f"#{place} .image-container", "drop", {"dataTransfer": given})
+    page.dispatch_event(f"#{place} .upload-container", "drop", {"dataTransfer": given})
 
 
 def restored(page):
     """Press the button and return what is told of the result."""
-    page.click("#restore")
-    page.wait_for_selector("#result p", timeout=60_000)
+    press(page, "#restore")
+    page.wait_for_selector("#result p")
     until(page, f"[...document.querySelectorAll('{SLIDER}')].filter(i => i.naturalWidth).length == 2")
     return page.inner_text("#result")
 
@@ -111,7 +119,7 @@ def measured(page):
 
 
 def remove(page, place):
-    page.click(f"#{place} button[aria-label='Remove Image']")
+    press(page, f"#{place} button[aria-label='Remove Image']")
     page.wait_for_selector(f"#{place} img", state="detached")
 
 
@@ -129,7 +137,7 @@ def refusal(page):
 
 
 def choose(page, name):
-    page.click("#network input")
+    press(page, "#network input")
     page.get_by_role("option", name=name).click()
 
 
@@ -163,7 +171,7 @@ def test_the_second_network_restores_what_it_is_for(page, put, checkpoints):
     choose(page, "same")
     page.wait_for_selector("#network :text('keeps the size')")
     page.wait_for_selector("#damage")
-    page.click("#eight input")
+    press(page, "#eight input")
     assert re.match(r"same, mean of eight · 90×60 pixels", restored(page))
     after = shown(page)[1]
     np.testing.assert_array_equal(after, mcir.restore(file, checkpoints["same"], ensemble=True).pixels)
@@ -176,18 +184,19 @@ def test_a_photograph_to_try_follows_the_network(page, put):
     size = "image => [image.naturalWidth, image.naturalHeight]"
     page.wait_for_selector("#picture img[src*='cat-x2']")
     assert page.eval_on_selector("#picture img", size) == [225, 150]
-    page.click("#restore")
+    press(page, "#restore")
     assert "450×300. At most 0.1 megapixels" in refusal(page)
     choose(page, "same")
     page.wait_for_selector("#picture img[src*='cat-noise']")
     page.wait_for_selector("#truth img[src*='cat-truth-noise']")
-    page.click("#damage :text('rain')")
+    press(page, "#damage :text('rain')")
     page.wait_for_selector("#picture img[src*='cat-rain']")
     remove(page, "picture")
     drop(page, "picture", put("own.png", 60, 90))
     page.wait_for_selector("#truth img", state="detached")
     restored(page)
-    assert page.inner_text("#metrics") == ""
+    page.wait_for_timeout(400)
+    assert page.locator("#metrics :is(table, p)").count() == 0
 
 
 def test_a_result_goes_with_what_it_was_made_of(page, put, tmp_path):
@@ -201,26 +210,24 @@ def test_a_result_goes_with_what_it_was_made_of(page, put, tmp_path):
     for change in (
         lambda: choose(page, "double"),
         lambda: choose(page, "same"),
-        lambda: page.click("#eight input"),
-        lambda: page.click("#damage :text('rain')"),
+        lambda: press(page, "#eight input"),
+        lambda: press(page, "#damage :text('rain')"),
         lambda: remove(page, "picture"),
     ):
         restored(page)
         measured(page)
         change()
         goes(page)
-    for other in (put("b.png", 40, 60), tmp_path / "notes.png"):
-        drop(page, "picture", file)
-        restored(page)
-        draw(page, "picture", other)
-        goes(page)
-        page.wait_for_selector(f"#picture img[src*='{other.name}']" if other.name == "b.png" else ".toast-body")
-        page.wait_for_timeout(500)
-        goes(page)
-        if other.name == "b.png":
-            remove(page, "picture")
+    drop(page, "picture", file)
+    restored(page)
+    draw(page, "picture", put("b.png", 40, 60))
+    goes(page)
+    page.wait_for_selector("#picture img[src*='b.png']")
+    assert restored(page).startswith("same, mean of eight · 60×40 pixels")
+    draw(page, "picture", tmp_path / "notes.png")
     assert "cannot be read as a picture: notes.png" in refusal(page)
-    page.click("#restore")
+    goes(page)
+    press(page, "#restore")
     assert "Drop a picture first" in refusal(page)
 
 
@@ -231,33 +238,31 @@ def test_what_was_chosen_meanwhile_counts(browser, checkpoints, tmp_path, put):
         page.goto(server.address)
         page.wait_for_selector("#restore")
         drop(page, "picture", put("large.png", 800, 800))
-        page.click("#eight input")
-        page.click("#restore")
+        press(page, "#eight input")
+        press(page, "#restore")
         page.wait_for_selector("#slider :text('processing')")
         choose(page, "same")
         page.wait_for_selector("#network :text('keeps the size')")
-        page.click("#eight input")
+        press(page, "#eight input")
         assert restored(page).startswith("same · 800×800 pixels")
 
 
 def test_a_ground_truth_is_compared_as_soon_as_it_comes(page, put, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     drop(page, "picture", put("a.png", 60, 90))
-    caption = restored(page)
     page.click("#compare button")
     drop(page, "truth", put("half.png", 30, 45))
-    told = measured(page)
-    assert told == "No comparison is possible: the ground truth has 45×30 pixels, the restored picture 180×120 (×2)."
-    assert restored(page) != caption and measured(page) == told
+    caption = restored(page)
+    told = "No comparison is possible: the ground truth has 45×30 pixels, the restored picture 180×120 (×2)."
+    assert measured(page) == told
     assert downloaded(page, tmp_path).name == "a-double.png"
-    caption = page.inner_text("#result")
     remove(page, "truth")
-    page.wait_for_selector("#metrics p", state="detached")
+    page.wait_for_selector("#metrics p", state="hidden")
     drop(page, "truth", put("truth.tif", 120, 180))
-    assert "PSNR" in measured(page)
+    assert "PSNR" in page.wait_for_selector("#metrics table").inner_text()
     draw(page, "truth", tmp_path / "notes.png")
     assert "cannot be read as a picture: notes.png" in refusal(page)
-    page.wait_for_selector("#metrics table", state="detached")
+    page.wait_for_selector("#metrics table", state="hidden")
     assert page.inner_text("#result") == caption
     assert len(shown(page)) == 2
 
@@ -278,7 +283,7 @@ def test_what_is_no_picture_or_too_large_is_refused_in_words(page, put, tmp_path
         told = refusal(page)
         assert message in told
         assert str(tmp_path) not in told and "mcir-demo" not in told
-    page.click("#restore")
+    press(page, "#restore")
     assert "Drop a picture first" in refusal(page)
 
 
