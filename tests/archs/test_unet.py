@@ -17,11 +17,6 @@ class TestContract(ArchitectureContract):
         """Larger where batches are normalised: a single pixel an image at the lowest level has hardly a variance."""
         return super().images(net, batch, height + 32 * net.training, width + 32 * net.training, seed)
 
-    def test_exports_with_free_height_and_width(self, net: Any) -> None:
-        """From 32 pixels on: ``torch.export`` takes a side of one pixel, as at the lowest level, for a fixed one."""
-        net.min_size = 32
-        super().test_exports_with_free_height_and_width(net)
-
 
 class TestContractOfBilinear(TestContract):
     section: ClassVar = {"type": "UNet", "num_feat": 2, "num_in_ch": 1, "num_out_ch": 1, "bilinear": True}

@@ -80,6 +80,7 @@ def demo(settings: DemoSettings) -> int:
         stack.enter_context(surroundings(folder))
         shelf = Shelf(folder)
         workshop = Workshop(checkpoints, shelf, settings.max_megapixels, settings.device, settings.tile)
+        workshop.check()
         stack.callback(workshop.close)
         _serve(application(workshop, shelf, settings), place)
     return 0
@@ -179,7 +180,7 @@ def listening(host: str, port: int | None) -> Iterator[socket.socket]:
                 yield place
             return
     tried = f"port {port}" if port is not None else f"any port from {PORTS.start} to {PORTS.stop - 1}"
-    raise ValueError(f"{host} cannot be listened on at {tried}: {reason}.") from reason
+    raise ValueError(f"{host} cannot be listened on at {tried}: {str(reason).removesuffix('.')}.") from reason
 
 
 @contextmanager

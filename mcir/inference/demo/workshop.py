@@ -120,6 +120,16 @@ class Workshop:
         with self._working:
             pass
 
+    def check(self) -> None:
+        """See that every checkpoint can be loaded and restores here, so that no visitor finds out.
+
+        Raises:
+            ValueError: one cannot, or not on this device or in these tiles.
+            OSError: a file cannot be read.
+        """
+        for name in self._files:
+            self._loaded(name)
+
     def facts(self, name: str) -> Facts:
         """Return the facts of a network, which is loaded if it is not.
 
@@ -266,13 +276,12 @@ class Workshop:
 
     def _restorer(self, name: str) -> Restorer:
         """Return what restores with a checkpoint, loaded if it is not; what was not used for longest makes room."""
-        file = self._files.get(name)
-        if file is None:
+        if name not in self._files:
             raise Refusal("There is no such network.")
         with self._loading:
             if name not in self._restorers:
                 try:
-                    restorer = Restorer(load_network(file), device=self._device, tile=self._tile)
+                    restorer = self._loaded(name)
                 except (ValueError, OSError, RuntimeError) as error:
                     _LOG.error("%s", error)
                     raise Refusal(f"The network '{name}' cannot be loaded.") from error
@@ -282,6 +291,9 @@ class Workshop:
             while len(self._restorers) > _LOADED:
                 self._restorers.popitem(last=False)
             return self._restorers[name]
+
+    def _loaded(self, name: str) -> Restorer:
+        return Restorer(load_network(self._files[name]), device=self._device, tile=self._tile)
 
 
 def photograph(title: str) -> Array:

@@ -58,6 +58,26 @@ def test_limits_are_limits(setting, message, checkpoints, monkeypatch):
         demo(DemoSettings([str(checkpoints["same"])], **setting))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bad.pth"], "bad.pth cannot be read as weights: it is neither"),
+        (["--device", "nonsense"], "the device 'nonsense' cannot be used here"),
+        (["--tile", "1"], "tile=1 is too small for EDSR: 2 is the least."),
+        (["--port", "99999"], "127.0.0.1 cannot be listened on at port 99999: "),
+    ],
+)
+def test_what_is_wrong_from_the_start_is_told_before_anybody_comes(
+    words, message, checkpoints, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mcir.inference.demo.serve.version", lambda package: "6.31.0")
+    monkeypatch.chdir(tmp_path)
+    Path("bad.pth").write_text("no weights")
+    assert main(["demo", str(checkpoints["double"]), *words]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith(f"mcir demo: {message}") and not told[0].endswith("..")
+
+
 @pytest.mark.parametrize(("there", "message"), [(None, "is not installed"), ("6.9.1", r"is 6\.9\.1; from 6\.31 on")])
 def test_without_gradio_it_is_told_how_to_get_it(there, message, checkpoints, monkeypatch, capsys):
     def version(package):
