@@ -212,8 +212,8 @@ class Restorer:
         if self._sees_all and len(rows) * len(columns) > 1:
             self._sees_all = False  # which is told once
             _LOG.warning(
-                "%s looks at more of a picture than a tile holds: in tiles of %d pixels it makes a slightly different "
-                "one than without (tile None), for which the memory must be enough.",
+                "%s looks at more of a picture than a tile holds: in tiles of %d pixels it makes another "
+                "one than without tiles (tile None), for which the memory must be enough.",
                 self.architecture,
                 side,
             )
