@@ -198,6 +198,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 1 if found.differing else 0
 
 
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what was said to a command, for settings that are called as its options."""
+    return {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}
+
+
 def _in_line(arguments: Mapping[str, object], without: Sequence[str] = ()) -> str:
     """Write arguments as an option file would, in one line."""
     import json
@@ -277,8 +282,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from mcir.inference.folder.run import FolderSettings, restore_folder
 
     log_to_console()
-    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}
-    return restore_folder(FolderSettings(**given))
+    return restore_folder(FolderSettings(**_given(arguments)))
 
 
 # -- export -----------------------------------------------------------------------------------------------------------
@@ -305,8 +309,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from mcir.inference.export import ExportSettings, export
 
-    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "call")}
-    for written in export(ExportSettings(**given)):
+    for written in export(ExportSettings(**_given(arguments))):
         told = "" if written.difference is None else f", at most {written.difference:.1e} from the network"
         print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{told}")
     return 0
@@ -514,9 +517,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from mcir.inference.demo import DemoSettings, demo
 
     log_to_console()
-    return demo(
-        DemoSettings(**{key: value for key, value in vars(arguments).items() if key not in ("command", "call")})
-    )
+    return demo(DemoSettings(**_given(arguments)))
 
 
 # -- prepare ----------------------------------------------------------------------------------------------------------

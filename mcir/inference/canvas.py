@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mcir.data.codec import Array
 from mcir.data.resize import imresize
 from mcir.inference.tiling import blended, spans
-
-Array: TypeAlias = npt.NDArray[Any]
 
 PEAKS = {torch.uint8: 255, torch.uint16: 65535}
 """What stands for white, of integers; of floats it is 1."""

@@ -7,8 +7,7 @@ never becomes a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mcir.inference.programs import (
     onnx_model,
     require_onnx,
     runner,
+    told,
     torchscript,
     traced,
 )
@@ -158,9 +158,9 @@ def _difference(network: nn.Module, content: bytes, form: str) -> float:
     """
     largest = 0.0
     batches = images_for(network)
-    with torch.no_grad(), _told(f"{type(network).__name__} itself fails on images that the file is checked by"):
+    with torch.no_grad(), told(f"{type(network).__name__} itself fails on images that the file is checked by"):
         expectations: list[Tensor] = [network(images) for images in batches]
-    with torch.no_grad(), _told(f"{form} does not run, and no file is written"):
+    with torch.no_grad(), told(f"{form} does not run, and no file is written"):
         run = runner(content, FORMATS[form])
         results: list[Tensor] = [run(images) for images in batches]
     for images, expected, restored in zip(batches, expectations, results, strict=True):
@@ -176,14 +176,6 @@ def _difference(network: nn.Module, content: bytes, form: str) -> float:
             )
         largest = max(largest, difference)
     return largest
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ExportError(f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[-1]}") from error
 
 
 def _targets(settings: ExportSettings) -> dict[str, Path]:

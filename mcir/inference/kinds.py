@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-from mcir.inference.canvas import Array
+from mcir.data.codec import Array
 from mcir.inference.pictures.decoders import inks_to_srgb
 from mcir.inference.pictures.exif import ORIENTATION
 

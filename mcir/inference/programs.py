@@ -43,13 +43,8 @@ def traced(network: nn.Module) -> ExportedProgram:
     side = _smallest_side(network)  # and nothing special: no multiples, several windows or tiles, also of maps within
     images = torch.rand(2, int(getattr(network, "in_channels", 3)), 2 * side + 7, 3 * side + 5)
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    try:
-        with quietly():
-            program = torch.export.export(network.eval(), (images,), dynamic_shapes=(free,), strict=False)
-    except Exception as error:
-        raise ExportError(
-            f"{type(network).__name__} cannot be traced for images of any size: {_reason(error)}"
-        ) from error
+    with told(f"{type(network).__name__} cannot be traced for images of any size"), quietly():
+        program = torch.export.export(network.eval(), (images,), dynamic_shapes=(free,), strict=False)
     # both would refuse sizes for which tensors only lie otherwise in memory
     with suppress(ValueError):  # of older PyTorch, which refuses no sizes because of them
         program.example_inputs = None
@@ -80,7 +75,7 @@ def archive(program: ExportedProgram, facts: Mapping[str, str]) -> bytes:
         ExportError: it cannot be written.
     """
     content = io.BytesIO()
-    with _written_as("an archive of torch.export"):
+    with told("The network cannot be written as an archive of torch.export"), quietly():
         torch.export.save(program, content, extra_files={FACTS_FILE: json.dumps(dict(facts))})
     return content.getvalue()
 
@@ -110,7 +105,7 @@ def torchscript(program: ExportedProgram, facts: Mapping[str, str]) -> bytes:
         if node.kwargs.get("device") is not None:
             node.update_kwarg("device", device)
     content = io.BytesIO()
-    with _written_as("TorchScript"):
+    with told("The network cannot be written as TorchScript"), quietly():
         scripted = torch.jit.script(fx.GraphModule(module, graph))
         torch.jit.save(scripted, content, _extra_files={FACTS_FILE: json.dumps(dict(facts))})
     return content.getvalue()
@@ -128,7 +123,7 @@ def onnx_model(program: ExportedProgram, facts: Mapping[str, str], opset: int) -
         ExportError: an operation has no translation, or none in that version.
     """
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
-    with _written_as("ONNX"):
+    with told("The network cannot be written as ONNX"), quietly():
         exported: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
         model = exported.model_proto
     scale = int(facts["scale"])
@@ -168,13 +163,16 @@ def require_onnx(opset: int, check: bool) -> None:
 
 
 @contextmanager
-def _written_as(form: str) -> Iterator[None]:
-    """Tell what goes wrong within as that the network cannot be written."""
+def told(what: str) -> Iterator[None]:
+    """Tell what goes wrong within in a line that begins with ``what``.
+
+    Raises:
+        ExportError: something did.
+    """
     try:
-        with quietly():
-            yield
+        yield
     except Exception as error:
-        raise ExportError(f"The network cannot be written as {form}: {_reason(error)}") from error
+        raise ExportError(f"{what}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -214,8 +212,13 @@ def runner(content: bytes, suffix: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the line that tells why, of what may be pages: of a chain the first error, of a list the first item."""
+    """Return the line that tells why, of what may be pages: of a chain the first error, of a list the first item.
+
+    TorchScript tells where it failed before it tells why.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "TorchScript interpreter" in lines[0]:
+        return lines[-1]
     return next((line.removeprefix("- ") for line in lines if line.startswith("- ")), lines[0])

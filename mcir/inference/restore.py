@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mcir.inference.canvas import Array, Canvas, as_array, as_floats, as_tensor, checked, enlarged, stacked
+from mcir.data.codec import Array
+from mcir.inference.canvas import Canvas, as_array, as_floats, as_tensor, checked, enlarged, stacked
 from mcir.inference.kinds import from_pil, join_alpha, split_alpha, to_pil, upright
 from mcir.inference.memory import cost, is_out_of_memory
 from mcir.inference.pictures import Picture, read_picture

@@ -76,28 +76,25 @@ def forget_later(run: Path, iteration: int) -> None:
                 file.unlink()
 
 
-def read(run: Path) -> dict[str, dict[str, Progress]]:
-    """Return what was kept of a run, by set and name, as far as it is whole; :func:`lacking` tells of the rest."""
+def read(run: Path) -> tuple[dict[str, dict[str, Progress]], list[str]]:
+    """Return what was kept of a run, by set and name, as far as it is whole.
+
+    And in words which pictures are not there or of no use; of many the first are named.
+    """
     found: dict[str, dict[str, Progress]] = {}
+    lacking: dict[str, list[str]] = {}
     for folder in _folders(run):
         size, problems = _examined(folder)
+        for file, problem in problems.items():
+            lacking.setdefault(problem, []).append(file.relative_to(run).as_posix())
         outputs = {at: file for at, file in _outputs(folder).items() if file not in problems}
         if outputs:
             given, gt = (None if file in problems else file for file in _beside(folder))
             data_set, *name = folder.relative_to(run / FOLDER).parts
             found.setdefault(data_set, {})["/".join(name)] = Progress(size, given, gt, outputs)
-    return found
-
-
-def lacking(run: Path) -> list[str]:
-    """Return in words which pictures of a run are not there or of no use; of many the first are named."""
-    found: dict[str, list[str]] = {}
-    for folder in _folders(run):
-        for file, problem in _examined(folder)[1].items():
-            found.setdefault(problem, []).append(file.relative_to(run).as_posix())
-    return [
+    return found, [
         f"{', '.join(files[:_NAMED])}{f' and {len(files) - _NAMED} more' * (len(files) > _NAMED)}: {problem}."
-        for problem, files in found.items()
+        for problem, files in lacking.items()
     ]
 
 

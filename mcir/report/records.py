@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mcir.registry import suggestion
-from mcir.report.progress import FOLDER, Progress, lacking, read
+from mcir.report.progress import FOLDER, Progress, read
 
 RESULTS, STARTS, OPTIONS = "results.jsonl", "environment.jsonl", "options.yml"
 """Files of a run: what it told, with what it was started each time, and its options as resolved."""
@@ -121,7 +121,7 @@ def read_run(folder: Path, running: bool = False) -> Run:
     run = Run(folder.resolve().name, folder, running=running)
     _read_starts(run)
     _read_results(run)
-    run.pictures, lost = read(folder), lacking(folder)
+    run.pictures, lost = read(folder)
     run.missing += lost
     saved = [*folder.glob("training_states/*.state"), *folder.glob("models/net_g_*.pth")]
     numbers = (file.stem.rpartition("_")[2] for file in saved)
@@ -182,11 +182,10 @@ def _read_results(run: Run) -> None:
 
 def _records(run: Run, name: str) -> list[dict[str, Any]]:
     """Read the records of a file of a run, and note how many of its lines are none."""
-    file = run.folder / name
-    records = list(read_records(file))
-    lines = len(_lines(file))
-    if damaged := lines - len(records):
-        run.missing.append(f"{name}: {damaged} of {lines} lines cannot be read (one may be half written).")
+    lines = _lines(run.folder / name)
+    records = list(_parsed(lines))
+    if damaged := len(lines) - len(records):
+        run.missing.append(f"{name}: {damaged} of {len(lines)} lines cannot be read (one may be half written).")
     return records
 
 
@@ -226,11 +225,14 @@ def _number(value: Any) -> float | None:
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file of JSON lines, if it is there; what is no whole record is passed over."""
+    return _parsed(_lines(file))
 
+
+def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     def whole(digits: str) -> float:  # beyond what a float tells apart nothing was counted
         return int(digits) if len(digits) < 16 else float(digits)
 
-    for line in _lines(file):
+    for line in lines:
         try:
             record = json.loads(line, parse_int=whole)
         except (ValueError, RecursionError):

@@ -200,6 +200,7 @@ class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
     @pytest.mark.parametrize(("section", "size", "tile", "overlap"), CASES)
     def test_equal(self, section, size, tile, overlap):
         net = network(section)
+        assert net.sees_all == (section["type"] == "NAFNetLocal")  # whose windows are usually wider than tiles
         image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
         whole = Restorer(net, tile=None)(image)
         with torch.no_grad():
@@ -251,6 +252,7 @@ class TestNetworksThatLookAtAllOfATile:
     @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["type"])
     def test_no_seam_in_a_textured_picture(self, section):
         net = network(section)
+        assert net.sees_all
         coarse = torch.rand(1, 3, 8, 24, generator=torch.Generator().manual_seed(1))
         image = F.interpolate(coarse, (96, 400), mode="bicubic").clamp(0, 1)
         image = (image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)

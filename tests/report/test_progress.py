@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from mcir.report.comparison import comparison, picture
-from mcir.report.progress import evenly, forget_later, keep, lacking, read
+from mcir.report.progress import evenly, forget_later, keep, read
 from tests.report.runs import compared
 
 
 def kept(run, data_set="Set5"):
-    assert not lacking(run)
-    return read(run)[data_set]
+    pictures, lacking = read(run)
+    assert not lacking
+    return pictures[data_set]
 
 
 def level(file):
@@ -63,7 +64,7 @@ def test_what_is_made_again_is_forgotten(tmp_path):
     assert list(kept(tmp_path)["b/a"].outputs) == [1, 2]
     (tmp_path / "progress" / "Set5" / "b" / "a" / "input.jpg").unlink()
     forget_later(tmp_path, 1)
-    assert list(read(tmp_path)["Set5"]["b/a"].outputs) == [1]
+    assert list(read(tmp_path)[0]["Set5"]["b/a"].outputs) == [1]
     forget_later(tmp_path / "nowhere", 2)
 
 
@@ -79,23 +80,23 @@ def test_what_is_damaged_or_not_there_is_named_and_the_rest_is_read(tmp_path):
     keep(tmp_path, "Set5", "d", 3, compared(0.5, side=50))  # the image behind this name is another one
     for file in images["e"].outputs.values():
         file.unlink()
-    found = read(tmp_path)
+    found, lacking = read(tmp_path)
     seen = {name: (bool(i.given), bool(i.gt), list(i.outputs)) for name, i in found["Set5"].items()}
     assert seen == {"b": (True, False, [1, 2]), "c": (False, True, [1, 2]), "d": (True, True, [1, 2])}
     assert found["Set5"]["c"].largest > 100
-    assert lacking(tmp_path) == [
+    assert lacking == [
         "progress/Set5/a/1.jpg, progress/Set5/a/2.jpg, progress/Set5/c/input.jpg: cannot be read.",
         "progress/Set5/b/gt.jpg, progress/Set5/e/<iteration>.jpg: not there.",
         "progress/Set5/d/3.jpg: of another size than the pictures beside.",
     ]
-    assert (read(tmp_path / "nowhere"), lacking(tmp_path / "nowhere")) == ({}, [])
+    assert read(tmp_path / "nowhere") == ({}, [])
 
 
 def test_an_input_of_another_size_does_not_hide_the_outputs(tmp_path):
     keep(tmp_path, "Set5", "a", 1, compared(0.5))
     keep(tmp_path, "Set5", "b", 1, compared(0.5, side=50))
     kept(tmp_path)["b"].given.replace(kept(tmp_path)["a"].given)
-    image = read(tmp_path)["Set5"]["a"]
+    image = read(tmp_path)[0]["Set5"]["a"]
     assert (image.size, image.given, list(image.outputs)) == ((40, 40), None, [1])
 
 
@@ -103,8 +104,8 @@ def test_of_hundreds_of_files_a_few_are_named(tmp_path):
     for number in range(150):
         keep(tmp_path, "Set5", f"{number:03}", 1, compared(0.5, side=8))
         (tmp_path / "progress" / "Set5" / f"{number:03}" / "gt.jpg").unlink()
-    (told,) = lacking(tmp_path)
-    assert len(read(tmp_path)["Set5"]) == 150
+    pictures, (told,) = read(tmp_path)
+    assert len(pictures["Set5"]) == 150
     assert told.startswith("progress/Set5/000/gt.jpg, progress/Set5/001/gt.jpg, ")
     assert told.endswith("/005/gt.jpg and 144 more: not there.")
 

@@ -127,7 +127,7 @@ class Workshop:
             ValueError: one cannot, or not on this device or in these tiles.
             OSError: a file cannot be read.
         """
-        for name in self._files:
+        for name in reversed(self.names):  # so that the first ones stay in memory
             self._loaded(name)
 
     def facts(self, name: str) -> Facts:
@@ -275,25 +275,26 @@ class Workshop:
             raise Refusal("The demo has ended.")
 
     def _restorer(self, name: str) -> Restorer:
-        """Return what restores with a checkpoint, loaded if it is not; what was not used for longest makes room."""
+        """Return what restores with a checkpoint, for a visitor, who is not told where it lies."""
         if name not in self._files:
             raise Refusal("There is no such network.")
+        try:
+            return self._loaded(name)
+        except (ValueError, OSError, RuntimeError) as error:
+            _LOG.error("%s", error)
+            raise Refusal(f"The network '{name}' cannot be loaded.") from error
+
+    def _loaded(self, name: str) -> Restorer:
+        """Return what restores with a checkpoint, loaded if it is not; what was not used for longest makes room."""
         with self._loading:
             if name not in self._restorers:
-                try:
-                    restorer = self._loaded(name)
-                except (ValueError, OSError, RuntimeError) as error:
-                    _LOG.error("%s", error)
-                    raise Refusal(f"The network '{name}' cannot be loaded.") from error
+                restorer = Restorer(load_network(self._files[name]), device=self._device, tile=self._tile)
                 restorer.network.register_forward_pre_hook(self._go_on)
                 self._restorers[name] = restorer
             self._restorers.move_to_end(name)
             while len(self._restorers) > _LOADED:
                 self._restorers.popitem(last=False)
             return self._restorers[name]
-
-    def _loaded(self, name: str) -> Restorer:
-        return Restorer(load_network(self._files[name]), device=self._device, tile=self._tile)
 
 
 def photograph(title: str) -> Array:

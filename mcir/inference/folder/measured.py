@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from mcir.data.codec import Array, write_atomically
 from mcir.data.resize import imresize
+from mcir.inference.canvas import as_floats, as_tensor
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import Picture, comparison
 
@@ -202,8 +202,7 @@ def _compared(output: _Rows, gt: _Rows, height: int, width: int, border: int) ->
 
 def _floats(image: Array) -> Tensor:
     """Return a picture (H, W, C) as (1, C, H, W) in [0, 1]."""
-    levels = torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max)
-    return levels.permute(2, 0, 1)[None]
+    return as_floats(as_tensor(image), torch.device("cpu"), torch.float32)[None]
 
 
 def _resized(image: Array, size: tuple[int, int]) -> Array:

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from mcir.data.codec import decode_to_the_end, pnm_start, probe
+from mcir.data.codec import Array, decode_to_the_end, pnm_start, probe
 from mcir.data.errors import DataError
 from mcir.inference.pictures import tiff
 from mcir.inference.pictures.exif import ORIENTATION, upright
-from mcir.inference.pictures.picture import Array, row_bands
+from mcir.inference.pictures.picture import row_bands
 
 FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")
 """What can be read, by Pillow's names."""

@@ -14,8 +14,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mcir.data.codec import Array
 from mcir.inference.pictures import tiff
-from mcir.inference.pictures.picture import Array, Picture
+from mcir.inference.pictures.picture import Picture
 
 _LEVEL = 4
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-"""Samples, uint8 or uint16."""
+from mcir.data.codec import Array
 
 _BAND = 2**20  # bytes that are worked on at a time
 

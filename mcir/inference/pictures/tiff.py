@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from mcir.data.codec import Array
 from mcir.data.errors import DataError
 from mcir.inference.pictures.exif import Block, descriptions
-from mcir.inference.pictures.picture import Array, Picture, PictureError, row_bands
+from mcir.inference.pictures.picture import Picture, PictureError, row_bands
 
 MULTIPLIED = 1
 """The kind of alpha by which the colours are multiplied."""

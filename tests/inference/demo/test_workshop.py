@@ -79,6 +79,19 @@ def test_networks_are_loaded_once_and_a_few_are_kept(checkpoints, tmp_path, monk
     assert len(loaded) == 5
 
 
+def test_trying_all_networks_leaves_the_first_ones_loaded(checkpoints, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "mcir.inference.demo.workshop.load_network", lambda file: loaded.append(file) or mcir.load_network(file)
+    )
+    workshop = Workshop({str(number): checkpoints["same"] for number in range(5)}, Shelf(tmp_path), 1)
+    workshop.check()
+    assert len(loaded) == 5
+    for name in "012":
+        workshop.facts(name)
+    assert len(loaded) == 5
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_told_without_its_place(tmp_path, caplog):
     file = tmp_path / "secret-place" / "bad.pth"
     file.parent.mkdir()
