@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from benchmarks.measuring import write_report
 from mcir.data import BundledPhotos
 from mcir.data.resize import imresize
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.losses import ContrastiveRegularization, L1Loss, SPNLoss
-from mcir.tables.words import counted
+from mcir.tables.formatting import counted
 
 SCALE, CROP, HALFWAY = 4, 128, 0.5
 EARLIER = (0.0, 0.125, 0.25, 0.375)
@@ -51,7 +51,7 @@ PLAIN_VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 def crops(seed: int) -> tuple[Tensor, Tensor]:
     """Return ground truths (8, 3, 128, 128) in [0, 1], one of each photograph, and their bicubic enlargements."""
     photographs = BundledPhotos("train", scale=SCALE, gt_size=CROP)
-    items = [photographs[Draw(index, index, seed)] for index in range(len(photographs))]
+    items = [photographs[SampleIndex(index, index, seed)] for index in range(len(photographs))]
     lq, gt = (torch.stack([item[key].float() / 255 for item in items]) for key in ("lq", "gt"))
     return gt, imresize(lq, SCALE).clamp_(0, 1)
 

@@ -26,12 +26,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mcir.atomic import write_atomically
 from mcir.data.bundled import TRAIN, photographs
-from mcir.data.codec import encode_png, write_atomically
+from mcir.data.codec import encode_png
 from mcir.data.loader import training_loader
 from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb, create_lr, extract_subimages
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.data.transforms import in_color
 
 TARGETS = {"item": 50.0, "loader": 20.0}
@@ -61,7 +62,7 @@ def seconds_per_item(dataset: PairedImageDataset, items: int, first: int) -> flo
     """Return the processor time of one item in this process."""
     began = time.process_time()
     for position in range(first, first + items):
-        dataset[Draw(position % len(dataset), position, 0)]
+        dataset[SampleIndex(position % len(dataset), position, 0)]
     return (time.process_time() - began) / items
 
 

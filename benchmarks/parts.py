@@ -1,6 +1,6 @@
 """What single parts of mcir cost against the way they are usually written.
 
-(a) ``MovingAverage.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on
+(a) ``EMA.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on
 SwinIR-light with its many small tensors; (b) separable SSIM against the
 whole 11×11 window, as a convolution and by OpenCV, on 480×480; (c) MATLAB's resize of a 480×480 image to a quarter
 against one that computes row after row; (d) how long ``Checkpoints.save`` holds up the training of EDSR-light with an
@@ -39,7 +39,7 @@ from mcir.archs import EDSR, SwinIR
 from mcir.data.resize import imresize
 from mcir.engine.checkpoint import Checkpoints, NetworkFile
 from mcir.metrics import SSIM
-from mcir.models import ContrastiveModel, MovingAverage
+from mcir.models import EMA, ContrastiveModel
 
 KEEP = 0.999
 LIGHT = {"type": "EDSR", "num_feat": 64, "num_block": 16, "upscale": 4}
@@ -69,7 +69,7 @@ class LoopAverage:
     """The moving average as a loop over named parameters."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = MovingAverage(network).network
+        self.network = EMA(network).network
 
     def update(self, network: nn.Module, keep: float) -> None:
         """Follow the network, one parameter after the other."""
@@ -80,7 +80,7 @@ class LoopAverage:
 
 def average_pair(network: nn.Module, calls: int) -> Pair:
     """Compare the averages of a network that has moved."""
-    loop, ours = LoopAverage(network), MovingAverage(network)
+    loop, ours = LoopAverage(network), EMA(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))

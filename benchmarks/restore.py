@@ -30,7 +30,7 @@ from skimage import data
 
 from benchmarks.measuring import interleaved, last_number_of, peak_mib, write_report
 from mcir.inference import Restorer
-from mcir.inference.pictures import read_picture, write_picture
+from mcir.inference.images import read_picture, write_picture
 from mcir.registry import ARCHS
 
 TARGET_MB = {100: 2000}

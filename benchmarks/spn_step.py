@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import clock, interleaved, last_number_of, peak_mib, write_report
 from mcir.losses import SPNLoss
-from mcir.models import ContrastiveModel, MovingAverage, RestorationModel
+from mcir.models import EMA, ContrastiveModel, RestorationModel
 
 N, LR_SIZE, SCALE = 4, 48, 4
 NETWORK = {"type": "EDSR", "num_feat": 64, "num_block": 16, "upscale": SCALE}
@@ -59,7 +59,7 @@ class LiteralStep:
         self.network, self.members = model.network, list(model.parts["negatives"].members)
         self.features = model.parts["l_neg"].features
         self.weight = model.parts["l_neg"].loss_weight
-        self.average = MovingAverage(self.network)
+        self.average = EMA(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, foreach=False)
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:

@@ -27,9 +27,10 @@ from mcir.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mcir.config import OptionError, Options, load
-    from mcir.inference import Restorer, load_network, restore
+    from mcir.inference import Restorer, restore
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
+    from mcir.weights import load_network
 
 build_network = ARCHS.build
 build_loss = LOSSES.build
@@ -45,7 +46,7 @@ _HOMES = {
     "Restorer": "mcir.inference",
     "SPNLoss": "mcir.losses",
     "load": "mcir.config",
-    "load_network": "mcir.inference",
+    "load_network": "mcir.weights",
     "restore": "mcir.inference",
 }
 

@@ -115,7 +115,7 @@ def _check(arguments: argparse.Namespace) -> int:
     import torch
 
     from mcir.config import load
-    from mcir.engine.estimate import step_cost
+    from mcir.engine.dry_run import step_cost
     from mcir.engine.loggers import log_to_console
     from mcir.engine.trainer import require_fit
 
@@ -170,13 +170,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from mcir.inference import identify, read_weights
+    from mcir.weights import detect_network, read_weights
 
     weights = read_weights(arguments.file, arguments.key)
     total = sum(value.numel() for value in weights.tensors.values())
     print(f"file          {arguments.file}{f', its {weights.found_under!r}' if weights.found_under else ''}")
     print(f"entries       {len(weights.tensors)}, {total:,} numbers")
-    found = identify(weights)
+    found = detect_network(weights)
     if found is None:
         print(f"architecture  none of {', '.join(registry.ARCHS.names())}; the first keys are:")
         for key, shape in list(weights.shapes.items())[:10]:
@@ -214,7 +214,7 @@ def _in_line(arguments: Mapping[str, object], without: Sequence[str] = ()) -> st
 def _report(arguments: argparse.Namespace) -> int:
     import webbrowser
 
-    from mcir.engine.lock import is_held
+    from mcir.engine.run_lock import is_held
     from mcir.report.records import find_run
     from mcir.report.run import PAGE, write_report
 
@@ -279,7 +279,7 @@ def _tile(text: str) -> int | str | None:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from mcir.engine.loggers import log_to_console
-    from mcir.inference.folder.run import FolderSettings, restore_folder
+    from mcir.inference.batch.run import FolderSettings, restore_folder
 
     log_to_console()
     return restore_folder(FolderSettings(**_given(arguments)))

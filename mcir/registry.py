@@ -59,6 +59,21 @@ class RegistryError(ValueError):
     """A name that is unknown or taken, or a section that does not fit its class."""
 
 
+class ArgumentError(ValueError):
+    """A constructor argument with a value that the class does not accept.
+
+    Constructors of registered classes raise it; whoever builds the class from an option file adds file and line.
+
+    Args:
+        name: name of the argument.
+        message: what is wrong: expected X, got Y.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known name nearest to ``name``, or an empty string when none is near."""
     by_folded = {candidate.lower(): candidate for candidate in known}
@@ -72,14 +87,14 @@ class Registry:
     Args:
         kind: what the components are called in messages, for example ``"architecture"``.
         home: the package whose import registers the components that mcir brings.
-        given: names of the leading constructor arguments that mcir passes itself and no option file may set, for
-            example ``("params",)`` of an optimizer.
+        runtime_args: names of the leading constructor arguments that mcir passes itself and an option file cannot set,
+            for example ``("params",)`` for optimizers.
     """
 
-    def __init__(self, kind: str, home: str, given: Sequence[str] = ()) -> None:
+    def __init__(self, kind: str, home: str, runtime_args: Sequence[str] = ()) -> None:
         self.kind = kind
         self.home = home
-        self.given = tuple(given)
+        self.runtime_args = tuple(runtime_args)
         self._classes: dict[str, type] = {}
         self._aliases: dict[str, str] = {}
         self._filled = False
@@ -92,7 +107,7 @@ class Registry:
     def register(self, name: str | None = None, aliases: Sequence[str] = ()) -> Callable[[C], C]:
         """Return a decorator that enters a class, which from then on keeps the arguments it is built with.
 
-        The arguments (defaults filled in, the given ones left out) stand in the ``hyperparameters`` of each instance,
+        The arguments (defaults filled in, the runtime ones left out) stand in the ``hyperparameters`` of each instance,
         so that a checkpoint can say how its network is rebuilt.
 
         Raises:
@@ -101,7 +116,7 @@ class Registry:
 
         def enter(cls: C) -> C:
             self.add(cls, name, aliases)
-            _keep_arguments(cls, name or cls.__name__, len(self.given))
+            _keep_arguments(cls, name or cls.__name__, len(self.runtime_args))
             return cls
 
         return enter
@@ -166,16 +181,16 @@ class Registry:
         """
         cls = self.get(name)
         parameters = list(_signature(cls, eval_str=True).parameters.items())
-        return dict(parameters[len(self.given) :])
+        return dict(parameters[len(self.runtime_args) :])
 
     def takes(self, key: str) -> bool:
         """Return whether any class takes an argument of that name."""
         return any(key in self.parameters(name) for name in self.names())
 
-    def build(self, section: Section, /, *given: Any) -> Any:
+    def build(self, section: Section, /, *runtime_args: Any) -> Any:
         """Build the class that ``section["type"]`` names with the section's other entries as arguments.
 
-        The section is not changed. ``given`` are the leading arguments that mcir passes itself.
+        The section is not changed. ``runtime_args`` are the leading arguments that mcir passes itself.
 
         Raises:
             RegistryError: the section has no type, an unknown one, an argument that the class does not take, or lacks
@@ -184,13 +199,13 @@ class Registry:
                 place: that of the argument that it names first, else the section's.
         """
         try:
-            return self._built(section, given)
+            return self._built(section, runtime_args)
         except ValueError as error:
             if isinstance(section, Mapping) and isinstance(section.get("type"), Placed):
                 _tell_place(error, section)
             raise
 
-    def _built(self, section: Section, given: Sequence[Any]) -> Any:
+    def _built(self, section: Section, runtime_args: Sequence[Any]) -> Any:
         if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
             raise RegistryError(
                 f"A section of a {self.kind} is a mapping with the key 'type', like {{type: {self._example()}, …}}, "
@@ -205,7 +220,7 @@ class Registry:
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in arguments:
                 raise RegistryError(f"{name} needs '{key}'.")
-        return self.get(name)(*given, **arguments)
+        return self.get(name)(*runtime_args, **arguments)
 
     # -- within ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +268,7 @@ def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
     return inspect.signature(cls, eval_str=eval_str)
 
 
-def _keep_arguments(cls: type, name: str, given: int) -> None:
+def _keep_arguments(cls: type, name: str, skip: int) -> None:
     """Make every instance of exactly this class keep its name and, in ``hyperparameters``, its arguments."""
     construct = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
@@ -269,7 +284,7 @@ def _keep_arguments(cls: type, name: str, given: int) -> None:
         if type(self) is cls:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            own = list(bound.arguments.items())[given:]
+            own = list(bound.arguments.items())[skip:]
             self.__dict__["hyperparameters"] = copy.deepcopy(dict(own))
             self.__dict__["registered_as"] = name
         construct(self, *args, **kwargs)
@@ -299,9 +314,9 @@ DISTANCES = Registry("distance", "mcir.losses")
 DEGRADATIONS = Registry("degradation", "mcir.data")
 DATASETS = Registry("data set", "mcir.data")
 METRICS = Registry("metric", "mcir.metrics")
-OPTIMIZERS = Registry("optimizer", "mcir.models", given=("params",))
+OPTIMIZERS = Registry("optimizer", "mcir.models", runtime_args=("params",))
 SCHEDULERS = Registry("scheduler", "mcir.models")
-NEGATIVES = Registry("kind of negatives", "mcir.models", given=("network",))
+NEGATIVES = Registry("kind of negatives", "mcir.models", runtime_args=("network",))
 MODELS = Registry("model", "mcir.models")
 
 ArchSection: TypeAlias = Annotated[Section, ARCHS]

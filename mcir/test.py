@@ -34,14 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from mcir.config import load
-    from mcir.engine.distributed import joined
+    from mcir.engine.distributed import init_distributed
     from mcir.engine.loggers import log_to_console
     from mcir.engine.tester import Tester
 
     log_to_console()
     try:
         options = load(arguments.opt, arguments.set, arguments.force_yml)
-        with joined(options.num_gpu, options.dist_params) as process:
+        with init_distributed(options.num_gpu, options.dist_params) as process:
             record(Tester(options, process).test)(arguments.checkpoint)
     except (ValueError, OSError) as error:  # the person's mistake
         if os.environ.get("RANK", "0") != "0":

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from mcir.config import load
     from mcir.engine.checkpoint import CheckpointError
-    from mcir.engine.distributed import joined
+    from mcir.engine.distributed import init_distributed
     from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
     from mcir.engine.trainer import Trainer
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         options = load(arguments.opt, arguments.set, arguments.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        with joined(options.num_gpu, options.dist_params) as process:
+        with init_distributed(options.num_gpu, options.dist_params) as process:
             trainer = Trainer(options, process, resume=arguments.auto_resume or restarted)
             try:
                 status = record(trainer.train)()

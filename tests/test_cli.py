@@ -13,7 +13,7 @@ import yaml
 
 from mcir.cli import main
 from mcir.registry import ARCHS
-from mcir.weight_files import facts_of
+from mcir.weights import facts_of
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
 from tests.report.runs import leave_run
 
@@ -57,7 +57,7 @@ def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
     assert ["stopped at iteration 10 of 400" in (tmp_path / file).read_text() for file in files] == [True] * 3
     assert shown == [(tmp_path / "pages/spn.html").as_uri()]
     with monkeypatch.context() as patch:
-        patch.setattr("mcir.engine.lock.is_held", lambda folder: folder.name == "spn")
+        patch.setattr("mcir.engine.run_lock.is_held", lambda folder: folder.name == "spn")
         assert main(["report", "plain", "spn"]) == 0
     assert "spn, running: iteration 10" in (tmp_path / "report.html").read_text()
     assert main(["report", "spm"]) == 1

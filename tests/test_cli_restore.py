@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mcir import cli
-from mcir.inference.pictures import read_picture
-from mcir.inference.restore import Restorer
-from mcir.inference.weights import load_network
+from mcir.inference.images import read_picture
+from mcir.inference.restorer import Restorer
 from mcir.registry import ARCHS
+from mcir.weights import load_network
 from tests.data.pictures import noise, save
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def test_every_option_arrives(here):
     ],
 )
 def test_words_become_settings(monkeypatch, words, options):
-    from mcir.inference.folder import run as folder
+    from mcir.inference.batch import run as folder
 
     given = []
     monkeypatch.setattr(folder, "restore_folder", lambda settings: given.append(settings) or 0)

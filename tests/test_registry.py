@@ -10,7 +10,7 @@ from mcir.registry import ARCHS, Placed, Registry, RegistryError, suggestion
 
 @pytest.fixture
 def shapes():
-    registry = Registry("shape", "mcir.registry", given=("canvas",))
+    registry = Registry("shape", "mcir.registry", runtime_args=("canvas",))
 
     @registry.register(aliases=("Rectangle",))
     class Box:

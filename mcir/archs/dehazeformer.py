@@ -257,7 +257,7 @@ class DehazeFormer(Network):
     """
 
     size_multiple = 4
-    sees_all = True
+    global_context = True
     last_layer = "patch_unembed.proj.0"
     derived_buffers = ("relative_positions",)
     input_mean: float = 0.5

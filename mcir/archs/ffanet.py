@@ -109,7 +109,7 @@ class FFANet(Network):
         ValueError: fewer than one group or block.
     """
 
-    sees_all = True
+    global_context = True
     last_layer = "post.1"
     input_mean: ClassVar[tuple[float, float, float]] = (0.64, 0.6, 0.58)
     input_std: ClassVar[tuple[float, float, float]] = (0.14, 0.15, 0.152)

@@ -221,7 +221,7 @@ class IDT(Network):
         ValueError: numbers that do not fit each other; the message says which.
     """
 
-    cuts_itself = True
+    tiles_internally = True
     last_layer = "output_proj.proj.0"
 
     def __init__(

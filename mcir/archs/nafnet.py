@@ -122,7 +122,7 @@ class NAFNet(Network):
     """
 
     padding = "zeros"
-    sees_all = True
+    global_context = True
     last_layer = "ending"
 
     def __init__(

@@ -37,9 +37,9 @@ class Network(nn.Module):
         period: an image that is shifted by a multiple of it is restored the same but shifted, away from the edges and
             where nothing is taken from the image as a whole. So tiles begin at multiples of it …
         period_rest: … and have sides of a multiple of it and this.
-        sees_all: each pixel depends on the whole image, by means over it or nearly, so parts of an image are restored
-            otherwise.
-        cuts_itself: large images are restored in parts, so that memory grows little with them.
+        global_context: each output pixel depends on the whole image, or nearly, so a tile is restored differently from
+            the same pixels in the whole image.
+        tiles_internally: large images are restored in parts, so that memory grows little with them.
         padding: how smaller or other sizes are made up for.
         last_layer: name of the module, one convolution, that makes the image of the features; empty where no single one
             does.
@@ -54,8 +54,8 @@ class Network(nn.Module):
     size_multiple: int = 1
     min_size: int = 1
     period_rest: int = 0
-    sees_all: bool = False
-    cuts_itself: bool = False
+    global_context: bool = False
+    tiles_internally: bool = False
     padding: Padding = "reflect"
     last_layer: str = ""
     derived_buffers: tuple[str, ...] = ()

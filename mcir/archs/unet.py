@@ -113,7 +113,7 @@ class UNet(Network):
             )
         self.in_channels = num_in_ch
         self.scale = scale
-        self.sees_all = bilinear  # whose corners are aligned
+        self.global_context = bilinear  # whose corners are aligned
         widths = [num_feat << level for level in range(LEVELS + 1)]
         if bilinear:
             widths[LEVELS] = widths[LEVELS - 1]

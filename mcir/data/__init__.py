@@ -10,8 +10,8 @@ from mcir.data.noise import HeteroscedasticNoise
 from mcir.data.noisy import NoisyItem, NoisyObservations, NoisyPatchPairs
 from mcir.data.paired import Item, PairDataset, PairedImageDataset
 from mcir.data.resize import imresize
-from mcir.data.sampler import Draw
-from mcir.data.stand_ins import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
+from mcir.data.sampler import SampleIndex
+from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
 
 __all__ = [
     "JPEG",
@@ -20,7 +20,6 @@ __all__ = [
     "BundledPhotos",
     "Chain",
     "DataError",
-    "Draw",
     "GaussianNoise",
     "HeteroscedasticNoise",
     "Item",
@@ -32,6 +31,7 @@ __all__ = [
     "PairedImageDataset",
     "Prefetcher",
     "RainStreaks",
+    "SampleIndex",
     "SensorNoise",
     "SyntheticHaze",
     "evaluation_loader",

@@ -6,16 +6,12 @@ dropped and the colours under it are kept as the file holds them; nothing is ble
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import re
-import shutil
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import cv2
@@ -40,7 +36,6 @@ _PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
 _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _TIFF_BITS = 258
-_NO_ROOM = 2**16  # bytes; a disk with less left is full
 
 
 class ImageInfo(NamedTuple):
@@ -206,46 +201,3 @@ def encode_png(image: Array) -> bytes:
     done, data = cv2.imencode(".png", ordered)
     assert done
     return bytes(data)
-
-
-@contextmanager
-def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Give the name of a temporary file, which becomes ``path`` when it is written: whole or not at all.
-
-    Args:
-        path: the file; its folder is made.
-        durable: see the content on the disk before it gets its name, which takes a while.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; what was there before stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        is_full = shutil.disk_usage(path.parent).free < _NO_ROOM
-        temporary.unlink(missing_ok=True)
-        if is_full:  # which the writers of torch and safetensors say in words of their own
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    if durable:
-        _sync(path.parent)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a kill."""
-    with whole_file(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

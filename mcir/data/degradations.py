@@ -5,7 +5,7 @@ ground-truth pixels a side of a degraded pixel spans, and ``margin``, how many g
 values reach. Who degrades a crop hands over that margin as well and cuts it off the result, so that the crop looks as
 if it was cut from the whole degraded image.
 
-Where that takes knowing the whole image (its brightness, the place of a crop in it), a degradation is ``OfImage`` as
+Where that takes knowing the whole image (its brightness, the place of a crop in it), a degradation is ``PerImage`` as
 well: it is bound to each image once, and what comes of that degrades parts of the image, which say where they lie.
 """
 
@@ -43,7 +43,7 @@ class Bound(Protocol):
 
 
 @runtime_checkable
-class OfImage(Protocol):
+class PerImage(Protocol):
     """What a degradation offers beside ``Degradation`` where its parameters or its places belong to the whole image."""
 
     def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
@@ -57,8 +57,8 @@ class OfImage(Protocol):
 
 
 def bind(degradation: Degradation, index: int, image: Callable[[], Tensor], observation: int = 0) -> Bound:
-    """Return any degradation as one of a certain image; the arguments are those of ``OfImage.of_image``."""
-    if isinstance(degradation, OfImage):
+    """Return any degradation as one of a certain image; the arguments are those of ``PerImage.of_image``."""
+    if isinstance(degradation, PerImage):
         return degradation.of_image(index, image, observation)
     return functools.partial(_anywhere, degradation)
 

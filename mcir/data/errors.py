@@ -11,7 +11,7 @@ class DataError(ValueError):
     """Images, folders or data bases that do not fit what was asked for; the message names the files."""
 
 
-def raise_for(problems: Sequence[str], what: str) -> None:
+def raise_data_errors(problems: Sequence[str], what: str) -> None:
     """Raise one error for all problems of a set of images, or return where there is none.
 
     Args:

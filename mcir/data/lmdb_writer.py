@@ -10,7 +10,7 @@ from typing import get_args
 
 import lmdb
 
-from mcir.data.codec import write_atomically
+from mcir.atomic import write_atomically
 from mcir.data.errors import DataError
 from mcir.data.lmdb_store import FACTS_PREFIX, FORMAT, SUMMARY_FILE, SUMMARY_KEY, Codec, Facts, all_facts, to_bytes
 

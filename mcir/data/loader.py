@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcir.data.errors import DataError
 from mcir.data.ring import Ring
-from mcir.data.sampler import Draw, EndlessBatches, Share
+from mcir.data.sampler import EndlessBatches, SampleIndex, Share
 
 Batch: TypeAlias = dict[str, Any]
 
@@ -40,7 +40,7 @@ def training_loader(
     """Return an endless loader whose batches depend on the seed, the rank and the iteration alone.
 
     Args:
-        dataset: takes a ``Draw`` as index, has a length.
+        dataset: takes a ``SampleIndex`` as index, has a length.
         batch_size: samples of this rank in an iteration.
         num_workers: processes that prepare batches; the batches are the same for any number, 0 included.
         seed: of the order and of every sample, ≥ 0.
@@ -165,7 +165,7 @@ class _Numbered(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+    def __getitem__(self, index: int | SampleIndex) -> dict[str, Any]:
         return {**self._dataset[index], "index": index}
 
 

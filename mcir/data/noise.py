@@ -86,7 +86,7 @@ class HeteroscedasticNoise:
         return self.of_image(int(rng.integers(2**62)), lambda: gt)(gt, rng, 0, 0)
 
     def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> NoiseOfImage:
-        """Return the noise of one image; see ``degradations.OfImage``. A second observation has a noise of its own."""
+        """Return the noise of one image; see ``degradations.PerImage``. A second observation has a noise of its own."""
         clean = image()
         mean = clean.double().mean().item() / (1 if clean.is_floating_point() else 255)
         stream = (self._seed, index, observation) if self._fixed else None

@@ -20,7 +20,7 @@ from mcir.data.degradations import Degradation, build_degradation
 from mcir.data.degraded import DegradedImages, cut, tensor
 from mcir.data.errors import DataError
 from mcir.data.pairing import Small, check_pairs, read_names
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.transforms import Color, Window, padded, place
 from mcir.registry import DATASETS, DegradationSection
@@ -172,8 +172,8 @@ class NoisyPatchPairs(NoisyImages):
                 self._what, same, len(self), self._size,
             )  # fmt: skip
 
-    def __getitem__(self, sample: int | Draw) -> NoisyItem:
-        draw = Draw.of(sample)
+    def __getitem__(self, sample: int | SampleIndex) -> NoisyItem:
+        draw = SampleIndex.of(sample)
         pair, rng = self._pairs[draw.index], draw.generator()
         boxes = overlapping(rng.random(4).tolist(), pair.height, pair.width, self._size)
         item = self._read(draw.index, boxes, rng)
@@ -200,8 +200,8 @@ class NoisyObservations(NoisyImages):
                 "pairs with PairedImageDataset."
             )
 
-    def __getitem__(self, sample: int | Draw) -> NoisyItem:
-        draw = Draw.of(sample)
+    def __getitem__(self, sample: int | SampleIndex) -> NoisyItem:
+        draw = SampleIndex.of(sample)
         pair, rng = self._pairs[draw.index], draw.generator()
         down, across = rng.random(2).tolist()
         box = place((down, across), pair.height, pair.width, self._size)

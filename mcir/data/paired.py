@@ -14,7 +14,7 @@ from mcir.data.degradations import build_degradation
 from mcir.data.degraded import DegradedImages, tensor
 from mcir.data.errors import DataError
 from mcir.data.pairing import GtCrop, Small, check_pairs, read_names
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.stored_negatives import StoredNegatives
 from mcir.data.subset import subset
@@ -151,8 +151,8 @@ class PairDataset(Dataset[Item]):
         pair = self._pairs[index]
         return stem(pair.lq if self._many and pair.lq is not None else pair.gt)
 
-    def __getitem__(self, sample: int | Draw) -> Item:
-        draw = Draw.of(sample)
+    def __getitem__(self, sample: int | SampleIndex) -> Item:
+        draw = SampleIndex.of(sample)
         pair = self._pairs[draw.index]
         rng = draw.generator()
         crop, orientation = draw_geometry(rng, self._use_hflip, self._use_rot)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from mcir.data.codec import ImageInfo
-from mcir.data.errors import DataError, raise_for
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.storage import Storage, stem
 
 GtCrop: TypeAlias = Literal["center"]
@@ -97,7 +97,7 @@ def check_pairs(
         names=names,
         size_option=size_option,
     )
-    raise_for(problems, what)
+    raise_data_errors(problems, what)
     if checked.skipped and not checked.pairs:
         raise DataError(f"{what}: all {checked.skipped} pairs are smaller than the crop of {gt_size} ({size_option})")
     if not checked.pairs:

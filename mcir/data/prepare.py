@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of, write_atomically
-from mcir.data.errors import DataError, raise_for
+from mcir.atomic import write_atomically
+from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.lmdb_store import Codec, Facts, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
@@ -77,7 +78,7 @@ def create_lmdb(
     source = _source(folder, target)
     infos = _headers(source)
     with LmdbWriter(target, codec) as writer:
-        raise_for(
+        raise_data_errors(
             [
                 f"{source.path(key)}: the path has more than {writer.longest_key} bytes"
                 for key in infos
@@ -153,7 +154,7 @@ def extract_subimages(
         )
     source, out = _source(folder, target), Path(target).expanduser()
     infos = _headers(source)
-    raise_for(
+    raise_data_errors(
         [
             f"{source.path(key)}: {info.width}×{info.height} pixels, smaller than the sub-images of {size}"
             for key, info in infos.items()
@@ -207,7 +208,7 @@ def create_lr(
         raise DataError(f"lr: scale is {scale}; it must be a whole number from 2 on.")
     source, out = _source(folder, target), Path(target).expanduser()
     infos = _headers(source)
-    raise_for(
+    raise_data_errors(
         [f"{source.path(key)}: smaller than {scale} pixels" for key, info in infos.items() if min(info[:2]) < scale],
         f"small images of {folder}",
     )
@@ -267,7 +268,7 @@ def _headers(source: Folder) -> dict[str, ImageInfo]:
             infos[key] = source.info(key)
         except DataError as error:
             problems.append(f"{source.path(key)}: {error}")
-    raise_for(problems, str(source.root))
+    raise_data_errors(problems, str(source.root))
     if not infos:
         raise DataError(f"{source.root}: no images")
     return infos
@@ -284,7 +285,7 @@ def _output_names(source: Folder, keys: Iterable[str], strip: str) -> dict[str, 
             problems.append(f"{source.path(key)}: would have the same name as {source.path(owners[name])}")
         names[key] = name
         owners[name] = key
-    raise_for(problems, str(source.root))
+    raise_data_errors(problems, str(source.root))
     return names
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """One sample of an endless stream.
 
     Attributes:
@@ -25,9 +25,9 @@ class Draw(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, sample: int | Draw) -> Draw:
+    def of(cls, sample: int | SampleIndex) -> SampleIndex:
         """Return a draw for what a data set is indexed with; for a plain index always the same one."""
-        return sample if isinstance(sample, Draw) else cls(int(sample), int(sample), 0)
+        return sample if isinstance(sample, SampleIndex) else cls(int(sample), int(sample), 0)
 
     def generator(self) -> np.random.Generator:
         """Return the generator that everything random about this sample comes from."""
@@ -41,7 +41,7 @@ def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(sequence).permutation(length)
 
 
-class EndlessBatches(Sampler[list[Draw]]):
+class EndlessBatches(Sampler[list[SampleIndex]]):
     """The batches of one rank, for ever, from a given iteration on.
 
     Iteration t of rank r holds the positions offset + t·world_size·batch_size + r·batch_size + j, j < batch_size: the
@@ -82,16 +82,16 @@ class EndlessBatches(Sampler[list[Draw]]):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start, self.offset = rank, world_size, start, offset
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         iteration = self.start
         while True:
             first = self.offset + (iteration * self.world_size + self.rank) * self.batch_size
             yield [self._draw(position) for position in range(first, first + self.batch_size)]
             iteration += 1
 
-    def _draw(self, position: int) -> Draw:
+    def _draw(self, position: int) -> SampleIndex:
         epoch, place = divmod(position, self.length)
-        return Draw(int(permutation(self.length, self.seed, epoch)[place]), position, self.seed)
+        return SampleIndex(int(permutation(self.length, self.seed, epoch)[place]), position, self.seed)
 
 
 class Share(Sampler[int]):

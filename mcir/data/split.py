@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcir.data.codec import write_atomically
-from mcir.data.errors import DataError, raise_for
+from mcir.atomic import write_atomically
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.prepare import Prepared, require_apart
 from mcir.data.storage import open_storage, stem
 from mcir.data.subset import shuffled
@@ -67,7 +67,7 @@ def create_split(
     }
     others = {out / f"{kind}.txt" for kind in parts} - lists.keys()
     there = [path for path in (*lists, *others) if path.exists()]
-    raise_for(
+    raise_data_errors(
         [
             f"{path}: is another list; remove it or name another target"
             for path in there

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from mcir.data.errors import DataError, raise_for
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.storage import Storage, stem
 from mcir.data.transforms import Window
 
@@ -39,7 +39,7 @@ class StoredNegatives:
         self.bits = 8
         problems: list[str] = []
         self._keys = [self._matched(storage, names, sizes, problems) for storage in self._storages]
-        raise_for(problems, f"{what}, dataroot_negatives")
+        raise_data_errors(problems, f"{what}, dataroot_negatives")
 
     def read_crops(self, index: int, window: Window) -> list[npt.NDArray[Any]]:
         """Return the same part (height, width, C) of the K negatives of a pair."""

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcir.data.codec import whole_file
-from mcir.inference import read_weights
+from mcir.atomic import whole_file
 from mcir.models import Model
-from mcir.weight_files import facts_of, serialized
+from mcir.weights import facts_of, read_weights, serialized
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1

@@ -25,7 +25,7 @@ _LOG = logging.getLogger("mcir")
 
 
 @dataclass(frozen=True)
-class Process:
+class DistContext:
     """This process among those of the run."""
 
     rank: int
@@ -34,7 +34,7 @@ class Process:
     find_unused_parameters: bool = False
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which writes files and speaks."""
         return self.rank == 0
 
@@ -61,7 +61,7 @@ class Process:
         return total / self.world_size
 
     def concatenated(self, value: Tensor) -> Tensor:
-        """Return the tensors (B, …) of all processes as one; see :class:`~mcir.losses.ranks.Ranks`."""
+        """Return the tensors (B, …) of all processes as one; see :class:`~mcir.communicator.Communicator`."""
         if self.world_size == 1:
             return value
         together: Tensor = _Concatenated.apply(value, self.rank, self.world_size)
@@ -81,24 +81,24 @@ class Process:
             dist.barrier()
 
     @contextmanager
-    def first_goes_first(self) -> Iterator[None]:
+    def rank_zero_first(self) -> Iterator[None]:
         """Let rank 0 do the work (a download, say) before the others, who then find it done.
 
         Raises:
             SystemExit: in the others, when rank 0 failed; it says why.
         """
-        if not self.is_first and not self._from_first(False):
+        if not self.is_rank_zero and not self._from_rank_zero(False):
             raise SystemExit(1)
         try:
             yield
         except BaseException:
-            if self.is_first:
-                self._from_first(False)
+            if self.is_rank_zero:
+                self._from_rank_zero(False)
             raise
-        if self.is_first:
-            self._from_first(True)
+        if self.is_rank_zero:
+            self._from_rank_zero(True)
 
-    def _from_first(self, value: bool) -> bool:
+    def _from_rank_zero(self, value: bool) -> bool:
         """Return rank 0's value."""
         if self.world_size > 1:
             said = torch.tensor(value)
@@ -138,7 +138,7 @@ class _Concatenated(torch.autograd.Function):
 
 
 @contextmanager
-def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
+def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistContext]:
     """Join the processes that torchrun started, or be alone; leave the group at the end.
 
     Args:
@@ -177,7 +177,7 @@ def joined(num_gpu: int | str, options: DistOptions) -> Iterator[Process]:
             rank=rank,
             world_size=world_size,
         )
-    process = Process(rank, world_size, device, options.find_unused_parameters)
+    process = DistContext(rank, world_size, device, options.find_unused_parameters)
     try:
         yield process
         process.barrier()  # a process that leaves while another still works would take its connections along
@@ -206,7 +206,7 @@ class StopRequest:
     every iteration, and reads what they said in the one before: nobody waits.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: DistContext) -> None:
         self.process = process
         self.signal = 0
         self._pending: tuple[Any, Tensor] | None = None

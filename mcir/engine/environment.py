@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import mcir
-from mcir.data.codec import write_atomically
+from mcir.atomic import write_atomically
 from mcir.report.records import OPTIONS, STARTS, changed_lines
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mcir.config import Options
 from mcir.data import evaluation_loader, imresize, to_device
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.registry import DATASETS, METRICS
 from mcir.report.comparison import Picture, comparison, picture, save_picture
 
@@ -63,7 +63,7 @@ class EvaluationSet:
         name: str,
         dataset: Any,
         metrics: Mapping[str, Any],
-        process: Process,
+        process: DistContext,
         workers: int = 0,
         scale: int = 1,
     ) -> None:
@@ -134,7 +134,7 @@ class EvaluationSet:
         )
 
 
-def evaluation_sets(options: Options, kind: str, process: Process) -> list[EvaluationSet]:
+def evaluation_sets(options: Options, kind: str, process: DistContext) -> list[EvaluationSet]:
     """Build the data sets and metrics of an option file.
 
     Args:

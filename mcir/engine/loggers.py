@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mcir.data.codec import write_atomically
+from mcir.atomic import write_atomically
 from mcir.engine.evaluation import Evaluation
 from mcir.report import progress
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcir.atomic import write_atomically
 from mcir.config import Options
-from mcir.data.codec import write_atomically
 from mcir.engine.checkpoint import load_into
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, as_json, results_table
 from mcir.models import Model
@@ -26,7 +26,7 @@ class Tester:
         ValueError: there is no set to test on, or data cannot be read.
     """
 
-    def __init__(self, options: Options, process: Process) -> None:
+    def __init__(self, options: Options, process: DistContext) -> None:
         self.options = options
         self.process = process
         self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", process)
@@ -56,7 +56,7 @@ class Tester:
         if not all(files):
             raise ValueError("Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
-        log = RunLog(folder if self.process.is_first else None, 0, tensorboard=False)
+        log = RunLog(folder if self.process.is_rank_zero else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
         for number, file in enumerate(files):
             if checkpoints:
@@ -69,7 +69,7 @@ class Tester:
             results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
             log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
         target = folder / "results.json"
-        if self.process.is_first:
+        if self.process.is_rank_zero:
             write_atomically(target, (as_json(results, indent=2) + "\n").encode())
         log.say(f"results: {target}")
         log.close()
@@ -79,7 +79,7 @@ class Tester:
         val = self.options.val
         images = folder / "visualization" / checkpoint / part.name if val.save_img else None
         evaluation = part.evaluate(self.model.restore, val.pictures, images, f"_{val.suffix}" if val.suffix else "")
-        if self.process.is_first:
+        if self.process.is_rank_zero:
             for name, drawn in evaluation.pictures.items():
                 save_picture(drawn, folder / "comparisons" / checkpoint / part.name, name)
         return evaluation

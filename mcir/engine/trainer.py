@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from mcir.config import Options
+from mcir.engine.batches import TrainBatches
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, load_into, read_state
-from mcir.engine.distributed import Process, StopRequest
+from mcir.engine.distributed import DistContext, StopRequest
+from mcir.engine.dry_run import dry_run
 from mcir.engine.environment import record_start
-from mcir.engine.estimate import rehearse
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
-from mcir.engine.lock import hold
 from mcir.engine.loggers import RunLog, Speed, results_table
-from mcir.engine.stages import StagedBatches
+from mcir.engine.run_lock import hold
 from mcir.models import Model
 from mcir.registry import MODELS
 from mcir.report.comparison import save_picture
@@ -42,7 +42,7 @@ class Trainer:
         ValueError: the options do not fit together, data or weights cannot be read.
     """
 
-    def __init__(self, options: Options, process: Process, resume: bool = False) -> None:
+    def __init__(self, options: Options, process: DistContext, resume: bool = False) -> None:
         if options.train is None or options.datasets.train is None:
             raise ValueError("Training needs the sections 'train' and 'datasets.train' in the option file.")
         self.options = options
@@ -50,22 +50,22 @@ class Trainer:
         self.process = process
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
-        with process.first_goes_first():
-            if process.is_first:
-                rehearse(options, process.world_size)
-            self.lock = hold(self.folder) if process.is_first else None
+        with process.rank_zero_first():
+            if process.is_rank_zero:
+                dry_run(options, process.world_size)
+            self.lock = hold(self.folder) if process.is_rank_zero else None
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
         state = self._state_to_resume(resume)
 
         _seed_everything(options.manual_seed + process.rank)
-        self.batches = StagedBatches(options.datasets.train, options.manual_seed, process)
+        self.batches = TrainBatches(options.datasets.train, options.manual_seed, process)
         self.sets = evaluation_sets(options, "val", process)
-        with process.first_goes_first():
+        with process.rank_zero_first():
             self.model: Model = MODELS.build(options.model_section())
         self.model.total_iter = self.total
         self.model.require_trainable()
         require_fit(options, self.model)
-        if self.model.follows_psnr and process.is_first:
+        if self.model.follows_psnr and process.is_rank_zero:
             self._warn_without_psnr()
         self.iteration = 0
         self.best: float | None = None
@@ -74,16 +74,16 @@ class Trainer:
         self.model.to(process.device)
         if state is not None:
             self._load_state(state)
-            if process.is_first:
+            if process.is_rank_zero:
                 self.checkpoints.go_back_to(self.iteration)
         self.model.parallelize(process)
         self.batches.begin(self.iteration, self.model.channels_last)
         self.guard = FiniteGuard()
         self.speed = Speed()
         self.last_evaluations: list[Evaluation] = []
-        if state is None and process.is_first:
+        if state is None and process.is_rank_zero:
             _put_aside(self.folder)
-        folder = self.folder if process.is_first else None
+        folder = self.folder if process.is_rank_zero else None
         self.log = RunLog(folder, self.total, options.logger.use_tb_logger, self.iteration)
 
     def _warn_without_psnr(self) -> None:
@@ -100,7 +100,7 @@ class Trainer:
     def train(self) -> int:
         """Train to the end and return 0, or to a SIGTERM or SIGINT and return 128 plus its number."""
         stop = StopRequest(self.process)
-        self._introduce()
+        self._log_start()
         try:
             self.log.start(self.iteration)
             self.speed.restart()
@@ -128,7 +128,7 @@ class Trainer:
                     f"Stopped by signal {stopped_by} after iteration {self.iteration}; its checkpoint is saved."
                 )
                 return 128 + stopped_by
-            self._conclude()
+            self._log_end()
             return 0
         finally:
             self.log.close()
@@ -192,7 +192,7 @@ class Trainer:
         self.guard.check()
         self.process.require_equal("weights and negatives", self._fingerprint)
         generators = self.process.gather(_generators())
-        if not self.process.is_first:
+        if not self.process.is_rank_zero:
             return
         state = {
             "model": self.model.state_dict(),
@@ -250,7 +250,7 @@ class Trainer:
 
     # -- what the person sees -------------------------------------------------------------------------------------
 
-    def _introduce(self) -> None:
+    def _log_start(self) -> None:
         """Say what is trained on what, and write it down for who asks later."""
         parameters = sum(parameter.numel() for parameter in self.model.network.parameters())
         processes = f"{self.process.world_size} × " if self.process.world_size > 1 else ""
@@ -260,7 +260,7 @@ class Trainer:
             f"({parameters:,} parameters) on {processes}{self.process.device} with {self.batches.images} images, "
             f"{begin}to iteration {self.total}"
         )
-        if self.process.is_first:
+        if self.process.is_rank_zero:
             facts = {
                 "iteration": self.iteration,
                 "total_iter": self.total,
@@ -273,8 +273,8 @@ class Trainer:
             }
             record_start(self.folder, self._resolved, facts)
 
-    def _conclude(self) -> None:
-        if not self.process.is_first:
+    def _log_end(self) -> None:
+        if not self.process.is_rank_zero:
             return
         for evaluation in self.last_evaluations:
             for name, drawn in evaluation.pictures.items():

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mcir.atomic import write_atomically
 from mcir.config import network_section
-from mcir.data.codec import write_atomically
 from mcir.inference.programs import (
     OLDEST_OPSET,
     ExportError,
@@ -28,9 +28,8 @@ from mcir.inference.programs import (
     torchscript,
     traced,
 )
-from mcir.inference.weights import load_network
 from mcir.version import __version__
-from mcir.weight_files import facts_of, serialized
+from mcir.weights import facts_of, load_network, serialized
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
 """What can be written, and the ends of the files' names."""

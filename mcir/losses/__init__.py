@@ -1,15 +1,15 @@
 """Losses: one family, one file. Importing this package registers them."""
 
-from mcir.losses.contrastive import SPNLoss
 from mcir.losses.dense import DenseCLLoss, PixContrastLoss, VADeRLoss
 from mcir.losses.distances import BhattacharyyaDistance, EarthMoversDistance, MaximumMeanDiscrepancy
-from mcir.losses.feature_space import FeatureSpace, share_features
+from mcir.losses.feature_loss import FeatureSpace, share_features
 from mcir.losses.pcl import PCLLoss
 from mcir.losses.perceptual import PerceptualLoss
 from mcir.losses.pixel import CharbonnierLoss, L1Loss, MSELoss, PSNRLoss
 from mcir.losses.regularization import ContrastiveRegularization, CurricularContrastiveRegularization
 from mcir.losses.residual import ConsistencyLoss, ResidualContrastiveLoss
-from mcir.losses.structural import SSIMLoss
+from mcir.losses.spn import SPNLoss
+from mcir.losses.ssim import SSIMLoss
 
 __all__ = [
     "BhattacharyyaDistance",

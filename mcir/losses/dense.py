@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.losses.pixel import in_float32
-from mcir.losses.streaming import with_slopes
+from mcir.losses.precomputed_grad import with_slopes
 from mcir.registry import LOSSES
 
 _CHUNK = 2**24  # logits against a queue that exist at a time

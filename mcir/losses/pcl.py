@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mcir.archs.features import VGGType
-from mcir.losses.feature_space import Normalize
+from mcir.features.vgg import VGGType
+from mcir.losses.feature_loss import Normalize
 from mcir.losses.pixel import in_float32
-from mcir.losses.streaming import PushPullLoss
+from mcir.losses.precomputed_grad import FeatureContrastLoss
 from mcir.registry import LOSSES
 
 _LAYERS = {"relu1_1": 1 / 3, "relu3_1": 1 / 3, "relu5_1": 1 / 3}
@@ -19,7 +19,7 @@ _LOWEST_TEMPERATURE = 0.05
 
 
 @LOSSES.register()
-class PCLLoss(PushPullLoss):
+class PCLLoss(FeatureContrastLoss):
     """InfoNCE over feature maps: ``λ · Σ_l w_l · mean_p −log(e^{s_p/τ} / (e^{s_p/τ} + Σ_n e^{s_n/τ}))``.
 
     The similarity ``s`` of two images is the cosine of their feature vectors at each place, averaged over the places; a
@@ -36,7 +36,7 @@ class PCLLoss(PushPullLoss):
     Args:
         layer_weights: the layers and how much each counts.
         vgg_type: which VGG.
-        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.features.vgg.VGGFeatures`.
         use_input_norm: normalise the images as ImageNet's; the released code does not.
         range_norm: the images are in [-1, 1] rather than [0, 1].
         temperature: τ, at least 0.05; the released code has none, that is 1.

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from mcir.archs.features import VGGType
-from mcir.losses.feature_space import FeatureLoss, Normalize
+from mcir.features.vgg import VGGType
+from mcir.losses.feature_loss import FeatureLoss, Normalize
 from mcir.losses.pixel import in_float32, same_shape
 from mcir.registry import LOSSES, suggestion
 
@@ -66,7 +66,7 @@ class PerceptualLoss(FeatureLoss):
     Args:
         layer_weights: the layers and how much each counts, for example ``{conv5_4: 1.0}``.
         vgg_type: which VGG.
-        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.features.vgg.VGGFeatures`.
         use_input_norm: normalise the images as ImageNet's.
         range_norm: the images are in [-1, 1] rather than [0, 1].
         perceptual_weight: factor of the distance of the features.
@@ -74,7 +74,7 @@ class PerceptualLoss(FeatureLoss):
         criterion: the distance: ``l1``, ``l2`` (mean of squares) or ``fro`` (norm).
         seed: of random weights.
         network: any classifier of torchvision by name, in place of ``vgg_type``; its layers are named by its nodes.
-        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_space`.
+        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_loss`.
 
     Raises:
         ValueError: an unknown layer, network or criterion, a weight that is not finite, both factors zero, or weights

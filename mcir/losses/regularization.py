@@ -13,17 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mcir.archs.features import VGGType
-from mcir.losses.feature_space import Normalize
+from mcir.features.vgg import VGGType
+from mcir.losses.feature_loss import Normalize
 from mcir.losses.pixel import in_float32
-from mcir.losses.streaming import PushPullLoss, sum_of_absolute_differences
+from mcir.losses.precomputed_grad import FeatureContrastLoss, sum_of_absolute_differences
 from mcir.registry import LOSSES
 
 _LAYERS = {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0}
 
 
 @LOSSES.register()
-class ContrastiveRegularization(PushPullLoss):
+class ContrastiveRegularization(FeatureContrastLoss):
     """CR: ``λ · Σ_l w_l · |φ_l(output) − φ_l(positive)| / (|φ_l(output) − φ_l(negative)| + eps)``, |·| a mean.
 
     Of several negatives or positives the distances are averaged before they are divided. AECR-Net has one of each, the
@@ -35,7 +35,7 @@ class ContrastiveRegularization(PushPullLoss):
     Args:
         layer_weights: the layers and how much each counts.
         vgg_type: which VGG.
-        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.features.vgg.VGGFeatures`.
         use_input_norm: normalise the images as ImageNet's; the released code does not.
         range_norm: the images are in [-1, 1] rather than [0, 1].
         loss_weight: λ.
@@ -117,7 +117,7 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
         input_weight: of the degraded input.
         layer_weights: the layers and how much each counts.
         vgg_type: which VGG.
-        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.features.VGGFeatures`.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.features.vgg.VGGFeatures`.
         use_input_norm: normalise the images as ImageNet's; the released code does not.
         range_norm: the images are in [-1, 1] rather than [0, 1].
         loss_weight: λ.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcir.communicator import DistributedModule
 from mcir.losses.distances import Distance
-from mcir.losses.feature_space import FeatureLoss, Normalize
+from mcir.losses.feature_loss import FeatureLoss, Normalize
 from mcir.losses.pixel import Reduction, in_float32, same_shape
-from mcir.losses.ranks import OverRanks
 from mcir.registry import DISTANCES, LOSSES, DistanceSection
 
 _EARTH_MOVERS: Mapping[str, Any] = {"type": "EarthMoversDistance"}
@@ -26,7 +26,7 @@ _LAYERS = {"layer1": 1.0}
 
 
 @LOSSES.register()
-class ResidualContrastiveLoss(OverRanks):
+class ResidualContrastiveLoss(DistributedModule):
     """InfoNCE over residuals: ``λ Σ_j −ln(e^{−D_jj/τ} / Σ_i e^{−D_ji/τ})`` with ``D_ji = d(anchor_j, key_i)``.
 
     Anchor and key j are the residuals of two patches of image j; the negatives of an anchor are the keys of all other
@@ -93,15 +93,15 @@ class ResidualContrastiveLoss(OverRanks):
             raise ValueError(
                 f"ResidualContrastiveLoss: images are {len(anchors)} numbers, one an anchor, not {tuple(images.shape)}."
             )
-        count, processes = len(anchors), self.ranks.world_size
+        count, processes = len(anchors), self.communicator.world_size
         if count * processes < 2:
             raise ValueError("ResidualContrastiveLoss: one image has no negatives; make batches of 2 or more.")
         described, others = (self.distance.describe(self.residual_scale * in_float32(each)) for each in (anchors, keys))
-        distances = self.distance.between(described, self.ranks.concatenated(others))
-        own = torch.arange(count, device=anchors.device) + self.ranks.rank * count
+        distances = self.distance.between(described, self.communicator.concatenated(others))
+        own = torch.arange(count, device=anchors.device) + self.communicator.rank * count
         logits = -distances / self.temperature
         if images is not None:
-            again = images[:, None] == self.ranks.concatenated(images)
+            again = images[:, None] == self.communicator.concatenated(images)
             logits = logits.masked_fill(again.scatter(1, own[:, None], False), -math.inf)
         value = F.cross_entropy(logits, own, reduction=self.reduction)
         factor = self.loss_weight * (processes if self.reduction == "sum" else 1)
@@ -118,13 +118,13 @@ class ConsistencyLoss(FeatureLoss):
     Args:
         layer_weights: the layers and how much each counts: ``layer1`` to ``layer4``, ``avgpool``, or any other node.
         network: any classifier of torchvision by name.
-        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.archs.classifiers.ClassifierFeatures`.
+        weights: ``imagenet``, ``random`` or a path; see :class:`~mcir.features.torchvision.ClassifierFeatures`.
         use_input_norm: normalise the images as ImageNet's.
         reduction: of the squares within an image: their ``mean``, or their ``sum``, the squared norm as Eq. 5 reads.
             Over the images it is always the mean.
         loss_weight: λ.
         seed: of random weights.
-        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_space`.
+        normalize: ``unit`` divides each layer by its mean activation; see :mod:`mcir.losses.feature_loss`.
 
     Raises:
         ValueError: an unknown layer, network or reduction, a weight that is not finite, or weights that are not there.

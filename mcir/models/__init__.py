@@ -3,7 +3,7 @@
 from mcir.models.base import Batch, Model
 from mcir.models.contrastive import ContrastiveModel
 from mcir.models.dense import DenseContrastiveModel
-from mcir.models.ema import MovingAverage
+from mcir.models.ema import EMA
 from mcir.models.momentum import MomentumEncoder, Queue
 from mcir.models.negatives import (
     AdaptiveHistoryNegatives,
@@ -31,6 +31,7 @@ from mcir.models.restoration import RestorationModel
 from mcir.models.self_supervised import Noise2NoiseModel, Noise2SelfModel, SelfSupervisedModel
 
 __all__ = [
+    "EMA",
     "AdaptiveHistoryNegatives",
     "Batch",
     "CombinedNegatives",
@@ -46,7 +47,6 @@ __all__ = [
     "InputNegatives",
     "Model",
     "MomentumEncoder",
-    "MovingAverage",
     "MultiStepLR",
     "MultiStepRestartLR",
     "Negatives",

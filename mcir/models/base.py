@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mcir.inference import derived_keys, fitting, unfit
+from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.losses import share_features
-from mcir.losses.ranks import Alone, Ranks, tell_ranks
-from mcir.models.balance import Balance, GradientWatch
-from mcir.models.ema import MovingAverage
+from mcir.models.ema import EMA
+from mcir.models.gradients import Balance, LossGradients
 from mcir.models.optim import Schedule, build_optimizer
 from mcir.registry import ARCHS, LOSSES, SCHEDULERS, ArchSection, LossSection, OptimizerSection, SchedulerSection
+from mcir.weights import derived_keys, match_state_dict, mismatch_error
 
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
@@ -87,10 +87,10 @@ class Model(ABC):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g)
         self.parts = nn.ModuleDict({"network_g": self.network})
-        self._watch = GradientWatch()
-        self._ranks: Ranks = Alone()
+        self._watch = LossGradients()
+        self._ranks: Communicator = SingleProcess()
         if self.ema_decay:
-            self.parts["ema"] = MovingAverage(self.network)
+            self.parts["ema"] = EMA(self.network)
         self.schedule: Schedule = SCHEDULERS.build(self.scheduler or {"type": "MultiStepLR", "milestones": []})
         self.to(self.device)
 
@@ -117,11 +117,11 @@ class Model(ABC):
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         return self
 
-    def parallelize(self, ranks: Ranks) -> None:
+    def parallelize(self, ranks: Communicator) -> None:
         """Train over several processes: the forward pass averages gradients over them, and every part knows them."""
         self._forward = ranks.wrap(self._forward)
         self._ranks = ranks
-        tell_ranks(self.parts, ranks)
+        set_communicator(self.parts, ranks)
         changing = self.trained_part.state_dict().keys() - derived_keys(self.trained_part)
         self._statistics = [
             buffer
@@ -223,7 +223,7 @@ class Model(ABC):
 
         The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``,
         the factor that kept the gradients in range. Where ``watch_gradients`` is set or losses are held in balance,
-        also what :meth:`~mcir.models.balance.GradientWatch.tell` returns.
+        also what :meth:`~mcir.models.gradients.LossGradients.tell` returns.
 
         An fp16 step whose gradients overflow is skipped: the network and the optimizer stay as they are, ``grad_norm``
         is 0, and the next step is made with half the scale. All that counts iterations goes on: schedule, averages and
@@ -339,12 +339,12 @@ class Model(ABC):
     # -- its use --------------------------------------------------------------------------------------------------
 
     @property
-    def ema(self) -> MovingAverage | None:
+    def ema(self) -> EMA | None:
         """The moving average of the network, if one is kept."""
         if "ema" not in self.parts:
             return None
         average = self.parts["ema"]
-        assert isinstance(average, MovingAverage)
+        assert isinstance(average, EMA)
         return average
 
     @torch.no_grad()
@@ -407,9 +407,9 @@ class Model(ABC):
             WeightsError: ``strict`` and the keys or shapes differ; the message names the first ten, and what the
                 weights look like.
         """
-        fits, differing = fitting(self.network, weights)
+        fits, differing = match_state_dict(self.network, weights)
         if strict and differing:
-            raise unfit(self.network, weights, differing)
+            raise mismatch_error(self.network, weights, differing)
         self.network.load_state_dict(fits, strict=False)
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcir.communicator import Communicator, DistributedModule
 from mcir.losses.dense import DenseLoss, Projected
-from mcir.losses.ranks import OverRanks, Ranks
 from mcir.models.base import Batch
 from mcir.models.momentum import MomentumEncoder, Queue, momentum_at
-from mcir.models.negatives.base import built_from, generator, stream
+from mcir.models.negatives.base import build_seeded, generator, stream
 from mcir.models.self_supervised import SelfSupervisedModel
 from mcir.registry import LOSSES, MODELS, LossSection
 
@@ -47,7 +47,7 @@ def _head(channels: int, hidden: int, dim: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, hidden, 1), *normalise, nn.ReLU(), nn.Conv2d(hidden, dim, 1))
 
 
-class DenseContrast(OverRanks):
+class DenseContrast(DistributedModule):
     """A dense contrastive loss with all that it needs beside the network: its projector, the key encoder and queues.
 
     Args:
@@ -62,7 +62,7 @@ class DenseContrast(OverRanks):
         self.loss = loss
         self.seed = seed
         arguments = (channels, loss.hidden, loss.dim, loss.projector_norm, loss.projects_images)
-        self.projector = built_from(stream(seed, 0), lambda: Projector(*arguments), network)
+        self.projector = build_seeded(stream(seed, 0), lambda: Projector(*arguments), network)
         self.key_network = MomentumEncoder(network)
         self.key_projector = MomentumEncoder(self.projector)
         self.queues = nn.ModuleDict(
@@ -80,7 +80,7 @@ class DenseContrast(OverRanks):
         """Begin the step of the 1-based ``iteration`` of ``total``: the key encoder moves before it makes keys."""
         rises_in = total if self.loss.momentum_iter is None else self.loss.momentum_iter
         self.follow(network, momentum_at(self.loss.momentum, iteration - 1, rises_in or 0))
-        self._draw = generator(self.seed, iteration, self.ranks.rank)
+        self._draw = generator(self.seed, iteration, self.communicator.rank)
         self._keys = []
 
     def forward(self, output: Tensor, keys: Tensor, boxes: Tensor, project: nn.Module) -> Tensor:
@@ -151,7 +151,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         assert isinstance(contrast, DenseContrast)
         return contrast
 
-    def parallelize(self, ranks: Ranks) -> None:
+    def parallelize(self, ranks: Communicator) -> None:
         """Train over several processes; the projector's gradients are averaged, too."""
         super().parallelize(ranks)
         self._project = ranks.wrap(self._contrast.projector)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class MovingAverage(nn.Module):
+class EMA(nn.Module):
     """A frozen copy of a network that follows it: θ' ← keep·θ' + (1 − keep)·θ.
 
     Parameters are averaged with one fused call for all of them. Buffers (the running statistics of a batch norm, say)
@@ -25,7 +25,7 @@ class MovingAverage(nn.Module):
         self._followed = _Tensors(network)
         self.eval()
 
-    def train(self, mode: bool = True) -> "MovingAverage":
+    def train(self, mode: bool = True) -> "EMA":
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.losses.ranks import OverRanks
-from mcir.models.ema import MovingAverage
+from mcir.communicator import DistributedModule
+from mcir.models.ema import EMA
 
 
-class MomentumEncoder(MovingAverage):
+class MomentumEncoder(EMA):
     """A moving average that encodes keys: they pass in training mode, normalised by the statistics of their own batch.
 
     The running statistics that it carries are those of the network that it follows; keys do not change them. So it is
@@ -43,7 +43,7 @@ class MomentumEncoder(MovingAverage):
         return self.network(x)
 
 
-class Queue(OverRanks):
+class Queue(DistributedModule):
     """The last K keys, of all processes, the same in each.
 
     Args:
@@ -71,7 +71,7 @@ class Queue(OverRanks):
 
         Of more than K keys the last K stay.
         """
-        keys, size = self.ranks.concatenated(keys.detach().to(self.keys.dtype)), len(self.keys)
+        keys, size = self.communicator.concatenated(keys.detach().to(self.keys.dtype)), len(self.keys)
         end = self.next + len(keys)
         kept = keys[-size:]
         self.keys.index_copy_(0, torch.arange(end - len(kept), end, device=keys.device) % size, kept)

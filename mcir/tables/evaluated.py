@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import mcir
+from mcir.atomic import write_atomically
 from mcir.config import DatasetOptions, Options
 from mcir.config.schema import thaw
-from mcir.data.codec import write_atomically
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from mcir.engine.loggers import as_json
 from mcir.engine.tester import Tester
 from mcir.tables.plan import Job, evaluation_parts, missing_paths
@@ -99,7 +99,7 @@ def evaluate(job: Job, again: bool, say: Say) -> Evaluated | None:
 def _test(options: Options, parts: dict[str, DatasetOptions], checkpoint: Path) -> dict[str, Any]:
     key = "test" if options.datasets.test else "val"
     chosen = options.model_copy(update={"datasets": options.datasets.model_copy(update={key: parts})})
-    with joined(options.num_gpu, options.dist_params) as process:
+    with init_distributed(options.num_gpu, options.dist_params) as process:
         file = Tester(chosen, process).test([str(checkpoint)])
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[str(checkpoint)]
     return results

@@ -18,19 +18,19 @@ from statistics import fmean
 import torch
 
 import mcir
+from mcir.atomic import write_atomically
 from mcir.config import Options, load
-from mcir.data.codec import write_atomically
-from mcir.engine.distributed import joined
+from mcir.engine.batches import TrainBatches
+from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import evaluation_sets
-from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
-from mcir.engine.stages import StagedBatches
+from mcir.engine.run_lock import hold
 from mcir.registry import MODELS
-from mcir.tables.given import digest_of, held_out_lists
+from mcir.tables.formatting import counted
+from mcir.tables.inputs import digest_of, held_out_lists
 from mcir.tables.mini_report import METHODS, TASKS, Conditions, Record, tell
-from mcir.tables.once import made_once, read_runs
-from mcir.tables.words import counted
-from mcir.tables.workers import number_of
+from mcir.tables.pool import worker_count
+from mcir.tables.run_cache import read_runs, run_cached
 
 HOME = Path(__file__).with_name("mini")
 Say = Callable[[str], None]
@@ -104,7 +104,7 @@ def _reproduce(runs: Sequence[MiniRun], settings: MiniSettings, say: Say) -> int
     waiting = [run for run in runs if run.fingerprint() not in known]
     for line in _measured_otherwise(waiting, list(known.values())):
         say(line)
-    records = made_once("mini", train_one, runs, file, number_of(settings.jobs), say, _told)
+    records = run_cached("mini", train_one, runs, file, worker_count(settings.jobs), say, _told)
     images = "the bundled photographs" if settings.data is None else f"the images of {settings.data}"
     report, data = tell(records, Conditions(images, settings.vgg, settings.quick))
     target = settings.results / "mini.json"
@@ -202,9 +202,9 @@ def train_one(run: MiniRun) -> Record:
     options = run.options()
     assert options.train is not None and options.datasets.train is not None
     begin = time.perf_counter()
-    with joined(options.num_gpu, options.dist_params) as process:
+    with init_distributed(options.num_gpu, options.dist_params) as process:
         torch.manual_seed(options.manual_seed)
-        batches = StagedBatches(options.datasets.train, options.manual_seed, process)
+        batches = TrainBatches(options.datasets.train, options.manual_seed, process)
         (held_out,) = evaluation_sets(options, "val", process)
         model = MODELS.build(options.model_section()).to(process.device)
         batches.begin(0, model.channels_last)

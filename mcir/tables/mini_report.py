@@ -11,9 +11,9 @@ from typing import Any
 import mcir
 from mcir.report.figures import bars, curves
 from mcir.report.page import Report, Section
-from mcir.tables.differences import LIMIT, Difference, compared
-from mcir.tables.statistics import mean_interval
-from mcir.tables.words import counted, signed
+from mcir.tables.config_diff import LIMIT, Difference, compared
+from mcir.tables.formatting import counted, signed
+from mcir.tables.paired_stats import mean_interval
 
 TASKS = {
     "sr": "super-resolution ×2, EDSR",

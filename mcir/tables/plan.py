@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from mcir.archs.features import imagenet_source
 from mcir.config import DatasetOptions, OptionError, Options, load
 from mcir.data.manifest import Manifest, known_manifests, read_manifest
+from mcir.features.base import imagenet_source
 from mcir.registry import LOSSES
+from mcir.tables.formatting import counted
 from mcir.tables.paper import Row, Run, Table
 from mcir.tables.recipes import trained_otherwise
-from mcir.tables.words import counted
 
 Which = Literal["last", "best"]
 Launcher = Literal["torchrun", "slurm"]

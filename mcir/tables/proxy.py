@@ -15,16 +15,18 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mcir.atomic import write_atomically
 from mcir.config import Options
-from mcir.data.codec import write_atomically
 from mcir.engine.checkpoint import load_into
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
-from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
+from mcir.engine.run_lock import hold
 from mcir.engine.trainer import Trainer
 from mcir.registry import MODELS
 from mcir.report.records import read_records
+from mcir.tables.formatting import counted
+from mcir.tables.pool import run_parallel, worker_count
 from mcir.tables.proxy_plan import (
     PRETRAINED_HERE,
     TASKS,
@@ -37,8 +39,6 @@ from mcir.tables.proxy_plan import (
 )
 from mcir.tables.proxy_report import Result, summary, tell
 from mcir.tables.records import end_last_line
-from mcir.tables.words import counted
-from mcir.tables.workers import done_by, number_of
 
 Say = Callable[[str], None]
 
@@ -73,7 +73,7 @@ def run_proxy(settings: ProxySettings, say: Say = print) -> list[Result]:
         SystemExit: a signal stopped a training; the same call goes on from there.
     """
     check(settings)
-    jobs = number_of(settings.jobs)
+    jobs = worker_count(settings.jobs)
     with hold(settings.results):
         trials = planned(settings, _pretrained(settings, say))
         settings.results.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def run_proxy(settings: ProxySettings, say: Say = print) -> list[Result]:
         begin = time.perf_counter()
         end_last_line(file)
         with file.open("a", encoding="utf-8") as lines:
-            for count, result in enumerate(done_by(run_trial, waiting, jobs), start=1):
+            for count, result in enumerate(run_parallel(run_trial, waiting, jobs), start=1):
                 known[result.fingerprint] = asdict(result)
                 lines.write(as_json(known[result.fingerprint]) + "\n")
                 lines.flush()
@@ -153,7 +153,7 @@ def trained(options: Options) -> tuple[Path, list[Evaluation]]:
     with (
         (root / "log.txt").open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
-        joined(options.num_gpu, options.dist_params) as process,
+        init_distributed(options.num_gpu, options.dist_params) as process,
     ):
         trainer = Trainer(options, process, resume=True)
         if status := trainer.train():
@@ -169,7 +169,7 @@ def evaluated(options: Options) -> Evaluation:
     Raises:
         ValueError: weights or data cannot be read, or do not fit.
     """
-    with joined(options.num_gpu, options.dist_params) as process:
+    with init_distributed(options.num_gpu, options.dist_params) as process:
         (held_out,) = evaluation_sets(options, "val", process)
         model = MODELS.build({"type": "RestorationModel", "network_g": options.network_g}).to(process.device)
         load_into(model, Path(options.path.pretrain_network_g or ""), options.path.param_key_g)

@@ -13,9 +13,9 @@ import torch
 
 import mcir
 from mcir.config import Options, load
-from mcir.inference import detect, read_weights
 from mcir.registry import ARCHS, DATASETS, Section, suggestion
-from mcir.tables.given import facts_of
+from mcir.tables.inputs import facts_of
+from mcir.weights import detect, read_weights
 
 HOME = Path(__file__).with_name("proxy.yml")
 RANDOM = "random"

@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mcir.report.page import Report, Section
+from mcir.tables.formatting import counted
 from mcir.tables.proxy_plan import TASKS, ProxySettings, rows_without
-from mcir.tables.words import counted
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from mcir.atomic import write_atomically
 from mcir.config import OptionError, load
-from mcir.data.codec import write_atomically
 from mcir.engine.loggers import as_json
 from mcir.tables.plan import Job, Settings, chosen_rows, how_to_get, missing_paths
 from mcir.tables.pretraining import methods, overrides_for

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 import mcir
+from mcir.atomic import write_atomically
 from mcir.data import to_device
-from mcir.data.codec import write_atomically
 from mcir.data.noisy import NoisyPatchPairs
-from mcir.data.sampler import Draw, permutation
+from mcir.data.sampler import SampleIndex, permutation
 from mcir.engine.loggers import as_json
-from mcir.inference import load_network
 from mcir.losses.distances import EarthMoversDistance
 from mcir.registry import ARCHS
 from mcir.report.figures import curves
 from mcir.report.page import Report, Section
+from mcir.tables.formatting import counted
 from mcir.tables.proxy_plan import section_of
 from mcir.tables.training import Say
-from mcir.tables.words import counted
+from mcir.weights import load_network
 
 NAME = "rcl-fig2"
 BEGINNING, TRAINED, NOISE = "at its beginning", "pre-trained", "true noise"
@@ -131,7 +131,7 @@ def measured(settings: Fig2Settings) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {BEGINNING: [], TRAINED: [], NOISE: []}
     for number in range(settings.batches):
         chosen = permutation(len(noisy), settings.seed, number)[:count]
-        draws = [Draw(int(index), number * count + place, settings.seed) for place, index in enumerate(chosen)]
+        draws = [SampleIndex(int(index), number * count + place, settings.seed) for place, index in enumerate(chosen)]
         x, y = (
             to_device(default_collate([{"lq": images[draw]["lq"]} for draw in draws]), device)["lq"].flatten(0, 1)
             for images in (noisy, clean)

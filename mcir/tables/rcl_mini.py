@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
+from mcir.atomic import write_atomically
 from mcir.config import load
-from mcir.data.codec import write_atomically
-from mcir.engine.lock import hold
 from mcir.engine.loggers import as_json
+from mcir.engine.run_lock import hold
 from mcir.registry import DATASETS
-from mcir.tables.given import digest_of, held_out_lists
-from mcir.tables.once import Record, Say, made_once
+from mcir.tables.inputs import digest_of, held_out_lists
+from mcir.tables.pool import worker_count
 from mcir.tables.pretraining import is_consistent, methods, overrides_for
 from mcir.tables.proxy import run_trial, trained
 from mcir.tables.proxy_plan import RANDOM, ProxySettings, Trial, check, planned, pretrainings
 from mcir.tables.rcl_mini_report import AGAINST, METHODS, TASKS, Conditions, tell
-from mcir.tables.workers import number_of
+from mcir.tables.run_cache import Record, Say, run_cached
 
 HOME = Path(__file__).with_name("rcl_mini.yml")
 ORACLE = "oracle"
@@ -83,14 +83,14 @@ def reproduce_rcl_mini(settings: RclMiniSettings, say: Say = print) -> int:
         ValueError: an unknown task or method, data or weights that cannot be read, or the same is made elsewhere now.
         SystemExit: a signal stopped a training; the same call goes on from there.
     """
-    jobs = number_of(settings.jobs)
+    jobs = worker_count(settings.jobs)
     with hold(settings.results):
         plan = _Plan(settings)
-        pretrained = made_once(
+        pretrained = run_cached(
             "pre-training", pretrain, plan.pretrainings, plan.file, jobs, say, _told_of_pretraining, plan.holds
         )
         files = {(made["method"], made["task"], made["seed"]): plan.weights(made) for made in pretrained}
-        found = made_once("proxy training", evaluate, plan.trials(files), plan.file, jobs, say, _told)
+        found = run_cached("proxy training", evaluate, plan.trials(files), plan.file, jobs, say, _told)
         images = "the bundled photographs" if settings.data is None else f"the images of {settings.data}"
         conditions = Conditions(
             images, settings.resnet, settings.quick, plan.steps, plan.batch, plan.patch, plan.proxy_steps, RATE

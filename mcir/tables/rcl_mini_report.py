@@ -12,10 +12,10 @@ from typing import Any
 import mcir
 from mcir.report.figures import bars
 from mcir.report.page import Report, Section
-from mcir.tables.differences import LIMIT, Difference, compared
-from mcir.tables.once import Record
+from mcir.tables.config_diff import LIMIT, Difference, compared
+from mcir.tables.formatting import counted, signed
 from mcir.tables.proxy_report import deviation_of, spread
-from mcir.tables.words import counted, signed
+from mcir.tables.run_cache import Record
 
 TASKS = {"denoise": "Denoising", "sr": "Super-resolution ×2"}
 METHODS = ("RCL-EMD", "N2N", "N2S", "DenseCL+", "random", "oracle")

@@ -9,11 +9,11 @@ from typing import Any
 import mcir
 from mcir.report.figures import Figure, curves
 from mcir.report.page import Report, Section
+from mcir.tables.formatting import counted, digits_of, signed
 from mcir.tables.paper import NOT_ENTERED
 from mcir.tables.proxy_plan import RANDOM, TASKS
 from mcir.tables.proxy_report import Result, spread, summary
 from mcir.tables.rcl_paper import METRICS, Column, RclRow, RclTable
-from mcir.tables.words import counted, digits_of, signed
 
 Otherwise = Mapping[tuple[str, str], list[str] | None]
 """By option file and weights, how a pre-training differs from what its row says; None: nobody knows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcir.data.codec import write_atomically
+from mcir.atomic import write_atomically
 from mcir.engine.loggers import as_json
 from mcir.tables.evaluated import Evaluated, evaluate
 from mcir.tables.paper import Table, read_table

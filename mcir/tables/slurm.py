@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcir.registry import suggestion
-from mcir.tables.words import counted
+from mcir.tables.formatting import counted
 
 if TYPE_CHECKING:
     from mcir.tables.plan import Job, Settings

@@ -13,7 +13,7 @@ from torch import Tensor
 import mcir
 from mcir.data import to_device
 from mcir.engine.checkpoint import load_into
-from mcir.engine.distributed import Process, joined
+from mcir.engine.distributed import DistContext, init_distributed
 from mcir.engine.tester import Tester
 from mcir.registry import DATASETS
 from mcir.report.comparison import error_map, picture
@@ -21,9 +21,9 @@ from mcir.report.figures import Figure, bars, curves, picture_figure
 from mcir.report.page import Report, Section
 from mcir.report.records import read_records
 from mcir.tables.evaluated import Evaluated, column_of
+from mcir.tables.formatting import digits_of, signed
 from mcir.tables.paper import NOT_ENTERED, Row, Table
 from mcir.tables.plan import Job, evaluation_parts
-from mcir.tables.words import digits_of, signed
 
 _LARGEST = 320  # pixels at each side of a picture in the page
 _MARKS = {"paper": "", "release": " ‡", "authors": " †"}
@@ -268,7 +268,7 @@ def _picture_section(found: Found) -> Section:
         for name, numbers in found.table.pictures.items():
             first, second = found.of(other, name), found.of(row, name)
             if first is not None and second is not None:
-                with joined(second.options.num_gpu, second.options.dist_params) as process:
+                with init_distributed(second.options.num_gpu, second.options.dist_params) as process:
                     try:
                         for number in numbers:
                             section.figures += _side_by_side((first, second), name, number, process)
@@ -277,7 +277,7 @@ def _picture_section(found: Found) -> Section:
     return section
 
 
-def _side_by_side(pair: tuple[Evaluated, Evaluated], data_set: str, number: int, process: Process) -> list[Figure]:
+def _side_by_side(pair: tuple[Evaluated, Evaluated], data_set: str, number: int, process: DistContext) -> list[Figure]:
     """Return input, both outputs, ground truth and the divergence of the outputs (the paper's Fig. 5), cut alike."""
     labels = [result.job.row.name for result in pair]
     outputs: list[Tensor] = []

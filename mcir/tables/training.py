@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from mcir.archs.features import imagenet_file
+from mcir.features.base import imagenet_file
 from mcir.tables.plan import Job, Settings
 from mcir.tables.slurm import Cluster
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mcir.archs.network import Network, pad
-from mcir.inference import derived_keys, detect
 from mcir.inference.programs import traced
 from mcir.registry import ARCHS
+from mcir.weights import derived_keys, detect
 from tests.archs.sizes import complaint, takes_sides, usable_sides
 
 

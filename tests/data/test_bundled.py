@@ -10,7 +10,7 @@ from skimage import data as skimage_data
 from mcir.data.bundled import TRAIN, VAL, BundledPhotos, in_tiles, photographs
 from mcir.data.degradations import BicubicDown
 from mcir.data.errors import DataError
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 
 
 def test_they_are_the_named_photographs_without_a_download(monkeypatch):
@@ -32,7 +32,7 @@ def test_the_split_holds_whole_photographs_out():
 def test_training_crops(scale):
     dataset = BundledPhotos("train", scale=scale, gt_size=48, use_hflip=True, use_rot=True)
     for index in range(len(dataset)):
-        item = dataset[Draw(index, index, 0)]
+        item = dataset[SampleIndex(index, index, 0)]
         assert item["gt"].shape == (3, 48, 48) and item["lq"].shape == (3, 48 // scale, 48 // scale)
         assert item["gt"].dtype == item["lq"].dtype == torch.uint8
     assert BundledPhotos("train", scale=scale, gt_size=48, color="gray")[0]["gt"].shape == (1, 48, 48)

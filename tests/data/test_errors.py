@@ -2,17 +2,17 @@
 
 import pytest
 
-from mcir.data.errors import DataError, raise_for
+from mcir.data.errors import DataError, raise_data_errors
 
 
 def test_nothing_is_raised_for_nothing():
-    raise_for([], "a set")
+    raise_data_errors([], "a set")
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 400])
 def test_ten_are_shown_and_the_rest_counted(count):
     with pytest.raises(DataError) as caught:
-        raise_for([f"file{index:03d}: bad" for index in range(count)], "a set")
+        raise_data_errors([f"file{index:03d}: bad" for index in range(count)], "a set")
     first, *lines = str(caught.value).split("\n")
     assert first == f"a set: {count} problem{'s' if count > 1 else ''}"
     assert [line.strip() for line in lines[:10]] == [f"file{index:03d}: bad" for index in range(min(count, 10))]

@@ -11,7 +11,7 @@ from mcir.data.degradations import Chain
 from mcir.data.errors import DataError
 from mcir.data.noise import HeteroscedasticNoise, Level, noisy
 from mcir.data.paired import PairDataset
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.registry import DEGRADATIONS
 from tests.data.pictures import noise, smooth
@@ -139,7 +139,7 @@ def test_the_whole_image_decides_the_strength_of_every_crop():
     shot = (10 / 255) ** 2 / (120 / 255)
     noises = {20: [], 220: []}
     for position in range(200):
-        item = dataset[Draw(0, position, 0)]
+        item = dataset[SampleIndex(0, position, 0)]
         values = item["gt"].unique()
         if len(values) == 1:
             noises[int(values)].append(item["lq"] - item["gt"] / 255)
@@ -160,7 +160,7 @@ def test_in_a_chain_the_noise_is_that_of_the_small_image(size):
     plain = PairDataset(Memory({"a": image}), None, {"type": "BicubicDown"}, gt_size=24, **kind)
     windows = expected.unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 8, 8)
     for position in range(60):
-        item, without = crops[Draw(0, position, 0)], plain[Draw(0, position, 0)]
+        item, without = crops[SampleIndex(0, position, 0)], plain[SampleIndex(0, position, 0)]
         assert torch.equal(item["gt"], without["gt"])
         assert (windows == item["lq"]).flatten(1).all(1).any()
 

@@ -8,7 +8,7 @@ from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, training_loader
 from mcir.data.noisy import NoisyObservations, NoisyPatchPairs, overlapping
 from mcir.data.prepare import create_lmdb
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.registry import DATASETS
 from tests.data.pictures import noise, save, smooth
 
@@ -54,7 +54,7 @@ def test_patches_are_where_the_boxes_say(tmp_path):
     image = torch.from_numpy(numbered(tmp_path)).permute(2, 0, 1)
     dataset = NoisyPatchPairs(str(tmp_path), patch_size=16, noise=None)
     for position in range(50):
-        item = dataset[Draw(0, position, 1)]
+        item = dataset[SampleIndex(0, position, 1)]
         assert item["lq"].dtype == torch.uint8 and item["lq"].shape == (2, 3, 16, 16)
         assert item["boxes"].dtype == torch.float32 and item["boxes"].shape == (2, 4)
         for patch, (top, left, bottom, right) in zip(item["lq"], item["boxes"].int().tolist(), strict=True):
@@ -65,7 +65,7 @@ def test_patches_are_where_the_boxes_say(tmp_path):
 def test_shared_pixels_hold_the_same_noise(photographs, realisation):
     noisy = NoisyPatchPairs(str(photographs), 24, {"type": "HeteroscedasticNoise", "realisation": realisation})
     for position in range(40):
-        item = noisy[Draw(position % 4, position, 0)]
+        item = noisy[SampleIndex(position % 4, position, 0)]
         (top, left, *_), (other_top, other_left, *_) = item["boxes"].int().tolist()
         down, across = other_top - top, other_left - left
         one = item["lq"][0, :, max(0, down) : 24 + min(0, down), max(0, across) : 24 + min(0, across)]
@@ -79,7 +79,7 @@ def test_without_noise_the_patches_are_the_same_ones_clean(photographs):
     )
     residuals = []
     for position in range(60):
-        one, two = (dataset[Draw(position % 4, position, 0)] for dataset in (clean, noisy))
+        one, two = (dataset[SampleIndex(position % 4, position, 0)] for dataset in (clean, noisy))
         assert torch.equal(one["boxes"], two["boxes"])
         residuals.append(two["lq"] - one["lq"] / 255)
     assert torch.stack(residuals).std().item() * 255 == pytest.approx(9, rel=0.01)
@@ -90,7 +90,7 @@ def test_fixed_noise_is_one_noisy_image_whatever_the_crop_and_the_epoch(photogra
     clean = NoisyPatchPairs(str(photographs), 24, None)
     seen = torch.full((3, 73, 90), float("nan"))
     for position in range(150):
-        item, without = dataset[Draw(2, position, 7)], clean[Draw(2, position, 7)]
+        item, without = dataset[SampleIndex(2, position, 7)], clean[SampleIndex(2, position, 7)]
         for patch, bare, (top, left, bottom, right) in zip(
             item["lq"], without["lq"], item["boxes"].int().tolist(), strict=True
         ):
@@ -106,7 +106,7 @@ def test_redrawn_noise_has_the_strength_of_the_image(photographs):
     spreads = np.zeros((4, 2))
     for index in range(4):
         for half in range(2):
-            draws = [Draw(index, 100 * half + position, 0) for position in range(40)]
+            draws = [SampleIndex(index, 100 * half + position, 0) for position in range(40)]
             spreads[index, half] = torch.stack([dataset[d]["lq"] - clean[d]["lq"] / 255 for d in draws]).std()
     assert np.allclose(spreads[:, 0], spreads[:, 1], rtol=0.05)
     assert np.unique(spreads.round(3)[:, 0]).size == 4
@@ -115,10 +115,10 @@ def test_redrawn_noise_has_the_strength_of_the_image(photographs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_draw_decides_everything(photographs, kind):
     one, two = (kind(str(photographs), 24) for _ in range(2))
-    items = [one[Draw(1, position, 5)]["lq"] for position in range(20)]
-    assert all(torch.equal(two[Draw(1, position, 5)]["lq"], items[position]) for position in reversed(range(20)))
+    items = [one[SampleIndex(1, position, 5)]["lq"] for position in range(20)]
+    assert all(torch.equal(two[SampleIndex(1, position, 5)]["lq"], items[position]) for position in reversed(range(20)))
     assert len({item.numpy().tobytes() for item in items}) == 20
-    assert torch.equal(one[1]["lq"], two[Draw(1, 1, 0)]["lq"])
+    assert torch.equal(one[1]["lq"], two[SampleIndex(1, 1, 0)]["lq"])
     assert one[1]["lq_path"] == one[1]["gt_path"] == f"{photographs}/deep/1.png" and one.name(1) == "deep/1"
 
 
@@ -126,7 +126,7 @@ def test_two_observations_have_one_strength_and_two_noises(photographs):
     dataset = NoisyObservations(str(photographs), 24, {"type": "HeteroscedasticNoise", "sigma": [10, 20]})
     clean = NoisyObservations(str(photographs), 24, {"type": "HeteroscedasticNoise", "sigma": 0})
     for index in range(4):
-        draws = [Draw(index, position, 0) for position in range(40)]
+        draws = [SampleIndex(index, position, 0) for position in range(40)]
         noises = torch.stack([dataset[draw]["lq"] - clean[draw]["lq"] for draw in draws]).transpose(0, 1).flatten(1)
         assert "boxes" not in dataset[index]
         assert noises[0].std().item() == pytest.approx(noises[1].std().item(), rel=0.03)
@@ -136,12 +136,12 @@ def test_two_observations_have_one_strength_and_two_noises(photographs):
 def test_fixed_observations_are_two_noisy_images_of_which_pairs_see_the_first(tmp_path):
     save(tmp_path / "a.png", smooth(24, 25))
     two = NoisyObservations(str(tmp_path), 24, FIXED)
-    seen = {two[Draw(0, position, 0)]["lq"].numpy().tobytes() for position in range(30)}
+    seen = {two[SampleIndex(0, position, 0)]["lq"].numpy().tobytes() for position in range(30)}
     assert len(seen) == 2  # there are two places
     pairs = NoisyPatchPairs(str(tmp_path), 24, FIXED)
-    firsts = {two[Draw(0, position, 0)]["lq"][0].numpy().tobytes() for position in range(30)}
-    seconds = {two[Draw(0, position, 0)]["lq"][1].numpy().tobytes() for position in range(30)}
-    patches = {patch.numpy().tobytes() for position in range(30) for patch in pairs[Draw(0, position, 0)]["lq"]}
+    firsts = {two[SampleIndex(0, position, 0)]["lq"][0].numpy().tobytes() for position in range(30)}
+    seconds = {two[SampleIndex(0, position, 0)]["lq"][1].numpy().tobytes() for position in range(30)}
+    patches = {patch.numpy().tobytes() for position in range(30) for patch in pairs[SampleIndex(0, position, 0)]["lq"]}
     assert patches == firsts and not patches & seconds
 
 
@@ -166,7 +166,7 @@ def test_data_bases_give_what_the_files_give(tmp_path, photographs, kind, codec)
     base = DATASETS.build({**section, "dataroot": str(tmp_path / "x.lmdb"), "io_backend": {"type": "lmdb"}})
     assert len(files) == 2 and files.name(0) == "deep/3"
     for position in range(20):
-        one, two = (dataset[Draw(position % 2, position, 0)] for dataset in (files, base))
+        one, two = (dataset[SampleIndex(position % 2, position, 0)] for dataset in (files, base))
         assert torch.equal(one["lq"], two["lq"])
 
 
@@ -192,11 +192,11 @@ def test_small_images(tmp_path, caplog):
         padded = NoisyPatchPairs(str(tmp_path), 32, FIXED, small="pad")
     assert "2 of 3 images are smaller than patch_size 32: left out" in caplog.text
     assert "1 of 3 images are no larger than patch_size 32: both patches of such a pair are the same" in caplog.text
-    item = padded[Draw(0, 3, 0)]
+    item = padded[SampleIndex(0, 3, 0)]
     assert item["lq"].shape == (2, 3, 32, 32)
     assert item["boxes"][:, 0].tolist() == [0, 0] and item["boxes"][:, 2].tolist() == [32, 32]
     assert torch.equal(item["lq"][:, :, 20:], item["lq"][:, :, 8:20].flip(2))  # mirrored with its noise
-    assert torch.equal(*padded[Draw(1, 3, 0)]["lq"])
+    assert torch.equal(*padded[SampleIndex(1, 3, 0)]["lq"])
 
 
 def test_patches_as_large_as_every_image_are_refused(tmp_path):

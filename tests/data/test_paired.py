@@ -7,7 +7,7 @@ import torch
 from mcir.data.errors import DataError
 from mcir.data.paired import PairDataset, PairedImageDataset
 from mcir.data.prepare import create_lmdb, create_lr
-from mcir.data.sampler import Draw
+from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.registry import DATASETS
 from tests.data.pictures import noise, pairs, save, smooth
@@ -41,7 +41,7 @@ def test_crops_and_flips_fit_in_both_images(scale):
     dataset = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, use_hflip=True, use_rot=True, what="s")
     seen, corners = set(), set()
     for position in range(400):
-        item = dataset[Draw(0, position, 1)]
+        item = dataset[SampleIndex(0, position, 1)]
         small, large = hwc(item["lq"]).astype(int), hwc(item["gt"])
         assert small.shape == (8, 8, 3)
         assert np.array_equal(np.kron(small, np.ones((scale, scale, 1), int)), large)
@@ -56,7 +56,7 @@ def test_options_leave_out_what_they_say():
     gt, lq = coordinates(1)
     for use_hflip, use_rot, ways in ((False, False, 1), (True, False, 2), (False, True, 4)):
         dataset = PairDataset(gt, lq, gt_size=8, use_hflip=use_hflip, use_rot=use_rot, what="s")
-        items = [hwc(dataset[Draw(0, position, 0)]["lq"]).astype(int) for position in range(60)]
+        items = [hwc(dataset[SampleIndex(0, position, 0)]["lq"]).astype(int) for position in range(60)]
         assert len({(*np.sign(i[1, 0] - i[0, 0]), *np.sign(i[0, 1] - i[0, 0])) for i in items}) == ways
 
 
@@ -64,10 +64,10 @@ def test_an_item_is_a_function_of_its_draw(tmp_path):
     gt, lq, _ = pairs(tmp_path, 2)
     kind = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
     one, two = (PairedImageDataset(str(gt), str(lq), **kind) for _ in range(2))
-    items = [one[Draw(1, position, 5)]["gt"] for position in range(30)]
-    assert all(torch.equal(two[Draw(1, position, 5)]["gt"], items[position]) for position in reversed(range(30)))
+    items = [one[SampleIndex(1, position, 5)]["gt"] for position in range(30)]
+    assert all(torch.equal(two[SampleIndex(1, position, 5)]["gt"], items[position]) for position in reversed(range(30)))
     assert len({item.numpy().tobytes() for item in items}) > 20
-    assert torch.equal(one[1]["gt"], two[Draw(1, 1, 0)]["gt"])
+    assert torch.equal(one[1]["gt"], two[SampleIndex(1, 1, 0)]["gt"])
 
 
 def test_16_bit_becomes_float(tmp_path):
@@ -100,7 +100,7 @@ def test_degraded_crops_are_crops_of_the_degraded_image(tmp_path, size):
         str(tmp_path / "gt"), scale=3, gt_size=24, use_rot=True, degradation={"type": "BicubicDown"}
     )
     for position in range(200):
-        one, two = ready[Draw(0, position, 0)], made[Draw(0, position, 0)]
+        one, two = ready[SampleIndex(0, position, 0)], made[SampleIndex(0, position, 0)]
         assert torch.equal(one["gt"], two["gt"]) and torch.equal(one["lq"], two["lq"])
     whole = PairedImageDataset(str(tmp_path / "gt"), scale=3, degradation={"type": "BicubicDown"})[0]
     assert whole["gt"].shape == (3, size[0] // 3 * 3, size[1] // 3 * 3)
@@ -112,7 +112,7 @@ def test_chains_with_margins_keep_the_size():
     section = {"type": "Chain", "degradations": [{"type": "BicubicDown"}, {"type": "GaussianNoise", "sigma": 9}]}
     dataset = PairDataset(Memory({"a": smooth(40, 52)}), None, section, scale=2, gt_size=16, what="s")
     for position in range(50):
-        item = dataset[Draw(0, position, 0)]
+        item = dataset[SampleIndex(0, position, 0)]
         assert item["lq"].shape == (3, 8, 8) and item["lq"].dtype == torch.float32 and item["gt"].dtype == torch.uint8
 
 
@@ -125,7 +125,7 @@ def test_data_bases_give_what_the_files_give(tmp_path, codec):
     files = PairedImageDataset(str(gt), str(lq), **kind)
     base = PairedImageDataset(f"{gt}.lmdb", f"{lq}.lmdb", io_backend={"type": "lmdb"}, **kind)
     for position in range(40):
-        one, two = (dataset[Draw(position % 3, position, 0)] for dataset in (files, base))
+        one, two = (dataset[SampleIndex(position % 3, position, 0)] for dataset in (files, base))
         assert torch.equal(one["gt"], two["gt"]) and torch.equal(one["lq"], two["lq"])
 
 
@@ -205,7 +205,7 @@ def test_the_middle_of_a_larger_ground_truth_is_the_partner(scale):
     kind = {"scale": scale, "gt_crop": "center", "what": "s"}
     dataset = PairDataset(Memory({"a": wide}), lq, gt_size=8 * scale, use_hflip=True, use_rot=True, **kind)
     for position in range(60):
-        item = dataset[Draw(0, position, 1)]
+        item = dataset[SampleIndex(0, position, 1)]
         assert np.array_equal(np.kron(hwc(item["lq"]), np.ones((scale, scale, 1), np.uint8)), hwc(item["gt"]))
     assert np.array_equal(hwc(PairDataset(Memory({"a": wide}), lq, **kind)[0]["gt"]), gt.read("a"))
 
@@ -216,7 +216,7 @@ def test_small_pairs_are_mirrored_in_register(height, width, scale):
     gt, lq = coordinates(scale, height, width)
     dataset = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, use_rot=True, small="pad", what="s")
     for position in range(20):
-        small, large = (hwc(dataset[Draw(0, position, 0)][side]) for side in ("lq", "gt"))
+        small, large = (hwc(dataset[SampleIndex(0, position, 0)][side]) for side in ("lq", "gt"))
         assert small.shape == (8, 8, 3)
         assert np.array_equal(np.kron(small, np.ones((scale, scale, 1), np.uint8)), large)
     plain = PairDataset(gt, lq, scale=scale, gt_size=8 * scale, small="pad", what="s")[0]
@@ -230,7 +230,7 @@ def test_small_ground_truths_are_degraded_then_mirrored():
     section = {"type": "BicubicDown"}
     kind = {"scale": 2, "what": "s"}
     small = Memory({"a": smooth(12, 40)})
-    item = PairDataset(small, None, section, gt_size=32, small="pad", **kind)[Draw(0, 3, 0)]
+    item = PairDataset(small, None, section, gt_size=32, small="pad", **kind)[SampleIndex(0, 3, 0)]
     assert item["gt"].shape == (3, 32, 32) and item["lq"].shape == (3, 16, 16)
     whole = hwc(PairDataset(small, None, section, **kind)[0]["lq"])
     assert any(np.array_equal(hwc(item["lq"])[:6], whole[:, left : left + 16]) for left in range(5))
@@ -278,7 +278,7 @@ def test_the_phase_of_a_mosaic_belongs_to_the_whole_image(size):
         for left in range(turned.shape[1] - size + 1)
     }
     for position in range(100):
-        item = dataset[Draw(0, position, 0)]
+        item = dataset[SampleIndex(0, position, 0)]
         measured = item["lq"] > 0
         assert torch.equal(item["lq"][measured], item["gt"][measured]) and (measured.sum(0) == 1).all()
         assert np.ascontiguousarray(hwc(item["lq"])).tobytes() in crops
@@ -291,7 +291,7 @@ def test_the_whole_image_is_read_once(monkeypatch):
     read = gt.read_crop
     monkeypatch.setattr(gt, "read_crop", lambda key, *window: (sizes.append(window[2:]), read(key, *window))[1])
     for position in range(20):
-        dataset[Draw(position % 2, position, 0)]
+        dataset[SampleIndex(position % 2, position, 0)]
     assert sizes.count((40, 40)) == 2 and sizes.count((16, 16)) == 20
 
 
@@ -310,7 +310,7 @@ def test_subsets_are_nested_and_keep_the_noise_of_their_images(tmp_path, many):
     other = PairedImageDataset(str(tmp_path / "gt"), max_images=4, subset_seed=1, **kind)
     assert [other.name(index) for index in range(4)] != names[1]
     for index, name in enumerate(names[1]):
-        item, same = chosen[1][Draw(index, 9, 0)], whole[Draw(names[3].index(name), 9, 0)]
+        item, same = chosen[1][SampleIndex(index, 9, 0)], whole[SampleIndex(names[3].index(name), 9, 0)]
         assert item["gt_path"] == same["gt_path"] and torch.equal(item["lq"], same["lq"])
     with pytest.raises(DataError, match=r"gt: max_images is 13 of 12 images; it must be a whole number from 1 to 12"):
         PairedImageDataset(str(tmp_path / "gt"), max_images=13, **kind)
@@ -337,7 +337,7 @@ def test_stored_negatives_are_cut_and_laid_as_the_ground_truth(scale, size):
     kind = {"scale": scale, "gt_size": 8 * scale, "use_hflip": True, "use_rot": True, "small": "pad", "what": "s"}
     dataset, plain = PairDataset(gt, lq, negatives=stored, **kind), PairDataset(gt, lq, **kind)
     for position in range(60):
-        item, bare = dataset[Draw(0, position, 1)], plain[Draw(0, position, 1)]
+        item, bare = dataset[SampleIndex(0, position, 1)], plain[SampleIndex(0, position, 1)]
         assert "negatives" not in bare and torch.equal(bare["gt"], item["gt"]) and torch.equal(bare["lq"], item["lq"])
         assert item["negatives"].shape == (2, 3, 8 * scale, 8 * scale) and item["negatives"].dtype == torch.uint8
         assert torch.equal(item["negatives"][0], item["gt"]) and torch.equal(item["negatives"][1], 255 - item["gt"])
@@ -348,7 +348,7 @@ def test_stored_negatives_go_with_the_part_of_the_ground_truth_that_is_used():
     wide = Memory({"a": np.pad(gt.read("a"), ((3, 3), (5, 5), (0, 0)))})
     dataset = PairDataset(wide, lq, scale=2, gt_size=16, gt_crop="center", negatives=[gt], use_rot=True, what="s")
     for position in range(30):
-        item = dataset[Draw(0, position, 1)]
+        item = dataset[SampleIndex(0, position, 1)]
         assert torch.equal(item["negatives"][0], item["gt"])
     odd = Memory({"a": np.pad(gt.read("a"), ((0, 1), (0, 1), (0, 0)))})  # a remainder that is not used
     item = PairDataset(odd, None, {"type": "BicubicDown"}, scale=2, negatives=[gt], what="s")[0]

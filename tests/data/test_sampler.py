@@ -5,7 +5,7 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 
-from mcir.data.sampler import Draw, EndlessBatches, Share, permutation
+from mcir.data.sampler import EndlessBatches, SampleIndex, Share, permutation
 
 
 def take(count, *arguments, **keywords):
@@ -48,11 +48,11 @@ def test_the_order_is_fixed_for_all_time():
 
 
 def test_a_draw_decides_its_own_randomness():
-    assert Draw.of(5) == (5, 5, 0)
-    assert Draw.of(Draw(1, 2, 3)) == (1, 2, 3)
-    numbers = [Draw(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
+    assert SampleIndex.of(5) == (5, 5, 0)
+    assert SampleIndex.of(SampleIndex(1, 2, 3)) == (1, 2, 3)
+    numbers = [SampleIndex(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
     assert len(set(numbers)) == 9
-    assert Draw(0, 2, 1).generator().random() == Draw(9, 2, 1).generator().random()
+    assert SampleIndex(0, 2, 1).generator().random() == SampleIndex(9, 2, 1).generator().random()
 
 
 @pytest.mark.parametrize("bad", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"start": -1}, {"rank": 2}])

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from mcir.engine import checkpoint
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, write_network
-from mcir.inference import read_weights
 from mcir.models import RestorationModel
 from mcir.registry import ARCHS
+from mcir.weights import read_weights
 from tests.engine.conftest import ROOT
 
 ARGUMENTS = {"num_feat": 4, "num_block": 1, "upscale": 2, "rgb_mean": [0.5, 0.4, 0.3]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import Process, StopRequest, joined
+from mcir.engine.distributed import DistContext, StopRequest, init_distributed
 from tests.engine.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -23,17 +23,17 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 def alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return Process(0, 1, CPU)
+    return DistContext(0, 1, CPU)
 
 
 def test_alone_everything_is_the_identity(alone):
     network, value = torch.nn.Conv2d(1, 1, 1), torch.tensor([1.0, 2.0])
-    assert alone.is_first
+    assert alone.is_rank_zero
     assert alone.wrap(network) is network
     assert alone.mean(value) is value
     assert alone.gather({"a": 1}) == [{"a": 1}]
     alone.barrier()
-    with alone.first_goes_first():
+    with alone.rank_zero_first():
         value += 1
     assert value.tolist() == [2.0, 3.0]
 
@@ -46,7 +46,7 @@ def test_alone_nothing_is_compared(alone):
 
 
 def test_joined_alone_starts_no_group(alone):
-    with joined(0, DistOptions()) as process:
+    with init_distributed(0, DistOptions()) as process:
         assert (process.rank, process.world_size, process.device) == (0, 1, CPU)
         assert not torch.distributed.is_initialized()
 
@@ -57,7 +57,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     expected = r"2 processes were started here, but there are 1 GPUs.*num_gpu: 0"
-    with pytest.raises(ValueError, match=expected), joined("auto", DistOptions()):
+    with pytest.raises(ValueError, match=expected), init_distributed("auto", DistOptions()):
         pass
     assert not torch.distributed.is_initialized()
 
@@ -97,12 +97,12 @@ import json, os, signal, sys, time
 from pathlib import Path
 import torch
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import StopRequest, joined
+from mcir.engine.distributed import StopRequest, init_distributed
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 told = {}
-with joined(0, DistOptions(timeout_minutes=1)) as process:
+with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     rank = process.rank
     value = torch.tensor([1.0, 10.0]) * (rank + 1)
     told["mean"] = process.mean(value).tolist()
@@ -112,7 +112,7 @@ with joined(0, DistOptions(timeout_minutes=1)) as process:
     (joint * torch.arange(4.0) * (rank + 1)).sum().backward()
     told["concatenated"], told["gradient_of_share"] = joint.tolist(), share.grad.tolist()
     told["gathered"] = process.gather({"rank": rank, "text": "x" * (1 + 1000 * rank)})
-    with process.first_goes_first():
+    with process.rank_zero_first():
         if rank == 0:
             time.sleep(0.2)
             (folder / "download").write_text("done")
@@ -193,7 +193,7 @@ def test_an_option_file_that_counts_on_gpus_is_told_what_it_gets(caplog, monkeyp
     monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
     for num_gpu, told in ((8, "no GPU here"), (0, ""), ("auto", "")):
         caplog.clear()
-        with joined(num_gpu, DistOptions()) as process:
+        with init_distributed(num_gpu, DistOptions()) as process:
             assert process.device.type == "cpu"
         assert told in caplog.text
         assert bool(caplog.text) == bool(told)

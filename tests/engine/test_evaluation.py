@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mcir.data import imresize
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.engine.evaluation import EvaluationSet
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import picture
 
 CPU = torch.device("cpu")
-ALONE = Process(0, 1, CPU)
+ALONE = DistContext(0, 1, CPU)
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -47,7 +47,7 @@ class Together:
     def process(self, rank):
         together = self
 
-        class Rank(Process):
+        class Rank(DistContext):
             def gather(self, value):
                 together.brought[rank] = value
                 together.barrier.wait(30)

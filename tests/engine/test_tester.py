@@ -13,10 +13,10 @@ from mcir.config import load
 from mcir.data import imresize
 from mcir.engine import tester as testing
 from mcir.engine.checkpoint import NetworkFile, write_network
-from mcir.engine.distributed import Process
-from mcir.inference import WeightsError
+from mcir.engine.distributed import DistContext
 from mcir.metrics import PSNR, SSIM
 from mcir.registry import ARCHS, DATASETS
+from mcir.weights import WeightsError
 from tests.engine.conftest import ROOT, options
 
 NETWORK = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0}
@@ -156,7 +156,7 @@ def test_missing_weights_are_told_in_a_line(run, sets):
 
 
 def made_here(run, *changes):
-    return testing.Tester(load(run.option_file, changes), Process(0, 1, torch.device("cpu")))
+    return testing.Tester(load(run.option_file, changes), DistContext(0, 1, torch.device("cpu")))
 
 
 def test_what_else_is_missing_is_named(run, networks, sets):
@@ -194,5 +194,5 @@ def test_options_that_decide_how_images_are_restored_hold_in_tests_too(run):
     }
     tree["datasets"]["train"]["batch_size_per_gpu"] = 2
     run.write(tree)
-    tester = testing.Tester(load(run.option_file), Process(0, 1, torch.device("cpu")))
+    tester = testing.Tester(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
     assert (tester.model.j_invariant, tester.model.mask_width, tester.model.optimizer) == (True, 3, None)

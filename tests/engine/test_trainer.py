@@ -8,7 +8,7 @@ import torch
 import mcir.engine.trainer as trainer_module
 from mcir.archs import EDSR
 from mcir.config import load
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.engine.trainer import Trainer
 from tests.engine.conftest import options
 
@@ -18,7 +18,7 @@ EDSR_FORWARD = EDSR.forward
 @pytest.fixture
 def trainer(run):
     tree = ("train.balance=0.1", "train.total_iter=2", "datasets.train.num_worker_per_gpu=0", "num_gpu=0")
-    trainer = Trainer(load(run.option_file, tree), Process(0, 1, torch.device("cpu")))
+    trainer = Trainer(load(run.option_file, tree), DistContext(0, 1, torch.device("cpu")))
     assert trainer.train() == 0
     return trainer
 
@@ -91,9 +91,9 @@ def test_a_step_that_cannot_be_made_is_told_before_data_is_read(run, monkeypatch
     def refuse(*_):
         raise AssertionError("data was read")
 
-    monkeypatch.setattr(trainer_module, "StagedBatches", refuse)
+    monkeypatch.setattr(trainer_module, "TrainBatches", refuse)
     with pytest.raises(ValueError, match=message):
-        Trainer(load(run.option_file), Process(0, 1, torch.device("cpu")))
+        Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
     assert not run.path().exists()
 
 
@@ -103,7 +103,7 @@ def test_a_network_that_needs_values_is_not_refused(run, monkeypatch):
 
     monkeypatch.setattr(EDSR, "forward", needs_a_value)
     run.write(begun(run, total_iter=1))
-    assert Trainer(load(run.option_file), Process(0, 1, torch.device("cpu"))).train() == 0
+    assert Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu"))).train() == 0
 
 
 @pytest.mark.parametrize("metric", ["PSNR", "SSIM"])
@@ -111,13 +111,13 @@ def test_a_curriculum_that_nothing_moves_is_told(run, caplog, metric):
     tree = begun(run, contrastive_opt={**CCR, "difficulties": [20.0, 30.0]})
     tree["val"]["metrics"] = {"one": {"type": metric}}
     run.write(tree)
-    Trainer(load(run.option_file), Process(0, 1, torch.device("cpu")))
+    Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
     assert ("curriculum" in caplog.text) == (metric == "SSIM")
 
 
 def trained(run, *overrides, resume=False):
     options = load(run.option_file, ("datasets.train.num_worker_per_gpu=0", *overrides))
-    return Trainer(options, Process(0, 1, torch.device("cpu")), resume).train()
+    return Trainer(options, DistContext(0, 1, torch.device("cpu")), resume).train()
 
 
 def test_each_start_is_written_down(run, capsys):

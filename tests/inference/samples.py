@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import mcir
-from mcir.inference.pictures import Picture
+from mcir.inference.images import Picture
 
 RANDOM = np.random.default_rng(0)
 

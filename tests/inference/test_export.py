@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from mcir import cli
 from mcir.archs import EDSR
 from mcir.engine.checkpoint import NetworkFile, write_network
-from mcir.inference import export, load_network, read_weights
+from mcir.inference import export
 from mcir.inference.export import ExportSettings, export_network
 from mcir.inference.programs import ExportError, quietly
 from mcir.registry import ARCHS
+from mcir.weights import load_network, read_weights
 from tests.inference.test_programs import Asking
 
 SECTION = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "res_scale": 0.3, "img_range": 1.0}

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mcir.engine.checkpoint import NetworkFile, write_network
-from mcir.inference import load_network
 from mcir.inference.export import ExportSettings, export
 from mcir.registry import ARCHS
+from mcir.weights import load_network
 
 spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed")
 

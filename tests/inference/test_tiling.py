@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from torch.nn import functional as F
 
-from mcir.inference.restore import Restorer
+from mcir.inference.restorer import Restorer
 from mcir.inference.tiling import blended, smallest_tile, spans
 from mcir.registry import ARCHS
 
@@ -200,7 +200,7 @@ class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
     @pytest.mark.parametrize(("section", "size", "tile", "overlap"), CASES)
     def test_equal(self, section, size, tile, overlap):
         net = network(section)
-        assert net.sees_all == (section["type"] == "NAFNetLocal")  # whose windows are usually wider than tiles
+        assert net.global_context == (section["type"] == "NAFNetLocal")  # whose windows are usually wider than tiles
         image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
         whole = Restorer(net, tile=None)(image)
         with torch.no_grad():
@@ -252,7 +252,7 @@ class TestNetworksThatLookAtAllOfATile:
     @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["type"])
     def test_no_seam_in_a_textured_picture(self, section):
         net = network(section)
-        assert net.sees_all
+        assert net.global_context
         coarse = torch.rand(1, 3, 8, 24, generator=torch.Generator().manual_seed(1))
         image = F.interpolate(coarse, (96, 400), mode="bicubic").clamp(0, 1)
         image = (image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)

@@ -190,19 +190,19 @@ WORK = """
 import sys
 import torch
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from mcir.losses import ResidualContrastiveLoss
-from mcir.losses.ranks import tell_ranks
+from mcir.communicator import set_communicator
 
 torch.set_num_threads(1)
 kinds, anchors, keys, images = torch.load(sys.argv[1], weights_only=True)
 told = []
-with joined(0, DistOptions(timeout_minutes=1)) as process:
+with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     size = len(anchors) // process.world_size
     own = slice(process.rank * size, (process.rank + 1) * size)
     for distance, reduction in kinds:
         loss = ResidualContrastiveLoss(distance, reduction=reduction)
-        tell_ranks(torch.nn.ModuleList([loss]), process)
+        set_communicator(torch.nn.ModuleList([loss]), process)
         a, k = anchors[own].clone().requires_grad_(), keys[own].clone().requires_grad_()
         value = loss(a, k, images[own])
         value.backward()

@@ -7,7 +7,7 @@ import torch
 
 from mcir.models import ContrastiveModel, RestorationModel
 from mcir.registry import MODELS
-from tests.losses.ranks import OtherRanks
+from tests.losses.fake_communicator import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
 
@@ -211,7 +211,7 @@ def test_members_of_a_combination_ask_all_processes():
     adaptive = {"type": "AdaptiveHistoryNegatives", "members": 1}
     model = build(negatives={"type": "CombinedNegatives", "members": [adaptive, {"type": "InputNegatives"}]})
     model.parallelize(OtherRanks(lambda value: value + 5))
-    assert [kind.ranks.mean(1) for kind in model.bank.kinds()] == [6, 6]
+    assert [kind.communicator.mean(1) for kind in model.bank.kinds()] == [6, 6]
 
 
 def test_stored_negatives_that_are_not_there_are_said(batch):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mcir.engine.estimate import step_cost
+from mcir.engine.dry_run import step_cost
 from mcir.losses import DenseCLLoss
 from mcir.models.dense import DenseContrast, Projector
 from mcir.registry import MODELS
@@ -398,12 +398,12 @@ WORK = """
 import sys
 import torch
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from tests.models.test_dense import PLAIN, build, make_batch, weights
 
 torch.set_num_threads(1)
 told = {}
-with joined(0, DistOptions(timeout_minutes=1)) as process:
+with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     batch = {key: value.chunk(process.world_size)[process.rank] for key, value in make_batch().items()}
     for kind in ("vader", "densecl", "pixcontrast"):
         model = build(kind)

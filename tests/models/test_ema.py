@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcir.models import MovingAverage
+from mcir.models import EMA
 
 
 def network():
@@ -15,7 +15,7 @@ def network():
 def test_parameters_follow_the_formula_and_buffers_are_carried_along(keep):
     net, start = network(), network()
     net(torch.rand(2, 3, 8, 8))  # moves the running statistics
-    average = MovingAverage(start)
+    average = EMA(start)
     average.update(net, keep)
     for mean, old, new in zip(average.network.parameters(), start.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(mean.detach(), keep * old.detach() + (1 - keep) * new.detach())
@@ -25,7 +25,7 @@ def test_parameters_follow_the_formula_and_buffers_are_carried_along(keep):
 
 def test_the_average_is_a_frozen_copy_in_evaluation_mode():
     net = network()
-    average = MovingAverage(net).train()
+    average = EMA(net).train()
     assert not any(module.training for module in average.modules())
     assert not any(parameter.requires_grad for parameter in average.parameters())
     before = average.network[0].weight.clone()
@@ -38,7 +38,7 @@ def test_the_average_is_a_frozen_copy_in_evaluation_mode():
 def test_masks_and_tables_that_a_network_computes_are_not_carried_about():
     net = nn.Sequential(nn.BatchNorm2d(3))
     net.derived_buffers = ("running_var",)
-    average = MovingAverage(net)
+    average = EMA(net)
     net(torch.rand(2, 3, 8, 8))
     average.update(net, 0.5)
     assert torch.equal(average.network[0].running_mean, net[0].running_mean)

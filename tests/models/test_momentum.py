@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from mcir.losses.ranks import Alone
+from mcir.communicator import SingleProcess
 from mcir.models import MomentumEncoder, Queue
 from mcir.models.momentum import momentum_at
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcl"
 
 
-class TwoRanks(Alone):
+class TwoRanks(SingleProcess):
     """The first of two processes, the other of which has the negative of its tensors."""
 
     world_size = 2
@@ -125,7 +125,7 @@ def test_the_state_goes_on_where_it_was():
 
 def test_keys_of_all_processes_are_kept_in_their_order():
     queue = Queue(5, 2)
-    queue.ranks = TwoRanks()
+    queue.communicator = TwoRanks()
     queue.enqueue(rows(1, 2))
     assert queue.keys[:4, 0].tolist() == [1, 2, -1, -2]
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mcir.engine.estimate import step_cost
+from mcir.engine.dry_run import step_cost
 from mcir.models import ProxyModel, RestorationModel
 from mcir.registry import ARCHS
 from tests.models.conftest import in_two_processes
@@ -185,12 +185,12 @@ WORK = """
 import sys
 import torch
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from tests.models.test_proxy import build
 
 torch.set_num_threads(1)
 whole = torch.load(sys.argv[1] + "/batch.pt", weights_only=True)
-with joined(0, DistOptions(timeout_minutes=1)) as process:
+with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     model = build(ema_decay=0.0)
     model.parallelize(process)
     share = {key: value[2 * process.rank :][:2] for key, value in whole.items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcir.engine.estimate import step_cost
+from mcir.engine.dry_run import step_cost
 from mcir.registry import ARCHS, MODELS
 from tests.golden.deterministic import deterministic_state_dict
 from tests.models.conftest import in_two_processes
@@ -237,12 +237,12 @@ WORK = """
 import sys
 import torch
 from mcir.config.schema import DistOptions
-from mcir.engine.distributed import joined
+from mcir.engine.distributed import init_distributed
 from tests.models.test_residual import build, weights
 
 torch.set_num_threads(1)
 patches = torch.load(sys.argv[1] + "/patches.pt", weights_only=True)
-with joined(0, DistOptions(timeout_minutes=1)) as process:
+with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     model = build()
     model.parallelize(process)
     share = len(patches) // process.world_size

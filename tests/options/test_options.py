@@ -21,7 +21,7 @@ from mcir.config.yaml_loader import read_file
 from mcir.data import bundled
 from mcir.data.manifest import known_manifests, read_manifest
 from mcir.engine import tester as testing
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.engine.trainer import Trainer
 from mcir.registry import ARCHS, SCHEDULERS
 from tests.golden.networks import HERE as NETWORKS
@@ -422,7 +422,7 @@ def train_two_steps(file, folder, overrides):
         settings["train.contrastive_opt.layer_weights"] = "{relu1_2: 1}"  # the others cost a second in fp16 on a CPU
     datasets = json.dumps({"train": training, "val": photographs(file, "val")})
     options = load(file, [f"datasets={datasets}", *(f"{key}={value}" for key, value in settings.items()), *overrides])
-    trainer = Trainer(options, Process(0, 1, torch.device("cpu")))
+    trainer = Trainer(options, DistContext(0, 1, torch.device("cpu")))
     before = {key: value.clone() for key, value in trainer.model.network.state_dict().items()}
     assert trainer.train() == 0
     told = [json.loads(line) for line in (folder / options.name / "results.jsonl").read_text().splitlines()]
@@ -451,7 +451,7 @@ def test_published_weights_are_tested(file, tmp_path):
     options = load(file, overrides)
     weights = {f"module.{key}": value for key, value in ARCHS.build(options.network_g).state_dict().items()}
     torch.save({"params": weights}, tmp_path / "weights.pth")
-    results = testing.Tester(options, Process(0, 1, torch.device("cpu"))).test([str(tmp_path / "weights.pth")])
+    results = testing.Tester(options, DistContext(0, 1, torch.device("cpu"))).test([str(tmp_path / "weights.pth")])
     (measured,) = json.loads(results.read_text()).values()
     assert measured["val"].keys() == options.val.metrics.keys()
     assert all(len(metric["images"]) == 2 and np.isfinite(metric["mean"]) for metric in measured["val"].values())

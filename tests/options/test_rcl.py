@@ -8,12 +8,12 @@ import yaml
 
 from mcir.cli import main
 from mcir.config import load
-from mcir.engine.distributed import Process
+from mcir.engine.distributed import DistContext
 from mcir.engine.trainer import Trainer
-from mcir.inference import load_network, read_weights
+from mcir.weights import load_network, read_weights
 
 ROOT = Path(__file__).parents[2] / "options/rcl"
-ALONE = Process(0, 1, torch.device("cpu"))
+ALONE = DistContext(0, 1, torch.device("cpu"))
 SMALL = [
     "num_gpu=0",
     "network_g.num_feat=2",

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mcir.tables.mini_report import METHODS, Conditions, compare, tell
-from mcir.tables.statistics import holm, mean_interval, paired_test
+from mcir.tables.paired_stats import holm, mean_interval, paired_test
 from tests.tables.pages import Page
 
 

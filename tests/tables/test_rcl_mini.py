@@ -11,10 +11,10 @@ from mcir.cli import main
 from mcir.config import load
 from mcir.registry import ARCHS
 from mcir.tables import rcl_mini
-from mcir.tables.once import read_runs
 from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.rcl_mini import HOME, RclMiniSettings, known_methods, reproduce_rcl_mini
 from mcir.tables.rcl_mini_report import METHODS
+from mcir.tables.run_cache import read_runs
 from tests.tables.pages import Page
 from tests.tables.processes import check_killed
 

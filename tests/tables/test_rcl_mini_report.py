@@ -6,9 +6,9 @@ import math
 import pytest
 
 from mcir.engine.loggers import as_json
-from mcir.tables.differences import compared
+from mcir.tables.config_diff import compared
+from mcir.tables.paired_stats import holm
 from mcir.tables.rcl_mini_report import METHODS, PAPER, Conditions, compare, tell
-from mcir.tables.statistics import holm
 from tests.tables.pages import Page
 
 CONDITIONS = Conditions("the bundled photographs", "random", False, 1200, 16, 48, 500, 1e-2)

@@ -14,7 +14,7 @@ import pytest
 from mcir.tables import training
 from mcir.tables.plan import Settings, plan
 from mcir.tables.reproduce import make
-from mcir.weight_files import WeightsError
+from mcir.weights import WeightsError
 from tests.tables.processes import CHANGES, PATIENT, is_there, until
 
 ROOT = Path(__file__).parents[2]

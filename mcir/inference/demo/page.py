@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 
 from mcir.data.errors import DataError
-from mcir.inference.demo.workshop import DAMAGES, PHOTOS, Facts, Outcome, Refusal, Workshop, photograph
-from mcir.inference.folder.measured import Scores
+from mcir.inference.batch.measured import Scores
+from mcir.inference.demo.service import DAMAGES, PHOTOS, DemoService, Facts, Outcome, Refusal, photograph
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _HEAD = "# Restore a picture\n\nDrop it here, press Restore, and draw the line from before to after."
@@ -31,7 +31,7 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css": _STYLE.read_text(encoding="utf-8")}
 
 
-def page(workshop: Workshop, waiting: int) -> gr.Blocks:
+def page(workshop: DemoService, waiting: int) -> gr.Blocks:
     """Return the page.
 
     Args:

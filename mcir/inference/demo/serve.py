@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mcir.inference.demo.gate import Gate
+from mcir.inference.demo.service import DemoService
 from mcir.inference.demo.shelf import Shelf
-from mcir.inference.demo.workshop import Workshop
-from mcir.inference.room import Tile
+from mcir.inference.tile_planner import Tile
 
 HOST = "127.0.0.1"
 PORTS = range(7860, 7960)
@@ -79,7 +79,7 @@ def demo(settings: DemoSettings) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcir-demo-", ignore_cleanup_errors=True)))
         stack.enter_context(surroundings(folder))
         shelf = Shelf(folder)
-        workshop = Workshop(checkpoints, shelf, settings.max_megapixels, settings.device, settings.tile)
+        workshop = DemoService(checkpoints, shelf, settings.max_megapixels, settings.device, settings.tile)
         workshop.check()
         stack.callback(workshop.close)
         _serve(application(workshop, shelf, settings), place)
@@ -124,7 +124,7 @@ def named(checkpoints: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def application(workshop: Workshop, shelf: Shelf, settings: DemoSettings) -> Gate:
+def application(workshop: DemoService, shelf: Shelf, settings: DemoSettings) -> Gate:
     """Return the whole server as an ASGI application: the gate, and behind it Gradio with the page.
 
     Args:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcir.losses.ranks import OverRanks
+from mcir.communicator import DistributedModule
 
 N = TypeVar("N", bound=nn.Module)
 
 
-class Negatives(OverRanks, ABC):
+class Negatives(DistributedModule, ABC):
     """What every kind of negatives offers to a model.
 
     A kind gives N images for each image of a batch, without gradient, and keeps its whole state in ``state_dict``. It
@@ -78,7 +78,7 @@ def stream(seed: int, number: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
-def require_share(name: str, share: float) -> None:
+def check_fraction(name: str, share: float) -> None:
     """Check that a number is a share.
 
     Raises:
@@ -88,7 +88,7 @@ def require_share(name: str, share: float) -> None:
         raise ValueError(f"{name} is a share between 0 and 1, not {share}.")
 
 
-def built_from(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
+def build_seeded(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
     """Return what ``build`` makes when torch's generator begins at ``seed``, where ``like`` is and of its type.
 
     The global generators are left alone.

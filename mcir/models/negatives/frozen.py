@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mcir.inference import WeightsError, fitting, load_network, read_weights, unfit
-from mcir.models.negatives.base import Negatives, another, beside, built_from, stream
+from mcir.models.negatives.base import Negatives, another, beside, build_seeded, stream
 from mcir.registry import ARCHS, NEGATIVES, ArchSection
+from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
 
 RANDOM = "random"
 
@@ -67,7 +67,7 @@ class FrozenNegatives(_Frozen):
         for number, source in enumerate(sources * count):
             if source == RANDOM:
                 build = another(network) if arch is None else lambda section=arch: ARCHS.build(section)
-                members.append(built_from(stream(seed, number), build, network))
+                members.append(build_seeded(stream(seed, number), build, network))
             else:
                 members.append(_pretrained(network, source, arch, param_key))
         _require_same_images("FrozenNegatives", network, members)
@@ -147,9 +147,9 @@ def _pretrained(network: nn.Module, file: str, arch: ArchSection | None, key: st
     if next(network.parameters()).is_meta:
         return beside(network, built)
     weights = read_weights(file, key).tensors
-    tensors, differing = fitting(built, weights)
+    tensors, differing = match_state_dict(built, weights)
     if differing:
-        raise WeightsError(f"{file}: {unfit(built, weights, differing)}")
+        raise WeightsError(f"{file}: {mismatch_error(built, weights, differing)}")
     built.load_state_dict(tensors)
     return beside(network, built)
 

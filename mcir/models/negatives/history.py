@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mcir.models.ema import MovingAverage
-from mcir.models.negatives.base import Clock, Negatives, another, built_from, generator, require_share, stream
+from mcir.models.ema import EMA
+from mcir.models.negatives.base import Clock, Negatives, another, build_seeded, check_fraction, generator, stream
 from mcir.registry import NEGATIVES
 
 
@@ -23,11 +23,11 @@ class _Bank(Negatives):
 
     def __init__(self, network: nn.Module, count: int, start: float, seed: int, clock: Clock | None = None) -> None:
         super().__init__()
-        require_share("start", start)
+        check_fraction("start", start)
         self.start = start
         self.seed = seed
         self.clock = clock
-        self.members = nn.ModuleList(MovingAverage(network) for _ in range(count))
+        self.members = nn.ModuleList(EMA(network) for _ in range(count))
         self.register_buffer("updates", torch.zeros(count, dtype=torch.int64, device="cpu"))
         self.start_from(network)
 
@@ -38,7 +38,7 @@ class _Bank(Negatives):
             ValueError: the class of the network is not registered, so that a fresh one cannot be built.
         """
         for number, member in enumerate(self.averages()):
-            begin = built_from(stream(self.seed, number), another(network), network) if self.start else network
+            begin = build_seeded(stream(self.seed, number), another(network), network) if self.start else network
             member.update(begin, keep=0.0)
             member.update(network, keep=self.start)
         self.updates.zero_()
@@ -60,9 +60,9 @@ class _Bank(Negatives):
         self.averages()[number].update(network, keep)
         self.updates[number] += 1
 
-    def averages(self) -> list[MovingAverage]:
+    def averages(self) -> list[EMA]:
         """Return the members."""
-        return [member for member in self.members if isinstance(member, MovingAverage)]
+        return [member for member in self.members if isinstance(member, EMA)]
 
 
 @NEGATIVES.register()
@@ -111,7 +111,7 @@ class HistoryNegatives(_Bank):
                 f"HistoryNegatives: {len(steps)} steps need one weight or {len(steps)}, not {len(weights)}."
             )
         for share in weights:
-            require_share("weight", share)
+            check_fraction("weight", share)
         if sample is not None and not 1 <= sample <= len(steps):
             raise ValueError(
                 f"HistoryNegatives: sample is how many of the {len(steps)} members are evaluated, 1 to {len(steps)}, "
@@ -170,7 +170,7 @@ class AdaptiveHistoryNegatives(_Bank):
             raise ValueError(f"AdaptiveHistoryNegatives: members is at least 1, not {members}.")
         if not 0 <= threshold < math.inf:
             raise ValueError(f"AdaptiveHistoryNegatives: threshold is a finite number from 0 on, not {threshold}.")
-        require_share("decay", decay)
+        check_fraction("decay", decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay
@@ -178,5 +178,5 @@ class AdaptiveHistoryNegatives(_Bank):
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
         """Renew the next member in turn if the output strays from ``gt`` by more than the threshold."""
         strays = (2 * (output.detach().float() - gt)).flatten(1).std(dim=1).mean()
-        if float(self.ranks.mean(strays)) > self.threshold:
+        if float(self.communicator.mean(strays)) > self.threshold:
             self.move(int(self.updates.sum()) % len(self.members), network, self.decay)

@@ -10,8 +10,8 @@ import pytest
 
 import mcir
 from mcir.data.codec import decode
-from mcir.inference.folder.measured import score
-from mcir.inference.pictures import Picture, read_picture, write_picture
+from mcir.inference.batch.measured import score
+from mcir.inference.images import Picture, read_picture, write_picture
 from tests.inference.demo.conftest import serving
 
 SLIDER = "#slider img"

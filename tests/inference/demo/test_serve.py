@@ -16,9 +16,9 @@ import pytest
 from mcir.cli import main
 from mcir.inference.demo import DemoSettings, demo
 from mcir.inference.demo.serve import PORTS, application, listening, named, require_gradio, surroundings
+from mcir.inference.demo.service import DemoService
 from mcir.inference.demo.shelf import Shelf
-from mcir.inference.demo.workshop import Workshop
-from mcir.inference.pictures import Picture, write_picture
+from mcir.inference.images import Picture, write_picture
 from tests.inference.demo.conftest import serving
 
 
@@ -247,7 +247,7 @@ def test_gradio_itself_reads_no_other_file_either(checkpoints, outside, tmp_path
     folder = tmp_path / "shelf"
     with surroundings(folder):
         shelf = Shelf(folder)
-        gate = application(Workshop({"same": checkpoints["same"]}, shelf, 1), shelf, DemoSettings([]))
+        gate = application(DemoService({"same": checkpoints["same"]}, shelf, 1), shelf, DemoSettings([]))
         (mount,) = gate._app.routes
         blocks = mount.app.get_blocks()
         (picture, *_) = [block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "picture"]

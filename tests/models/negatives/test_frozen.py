@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mcir.inference import WeightsError
 from mcir.models import ConsensusNegatives, FrozenNegatives
 from mcir.registry import ARCHS
+from mcir.weights import WeightsError
 from tests.models.conftest import NETWORK
 from tests.models.negatives.test_history import network, stream, vector, walk
 

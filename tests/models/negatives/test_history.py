@@ -8,7 +8,7 @@ import torch
 
 from mcir.models import AdaptiveHistoryNegatives, HistoryNegatives
 from mcir.registry import ARCHS, LOSSES, NEGATIVES
-from tests.losses.ranks import OtherRanks
+from tests.losses.fake_communicator import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
 
@@ -108,7 +108,7 @@ def test_adaptive_members_are_renewed_in_turn_only_when_the_output_strays():
 def test_adaptive_negatives_ask_all_processes():
     net = network()
     bank = AdaptiveHistoryNegatives(net, members=1)
-    bank.ranks = OtherRanks(torch.zeros_like)  # the others see no deviation at all
+    bank.communicator = OtherRanks(torch.zeros_like)  # the others see no deviation at all
     gt = torch.rand(1, 3, 8, 8)
     bank.update(net, 1, gt + torch.randn_like(gt), gt)
     assert bank.updates.tolist() == [0]

@@ -1,0 +1,162 @@
+"""What a training step will cost, computed without data, weights or a device."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from traceback import walk_tb
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcir.config import Options
+from mcir.models import Model
+from mcir.models.base import Batch
+from mcir.registry import DATASETS, MODELS, Placed, Section
+
+_LOG = logging.getLogger("mcir")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one training step of one process.
+
+    Attributes:
+        parameters: of the network.
+        flops: floating-point operations of convolutions, linear layers and attention, forward and backward; a
+            multiplication and an addition are two.
+        state_bytes: weights, averages, negatives, feature networks, gradients and the optimizer's moments.
+        activation_bytes: what the forward pass keeps for the backward pass; bf16 and fp16 are taken as half of float32.
+    """
+
+    parameters: int
+    flops: int
+    state_bytes: int
+    activation_bytes: int
+
+
+def step_cost(
+    section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int], stored: int = 0
+) -> StepCost:
+    """Make one step of a model on the meta device, where tensors have shapes but no values.
+
+    Args:
+        section: of the model.
+        batch_size: B, images per process.
+        lq_size: (H, W) of the degraded images.
+        gt_size: (H, W) of the ground truths.
+        stored: K, the stored negatives of an image that the data set brings.
+
+    Raises:
+        ValueError: the section does not fit, or the network cannot be run at this size.
+    """
+    parts = section.get("accumulation_steps", 1)
+    model = _without_values(section)
+    batch = model.example(batch_size // parts, lq_size, gt_size, stored)
+    static = [*model.parts.parameters(), *model.parts.buffers()]
+    lasting = {tensor.untyped_storage()._cdata for tensor in static}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in lasting:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model.training_step(batch, iteration=1)
+    gradients = [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]
+    assert model.optimizer is not None
+    moments = [value for state in model.optimizer.state.values() for value in state.values()]
+    state_bytes = _bytes([*static, *gradients, *moments])
+    activations = sum(kept.values())
+    return StepCost(
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+        flops=counter.get_total_flops() * parts,
+        state_bytes=state_bytes,
+        activation_bytes=activations // 2 if section.get("precision") in ("bf16", "fp16") else activations,
+    )
+
+
+def dry_run(options: Options, processes: int = 1) -> None:
+    """Make a step, up to its losses, of the smallest crops of a training on the meta device, before what is costly.
+
+    Nothing is done where the size of the crops is not known (a data set that has none, or is not of mcir), nor is
+    anything said where a network needs values or a device to run: the training itself will tell.
+
+    Args:
+        options: of the training.
+        processes: that share a batch.
+
+    Raises:
+        ValueError: the section does not fit, or a step cannot be made; the message says which crops, and where in the
+            option file.
+    """
+    training = options.datasets.train
+    if training is None or not DATASETS.get(training.section["type"]).__module__.startswith("mcir."):
+        return
+    key = "gt_size" if training.section.get("gt_size") else "patch_size"
+    size = training.section.get(key)
+    if not size:
+        return
+    smallest = min([size, *(stage.gt_size for stage in training.progressive)])
+    if smallest % options.scale:
+        return  # the data set tells it better
+    section = options.model_section()
+    try:
+        model = _without_values(section)
+        count = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
+        stored = len(training.section.get("dataroot_negatives") or ())
+        batch = model.example(count, (smallest // options.scale,) * 2, (smallest,) * 2, stored)
+        compare = model.losses
+
+        def last(output: Tensor, batch: Batch) -> dict[str, Tensor]:
+            compare(output, batch)
+            raise _ComparedError
+
+        model.losses = last  # type: ignore[method-assign]  # what comes after it is the slower half, and cannot misfit
+        with torch.no_grad(), suppress(_ComparedError):
+            model.training_step(batch, iteration=1)
+    except ValueError as error:
+        if hasattr(error, "place"):
+            raise
+        if not _is_said_by_mcir(error):
+            return
+        raise ValueError(f"{_place(str(error), options, key)}no step on crops of {smallest}: {error}") from error
+    except Exception as error:  # networks of others may ask for what the meta device does not have
+        _LOG.debug("A step could not be rehearsed: %r", error)
+
+
+def _is_said_by_mcir(error: Exception) -> bool:
+    """Whether an error was raised in this package, and is no fault that Python or a library found in code."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("mcir.")
+
+
+class _ComparedError(Exception):
+    """The losses were computed, and nothing more is wanted of the step."""
+
+
+def _without_values(section: Section) -> Model:
+    """Return a model on the meta device whose averages stay, as they may look at values."""
+    with torch.device("meta"):
+        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32", "accumulation_steps": 1})
+    model.after_step = lambda *_: None  # type: ignore[method-assign]
+    return model
+
+
+def _place(message: str, options: Options, key: str) -> str:
+    """Return where the section of the class that a message names was written, else where the size of a crop was."""
+    assert options.datasets.train is not None
+    sections = [value for value in options.model_section().values() if isinstance(value, Mapping)]
+    for section, entry in [*((each, "type") for each in sections), (options.datasets.train.section, key)]:
+        kind = section.get("type")
+        if isinstance(kind, Placed) and (entry == key or kind in message):
+            return f"{kind.places.get(entry, kind.places.get('type', ''))}: "
+    return ""
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

@@ -1,0 +1,119 @@
+"""The estimate against the same step made for real."""
+
+import resource
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcir.archs import features
+from mcir.engine.dry_run import step_cost
+from mcir.registry import MODELS
+
+NETWORK = {"type": "EDSR", "num_feat": 6, "num_block": 2, "upscale": 2}
+PLAIN = {"type": "RestorationModel", "network_g": NETWORK, "optim_g": {"type": "Adam"}, "pixel_opt": {"type": "L1Loss"}}
+CONTRASTIVE = {
+    **PLAIN,
+    "type": "ContrastiveModel",
+    "ema_decay": 0.9,
+    "contrastive_opt": {"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_2": 1.0}},
+    "negatives": {"type": "HistoryNegatives", "steps": [1, 2, 3]},
+}
+SIZES = (4, (9, 7), (18, 14))
+
+
+def bytes_of(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def really(section, batch_size, lq_size, gt_size):
+    """Make the step on the CPU; return the model, the FLOPs, and what the forward pass kept beside the weights."""
+    model = MODELS.build(section)
+    batch = {"lq": torch.rand(batch_size, 3, *lq_size), "gt": torch.rand(batch_size, 3, *gt_size)}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parts.parameters(), *model.parts.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model.training_step(batch, 1)
+    return model, counter.get_total_flops(), sum(kept.values())
+
+
+@pytest.mark.parametrize("section", [PLAIN, CONTRASTIVE, {**PLAIN, "accumulation_steps": 2}])
+def test_parameters_flops_and_state_equal_those_of_a_real_step(section):
+    cost = step_cost(section, *SIZES)
+    model, flops, _ = really(section, *SIZES)
+    assert cost.parameters == sum(parameter.numel() for parameter in model.network.parameters())
+    assert cost.flops == flops > 0
+    gradients = [parameter.grad for parameter in model.network.parameters()]
+    moments = [value for state in model.optimizer.state.values() for value in state.values()]
+    assert cost.state_bytes == bytes_of([*model.parts.parameters(), *model.parts.buffers(), *gradients, *moments])
+
+
+@pytest.mark.parametrize("section", [PLAIN, {**PLAIN, "ema_decay": 0.9}, CONTRASTIVE])
+def test_activations_equal_those_of_a_real_step(section):
+    assert step_cost(section, *SIZES).activation_bytes == really(section, *SIZES)[2]
+
+
+def test_activations_grow_with_the_batch():
+    one, four = (step_cost(PLAIN, size, (32, 32), (64, 64)) for size in (1, 4))
+    assert four.activation_bytes == pytest.approx(4 * one.activation_bytes, rel=0.05)
+    assert four.flops == 4 * one.flops
+    assert four.state_bytes == one.state_bytes
+
+
+def test_accumulation_keeps_a_part_of_the_activations():
+    whole, half = (step_cost({**PLAIN, "accumulation_steps": steps}, 4, (32, 32), (64, 64)) for steps in (1, 2))
+    assert half.activation_bytes == pytest.approx(whole.activation_bytes / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_halves_the_activations_and_nothing_else(precision):
+    single, half = (step_cost({**PLAIN, "precision": name}, *SIZES) for name in ("fp32", precision))
+    assert half.activation_bytes == single.activation_bytes // 2
+    assert (half.flops, half.state_bytes, half.parameters) == (single.flops, single.state_bytes, single.parameters)
+
+
+def test_grey_images_are_taken_from_the_network_section():
+    grey = {**NETWORK, "num_in_ch": 1, "num_out_ch": 1, "rgb_mean": [0.5]}
+    cost = step_cost({**PLAIN, "network_g": grey}, *SIZES)
+    colour = step_cost(PLAIN, *SIZES)
+    assert cost.parameters == colour.parameters - 2 * 6 * 9 * 2 - 2
+
+
+def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("weights were read")
+
+    for name in ("read_weights", "imagenet_file"):
+        monkeypatch.setattr(features, name, refuse)
+    section = {
+        **CONTRASTIVE,
+        "network_g": {**NETWORK, "num_feat": 2048, "num_block": 64},
+        "contrastive_opt": {"type": "SPNLoss", "weights": "imagenet"},
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cost = step_cost(section, 16, (256, 256), (512, 512))
+    assert cost.state_bytes > 100 * 2**30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: less than a GiB
+
+
+def test_a_model_that_cannot_train_is_refused():
+    with pytest.raises(ValueError, match="optim_g"):
+        step_cost({key: value for key, value in PLAIN.items() if key != "optim_g"}, *SIZES)
+
+
+def test_stored_negatives_cost_features_but_no_passes_of_a_network():
+    stored = {**CONTRASTIVE, "negatives": {"type": "ConsensusNegatives", "stored": True}}
+    costs = [step_cost(stored, 2, (8, 8), (16, 16), stored=count) for count in (1, 3)]
+    frozen = [step_cost({**CONTRASTIVE, "negatives": {"type": "FrozenNegatives", "count": count}}, 2, (8, 8), (16, 16))
+              for count in (1, 3)]  # fmt: skip
+    assert 0 < costs[1].flops - costs[0].flops < frozen[1].flops - frozen[0].flops
+    assert costs[1].state_bytes == costs[0].state_bytes < frozen[0].state_bytes < frozen[1].state_bytes
+    with pytest.raises(ValueError, match="dataroot_negatives"):
+        step_cost(stored, 2, (8, 8), (16, 16))
