@@ -13,7 +13,7 @@ import torch
 
 from mcir.archs import UNet
 from mcir.cli import main
-from tests.tables.processes import PATIENT, children_of, is_there, until
+from tests.processes import PAUSING_LOSS, children_of, is_running, wait_until
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = str(ROOT / "options")
@@ -200,7 +200,7 @@ def test_a_killed_table_goes_on_where_it_was(voc):
     ]
     runs = Path("results/rcl-table3/voc2012_denoise/runs.jsonl")
     first = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    until(lambda: runs.is_file() and runs.read_text().count("\n"))
+    wait_until(lambda: runs.is_file() and runs.read_text().count("\n"))
     first.kill()
     first.wait()
     done = runs.read_text().splitlines()
@@ -212,17 +212,17 @@ def test_a_killed_table_goes_on_where_it_was(voc):
 
 
 def test_a_killed_pre_training_ends_and_goes_on(voc):
-    Path("patient.py").write_text(PATIENT)
+    Path("pausing.py").write_text(PAUSING_LOSS)
     Path("hold").touch()
-    changes = ["imports=['patient']", "train.pixel_opt={type: PatientLoss}", "logger.save_checkpoint_freq=1"]
+    changes = ["imports=["pausing"]", "train.pixel_opt={type: PausingLoss}", "logger.save_checkpoint_freq=1"]
     arguments = [*command("rcl-table1", "--row", "N2N", "--labels", "4", "--train"), *changes]
     first = subprocess.Popen([sys.executable, "-m", "mcir.cli", *arguments])
-    until(Path("reached0").exists)
+    wait_until(Path("reached0").exists)
     (training,) = children_of(first.pid)
     first.kill()
     first.wait()
     Path("hold").unlink()
-    until(lambda: not is_there(training))
+    wait_until(lambda: not is_running(training))
     folder = Path("experiments/rcl_voc2012_N2N")
     assert (folder / "models/net_g_1.pth").is_file()
     told = subprocess.run(

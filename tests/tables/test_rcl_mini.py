@@ -16,7 +16,7 @@ from mcir.tables.rcl_mini import HOME, RclMiniSettings, known_methods, reproduce
 from mcir.tables.rcl_mini_report import METHODS
 from mcir.tables.run_cache import read_runs
 from tests.tables.pages import Page
-from tests.tables.processes import check_killed
+from tests.processes import check_killed
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from mcir.cli import main
 from mcir.tables import reproduce as module
 from mcir.tables.plan import Settings
 from mcir.tables.slurm import Cluster, read_parameters
-from tests.tables.cluster import FakeCluster
-from tests.tables.processes import CHANGES, PATIENT, until
+from tests.fake_cluster import FakeCluster
+from tests.processes import CHANGES, PAUSING_LOSS, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def flags(script):
 
 
 def test_what_is_asked_for_and_that_it_is_asked_for_once(cluster, capsys):
-    cluster.be_full()
+    cluster.block()
     ask = ["--slurm", "partition=gpu", "time=90", "mem=32GB", "--nproc", "2", "--no-wait"]
     assert main([*COMMAND, *ask]) == 0
     told = capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_what_is_asked_for_and_that_it_is_asked_for_once(cluster, capsys):
 
 
 def test_gpus_and_nodes(cluster, capsys):
-    cluster.be_full()
+    cluster.block()
     ask = ["--row", "plain", "--no-wait", "--set", "num_gpu=auto", "datasets.train.num_worker_per_gpu=6"]
     assert main([*COMMAND, *ask, "--nproc", "8", "--slurm", "nodes=2"]) == 0
     assert {"nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=7"} <= flags(cluster.script(100))
@@ -85,7 +85,7 @@ def test_what_cannot_be_trained_is_not_submitted(cluster, home, capsys):
 
 
 def test_jobs_that_end_early_are_told_and_a_busy_slurm_is_waited_for(cluster, capsys, monkeypatch):
-    cluster.be_full()
+    cluster.block()
     looked = []
 
     def sleep(seconds):
@@ -145,7 +145,7 @@ def test_every_parameter_is_one_that_submitit_knows(tmp_path, cluster):
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_job_whose_time_is_over_saves_and_goes_on_in_its_next_life(cluster, home, capsys, processes):
-    (home / "patient.py").write_text(PATIENT)
+    (home / "pausing.py").write_text(PAUSING_LOSS)
     (home / "hold").touch()
     command = [
         *COMMAND,
@@ -158,10 +158,10 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_in_its_next_life(cluster, ho
         "logger.save_checkpoint_freq=100",
     ]
     assert main([*command, "--no-wait"]) == 0
-    until(lambda: all(Path(f"reached{rank}").exists() for rank in range(processes)))
+    wait_until(lambda: all(Path(f"reached{rank}").exists() for rank in range(processes)))
     os.kill(int(Path("reached0").read_text()), signal.SIGUSR2)  # as clusters do that signal every process of a job
     cluster.warn(100)
-    until(lambda: "Calling checkpoint method" in Path("results/slurm/plain/100_0_log.out").read_text())
+    wait_until(lambda: "Calling checkpoint method" in Path("results/slurm/plain/100_0_log.out").read_text())
     (home / "hold").unlink()
     assert main(command) == 0
     told = capsys.readouterr().out

@@ -15,7 +15,7 @@ from mcir.tables import training
 from mcir.tables.plan import Settings, plan
 from mcir.tables.reproduce import make
 from mcir.weights import WeightsError
-from tests.tables.processes import CHANGES, PATIENT, is_there, until
+from tests.processes import CHANGES, PAUSING_LOSS, is_running, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,14 +94,14 @@ make(Table(**TABLE), Settings(train=True, rows=["plain"], processes=int(sys.argv
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_trainings_of_a_killed_command_save_and_end(home, processes):
-    (home / "patient.py").write_text(PATIENT)
+    (home / "pausing.py").write_text(PAUSING_LOSS)
     (home / "hold").touch()
     command = [sys.executable, "-c", COMMAND, str(processes), *CHANGES, "logger.save_checkpoint_freq=100"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{home}"}
     with open("log", "w") as log:
         starter = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: all(Path(f"reached{rank}").exists() for rank in range(processes)))
+        wait_until(lambda: all(Path(f"reached{rank}").exists() for rank in range(processes)))
         pids = [int(Path(f"reached{rank}").read_text()) for rank in range(processes)]
         refused = [sys.executable, "-m", "mcir.train", "-opt", "options/sr/plain.yml", "--auto_resume"]
         said = subprocess.run(refused, env=environment, capture_output=True, text=True)
@@ -111,9 +111,9 @@ def test_trainings_of_a_killed_command_save_and_end(home, processes):
         starter.send_signal(signal.SIGKILL)
         starter.wait()
     try:
-        assert is_there(pids[0])
+        assert is_running(pids[0])
         (home / "hold").unlink()
-        until(lambda: not any(map(is_there, pids)))
+        wait_until(lambda: not any(map(is_running, pids)))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(starter.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A Slurm of one machine: the commands that mcir and submitit call, as small programs, and a folder that they share."""
+"""A fake Slurm cluster of one machine: the commands that mcir and submitit call, as scripts that share a folder."""
 
 import contextlib
 import os
@@ -91,29 +91,29 @@ class FakeCluster:
             file.write_text(f"#!{sys.executable}{text}")
             file.chmod(0o755)
 
-    def be_full(self) -> None:
-        """Let jobs wait."""
+    def block(self) -> None:
+        """Let submitted jobs wait in the queue."""
         (self.home / "full").touch()
 
     def script(self, number: int) -> str:
-        """Return what a job was submitted as."""
+        """Return the batch script of a job."""
         return (self.home / f"{number}.sh").read_text()
 
     def jobs(self) -> list[int]:
-        """Return the numbers of all jobs that ever were."""
+        """Return the numbers of all jobs submitted so far."""
         return sorted(int(file.stem) for file in self.home.glob("*.sh"))
 
     def end(self, number: int) -> None:
-        """Take a waiting job from the queue."""
+        """Remove a waiting job from the queue."""
         (self.home / f"{number}.waits").unlink()
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill running jobs."""
         for node in self.home.glob("*.node"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(node.read_text()), signal.SIGKILL)
 
     def warn(self, number: int) -> None:
-        """Tell the tasks of a job that its time is nearly over."""
+        """Send the tasks of a job the signal that its time is nearly over."""
         for pid in (self.home / f"{number}.tasks").read_text().split():
             os.kill(int(pid), signal.SIGUSR2)

@@ -1,4 +1,4 @@
-"""Real processes: a training that waits in the middle, and what is left of processes when one is killed."""
+"""Helpers for tests with real processes: a training that pauses in the middle, and the processes that a kill leaves."""
 
 import contextlib
 import json
@@ -9,24 +9,25 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-PATIENT = """
+PAUSING_LOSS = """
 import os, time
 from pathlib import Path
 from mcir.registry import LOSSES
 from mcir.losses import L1Loss
 
 @LOSSES.register()
-class PatientLoss(L1Loss):
+class PausingLoss(L1Loss):
     calls = 0
 
     def __init__(self) -> None:
         super().__init__()
 
     def forward(self, output, gt):
-        PatientLoss.calls += not output.is_meta  # a rehearsal without data does not count
-        if PatientLoss.calls == 2:
+        PausingLoss.calls += not output.is_meta  # the dry run without data does not count
+        if PausingLoss.calls == 2:
             written = Path("writing" + os.environ.get("RANK", "0"))
             written.write_text(str(os.getpid()))
             written.rename("reached" + os.environ.get("RANK", "0"))
@@ -34,34 +35,27 @@ class PatientLoss(L1Loss):
                 time.sleep(0.05)
         return super().forward(output, gt)
 """
-CHANGES = ["imports=['patient']", "train.pixel_opt={type: PatientLoss}", "train.total_iter=4", "val.val_freq=4"]
-"""What makes the tiny training wait in its second iteration, while there is a file ``hold``."""
+CHANGES = ["imports=['pausing']", "train.pixel_opt={type: PausingLoss}", "train.total_iter=4", "val.val_freq=4"]
+"""Overrides that pause the tiny training in its second iteration while the file ``hold`` exists."""
 
 
 def children_of(pid):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+    """Return the process ids of the running children of a process."""
+    return [child.pid for child in psutil.Process(pid).children() if is_running(child.pid)]
 
 
-def is_there(pid):
-    """Whether a process still runs."""
+def is_running(pid):
+    """Return whether a process runs and is not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
-def until(true, seconds=120):
-    """Wait until something is true."""
+def wait_until(condition, seconds=120):
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -79,8 +73,10 @@ class EndlessLoss(L1Loss):
         self.begun = Path(begun)
 
     def forward(self, output, gt):
-        self.begun.touch()
-        time.sleep(600)
+        if not output.is_meta:  # the dry run without data does not count
+            self.begun.touch()
+            time.sleep(600)
+        return super().forward(output, gt)
 """
 
 
@@ -93,7 +89,7 @@ def check_killed(folder, arguments, loss, again):
     endless = json.dumps({"type": "EndlessLoss", "begun": str(folder / "begun")})
     changes = ["--set", 'imports=["endless"]', f"{loss}={endless}"]
     command = [sys.executable, "-m", "mcir.cli", "reproduce", *arguments, "--quick", "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}"}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{folder}"}
     process = subprocess.Popen(
         [*command, "--results", "out", *changes],
         cwd=folder,
@@ -102,7 +98,7 @@ def check_killed(folder, arguments, loss, again):
         start_new_session=True,
     )
     try:
-        until((folder / "begun").exists)
+        wait_until((folder / "begun").exists)
         workers = children_of(process.pid)
         assert len(workers) >= 2
         with pytest.raises(ValueError, match=rf"out is in use by process {process.pid} on "):
@@ -111,7 +107,7 @@ def check_killed(folder, arguments, loss, again):
         process.send_signal(signal.SIGKILL)
         process.wait()
     try:
-        until(lambda: not any(map(is_there, workers)))
+        wait_until(lambda: not any(map(is_running, workers)))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,415 @@
+"""Start trainings: on this machine with torchrun, or as jobs of a Slurm cluster through submitit.
+
+``python -m mcir.launch MODULE ARGUMENTS`` runs a module that gets SIGTERM when the process that started it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from mcir.config import Options, load
+from mcir.config.arguments import add_option_arguments
+from mcir.registry import suggestion
+
+Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
+"""``none`` and ``pytorch`` (BasicSR's name for a process that torchrun started) train in the calling process."""
+Log: TypeAlias = Callable[[str], None]
+
+SLURM_PARAMETERS: dict[str, type] = {
+    "account": str,
+    "constraint": str,
+    "cpus_per_task": int,
+    "exclude": str,
+    "gpus_per_node": int,
+    "gres": str,
+    "mail_type": str,
+    "mail_user": str,
+    "mem": str,
+    "mem_per_cpu": str,
+    "mem_per_gpu": str,
+    "nodelist": str,
+    "nodes": int,
+    "partition": str,
+    "qos": str,
+    "signal_delay_s": int,
+    "time": int,
+    "wckey": str,
+}
+"""Options of ``sbatch`` that ``--slurm KEY=VALUE`` sets, ``time`` in minutes; and ``signal_delay_s``, the number of
+seconds before the end of that time at which a training has to save and stop."""
+
+_SLURM_DEFAULTS: dict[str, int | str] = {"time": 24 * 60, "signal_delay_s": 300}
+_MAX_REQUEUES = 1000
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How trainings are started.
+
+    Attributes:
+        launcher: ``torchrun`` (here, one training after another) or ``slurm`` (one job of the cluster per training).
+        nproc: number of processes of a training, over all nodes.
+        slurm: values of ``SLURM_PARAMETERS``.
+        wait: whether to wait until the jobs of the cluster have ended.
+        logs: folder of the jobs' logs.
+
+    Raises:
+        ValueError: the options contradict one another.
+    """
+
+    launcher: Launcher = "none"
+    nproc: int = 1
+    slurm: Mapping[str, int | str] = field(default_factory=dict)
+    wait: bool = True
+    logs: Path = Path("results/slurm")
+
+    def __post_init__(self) -> None:
+        """Check the options against one another."""
+        if self.nproc < 1:
+            raise ValueError(f"--nproc: expected at least 1, got {self.nproc}.")
+        if self.launcher != "slurm" and (self.slurm or not self.wait):
+            raise ValueError("--slurm and --no-wait concern jobs of a cluster: they need --launcher slurm.")
+        nodes = int(self.slurm.get("nodes", 1))
+        if nodes < 1 or self.nproc % nodes:
+            raise ValueError(f"--nproc {self.nproc}: expected a multiple of the number of nodes, {nodes}.")
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace, **others: Any) -> LaunchOptions:
+        """Return the options that the arguments of :func:`add_launch_arguments` describe."""
+        slurm = read_slurm_parameters(arguments.slurm)
+        return cls(arguments.launcher, arguments.nproc, slurm, not arguments.no_wait, **others)
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser, launchers: Sequence[Launcher] = get_args(Launcher)) -> None:
+    """Declare the arguments that choose how a training is started; the first launcher is the default."""
+    add = parser.add_argument
+    add("--launcher", choices=launchers, default=launchers[0], help="torchrun: on this machine; slurm: as cluster jobs")
+    add("--nproc", type=int, default=1, help="processes per training (default: 1)")
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    add("--slurm", metavar="KEY=VALUE", help="options of the Slurm jobs, such as partition=gpu", **many)
+    add("--no-wait", action="store_true", help="submit the Slurm jobs, list them and return")
+
+
+def read_slurm_parameters(texts: Sequence[str]) -> dict[str, int | str]:
+    """Parse ``KEY=VALUE`` options of Slurm jobs.
+
+    Raises:
+        ValueError: an unknown key, or a value that is not an integer where one is needed.
+    """
+    found: dict[str, int | str] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not value or key not in SLURM_PARAMETERS:
+            near = suggestion(key, SLURM_PARAMETERS)
+            raise ValueError(f"--slurm: expected KEY=VALUE, got '{text}'.{near} Keys: {', '.join(SLURM_PARAMETERS)}.")
+        if SLURM_PARAMETERS[key] is int and not re.fullmatch(r"\d+", value):
+            unit = " of minutes" if key == "time" else ""
+            raise ValueError(f"--slurm {key}: expected a whole number{unit}, got '{value}'.")
+        found[key] = SLURM_PARAMETERS[key](value)
+    return found
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training to start.
+
+    Attributes:
+        name: name of the training in messages.
+        arguments: arguments of ``mcir train``.
+        options: checked options that these arguments lead to.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    options: Options
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> TrainingJob:
+        """Return the training that arguments of ``mcir train`` describe.
+
+        Raises:
+            ValueError: the option file is not valid.
+        """
+        parser = argparse.ArgumentParser(prog="mcir train", allow_abbrev=False)
+        add_option_arguments(parser)
+        known, _ = parser.parse_known_args(arguments)
+        options = load(known.opt, known.set, known.force_yml)
+        if options.train is None:
+            raise ValueError(f"{known.opt}: training needs the section 'train'.")
+        return cls(options.name, arguments, options)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the training."""
+        return Path(self.options.path.experiments_root) / self.options.name
+
+    @property
+    def total(self) -> int:
+        """Number of iterations of the whole training."""
+        assert self.options.train is not None
+        return self.options.train.total_iter
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weight file of the last iteration."""
+        return self.folder / "models" / f"net_g_{self.total}.pth"
+
+    @property
+    def reached(self) -> int:
+        """Number of iterations done, according to the checkpoints."""
+        files = (self.folder / "models").glob("net_g_*.pth")
+        return max((int(match[1]) for file in files if (match := re.fullmatch(r"net_g_(\d+)", file.stem))), default=0)
+
+    def progress(self) -> str:
+        """Describe how far the training is."""
+        if self.checkpoint.is_file():
+            return f"trained: {self.checkpoint}"
+        return f"trained to iteration {self.reached:,} of {self.total:,}" if self.reached else "not trained"
+
+    def next_start(self) -> str:
+        """Describe what the same command does next time."""
+        if self.reached:
+            return f"the same command resumes from the checkpoint of iteration {self.reached:,}"
+        return "there is no checkpoint yet: the same command starts from the beginning"
+
+
+def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -> int:
+    """Start one training with torchrun or on the cluster, and return the exit status of ``mcir train``.
+
+    Args:
+        options: how it is started.
+        arguments: arguments of ``mcir train``, without those of :func:`add_launch_arguments`.
+        log: function that receives lines of text for the user.
+
+    Raises:
+        ValueError: the option file is not valid, submitit or Slurm is missing, or Slurm rejects the job.
+    """
+    (status,) = start([TrainingJob.from_arguments(arguments)], options, log)
+    return status
+
+
+def start(jobs: Sequence[TrainingJob], options: LaunchOptions, log: Log) -> list[int]:
+    """Start trainings and return the exit status of each; 0 for a submitted job that is not waited for.
+
+    Raises:
+        ValueError: submitit or Slurm is missing, or Slurm rejects a job.
+    """
+    assert options.launcher in ("torchrun", "slurm"), "the calling process trains itself"
+    if options.launcher == "torchrun":
+        return [_run_here(job, options.nproc, log) for job in jobs]
+    cluster = SlurmCluster(options, log)
+    for job in jobs:
+        cluster.submit(job)
+    if not options.wait:
+        return [0] * len(jobs)
+    cluster.wait()
+    return [0 if job.checkpoint.is_file() else 1 for job in jobs]
+
+
+# -- on this machine --------------------------------------------------------------------------------------------------
+
+
+def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
+    command = [sys.executable, "-m", "mcir.launch"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command += ["mcir.train", *job.arguments]
+    log(f"{job.name}: {shlex.join(command)}")
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # the terminal sends it to the training, too, which saves before it ends
+        child.wait()
+        raise
+    if status:
+        log(f"{job.name}: the training ended with status {status}, see above; {job.next_start()}.")
+    return status
+
+
+def _run_child() -> None:
+    """Run the module that is named first on the command line; stop it when the process that started it ends."""
+    for name in ("SIGUSR1", "SIGUSR2"):  # some clusters send them to every process of a job; submitit handles them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+def _stop_with_parent() -> None:
+    """Send SIGTERM to this process when the other end of standard input is closed, which the system does in the end."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # on Windows the process ends at once; its last checkpoint remains
+
+
+# -- on a cluster -----------------------------------------------------------------------------------------------------
+
+
+class SlurmCluster:
+    """The Slurm cluster that this machine belongs to.
+
+    The name of a job follows from its experiment folder, so the queue itself shows which trainings are in progress.
+
+    Raises:
+        ValueError: submitit or Slurm is missing.
+    """
+
+    poll_seconds = 30.0
+
+    def __init__(self, options: LaunchOptions, log: Log) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise ValueError('--launcher slurm needs submitit: pip install -e ".[slurm]" in the clone.') from None
+        self._executor_class = submitit.SlurmExecutor
+        self._options, self._log = options, log
+        self._tasks = options.nproc // int(options.slurm.get("nodes", 1))
+        self._queue = _queued_jobs()
+        self._submitted: dict[str, TrainingJob] = {}
+
+    def submit(self, job: TrainingJob) -> None:
+        """Submit a training, unless it is in the queue already.
+
+        Raises:
+            ValueError: Slurm rejects it.
+        """
+        folder_hash = hashlib.sha256(str(job.folder.resolve()).encode()).hexdigest()[:8]
+        name = f"mcir-{job.folder.name}-{folder_hash}"
+        if name in self._queue:
+            state = "is in the queue already"
+        else:
+            self._queue[name] = self._submit(job, name)
+            state = f"is submitted; its log: {self._log_file(job, self._queue[name])}"
+        self._log(f"{job.name}: job {self._queue[name]} for {job.folder} {state}")
+        self._submitted[name] = job
+
+    def wait(self) -> None:
+        """Wait until all submitted trainings have left the queue, and log the end of each."""
+        numbers, waiting = dict(self._queue), dict(self._submitted)
+        if waiting:
+            self._log(f"waiting for {len(waiting)} Slurm job(s), which run on if this command is stopped")
+        while waiting:
+            try:
+                queue = _queued_jobs()
+            except ValueError as error:  # a busy Slurm does not answer now and then
+                self._log(str(error))
+                queue = dict.fromkeys(waiting, "")
+            for name in waiting.keys() - queue.keys():
+                job = waiting.pop(name)
+                text = f"{job.name}: job {numbers[name]} has ended, {job.progress()}"
+                if not job.checkpoint.is_file():
+                    text += f"; its log: {self._log_file(job, numbers[name])}; {job.next_start()}."
+                self._log(text)
+            if waiting:
+                time.sleep(self.poll_seconds)
+
+    def _submit(self, job: TrainingJob, name: str) -> str:
+        from submitit.core.utils import FailedJobError
+
+        try:
+            executor = self._executor_class(self._options.logs / job.folder.name, max_num_timeout=_MAX_REQUEUES)
+        except RuntimeError as error:
+            raise ValueError(f"--launcher slurm: {error}") from None
+        executor.update_parameters(**self._parameters(job, name))
+        try:
+            return executor.submit(SlurmTask(job.arguments)).job_id
+        except FailedJobError as error:
+            raise ValueError(f"Slurm rejects the training of {job.name}: {error}") from None
+
+    def _parameters(self, job: TrainingJob, name: str) -> Mapping[str, Any]:
+        data = job.options.datasets.train
+        parameters = {
+            "cpus_per_task": 1 + (data.num_worker_per_gpu if data else 0),
+            **_SLURM_DEFAULTS,
+            **self._options.slurm,
+            "job_name": name,
+            "ntasks_per_node": self._tasks,
+            "srun_args": ["--kill-on-bad-exit=1"],  # otherwise the other tasks wait for the one that failed
+            "additional_parameters": {"requeue": True},
+        }
+        if job.options.num_gpu not in (0, "cpu") and "gres" not in parameters:
+            parameters.setdefault("gpus_per_node", self._tasks)
+        return parameters
+
+    def _log_file(self, job: TrainingJob, number: str) -> Path:
+        return self._options.logs / job.folder.name / f"{number}_0_log.out"
+
+
+def _queued_jobs() -> dict[str, str]:
+    """Return the numbers of the user's running and waiting jobs by job name.
+
+    Raises:
+        ValueError: Slurm is missing or does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", "--format=%i|%j"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except FileNotFoundError:
+        raise ValueError("--launcher slurm: no `squeue` found. Start on a machine of the cluster.") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"Slurm does not answer: {error.stderr.strip() or error}") from None
+    return {name: number for number, _, name in (line.partition("|") for line in listed.splitlines())}
+
+
+class SlurmTask:
+    """One task of a Slurm job: a process of a training, which saves and resumes when its time is over.
+
+    submitit pickles the object, calls it on the cluster, and calls ``checkpoint`` before the time is over.
+
+    Args:
+        arguments: arguments of ``mcir train``.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Train, and return the exit status: 0, or 128 plus the number of the signal that stopped the training.
+
+        Raises:
+            RuntimeError: the training failed; the log of the job shows why.
+        """
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        command = [sys.executable, "-m", "mcir.launch", "mcir.train", *self.arguments]
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and "--auto_resume" not in command:
+            command.append("--auto_resume")
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
+        status = self._child.wait()
+        if status not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+            raise RuntimeError(f"The training ended with status {status}.")
+        return status
+
+    def checkpoint(self) -> Any:
+        """Stop the training, which saves, and return the task that resumes it."""
+        import psutil
+        from submitit.helpers import DelayedSubmission
+
+        if self._child is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._child.terminate()
+                psutil.Process(self._child.pid).wait()  # Popen.wait() is interrupted by this call and holds its lock
+        resumed = [*self.arguments, *(["--auto_resume"] if "--auto_resume" not in self.arguments else [])]
+        return DelayedSubmission(SlurmTask(resumed))
+
+
+if __name__ == "__main__":
+    _run_child()
