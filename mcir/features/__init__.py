@@ -1,7 +1,8 @@
 """Feature networks: frozen classifiers in whose activations losses compare images."""
 
 from mcir.features.base import FeatureNetwork
+from mcir.features.cache import FeatureCache
 from mcir.features.torchvision import feature_network
 from mcir.features.vgg import VGGFeatures, VGGType
 
-__all__ = ["FeatureNetwork", "VGGFeatures", "VGGType", "feature_network"]
+__all__ = ["FeatureCache", "FeatureNetwork", "VGGFeatures", "VGGType", "feature_network"]

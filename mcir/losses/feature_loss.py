@@ -10,45 +10,42 @@ once. What only one of them needs is not kept.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mcir.communicator import DistributedModule
 from mcir.features.base import FeatureNetwork
+from mcir.features.cache import FeatureCache
 from mcir.features.torchvision import feature_network
 from mcir.features.vgg import VGGType
 from mcir.losses.pixel import in_float32
 
 Normalize: TypeAlias = Literal["none", "unit"]
 
-MEASURED_BATCHES = 10
-"""How many batches ``normalize: unit`` measures."""
+CALIBRATION_BATCHES = 10
+"""Training batches that set the scale of ``normalize: unit``."""
 
 
 class FeatureSpace(nn.Module):
-    """The chosen layers of a feature network, which may be shared with other losses; see :func:`share_features`.
+    """Chosen layers of a feature network, which may be shared with other losses; see :func:`share_features`.
 
     Args:
         layer_names: the layers of a VGG, or the nodes of another classifier.
-        vgg_type: which VGG.
-        network: any classifier of torchvision by name, in place of ``vgg_type``.
-        weights: of the network; see :class:`~mcir.features.vgg.VGGFeatures`.
-        use_input_norm: normalise the images as ImageNet's.
-        range_norm: the images are in [-1, 1] rather than [0, 1].
-        seed: of random weights.
-        normalize: ``none``, or ``unit``: each layer is divided by the mean of its absolute activation over the first
-            batches that are measured.
-        compares_truth: the loss asks once in a step for the activations of the ground truth. Where losses share a
-            network, these are kept until all that ask have had them.
+        vgg_type: the VGG.
+        network: name of any classifier in torchvision; replaces ``vgg_type``.
+        weights: weights of the network; see :class:`~mcir.features.vgg.VGGFeatures`.
+        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
+        range_norm: whether images are in [-1, 1] instead of [0, 1].
+        seed: seed for random weights.
+        normalize: ``none``, or ``unit``: each layer is divided by its mean absolute activation over the first
+            ``CALIBRATION_BATCHES`` training batches.
+        compares_target: whether the loss uses the activations of the ground truth.
 
     Raises:
-        ValueError: an unknown network, layer or way to normalise, or weights that are not there.
+        ValueError: unknown network, layer or normalisation, or weights that cannot be found.
     """
 
     def __init__(
@@ -61,7 +58,7 @@ class FeatureSpace(nn.Module):
         range_norm: bool = False,
         seed: int = 0,
         normalize: Normalize = "none",
-        compares_truth: bool = True,
+        compares_target: bool = True,
     ) -> None:
         super().__init__()
         if normalize not in ("none", "unit"):
@@ -70,56 +67,73 @@ class FeatureSpace(nn.Module):
             layer_names, network or vgg_type, weights, use_input_norm, range_norm, seed
         )
         self.layer_names = self.network.layer_names
-        self.unit = _Unit(len(self.layer_names)) if normalize == "unit" else None
-        self.compares_truth = compares_truth
-        self._shared = _Shared([self])
+        self.unit = _UnitScale(len(self.layer_names)) if normalize == "unit" else None
+        self.compares_target = compares_target
+        self._cache: FeatureCache | None = None
+        self._target_layers: tuple[str, ...] = ()
 
-    @property
-    def measures(self) -> bool:
-        """Whether the next batch is one of those that set the scale."""
-        return self.unit is not None and self.training and self.unit.batches < MEASURED_BATCHES
+    def share(self, network: FeatureNetwork, cache: FeatureCache | None, target_layers: Sequence[str]) -> None:
+        """Use a network that other losses use too.
+
+        Args:
+            network: a network with at least the layers of this space.
+            cache: cache for the activations of the output; None if no other loss needs them.
+            target_layers: layers of the ground truth to compute and keep for several losses; empty if no other loss
+                needs the ground truth, whose activations are then not kept.
+        """
+        self.network = network
+        self._cache = cache
+        self._target_layers = tuple(target_layers)
 
     @torch.no_grad()
-    def measure(self, images: Tensor) -> None:
-        """Take the scale of ``images`` (B, 3, H, W) into account, if they are among the first batches of a training."""
-        if self.measures:
-            assert self.unit is not None
-            activations = self._shared.activations(images, self)
-            self.unit.take(torch.stack([in_float32(activation).abs().mean() for _, activation in activations]))
+    def calibrate(self, images: Tensor) -> None:
+        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), during the first training batches."""
+        if self.unit is not None and self.training and self.unit.batches < CALIBRATION_BATCHES:
+            means = [in_float32(activation).abs().mean() for _, activation in self._target_activations(images)]
+            self.unit.update(torch.stack(means))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the activations of (B, 3, H, W) images by layer name, in network order; for the output of a network.
+        """Return the activations of a network's output (B, 3, H, W) by layer name, in network order.
 
         Raises:
-            ValueError: images that the network does not take.
+            ValueError: images that the network does not accept.
         """
-        return {name: self._scaled(name, found) for name, found in self._shared.activations(images, self)}
+        if self._cache is None:
+            found = dict(self.network.stream(images, self.layer_names))
+        else:
+            with_graph = torch.is_grad_enabled() and images.requires_grad
+            found = self._cache.activations(self.network, images, self.network.layer_names, with_graph)
+        return {name: self._scaled(name, found[name]) for name in self.layer_names}
 
-    def truth(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of ground truths without a graph, one by one; the receiver may overwrite them.
+    def target_features(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations of a ground truth without a graph, layer by layer. The caller may overwrite them.
 
         Raises:
-            ValueError: images that the network does not take.
+            ValueError: images that the network does not accept.
         """
-        activations = self._shared.activations(images, self)
-        while True:  # torch.no_grad as a decorator would hold on to what it gave until the next layer is there
-            with torch.no_grad():
-                found = next(activations, None)
-                if found is None:
-                    return
-                found = found[0], self._scaled(*found)
-            yield found
-            del found
-
-    def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations one by one; without a graph the receiver may overwrite them. Nothing is shared.
-
-        Raises:
-            ValueError: images that the network does not take.
-        """
-        for name, activation in self.network.stream(images, self.layer_names):
+        for name, activation in self._target_activations(images):
             yield name, self._scaled(name, activation)
             del activation
+
+    def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations of negatives or further positives without a graph, layer by layer, never cached.
+
+        The caller may overwrite them.
+
+        Raises:
+            ValueError: images that the network does not accept.
+        """
+        for name, activation in self.network.stream(images.detach(), self.layer_names):
+            yield name, self._scaled(name, activation)
+            del activation
+
+    def _target_activations(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if self._cache is None or not self._target_layers:
+            yield from self.network.stream(images.detach(), self.layer_names)
+            return
+        found = self._cache.activations(self.network, images, self._target_layers, with_graph=False)
+        for name in self.layer_names:
+            yield name, found[name].clone()
 
     def _scaled(self, name: str, activation: Tensor) -> Tensor:
         if self.unit is None:
@@ -140,7 +154,7 @@ class FeatureLoss(nn.Module):
         ValueError: no layer, a weight that is not finite, or what the space refuses.
     """
 
-    compares_truth: ClassVar[bool] = True
+    compares_target: ClassVar[bool] = True
     """Whether the loss asks for the activations of the ground truth."""
     is_batch_mean: bool = True
     """Whether the loss of a batch is the mean of the losses of its equal parts."""
@@ -166,99 +180,11 @@ class FeatureLoss(nn.Module):
                 raise ValueError(f"{loss}: the weight of {name} is a finite number, not {weight!r}.")
         self.layer_weights = dict(layer_weights)
         space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
-        self.features = FeatureSpace(list(layer_weights), *space, self.compares_truth)
+        self.features = FeatureSpace(list(layer_weights), *space, self.compares_target)
 
 
-@dataclass
-class _Kept:
-    """The activations of an image for those that will still ask for them."""
-
-    image: weakref.ref[Tensor]
-    state: tuple[Any, ...]
-    source: Tensor | None  # what the image is called in their graph, where each loss has the image under its own name
-    found: dict[str, Tensor]
-    asks: int
-
-
-class _Shared:
-    """The spaces that have one feature network, and the activations that the first of them left for the others.
-
-    In a step each space asks once for those of the output, with a graph; for those of the ground truth, without one, a
-    space asks when it measures and when its loss compares. They are kept from the first time to the last, and never
-    longer than the image lives or stays as it is.
-    """
-
-    def __init__(self, spaces: list[FeatureSpace]) -> None:
-        self.spaces = spaces
-        self._kept: dict[tuple[int, bool], _Kept] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"spaces": self.spaces, "_kept": {}}  # a copy begins empty
-
-    def activations(self, images: Tensor, space: FeatureSpace) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of ``images`` at the layers of a space; without a graph they may be overwritten."""
-        with_graph = torch.is_grad_enabled()
-        kept = self._kept_for(images, space, with_graph)
-        if kept is None:
-            yield from space.network.stream(images, space.layer_names)
-            return
-        found = {name: kept.found[name] for name in space.layer_names}
-        if kept.source is not None:
-            found = dict(zip(found, _Through.apply(images, kept.source, list(found.values())), strict=True))
-        may_go = not kept.asks
-        del kept
-        for name in space.layer_names:
-            activation = found.pop(name)
-            yield name, activation if with_graph or may_go else activation.clone()
-            del activation
-
-    def _kept_for(self, images: Tensor, space: FeatureSpace, with_graph: bool) -> _Kept | None:
-        """Return what is kept of an image, or will be from now on; None if nobody else will ask for it."""
-        image: Tensor = getattr(images, "alias_of", images)
-        if image.is_inference():  # such a tensor does not say whether it was changed
-            return None
-        device = "cpu" if image.is_meta else image.device.type  # autocast knows no meta device
-        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        state = (image._version, autocast, space.network, space.network.mean.dtype)
-        key, entries = (id(image), with_graph), self._kept
-        kept = entries.get(key)
-        if kept is None or kept.image() is not image or kept.state != state or space.layer_names - kept.found.keys():
-            asking = self.spaces if with_graph else [one for one in self.spaces for _ in range(_times(one))]
-            if len(asking) < 2:
-                return None
-            needed = dict.fromkeys(name for one in asking for name in one.layer_names)
-            source = image.detach().requires_grad_() if with_graph and image is not images else None
-            found = dict(space.network.stream(images if source is None else source, list(needed)))
-            gone = weakref.ref(image, lambda _: entries.pop(key, None))
-            kept = entries[key] = _Kept(gone, state, source, found, len(asking))
-        kept.asks -= 1
-        if not kept.asks:
-            del entries[key]
-        return kept
-
-
-def _times(space: FeatureSpace) -> int:
-    """Return how often a space asks for the ground truth in a step."""
-    return space.compares_truth + space.measures
-
-
-class _Through(torch.autograd.Function):
-    """Activations that were computed of the same image under another name; their gradient goes to this one."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, source: Tensor, found: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        ctx.graph = found, source
-        return tuple(activation.detach() for activation in found)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (found, source), ctx.graph = ctx.graph, None  # with the last that has it, its memory goes
-        return *torch.autograd.grad(found, source, gradients, retain_graph=True), None, None
-
-
-class _Unit(DistributedModule):
-    """The mean activation of each layer over the batches seen, equal in every process."""
+class _UnitScale(DistributedModule):
+    """The mean absolute activation of each layer over the calibration batches, equal in every process."""
 
     means: Tensor
 
@@ -267,8 +193,8 @@ class _Unit(DistributedModule):
         self.batches = 0
         self.register_buffer("means", torch.ones(layers))
 
-    def take(self, means: Tensor) -> None:
-        """Take one more batch into the average; a layer that is silent keeps its scale."""
+    def update(self, means: Tensor) -> None:
+        """Add the means of one more batch to the average; a layer without activity keeps its scale."""
         means = self.communicator.mean(means)
         means = torch.where(means > 0, means, self.means)
         self.batches += 1
@@ -279,26 +205,34 @@ class _Unit(DistributedModule):
         return self.batches
 
     def set_extra_state(self, state: int) -> None:
-        """Take it back."""
+        """Restore the number of batches."""
         self.batches = state
 
 
-def share_features(losses: nn.Module) -> None:
-    """Let all losses within a module that compare images by the same feature network have one instance of it.
+def share_features(criteria: nn.Module) -> FeatureCache:
+    """Let all losses in a module that use the same feature network share one instance and its activations.
 
-    The same is: network, weights and preparation of the images; the one that is shared has the layers of all. In a step
-    the activations of one output, or of one ground truth, are computed once for all of them.
+    Networks are the same if architecture, weights and preparation of the images are equal. The shared instance has the
+    layers of all its losses. The activations of an output are then computed once per step, and so are those of a ground
+    truth that more than one loss needs.
+
+    Returns:
+        The cache of the shared activations. Call its ``clear()`` when all losses of a step are computed.
     """
-    kinds: dict[tuple[object, ...], list[FeatureSpace]] = {}
-    for module in losses.modules():
+    cache = FeatureCache()
+    groups: dict[tuple[object, ...], list[FeatureSpace]] = {}
+    for module in criteria.modules():
         if isinstance(module, FeatureSpace):
-            kinds.setdefault(module.network.kind, []).append(module)
-    for spaces in kinds.values():
+            groups.setdefault(module.network.kind, []).append(module)
+    for spaces in groups.values():
         needed = dict.fromkeys(name for space in spaces for name in space.layer_names)
-        one = next((space.network for space in spaces if needed.keys() <= set(space.network.layer_names)), None)
-        if one is None:
+        network = next((s.network for s in spaces if needed.keys() <= set(s.network.layer_names)), None)
+        if network is None:
             like = spaces[0].network.mean
-            one = spaces[0].network.with_layers(list(needed)).to(device=like.device, dtype=like.dtype)
-        shared = _Shared(spaces)
+            network = spaces[0].network.with_layers(list(needed)).to(device=like.device, dtype=like.dtype)
+        targets = [space for space in spaces if space.compares_target]
+        target_layers = dict.fromkeys(name for space in targets for name in space.layer_names)
         for space in spaces:
-            space.network, space._shared = one, shared
+            keeps_target = space.compares_target and len(targets) > 1
+            space.share(network, cache if len(spaces) > 1 else None, list(target_layers) if keeps_target else [])
+    return cache

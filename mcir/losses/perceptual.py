@@ -113,10 +113,10 @@ class PerceptualLoss(FeatureLoss):
             ValueError: the shapes differ, or the images are too small for the layers.
         """
         same_shape("PerceptualLoss", output, gt)
-        self.features.measure(gt)
+        self.features.calibrate(gt)
         anchors = self.features(output)
         total = torch.zeros((), device=output.device)
-        for name, theirs in self.features.truth(gt):
+        for name, theirs in self.features.target_features(gt):
             ours, weight = anchors[name], self.layer_weights[name]
             if self.perceptual_weight:
                 total = total + self.perceptual_weight * weight * distance(ours, theirs, self.criterion)

@@ -54,10 +54,10 @@ class FeatureContrastLoss(FeatureLoss):
         check_stack(loss, "negatives", output, negatives)
         check_stack(loss, "positives", output, positives)
         truth, *further = positives
-        self.features.measure(truth)
+        self.features.calibrate(truth)
         anchors = self.features(output)
         with torch.no_grad():
-            streams = [self.features.truth(truth), *map(self.features.stream, further)]
+            streams = [self.features.target_features(truth), *map(self.features.stream, further)]
             value, steepness, slopes = self.compare(anchors, negatives, streams)
         return with_slopes(value, steepness, slopes, [anchor for anchor in anchors.values() if anchor.requires_grad])
 

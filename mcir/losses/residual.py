@@ -164,9 +164,11 @@ class ConsistencyLoss(FeatureLoss):
             ValueError: the shapes differ, or the network does not take them.
         """
         same_shape("ConsistencyLoss", output, lq)
-        self.features.measure(lq)
+        self.features.calibrate(lq)
         total = in_float32(output).new_zeros(())
-        for (name, ours), (_, theirs) in zip(self.features(output).items(), self.features.truth(lq), strict=True):
+        for (name, ours), (_, theirs) in zip(
+            self.features(output).items(), self.features.target_features(lq), strict=True
+        ):
             squares = (in_float32(ours) - in_float32(theirs)).square()
             value = squares.mean() if self.reduction == "mean" else squares.sum() / len(output)
             total = total + self.loss_weight * self.layer_weights[name] * value

@@ -45,7 +45,7 @@ class SPNLoss(FeatureLoss):
         ValueError: an unknown layer, network or criterion, a weight that is not finite, or weights that are not there.
     """
 
-    compares_truth = False
+    compares_target = False
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class SPNLoss(FeatureLoss):
             ValueError: the shapes do not belong together, or the images are too small for the layers.
         """
         check_stack("SPNLoss", "negatives", output, negatives)
-        self.features.measure(output if positives is None else positives[0])
+        self.features.calibrate(output if positives is None else positives[0])
         anchors: dict[str, Tensor] = self.features(output)
         with torch.no_grad():
             slopes = {name: self._zero_slope(anchor) for name, anchor in anchors.items() if anchor.requires_grad}

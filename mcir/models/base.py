@@ -87,6 +87,7 @@ class Model(ABC):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g)
         self.parts = nn.ModuleDict({"network_g": self.network})
+        self._feature_cache = share_features(self.parts)
         self._watch = LossGradients()
         self._ranks: Communicator = SingleProcess()
         if self.ema_decay:
@@ -170,7 +171,7 @@ class Model(ABC):
         if self.accumulation_steps > 1 and not getattr(built, "is_batch_mean", True):
             raise ValueError(f"{part}: with accumulation_steps > 1 a loss must be a mean over the batch; this is none.")
         self.parts[part] = built.to(self.device)
-        share_features(self.parts)
+        self._feature_cache = share_features(self.parts)
         held = None
         if balance is not None:
             if not self._watch.names:
@@ -247,7 +248,10 @@ class Model(ABC):
                 with self.autocast():
                     output = self._forward(self.inputs(part))
                 with self.autocast_of_losses():
-                    losses = self.losses(output, part)
+                    try:
+                        losses = self.losses(output, part)
+                    finally:
+                        self._feature_cache.clear()
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
                 self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             self._watch.collect()

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs import features
+from mcir.features import vgg as features
 from mcir.features.vgg import VGGFeatures, VGGType, vgg_layers
 from mcir.weights import WeightsError
 from tests.golden.deterministic import uniform, vgg_state_dict

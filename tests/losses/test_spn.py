@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcir.losses import L1Loss, PerceptualLoss, SPNLoss
-from mcir.losses import streaming as module
+from mcir.losses import precomputed_grad as module
 from tests.golden.deterministic import vgg_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
