@@ -131,7 +131,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
         return 0
     with torch.device("meta"):
-        require_fit(options, registry.MODELS.build(options.model_section()))
+        require_fit(options, registry.MODELS.build(options.model_section(), where=options.where_in_model))
     stored = len(training.section.get("dataroot_negatives") or ())
     stages = [(0, gt_size, training.batch_size_per_gpu)]
     stages += [(stage.start, stage.gt_size, stage.batch_size_per_gpu) for stage in training.progressive]

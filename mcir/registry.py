@@ -1,6 +1,6 @@
-"""Registries: the names that option files use, and the classes behind them.
+"""Registries: the component names of option files, and the classes that they refer to.
 
-A class enters with a decorator and is built from a *section*, the mapping that an option file holds::
+A class is registered with a decorator and built from a *section*, a mapping in an option file::
 
     @ARCHS.register()
     class EDSR(nn.Module):
@@ -8,13 +8,12 @@ A class enters with a decorator and is built from a *section*, the mapping that 
 
     ARCHS.build({"type": "EDSR", "upscale": 2})
 
-The constructor's signature is the schema of its section: every argument is explicit, typed and checked. An argument
-that is itself a component is annotated with the section type of its registry (``LossSection`` …), so that a checker can
-follow it down.
+The constructor's signature is the schema of its section: every argument has a name and a type, and is checked. An
+argument that is a component itself is annotated with the section type of its registry (``LossSection`` …).
 
-A registry fills itself at its first question: it imports the package that is its home and then every installed plug-in
-(entry-point group ``mcir.plugins``). Code of your own registers without a change here, through such an entry point or
-through ``imports: [my_package.my_module]`` in the option file.
+A registry is filled when it is first used: it imports its home package and every installed plug-in (entry-point group
+``mcir.plugins``). Your own code is registered through such an entry point, or through
+``imports: [my_package.my_module]`` in the option file.
 """
 
 from __future__ import annotations
@@ -24,69 +23,133 @@ import difflib
 import functools
 import importlib
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 PLUGIN_GROUP = "mcir.plugins"
 
 Section: TypeAlias = Mapping[str, Any]
 """A component in an option file: its ``type`` and the arguments of its constructor."""
 
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""Keys and list indices that lead to a value: ``("train", "milestones", 0)``."""
+
 C = TypeVar("C", bound=type)
 
 
-class Placed(str):
-    """The ``type`` of a section that knows where the section was written.
+class Location(NamedTuple):
+    """Where an option was written.
 
     Attributes:
-        places: of its arguments by name, like ``x.yml:12: train.scheduler.T_max``; that of the section itself under
-            ``type``.
+        source: option file, or the command-line words that set the option, like ``--set scale=2``.
+        line: line in the file, counted from 1; None on the command line.
+        key: key path of the option, like ``train.optim_g.lr``.
+        written: key path in the file, if it is an old name for ``key``.
     """
 
-    places: Mapping[str, str]
+    source: str
+    line: int | None = None
+    key: str = ""
+    written: str = ""
 
-    def __new__(cls, name: str, places: Mapping[str, str] | None = None) -> Placed:
-        """Return the name with its places; a copy gets them afterwards."""
-        placed = super().__new__(cls, name)
-        placed.places = places or {}
-        return placed
-
-
-class RegistryError(ValueError):
-    """A name that is unknown or taken, or a section that does not fit its class."""
+    def __str__(self) -> str:
+        position = self.source if self.line is None else f"{self.source}:{self.line}"
+        old_name = f" (written as '{self.written}')" if self.written else ""
+        return (f"{position}: {self.key}" if self.key else position) + old_name
 
 
-class ArgumentError(ValueError):
-    """A constructor argument with a value that the class does not accept.
+Where: TypeAlias = Callable[[KeyPath], Location]
+"""Function from a key path inside a section to the location of that value."""
 
-    Constructors of registered classes raise it; whoever builds the class from an option file adds file and line.
+
+class ComponentError(ValueError):
+    """A component cannot be built from its section.
+
+    Args:
+        message: what is wrong.
+        path: key path inside the section to the value at fault; the empty path is the section itself.
+
+    Attributes:
+        location: location in the option file, if known; printed before the message.
+    """
+
+    def __init__(self, message: str, path: KeyPath = ()) -> None:
+        super().__init__(message, path)
+        self.message = message
+        self.path = path
+        self.location: Location | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.location is None else f"{self.location}: {self.message}"
+
+
+class RegistryError(ComponentError):
+    """A name is unknown or taken, or a section does not match its class."""
+
+
+class ArgumentError(ComponentError):
+    """A constructor argument has a value that the class does not accept.
+
+    Constructors of registered classes raise it. ``Registry.build`` adds the location in the option file.
 
     Args:
         name: name of the argument.
-        message: what is wrong: expected X, got Y.
+        message: complete message: what is wrong, expected X, got Y.
     """
 
     def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, (name,))
+        self.args = (name, message)
         self.name = name
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the known name nearest to ``name``, or an empty string when none is near."""
+@contextmanager
+def locate_errors(where: Where | None = None, key: str | KeyPath = ()) -> Iterator[None]:
+    """Add the key path and the location of a section to every ``ValueError`` that is raised inside.
+
+    Args:
+        where: function that finds the location of a value in the section. Only the outermost caller knows it.
+        key: key path from the enclosing section to the one that is used inside.
+
+    Raises:
+        ComponentError: a ``ValueError`` was raised; its path starts with ``key``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if where is None and not key:
+            raise
+        located = error if isinstance(error, ComponentError) else ComponentError(str(error))
+        if located.location is None:
+            located.path = ((key,) if isinstance(key, str) else key) + located.path
+            located.location = None if where is None else where(located.path)
+        if located is error:
+            raise
+        raise located from error
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is closest to ``name``, ignoring case, or None if none is close."""
     by_folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(str(name).lower(), by_folded, n=1, cutoff=0.6)
-    return f" Did you mean '{by_folded[near[0]]}'?" if near else ""
+    matches = difflib.get_close_matches(str(name).lower(), by_folded, n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` with the closest known name, or an empty string if none is close."""
+    match = closest(name, known)
+    return "" if match is None else f" Did you mean '{match}'?"
 
 
 class Registry:
     """Names of one kind of component.
 
     Args:
-        kind: what the components are called in messages, for example ``"architecture"``.
-        home: the package whose import registers the components that mcir brings.
+        kind: name of the kind in messages, for example ``"architecture"``.
+        home: package whose import registers mcir's own components.
         runtime_args: names of the leading constructor arguments that mcir passes itself and an option file cannot set,
             for example ``("params",)`` for optimizers.
     """
@@ -102,36 +165,36 @@ class Registry:
     def __repr__(self) -> str:
         return f"Registry({self.kind!r})"
 
-    # -- entering -------------------------------------------------------------------------------------------------
+    # -- registration ---------------------------------------------------------------------------------------------
 
     def register(self, name: str | None = None, aliases: Sequence[str] = ()) -> Callable[[C], C]:
-        """Return a decorator that enters a class, which from then on keeps the arguments it is built with.
+        """Return a class decorator that registers the class and makes its instances record their arguments.
 
-        The arguments (defaults filled in, the runtime ones left out) stand in the ``hyperparameters`` of each instance,
-        so that a checkpoint can say how its network is rebuilt.
+        The arguments (with defaults, without the runtime arguments) are in the attribute ``hyperparameters`` of each
+        instance, so that a checkpoint can store how to rebuild its network.
 
         Raises:
-            RegistryError: the name is taken, or the constructor swallows unknown arguments (``*args``, ``**kwargs``).
+            RegistryError: the name is taken, or the constructor accepts unknown arguments (``*args``, ``**kwargs``).
         """
 
-        def enter(cls: C) -> C:
+        def decorate(cls: C) -> C:
             self.add(cls, name, aliases)
-            _keep_arguments(cls, name or cls.__name__, len(self.runtime_args))
+            _record_arguments(cls, name or cls.__name__, len(self.runtime_args))
             return cls
 
-        return enter
+        return decorate
 
     def add(self, cls: type, name: str | None = None, aliases: Sequence[str] = ()) -> None:
-        """Enter a class of another library as it is.
+        """Register a class of another library without changing it.
 
         Raises:
-            RegistryError: the name is taken, or the constructor swallows unknown arguments.
+            RegistryError: the name is taken, or the constructor accepts unknown arguments.
         """
         for parameter in _signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise RegistryError(
-                    f"{self.kind} {cls.__name__}: the constructor takes '{parameter}', in which a misspelt option "
-                    "would vanish. Name every argument."
+                    f"{self.kind} {cls.__name__}: the constructor accepts '{parameter}', which hides misspelt options. "
+                    "Name every argument."
                 )
         name = name or cls.__name__
         for candidate in (name, *aliases):
@@ -144,15 +207,15 @@ class Registry:
         self._classes[name] = cls
         self._aliases.update(dict.fromkeys(aliases, name))
 
-    # -- asking ---------------------------------------------------------------------------------------------------
+    # -- lookup ---------------------------------------------------------------------------------------------------
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Return the registered names that match a glob pattern (case does not matter), sorted, without aliases."""
+        """Return the registered names that match a glob pattern, ignoring case, sorted and without aliases."""
         self._fill()
         return sorted(name for name in self._classes if fnmatchcase(name.lower(), pattern.lower()))
 
     def aliases(self, name: str) -> list[str]:
-        """Return the other names of a registered class, sorted."""
+        """Return the aliases of a registered class, sorted."""
         self._fill()
         return sorted(alias for alias, target in self._aliases.items() if target == name)
 
@@ -161,72 +224,73 @@ class Registry:
         return name in self._classes or name in self._aliases
 
     def get(self, name: str) -> type[Any]:
-        """Return the class of that name or alias.
+        """Return the class with that name or alias.
 
         Raises:
-            RegistryError: no such name; the message offers the nearest one and says where known names come from.
+            RegistryError: the name is unknown; the message suggests the closest one and lists all known names.
         """
         self._fill()
         cls = self._classes.get(self._aliases.get(name, name))
         if cls is None:
             near = suggestion(name, [*self._classes, *self._aliases])
-            raise RegistryError(f"There is no {self.kind} '{name}'.{near} {self._origins()}")
+            raise RegistryError(f"There is no {self.kind} '{name}'.{near} {self._known()}", ("type",))
         return cls
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
-        """Return the constructor arguments that a section of this name may set, annotations resolved.
+        """Return the constructor arguments that a section of this type can set, with annotations resolved.
 
         Raises:
-            RegistryError: no such name.
+            RegistryError: the name is unknown.
         """
-        cls = self.get(name)
-        parameters = list(_signature(cls, eval_str=True).parameters.items())
+        parameters = list(_signature(self.get(name), eval_str=True).parameters.items())
         return dict(parameters[len(self.runtime_args) :])
 
     def takes(self, key: str) -> bool:
-        """Return whether any class takes an argument of that name."""
+        """Return whether any registered class has an argument of that name."""
         return any(key in self.parameters(name) for name in self.names())
 
-    def build(self, section: Section, /, *runtime_args: Any) -> Any:
-        """Build the class that ``section["type"]`` names with the section's other entries as arguments.
+    # -- construction ---------------------------------------------------------------------------------------------
 
-        The section is not changed. ``runtime_args`` are the leading arguments that mcir passes itself.
+    def build(
+        self, section: Section, /, *runtime_args: Any, key: str | KeyPath = (), where: Where | None = None
+    ) -> Any:
+        """Build the class that ``section["type"]`` names, with the other entries of the section as arguments.
+
+        Args:
+            section: type and arguments; it is not changed.
+            runtime_args: leading constructor arguments that mcir passes itself.
+            key: in the constructor of another component: argument that holds this section, for the errors' key paths.
+            where: function that finds the location of a value of the section in the option file.
 
         Raises:
-            RegistryError: the section has no type, an unknown one, an argument that the class does not take, or lacks
-                one that it needs.
-            ValueError: what the class itself objects to. Of a section from an option file the message begins with the
-                place: that of the argument that it names first, else the section's.
+            RegistryError: the type is missing or unknown, or an argument is unknown or missing.
+            ValueError: the constructor raised it; with ``where`` the message starts with the location of the argument
+                at fault (``ArgumentError``), else with that of the section.
         """
-        try:
-            return self._built(section, runtime_args)
-        except ValueError as error:
-            if isinstance(section, Mapping) and isinstance(section.get("type"), Placed):
-                _tell_place(error, section)
-            raise
+        with locate_errors(where, key):
+            if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
+                example = next(iter(self.names()), "…")
+                raise RegistryError(
+                    f"Expected the section of {with_article(self.kind)}, a mapping with the key 'type' like "
+                    f"{{type: {example}, …}}, got {section!r}."
+                )
+            name = section["type"]
+            arguments = {key: value for key, value in section.items() if key != "type"}
+            parameters = self.parameters(name)
+            for argument in arguments:
+                if argument not in parameters:
+                    message = f"{name} has no argument '{argument}'.{suggestion(argument, parameters)}"
+                    raise RegistryError(message, (argument,))
+            for argument, parameter in parameters.items():
+                if parameter.default is parameter.empty and argument not in arguments:
+                    raise RegistryError(f"{name} requires the argument '{argument}'.")
+            return self.get(name)(*runtime_args, **arguments)
 
-    def _built(self, section: Section, runtime_args: Sequence[Any]) -> Any:
-        if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
-            raise RegistryError(
-                f"A section of a {self.kind} is a mapping with the key 'type', like {{type: {self._example()}, …}}, "
-                f"not {section!r}."
-            )
-        name = section["type"]
-        arguments = {key: value for key, value in section.items() if key != "type"}
-        parameters = self.parameters(name)
-        for key in arguments:
-            if key not in parameters:
-                raise RegistryError(f"{name} takes no '{key}'.{suggestion(key, parameters)}")
-        for key, parameter in parameters.items():
-            if parameter.default is parameter.empty and key not in arguments:
-                raise RegistryError(f"{name} needs '{key}'.")
-        return self.get(name)(*runtime_args, **arguments)
-
-    # -- within ---------------------------------------------------------------------------------------------------
+    # -- internals ------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         if not self._filled:
-            self._filled = True  # before the import, during which the home may ask
+            self._filled = True  # before the import, which may use the registry
             try:
                 importlib.import_module(self.home)
                 load_plugins()
@@ -234,42 +298,34 @@ class Registry:
                 self._filled = False
                 raise
 
-    def _example(self) -> str:
-        return next(iter(self.names()), "…")
-
-    def _origins(self) -> str:
-        """Say which packages the known classes came from, and the file of each package."""
+    def _known(self) -> str:
+        """Return the known names, and the packages and files that they come from."""
         packages = sorted({cls.__module__.partition(".")[0] for cls in self._classes.values()})
         files = (getattr(importlib.import_module(package), "__file__", "built in") for package in packages)
-        places = (f"{package} ({file})" for package, file in zip(packages, files, strict=True))
-        return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(places) or 'nowhere'}."
+        origins = (f"{package} ({file})" for package, file in zip(packages, files, strict=True))
+        return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(origins) or 'nowhere'}."
 
 
-def _tell_place(error: ValueError, section: Section) -> None:
-    """Put the place of a section before the message of an error, unless a section within has done so."""
-    if hasattr(error, "place"):
-        return
-    message, places = str(error), section["type"].places
-    named = next((word for word in re.findall(r"\w+", message) if word in section and word in places), "type")
-    error.place = places[named]  # type: ignore[attr-defined]
-    error.args = (f"{places[named]}: {message}",)
+def with_article(noun: str) -> str:
+    """Return ``a data set`` or ``an optimizer``."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _has_no_constructor(cls: type) -> bool:
-    """Tell whether a class takes the constructor of ``object`` or of torch's modules, which swallow any argument."""
+    """Return whether a class inherits the constructor of ``object`` or of a torch module, which accept anything."""
     construct = cls.__init__  # type: ignore[misc]
     return construct is object.__init__ or getattr(construct, "__module__", None) == "torch.nn.modules.module"
 
 
 def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
-    """Return the signature of a constructor; a module without one of its own takes no arguments."""
+    """Return the signature of a constructor; a class without its own constructor takes no arguments."""
     if _has_no_constructor(cls):
         return inspect.Signature()
     return inspect.signature(cls, eval_str=eval_str)
 
 
-def _keep_arguments(cls: type, name: str, skip: int) -> None:
-    """Make every instance of exactly this class keep its name and, in ``hyperparameters``, its arguments."""
+def _record_arguments(cls: type, name: str, skip: int) -> None:
+    """Make each direct instance of the class record its registered name and its arguments."""
     construct = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
     if _has_no_constructor(cls):
@@ -297,14 +353,15 @@ def load_plugins() -> tuple[str, ...]:
     """Import every installed plug-in once and return their names.
 
     Raises:
-        RegistryError: a plug-in fails to import; the message names it.
+        RegistryError: a plug-in cannot be imported; the message names it.
     """
     plugins = tuple(entry_points(group=PLUGIN_GROUP))
     for plugin in plugins:
         try:
             plugin.load()
         except Exception as error:
-            raise RegistryError(f"The plug-in '{plugin.name}' ({plugin.value}) failed to import: {error!r}") from error
+            message = f"The plug-in '{plugin.name}' ({plugin.value}) cannot be imported: {error!r}"
+            raise RegistryError(message) from error
     return tuple(plugin.name for plugin in plugins)
 
 

@@ -159,7 +159,7 @@ def test_a_package_that_fails_to_import_is_named(tmp_path, code, reason):
     installed = install(tmp_path / "site", code)
     result = train(tmp_path, installed, status=1)
     message = " ".join(result.stderr.split())
-    assert "The plug-in 'someones' (someones_plugin) failed to import" in message
+    assert "The plug-in 'someones' (someones_plugin) cannot be imported" in message
     assert reason in message
     assert "Traceback" not in message
 

@@ -1,11 +1,20 @@
 """The registry: entering, asking, building, and what it says when something is wrong."""
 
-import copy
+import pickle
 
 import pytest
 import torch
 
-from mcir.registry import ARCHS, Placed, Registry, RegistryError, suggestion
+from mcir.registry import (
+    ARCHS,
+    ArgumentError,
+    ComponentError,
+    Location,
+    Registry,
+    RegistryError,
+    closest,
+    suggestion,
+)
 
 
 @pytest.fixture
@@ -79,8 +88,8 @@ def test_parameters_leave_out_what_is_given(shapes):
     ("section", "message"),
     [
         ({"type": "Bux", "width": 1}, r"no shape 'Bux'. Did you mean 'Box'\? Known are Box, from tests"),
-        ({"type": "Box", "widht": 1}, r"Box takes no 'widht'. Did you mean 'width'"),
-        ({"type": "Box"}, "Box needs 'width'"),
+        ({"type": "Box", "widht": 1}, r"Box has no argument 'widht'. Did you mean 'width'"),
+        ({"type": "Box"}, "Box requires the argument 'width'"),
         ({"width": 1}, "mapping with the key 'type'"),
         ("Box", "mapping with the key 'type'"),
         ({"type": 3}, "mapping with the key 'type'"),
@@ -106,7 +115,7 @@ def test_a_taken_name_is_refused(shapes):
 
 
 def test_a_constructor_that_swallows_arguments_is_refused(shapes):
-    with pytest.raises(RegistryError, match=r"\*\*rest.*misspelt option would vanish"):
+    with pytest.raises(RegistryError, match=r"\*\*rest.*hides misspelt options"):
 
         @shapes[0].register()
         class Loose:
@@ -123,7 +132,7 @@ def test_a_module_without_a_constructor_takes_no_arguments():
 
     assert registry.build({"type": "Plain"}).hyperparameters == {}
     assert registry.parameters("Plain") == {}
-    with pytest.raises(RegistryError, match="Plain takes no 'width'"):
+    with pytest.raises(RegistryError, match="Plain has no argument 'width'"):
         registry.build({"type": "Plain", "width": 3})
 
 
@@ -137,7 +146,7 @@ def test_a_plain_class_without_a_constructor_takes_no_arguments():
     built = registry.build({"type": "Thing"})
     assert built.hyperparameters == {}
     assert built.registered_as == "Thing"
-    with pytest.raises(RegistryError, match="Thing takes no 'width'"):
+    with pytest.raises(RegistryError, match="Thing has no argument 'width'"):
         registry.build({"type": "Thing", "width": 3})
 
 
@@ -149,42 +158,68 @@ def test_suggestions_are_near_or_none():
     assert suggestion("num_feats", ["num_feat", "num_block"]) == " Did you mean 'num_feat'?"
     assert suggestion("edsr", ["EDSR"]) == " Did you mean 'EDSR'?"
     assert suggestion("zzz", ["num_feat"]) == ""
-
-
-PLACES = {"type": "x.yml:1: box", "width": "x.yml:2: box.width", "inner": "x.yml:3: box.inner"}
+    assert closest("EDRS", ["edsr", "RCAN"]) == "edsr"
+    assert closest("zzz", ["num_feat"]) is None
 
 
 @pytest.fixture
-def picky():
+def boxes():
+    """A registry whose class builds a nested section and rejects some values."""
     registry = Registry("box", "mcir.registry")
 
     @registry.register()
-    class Picky:
-        def __init__(self, width: int = 1, inner: object = None, says: str = "") -> None:
+    class Box:
+        def __init__(self, width: int = 1, inner: object = None, rows: tuple = (), problem: str = "") -> None:
             if inner:
-                registry.build(inner)
-            raise ValueError(says)
+                registry.build(inner, key="inner")
+            for index, row in enumerate(rows):
+                registry.build(row, key=("rows", index))
+            if width < 1:
+                raise ArgumentError("width", f"expected a positive width, got {width}.")
+            if problem:
+                raise ValueError(problem)
 
     return registry
+
+
+def where(path):
+    """Return a location whose line is the depth of the path."""
+    return Location("x.yml", 1 + len(path), ".".join(map(str, ("box", *path))))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"says": "too wide"}, "x.yml:1: box: too wide"),
-        ({"says": "width is 0", "width": 0}, "x.yml:2: box.width: width is 0"),
-        ({"says": "width is 0"}, "x.yml:1: box: width is 0"),  # the default's fault: it stands nowhere
-        ({"inner": {"type": Placed("Picky", {"type": "x.yml:4: box.inner"}), "says": "no"}}, "x.yml:4: box.inner: no"),
-        ({"inner": {"type": "Picky", "says": "no"}}, "x.yml:1: box: no"),
-        ({"height": 0}, "x.yml:1: box: Picky takes no 'height'."),
+        ({"width": 0}, "x.yml:2: box.width: expected a positive width, got 0."),
+        ({"inner": {"type": "Box", "width": 0}}, "x.yml:3: box.inner.width: expected a positive width, got 0."),
+        ({"rows": [{"type": "Box"}, {"type": "Box", "inner": {"type": "Box", "width": 0}}]},
+         "x.yml:5: box.rows.1.inner.width: expected a positive width, got 0."),
+        ({"problem": "width: too wide"}, "x.yml:1: box: width: too wide"),
+        ({"inner": {"type": "Box", "problem": "too wide"}}, "x.yml:2: box.inner: too wide"),
+        ({"widht": 0}, "x.yml:2: box.widht: Box has no argument 'widht'. Did you mean 'width'?"),
+        ({"inner": {"type": "Bix"}}, "x.yml:3: box.inner.type: There is no box 'Bix'. Did you mean 'Box'? Known are "),
     ],
-)
-def test_what_a_class_objects_to_is_told_with_its_place(picky, arguments, message):
-    section = {"type": copy.deepcopy(Placed("Picky", PLACES)), **arguments}
-    with pytest.raises(ValueError) as caught:
-        picky.build(section)
-    assert str(caught.value) == message
-    assert picky.names("picky") == ["Picky"] and section["type"] == "Picky"
+)  # fmt: skip
+def test_an_error_in_a_constructor_gets_the_location_of_the_argument(boxes, arguments, message):
+    section = {"type": "Box", **arguments}
+    with pytest.raises(ComponentError) as caught:
+        boxes.build(section, where=where)
+    assert str(caught.value).startswith(message)
+
+
+def test_without_an_option_file_the_message_is_that_of_the_constructor(boxes):
+    with pytest.raises(ArgumentError, match=r"^expected a positive width, got 0\.$") as caught:
+        boxes.build({"type": "Box", "inner": {"type": "Box", "width": 0}})
+    assert caught.value.path == ("inner", "width")
+    with pytest.raises(ValueError, match="^too wide$"):
+        boxes.build({"type": "Box", "problem": "too wide"})
+
+
+def test_a_located_error_can_be_sent_to_another_process(boxes):
+    with pytest.raises(ArgumentError) as caught:
+        boxes.build({"type": "Box", "width": 0}, where=where)
+    received = pickle.loads(pickle.dumps(caught.value))
+    assert (str(received), received.name) == ("x.yml:2: box.width: expected a positive width, got 0.", "width")
 
 
 def test_what_a_class_takes_is_known(shapes):

@@ -26,16 +26,14 @@ from mcir.config.annotations import (
     registry_of,
     with_article,
 )
-from mcir.config.tree import Node, Path
-from mcir.registry import DATASETS, DEGRADATIONS, Placed, Registry, RegistryError, suggestion
+from mcir.registry import DATASETS, DEGRADATIONS, KeyPath, Registry, RegistryError, closest, suggestion
 
 _TAKE_THE_SCALE = (DATASETS, DEGRADATIONS)
 
 
 def meant_by(given: Iterable[str], known: Collection[str]) -> set[str]:
-    """Return the known keys that misspelt ones among the given seem to mean, and that therefore are not missing."""
-    hints = [suggestion(key, known) for key in given if key not in known]
-    return {hint.split("'")[1] for hint in hints if hint}
+    """Return the known keys that misspelt keys probably stand for, and that are therefore not missing."""
+    return {match for key in given if key not in known and (match := closest(key, known))}
 
 
 class Checker:
@@ -44,22 +42,20 @@ class Checker:
     Args:
         scale: the option file's ``scale``. A data set or a degradation whose class takes a ``scale`` gets it, and may
             not say another.
-        root: the option file, whose places the sections of components keep.
 
     Attributes:
         problems: path and message of everything that did not fit.
     """
 
-    def __init__(self, scale: int | None = None, root: Node | None = None) -> None:
+    def __init__(self, scale: int | None = None) -> None:
         self.scale = scale
-        self.root = root
-        self.problems: list[tuple[Path, str]] = []
+        self.problems: list[tuple[KeyPath, str]] = []
 
-    def report(self, path: Path, message: str) -> None:
+    def report(self, path: KeyPath, message: str) -> None:
         """Keep a problem."""
         self.problems.append((path, message))
 
-    def section(self, registry: Registry, value: Any, path: Path, beside: Collection[str] = ()) -> Any:
+    def section(self, registry: Registry, value: Any, path: KeyPath, beside: Collection[str] = ()) -> Any:
         """Return the section of a component, ``{type: …, its arguments}``, with its values converted.
 
         Args:
@@ -74,7 +70,8 @@ class Checker:
             return value
         name = value.get("type")
         if not isinstance(name, str):
-            hint = suggestion("type", value).replace("Did you mean", "Is it misspelt as")
+            misspelt = closest("type", value)
+            hint = f" Is it misspelt as '{misspelt}'?" if misspelt else ""
             known = ", ".join(registry.names()) or "none"
             self.report(
                 path, f"{with_article(registry.kind).capitalize()} needs a 'type', its class.{hint} Known are {known}."
@@ -90,28 +87,14 @@ class Checker:
         if takes_scale and given.setdefault("scale", self.scale) != self.scale:
             self.report((*path, "scale"), f"The scale is {self.scale} at the top of the options: leave it out here.")
         arguments = self.arguments(name, parameters, given, path, ("type", *beside), registry)
-        return {"type": self.placed(name, path, {key: (*path, key) for key in arguments}), **arguments}
-
-    def placed(self, name: str, path: Path, arguments: Mapping[str, Path]) -> str:
-        """Return the name of a class with the places of its section and of the section's arguments.
-
-        A section of a file of which arguments were set on the command line has them in its place.
-        """
-        if self.root is None:
-            return name
-        places = {key: self.root.where(at) for key, at in arguments.items()}
-        section, set_here = self.root.where(path), []
-        if self.root.place_of(path).line is not None:
-            written = [self.root.place_of(at) for at in arguments.values()]
-            set_here = [place.source for place in written if place.line is None]
-        return Placed(name, {**places, "type": f"{section} ({', '.join(set_here)})" if set_here else section})
+        return {"type": name, **arguments}
 
     def arguments(
         self,
         owner: str,
         parameters: Mapping[str, Parameter],
         given: Mapping[str, Any],
-        path: Path,
+        path: KeyPath,
         beside: Collection[str] = (),
         registry: Registry | None = None,
     ) -> dict[str, Any]:
@@ -142,7 +125,7 @@ class Checker:
             if key in parameters
         }
 
-    def convert(self, annotation: Any, value: Any, path: Path) -> Any:
+    def convert(self, annotation: Any, value: Any, path: KeyPath) -> Any:
         """Return a value as the annotation wants it; lists become tuples unless a list is asked for."""
         kind, arguments = kind_of(annotation), get_args(annotation)
         if kind is Annotated:
@@ -161,17 +144,17 @@ class Checker:
             self._misfit(annotation, value, path, hint)
         return converted
 
-    def _misfit(self, annotation: Any, value: Any, path: Path, hint: str = "") -> None:
+    def _misfit(self, annotation: Any, value: Any, path: KeyPath, hint: str = "") -> None:
         if isinstance(value, bool | int | float) and "text" in describe(annotation).split(" or "):
             hint = " Put it in quotes."
         self.report(path, f"Expected {describe(annotation)}, not {describe_value(value)}.{hint}")
 
-    def _attempt(self, annotation: Any, value: Any, path: Path) -> tuple[Any, list[tuple[Path, str]]]:
+    def _attempt(self, annotation: Any, value: Any, path: KeyPath) -> tuple[Any, list[tuple[KeyPath, str]]]:
         """Convert without reporting; return the result and the problems."""
-        trial = Checker(self.scale, self.root)
+        trial = Checker(self.scale)
         return trial.convert(annotation, value, path), trial.problems
 
-    def _constrained(self, annotation: Any, value: Any, path: Path) -> Any:
+    def _constrained(self, annotation: Any, value: Any, path: KeyPath) -> Any:
         """Convert to what ``Annotated[inner, limits…]`` wants and check the limits."""
         inner = get_args(annotation)[0]
         converted, problems = self._attempt(inner, value, path)
@@ -184,7 +167,7 @@ class Checker:
         self.problems += problems
         return converted
 
-    def _union(self, annotation: Any, value: Any, path: Path) -> Any:
+    def _union(self, annotation: Any, value: Any, path: KeyPath) -> Any:
         candidates = members(annotation)
         exact = [member for member in candidates if type(value) is member]
         misfits = []
@@ -202,7 +185,7 @@ class Checker:
             self._misfit(annotation, value, path)
         return value
 
-    def _sequence(self, annotation: Any, value: Sequence[Any], path: Path) -> list[Any] | tuple[Any, ...]:
+    def _sequence(self, annotation: Any, value: Sequence[Any], path: KeyPath) -> list[Any] | tuple[Any, ...]:
         arguments = get_args(annotation)
         of = arguments if is_fixed_tuple(annotation) else [arguments[0] if arguments else Any] * len(value)
         if len(of) != len(value):

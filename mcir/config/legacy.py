@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcir.config.tree import Node, Path, Place, Problem, dotted, merge
-from mcir.registry import DATASETS, METRICS
+from mcir.config.tree import Node, Problem, dotted, merge
+from mcir.registry import DATASETS, METRICS, KeyPath, Location
 
 
 class Renamed(NamedTuple):
@@ -148,7 +148,7 @@ def translate(root: Node) -> tuple[list[str], list[Problem]]:
 class _Translation:
     def __init__(self, root: Node) -> None:
         self.root = root
-        self.changes: list[tuple[Place, str]] = []
+        self.changes: list[tuple[Location, str]] = []
         self.problems: list[Problem] = []
         old = root.child("model_type")
         self.model_type = old.value if old and isinstance(old.value, str) else ""
@@ -170,11 +170,11 @@ class _Translation:
                 norm = node.value if type(node.value) in (int, float) else 0.05
                 self.refuse(path, refusal.format(value=norm))
         for path, node in self.found("path.root"):  # one old key, two of today's
-            self.set(("path", "results_root"), Node(f"{node.value}/results", node.place).moved_from(path))
+            self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
         for renamed in RENAMED:
             for path, node in self.found(renamed.old):
                 target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
-                self.move(path, target, Node(renamed.value(node.value), node.place))
+                self.move(path, target, Node(renamed.value(node.value), node.location))
         self.metrics()
         if new:
             self.weights_entry()
@@ -187,53 +187,53 @@ class _Translation:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def found(self, pattern: str) -> list[tuple[Path, Node]]:
+    def found(self, pattern: str) -> list[tuple[KeyPath, Node]]:
         """Return what matches a pattern, without the arguments of data sets that take them under the old name."""
         return [(path, node) for path, node in self.root.find(pattern) if not self.is_argument(path)]
 
-    def is_argument(self, path: Path) -> bool:
+    def is_argument(self, path: KeyPath) -> bool:
         kind = self.root.at((*path[:2], "type")) if path[0] == "datasets" and len(path) == 3 else None
         known = kind and isinstance(kind.value, str) and kind.value in DATASETS
         return bool(known and kind and path[2] in DATASETS.parameters(kind.value))
 
-    def remove(self, path: Path) -> Node:
+    def remove(self, path: KeyPath) -> Node:
         section = self.root.at(path[:-1])
         assert section is not None
         node: Node = section.value.pop(path[-1])
         return node
 
-    def change_value(self, path: Path, value: Any) -> None:
+    def change_value(self, path: KeyPath, value: Any) -> None:
         node = self.root.at(path)
         assert node is not None
-        self.changes.append((node.place, f"{dotted(path)}: {node.value} -> {value}"))
+        self.changes.append((node.location, f"{dotted(path)}: {node.value} -> {value}"))
         node.value = value
 
-    def drop(self, path: Path, node: Node, why: str) -> None:
+    def drop(self, path: KeyPath, node: Node, why: str) -> None:
         self.remove(path)
-        self.changes.append((node.place, f"{dotted(path)} is dropped: {why}"))
+        self.changes.append((node.location, f"{dotted(path)} is dropped: {why}"))
 
-    def refuse(self, path: Path, message: str) -> None:
-        self.problems.append(Problem(self.remove(path).place, path, message))
+    def refuse(self, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem.at(self.remove(path).location, path, message))
 
-    def move(self, old: Path, new: Path, node: Node, note: str = "") -> None:
+    def move(self, old: KeyPath, new: KeyPath, node: Node, note: str = "") -> None:
         """Remove ``old`` and set ``node`` at ``new``; what the command line says there already goes above it."""
         self.remove(old)
-        self.changes.append((node.place, f"{dotted(old)} -> {dotted(new)}" + (f": {note}" if note else "")))
+        self.changes.append((node.location, f"{dotted(old)} -> {dotted(new)}" + (f": {note}" if note else "")))
         self.set(new, node.moved_from(old))
 
-    def set(self, path: Path, node: Node) -> None:
+    def set(self, path: KeyPath, node: Node) -> None:
         for depth in range(1, len(path)):
             section = self.root.at(path[:depth])
             if section and section.value is not None and not isinstance(section.value, dict):
                 return  # the check of types says that this is no section
         present = self.root.at(path)
-        if present and present.place.line is None:  # said on the command line
+        if present and present.location.line is None:  # said on the command line
             self.root.put(path, merge(node, present))
         elif present is None or present.value is None:
             self.root.put(path, node)
         else:
-            message = f"'{dotted(path)}' stands at {present.place} already: keep one of the two."
-            self.problems.append(Problem(node.place, path, message))
+            message = f"'{dotted(path)}' stands at {present.location} already: keep one of the two."
+            self.problems.append(Problem.at(node.location, path, message))
 
     # -- what a table cannot say ----------------------------------------------------------------------------------
 
@@ -254,8 +254,8 @@ class _Translation:
         file, key = ("path", "pretrain_network_g"), ("path", "param_key_g")
         node = self.root.at(file)
         if node is not None and node.value is not None and self.root.at(key) is None:
-            self.set(key, Node("params", node.place))
-            self.changes.append((node.place, "path.param_key_g is set to params, which BasicSR reads unasked"))
+            self.set(key, Node("params", node.location))
+            self.changes.append((node.location, "path.param_key_g is set to params, which BasicSR reads unasked"))
 
     def gradient_clipping(self, released: Release | None) -> None:
         """``use_grad_clip`` is a switch or the norm itself; NAFNet's code clips unless told not to."""
@@ -263,14 +263,14 @@ class _Translation:
         node = self.root.at(path)
         if node is None:
             if self.model_type == NAFNET and self.root.at(target) is None:
-                place = self.root.place_of(("model_type",))
+                place = self.root.locate(("model_type",))
                 self.root.put(target, Node(NAFNET_CLIP, place))
                 self.changes.append((place, f"train.grad_clip is set to {NAFNET_CLIP}: NAFNet's code clips unasked"))
         elif node.value in (False, None):
             self.drop(path, node, "without 'grad_clip' nothing is clipped")
         elif node.value is True:
             norm = 1.0 if released else NAFNET_CLIP  # the release hands the switch on as the norm
-            self.move(path, target, Node(norm, node.place), f"{norm}, the norm that the switch stood for")
+            self.move(path, target, Node(norm, node.location), f"{norm}, the norm that the switch stood for")
         else:
             self.move(path, target, node)
 
@@ -283,18 +283,18 @@ class _Translation:
             kind, style = entries.pop("type", None), entries.pop("style_weight", None)
             if style and style.value != 0:
                 message = "The negative loss has no style term: it must be 0."
-                self.problems.append(Problem(style.place, (*path, "style_weight"), message))
+                self.problems.append(Problem.at(style.location, (*path, "style_weight"), message))
             if kind is None or kind.value != "PerceptualLoss":
                 message = f"{self.model_type} compares with the negatives by PerceptualLoss."
-                self.problems.append(Problem(kind.place if kind else node.place, (*path, "type"), message))
+                self.problems.append(Problem.at(kind.location if kind else node.location, (*path, "type"), message))
             given = {
-                "type": Node("SPNLoss", kind.place if kind else node.place),
-                "vgg_type": Node("vgg19", node.place),  # PerceptualLoss' defaults, which are not SPNLoss'
-                "perceptual_weight": Node(1.0, node.place),
+                "type": Node("SPNLoss", kind.location if kind else node.location),
+                "vgg_type": Node("vgg19", node.location),  # PerceptualLoss' defaults, which are not SPNLoss'
+                "perceptual_weight": Node(1.0, node.location),
                 **entries,
             }
             section = {{"perceptual_weight": "loss_weight"}.get(key, key): entry for key, entry in given.items()}
-            self.move(path, ("train", "contrastive_opt"), Node(section, node.place), "SPNLoss, subtracted")
+            self.move(path, ("train", "contrastive_opt"), Node(section, node.location), "SPNLoss, subtracted")
         positive = self.root.at(("train", "perceptual_pos_opt"))
         if positive is not None:
             self.move(("train", "perceptual_pos_opt"), path, positive)
@@ -304,25 +304,25 @@ class _Translation:
         section = ("train", "negatives")
         steps, decay = self.root.at(("train", "neg_iter")), self.root.at(("train", "neg_decay"))
         count = len(steps.value) if steps and isinstance(steps.value, list) else 1
-        self.set((*section, "type"), Node(released.negatives, self.root.place_of(("model_type",))))
+        self.set((*section, "type"), Node(released.negatives, self.root.locate(("model_type",))))
         if released.negatives == "AdaptiveHistoryNegatives":
             self.adaptive(steps or decay)
         else:
             for key, node in (("neg_iter", steps), ("neg_decay", decay)):
                 if node is None:
-                    place = self.root.place_of(("train",))
-                    self.problems.append(Problem(place, ("train",), f"{self.model_type} needs '{key}'."))
+                    place = self.root.locate(("train",))
+                    self.problems.append(Problem.at(place, ("train",), f"{self.model_type} needs '{key}'."))
             if steps:
                 entries = steps.value[::-1] if isinstance(steps.value, list) else [steps]
                 note = "reversed, for the i-th decay belongs to the i-th step from the end" if count > 1 else ""
-                self.move(("train", "neg_iter"), (*section, "steps"), Node(entries, steps.place), note)
+                self.move(("train", "neg_iter"), (*section, "steps"), Node(entries, steps.location), note)
             if decay:
                 self.move(("train", "neg_decay"), (*section, "weight"), self.one_if_equal(decay, count))
         start = self.root.at(("train", "neg_start"))
         if start:
             self.move(("train", "neg_start"), (*section, "start"), start)
         else:
-            self.set((*section, "start"), Node(released.start, self.root.place_of(("model_type",))))
+            self.set((*section, "start"), Node(released.start, self.root.locate(("model_type",))))
 
     def one_if_equal(self, decay: Node, count: int) -> Node:
         values = decay.plain()
@@ -330,15 +330,15 @@ class _Translation:
             return decay
         if len(values) != count:
             message = f"{count} 'neg_iter' need {count} 'neg_decay', not {len(values)}."
-            self.problems.append(Problem(decay.place, ("train", "neg_decay"), message))
-        return Node(values[0], decay.place) if len(values) == count and len(set(map(repr, values))) == 1 else decay
+            self.problems.append(Problem.at(decay.location, ("train", "neg_decay"), message))
+        return Node(values[0], decay.location) if len(values) == count and len(set(map(repr, values))) == 1 else decay
 
     def adaptive(self, counted: Node | None) -> None:
         section = ("train", "negatives")
         if counted and isinstance(counted.value, list):
-            self.set((*section, "members"), Node(len(counted.value), counted.place))
+            self.set((*section, "members"), Node(len(counted.value), counted.location))
             text = f"train.negatives.members is {len(counted.value)}, one for each 'neg_iter'"
-            self.changes.append((counted.place, text))
+            self.changes.append((counted.location, text))
         for key in ("neg_iter", "neg_decay"):
             node = self.root.at(("train", key))
             if node:

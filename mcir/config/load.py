@@ -13,9 +13,10 @@ from typing import Any
 from mcir.config.legacy import translate
 from mcir.config.schema import Options
 from mcir.config.sweep import SWEEP, choose, take_sweep
-from mcir.config.tree import Node, OptionError, Path, Place, Problem, merge
+from mcir.config.tree import Node, OptionError, Problem, merge
 from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
+from mcir.registry import KeyPath, Location
 
 BASE = "_base_"
 
@@ -37,14 +38,14 @@ def load(path: str | FilePath, overrides: Sequence[str] = (), force_yml: Sequenc
     problems: list[Problem] = []
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
         for text in texts:
-            problems += _override(root, text, separator, Place(f"{flag} {text}"))
+            problems += _override(root, text, separator, Location(f"{flag} {text}"))
     problems += _import(root)
     changes, misfits = translate(root)
     problems += misfits
     try:
         options = validate(root)
     except OptionError as error:
-        raise OptionError([*problems, *error.found]) from None
+        raise OptionError([*problems, *error.problems]) from None
     if problems:
         raise OptionError(problems)
     if changes:
@@ -72,7 +73,7 @@ def network_section(path: str | FilePath) -> Any:
     problems = _import(root)
     if any(option.partition(".")[0] in ("network_g", "scale") for option in options):
         message = "The runs of this file have different networks. Write the section of the one that is meant to a file."
-        problems.append(Problem(root.place, (SWEEP,), message))
+        problems.append(Problem.at(root.location, (SWEEP,), message))
     if problems:
         raise OptionError(problems)
     return validate_network(root)
@@ -103,12 +104,12 @@ def read_with_bases(path: str | FilePath, chain: tuple[FilePath, ...] = ()) -> N
     if named is None or named.value is None:
         return root
     chain = (*chain, path.resolve())
-    merged, problems = Node({}, root.place), []
+    merged, problems = Node({}, root.location), []
     for entry in named.value if isinstance(named.value, list) else [named]:
         try:
             merged = merge(merged, _read_base(path, entry, chain))
         except OptionError as error:
-            problems += error.found
+            problems += error.problems
     if problems:
         raise OptionError(problems)
     return merge(merged, root)
@@ -116,40 +117,41 @@ def read_with_bases(path: str | FilePath, chain: tuple[FilePath, ...] = ()) -> N
 
 def _read_base(path: FilePath, entry: Node, chain: tuple[FilePath, ...]) -> Node:
     if not isinstance(entry.value, str):
-        raise OptionError([Problem(entry.place, (BASE,), "Expected the name of an option file, or a list of names.")])
+        message = "Expected the name of an option file, or a list of names."
+        raise OptionError([Problem.at(entry.location, (BASE,), message)])
     base = path.parent / entry.value
     if base.resolve() in chain:
         circle = " -> ".join(file.name for file in (*chain, base))
-        raise OptionError([Problem(entry.place, (BASE,), f"The file is its own base: {circle}.")])
+        raise OptionError([Problem.at(entry.location, (BASE,), f"The file is its own base: {circle}.")])
     if not base.is_file():
         try:
             read_file(base)
         except OptionError as error:
-            message = f"'{entry.value}': {error.found[0].message}"
-            raise OptionError([Problem(entry.place, (BASE,), message)]) from None
+            message = f"'{entry.value}': {error.problems[0].message}"
+            raise OptionError([Problem.at(entry.location, (BASE,), message)]) from None
     return read_with_bases(base, chain)
 
 
-def _override(root: Node, text: str, separator: str, place: Place) -> list[Problem]:
+def _override(root: Node, text: str, separator: str, place: Location) -> list[Problem]:
     """Set what one ``a.b=value`` of the command line says; return what is wrong with it."""
     name, equals, value = text.partition("=")
     keys = name.strip().split(separator)
     if not equals or not all(keys):
-        return [Problem(place, (), f"Expected 'key{separator}key=value', like 'train{separator}total_iter=1000'.")]
+        return [Problem(place, f"Expected 'key{separator}key=value', like 'train{separator}total_iter=1000'.")]
     try:
         node = read_value(value, place)
     except OptionError as error:
-        return error.found
+        return error.problems
     parent = root
-    path: Path = ()
+    path: KeyPath = ()
     for depth, key in enumerate(keys):
         if isinstance(parent.value, list) and not (key.isdecimal() and int(key) < len(parent.value)):
             message = (
                 f"This is a list of {len(parent.value)}; '{key}' is no index between 0 and {len(parent.value) - 1}."
             )
-            return [Problem(place, path, message)]
+            return [Problem.at(place, path, message)]
         if not isinstance(parent.value, dict | list):
-            return [Problem(place, path, "This is a single value: nothing can be set below it.")]
+            return [Problem.at(place, path, "This is a single value: nothing can be set below it.")]
         index: Any = int(key) if isinstance(parent.value, list) else key
         if depth == len(keys) - 1:
             parent.value[index] = node
@@ -167,7 +169,7 @@ def _import(root: Node) -> list[Problem]:
     if imports is None or not imports.value:
         return []
     if isinstance(imports.value, str):
-        imports.value = [Node(imports.value, imports.place)]
+        imports.value = [Node(imports.value, imports.location)]
     if not isinstance(imports.value, list):
         return []  # the check of types says what is wrong
     here = str(FilePath.cwd())
@@ -179,7 +181,7 @@ def _import(root: Node) -> list[Problem]:
             try:
                 importlib.import_module(node.value)
             except Exception as error:  # whatever the user's module raises
-                problems.append(Problem(node.place, ("imports", index), _import_failure(node.value, error)))
+                problems.append(Problem.at(node.location, ("imports", index), _import_failure(node.value, error)))
     return problems
 
 

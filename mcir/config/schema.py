@@ -11,11 +11,12 @@ from inspect import Parameter
 from typing import Annotated, Any, Literal
 
 import addict
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PrivateAttr, SkipValidation
 from pydantic_core import PydanticCustomError
 
+from mcir.config.tree import Node
 from mcir.config.yaml_loader import write
-from mcir.registry import MODELS, MetricSection
+from mcir.registry import MODELS, KeyPath, Location, MetricSection, Where
 
 
 def _one_folder(name: str) -> str:
@@ -138,6 +139,21 @@ class Options(General):
     val: ValOptions = Field(default_factory=ValOptions)
     logger: LoggerOptions = Field(default_factory=LoggerOptions)
     dist_params: DistOptions = Field(default_factory=DistOptions)
+
+    _root: Node = PrivateAttr(default_factory=lambda: Node({}, Location("options")))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the values, wherever they were written."""
+        return isinstance(other, Options) and self.model_dump() == other.model_dump()
+
+    def where(self, *section: str) -> Where:
+        """Return the function that finds the locations of a section's values, for ``Registry.build``."""
+        return lambda path: self._root.locate((*section, *path))
+
+    def where_in_model(self, path: KeyPath) -> Location:
+        """Return the location of a value in ``model_section()``."""
+        at_top = path[0].startswith("network_") if path and isinstance(path[0], str) else False
+        return self._root.locate(path if at_top else ("train", *path))
 
     @property
     def network_g(self) -> Any:

@@ -21,8 +21,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcir.config.tree import Node, OptionError, Path, Problem, merge
-from mcir.registry import suggestion
+from mcir.config.tree import Node, OptionError, Problem, merge
+from mcir.registry import KeyPath, suggestion
 
 SWEEP = "sweep"
 
@@ -85,7 +85,7 @@ def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) ->
         raise _problem(root, f"There is no run '{name}'.{suggestion(name, runs)} The runs are {known}.")
     title = root.child("name")
     if title is not None:
-        root.value["name"] = Node(f"{title.value}_{name}", title.place)
+        root.value["name"] = Node(f"{title.value}_{name}", title.location)
     for option, node in runs[name].items():
         path = tuple(option.split("."))
         section, below = root.at(path[:-1]), root.at(path)
@@ -107,5 +107,5 @@ def _in_name(value: Any) -> str:
     return str(value).replace("/", "-")
 
 
-def _problem(node: Node, message: str, path: Path = (SWEEP,)) -> OptionError:
-    return OptionError([Problem(node.place, path, message)])
+def _problem(node: Node, message: str, path: KeyPath = (SWEEP,)) -> OptionError:
+    return OptionError([Problem.at(node.location, path, message)])

@@ -1,76 +1,62 @@
-"""The tree of an option file: every value remembers the place where it was written.
+"""The tree of an option file: every value keeps the location where it was written.
 
-A :class:`Node` holds a mapping, a list or a scalar, and the :class:`Place` it came from. Merging option files, applying
-overrides and translating old names move nodes about; since the place travels with the node, a problem found at the end
-still names the file and the line of the beginning.
+Merging option files, applying overrides and translating old names move nodes around. The location moves with the node,
+so a problem that is found at the end still names the file and the line of the source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-Path: TypeAlias = tuple[str | int, ...]
-"""Keys and list indices from the top of the option file down to a value."""
-
-
-class Place(NamedTuple):
-    """Where a value was written.
-
-    Attributes:
-        source: the option file, or the command-line words that set the value, like ``--set scale=2``.
-        line: line in the file, counted from 1; None for the command line.
-        written: the key path as it stands there, if an old name was translated into today's.
-    """
-
-    source: str
-    line: int | None = None
-    written: str = ""
-
-    def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+from mcir.registry import KeyPath, Location
 
 
 class Problem(NamedTuple):
-    """One mistake in an option file: where, at which key path, and what is wrong."""
+    """One mistake in an option file."""
 
-    place: Place
-    path: Path
+    location: Location
     message: str
 
+    @classmethod
+    def at(cls, location: Location, path: KeyPath, message: str) -> Problem:
+        """Return a problem of the option with the given key path, which was written at the given location."""
+        return cls(location._replace(key=dotted(path)), message)
+
     def __str__(self) -> str:
-        where = f"{self.place}: {dotted(self.path)}: " if self.path else f"{self.place}: "
-        written = f" (written as '{self.place.written}')" if self.place.written else ""
-        return f"{where}{self.message}{written}"
+        return f"{self.location}: {self.message}"
 
 
 class OptionError(ValueError):
-    """An option file does not fit; the message lists every problem, one a line, by file and line.
+    """An option file is not valid; the message lists every problem, one per line, by file and line.
 
     Attributes:
-        found: the problems.
+        problems: the problems, sorted.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         def position(problem: Problem) -> tuple[bool, str, int]:
-            return problem.place.line is None, problem.place.source, problem.place.line or 0
+            return problem.location.line is None, problem.location.source, problem.location.line or 0
 
-        self.found = sorted(dict.fromkeys(problems), key=position)
-        super().__init__("\n".join(map(str, self.found)))
+        self.problems = sorted(dict.fromkeys(problems), key=position)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
 
 
 @dataclass
 class Node:
-    """A value and the place where it was written.
+    """A value and the location where it was written.
 
     Attributes:
         value: a mapping from keys to nodes, a list of nodes, or a scalar.
-        place: where the key of the value stands (for an element of a list, the element itself).
+        location: location of the value's key, or of the value itself in a list.
     """
 
     value: Any
-    place: Place = field(compare=False)
+    location: Location = field(compare=False)
 
     def plain(self) -> Any:
         """Return the value as ordinary mappings, lists and scalars."""
@@ -89,50 +75,45 @@ class Node:
             return node
         return None
 
-    def at(self, path: Path) -> Node | None:
+    def at(self, path: KeyPath) -> Node | None:
         """Return the node at a path below this one, or None if there is none."""
         node: Node | None = self
         for key in path:
             node = node.child(key) if node else None
         return node
 
-    def place_of(self, path: Path) -> Place:
-        """Return the place of the deepest node that exists on the way to ``path``."""
+    def locate(self, path: KeyPath) -> Location:
+        """Return the location of a path, or of its deepest parent that exists."""
         node = self
         for key in path:
             child = node.child(key)
             if child is None:
                 break
             node = child
-        return node.place
+        return node.location._replace(key=dotted(path))
 
-    def where(self, path: Path) -> str:
-        """Return the place of ``path`` and the path, with which messages begin: ``x.yml:12: train.scheduler``."""
-        place = self.place_of(path)
-        return f"{place}: {dotted(path)}" + (f" (written as '{place.written}')" if place.written else "")
-
-    def moved_from(self, path: Path) -> Node:
-        """Return this tree with places that tell the path under which it was written."""
+    def moved_from(self, path: KeyPath) -> Node:
+        """Return a copy whose locations keep the path under which the values were written."""
         value = self.value
         if isinstance(value, dict):
             value = {key: node.moved_from((*path, key)) for key, node in value.items()}
         elif isinstance(value, list):
             value = [node.moved_from(path) for node in value]
-        return Node(value, self.place._replace(written=dotted(path)))
+        return Node(value, self.location._replace(written=dotted(path)))
 
-    def put(self, path: Path, node: Node) -> None:
-        """Set the node at a path below this mapping; missing or null mappings on the way are made, at its place."""
+    def put(self, path: KeyPath, node: Node) -> None:
+        """Set the node at a path below this mapping; create missing or null mappings on the way, at its location."""
         parent = self
         for key in path[:-1]:
             child = parent.child(key)
             if child is None or child.value is None:
-                child = parent.value[key] = Node({}, node.place)
+                child = parent.value[key] = Node({}, node.location)
             parent = child
         parent.value[path[-1]] = node
 
-    def find(self, pattern: str) -> Iterator[tuple[Path, Node]]:
+    def find(self, pattern: str) -> Iterator[tuple[KeyPath, Node]]:
         """Yield path and node of each match of a dotted pattern, in which ``*`` stands for any key."""
-        found: list[tuple[Path, Node]] = [((), self)]
+        found: list[tuple[KeyPath, Node]] = [((), self)]
         for part in pattern.split("."):
             found = [
                 ((*path, key), child)
@@ -145,16 +126,16 @@ class Node:
 
 
 def merge(below: Node, above: Node, is_argument: bool = False) -> Node:
-    """Return ``below`` with ``above`` laid over it, mapping by mapping; the nodes given stay as they are.
+    """Return ``below`` overridden by ``above``, mapping by mapping; neither is changed.
 
-    Anything but two mappings is replaced, and so is a component whose ``type`` changes: the arguments of one class mean
-    nothing to another. A mapping without ``type`` inside a component, like the ``layer_weights`` of a loss, is a value
-    and replaced whole: half of another's weights is never meant.
+    Anything but two mappings is replaced. So is a component whose ``type`` changes, because the arguments of one class
+    mean nothing to another. A mapping without ``type`` inside a component, like the ``layer_weights`` of a loss, is one
+    value and is replaced as a whole.
 
     Args:
-        below: what is there.
-        above: what is laid over it.
-        is_argument: both are entries of a component.
+        below: the tree that is overridden.
+        above: the tree that overrides it.
+        is_argument: whether both are arguments of a component.
     """
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
@@ -167,9 +148,9 @@ def merge(below: Node, above: Node, is_argument: bool = False) -> Node:
     merged = dict(below.value)
     for key, node in above.value.items():
         merged[key] = merge(merged[key], node, is_component) if key in merged else node
-    return Node(merged, above.place)
+    return Node(merged, above.location)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """Return a path as it is written on the command line: ``datasets.train.type``."""
     return ".".join(map(str, path))

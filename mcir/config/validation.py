@@ -23,8 +23,8 @@ from mcir.config.schema import (
     freeze,
     parameters_of,
 )
-from mcir.config.tree import Node, OptionError, Path, Problem
-from mcir.registry import ARCHS, DATASETS, MODELS, RegistryError, suggestion
+from mcir.config.tree import Node, OptionError, Problem
+from mcir.registry import ARCHS, DATASETS, MODELS, KeyPath, RegistryError, closest, suggestion
 
 F = TypeVar("F", bound=Fixed)
 
@@ -68,7 +68,7 @@ class _Validation:
         self.root = root
         self.tree: dict[str, Any] = root.plain()
         scale = self.tree.get("scale", General.model_fields["scale"].default)
-        self.checker = Checker(scale if isinstance(scale, int) else None, root)
+        self.checker = Checker(scale if isinstance(scale, int) else None)
         self.problems = self.checker.problems
 
     def run(self) -> Options | None:
@@ -76,26 +76,28 @@ class _Validation:
         self.unknown_sections()
         general = self.general()
         model = self.model()
-        if model is not None:
-            at: dict[str, Path] = {key: (key,) if key.startswith("network_") else ("train", key) for key in model}
-            general["model_type"] = self.checker.placed(general["model_type"], ("train",), at)
         parts = {
             "networks": self.networks(model),
             "datasets": self.datasets(),
             "train": self.train(model),
             **{key: self.fixed(key, of) for key, of in _SECTIONS.items()},
         }
-        return None if self.problems else Options(**general, **parts)
+        if self.problems:
+            return None
+        options = Options(**general, **parts)
+        options._root = self.root
+        return options
 
     def error(self) -> OptionError:
         """Return all problems, each with its place."""
-        return OptionError(Problem(self.root.place_of(path), path, message) for path, message in self.problems)
+        return OptionError(Problem(self.root.locate(path), message) for path, message in self.problems)
 
     def network(self) -> Any:
         """Check the network that restores alone."""
         given = self.tree.get("network_g")
         if given is None:
-            hint = suggestion("network_g", self.tree).replace("Did you mean", "Is it misspelt as")
+            misspelt = closest("network_g", self.tree)
+            hint = f" Is it misspelt as '{misspelt}'?" if misspelt else ""
             self.checker.report((), f"The file needs 'network_g', the section of a network.{hint}")
             return None
         return freeze(self.checker.section(ARCHS, given, ("network_g",)))
@@ -105,7 +107,7 @@ class _Validation:
             if key not in _TOP and not key.startswith("network_"):
                 self.checker.report((key,), f"There is no option '{key}'.{suggestion(key, _TOP)}")
 
-    def mapping(self, path: Path, value: Any) -> dict[str, Any]:
+    def mapping(self, path: KeyPath, value: Any) -> dict[str, Any]:
         """Return a section's value; null is an empty section, and anything else than a mapping a problem."""
         if value is None:
             return {}
@@ -171,7 +173,7 @@ class _Validation:
         return Datasets(train=kinds["train"].get("train"), val=kinds["val"], test=kinds["test"])
 
     def dataset(self, key: str, value: Any, training: bool) -> DatasetOptions:
-        path: Path = ("datasets", key)
+        path: KeyPath = ("datasets", key)
         given = self.mapping(path, value)
         keys = LOADER_KEYS if training else EVALUATION_LOADER_KEYS
         known = {key: parameter for key, parameter in parameters_of(DatasetOptions).items() if key in keys | {"name"}}
@@ -186,7 +188,7 @@ class _Validation:
         options["progressive"] = self.stages((*path, "progressive"), given.get("progressive") if training else None)
         return DatasetOptions.model_construct(**{"name": key, "section": freeze(section), **options})
 
-    def stages(self, path: Path, given: Any) -> tuple[Stage, ...]:
+    def stages(self, path: KeyPath, given: Any) -> tuple[Stage, ...]:
         if given is None:
             return ()
         if not isinstance(given, list):
@@ -202,7 +204,7 @@ class _Validation:
         return tuple(Stage.model_construct(**stage) for stage in stages)
 
     def train(self, model: dict[str, Parameter] | None) -> TrainOptions | None:
-        path: Path = ("train",)
+        path: KeyPath = ("train",)
         given = self.mapping(path, self.tree.get("train"))
         if not given:
             return None

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from mcir.config.tree import Node, OptionError, Place, Problem
-from mcir.registry import suggestion
+from mcir.config.tree import Node, OptionError, Problem
+from mcir.registry import Location, suggestion
 
 _PREFIX = "tag:yaml.org,2002:"
 _TRUE_OR_FALSE = r"true|True|TRUE|false|False|FALSE"
@@ -103,10 +103,10 @@ def read_file(path: str | FilePath) -> Node:
     ]
     if indented_by_tab:
         raise OptionError(
-            Problem(Place(name, number), (), "A tab in the indentation. YAML wants spaces.")
+            Problem(Location(name, number), "A tab in the indentation. YAML wants spaces.")
             for number in indented_by_tab
         )
-    root = _read(text, Place(name, 1))
+    root = _read(text, Location(name, 1))
     if root.value is None:
         _fail(name, None, "The file is empty.")
     if not isinstance(root.value, dict):
@@ -115,13 +115,13 @@ def read_file(path: str | FilePath) -> Node:
     return root
 
 
-def read_value(text: str, place: Place) -> Node:
-    """Read one value as it would stand after ``key: `` in an option file; every node gets ``place``.
+def read_value(text: str, location: Location) -> Node:
+    """Read one value as it would stand after ``key: `` in an option file; every node gets ``location``.
 
     Raises:
         OptionError: the text is no YAML value.
     """
-    return _read(text, place)
+    return _read(text, location)
 
 
 def write(tree: Any) -> str:
@@ -131,7 +131,7 @@ def write(tree: Any) -> str:
     )
 
 
-def _read(text: str, origin: Place) -> Node:
+def _read(text: str, origin: Location) -> Node:
     """Read YAML text whose first line is at ``origin``; without a line there, all of it is."""
     try:
         loader = StrictLoader(text)
@@ -155,40 +155,40 @@ def _read(text: str, origin: Place) -> Node:
 
 
 def _fail(source: str, line: int | None, message: str) -> NoReturn:
-    raise OptionError([Problem(Place(source, line), (), message)])
+    raise OptionError([Problem(Location(source, line), message)])
 
 
 class _Builder:
     """Turns PyYAML's nodes into ours, collecting problems."""
 
-    def __init__(self, loader: StrictLoader, origin: Place) -> None:
+    def __init__(self, loader: StrictLoader, origin: Location) -> None:
         self.loader = loader
         self.origin = origin
         self.problems: list[Problem] = []
         self.open: set[int] = set()  # the nodes that are being built, to see one that holds itself
 
-    def place(self, node: yaml.Node) -> Place:
+    def location(self, node: yaml.Node) -> Location:
         return self.origin._replace(line=node.start_mark.line + 1) if self.origin.line else self.origin
 
     def problem(self, node: yaml.Node, message: str) -> None:
-        self.problems.append(Problem(self.place(node), (), message))
+        self.problems.append(Problem(self.location(node), message))
 
-    def build(self, node: yaml.Node, place: Place) -> Node:
+    def build(self, node: yaml.Node, location: Location) -> Node:
         value: Any = None
         if id(node) in self.open:
             self.problem(node, "An alias that holds itself.")
-            return Node(None, place)
+            return Node(None, location)
         self.open.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             value = self.scalar(node)
         elif node.tag not in (_PREFIX + "seq", _PREFIX + "map"):
             self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
         elif isinstance(node, yaml.SequenceNode):
-            value = [self.build(child, self.place(child)) for child in node.value]
+            value = [self.build(child, self.location(child)) for child in node.value]
         elif isinstance(node, yaml.MappingNode):
             value = self.mapping(node)
         self.open.remove(id(node))
-        return Node(value, place)
+        return Node(value, location)
 
     def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
         lines: dict[str, int] = {}
@@ -206,7 +206,7 @@ class _Builder:
         except yaml.constructor.ConstructorError as error:
             self.problem(node, f"No valid YAML: {error.problem}.")
         pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
-        return {key.value: self.build(value, self.place(key)) for key, value in pairs}
+        return {key.value: self.build(value, self.location(key)) for key, value in pairs}
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         tag = node.tag.removeprefix(_PREFIX)

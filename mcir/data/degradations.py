@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mcir.data.errors import DataError
 from mcir.data.resize import imresize
-from mcir.registry import DEGRADATIONS, DegradationSection, Section
+from mcir.registry import DEGRADATIONS, DegradationSection, KeyPath, Section
 
 
 class Degradation(Protocol):
@@ -67,14 +67,14 @@ def _anywhere(degradation: Degradation, gt: Tensor, rng: np.random.Generator, to
     return degradation(gt, rng)
 
 
-def build_degradation(section: Section, scale: int) -> Degradation:
+def build_degradation(section: Section, scale: int, key: str | KeyPath = ()) -> Degradation:
     """Build a degradation, for a data set of that scale: it fills in a ``scale`` that the section does not say.
 
     Raises:
         DataError: the degradation shrinks by another factor than the data set says.
         RegistryError: the section does not fit its class.
     """
-    degradation: Degradation = DEGRADATIONS.build(_with_scale(section, scale))
+    degradation: Degradation = DEGRADATIONS.build(_with_scale(section, scale), key=key)
     if degradation.scale != scale:
         raise DataError(
             f"The degradation {section['type']} shrinks by {degradation.scale}, the data set's scale is {scale}."
@@ -189,7 +189,10 @@ class Chain:
     def __init__(self, degradations: Sequence[DegradationSection], scale: int = 1) -> None:
         if not degradations:
             raise DataError("Chain: no degradations; leave the chain out or name some.")
-        self.members: list[Degradation] = [DEGRADATIONS.build(_with_scale(section, scale)) for section in degradations]
+        self.members: list[Degradation] = [
+            DEGRADATIONS.build(_with_scale(section, scale), key=("degradations", number))
+            for number, section in enumerate(degradations)
+        ]
         self.scale, margin = 1, 0
         for member in self.members:
             margin += self.scale * member.margin

@@ -98,7 +98,7 @@ class NoisyImages(Dataset[NoisyItem]):
                 f"{what}: tile_size goes with bundled photographs; `mcir prepare subimages` cuts those of a folder."
             )
         self._as_they_are = noise is None
-        degradation: Degradation = _AsTheyAre() if noise is None else build_degradation(noise, 1)
+        degradation: Degradation = _AsTheyAre() if noise is None else build_degradation(noise, 1, "noise")
         images: Storage
         if dataroot in _BUNDLED:
             images = in_tiles(photographs(_BUNDLED[dataroot]), tile_size)

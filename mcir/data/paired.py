@@ -110,7 +110,7 @@ class PairDataset(Dataset[Item]):
             raise DataError(f"{what}: {option} goes with degraded images, here a degradation makes them.")
         self._many = "*" in filename_tmpl
         self._gt, self._lq = gt, lq
-        made_by = None if degradation is None else build_degradation(degradation, scale)
+        made_by = None if degradation is None else build_degradation(degradation, scale, "degradation")
         self._scale, self._size = scale, None if gt_size is None else gt_size // scale
         self._use_hflip, self._use_rot, self._color = use_hflip, use_rot, color
         self._pairs, self._gt_bits, self._lq_bits, skipped = check_pairs(

@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from mcir.config import DatasetOptions, Stage
+from mcir.config import DatasetOptions
 from mcir.data import Prefetcher, training_loader
 from mcir.engine.distributed import DistContext
-from mcir.registry import DATASETS, Placed, Section
+from mcir.registry import DATASETS, KeyPath, Location, Where
 
 _LOG = logging.getLogger("mcir")
 
@@ -21,16 +21,20 @@ class TrainBatches:
         options: the training set.
         seed: of the order and of every sample.
         process: this process; each gets its share of a batch.
+        where: function that finds the locations of the section's values in the option file.
 
     Raises:
         ValueError: images cannot be read or are smaller than a crop of any stage.
     """
 
-    def __init__(self, options: DatasetOptions, seed: int, process: DistContext) -> None:
+    def __init__(self, options: DatasetOptions, seed: int, process: DistContext, where: Where | None = None) -> None:
         self._workers = options.num_worker_per_gpu
         self._seed, self._process = seed, process
-        sections = [options.section, *(_in_stage(options.section, *stage) for stage in enumerate(options.progressive))]
-        self._datasets = [DATASETS.build(section) for section in sections]
+        sections = [options.section, *({**options.section, "gt_size": stage.gt_size} for stage in options.progressive)]
+        locators = [where, *(_where_in_stage(where, number) for number in range(len(options.progressive)))]
+        self._datasets = [
+            DATASETS.build(section, where=locate) for section, locate in zip(sections, locators, strict=True)
+        ]
         self._starts = [0, *(stage.start for stage in options.progressive)]
         self._batch_sizes = [options.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in options.progressive)]
         self._gt_sizes = [section.get("gt_size") for section in sections]
@@ -82,9 +86,14 @@ class TrainBatches:
         return Prefetcher(loader, process.device, self._channels_last)
 
 
-def _in_stage(section: Section, number: int, stage: Stage) -> Section:
-    """Return the section of a training set as a stage cuts it, which is also where its faults are."""
-    kind = section["type"]
-    if isinstance(kind, Placed):
-        kind = Placed(kind, {**kind.places, "gt_size": f"{kind.places['type']}: progressive.{number}"})
-    return {**section, "type": kind, "gt_size": stage.gt_size}
+def _where_in_stage(where: Where | None, number: int) -> Where | None:
+    """Return ``where`` for a data set whose crop size is that of a stage."""
+    if where is None:
+        return None
+
+    def locate(path: KeyPath) -> Location:
+        if path and path[0] != "gt_size":
+            return where(path)
+        return where(("progressive", number, *path))
+
+    return locate

@@ -1,7 +1,7 @@
 """What a training step will cost, computed without data, weights or a device."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from traceback import walk_tb
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcir.config import Options
 from mcir.models import Model
 from mcir.models.base import Batch
-from mcir.registry import DATASETS, MODELS, Placed, Section
+from mcir.registry import DATASETS, MODELS, ComponentError, Section, Where
 
 _LOG = logging.getLogger("mcir")
 
@@ -106,7 +106,7 @@ def dry_run(options: Options, processes: int = 1) -> None:
         return  # the data set tells it better
     section = options.model_section()
     try:
-        model = _without_values(section)
+        model = _without_values(section, options.where_in_model)
         count = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
         stored = len(training.section.get("dataroot_negatives") or ())
         batch = model.example(count, (smallest // options.scale,) * 2, (smallest,) * 2, stored)
@@ -120,16 +120,18 @@ def dry_run(options: Options, processes: int = 1) -> None:
         with torch.no_grad(), suppress(_ComparedError):
             model.training_step(batch, iteration=1)
     except ValueError as error:
-        if hasattr(error, "place"):
+        if isinstance(error, ComponentError) and error.location is not None:
             raise
-        if not _is_said_by_mcir(error):
+        if not _is_said_by_mcir(error.__cause__ or error):
             return
-        raise ValueError(f"{_place(str(error), options, key)}no step on crops of {smallest}: {error}") from error
+        path = error.path if isinstance(error, ComponentError) else ()
+        where = options.where_in_model(path) if path else options.where("datasets", "train")((key,))
+        raise ValueError(f"{where}: no step on crops of {smallest}: {error}") from error
     except Exception as error:  # networks of others may ask for what the meta device does not have
         _LOG.debug("A step could not be rehearsed: %r", error)
 
 
-def _is_said_by_mcir(error: Exception) -> bool:
+def _is_said_by_mcir(error: BaseException) -> bool:
     """Whether an error was raised in this package, and is no fault that Python or a library found in code."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).startswith("mcir.")
@@ -139,23 +141,13 @@ class _ComparedError(Exception):
     """The losses were computed, and nothing more is wanted of the step."""
 
 
-def _without_values(section: Section) -> Model:
+def _without_values(section: Section, where: Where | None = None) -> Model:
     """Return a model on the meta device whose averages stay, as they may look at values."""
     with torch.device("meta"):
-        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32", "accumulation_steps": 1})
+        section = {**section, "compile": False, "precision": "fp32", "accumulation_steps": 1}
+        model: Model = MODELS.build(section, where=where)
     model.after_step = lambda *_: None  # type: ignore[method-assign]
     return model
-
-
-def _place(message: str, options: Options, key: str) -> str:
-    """Return where the section of the class that a message names was written, else where the size of a crop was."""
-    assert options.datasets.train is not None
-    sections = [value for value in options.model_section().values() if isinstance(value, Mapping)]
-    for section, entry in [*((each, "type") for each in sections), (options.datasets.train.section, key)]:
-        kind = section.get("type")
-        if isinstance(kind, Placed) and (entry == key or kind in message):
-            return f"{kind.places.get(entry, kind.places.get('type', ''))}: "
-    return ""
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

@@ -145,11 +145,21 @@ def evaluation_sets(options: Options, kind: str, process: DistContext) -> list[E
     Raises:
         ValueError: a data set cannot be read, or a metric cannot be built.
     """
-    metrics = {name: METRICS.build(section) for name, section in options.val.metrics.items()}
+    metrics = {
+        name: METRICS.build(section, where=options.where("val", "metrics", name))
+        for name, section in options.val.metrics.items()
+    }
     sections = options.datasets.val if kind == "val" else options.datasets.test
     return [
-        EvaluationSet(part.name, DATASETS.build(part.section), metrics, process, part.num_worker_per_gpu, options.scale)
-        for part in sections.values()
+        EvaluationSet(
+            part.name,
+            DATASETS.build(part.section, where=options.where("datasets", key)),
+            metrics,
+            process,
+            part.num_worker_per_gpu,
+            options.scale,
+        )
+        for key, part in sections.items()
     ]
 
 

@@ -39,7 +39,7 @@ class Tester:
         whole = options.model_section()
         needed = {"type", *options.networks, *getattr(MODELS.get(options.model_type), "restores_by", ())}
         section = {key: value for key, value in whole.items() if key in needed}
-        self.model: Model = MODELS.build(section)
+        self.model: Model = MODELS.build(section, where=options.where_in_model)
         self.model.to(process.device)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:

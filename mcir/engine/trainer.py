@@ -58,10 +58,12 @@ class Trainer:
         state = self._state_to_resume(resume)
 
         _seed_everything(options.manual_seed + process.rank)
-        self.batches = TrainBatches(options.datasets.train, options.manual_seed, process)
+        self.batches = TrainBatches(
+            options.datasets.train, options.manual_seed, process, where=options.where("datasets", "train")
+        )
         self.sets = evaluation_sets(options, "val", process)
         with process.rank_zero_first():
-            self.model: Model = MODELS.build(options.model_section())
+            self.model: Model = MODELS.build(options.model_section(), where=options.where_in_model)
         self.model.total_iter = self.total
         self.model.require_trainable()
         require_fit(options, self.model)

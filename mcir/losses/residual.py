@@ -62,7 +62,7 @@ class ResidualContrastiveLoss(DistributedModule):
         if not math.isfinite(loss_weight):
             raise ValueError(f"ResidualContrastiveLoss: loss_weight is a finite number, not {loss_weight!r}.")
         _check_reduction("ResidualContrastiveLoss", reduction)
-        self.distance: Distance = DISTANCES.build(distance)
+        self.distance: Distance = DISTANCES.build(distance, key="distance")
         if residual_scale > self.distance.largest:
             raise ValueError(
                 f"ResidualContrastiveLoss: with a residual_scale of {residual_scale:g} residuals of [0, 1] reach "

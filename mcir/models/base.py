@@ -85,14 +85,16 @@ class Model(ABC):
             raise ValueError(f"grad_clip is a length above 0, not {self.grad_clip}; leave it out to clip nothing.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.network = ARCHS.build(self.network_g)
+            self.network = ARCHS.build(self.network_g, key="network_g")
         self.parts = nn.ModuleDict({"network_g": self.network})
         self._feature_cache = share_features(self.parts)
         self._watch = LossGradients()
         self._ranks: Communicator = SingleProcess()
         if self.ema_decay:
             self.parts["ema"] = EMA(self.network)
-        self.schedule: Schedule = SCHEDULERS.build(self.scheduler or {"type": "MultiStepLR", "milestones": []})
+        self.schedule: Schedule = SCHEDULERS.build(
+            self.scheduler or {"type": "MultiStepLR", "milestones": []}, key="scheduler"
+        )
         self.to(self.device)
 
     # -- where it lives -------------------------------------------------------------------------------------------
@@ -165,8 +167,8 @@ class Model(ABC):
         if isinstance(loss, nn.Module):
             built = loss
         else:
-            built = LOSSES.build(loss)
             key = next((name for name, value in vars(self).items() if value is loss), part)
+            built = LOSSES.build(loss, key=key)
             _require_kind(key, loss["type"], built, contrasts)
         if self.accumulation_steps > 1 and not getattr(built, "is_batch_mean", True):
             raise ValueError(f"{part}: with accumulation_steps > 1 a loss must be a mean over the batch; this is none.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcir.models.base import Batch
 from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
-from mcir.registry import MODELS, LossSection, NegativesSection
+from mcir.registry import MODELS, LossSection, NegativesSection, locate_errors
 
 
 @MODELS.register()
@@ -45,7 +45,7 @@ class ContrastiveModel(RestorationModel):
             raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt', or leave it out.")
         if self.contrastive_opt and self.negatives:
             self.add_loss("l_neg", self.contrastive_opt, self.balance, contrasts=True)
-            self.parts["negatives"] = build_negatives(self.negatives, self.network, self.seed)
+            self.parts["negatives"] = build_negatives(self.negatives, self.network, self.seed, key="negatives")
 
     @property
     def bank(self) -> Negatives | None:
@@ -69,10 +69,11 @@ class ContrastiveModel(RestorationModel):
         """Return the parent's losses and the contrastive one."""
         losses = super().losses(output, batch)
         if self.bank is not None:
-            with torch.no_grad():
+            with torch.no_grad(), locate_errors(key="negatives"):
                 negatives = self.bank(batch["lq"], batch["gt"], batch.get("negatives"))
                 positives = self.bank.positives(batch["gt"])
-            losses["l_neg"] = self.parts["l_neg"](output, negatives, positives)
+            with locate_errors(key="contrastive_opt"):
+                losses["l_neg"] = self.parts["l_neg"](output, negatives, positives)
         return losses
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:

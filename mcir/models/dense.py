@@ -131,7 +131,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         """
         super().__post_init__()
         if self.contrastive_opt:
-            loss = LOSSES.build(self.contrastive_opt)
+            loss = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
             if not isinstance(loss, DenseLoss):
                 known = [name for name in LOSSES.names() if issubclass(LOSSES.get(name), DenseLoss)]
                 raise ValueError(

@@ -40,7 +40,7 @@ def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter
     takes = OPTIMIZERS.parameters(section["type"])
     if "fused" in takes and not {"fused", "foreach", "differentiable"} & section.keys():
         section = {**section, "fused": True if all(parameter.is_cuda for parameter in parameters) else None}
-    return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters))
+    return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters, key="optim_g"))
 
 
 class Schedule(ABC):

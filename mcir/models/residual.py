@@ -43,7 +43,7 @@ class ResidualContrastiveModel(SelfSupervisedModel):
         """
         super().__post_init__()
         if self.contrastive_opt:
-            contrast = LOSSES.build(self.contrastive_opt)
+            contrast = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
             if self.accumulation_steps > 1 and not getattr(contrast, "is_batch_mean", True):
                 raise ValueError(
                     f"accumulation_steps is {self.accumulation_steps}, but the negatives of ResidualContrastiveModel "

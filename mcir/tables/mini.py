@@ -204,9 +204,11 @@ def train_one(run: MiniRun) -> Record:
     begin = time.perf_counter()
     with init_distributed(options.num_gpu, options.dist_params) as process:
         torch.manual_seed(options.manual_seed)
-        batches = TrainBatches(options.datasets.train, options.manual_seed, process)
+        batches = TrainBatches(
+            options.datasets.train, options.manual_seed, process, where=options.where("datasets", "train")
+        )
         (held_out,) = evaluation_sets(options, "val", process)
-        model = MODELS.build(options.model_section()).to(process.device)
+        model = MODELS.build(options.model_section(), where=options.where_in_model).to(process.device)
         batches.begin(0, model.channels_last)
         curve, ratios, training = [], [], 0.0
         for iteration in range(1, options.train.total_iter + 1):

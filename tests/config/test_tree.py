@@ -1,8 +1,9 @@
 import pytest
 
-from mcir.config.tree import Node, OptionError, Place, Problem, merge
+from mcir.config.tree import Node, OptionError, Problem, merge
+from mcir.registry import Location
 
-FILE = Place("x.yml", 1)
+FILE = Location("x.yml", 1)
 
 
 def tree(value, line=1):
@@ -11,7 +12,7 @@ def tree(value, line=1):
         value = {key: tree(entry, line) for key, entry in value.items()}
     elif isinstance(value, list):
         value = [tree(entry, line) for entry in value]
-    return Node(value, Place("x.yml", line))
+    return Node(value, Location("x.yml", line))
 
 
 @pytest.mark.parametrize(
@@ -40,20 +41,20 @@ def test_merge_goes_deep_but_replaces_lists_nulls_arguments_and_components_of_an
 
 def test_merged_values_keep_their_own_places():
     merged = merge(tree({"a": {"b": 1, "c": 2}}, line=10), tree({"a": {"c": 3}}, line=20))
-    assert merged.place_of(("a", "b")).line == 10
-    assert merged.place_of(("a", "c")).line == 20
+    assert merged.locate(("a", "b")).line == 10
+    assert merged.locate(("a", "c")).line == 20
 
 
 def test_place_of_a_missing_key_is_that_of_its_section():
     root = Node({"a": tree({"b": 1}, line=7)}, FILE)
-    assert root.place_of(("a", "nothing", "below")).line == 7
+    assert root.locate(("a", "nothing", "below")).line == 7
 
 
 def test_put_makes_the_sections_on_the_way():
     root = tree({"a": None})
     root.put(("a", "b", "c"), tree(1, line=5))
     assert root.plain() == {"a": {"b": {"c": 1}}}
-    assert root.place_of(("a", "b")).line == 5
+    assert root.locate(("a", "b")).line == 5
 
 
 def test_find_matches_any_key_for_a_star():
@@ -63,15 +64,15 @@ def test_find_matches_any_key_for_a_star():
 
 def test_moved_from_tells_the_old_path_of_every_part():
     moved = tree({"a": [1], "b": {"c": 2}}).moved_from(("old",))
-    assert moved.place_of(("b", "c")).written == "old.b.c"
-    assert moved.place_of(("a", 0)).written == "old.a"
+    assert moved.locate(("b", "c")).written == "old.b.c"
+    assert moved.locate(("a", 0)).written == "old.a"
 
 
 def test_problems_are_sorted_by_file_and_line_with_the_command_line_last():
-    places = [Place("--set a=1"), Place("b.yml", 2), Place("a.yml", 10), Place("a.yml", 9, written="old")]
-    error = OptionError(Problem(place, ("k", 0), "wrong.") for place in [*places, places[1]])
+    places = [Location("--set a=1"), Location("b.yml", 2), Location("a.yml", 10), Location("a.yml", 9, written="old")]
+    error = OptionError(Problem.at(place, ("k", 0), "wrong.") for place in [*places, places[1]])
     assert str(error).splitlines() == [
-        "a.yml:9: k.0: wrong. (written as 'old')",
+        "a.yml:9: k.0 (written as 'old'): wrong.",
         "a.yml:10: k.0: wrong.",
         "b.yml:2: k.0: wrong.",
         "--set a=1: k.0: wrong.",

@@ -2,11 +2,12 @@ import math
 
 import pytest
 
-from mcir.config.tree import OptionError, Place
+from mcir.config.tree import OptionError
 from mcir.config.yaml_loader import read_file, read_value
 from mcir.config.yaml_loader import write as dump
+from mcir.registry import Location
 
-HERE = Place("--set x")
+HERE = Location("--set x")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_infinities_and_nan():
 
 def test_every_value_knows_its_line(write):
     root = read_file(write("# first\na: 1\nb:\n  c: [x,\n    y]\n  d: 2\n"))
-    lines = {path: root.place_of(path) for path in [("a",), ("b",), ("b", "c"), ("b", "c", 1), ("b", "d")]}
+    lines = {
+        path: root.locate(path)._replace(key="") for path in [("a",), ("b",), ("b", "c"), ("b", "c", 1), ("b", "d")]
+    }
     assert {path: str(place) for path, place in lines.items()} == {
         ("a",): "x.yml:2",
         ("b",): "x.yml:3",

@@ -126,7 +126,8 @@ def test_mistakes_in_stages_are_named(tmp_path, progressive, message):
 @pytest.mark.parametrize(("size", "message"), [(31, "gt_size is 31"), (64, "smaller than the crop of 64")])
 def test_the_place_of_a_stage_is_told_with_what_does_not_fit(tmp_path, size, message):
     file = write(tmp_path, [{"start": 6, "gt_size": size, "batch_size_per_gpu": 2}])
-    line = file.read_text().splitlines().index("  train:") + 1
+    line = file.read_text().splitlines().index("    progressive:") + 2
+    read = load(file)
     with pytest.raises(ValueError, match=message) as caught:
-        TrainBatches(load(file).datasets.train, 0, OneOf())
-    assert str(caught.value).startswith(f"{file}:{line}: datasets.train: progressive.0: PairedImageDataset of")
+        TrainBatches(read.datasets.train, 0, OneOf(), where=read.where("datasets", "train"))
+    assert str(caught.value).startswith(f"{file}:{line}: datasets.train.progressive.0: PairedImageDataset of")

@@ -75,7 +75,7 @@ def begun(run, **train):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"contrastive_opt": VGG}, r"tiny\.yml:\d+: datasets\.train\.gt_size.*crops of 8: vgg19 up to relu5_1"),
+        ({"contrastive_opt": VGG}, r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8: vgg19 up to relu5_1"),
         ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*6 difficulties are for 6 negatives"),
         (
             {"negatives": {"type": "ConsensusNegatives", "stored": True}},

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mcir.models.negatives.base import Negatives, stream
-from mcir.registry import NEGATIVES, NegativesSection, Section
+from mcir.registry import NEGATIVES, KeyPath, NegativesSection, Section
 
 
-def build_negatives(section: Section, network: nn.Module, seed: int) -> Negatives:
+def build_negatives(section: Section, network: nn.Module, seed: int, key: str | KeyPath = ()) -> Negatives:
     """Build a kind of negatives beside ``network``; one that takes a seed and does not say it gets this one.
 
     Raises:
@@ -17,7 +17,7 @@ def build_negatives(section: Section, network: nn.Module, seed: int) -> Negative
     """
     name = section.get("type")
     takes_seed = isinstance(name, str) and name in NEGATIVES and "seed" in NEGATIVES.parameters(name)
-    built = NEGATIVES.build({"seed": seed, **section} if takes_seed else section, network)
+    built = NEGATIVES.build({"seed": seed, **section} if takes_seed else section, network, key=key)
     assert isinstance(built, Negatives)
     return built
 
@@ -42,7 +42,8 @@ class CombinedNegatives(Negatives):
         if not members:
             raise ValueError("CombinedNegatives: members is a list of at least one kind, like [{type: …}, {type: …}].")
         self.members = nn.ModuleList(
-            build_negatives(section, network, stream(seed, number)) for number, section in enumerate(members)
+            build_negatives(section, network, stream(seed, number), ("members", number))
+            for number, section in enumerate(members)
         )
 
     @torch.no_grad()

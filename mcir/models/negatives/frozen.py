@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.models.negatives.base import Negatives, another, beside, build_seeded, stream
-from mcir.registry import ARCHS, NEGATIVES, ArchSection
+from mcir.registry import ARCHS, NEGATIVES, ArchSection, KeyPath
 from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
 
 RANDOM = "random"
@@ -66,10 +66,10 @@ class FrozenNegatives(_Frozen):
         members = []
         for number, source in enumerate(sources * count):
             if source == RANDOM:
-                build = another(network) if arch is None else lambda section=arch: ARCHS.build(section)
+                build = another(network) if arch is None else lambda section=arch: ARCHS.build(section, key="arch")
                 members.append(build_seeded(stream(seed, number), build, network))
             else:
-                members.append(_pretrained(network, source, arch, param_key))
+                members.append(_pretrained(network, source, arch, param_key, ("arch",)))
         _require_same_images("FrozenNegatives", network, members)
         super().__init__(members)
 
@@ -112,7 +112,8 @@ class ConsensusNegatives(_Frozen):
                 f"{len(sections)}."
             )
         members = [
-            _pretrained(network, file, section, param_key) for file, section in zip(weights, sections, strict=True)
+            _pretrained(network, file, section, param_key, ("archs", number))
+            for number, (file, section) in enumerate(zip(weights, sections, strict=True))
         ]
         _require_same_images("ConsensusNegatives", network, members)
         super().__init__(members)
@@ -134,7 +135,9 @@ class ConsensusNegatives(_Frozen):
         return stored.detach().transpose(0, 1)
 
 
-def _pretrained(network: nn.Module, file: str, arch: ArchSection | None, key: str | None) -> nn.Module:
+def _pretrained(
+    network: nn.Module, file: str, arch: ArchSection | None, key: str | None, argument: KeyPath
+) -> nn.Module:
     """Return the network of a checkpoint, where ``network`` is and of its type.
 
     On the meta device, where only costs are asked for, a file that need not tell the architecture is not read.
@@ -143,7 +146,7 @@ def _pretrained(network: nn.Module, file: str, arch: ArchSection | None, key: st
         with torch.device("cpu"):
             return beside(network, load_network(file, key))
     with torch.random.fork_rng(devices=[]):
-        built: nn.Module = ARCHS.build(arch)
+        built: nn.Module = ARCHS.build(arch, key=argument)
     if next(network.parameters()).is_meta:
         return beside(network, built)
     weights = read_weights(file, key).tensors
