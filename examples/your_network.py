@@ -1,9 +1,10 @@
-"""A network of your own, as any project has one: nothing in it is mcir's but the decorator."""
+"""A network of your own, as any project has one: only the decorator and the spec come from mcir."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mcir
+from mcir.network_spec import NetworkSpec
 
 
 @mcir.ARCHS.register()
@@ -17,7 +18,7 @@ class YourNetwork(nn.Module):
 
     def __init__(self, num_feat: int = 32, scale: int = 2) -> None:
         super().__init__()
-        self.scale = scale
+        self.spec = NetworkSpec(scale=scale)
         self.body = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -28,4 +29,4 @@ class YourNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the enlarged images."""
         details: Tensor = self.body(x)
-        return details + F.interpolate(x, scale_factor=self.scale, mode="bilinear")
+        return details + F.interpolate(x, scale_factor=self.spec.scale, mode="bilinear")

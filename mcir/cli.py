@@ -190,12 +190,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print(f"parameters    {found.parameters:,}")
     print(f"{source} {_in_line(found.arguments, found.guessed)}")
     print(f"assumed       {_in_line(assumed) or 'nothing'}")
-    for line in found.differing[:10]:
+    for line in found.mismatches[:10]:
         print(f"differs       {line}")
-    if len(found.differing) > 10:
-        print(f"              and {len(found.differing) - 10} more")
+    if len(found.mismatches) > 10:
+        print(f"              and {len(found.mismatches) - 10} more")
     print(f"option        network_g: {{type: {found.architecture}, {_in_line(found.arguments)}}}")
-    return 1 if found.differing else 0
+    return 1 if found.mismatches else 0
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The facts about a network that the code around it needs: scale, sizes that it takes, how its tiles must be cut."""
+"""The facts about a network that the code around it needs: scale, accepted sizes, how its tiles must be cut."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, TypeAlias
 
 from torch import nn
 
@@ -13,21 +13,26 @@ Padding: TypeAlias = Literal["reflect", "zeros"]
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """The facts about a network; a network keeps them in its attribute ``spec``.
+    """The facts about a network, stored in its attribute ``spec``.
 
     Attributes:
         in_channels: channels of an input image.
-        scale: factor by which the output is larger than the input.
-        size_multiple: the layers take heights and widths that are multiples of it; the base class pads other sizes.
-        min_size: smallest height and width that the layers take.
-        shift_period: an image shifted by a multiple of it gives the same output, shifted, away from the edges. Tiles
-            therefore start at multiples of it. Default: ``size_multiple``.
-        tile_remainder: remainder of a tile's side divided by ``shift_period``.
-        global_context: each output pixel depends on the whole image, or nearly, so a tile is restored differently from
-            the same pixels in the whole image.
-        tiles_internally: the network itself restores a large image in parts, so its memory grows little with the size.
-        padding: how smaller and other sizes are padded.
-        last_layer: name of the convolution that produces the image from the features; empty if there is no single one.
+        scale: height and width of the output divided by those of the input.
+        size_multiple: number that the height and width at the layers must be a multiple of. Other sizes are padded.
+        min_size: smallest height and width at the layers. Smaller images are padded.
+        shift_period: number of pixels by which an input must be shifted for the output to be the same, shifted, away
+            from the edges. Tiles start at multiples of it. 0 means ``size_multiple``.
+        tile_remainder: remainder of a tile's height and width when divided by ``shift_period``.
+        global_context: whether an output pixel depends on the whole image, or nearly, so that a tile is restored
+            differently from the same pixels of the whole image.
+        tiles_internally: whether the network itself restores a large image in parts, so that its memory grows little
+            with the size.
+        padding: how images of other sizes are padded.
+        last_layer: name of the convolution that computes the output image; empty if there is no single one.
+        derived_buffers: last components of the names of buffers that the constructor computes, such as index tables and
+            masks. Weight files may contain them or not; the network always keeps its own.
+        guessed: constructor arguments that leave no trace in the keys and shapes of a state dict. ``detect`` fills them
+            in from the published configurations.
     """
 
     in_channels: int = 3
@@ -40,6 +45,8 @@ class NetworkSpec:
     tiles_internally: bool = False
     padding: Padding = "reflect"
     last_layer: str = ""
+    derived_buffers: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in the default of ``shift_period``."""
@@ -47,13 +54,13 @@ class NetworkSpec:
             object.__setattr__(self, "shift_period", self.size_multiple)
 
 
-@runtime_checkable
-class HasSpec(Protocol):
-    """A network that states its facts."""
-
-    spec: NetworkSpec
-
-
 def spec_of(network: nn.Module) -> NetworkSpec | None:
-    """Return the facts about a network, or None for a module of the user's own that does not state them."""
-    return network.spec if isinstance(network, HasSpec) else None
+    """Return the facts about a network, or None if its class does not state them."""
+    spec = network.spec if hasattr(network, "spec") else None
+    return spec if isinstance(spec, NetworkSpec) else None
+
+
+def derived_buffer_names(network: nn.Module) -> set[str]:
+    """Return the last components of the names of buffers that a network, or one inside it, computes itself."""
+    specs = (spec_of(module) for module in network.modules())
+    return {name for spec in specs if spec is not None for name in spec.derived_buffers}

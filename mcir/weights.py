@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mcir.network_spec import NetworkSpec, derived_buffer_names, spec_of
 from mcir.registry import ARCHS
 
 _LOG = logging.getLogger("mcir")
@@ -100,12 +101,12 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
     return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))
 
 
-def facts_of(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return what files say of a network beside its weights: how it is rebuilt."""
+def network_metadata(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a weight file: the network's registered name and its constructor arguments."""
     return {"architecture": architecture, "hyperparameters": json.dumps(dict(hyperparameters), default=repr)}
 
 
-def serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the content of a ``.safetensors`` file; weights that share memory are stored one by one.
 
     The format's own writer would leave a file that nobody else may read.
@@ -196,7 +197,7 @@ class DetectedNetwork:
         guessed: those of the arguments that no key or shape tells, but that go with published configurations.
         scale: how much larger the output is.
         parameters: how many numbers are learnt.
-        differing: what is nevertheless different, a line each.
+        mismatches: what is nevertheless different, a line each.
     """
 
     architecture: str
@@ -204,7 +205,7 @@ class DetectedNetwork:
     guessed: tuple[str, ...]
     scale: int
     parameters: int
-    differing: list[str]
+    mismatches: list[str]
 
     def __str__(self) -> str:
         return f"{self.architecture} ({', '.join(f'{key}: {value}' for key, value in self.arguments.items())})"
@@ -212,7 +213,7 @@ class DetectedNetwork:
 
 def derived_keys(network: nn.Module, weights: Iterable[str] = ()) -> set[str]:
     """Return the keys of buffers that the network computes itself, among its own and those of ``weights``."""
-    derived = {name for module in network.modules() for name in getattr(module, "derived_buffers", ())}
+    derived = derived_buffer_names(network)
     return {key for key in (*network.state_dict(), *weights) if key.rpartition(".")[2] in derived}
 
 
@@ -226,17 +227,17 @@ def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple
     computed = {key: own[key] for key in derived & own.keys()}
     given = {key: value for key, value in weights.items() if key not in derived}
     shapes = {key: tuple(value.shape) for key, value in own.items() if key not in computed}
-    differing = _differences(shapes, {key: tuple(value.shape) for key, value in given.items()})
+    mismatches = _differences(shapes, {key: tuple(value.shape) for key, value in given.items()})
     fits = {key: value for key, value in given.items() if shapes.get(key) == tuple(value.shape)}
-    return {**computed, **fits}, differing
+    return {**computed, **fits}, mismatches
 
 
-def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], differing: list[str]) -> WeightsError:
+def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches: list[str]) -> WeightsError:
     """Return the error of weights that must fit and do not: the first ten differences, and what they look like."""
-    shown = "\n  ".join(differing[:10] + ([f"and {len(differing) - 10} more"] if len(differing) > 10 else []))
-    message = f"{len(differing)} weights do not fit {type(network).__name__}:\n  {shown}"
+    shown = "\n  ".join(mismatches[:10] + ([f"and {len(mismatches) - 10} more"] if len(mismatches) > 10 else []))
+    message = f"{len(mismatches)} weights do not fit {type(network).__name__}:\n  {shown}"
     found = detect(weights)
-    if found is not None and not found.differing:
+    if found is not None and not found.mismatches:
         message += f"\nThe weights look like those of {found}."
     return WeightsError(message)
 
@@ -247,7 +248,7 @@ def detect(weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
     Of several architectures that know the keys, the one with the fewest differences is returned.
     """
     found = [candidate for name in ARCHS.names() if (candidate := _candidate(name, weights)) is not None]
-    return min(found, key=lambda candidate: len(candidate.differing), default=None)
+    return min(found, key=lambda candidate: len(candidate.mismatches), default=None)
 
 
 def _candidate(name: str, weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
@@ -263,15 +264,15 @@ def _candidate(name: str, weights: Mapping[str, Tensor]) -> DetectedNetwork | No
             network: nn.Module = ARCHS.build({"type": name, **arguments})
     except (LookupError, ValueError, TypeError, ArithmeticError):  # keys are missing, or shapes are none of its own
         return None
-    guessed = tuple(key for key in getattr(cls, "guessed", ()) if key in arguments)
-    return _compared(network, name, arguments, guessed, weights)
+    guessed = (spec_of(network) or NetworkSpec()).guessed
+    return _compared(network, name, arguments, tuple(key for key in guessed if key in arguments), weights)
 
 
 def _compared(
     network: nn.Module, name: str, arguments: dict[str, Any], guessed: tuple[str, ...], weights: Mapping[str, Tensor]
 ) -> DetectedNetwork:
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    scale = int(getattr(network, "scale", 1))
+    scale = (spec_of(network) or NetworkSpec()).scale
     return DetectedNetwork(name, arguments, guessed, scale, parameters, match_state_dict(network, weights)[1])
 
 
@@ -331,9 +332,9 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
         network: nn.Module = ARCHS.build(section)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{file}: its network cannot be built here. {error}") from error
-    tensors, differing = match_state_dict(network, weights.tensors)
-    if differing:
-        raise mismatch_error(network, weights.tensors, differing)
+    tensors, mismatches = match_state_dict(network, weights.tensors)
+    if mismatches:
+        raise mismatch_error(network, weights.tensors, mismatches)
     network.load_state_dict(tensors)
     return network.eval()
 

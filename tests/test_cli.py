@@ -13,7 +13,7 @@ import yaml
 
 from mcir.cli import main
 from mcir.registry import ARCHS
-from mcir.weights import facts_of
+from mcir.weights import network_metadata
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
 from tests.report.runs import leave_run
 
@@ -205,7 +205,7 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     assert "differs       body.0.conv1.bias ((5,) in the file, (8,) here)" in capsys.readouterr().out
 
     stated = {**option, "img_range": 1.0}
-    facts = facts_of(stated.pop("type"), stated)
+    facts = network_metadata(stated.pop("type"), stated)
     torch.save({"params": network.state_dict(), **facts}, tmp_path / "own.pth")
     assert main(["inspect", str(tmp_path / "own.pth")]) == 0
     told = capsys.readouterr().out

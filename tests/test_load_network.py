@@ -26,7 +26,7 @@ def test_every_official_configuration_is_recognised(config):
     found = detect(weights)
     assert found is not None
     assert found.architecture.lower().startswith(golden.family[:3])
-    assert (found.parameters, found.differing) == (golden.param_count, [])
+    assert (found.parameters, found.mismatches) == (golden.param_count, [])
     assert found.scale == golden.kwargs.get("upscale", 1)
 
 
@@ -152,9 +152,9 @@ def test_a_section_that_does_not_fit_is_told(tmp_path):
 
 def test_unfit_weights_are_named_with_what_they_look_like():
     net, other = small_edsr(), small_edsr(num_block=8, upscale=4)
-    differing = match_state_dict(net, other.state_dict())[1]
-    message = str(mismatch_error(net, other.state_dict(), differing))
-    assert message.startswith(f"{len(differing)} weights do not fit EDSR:\n  body.2.conv1.bias (not in the network)")
+    mismatches = match_state_dict(net, other.state_dict())[1]
+    message = str(mismatch_error(net, other.state_dict(), mismatches))
+    assert message.startswith(f"{len(mismatches)} weights do not fit EDSR:\n  body.2.conv1.bias (not in the network)")
     assert len(message.splitlines()) == 13  # ten, and how many more, and a guess
     assert "look like those of EDSR (num_in_ch: 3, num_out_ch: 3, num_feat: 4, num_block: 8, upscale: 4" in message
 
@@ -167,8 +167,8 @@ def test_masks_of_another_training_size_do_not_matter():
     masks = {key: torch.ones(golden.shapes[key]) for key in golden.shapes if key not in weights}
     assert any(masks[key].shape != value.shape for key, value in small.state_dict().items() if key in masks)
     for files_masks in (masks, {}):
-        fits, differing = match_state_dict(small, {**weights, **files_masks})
-        assert not differing
+        fits, mismatches = match_state_dict(small, {**weights, **files_masks})
+        assert not mismatches
         small.load_state_dict(fits, strict=True)
     net = ARCHS.build({"type": "SwinIR", **golden.kwargs})
     net.load_state_dict({**net.state_dict(), **weights})

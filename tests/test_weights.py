@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcir.weights import WeightsError, facts_of, read_weights, serialized
+from mcir.weights import WeightsError, network_metadata, read_weights, to_safetensors
 
 
 def assert_equal(one, other):
@@ -143,7 +143,9 @@ def test_what_is_no_weight_file_at_all_is_called_so(tmp_path):
 
 def test_weights_that_share_memory_are_stored_apart(tmp_path):
     shared = torch.arange(6.0).view(2, 3)
-    content = serialized({"one": shared, "same": shared, "turned": shared.mT}, facts_of("EDSR", {"num_feat": 4}))
+    content = to_safetensors(
+        {"one": shared, "same": shared, "turned": shared.mT}, network_metadata("EDSR", {"num_feat": 4})
+    )
     (tmp_path / "net.safetensors").write_bytes(content)
     weights = read_weights(tmp_path / "net.safetensors")
     assert_equal(weights.tensors, {"one": shared, "same": shared, "turned": shared.mT})

@@ -23,7 +23,7 @@ class _Literal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         net, skips = self.net, []
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % net.size_multiple, 0, -height % net.size_multiple))
+        x = F.pad(x, (0, -width % net.spec.size_multiple, 0, -height % net.spec.size_multiple))
         deep = net.intro(x)
         for blocks, down in zip(net.encoders, net.downs, strict=True):
             deep = _stage(blocks, deep)

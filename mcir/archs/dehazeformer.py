@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mcir.archs.attention import attend, relative_position_index
 from mcir.archs.network import Blocks, Network, Shapes, is_exporting
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 META = 256
@@ -256,10 +257,6 @@ class DehazeFormer(Network):
             outside 0 … 1, another ``conv_type``, or a size below 1.
     """
 
-    size_multiple = 4
-    global_context = True
-    last_layer = "patch_unembed.proj.0"
-    derived_buffers = ("relative_positions",)
     input_mean: float = 0.5
     input_std: float = 0.5
 
@@ -274,16 +271,24 @@ class DehazeFormer(Network):
         in_chans: int = 3,
         window_size: int = 8,
     ) -> None:
-        super().__init__()
         _check(embed_dims, mlp_ratios, depths, num_heads, attn_ratio, conv_type, in_chans, window_size)
-        self.in_channels = in_chans
+        spec = NetworkSpec(
+            in_channels=in_chans,
+            size_multiple=4,
+            min_size=_smallest_side(depths, attn_ratio, conv_type, window_size),
+            shift_period=4 * window_size,  # a window of the stage at a quarter of the resolution
+            global_context=True,
+            last_layer="patch_unembed.proj.0",
+            derived_buffers=("relative_positions",),
+        )
+        super().__init__(spec)
         dims = embed_dims
 
         def stage(place: int) -> Blocks:
             dim, depth = dims[place], depths[place]
             blocks = []
             for index in range(depth):
-                use_attn = index >= depth - attn_ratio[place] * depth
+                use_attn = _has_attention(index, depth, attn_ratio[place])
                 shift = window_size // 2 if index % 2 else 0
                 attn = Attention(dim, num_heads[place], window_size, shift, use_attn, conv_type)
                 blocks.append(Block(attn, dim, int(dim * mlp_ratios[place])))
@@ -309,14 +314,7 @@ class DehazeFormer(Network):
         self.patch_unembed = Projection(
             nn.Sequential(nn.Conv2d(dims[4], in_chans + 1, 3, padding=1, padding_mode="reflect"))
         )
-        self.min_size = self._smallest_side()
-        self.window_size = window_size
         self._start()
-
-    @property
-    def period(self) -> int:
-        """A window of the stage at a quarter of the size."""
-        return 4 * self.window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """Dehaze images (B, in_chans, H, W) in [0, 1], of any size, to the same shape, not clamped."""
@@ -367,25 +365,6 @@ class DehazeFormer(Network):
         tokens = [shape[0] for key, shape in shapes.items() if key.endswith(".attn.attn.relative_positions")]
         return {**found, "window_size": math.isqrt(tokens[0])} if tokens else found
 
-    def _smallest_side(self) -> int:
-        """Return the least multiple of 4 from which on no layer mirrors more of an image than it holds."""
-        stages = {1: (self.layer1, self.layer5), 2: (self.layer2, self.layer4), 4: (self.layer3,)}
-        parts = [
-            (factor, part)
-            for factor, those in stages.items()
-            for stage in those
-            for part in stage.modules()
-            if isinstance(part, Attention)
-        ]
-
-        def takes(side: int, attn: Attention) -> bool:
-            least = 2 if isinstance(attn.conv, nn.Sequential) else 3
-            return side >= least and not (attn.use_attn and max(_edges(side, attn.window, attn.shift)[:2]) >= side)
-
-        most = 4 * max(attn.window for _, attn in parts) + 8
-        refused = [side for side in range(0, most, 4) if not all(takes(side // factor, attn) for factor, attn in parts)]
-        return max(refused) + 4
-
     def _start(self) -> None:
         """Set the weights that training starts from."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
@@ -400,6 +379,30 @@ class DehazeFormer(Network):
                     nn.init.trunc_normal_(parameter, std=0.02)
                 else:
                     nn.init.xavier_normal_(parameter, 1.0 if name == "attn.QK.weight" else narrow)
+
+
+def _has_attention(index: int, depth: int, attn_ratio: float) -> bool:
+    """Return whether block ``index`` of a stage has attention: the last ``attn_ratio`` of the blocks do."""
+    return index >= depth - attn_ratio * depth
+
+
+def _smallest_side(depths: Sequence[int], attn_ratio: Sequence[float], conv_type: str, window: int) -> int:
+    """Return the smallest multiple of 4 such that, from it on, no layer mirrors more of an image than it has."""
+    least = 2 if conv_type == "Conv" else 3
+    stages = (1, 2, 4, 2, 1)  # factors by which the stages' images are smaller
+    shifts = {
+        (factor, window // 2 if index % 2 else 0)
+        for factor, depth, ratio in zip(stages, depths, attn_ratio, strict=True)
+        for index in range(depth)
+        if _has_attention(index, depth, ratio)
+    }
+
+    def fits(side: int) -> bool:
+        return side // 4 >= least and all(
+            max(_edges(side // factor, window, shift)[:2]) < side // factor for factor, shift in shifts
+        )
+
+    return max(side for side in range(0, 4 * window + 8, 4) if not fits(side)) + 4
 
 
 def _edges(side: int, window: int, shift: int) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 
@@ -61,8 +62,6 @@ class EDSR(Network):
     """
 
     mean: Tensor
-    last_layer = "conv_last"
-    guessed = ("res_scale", "rgb_mean")
 
     def __init__(
         self,
@@ -75,7 +74,6 @@ class EDSR(Network):
         img_range: float = 255.0,
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
-        super().__init__()
         if len(rgb_mean) != 1 and not len(rgb_mean) == num_in_ch == num_out_ch:
             raise ValueError(
                 f"EDSR: rgb_mean has {len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels; "
@@ -86,8 +84,8 @@ class EDSR(Network):
                 "EDSR: channels and features start at 1, blocks at 0 and img_range is above 0, not "
                 f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {num_block=}, {img_range=}."
             )
-        self.in_channels = num_in_ch
-        self.scale = upscale
+        guessed = ("res_scale", "rgb_mean")
+        super().__init__(NetworkSpec(in_channels=num_in_ch, scale=upscale, last_layer="conv_last", guessed=guessed))
         self.img_range = img_range
         self.register_buffer(
             "mean", torch.tensor([float(mean) for mean in rgb_mean]).view(1, -1, 1, 1), persistent=False

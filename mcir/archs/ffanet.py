@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 FEATURES = 64
@@ -109,8 +110,6 @@ class FFANet(Network):
         ValueError: fewer than one group or block.
     """
 
-    global_context = True
-    last_layer = "post.1"
     input_mean: ClassVar[tuple[float, float, float]] = (0.64, 0.6, 0.58)
     input_std: ClassVar[tuple[float, float, float]] = (0.14, 0.15, 0.152)
 
@@ -118,9 +117,9 @@ class FFANet(Network):
     std: Tensor
 
     def __init__(self, gps: int = 3, blocks: int = 19) -> None:
-        super().__init__()
         if min(gps, blocks) < 1:
             raise ValueError(f"FFANet: groups and blocks start at 1, not {gps=}, {blocks=}.")
+        super().__init__(NetworkSpec(global_context=True, last_layer="post.1"))
         self.register_buffer("mean", torch.tensor(self.input_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.input_std).view(1, 3, 1, 1), persistent=False)
         for group in range(gps):

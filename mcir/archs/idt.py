@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
 from mcir.archs.network import Blocks, Network, Shapes, is_exporting, stochastic_depth
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 LEVELS = 4
@@ -221,9 +222,6 @@ class IDT(Network):
         ValueError: numbers that do not fit each other; the message says which.
     """
 
-    tiles_internally = True
-    last_layer = "output_proj.proj.0"
-
     def __init__(
         self,
         in_chans: int = 3,
@@ -237,12 +235,18 @@ class IDT(Network):
         drop_path_rate: float = 0.1,
         overlap: int = 20,
     ) -> None:
-        super().__init__()
         _check(in_chans, embed_dim, depths, num_heads, win_size, mlp_ratio, img_size, drop_path_rate, overlap)
-        self.in_channels = in_chans
-        self.min_size = img_size
+        spec = NetworkSpec(
+            in_channels=in_chans,
+            min_size=img_size,
+            shift_period=img_size - overlap,  # the distance between tiles
+            tile_remainder=overlap,
+            tiles_internally=True,
+            last_layer="output_proj.proj.0",
+        )
+        super().__init__(spec)
         self.img_size = img_size
-        self.overlap = self.period_rest = overlap
+        self.overlap = overlap
         rates = _drop_rates(depths, drop_path_rate)
 
         def layer(place: int, dim: int) -> Blocks:
@@ -271,11 +275,6 @@ class IDT(Network):
             dim = 2 * skipped
             self.add_module(f"decoderlayer_{step}", layer(LEVELS + 1 + step, dim))
         self.apply(_initialise)
-
-    @property
-    def period(self) -> int:
-        """How far apart the tiles lie."""
-        return self.img_size - self.overlap
 
     def restore(self, x: Tensor) -> Tensor:
         """Restore images whose sides are at least ``img_size``: whole if they are as large, otherwise in tiles.

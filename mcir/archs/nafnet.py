@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 Window = tuple[int, int]
@@ -121,10 +122,6 @@ class NAFNet(Network):
         ValueError: a number that cannot be built, or not as many levels up as down.
     """
 
-    padding = "zeros"
-    global_context = True
-    last_layer = "ending"
-
     def __init__(
         self,
         img_channel: int = 3,
@@ -133,11 +130,16 @@ class NAFNet(Network):
         enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
         dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
-        super().__init__()
         _check(type(self).__name__, img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
         levels = len(enc_blk_nums)
-        self.in_channels = img_channel
-        self.size_multiple = 2**levels
+        spec = NetworkSpec(
+            in_channels=img_channel,
+            size_multiple=2**levels,
+            global_context=True,
+            padding="zeros",
+            last_layer="ending",
+        )
+        super().__init__(spec)
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(count, width << level) for level, count in enumerate(enc_blk_nums))

@@ -1,20 +1,19 @@
-"""What every architecture here promises: any height and width in, ``scale`` times that out.
+"""Base class of the architectures: images of any height and width in, ``scale`` times as large out.
 
-A network itself may need sides that are multiples of a window or a stride. It states that as facts, and the padding
-that makes up for it is here, once.
+The layers of a network may need heights and widths that are multiples of a window or a stride. Its ``NetworkSpec``
+states that, and this base class pads the images accordingly and crops the output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Padding: TypeAlias = Literal["reflect", "zeros"]
-"""How an image goes on beyond its bottom and right: mirrored without repeating the edge pixel, or black."""
+from mcir.network_spec import NetworkSpec, Padding
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shape of each entry of a state dict by its key."""
@@ -24,47 +23,27 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch
 
 
 class Network(nn.Module):
-    """Base of the architectures: pads, restores, crops.
+    """Base class of the architectures: pad the images, run ``restore``, crop the output.
 
-    A subclass defines ``restore`` and states its facts, on the class or, where they depend on the arguments, in the
-    constructor.
-
-    Attributes:
-        in_channels: channels of an image.
-        scale: how much larger the output is.
-        size_multiple: ``restore`` takes sides that are multiples of it …
-        min_size: … and at least this large.
-        period: an image that is shifted by a multiple of it is restored the same but shifted, away from the edges and
-            where nothing is taken from the image as a whole. So tiles begin at multiples of it …
-        period_rest: … and have sides of a multiple of it and this.
-        global_context: each output pixel depends on the whole image, or nearly, so a tile is restored differently from
-            the same pixels in the whole image.
-        tiles_internally: large images are restored in parts, so that memory grows little with them.
-        padding: how smaller or other sizes are made up for.
-        last_layer: name of the module, one convolution, that makes the image of the features; empty where no single one
-            does.
-        derived_buffers: last parts of the names of buffers that the constructor computes (index tables, masks) and
-            that official files hold; what a file says of them is not taken over.
-        guessed: arguments in the answer of ``detect`` that no key or shape tells, but that go with published
-            configurations.
+    Args:
+        spec: facts about the network.
     """
 
-    in_channels: int = 3
-    scale: int = 1
-    size_multiple: int = 1
-    min_size: int = 1
-    period_rest: int = 0
-    global_context: bool = False
-    tiles_internally: bool = False
-    padding: Padding = "reflect"
-    last_layer: str = ""
-    derived_buffers: tuple[str, ...] = ()
-    guessed: tuple[str, ...] = ()
+    spec: NetworkSpec
+
+    def __init__(self, spec: NetworkSpec | None = None) -> None:
+        super().__init__()
+        self.spec = spec or NetworkSpec()
 
     @property
-    def period(self) -> int:
-        """``size_multiple``, unless the architecture says otherwise."""
-        return self.size_multiple
+    def scale(self) -> int:
+        """Height and width of the output divided by those of the input."""
+        return self.spec.scale
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input image."""
+        return self.spec.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1], of any size, to (B, C, scale·H, scale·W), not clamped.
@@ -73,7 +52,7 @@ class Network(nn.Module):
             ValueError: the images have another number of channels than the network takes.
         """
         height, width = self.checked(x).shape[-2:]
-        restored = self.restore(pad(x, self.size_multiple, self.min_size, self.padding))
+        restored = self.restore(pad(x, self.spec.size_multiple, self.spec.min_size, self.spec.padding))
         height, width = height * self.scale, width * self.scale
         if is_exporting():  # a view's layout would depend on how much is cut off
             return F.pad(restored, (0, width - restored.shape[-1], 0, height - restored.shape[-2]))
@@ -99,7 +78,7 @@ class Network(nn.Module):
         return x
 
     def restore(self, x: Tensor) -> Tensor:
-        """Restore images whose sides are multiples of ``size_multiple`` and at least ``min_size``."""
+        """Restore images whose height and width are multiples of ``size_multiple`` and at least ``min_size``."""
         raise NotImplementedError
 
     @classmethod

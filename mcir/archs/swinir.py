@@ -27,6 +27,7 @@ from mcir.archs.attention import (
     window_kinds,
 )
 from mcir.archs.network import Blocks, Network, Shapes, stochastic_depth
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS, suggestion
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
@@ -189,9 +190,6 @@ class SwinIR(Network):
         ValueError: arguments that do not fit each other; the message says which.
     """
 
-    derived_buffers = ("attn_mask", "relative_position_index")
-    last_layer = "conv_last"
-    guessed = ("img_range",)
     mean: Tensor
 
     def __init__(
@@ -209,15 +207,21 @@ class SwinIR(Network):
         upsampler: str | None = "",
         resi_connection: str = "1conv",
     ) -> None:
-        super().__init__()
-        self.upsampler = upsampler or ""
+        upsampler = upsampler or ""
         _check_sizes(img_size, in_chans, embed_dim, depths, num_heads, window_size, mlp_ratio, img_range)
-        _check_head(self.upsampler, upscale)
+        _check_head(upsampler, upscale)
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"SwinIR: drop_path_rate is at least 0 and below 1, not {drop_path_rate}.")
-        self.in_channels = in_chans
-        self.scale = upscale
-        self.size_multiple = window_size
+        spec = NetworkSpec(
+            in_channels=in_chans,
+            scale=upscale,
+            size_multiple=window_size,
+            last_layer="upsample.0" if upsampler == "pixelshuffledirect" else "conv_last",
+            derived_buffers=("attn_mask", "relative_position_index"),
+            guessed=("img_range",),
+        )
+        super().__init__(spec)
+        self.upsampler = upsampler
         self.img_range = img_range
         mean = RGB_MEAN if in_chans == 3 else (0.0,)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -255,7 +259,6 @@ class SwinIR(Network):
         if self.upsampler == "pixelshuffledirect":
             wide = nn.Conv2d(dim, channels * self.scale**2, 3, padding=1)
             self.upsample = nn.Sequential(wide, nn.PixelShuffle(self.scale))
-            self.last_layer = "upsample.0"
             return
         if self.upsampler:
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(dim, 64, 3, padding=1), nn.LeakyReLU(inplace=True))

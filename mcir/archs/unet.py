@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 LEVELS = 4
@@ -97,23 +98,24 @@ class UNet(Network):
         ValueError: a number below 1.
     """
 
-    min_size = 2**LEVELS
-    period = 2**LEVELS
-    last_layer = "last"
-    guessed = ("num_out_ch", "scale")
-
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, bilinear: bool = False, scale: int = 1
     ) -> None:
-        super().__init__()
         if min(num_in_ch, num_out_ch, num_feat, scale) < 1:
             raise ValueError(
                 "UNet: channels, features and scale start at 1, not "
                 f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {scale=}."
             )
-        self.in_channels = num_in_ch
-        self.scale = scale
-        self.global_context = bilinear  # whose corners are aligned
+        spec = NetworkSpec(
+            in_channels=num_in_ch,
+            scale=scale,
+            min_size=2**LEVELS,
+            shift_period=2**LEVELS,
+            global_context=bilinear,  # corners are aligned with corners
+            last_layer="last",
+            guessed=("num_out_ch", "scale"),
+        )
+        super().__init__(spec)
         widths = [num_feat << level for level in range(LEVELS + 1)]
         if bilinear:
             widths[LEVELS] = widths[LEVELS - 1]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mcir.atomic import whole_file
 from mcir.models import Model
-from mcir.weights import facts_of, read_weights, serialized
+from mcir.weights import network_metadata, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
@@ -180,11 +180,11 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     weights = {
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
     }
-    facts = facts_of(network.architecture, network.hyperparameters)
+    facts = network_metadata(network.architecture, network.hyperparameters)
     with whole_file(base.with_name(base.name + ".pth"), durable=True) as file:
         torch.save({**weights, **facts}, file)
     best = "params_ema" if "params_ema" in weights else "params"
-    content = serialized(weights[best], {**facts, "weights": best, "iteration": str(iteration)})
+    content = to_safetensors(weights[best], {**facts, "weights": best, "iteration": str(iteration)})
     with whole_file(base.with_name(base.name + ".safetensors"), durable=True) as file:
         file.write_bytes(content)
 
@@ -201,9 +201,9 @@ def load_into(model: Model, file: Path, key: str | None = None, strict: bool = T
     Raises:
         WeightsError: the file cannot be read, or the weights must fit strictly and do not.
     """
-    differing = model.load_weights(read_weights(file, key).tensors, strict)
-    if differing:
-        _LOG.warning("%s: %d weights are left out: %s", file, len(differing), differing[:10])
+    mismatches = model.load_weights(read_weights(file, key).tensors, strict)
+    if mismatches:
+        _LOG.warning("%s: %d weights are left out: %s", file, len(mismatches), mismatches[:10])
 
 
 def _first_line(error: BaseException) -> str:

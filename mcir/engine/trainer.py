@@ -22,6 +22,7 @@ from mcir.engine.guard import FiniteGuard
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.run_lock import hold
 from mcir.models import Model
+from mcir.network_spec import spec_of
 from mcir.registry import MODELS
 from mcir.report.comparison import save_picture
 from mcir.report.records import changed_lines
@@ -318,9 +319,9 @@ def require_fit(options: Options, model: Model) -> None:
         ValueError: the network enlarges by another scale, or a batch cannot be divided as asked.
     """
     assert options.datasets.train is not None
-    makes, training = getattr(model.network, "scale", options.scale), options.datasets.train
-    if makes != options.scale:
-        raise ValueError(f"network_g enlarges ×{makes}, but scale is {options.scale}: make them equal.")
+    spec, training = spec_of(model.network), options.datasets.train
+    if spec is not None and spec.scale != options.scale:
+        raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
     sizes = [training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)]
     for size in sizes:
         if size % model.accumulation_steps:

@@ -28,8 +28,9 @@ from mcir.inference.programs import (
     torchscript,
     traced,
 )
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.version import __version__
-from mcir.weights import facts_of, load_network, serialized
+from mcir.weights import load_network, network_metadata, to_safetensors
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
 """What can be written, and the ends of the files' names."""
@@ -121,7 +122,7 @@ def export_network(
     for form, file in targets.items():
         difference = None
         if program is None or form == "safetensors":
-            content = serialized(network.state_dict(), facts)
+            content = to_safetensors(network.state_dict(), facts)
         else:
             content = onnx_model(program, facts, opset) if form == "onnx" else _WRITERS[form](program, facts)
             difference = _difference(network, content, form) if check else None
@@ -138,11 +139,16 @@ def facts_of_network(network: nn.Module) -> dict[str, str]:
 
     ``size_multiple``, ``min_size`` and ``padding`` are those of the network within; a program pads by itself.
     """
-    names = ("in_channels", "size_multiple", "min_size", "padding")
+    spec = spec_of(network) or NetworkSpec()
     return {
-        **facts_of(getattr(network, "registered_as", type(network).__name__), getattr(network, "hyperparameters", {})),
-        "scale": str(getattr(network, "scale", 1)),
-        **{name: str(getattr(network, name)) for name in names if hasattr(network, name)},
+        **network_metadata(
+            getattr(network, "registered_as", type(network).__name__), getattr(network, "hyperparameters", {})
+        ),
+        "scale": str(spec.scale),
+        "in_channels": str(spec.in_channels),
+        "size_multiple": str(spec.size_multiple),
+        "min_size": str(spec.min_size),
+        "padding": spec.padding,
         "range": "[0, 1], not clamped",
         "sides": "any",
         "made_by": f"mcir {__version__}",

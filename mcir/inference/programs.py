@@ -21,6 +21,8 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from mcir.network_spec import NetworkSpec, spec_of
+
 FACTS_FILE = "mcir.json"
 """Where ``.pt2`` and TorchScript files keep the facts of their network."""
 
@@ -41,7 +43,7 @@ def traced(network: nn.Module) -> ExportedProgram:
         ExportError: the network asks what the size of an image is, or does something else that cannot be traced.
     """
     side = _smallest_side(network)  # and nothing special: no multiples, several windows or tiles, also of maps within
-    images = torch.rand(2, int(getattr(network, "in_channels", 3)), 2 * side + 7, 3 * side + 5)
+    images = torch.rand(2, (spec_of(network) or NetworkSpec()).in_channels, 2 * side + 7, 3 * side + 5)
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with told(f"{type(network).__name__} cannot be traced for images of any size"), quietly():
         program = torch.export.export(network.eval(), (images,), dynamic_shapes=(free,), strict=False)
@@ -56,13 +58,13 @@ def traced(network: nn.Module) -> ExportedProgram:
 
 def _smallest_side(network: nn.Module) -> int:
     """Return a side at which a network needs no padding, at least 16."""
-    multiple = int(getattr(network, "size_multiple", 1))
-    return -(-max(int(getattr(network, "min_size", 1)), 16) // multiple) * multiple
+    spec = spec_of(network) or NetworkSpec()
+    return -(-max(spec.min_size, 16) // spec.size_multiple) * spec.size_multiple
 
 
 def images_for(network: nn.Module) -> list[Tensor]:
     """Return random images to check a program by: higher and narrower than what was traced, and some that are small."""
-    side, channels = _smallest_side(network), int(getattr(network, "in_channels", 3))
+    side, channels = _smallest_side(network), (spec_of(network) or NetworkSpec()).in_channels
     generator = torch.Generator().manual_seed(0)
     sizes = ((1, channels, 3 * side + 1, side + 1), (3, channels, side // 2 + 1, side))
     return [torch.rand(size, generator=generator) for size in sizes]

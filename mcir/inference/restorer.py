@@ -23,6 +23,7 @@ from mcir.inference.memory import cost, is_out_of_memory
 from mcir.inference.output_buffer import OutputBuffer, as_array, as_floats, as_tensor, checked, enlarged, stacked
 from mcir.inference.tile_planner import Tile, TilePlanner
 from mcir.inference.tiling import blended, smallest_tile, spans
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.weights import load_network
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
@@ -89,17 +90,17 @@ class Restorer:
     ) -> None:
         here = next((parameter for parameter in network.parameters()), torch.empty(0))
         self.device = _device(device, here.device)
-        self.scale = int(getattr(network, "scale", 1))
+        self._spec = spec_of(network) or NetworkSpec()
+        self.scale = self._spec.scale
         self.architecture = type(network).__name__
         self.overlap = overlap
         self.ensemble = ensemble
         self.precision = precision
         self.tile = tile
-        self.channels = int(getattr(network, "in_channels", 3))
-        self._period = int(getattr(network, "period", getattr(network, "size_multiple", 1)))
-        self._rest = int(getattr(network, "period_rest", 0))
-        self._sees_all = bool(getattr(network, "global_context", False))
-        least = int(getattr(network, "min_size", 1))
+        self.channels = self._spec.in_channels
+        self._period, self._rest = self._spec.shift_period, self._spec.tile_remainder
+        self._sees_all = self._spec.global_context
+        least = self._spec.min_size
         smallest = smallest_tile(self._period, self._rest, least)
         self._small = -(-max(least, SMALL_SIDE) // self._period) * self._period
         _check(self.architecture, smallest, tile, overlap, ensemble, precision)
@@ -244,7 +245,8 @@ class Restorer:
         if restored.shape[-2:] != (self.scale * x.shape[-2], self.scale * x.shape[-1]):
             raise ValueError(
                 f"{self.architecture} made {tuple(restored.shape)} of {tuple(x.shape)}, though its scale is "
-                f"{self.scale}."
+                f"{self.scale}. A network states another scale in its constructor: "
+                "self.spec = mcir.network_spec.NetworkSpec(scale=2)."
             )
         if not restored.isfinite().all():
             narrow = "; fp16 is too narrow for it: take bf16 or fp32" if self.precision == "fp16" else ""
@@ -253,7 +255,7 @@ class Restorer:
 
     def _cost(self) -> tuple[float, float]:
         """Return the bytes that the network always takes, and those for a pixel, as seen on two small images."""
-        if getattr(self.network, "tiles_internally", False):
+        if self._spec.tiles_internally:
             return 0.0, COPIES * 4.0 * self.channels
         small, larger = self._small, self._small + max(self._small // 2 // self._period, 1) * self._period
         one, other = (

@@ -18,6 +18,7 @@ from mcir.losses import share_features
 from mcir.models.ema import EMA
 from mcir.models.gradients import Balance, LossGradients
 from mcir.models.optim import Schedule, build_optimizer
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, LOSSES, SCHEDULERS, ArchSection, LossSection, OptimizerSection, SchedulerSection
 from mcir.weights import derived_keys, match_state_dict, mismatch_error
 
@@ -192,7 +193,7 @@ class Model(ABC):
             gt_size: (H, W) of a ground truth; that of ``lq`` without.
             stored: K, the stored negatives of an image that the data set brings.
         """
-        channels = int(getattr(self.network, "in_channels", 3))
+        channels = (spec_of(self.network) or NetworkSpec()).in_channels
         shapes: dict[str, tuple[int, ...]] = {"lq": (*([self.views] if self.views > 1 else []), channels, *lq_size)}
         if self.views == 1:
             shapes["gt"] = (channels, *(gt_size or lq_size))
@@ -413,13 +414,13 @@ class Model(ABC):
             WeightsError: ``strict`` and the keys or shapes differ; the message names the first ten, and what the
                 weights look like.
         """
-        fits, differing = match_state_dict(self.network, weights)
-        if strict and differing:
-            raise mismatch_error(self.network, weights, differing)
+        fits, mismatches = match_state_dict(self.network, weights)
+        if strict and mismatches:
+            raise mismatch_error(self.network, weights, mismatches)
         self.network.load_state_dict(fits, strict=False)
         if self.ema is not None:
             self.ema.update(self.network, keep=0.0)
-        return differing
+        return mismatches
 
 
 def _require_kind(key: str, name: str, loss: nn.Module, contrasts: bool) -> None:

@@ -88,7 +88,7 @@ class ContrastiveModel(RestorationModel):
 
     def load_weights(self, weights: Any, strict: bool = True) -> list[str]:
         """Start from trained weights, the negatives too."""
-        differing = super().load_weights(weights, strict)
+        mismatches = super().load_weights(weights, strict)
         if self.bank is not None:
             self.bank.start_from(self.network)
-        return differing
+        return mismatches

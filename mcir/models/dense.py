@@ -17,6 +17,7 @@ from mcir.models.base import Batch
 from mcir.models.momentum import MomentumEncoder, Queue, momentum_at
 from mcir.models.negatives.base import build_seeded, generator, stream
 from mcir.models.self_supervised import SelfSupervisedModel
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import LOSSES, MODELS, LossSection
 
 
@@ -138,7 +139,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
                     f"contrastive_opt of DenseContrastiveModel is one of {', '.join(known)}, "
                     f"not {self.contrastive_opt['type']}."
                 )
-            channels = int(getattr(self.network, "in_channels", 3))
+            channels = (spec_of(self.network) or NetworkSpec()).in_channels
             self.add_loss("l_contrast", DenseContrast(loss, self.network, channels, self.seed))
             self._project: nn.Module = self._contrast.projector
             self.to(self.device)  # the optimizer moves the projector, too
@@ -216,7 +217,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
 
     def load_weights(self, weights: Any, strict: bool = True) -> list[str]:
         """Start from trained weights, the key encoder too."""
-        differing = super().load_weights(weights, strict)
+        mismatches = super().load_weights(weights, strict)
         if "l_contrast" in self.parts:
             self._contrast.follow(self.network, keep=0.0)
-        return differing
+        return mismatches

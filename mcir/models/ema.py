@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcir.network_spec import derived_buffer_names
+
 
 class EMA(nn.Module):
     """A frozen copy of a network that follows it: θ' ← keep·θ' + (1 − keep)·θ.
@@ -58,7 +60,7 @@ class _Tensors:
         self.network = network
         modules = list(network.modules())
         # masks and tables, equal in every copy
-        computed = {name for module in modules for name in getattr(module, "derived_buffers", ())}
+        computed = derived_buffer_names(network)
         self._parameters = _places(module._parameters for module in modules)
         self._buffers = _places((module._buffers for module in modules), without=computed)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mcir.models.restoration import RestorationModel
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import MODELS, suggestion
 
 
@@ -52,7 +53,7 @@ class ProxyModel(RestorationModel):
     @property
     def _layer(self) -> str:
         """The name of the last layer."""
-        return self.last_layer or str(getattr(self.network, "last_layer", ""))
+        return self.last_layer or (spec_of(self.network) or NetworkSpec()).last_layer
 
     def enter_training(self) -> None:
         """Bring the last layer into training mode, and all else into evaluation mode."""

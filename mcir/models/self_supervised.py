@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcir.models.base import Batch, Model
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import MODELS, LossSection
 
 _NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
@@ -30,7 +31,7 @@ class SelfSupervisedModel(Model):
     def __post_init__(self) -> None:
         """Build the network, and check that it makes images of the size that it gets."""
         super().__post_init__()
-        if (scale := getattr(self.network, "scale", 1)) != 1:
+        if (scale := (spec_of(self.network) or NetworkSpec()).scale) != 1:
             raise ValueError(
                 f"{type(self).__name__} compares what the network makes with what it gets: network_g must not enlarge, "
                 f"and it does ×{scale}."

@@ -13,6 +13,7 @@ import torch
 
 import mcir
 from mcir.config import Options, load
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, DATASETS, Section, suggestion
 from mcir.tables.inputs import facts_of
 from mcir.weights import detect, read_weights
@@ -317,7 +318,7 @@ def _with_scale(network: Section, scale: int) -> Section:
 
 def _scale_of(network: Section) -> int:
     with torch.device("meta"):
-        return int(getattr(ARCHS.build(network), "scale", 1))
+        return (spec_of(ARCHS.build(network)) or NetworkSpec()).scale
 
 
 def _labelled(labels: int | None, settings: ProxySettings) -> list[str]:

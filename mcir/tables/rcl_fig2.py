@@ -22,6 +22,7 @@ from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.sampler import SampleIndex, permutation
 from mcir.engine.loggers import as_json
 from mcir.losses.distances import EarthMoversDistance
+from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS
 from mcir.report.figures import curves
 from mcir.report.page import Report, Section
@@ -114,7 +115,7 @@ def measured(settings: Fig2Settings) -> dict[str, Tensor]:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained = load_network(settings.weights)
-    if getattr(trained, "scale", 1) != 1:
+    if (spec_of(trained) or NetworkSpec()).scale != 1:
         raise ValueError(f"{settings.weights}: its network enlarges, so there is no residual of input and output.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

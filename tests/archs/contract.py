@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcir.archs.network import Network, pad
 from mcir.inference.programs import traced
+from mcir.network_spec import spec_of
 from mcir.registry import ARCHS
 from mcir.weights import derived_keys, detect
 from tests.archs.sizes import complaint, takes_sides, usable_sides
@@ -47,8 +48,9 @@ class ArchitectureContract:
     def test_states_its_facts(self, net: Network) -> None:
         assert isinstance(net, Network)
         assert net.in_channels == self.channels
-        assert net.padding in ("reflect", "zeros")
-        assert all(isinstance(fact, int) and fact >= 1 for fact in (net.scale, net.size_multiple, net.min_size))
+        assert spec_of(net) is net.spec
+        assert net.spec.padding in ("reflect", "zeros")
+        assert all(fact >= 1 for fact in (net.scale, net.spec.size_multiple, net.spec.min_size, net.spec.shift_period))
 
     def test_the_stated_last_layer_is_the_last_one(self, net: Network) -> None:
         order: list[str] = []
@@ -57,11 +59,14 @@ class ArchitectureContract:
                 module.register_forward_hook(lambda *_, name=name: order.append(name))
         with torch.no_grad():
             net.eval()(self.images(net))
-        assert order[-1] == net.last_layer
-        assert isinstance(net.get_submodule(net.last_layer), torch.nn.Conv2d)
+        assert order[-1] == net.spec.last_layer
+        assert isinstance(net.get_submodule(net.spec.last_layer), torch.nn.Conv2d)
 
     def test_the_stated_sizes_are_those_it_takes(self, net: Network) -> None:
-        multiple, least = net.size_multiple, -(-net.min_size // net.size_multiple) * net.size_multiple
+        multiple, least = (
+            net.spec.size_multiple,
+            -(-net.spec.min_size // net.spec.size_multiple) * net.spec.size_multiple,
+        )
         most = least + 2 * multiple + 4
         wrong = complaint(net.eval(), usable_sides(takes_sides(net, least), most), most)
         assert wrong is None, wrong
@@ -77,9 +82,9 @@ class ArchitectureContract:
     def test_padding_is_that_of_the_image(self, net: Network) -> None:
         """An odd size is restored as the image that goes on beyond its edge, then cut."""
         net.eval()
-        for height in range(1, net.size_multiple + 3):
-            image = self.images(net, 1, height, 2 * net.size_multiple + 1)
-            whole = pad(image, net.size_multiple, net.min_size, net.padding)
+        for height in range(1, net.spec.size_multiple + 3):
+            image = self.images(net, 1, height, 2 * net.spec.size_multiple + 1)
+            whole = pad(image, net.spec.size_multiple, net.spec.min_size, net.spec.padding)
             with torch.no_grad():
                 expected = net(whole)[..., : height * net.scale, : image.shape[3] * net.scale]
                 torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
@@ -87,12 +92,12 @@ class ArchitectureContract:
     def test_far_from_the_edge_the_padding_does_not_matter(self, net: Network) -> None:
         if self.reach is None:
             pytest.skip("pixels depend on all others, or another configuration of this architecture is tested")
-        side = -(-(2 * self.reach + net.min_size) // net.size_multiple) * net.size_multiple
+        side = -(-(2 * self.reach + net.spec.min_size) // net.spec.size_multiple) * net.spec.size_multiple
         image = self.images(net, 1, side, side)
-        kept = (side - max(net.size_multiple // 2, 1) - self.reach) * net.scale
+        kept = (side - max(net.spec.size_multiple // 2, 1) - self.reach) * net.scale
         assert kept > 0
         with torch.no_grad():
-            whole, cut = net.eval()(image), net(image[..., : side - max(net.size_multiple // 2, 1)])
+            whole, cut = net.eval()(image), net(image[..., : side - max(net.spec.size_multiple // 2, 1)])
         torch.testing.assert_close(cut[..., :kept], whole[..., :kept], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(cut[..., kept:], whole[..., kept : cut.shape[3]], rtol=1e-4, atol=1e-5)
 
@@ -176,7 +181,7 @@ class ArchitectureContract:
 
     def test_a_traced_program_takes_any_size(self, net: Network) -> None:
         program = traced(net).module()
-        least = max(net.min_size, net.size_multiple)
+        least = max(net.spec.min_size, net.spec.size_multiple)
         for batch, height, width in ((1, 1, 1), (3, least, least + 1), (1, least // 2 + 1, 3 * least + 2)):
             images = self.images(net, batch, height, width)
             with torch.no_grad():
@@ -209,7 +214,7 @@ class ArchitectureContract:
         found = detect(net.state_dict())
         assert found is not None
         assert found.architecture == (self.found_as or self.section["type"])
-        assert found.differing == []
+        assert found.mismatches == []
         assert found.scale == net.scale
         assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
 
@@ -223,7 +228,7 @@ class ArchitectureContract:
                 {**weights, key: torch.empty(shape, device="meta")},
             ):
                 found = detect(other)
-                assert found is None or found.differing
+                assert found is None or found.mismatches
 
     def test_copies_are_equal_and_independent(self, net: Network) -> None:
         images = self.images(net)

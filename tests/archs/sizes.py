@@ -50,11 +50,11 @@ def complaint(net: Network, sides: Iterable[int], most: int) -> str | None:
     """Say what the network should state instead of its facts, or None when they describe the usable sides."""
     sides = sorted(sides)
     facts = facts_of(sides, most)
-    first = -(-net.min_size // net.size_multiple) * net.size_multiple
-    if (net.size_multiple, first) == facts:
+    multiple, least = net.spec.size_multiple, net.spec.min_size
+    if (multiple, -(-least // multiple) * multiple) == facts:
         return None
     right = facts and f"state size_multiple = {facts[0]} and min_size = {facts[1]}"
     return (
-        f"{type(net).__name__} states size_multiple = {net.size_multiple} and min_size = {net.min_size}, but of the "
+        f"{type(net).__name__} states size_multiple = {multiple} and min_size = {least}, but of the "
         f"sides up to {most} it takes {sides}: {right or 'no facts describe these'}."
     )

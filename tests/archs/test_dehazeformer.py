@@ -50,7 +50,7 @@ class TestContractOfConv(ArchitectureContract):
 )
 def test_the_smallest_side_is_what_mirroring_allows(arguments: dict[str, Any], least: int) -> None:
     net = DehazeFormer(**{**TINY, "depths": [2, 2, 2, 1, 1], **arguments}).eval()
-    assert net.min_size == least
+    assert net.spec.min_size == least
     with torch.no_grad():
         for side in range(least, least + 40, 4):
             assert net.restore(torch.rand(1, 3, side, least)).shape == (1, 3, side, least)

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from mcir.archs import network
-from mcir.archs.network import Blocks, Network, Padding, pad, stochastic_depth
+from mcir.archs.network import Blocks, Network, pad, stochastic_depth
+from mcir.network_spec import NetworkSpec, Padding
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (4, 8), (5, 2), (7, 7), (11, 12), (12, 16)])
@@ -43,7 +44,8 @@ def test_nothing_is_copied_where_nothing_is_added() -> None:
 
 def test_a_network_pads_restores_and_crops() -> None:
     class Doubling(Network):
-        in_channels, scale, size_multiple, min_size = 1, 2, 4, 8
+        def __init__(self) -> None:
+            super().__init__(NetworkSpec(in_channels=1, scale=2, size_multiple=4, min_size=8))
 
         def restore(self, x: torch.Tensor) -> torch.Tensor:
             assert x.shape[2:] == (8, 12)

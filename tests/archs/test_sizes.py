@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mcir.archs.network import Network
+from mcir.network_spec import NetworkSpec
 from tests.archs.sizes import complaint, facts_of, takes_sides, usable_sides
 
 
@@ -29,15 +30,15 @@ def told(net: Network, most: int = 40) -> str | None:
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (1, 7), (4, 4), (4, 12), (8, 8)])
 def test_the_right_facts_are_proposed(multiple: int, least: int) -> None:
     net = Strided(multiple, least)
-    net.size_multiple, net.min_size = multiple, least
+    net.spec = NetworkSpec(size_multiple=multiple, min_size=least)
     assert told(net) is None
-    net.size_multiple, net.min_size = 3, 2
+    net.spec = NetworkSpec(size_multiple=3, min_size=2)
     assert f"state size_multiple = {multiple} and min_size = {least}." in (told(net) or "")
 
 
 def test_a_hole_among_the_sizes_is_found() -> None:
     net = Strided(8, 8, hole=16)
-    net.size_multiple = net.min_size = 8
+    net.spec = NetworkSpec(size_multiple=8, min_size=8)
     assert "state size_multiple = 8 and min_size = 24" in (told(net) or "")
 
 

@@ -208,13 +208,13 @@ def test_an_image_of_one_window_is_not_shifted() -> None:
     with torch.no_grad():
         assert not torch.allclose(shifted.eval()(images), whole.eval()(images))
     smaller = SwinIR(**{**SMALL, "img_size": 2})
-    assert smaller.size_multiple == 4 and smaller.layers[0].residual_group.blocks[1].window == 2
+    assert smaller.spec.size_multiple == 4 and smaller.layers[0].residual_group.blocks[1].window == 2
 
 
 def test_what_is_stored_of_masks_and_tables_is_not_used() -> None:
     net = SwinIR(**SMALL).eval()
     spoilt = copy.deepcopy(net)
-    derived = [each for name, each in spoilt.named_buffers() if name.endswith(SwinIR.derived_buffers)]
+    derived = [each for name, each in spoilt.named_buffers() if name.endswith(spoilt.spec.derived_buffers)]
     assert len(derived) == 4 + 1  # a table a block; the mask is one for all shifted blocks
     for buffer in derived:
         buffer.zero_()

@@ -293,7 +293,7 @@ def test_a_checkpoint_of_which_one_file_fails_is_none(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "serialized", refuse)
+    monkeypatch.setattr(checkpoint, "to_safetensors", refuse)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {}, simple())
     with pytest.raises(CheckpointError, match=r"Input/output error\. No earlier checkpoint exists"):

@@ -6,6 +6,7 @@ from torch import nn
 
 import mcir
 from mcir.inference.images import Picture
+from mcir.network_spec import NetworkSpec
 
 RANDOM = np.random.default_rng(0)
 
@@ -24,12 +25,11 @@ class Enlarge(nn.Module):
 
     def __init__(self, scale=1, channels=3):
         super().__init__()
-        self.scale = scale
-        self.in_channels = channels
+        self.spec = NetworkSpec(scale=scale, in_channels=channels)
 
     def forward(self, x):
-        assert x.shape[1] == self.in_channels
-        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+        assert x.shape[1] == self.spec.in_channels
+        return x.repeat_interleave(self.spec.scale, 2).repeat_interleave(self.spec.scale, 3)
 
 
 def plainly(net, images):

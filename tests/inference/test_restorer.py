@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_arguments_that_make_no_sense(arguments, message):
 
 def test_what_a_network_makes_is_looked_at():
     net = edsr()
-    net.scale = 3
+    net.spec = replace(net.spec, scale=3)
     with pytest.raises(ValueError, match=r"EDSR made \(1, 3, 16, 16\) of \(1, 3, 8, 8\), though its scale is 3"):
         Restorer(net)(torch.rand(1, 3, 8, 8))
     net = edsr()

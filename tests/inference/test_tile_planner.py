@@ -10,17 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from mcir.inference.restorer import Restorer
+from mcir.network_spec import NetworkSpec
 
 
 class Greedy(nn.Module):
     """Needs more memory than there is for more than some pixels at once."""
 
-    scale = 2
-    in_channels = 3
-    size_multiple = 4
-
-    def __init__(self, most, error=MemoryError):
+    def __init__(self, most, error=MemoryError, tiles_internally=False):
         super().__init__()
+        self.spec = NetworkSpec(scale=2, size_multiple=4, tiles_internally=tiles_internally)
         self.most = most
         self.error = error
         self.seen = []
@@ -137,8 +135,7 @@ def test_auto_takes_what_the_budget_holds(monkeypatch):
 
 
 def test_a_network_that_cuts_images_itself_is_given_large_ones_unmeasured(monkeypatch):
-    net = Greedy(4 * 10**6)
-    net.tiles_internally = True
+    net = Greedy(4 * 10**6, tiles_internally=True)
     monkeypatch.setattr("mcir.inference.memory.available", lambda: 2 * 200 * 200 * 16 * 4 * 3.0)
     restorer = Restorer(net)
     restorer(torch.rand(1, 3, 100, 400))
@@ -153,6 +150,7 @@ import logging, resource, sys
 import torch
 from torch import nn
 from mcir.inference.restorer import Restorer
+from mcir.network_spec import NetworkSpec
 torch.set_num_threads(1)
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
 torch.manual_seed(0)

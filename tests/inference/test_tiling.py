@@ -200,7 +200,9 @@ class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
     @pytest.mark.parametrize(("section", "size", "tile", "overlap"), CASES)
     def test_equal(self, section, size, tile, overlap):
         net = network(section)
-        assert net.global_context == (section["type"] == "NAFNetLocal")  # whose windows are usually wider than tiles
+        assert net.spec.global_context == (
+            section["type"] == "NAFNetLocal"
+        )  # whose windows are usually wider than tiles
         image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
         whole = Restorer(net, tile=None)(image)
         with torch.no_grad():
@@ -219,7 +221,7 @@ class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
             restorer = Restorer(net, tile=tile, overlap=overlap)
             restorer._period, restorer._rest = 1, 0
             rows, columns = (spans(side, tile - 1, overlap) for side in size)
-            if all(each.start % net.period == 0 for each in (*rows, *columns)):
+            if all(each.start % net.spec.shift_period == 0 for each in (*rows, *columns)):
                 continue
             restorer.tile = tile - 1
             assert (restorer(image) - Restorer(net, tile=None)(image)).abs().max() > 1e-4, section
@@ -240,7 +242,7 @@ class TestNetworksThatLookAtAllOfATile:
     @staticmethod
     def steps(net, image, overlap):
         """How much the change that tiles make changes from column to column: where tiles meet, and elsewhere."""
-        columns = spans(image.shape[3], 160, overlap, net.period)
+        columns = spans(image.shape[3], 160, overlap, net.spec.shift_period)
         change = Restorer(net, tile=160, overlap=overlap)(image) - Restorer(net, tile=None)(image)
         steps = change.diff(dim=3)[..., 40:-40].abs().mean((0, 1, 2))
         joints = torch.zeros(image.shape[3] - 1, dtype=torch.bool)
@@ -252,7 +254,7 @@ class TestNetworksThatLookAtAllOfATile:
     @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["type"])
     def test_no_seam_in_a_textured_picture(self, section):
         net = network(section)
-        assert net.global_context
+        assert net.spec.global_context
         coarse = torch.rand(1, 3, 8, 24, generator=torch.Generator().manual_seed(1))
         image = F.interpolate(coarse, (96, 400), mode="bicubic").clamp(0, 1)
         image = (image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)

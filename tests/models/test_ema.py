@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mcir.models import EMA
+from mcir.network_spec import NetworkSpec
 
 
 def network():
@@ -37,7 +38,7 @@ def test_the_average_is_a_frozen_copy_in_evaluation_mode():
 
 def test_masks_and_tables_that_a_network_computes_are_not_carried_about():
     net = nn.Sequential(nn.BatchNorm2d(3))
-    net.derived_buffers = ("running_var",)
+    net.spec = NetworkSpec(derived_buffers=("running_var",))
     average = EMA(net)
     net(torch.rand(2, 3, 8, 8))
     average.update(net, 0.5)

@@ -34,8 +34,6 @@ SECTION = {
 class TwoConvolutions(nn.Module):
     """The network of the golden step."""
 
-    in_channels = 3
-
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)

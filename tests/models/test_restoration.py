@@ -90,8 +90,8 @@ def test_weights_that_do_not_fit_are_named():
     other = build(network_g={**NETWORK, "upscale": 4}).network.state_dict()
     with pytest.raises(ValueError, match=r"do not fit EDSR:\n  upsample.2.bias \(not in the network\)"):
         model.load_weights(other)
-    differing = model.load_weights(other, strict=False)
-    assert [key.partition(" ")[0] for key in differing] == ["upsample.2.bias", "upsample.2.weight"]
+    mismatches = model.load_weights(other, strict=False)
+    assert [key.partition(" ")[0] for key in mismatches] == ["upsample.2.bias", "upsample.2.weight"]
     assert torch.equal(model.network.conv_first.weight, other["conv_first.weight"])
 
 

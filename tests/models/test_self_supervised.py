@@ -10,6 +10,7 @@ from torch import nn
 
 from mcir.models import Noise2NoiseModel, Noise2SelfModel
 from mcir.models.self_supervised import grid_mask, hidden
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/n2s.npz")
@@ -72,10 +73,9 @@ def test_patches_of_different_places_are_refused(batch):
 class Toy(nn.Module):
     """The network of the golden numbers."""
 
-    in_channels = 1
-
     def __init__(self):
         super().__init__()
+        self.spec = NetworkSpec(in_channels=1)
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
 
     def forward(self, x):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.models.negatives.base import Negatives, another, beside, build_seeded, stream
+from mcir.network_spec import spec_of
 from mcir.registry import ARCHS, NEGATIVES, ArchSection, KeyPath
 from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
 
@@ -150,21 +151,26 @@ def _pretrained(
     if next(network.parameters()).is_meta:
         return beside(network, built)
     weights = read_weights(file, key).tensors
-    tensors, differing = match_state_dict(built, weights)
-    if differing:
-        raise WeightsError(f"{file}: {mismatch_error(built, weights, differing)}")
+    tensors, mismatches = match_state_dict(built, weights)
+    if mismatches:
+        raise WeightsError(f"{file}: {mismatch_error(built, weights, mismatches)}")
     built.load_state_dict(tensors)
     return beside(network, built)
 
 
 def _require_same_images(kind: str, network: nn.Module, members: Sequence[nn.Module]) -> None:
     """Check that the networks make images of the same size and kind from the same input."""
-    for fact in ("scale", "in_channels"):
-        own = getattr(network, fact, None)
-        for member in members:
-            other = getattr(member, fact, own)
-            if own is not None and other != own:
+    own = spec_of(network)
+    for member in members:
+        other = spec_of(member)
+        if own is None or other is None:
+            continue
+        for fact, ours, its in (
+            ("scale", own.scale, other.scale),
+            ("in_channels", own.in_channels, other.in_channels),
+        ):
+            if ours != its:
                 raise ValueError(
-                    f"{kind}: {type(member).__name__} has {fact} {other}, but {type(network).__name__} {own}; "
+                    f"{kind}: {type(member).__name__} has {fact} {its}, but {type(network).__name__} {ours}; "
                     "negatives are images of the same kind."
                 )
