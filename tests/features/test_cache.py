@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mcir.features import FeatureCache, VGGFeatures
 
-
 LAYERS = ["relu1_1", "relu1_2"]
 
 

@@ -11,8 +11,8 @@ from mcir.cli import main
 from mcir.config import load, runs_of
 from mcir.tables import mini
 from mcir.tables.mini import METHODS, TASKS, MiniSettings, planned, read_runs, reproduce_mini
-from tests.tables.pages import Page
 from tests.processes import check_killed
+from tests.tables.pages import Page
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 

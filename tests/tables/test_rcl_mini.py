@@ -15,8 +15,8 @@ from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.rcl_mini import HOME, RclMiniSettings, known_methods, reproduce_rcl_mini
 from mcir.tables.rcl_mini_report import METHODS
 from mcir.tables.run_cache import read_runs
-from tests.tables.pages import Page
 from tests.processes import check_killed
+from tests.tables.pages import Page
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
