@@ -1,8 +1,6 @@
 """Image files of every kind: headers equal to pixels, damage found."""
 
-import errno
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -15,8 +13,6 @@ from mcir.data.codec import (
     encode_png,
     info_of,
     probe,
-    whole_file,
-    write_atomically,
 )
 from mcir.data.errors import DataError
 from tests.data.pictures import noise, save, shorten, smooth
@@ -125,26 +121,3 @@ def test_floats_are_refused(tmp_path):
         probe(io.BytesIO((tmp_path / "f.tif").read_bytes()))
     with pytest.raises(DataError, match=r"f\.tif"):
         decode((tmp_path / "f.tif").read_bytes(), "f.tif")
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path):
-    target = tmp_path / "deep" / "x.bin"
-    write_atomically(target, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(target, "no bytes")
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
-
-
-def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
-    with whole_file(tmp_path / "x.bin", durable=True) as temporary:
-        temporary.write_bytes(b"half")
-        assert not (tmp_path / "x.bin").exists()
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.bin", b"half")]
-
-
-def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "x.bin"):
-        raise RuntimeError("unexpected pos 64 vs 0")
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x.bin"))
