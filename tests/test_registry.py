@@ -211,7 +211,7 @@ def test_without_an_option_file_the_message_is_that_of_the_constructor(boxes):
     with pytest.raises(ArgumentError, match=r"^expected a positive width, got 0\.$") as caught:
         boxes.build({"type": "Box", "inner": {"type": "Box", "width": 0}})
     assert caught.value.path == ("inner", "width")
-    with pytest.raises(ValueError, match="^too wide$"):
+    with pytest.raises(ValueError, match=r"^too wide$"):
         boxes.build({"type": "Box", "problem": "too wide"})
 
 

@@ -214,7 +214,7 @@ def test_a_killed_table_goes_on_where_it_was(voc):
 def test_a_killed_pre_training_ends_and_goes_on(voc):
     Path("pausing.py").write_text(PAUSING_LOSS)
     Path("hold").touch()
-    changes = ["imports=["pausing"]", "train.pixel_opt={type: PausingLoss}", "logger.save_checkpoint_freq=1"]
+    changes = ["imports=['pausing']", "train.pixel_opt={type: PausingLoss}", "logger.save_checkpoint_freq=1"]
     arguments = [*command("rcl-table1", "--row", "N2N", "--labels", "4", "--train"), *changes]
     first = subprocess.Popen([sys.executable, "-m", "mcir.cli", *arguments])
     wait_until(Path("reached0").exists)
