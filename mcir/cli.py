@@ -115,9 +115,8 @@ def _check(arguments: argparse.Namespace) -> int:
     import torch
 
     from mcir.config import load
-    from mcir.engine.dry_run import step_cost
+    from mcir.engine.dry_run import check_consistency, step_cost
     from mcir.engine.loggers import log_to_console
-    from mcir.engine.trainer import require_fit
 
     log_to_console()
     options = load(arguments.opt, arguments.set, arguments.force_yml)
@@ -131,7 +130,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
         return 0
     with torch.device("meta"):
-        require_fit(options, registry.MODELS.build(options.model_section(), where=options.where_in_model))
+        check_consistency(options, registry.MODELS.build(options.model_section(), where=options.where_in_model))
     stored = len(training.section.get("dataroot_negatives") or ())
     stages = [(0, gt_size, training.batch_size_per_gpu)]
     stages += [(stage.start, stage.gt_size, stage.batch_size_per_gpu) for stage in training.progressive]
@@ -214,13 +213,13 @@ def _in_line(arguments: Mapping[str, object], without: Sequence[str] = ()) -> st
 def _report(arguments: argparse.Namespace) -> int:
     import webbrowser
 
-    from mcir.engine.run_lock import is_held
+    from mcir.engine.run_lock import is_locked
     from mcir.report.records import find_run
     from mcir.report.run import PAGE, write_report
 
     folders = [find_run(run) for run in arguments.runs]
     file = arguments.output or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
-    write_report(folders, file, is_held)
+    write_report(folders, file, is_locked)
     print(file)
     if arguments.open:
         webbrowser.open(file.resolve().as_uri())

@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     log_to_console()
     try:
         options = load(arguments.opt, arguments.set, arguments.force_yml)
-        with init_distributed(options.num_gpu, options.dist_params) as process:
-            record(Tester(options, process).test)(arguments.checkpoint)
+        with init_distributed(options.num_gpu, options.dist_params) as dist:
+            record(Tester(options, dist).test)(arguments.checkpoint)
     except (ValueError, OSError) as error:  # the person's mistake
         if os.environ.get("RANK", "0") != "0":
             time.sleep(1)  # most likely the first process says the same, and its leaving ends this one

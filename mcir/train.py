@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         options = load(arguments.opt, arguments.set, arguments.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        with init_distributed(options.num_gpu, options.dist_params) as process:
-            trainer = Trainer(options, process, resume=arguments.auto_resume or restarted)
+        with init_distributed(options.num_gpu, options.dist_params) as dist:
+            trainer = Trainer(options, dist, resume=arguments.auto_resume or restarted)
             try:
                 status = record(trainer.train)()
             except (CheckpointError, NotFiniteError):

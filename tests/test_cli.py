@@ -57,7 +57,7 @@ def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
     assert ["stopped at iteration 10 of 400" in (tmp_path / file).read_text() for file in files] == [True] * 3
     assert shown == [(tmp_path / "pages/spn.html").as_uri()]
     with monkeypatch.context() as patch:
-        patch.setattr("mcir.engine.run_lock.is_held", lambda folder: folder.name == "spn")
+        patch.setattr("mcir.engine.run_lock.is_locked", lambda folder: folder.name == "spn")
         assert main(["report", "plain", "spn"]) == 0
     assert "spn, running: iteration 10" in (tmp_path / "report.html").read_text()
     assert main(["report", "spm"]) == 1

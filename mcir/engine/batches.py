@@ -1,6 +1,8 @@
-"""The batches of a run: one training set, or the same cut otherwise from stage to stage."""
+"""The training batches of a run: one data set, whose crops and batch sizes may change from stage to stage."""
 
 import logging
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from mcir.config import DatasetOptions
@@ -12,88 +14,75 @@ _LOG = logging.getLogger("mcir")
 
 
 class TrainBatches:
-    """The batches of a run from any iteration on; what an iteration gets depends on the seed and its number alone.
+    """The training batches of one process. The batch of an iteration depends only on the seed and its number.
 
-    Where the options have progressive stages, each cuts crops and batches of its own from the same images, and goes on
-    in their order where the stage before it ended.
+    Progressive stages cut other crops from the same images. Each stage continues the order of the images where the
+    stage before it ended.
 
     Args:
         options: the training set.
-        seed: of the order and of every sample.
-        process: this process; each gets its share of a batch.
-        where: function that finds the locations of the section's values in the option file.
+        seed: the seed of the order of the images and of every sample.
+        dist: this process; every process gets its share of a batch.
+        where: the function that finds the locations of the section's values in the option file.
 
     Raises:
-        ValueError: images cannot be read or are smaller than a crop of any stage.
+        ValueError: images cannot be read or are smaller than the crops of a stage.
     """
 
-    def __init__(self, options: DatasetOptions, seed: int, process: DistContext, where: Where | None = None) -> None:
+    def __init__(self, options: DatasetOptions, seed: int, dist: DistContext, where: Where | None = None) -> None:
         self._workers = options.num_worker_per_gpu
-        self._seed, self._process = seed, process
+        self._seed, self._dist = seed, dist
         sections = [options.section, *({**options.section, "gt_size": stage.gt_size} for stage in options.progressive)]
         locators = [where, *(_where_in_stage(where, number) for number in range(len(options.progressive)))]
         self._datasets = [
-            DATASETS.build(section, where=locate) for section, locate in zip(sections, locators, strict=True)
+            DATASETS.build(section, where=locator) for section, locator in zip(sections, locators, strict=True)
         ]
         self._starts = [0, *(stage.start for stage in options.progressive)]
         self._batch_sizes = [options.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in options.progressive)]
         self._gt_sizes = [section.get("gt_size") for section in sections]
-        self._channels_last = False
-        self._iteration = 0
-        self._batches: Prefetcher | None = None
 
     @property
     def images(self) -> int:
-        """How many images the training set has."""
+        """The number of images in the training set."""
         return len(self._datasets[0])
 
-    def begin(self, iteration: int, channels_last: bool) -> None:
-        """Start with the batch that follows ``iteration`` iterations, in the given memory layout."""
-        self._iteration, self._channels_last = iteration, channels_last
-        self._batches = None
+    def iterate(self, start: int = 0, channels_last: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the batches of all later iterations, on the device of this process.
 
-    def __next__(self) -> dict[str, Any]:
-        """Return the next batch, on the device."""
-        if self._batches is None or self._iteration in self._starts[1:]:
-            self._batches = None  # lets the workers of the stage before go
-            self._batches = self._open()
-        batch = next(self._batches)
-        self._iteration += 1
-        return batch
+        Args:
+            start: the number of iterations that are done already.
+            channels_last: the memory format of the images.
+        """
+        for stage, end in enumerate([*self._starts[1:], None]):
+            if end is None or start < end:
+                yield from islice(self._open(stage, start, channels_last), None if end is None else end - start)
+                start = end or start
 
-    def _open(self) -> Prefetcher:
-        """Open the loader of the stage that the next iteration belongs to."""
-        starts, process = self._starts, self._process
-        stage = max(index for index, start in enumerate(starts) if start <= self._iteration)
-        past = zip(starts[:stage], starts[1 : stage + 1], self._batch_sizes[:stage], strict=True)
-        if len(starts) > 1:
-            _LOG.info(
-                "From iteration %d on: crops of %s, batches of %d.",
-                starts[stage] + 1,
-                self._gt_sizes[stage],
-                self._batch_sizes[stage],
-            )
+    def _open(self, stage: int, start: int, channels_last: bool) -> Prefetcher:
+        """Open the loader of a stage at an iteration."""
+        if len(self._starts) > 1:
+            size, count = self._gt_sizes[stage], self._batch_sizes[stage]
+            _LOG.info("From iteration %d on: crops of %s, batches of %d.", self._starts[stage] + 1, size, count)
+        earlier = zip(self._starts[:stage], self._starts[1 : stage + 1], self._batch_sizes[:stage], strict=True)
         loader = training_loader(
             self._datasets[stage],
             batch_size=self._batch_sizes[stage],
             num_workers=self._workers,
             seed=self._seed,
-            rank=process.rank,
-            world_size=process.world_size,
-            start=self._iteration - starts[stage],
-            offset=sum((end - start) * size for start, end, size in past) * process.world_size,
+            rank=self._dist.rank,
+            world_size=self._dist.world_size,
+            start=start - self._starts[stage],
+            offset=sum((end - begin) * size for begin, end, size in earlier) * self._dist.world_size,
         )
-        return Prefetcher(loader, process.device, self._channels_last)
+        return Prefetcher(loader, self._dist.device, channels_last)
 
 
 def _where_in_stage(where: Where | None, number: int) -> Where | None:
-    """Return ``where`` for a data set whose crop size is that of a stage."""
+    """Return ``where`` for the data set of a stage, whose crop size has its own location."""
     if where is None:
         return None
 
     def locate(path: KeyPath) -> Location:
-        if path and path[0] != "gt_size":
-            return where(path)
-        return where(("progressive", number, *path))
+        return where(path) if path and path[0] != "gt_size" else where(("progressive", number, *path))
 
     return locate

@@ -7,6 +7,7 @@ metadata) and ``training_states/n.state`` (all that a resumed run needs). ``mode
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class NetworkFile:
     architecture: str
     hyperparameters: dict[str, Any]
 
+    @classmethod
+    def of(cls, model: Model) -> "NetworkFile":
+        """Return the content for the network of a model."""
+        network = model.network
+        name = getattr(network, "registered_as", type(network).__name__)
+        return cls(model.weights(), name, getattr(network, "hyperparameters", {}))
+
 
 class Checkpoints:
     """The checkpoints of one run.
@@ -51,6 +59,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.folder = folder
         self.models = folder / "models"
         self.states = folder / "training_states"
         self.keep = keep
@@ -169,6 +178,41 @@ def read_state(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{file} is not a training state of mcir.")
     return state
+
+
+def state_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> dict[str, Any] | None:
+    """Return the state that a run resumes from, or None if it starts from the beginning.
+
+    Args:
+        checkpoints: the checkpoints of the run.
+        resume_state: a state file that is used if the run has no checkpoint, or if ``resume`` is not set.
+        resume: whether to resume from the newest readable checkpoint of the run.
+
+    Raises:
+        CheckpointError: ``resume_state`` is missing, damaged, or not a training state of mcir.
+    """
+    state = checkpoints.latest() if resume else None
+    if state is None and resume_state:
+        state = read_state(Path(resume_state))
+    if resume and state is None:
+        _LOG.info("No checkpoint to resume from in %s: training starts from the beginning.", checkpoints.folder)
+    return state
+
+
+def archive_run(folder: Path) -> None:
+    """Rename the folder of an earlier run with the same name, so that none of its files are lost or mixed up.
+
+    Raises:
+        CheckpointError: the new name is taken.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(folder.stat().st_mtime))
+    target = folder.with_name(f"{folder.name}_archived_{stamp}")
+    if target.exists():
+        raise CheckpointError(f"{folder} and {target} both exist: move one of them away.")
+    folder.rename(target)
+    _LOG.info("The folder of an earlier run with this name was renamed to %s.", target)
 
 
 def write_network(base: Path, network: NetworkFile, iteration: int) -> None:

@@ -1,13 +1,13 @@
-"""Several processes, one run: who am I, what do the others say, and when do we all stop.
+"""The processes of a run: who they are, collective operations, and stopping together.
 
-Alone (started without torchrun, or with one process) every function here is the identity.
+With one process (started without torchrun) every operation is the identity.
 """
 
 import datetime
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,13 +20,21 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcir.config import DistOptions
+from mcir.models import Model
 
 _LOG = logging.getLogger("mcir")
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process among those of the run."""
+    """This process among those of the run; a :class:`~mcir.communicator.Communicator`.
+
+    Attributes:
+        rank: the index of this process.
+        world_size: the number of processes.
+        device: the device of this process.
+        find_unused_parameters: whether parameters may lack a gradient, as DistributedDataParallel needs to know.
+    """
 
     rank: int
     world_size: int
@@ -35,19 +43,16 @@ class DistContext:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is rank 0, which writes files and speaks."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
-    # -- joint arithmetic -----------------------------------------------------------------------------------------
-
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Make the network average its gradients over the processes."""
+        """Return the network with gradients that are averaged over the processes in the backward pass."""
         if self.world_size == 1:
             return network
-        devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(
             network,
-            device_ids=devices,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=self.find_unused_parameters,
             broadcast_buffers=False,  # the model keeps statistics equal; masks and tables never change
         )
@@ -64,11 +69,11 @@ class DistContext:
         """Return the tensors (B, …) of all processes as one; see :class:`~mcir.communicator.Communicator`."""
         if self.world_size == 1:
             return value
-        together: Tensor = _Concatenated.apply(value, self.rank, self.world_size)
-        return together
+        joined: Tensor = _Concatenate.apply(value, self.rank, self.world_size)
+        return joined
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the picklable values of all processes in the order of their ranks."""
+        """Return the picklable values of all processes, ordered by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -76,123 +81,127 @@ class DistContext:
         return values
 
     def barrier(self) -> None:
-        """Wait for the others."""
+        """Wait for the other processes."""
         if self.world_size > 1:
             dist.barrier()
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
-        """Let rank 0 do the work (a download, say) before the others, who then find it done.
+        """Run the body in rank 0 before the other processes, for example to download a file that all need.
 
         Raises:
-            SystemExit: in the others, when rank 0 failed; it says why.
+            SystemExit: in the other processes, if rank 0 failed and reports the error.
         """
-        if not self.is_rank_zero and not self._from_rank_zero(False):
+        if not self.is_rank_zero and not self._broadcast(False):
             raise SystemExit(1)
         try:
             yield
         except BaseException:
             if self.is_rank_zero:
-                self._from_rank_zero(False)
+                self._broadcast(False)
             raise
         if self.is_rank_zero:
-            self._from_rank_zero(True)
+            self._broadcast(True)
 
-    def _from_rank_zero(self, value: bool) -> bool:
-        """Return rank 0's value."""
-        if self.world_size > 1:
-            said = torch.tensor(value)
-            dist.broadcast(said, src=0)
-            return bool(said)
-        return value
+    def _broadcast(self, value: bool) -> bool:
+        """Return the value of rank 0."""
+        if self.world_size == 1:
+            return value
+        flag = torch.tensor(value)
+        dist.broadcast(flag, src=0)
+        return bool(flag)
 
-    def require_equal(self, what: str, fingerprint: Callable[[], float]) -> None:
+    def require_equal(self, what: str, checksum: Callable[[], float]) -> None:
         """Check that something is the same in every process.
 
         Raises:
-            RuntimeError: it is not; the message shows the fingerprint of each rank.
+            RuntimeError: it is not; the message contains the checksum of each rank.
         """
         if self.world_size == 1:
             return
-        prints = self.gather(fingerprint())
-        if len(set(prints)) > 1:
-            raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {prints}).")
+        checksums = self.gather(checksum())
+        if len(set(checksums)) > 1:
+            raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {checksums}).")
 
 
-class _Concatenated(torch.autograd.Function):
-    """The tensors of all processes along the first axis; each gets the sum of all gradients of its own."""
+class _Concatenate(torch.autograd.Function):
+    """Concatenate the tensors of all processes; in the backward pass each gets the summed gradient of its own."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rank: int, world_size: int) -> Tensor:
-        ctx.share = slice(rank * len(value), (rank + 1) * len(value))
+        ctx.own = slice(rank * len(value), (rank + 1) * len(value))
         value = value.contiguous()
-        shares = [torch.empty_like(value) for _ in range(world_size)]
-        dist.all_gather(shares, value)
-        return torch.cat(shares)
+        values = [torch.empty_like(value) for _ in range(world_size)]
+        dist.all_gather(values, value)
+        return torch.cat(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        total = gradient.contiguous().clone()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        total = grad.contiguous().clone()
         dist.all_reduce(total)
-        return total[ctx.share], None, None
+        return total[ctx.own], None, None
 
 
 @contextmanager
 def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistContext]:
-    """Join the processes that torchrun started, or be alone; leave the group at the end.
+    """Join the process group of torchrun, if this process was started by it, and leave it at the end.
 
     Args:
-        num_gpu: 0 for the CPU; otherwise a GPU for each process where there are any.
+        num_gpu: 0 for the CPU; otherwise every process gets a GPU if there are any.
         options: the section ``dist_params``.
 
     Raises:
-        ValueError: more processes on this machine than GPUs.
+        ValueError: there are more processes on this machine than GPUs.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if rank == 0 and isinstance(num_gpu, int) and num_gpu:
-        _notice_other_machine(num_gpu, world_size)
-    device = torch.device("cpu")
-    if num_gpu != 0 and torch.cuda.is_available():
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"{os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes were started here, but there are "
-                f"{torch.cuda.device_count()} GPUs: start one process per GPU, or set 'num_gpu: 0' for the CPU."
-            )
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+    device = _device(num_gpu, rank, world_size)
     if world_size > 1:
-        # CPU tensors (flags, results) always travel by gloo; gradients by the backend of their device
+        # flags and results are CPU tensors and use gloo; gradients use the backend of their device
         on_gpu = device.type == "cuda" and options.backend != "gloo"
         timeout = datetime.timedelta(minutes=options.timeout_minutes)
-        # torchrun's store outlives a restart, and with it the addresses of processes that are gone: so one shelf a life
+        # torchrun's store outlives a restart and keeps the addresses of dead processes, so each start has a prefix
         store, _, _ = next(rendezvous("env://", timeout=timeout))
-        store = dist.PrefixStore(  # type: ignore[attr-defined]
-            f"life_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
-        )
+        prefix = f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timeout,
-            store=store,
+            store=dist.PrefixStore(prefix, store),  # type: ignore[attr-defined]
             rank=rank,
             world_size=world_size,
         )
-    process = DistContext(rank, world_size, device, options.find_unused_parameters)
+    context = DistContext(rank, world_size, device, options.find_unused_parameters)
     try:
-        yield process
-        process.barrier()  # a process that leaves while another still works would take its connections along
+        yield context
+        context.barrier()  # a process that leaves early closes connections that others still use
     finally:
         if world_size > 1:
             dist.destroy_process_group()
 
 
-def _notice_other_machine(num_gpu: int, world_size: int) -> None:
-    """Say when an option file counts on other GPUs than are used: the whole batch differs then."""
-    if not torch.cuda.is_available():
+def _device(num_gpu: int | str, rank: int, world_size: int) -> torch.device:
+    """Return the device of this process."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if rank == 0 and isinstance(num_gpu, int) and num_gpu:
+        _warn_about_gpus(num_gpu, count, world_size)
+    if num_gpu == 0 or not count:
+        return torch.device("cpu")
+    if local_rank >= count:
+        raise ValueError(
+            f"{os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes were started here, but there are "
+            f"{count} GPUs: start one process per GPU, or set 'num_gpu: 0' for the CPU."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _warn_about_gpus(num_gpu: int, count: int, world_size: int) -> None:
+    """Log a warning if the number of processes is not that of the option file, which changes the total batch."""
+    if not count:
         _LOG.warning("num_gpu is %d, but there is no GPU here: %d processes on the CPU.", num_gpu, world_size)
     elif num_gpu != world_size:
         _LOG.warning(
-            "num_gpu is %d, but torchrun started %d processes: the whole batch is %d × batch_size_per_gpu.",
+            "num_gpu is %d, but torchrun started %d processes: the total batch is %d × batch_size_per_gpu.",
             num_gpu,
             world_size,
             world_size,
@@ -200,40 +209,68 @@ def _notice_other_machine(num_gpu: int, world_size: int) -> None:
 
 
 class StopRequest:
-    """SIGTERM or SIGINT, as a question that the training loop asks after each iteration.
+    """A handler of SIGTERM and SIGINT, which the training loop reads after every iteration.
 
-    Several processes get the signal at different iterations, but must stop at the same one. So each tells the others in
-    every iteration, and reads what they said in the one before: nobody waits.
+    Several processes get the signal at different iterations, but must stop at the same one. So each sends its flag in
+    every iteration and reads the result one iteration later, which makes nobody wait.
+
+    Attributes:
+        number: the signal that stops the run, in every process; 0 if there is none.
     """
 
-    def __init__(self, process: DistContext) -> None:
-        self.process = process
-        self.signal = 0
+    def __init__(self, context: DistContext) -> None:
+        self.number = 0
+        self._context = context
+        self._received = 0
         self._pending: tuple[Any, Tensor] | None = None
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:  # asked twice: at once
-            raise SystemExit(128 + number)
-        self.signal = number
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
 
-    def agreed(self) -> int:
-        """Return the number of the signal that stops the run now, or 0; the same in every process."""
-        agreed = self.signal
-        if self.process.world_size > 1:
-            agreed = 0
-            if self._pending is not None:
-                work, said = self._pending
-                work.wait()
-                agreed = int(said)
-            said = torch.tensor(self.signal)
-            self._pending = (dist.all_reduce(said, op=dist.ReduceOp.MAX, async_op=True), said)
-        return agreed
-
-    def close(self) -> None:
-        """Give the signals back to whoever had them."""
+    def __exit__(self, *error: object) -> None:
         if self._pending is not None:
             self._pending[0].wait()
             self._pending = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:  # the second signal ends the process at once
+            raise SystemExit(128 + number)
+        self._received = number
+
+    def agreed(self) -> int:
+        """Return the signal that stops the run now, or 0; the same in every process."""
+        if self._context.world_size == 1:
+            self.number = self._received
+            return self.number
+        if self._pending is not None:
+            work, flag = self._pending
+            work.wait()
+            self.number = int(flag)
+        flag = torch.tensor(self._received)
+        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True), flag)
+        return self.number
+
+
+def state_checksum(model: Model) -> float:
+    """Return a number that depends on every tensor and number of a model's state that the processes share.
+
+    The optimizer is left out: its state shows in the weights.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    parts = [part.state_dict() for name, part in model.stateful().items() if name != "optimizer"]
+    for tensor in _tensors(parts):
+        flat = tensor.detach().flatten().double().to(total.device)
+        total += torch.dot(flat, torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device))
+    return float(total)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Yield the tensors and the numbers of a state."""
+    if isinstance(tree, Tensor | int | float):
+        yield torch.as_tensor(tree)
+    elif isinstance(tree, Mapping | list | tuple):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _tensors(part)

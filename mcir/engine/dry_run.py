@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcir.config import Options
 from mcir.models import Model
 from mcir.models.base import Batch
+from mcir.network_spec import spec_of
 from mcir.registry import DATASETS, MODELS, ComponentError, Section, Where
 
 _LOG = logging.getLogger("mcir")
@@ -129,6 +130,24 @@ def dry_run(options: Options, processes: int = 1) -> None:
         raise ValueError(f"{where}: no step on crops of {smallest}: {error}") from error
     except Exception as error:  # networks of others may ask for what the meta device does not have
         _LOG.debug("A step could not be rehearsed: %r", error)
+
+
+def check_consistency(options: Options, model: Model) -> None:
+    """Check what the sections of an option file require of each other.
+
+    Raises:
+        ValueError: the network has another scale, or a batch cannot be divided into equal parts.
+    """
+    assert options.datasets.train is not None
+    spec, training = spec_of(model.network), options.datasets.train
+    if spec is not None and spec.scale != options.scale:
+        raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
+    for size in (training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)):
+        if size % model.accumulation_steps:
+            raise ValueError(
+                "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
+                f"({model.accumulation_steps}), got {size}."
+            )
 
 
 def _is_said_by_mcir(error: BaseException) -> bool:

@@ -53,7 +53,7 @@ class EvaluationSet:
         name: what the results are called.
         dataset: yields ``lq``, ``gt`` and their paths.
         metrics: the metrics by the name that the option file gives them.
-        process: this process; each takes its share of the images.
+        dist: this process; each takes its share of the images.
         workers: processes that read images.
         scale: of the network; above 1 it is compared with the bicubic enlargement of its input.
     """
@@ -63,7 +63,7 @@ class EvaluationSet:
         name: str,
         dataset: Any,
         metrics: Mapping[str, Any],
-        process: DistContext,
+        dist: DistContext,
         workers: int = 0,
         scale: int = 1,
     ) -> None:
@@ -71,9 +71,9 @@ class EvaluationSet:
         self.given = "bicubic" if scale > 1 else "input"
         self._name_of = getattr(dataset, "name", None)
         self.metrics = metrics
-        self.process = process
+        self.dist = dist
         self._loader: DataLoader[Any] = evaluation_loader(
-            dataset, num_workers=workers, rank=process.rank, world_size=process.world_size
+            dataset, num_workers=workers, rank=dist.rank, world_size=dist.world_size
         )
         self._of_input: dict[int, dict[str, float]] = {}
 
@@ -91,7 +91,7 @@ class EvaluationSet:
         rows: list[tuple[int, str, dict[str, float], dict[str, float]]] = []
         side_by_side: dict[str, Picture] = {}
         for item in self._loader:
-            batch = to_device(item, self.process.device)
+            batch = to_device(item, self.dist.device)
             index = int(item["index"][0])
             name = self._name_of(index) if self._name_of else Path(batch["gt_path"][0]).stem
             gt, upscaled = batch["gt"], None
@@ -110,8 +110,8 @@ class EvaluationSet:
                     self._caption("output", values),
                 )
                 side_by_side[name] = comparison(upscaled[0], output[0], gt[0], captions)
-        shared = [row for rank_rows in self.process.gather(rows) for row in rank_rows]
-        drawn = [pair for rank_pictures in self.process.gather(side_by_side) for pair in rank_pictures.items()]
+        shared = [row for rank_rows in self.dist.gather(rows) for row in rank_rows]
+        drawn = [pair for rank_pictures in self.dist.gather(side_by_side) for pair in rank_pictures.items()]
         return Evaluation(self.name, self.given, self._scores(sorted(shared, key=lambda row: row[0])), dict(drawn))
 
     def _scores(self, rows: list[tuple[int, str, dict[str, float], dict[str, float]]]) -> dict[str, Score]:
@@ -134,13 +134,13 @@ class EvaluationSet:
         )
 
 
-def evaluation_sets(options: Options, kind: str, process: DistContext) -> list[EvaluationSet]:
+def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[EvaluationSet]:
     """Build the data sets and metrics of an option file.
 
     Args:
         options: of the run.
         kind: ``val`` or ``test``.
-        process: this process.
+        dist: this process.
 
     Raises:
         ValueError: a data set cannot be read, or a metric cannot be built.
@@ -155,7 +155,7 @@ def evaluation_sets(options: Options, kind: str, process: DistContext) -> list[E
             part.name,
             DATASETS.build(part.section, where=options.where("datasets", key)),
             metrics,
-            process,
+            dist,
             part.num_worker_per_gpu,
             options.scale,
         )

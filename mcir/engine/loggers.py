@@ -4,19 +4,19 @@ import json
 import logging
 import math
 import os
-import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mcir.atomic import write_atomically
+from mcir.device import memory_used
 from mcir.engine.evaluation import Evaluation
+from mcir.models.base import Batch
 from mcir.report import progress
 
 
@@ -70,13 +70,14 @@ class RunLog:
         """Tell the scalars of an iteration, and how fast it goes."""
         if self.folder is None:
             return
-        told = {**values, "images_per_s": speed.images_per_s, "data_time": speed.data_share, "memory_mib": memory_mib()}
+        memory = memory_used() / 2**20
+        told = {**values, "images_per_s": speed.images_per_s, "data_time": speed.data_share, "memory_mib": memory}
         self._write_line({"kind": "train", "iteration": iteration, **told})
         if self._board is not None:
             for name, value in told.items():
                 self._board.add_scalar(f"train/{name}", value, iteration)
         losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        pace = f"{speed.images_per_s:.3g} images/s, data {speed.data_share:.0%}, {memory_mib():.0f} MiB"
+        pace = f"{speed.images_per_s:.3g} images/s, data {speed.data_share:.0%}, {memory:.0f} MiB"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], told=f"{losses}  {pace}")
         else:
@@ -100,10 +101,10 @@ class RunLog:
             for name, drawn in evaluation.pictures.items():
                 self._board.add_image(f"{evaluation.name}/{name}", drawn, iteration, dataformats="HWC")
         scores = ", ".join(f"{name} {shown(score)}" for name, score in evaluation.scores.items())
-        self.say(f"iteration {iteration}: {evaluation.name}: {scores}")
+        self.text(f"iteration {iteration}: {evaluation.name}: {scores}")
 
-    def say(self, text: str) -> None:
-        """Say a line to the person."""
+    def text(self, text: str) -> None:
+        """Print a line."""
         self.console.print(text, markup=False)
 
     # -- at the end -----------------------------------------------------------------------------------------------
@@ -129,23 +130,33 @@ class RunLog:
 
 
 class Speed:
-    """How fast the loop goes since it was last asked."""
+    """The speed of the training loop since the last restart.
 
-    def __init__(self) -> None:
+    Args:
+        world_size: the number of processes that share a batch.
+    """
+
+    def __init__(self, world_size: int = 1) -> None:
+        self._world_size = world_size
         self.restart()
 
     def restart(self) -> None:
-        """Begin to count anew."""
+        """Start a new measurement."""
         self._begin = time.perf_counter()
         self._iterations = 0
         self._images = 0
         self._waited = 0.0
 
-    def count(self, images: int, waited: float) -> None:
-        """Count one iteration, its images, and the seconds it waited for them."""
-        self._iterations += 1
-        self._images += images
-        self._waited += waited
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches, counting their images and the time that they take to arrive."""
+        self.restart()
+        begin = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - begin
+            self._iterations += 1
+            self._images += len(batch["lq"]) * self._world_size
+            yield batch
+            begin = time.perf_counter()
 
     @property
     def s_per_iteration(self) -> float:
@@ -219,13 +230,6 @@ def _is_until(line: str, iteration: int) -> bool:
         return bool(json.loads(line)["iteration"] <= iteration)
     except json.JSONDecodeError:
         return False
-
-
-def memory_mib() -> float:
-    """Return the peak memory of the device, or of this process on a CPU, in MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _duration(seconds: float) -> str:

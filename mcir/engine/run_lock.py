@@ -1,69 +1,64 @@
-"""One run at a time in a folder: a lock that the kernel takes back from whoever ends, however that happens.
+"""A lock on the folder of a run, so that two processes never write into the same folder.
 
-It is a record lock of POSIX, not a ``flock``: processes that load data are forks of the training, and would hold the
-latter for seconds after the training was killed. It holds between machines where the network file system keeps locks.
+The operating system releases the lock when its process ends, also when it is killed. Forked data-loading workers that
+outlive a killed training do not keep it, because filelock closes the inherited file in them.
 """
 
-import fcntl
-import logging
 import os
 import socket
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-_LOG = logging.getLogger("mcir")
-_FLOCK = "hhqqi0q"  # struct flock of 64-bit Linux: kind, whence, start, length, process
+from filelock import FileLock, Timeout
 
 
 class RunDirInUseError(ValueError):
     """Another process writes into the folder."""
 
 
-def hold(folder: Path) -> TextIO:
-    """Take a folder for this process, until the file that is returned is closed or the process ends.
+@contextmanager
+def lock_run_dir(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process.
 
-    The lock is the file ``.NAME.lock`` beside the folder, as the folder itself may be renamed; it says who holds it. A
-    file system that keeps no locks is told of in the log, and nothing is held.
+    The lock is the file ``.NAME.lock`` next to the folder, because the folder itself may be renamed.
 
     Raises:
-        RunDirInUseError: another process holds it; the message says which one, and on which machine.
+        RunDirInUseError: another process has locked the folder; the message names the process and its machine.
     """
-    place = _place(folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    file = place.open("a+", encoding="utf-8")
+    file = _lock_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    holder = file.with_suffix(".holder")  # Windows does not let others read a locked file
+    lock = FileLock(file)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise RunDirInUseError(
-            f"{folder} is in use by {holder}: two runs would write into one another. "
-            "Wait for it or stop it, or give this run another name."
+            f"{folder} is in use by {owner}: two runs must not write into the same folder. "
+            "Wait until it ends, stop it, or give this run another name."
         ) from None
-    except OSError as error:
-        _LOG.warning("%s: no lock can be kept here (%s). See to it that no second run writes there.", folder, error)
-        return file
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def is_held(folder: Path) -> bool:
-    """Return whether another process holds a folder, as far as this machine can tell; nothing is locked for that.
-
-    The holder itself must not ask: a process that closes a file loses all its locks on it.
-    """
     try:
-        with _place(folder.absolute()).open("rb") as file:
-            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            (kind, *_) = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    except OSError:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process has locked a folder, as far as this machine can see."""
+    file = _lock_file(folder.absolute())
+    if not file.exists():
         return False
-    return bool(kind != fcntl.F_UNLCK)
+    try:
+        with FileLock(file).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # the lock file belongs to another user, or the file system has no locks
+        return False
 
 
-def _place(folder: Path) -> Path:
+def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")

@@ -20,16 +20,16 @@ class Tester:
 
     Args:
         options: the checked option file.
-        process: this process; each takes its share of the images.
+        dist: this process; each takes its share of the images.
 
     Raises:
         ValueError: there is no set to test on, or data cannot be read.
     """
 
-    def __init__(self, options: Options, process: DistContext) -> None:
+    def __init__(self, options: Options, dist: DistContext) -> None:
         self.options = options
-        self.process = process
-        self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", process)
+        self.dist = dist
+        self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", dist)
         if not self.sets:
             raise ValueError(
                 "Testing needs a data set: give 'datasets.test' (or 'test_1', 'test_2', …) in the options."
@@ -40,7 +40,7 @@ class Tester:
         needed = {"type", *options.networks, *getattr(MODELS.get(options.model_type), "restores_by", ())}
         section = {key: value for key, value in whole.items() if key in needed}
         self.model: Model = MODELS.build(section, where=options.where_in_model)
-        self.model.to(process.device)
+        self.model.to(dist.device)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:
         """Evaluate the weight files, or ``path.pretrain_network_g``, and return the file of the results.
@@ -56,7 +56,7 @@ class Tester:
         if not all(files):
             raise ValueError("Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
-        log = RunLog(folder if self.process.is_rank_zero else None, 0, tensorboard=False)
+        log = RunLog(folder if self.dist.is_rank_zero else None, 0, tensorboard=False)
         results: dict[str, Any] = {}
         for number, file in enumerate(files):
             if checkpoints:
@@ -69,9 +69,9 @@ class Tester:
             results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
             log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
         target = folder / "results.json"
-        if self.process.is_rank_zero:
+        if self.dist.is_rank_zero:
             write_atomically(target, (as_json(results, indent=2) + "\n").encode())
-        log.say(f"results: {target}")
+        log.text(f"results: {target}")
         log.close()
         return target
 
@@ -79,7 +79,7 @@ class Tester:
         val = self.options.val
         images = folder / "visualization" / checkpoint / part.name if val.save_img else None
         evaluation = part.evaluate(self.model.restore, val.pictures, images, f"_{val.suffix}" if val.suffix else "")
-        if self.process.is_rank_zero:
+        if self.dist.is_rank_zero:
             for name, drawn in evaluation.pictures.items():
                 save_picture(drawn, folder / "comparisons" / checkpoint / part.name, name)
         return evaluation

@@ -22,9 +22,10 @@ from mcir.atomic import write_atomically
 from mcir.config import Options, load
 from mcir.engine.batches import TrainBatches
 from mcir.engine.distributed import init_distributed
-from mcir.engine.evaluation import evaluation_sets
+from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.loggers import as_json
-from mcir.engine.run_lock import hold
+from mcir.engine.run_lock import lock_run_dir
+from mcir.engine.trainer import fit
 from mcir.registry import MODELS
 from mcir.tables.formatting import counted
 from mcir.tables.inputs import digest_of, held_out_lists
@@ -94,7 +95,7 @@ def reproduce_mini(settings: MiniSettings, say: Say = print) -> int:
     Raises:
         ValueError: an unknown task or method, data or weights that cannot be read, or the same is made elsewhere now.
     """
-    with hold(settings.results):
+    with lock_run_dir(settings.results):
         return _reproduce(planned(settings), settings, say)
 
 
@@ -202,39 +203,51 @@ def train_one(run: MiniRun) -> Record:
     options = run.options()
     assert options.train is not None and options.datasets.train is not None
     begin = time.perf_counter()
-    with init_distributed(options.num_gpu, options.dist_params) as process:
-        torch.manual_seed(options.manual_seed)
-        batches = TrainBatches(
-            options.datasets.train, options.manual_seed, process, where=options.where("datasets", "train")
-        )
-        (held_out,) = evaluation_sets(options, "val", process)
-        model = MODELS.build(options.model_section(), where=options.where_in_model).to(process.device)
-        batches.begin(0, model.channels_last)
-        curve, ratios, training = [], [], 0.0
-        for iteration in range(1, options.train.total_iter + 1):
-            due = iteration % options.val.val_freq == 0 or iteration == options.train.total_iter
+    with init_distributed(options.num_gpu, options.dist_params) as dist:
+        batches = TrainBatches(options.datasets.train, options.manual_seed, dist, options.where("datasets", "train"))
+        (held_out,) = evaluation_sets(options, "val", dist)
+        model = MODELS.build(options.model_section(), where=options.where_in_model).to(dist.device)
+        evaluations: list[tuple[int, Evaluation]] = []
+        ratios: list[float] = []
+        evaluating = 0.0
+
+        def log(iteration: int, scalars: dict[str, torch.Tensor]) -> None:
+            if "ratio_l_neg" in scalars:
+                ratios.append(float(scalars["ratio_l_neg"]))
+
+        def validate(iteration: int) -> None:
+            nonlocal evaluating
             start = time.perf_counter()
-            model.watch_gradients = due
-            scalars = model.training_step(next(batches), iteration)
-            training += time.perf_counter() - start
-            if due:
-                ratios += [float(scalars[name]) for name in ("ratio_l_neg",) if name in scalars]
-                evaluation = held_out.evaluate(model.restore)
-                curve.append([iteration, evaluation.scores["psnr"].mean])
+            evaluations.append((iteration, held_out.evaluate(model.restore)))
+            evaluating += time.perf_counter() - start
+
+        start = time.perf_counter()
+        fit(
+            model,
+            batches.iterate(channels_last=model.channels_last),
+            total=options.train.total_iter,
+            seed=options.manual_seed,
+            log_every=options.val.val_freq,
+            validate_every=options.val.val_freq,
+            on_log=log,
+            on_validation=validate,
+        )
+        training = time.perf_counter() - start - evaluating
+    scores = evaluations[-1][1].scores
     return {
         "task": run.task,
         "method": run.method,
         "seed": run.seed,
         "fingerprint": run.fingerprint(),
         "conditions": run.conditions(),
-        "psnr": evaluation.scores["psnr"].mean,
-        "ssim": evaluation.scores["ssim"].mean,
-        "psnr_of_input": evaluation.scores["psnr"].of_input,
-        "images": evaluation.scores["psnr"].images,
-        "curve": curve,
+        "psnr": scores["psnr"].mean,
+        "ssim": scores["ssim"].mean,
+        "psnr_of_input": scores["psnr"].of_input,
+        "images": scores["psnr"].images,
+        "curve": [[iteration, evaluation.scores["psnr"].mean] for iteration, evaluation in evaluations],
         "ratio": fmean(ratios) if ratios else None,
         "training_seconds": training,
         "seconds": time.perf_counter() - begin,
-        "device": str(process.device),
+        "device": str(dist.device),
         "torch": torch.__version__,
     }

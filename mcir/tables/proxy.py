@@ -21,7 +21,7 @@ from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.loggers import as_json
-from mcir.engine.run_lock import hold
+from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.trainer import Trainer
 from mcir.registry import MODELS
 from mcir.report.records import read_records
@@ -74,7 +74,7 @@ def run_proxy(settings: ProxySettings, say: Say = print) -> list[Result]:
     """
     check(settings)
     jobs = worker_count(settings.jobs)
-    with hold(settings.results):
+    with lock_run_dir(settings.results):
         trials = planned(settings, _pretrained(settings, say))
         settings.results.mkdir(parents=True, exist_ok=True)
         file = settings.results / "runs.jsonl"

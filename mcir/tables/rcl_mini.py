@@ -22,7 +22,7 @@ import torch
 from mcir.atomic import write_atomically
 from mcir.config import load
 from mcir.engine.loggers import as_json
-from mcir.engine.run_lock import hold
+from mcir.engine.run_lock import lock_run_dir
 from mcir.registry import DATASETS
 from mcir.tables.inputs import digest_of, held_out_lists
 from mcir.tables.pool import worker_count
@@ -84,7 +84,7 @@ def reproduce_rcl_mini(settings: RclMiniSettings, say: Say = print) -> int:
         SystemExit: a signal stopped a training; the same call goes on from there.
     """
     jobs = worker_count(settings.jobs)
-    with hold(settings.results):
+    with lock_run_dir(settings.results):
         plan = _Plan(settings)
         pretrained = run_cached(
             "pre-training", pretrain, plan.pretrainings, plan.file, jobs, say, _told_of_pretraining, plan.holds

@@ -68,9 +68,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 @pytest.fixture
 def stop(alone):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    stop = StopRequest(alone)
-    yield stop
-    stop.close()
+    with StopRequest(alone) as stop:
+        yield stop
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
@@ -127,15 +126,14 @@ with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     wrapped = process.wrap(network)
     wrapped(torch.full((1, 1), 1.0 + rank)).sum().backward()
     told["gradient"] = network.weight.grad.item()
-    stop = StopRequest(process)
-    stopped_by, iteration = 0, 0
-    while not stopped_by and iteration < 1000:
-        iteration += 1
-        if rank == 1 and iteration == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        stopped_by = stop.agreed()
-    told["stopped"] = [stopped_by, iteration]
-    stop.close()
+    with StopRequest(process) as stop:
+        iteration = 0
+        while not stop.number and iteration < 1000:
+            iteration += 1
+            if rank == 1 and iteration == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            stop.agreed()
+    told["stopped"] = [stop.number, iteration]
 told["left"] = not torch.distributed.is_initialized()
 (folder / f"{rank}.json").write_text(json.dumps(told))
 """

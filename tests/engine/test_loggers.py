@@ -26,10 +26,10 @@ def evaluation(psnr=31.5, name="Set5"):
 
 
 def speed():
-    counted = Speed()
-    counted.count(16, 0.0)
+    measured = Speed()
+    list(measured.timed([{"lq": [None] * 16}]))
     time.sleep(0.01)
-    return counted
+    return measured
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def tell_everything(log):
     log.advance(50)
     log.scalars(50, {"l_pix": 0.0123456, "lr": 1e-4}, speed())
     log.evaluation(50, evaluation())
-    log.say("the [end]")
+    log.text("the [end]")
     log.close()
 
 
@@ -177,22 +177,29 @@ def test_closing_twice_does_no_harm(tmp_path, capsys):
     log = RunLog(tmp_path, 100, tensorboard=True)
     log.close()
     log.close()
-    log.say("still here")
+    log.text("still here")
     assert "still here" in capsys.readouterr().out
 
 
-def test_speed_counts_since_it_was_last_asked(monkeypatch):
+def test_speed_is_measured_since_the_last_restart(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(loggers.time, "perf_counter", lambda: now[0])
-    counted = Speed()
+    measured = Speed(world_size=4)
+
+    def slow_batches():
+        for images, seconds in [(4, 0.5)] * 4 + [(1, 0.0)]:
+            now[0] += seconds
+            yield {"lq": [None] * images}
+
+    batches = measured.timed(slow_batches())
     for _ in range(4):
-        counted.count(16, 0.5)
-    now[0] += 8.0
-    assert (counted.s_per_iteration, counted.images_per_s, counted.data_share) == (2.0, 8.0, 0.25)
-    counted.restart()
-    counted.count(1, 0.0)
-    now[0] += 3.0
-    assert (counted.s_per_iteration, counted.images_per_s, counted.data_share) == (3.0, 1 / 3, 0.0)
+        next(batches)
+        now[0] += 1.5  # the step
+    assert (measured.s_per_iteration, measured.images_per_s, measured.data_share) == (2.0, 8.0, 0.25)
+    measured.restart()
+    next(batches)
+    now[0] += 4.0
+    assert (measured.s_per_iteration, measured.images_per_s, measured.data_share) == (4.0, 1.0, 0.0)
 
 
 def test_the_table_sets_the_network_against_its_input():

@@ -143,7 +143,7 @@ def test_a_damaged_newest_state_is_passed_over(run, uninterrupted):
 def test_a_new_run_puts_the_old_folder_aside(run):
     run.train()
     output = run.train("--set", "train.total_iter=2")
-    assert "earlier run of this name is now" in output
+    assert "earlier run with this name was renamed to" in output
     aside = [path for path in run.path().parent.iterdir() if "_archived_" in path.name]
     assert len(aside) == 1
     assert (aside[0] / "training_states" / "12.state").exists()
@@ -164,7 +164,7 @@ def test_mistakes_are_told_in_a_line_and_not_by_a_traceback(run):
     output = run.train("--set", "network_g.num_feats=3", status=1)
     assert "Did you mean 'num_feat'" in output
     assert "Traceback" not in output
-    assert "no checkpoint to go on from" in run.train("--auto_resume", "--set", "train.total_iter=1")
+    assert "No checkpoint to resume from" in run.train("--auto_resume", "--set", "train.total_iter=1")
     output = run.train("--set", "path.resume_state=nowhere.state", status=1)
     assert "nowhere.state: there is no such training state" in output
 
@@ -223,7 +223,6 @@ def test_two_processes_equal_one(run):
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=2e-6, msg=key)
     assert alone["best"] == pytest.approx(together["best"], abs=1e-3)
-    assert len(together["generators"]) == 2
 
 
 def test_two_processes_stop_together_at_a_signal(run):

@@ -1,0 +1,112 @@
+"""The training loop alone: what is called when, and that a step depends only on the seed and its number."""
+
+from itertools import count
+
+import pytest
+import torch
+
+from mcir.engine.trainer import fit
+from mcir.models import RestorationModel
+from mcir.registry import ARCHS
+
+
+class Noisy(torch.nn.Module):
+    """A network that draws from torch's global generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * (x + torch.rand_like(x))
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr(ARCHS, "build", lambda section, **_: Noisy())
+    return RestorationModel(
+        network_g={"type": "Noisy"}, optim_g={"type": "SGD", "lr": 0.1}, pixel_opt={"type": "L1Loss"}
+    )
+
+
+def batches(start=0):
+    for number in count(start):
+        image = torch.full((1, 3, 4, 4), number / 10)
+        yield {"lq": image, "gt": image, "gt_path": [str(number)]}
+
+
+def record(calls, name, result=None):
+    def call(*arguments):
+        calls.append((name, *[argument for argument in arguments if isinstance(argument, int)]))
+        return result
+
+    return call
+
+
+def test_what_is_due_is_called_in_order_and_at_the_last_iteration(model):
+    calls = []
+    last = fit(
+        model,
+        batches(),
+        total=5,
+        log_every=2,
+        validate_every=3,
+        save_every=4,
+        on_step=record(calls, "step"),
+        on_log=record(calls, "log"),
+        on_validation=record(calls, "validation", result=False),
+        on_checkpoint=record(calls, "checkpoint"),
+    )
+    assert last == 5 and model.total_iter == 5
+    assert calls == [
+        ("step", 1),
+        ("step", 2), ("log", 2),
+        ("step", 3), ("validation", 3),
+        ("step", 4), ("log", 4), ("checkpoint", 4, False),
+        ("step", 5), ("log", 5), ("validation", 5), ("checkpoint", 5, False),
+    ]  # fmt: skip
+
+
+def test_the_best_model_is_saved_at_once(model):
+    calls = []
+    fit(
+        model,
+        batches(),
+        total=2,
+        validate_every=1,
+        on_validation=record(calls, "validation", result=True),
+        on_checkpoint=record(calls, "checkpoint"),
+    )
+    assert [call for call in calls if call[0] == "checkpoint"] == [("checkpoint", 1, True), ("checkpoint", 2, True)]
+
+
+def test_a_stopped_training_is_saved_and_reports_its_iteration(model):
+    calls, signals = [], iter([0, 0, 15])
+    last = fit(
+        model, batches(), total=9, save_every=9, on_checkpoint=record(calls, "save"), should_stop=lambda: next(signals)
+    )
+    assert last == 3 and calls == [("save", 3, False)]
+
+
+def losses(model, start, total, **settings):
+    values = []
+    fit(
+        model, batches(start), start=start, total=total, **settings,
+        on_step=lambda iteration, batch, scalars: values.append(float(scalars["l_pix"])),
+    )  # fmt: skip
+    return values
+
+
+def test_a_step_draws_the_same_numbers_wherever_training_starts(model):
+    optimizer = {"type": "SGD", "lr": 0.0}
+    model = RestorationModel(network_g={"type": "Noisy"}, optim_g=optimizer, pixel_opt={"type": "L1Loss"})
+    whole = losses(model, 0, 4, seed=3)
+    torch.manual_seed(99)
+    assert losses(model, 2, 4, seed=3) == whole[2:]
+    assert losses(model, 2, 4, seed=4) != whole[2:]
+    assert losses(model, 2, 4, seed=3, rank=1) != whole[2:]
+
+
+def test_too_few_batches_are_an_error(model):
+    with pytest.raises(StopIteration):
+        fit(model, [next(batches())], total=2)
