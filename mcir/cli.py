@@ -115,6 +115,7 @@ def _check(arguments: argparse.Namespace) -> int:
     import torch
 
     from mcir.config import load
+    from mcir.data import sample_spec
     from mcir.engine.dry_run import check_consistency, step_cost
     from mcir.engine.loggers import log_to_console
 
@@ -125,22 +126,22 @@ def _check(arguments: argparse.Namespace) -> int:
     if options.train is None or training is None:
         print("# no training section: nothing to estimate")
         return 0
-    gt_size = training.section.get("gt_size") or training.section.get("patch_size")
-    if gt_size is None:
-        print("# datasets.train has no gt_size: images differ in size, so the cost of a step cannot be told")
+    sizes = [training.section, *({**training.section, "gt_size": stage.gt_size} for stage in training.progressive)]
+    specs = [spec for spec in map(sample_spec, sizes) if spec is not None]
+    if len(specs) < len(sizes):
+        print(f"# {training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated")
         return 0
     with torch.device("meta"):
         check_consistency(options, registry.MODELS.build(options.model_section(), where=options.where_in_model))
-    stored = len(training.section.get("dataroot_negatives") or ())
-    stages = [(0, gt_size, training.batch_size_per_gpu)]
-    stages += [(stage.start, stage.gt_size, stage.batch_size_per_gpu) for stage in training.progressive]
-    for start, size, batch_size in stages:
-        cost = step_cost(options.model_section(), batch_size, (size // options.scale,) * 2, (size,) * 2, stored)
+    stages = [(0, training.batch_size_per_gpu)]
+    stages += [(stage.start, stage.batch_size_per_gpu) for stage in training.progressive]
+    for spec, (start, batch_size) in zip(specs, stages, strict=True):
+        cost = step_cost(options.model_section(), batch_size, spec.lq_size, spec.crop_size, spec.negatives)
         memory = (cost.state_bytes + cost.activation_bytes) / 2**20
         if start == 0:
             print(f"# parameters              {cost.parameters:,}")
         else:
-            print(f"# from iteration {start + 1:,} on, crops of {size}:")
+            print(f"# from iteration {start + 1:,} on, crops of {spec.crop_size[0]}:")
         print(f"# FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {batch_size}, one process)")
         print(f"# memory of a step, about {memory:,.0f} MiB: {cost.state_bytes / 2**20:,.0f} of weights, averages,")
         print(f"#                         gradients and moments, {cost.activation_bytes / 2**20:,.0f} of activations")

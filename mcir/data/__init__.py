@@ -11,6 +11,7 @@ from mcir.data.noisy import NoisyItem, NoisyObservations, NoisyPatchPairs
 from mcir.data.paired import Item, PairDataset, PairedImageDataset
 from mcir.data.resize import imresize
 from mcir.data.sampler import SampleIndex
+from mcir.data.samples import SampleSpec, sample_spec
 from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
 
 __all__ = [
@@ -32,10 +33,12 @@ __all__ = [
     "Prefetcher",
     "RainStreaks",
     "SampleIndex",
+    "SampleSpec",
     "SensorNoise",
     "SyntheticHaze",
     "evaluation_loader",
     "imresize",
+    "sample_spec",
     "to_device",
     "training_loader",
 ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mcir.data.codec import decode
 from mcir.data.errors import DataError
 from mcir.data.paired import PairDataset
+from mcir.data.samples import SampleSpec
 from mcir.data.storage import Memory
 from mcir.data.transforms import Color, Window
 from mcir.registry import DATASETS, DegradationSection
@@ -89,6 +90,11 @@ class BundledPhotos(PairDataset):
             subset_seed=subset_seed,
             what=f"BundledPhotos ({split})",
         )
+
+    @classmethod
+    def sample_spec(cls, *, scale: int = 2, **arguments: Any) -> SampleSpec | None:
+        """Return the keys and sizes of the tensors of a sample (see ``PairDataset``)."""
+        return super().sample_spec(scale=scale, **arguments)
 
 
 def photographs(parts: dict[str, Window | None]) -> Memory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mcir.data.degraded import DegradedImages, cut, tensor
 from mcir.data.errors import DataError
 from mcir.data.pairing import Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
+from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.transforms import Color, Window, padded, place
 from mcir.registry import DATASETS, DegradationSection
@@ -74,6 +75,7 @@ class NoisyImages(Dataset[NoisyItem]):
     """
 
     _observations: ClassVar[int]
+    _has_boxes: ClassVar[bool]
 
     def __init__(
         self,
@@ -125,6 +127,21 @@ class NoisyImages(Dataset[NoisyItem]):
     def _see_that_they_teach(self) -> None:
         """Raise where the images are of no use for the set, beyond what holds for both."""
 
+    @classmethod
+    def sample_spec(cls, *, patch_size: int = 128, **arguments: Any) -> SampleSpec | None:
+        """Return the keys and sizes of the tensors of a sample.
+
+        Args:
+            patch_size: constructor argument.
+            arguments: constructor arguments that have no effect on the sizes.
+
+        Returns:
+            The specification, or None if the constructor rejects the patch size.
+        """
+        if patch_size < 1:
+            return None
+        return SampleSpec((patch_size, patch_size), views=2, boxes=cls._has_boxes, size_argument="patch_size")
+
     def __len__(self) -> int:
         return len(self._pairs)
 
@@ -158,6 +175,7 @@ class NoisyPatchPairs(NoisyImages):
     """
 
     _observations = 1
+    _has_boxes = True
 
     def _see_that_they_teach(self) -> None:
         same = sum(max(pair.height, pair.width) <= self._size for pair in self._pairs)
@@ -192,6 +210,7 @@ class NoisyObservations(NoisyImages):
     """
 
     _observations = 2
+    _has_boxes = False
 
     def _see_that_they_teach(self) -> None:
         if self._as_they_are:

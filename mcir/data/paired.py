@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from mcir.data.degraded import DegradedImages, tensor
 from mcir.data.errors import DataError
 from mcir.data.pairing import GtCrop, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
+from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.stored_negatives import StoredNegatives
 from mcir.data.subset import subset
@@ -139,6 +140,26 @@ class PairDataset(Dataset[Item]):
             names = [names[number] for number in self._numbers]
         sizes = [(pair.height * scale, pair.width * scale) for pair in self._pairs]
         self._negatives = StoredNegatives(negatives, names, sizes, what) if negatives else None
+
+    @classmethod
+    def sample_spec(
+        cls, *, scale: int = 1, gt_size: int | None = None, dataroot_negatives: Sequence[str] = (), **arguments: Any
+    ) -> SampleSpec | None:
+        """Return the keys and sizes of the tensors of a sample.
+
+        Args:
+            scale: constructor argument, like the two after it.
+            gt_size: side of the crops.
+            dataroot_negatives: folders of stored negatives.
+            arguments: constructor arguments that have no effect on the sizes.
+
+        Returns:
+            The specification, or None if full images are used or the constructor rejects the arguments.
+        """
+        if gt_size is None or scale < 1 or gt_size < scale or gt_size % scale:
+            return None
+        side = gt_size // scale
+        return SampleSpec((side, side), (gt_size, gt_size), negatives=len(dataroot_negatives))
 
     def __len__(self) -> int:
         return len(self._pairs)

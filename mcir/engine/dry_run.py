@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcir.config import Options
+from mcir.data import sample_spec
 from mcir.models import Model
 from mcir.models.base import Batch
 from mcir.network_spec import spec_of
-from mcir.registry import DATASETS, MODELS, ComponentError, Section, Where
+from mcir.registry import MODELS, ComponentError, Section, Where
 
 _LOG = logging.getLogger("mcir")
 
@@ -96,21 +97,18 @@ def dry_run(options: Options, processes: int = 1) -> None:
             option file.
     """
     training = options.datasets.train
-    if training is None or not DATASETS.get(training.section["type"]).__module__.startswith("mcir."):
+    if training is None:
         return
-    key = "gt_size" if training.section.get("gt_size") else "patch_size"
-    size = training.section.get(key)
-    if not size:
-        return
-    smallest = min([size, *(stage.gt_size for stage in training.progressive)])
-    if smallest % options.scale:
-        return  # the data set tells it better
+    sizes = [training.section, *({**training.section, "gt_size": stage.gt_size} for stage in training.progressive)]
+    specs = [spec for spec in map(sample_spec, sizes) if spec is not None]
+    if len(specs) < len(sizes):
+        return  # unknown, or the data set rejects it with a better message
+    smallest = min(specs, key=lambda spec: spec.lq_size)
     section = options.model_section()
     try:
         model = _without_values(section, options.where_in_model)
         count = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
-        stored = len(training.section.get("dataroot_negatives") or ())
-        batch = model.example(count, (smallest // options.scale,) * 2, (smallest,) * 2, stored)
+        batch = model.example(count, smallest.lq_size, smallest.gt_size, smallest.negatives)
         compare = model.losses
 
         def last(output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -126,8 +124,8 @@ def dry_run(options: Options, processes: int = 1) -> None:
         if not _is_said_by_mcir(error.__cause__ or error):
             return
         path = error.path if isinstance(error, ComponentError) else ()
-        where = options.where_in_model(path) if path else options.where("datasets", "train")((key,))
-        raise ValueError(f"{where}: no step on crops of {smallest}: {error}") from error
+        where = options.where_in_model(path) if path else options.where("datasets", "train")((smallest.size_argument,))
+        raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error}") from error
     except Exception as error:  # networks of others may ask for what the meta device does not have
         _LOG.debug("A step could not be rehearsed: %r", error)
 

@@ -1,0 +1,63 @@
+"""The tensors of a sample, as far as they are known before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mcir.registry import DATASETS, Section
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """Keys and sizes of the tensors of a sample.
+
+    Attributes:
+        lq_size: (H, W) of the degraded images.
+        gt_size: (H, W) of the ground truths and stored negatives; None if a sample has no ground truth.
+        negatives: number of stored negatives.
+        views: number of noisy views of an image; ``lq`` is (views, C, H, W) if there are several.
+        boxes: whether a sample has the positions of its patches (``boxes``).
+        size_argument: constructor argument that sets the sizes.
+    """
+
+    lq_size: Size
+    gt_size: Size | None = None
+    negatives: int = 0
+    views: int = 1
+    boxes: bool = False
+    size_argument: str = "gt_size"
+
+    @property
+    def crop_size(self) -> Size:
+        """(H, W) of the crops, as ``size_argument`` sets it."""
+        return self.gt_size or self.lq_size
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors."""
+        present = {"lq": True, "gt": self.gt_size is not None, "negatives": self.negatives > 0, "boxes": self.boxes}
+        return tuple(key for key, is_present in present.items() if is_present)
+
+
+def sample_spec(section: Section) -> SampleSpec | None:
+    """Return the specification of the samples of a data set without building it.
+
+    The class method ``sample_spec(**arguments)`` of the data set gives it. A class may omit the method.
+
+    Args:
+        section: data set section of an option file.
+
+    Returns:
+        The specification, or None if it is unknown: images have different sizes, or the class does not say.
+
+    Raises:
+        RegistryError: the type of the data set is unknown.
+    """
+    of_class: Callable[..., SampleSpec | None] | None = getattr(DATASETS.get(section["type"]), "sample_spec", None)
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    return None if of_class is None else of_class(**arguments)
