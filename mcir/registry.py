@@ -19,6 +19,7 @@ A registry is filled when it is first used: it imports its home package and ever
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -324,8 +325,19 @@ def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
     return inspect.signature(cls, eval_str=eval_str)
 
 
+def _show_mutable_defaults(cls: type) -> None:
+    """Let the signature of a dataclass show the values of its default factories."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    made = {field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING}
+    if made:
+        signature = inspect.signature(cls.__init__, eval_str=True)  # type: ignore[misc]
+        parameters = [p.replace(default=made.get(name, p.default)) for name, p in signature.parameters.items()]
+        cls.__init__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[misc]
+
+
 def _record_arguments(cls: type, name: str, skip: int) -> None:
     """Make each direct instance of the class record its registered name and its arguments."""
+    _show_mutable_defaults(cls)
     construct = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
     if _has_no_constructor(cls):

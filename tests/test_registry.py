@@ -1,6 +1,8 @@
 """The registry: entering, asking, building, and what it says when something is wrong."""
 
+import inspect
 import pickle
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -224,3 +226,16 @@ def test_a_located_error_can_be_sent_to_another_process(boxes):
 
 def test_what_a_class_takes_is_known(shapes):
     assert shapes[0].takes("height") and not shapes[0].takes("canvas") and not shapes[0].takes("heigth")
+
+
+def test_default_factories_of_a_dataclass_are_shown_as_values():
+    boxes = Registry("box", "mcir.archs")
+
+    @boxes.register()
+    @dataclass(kw_only=True)
+    class Box:
+        sides: list[int] = field(default_factory=lambda: [1, 2])
+
+    assert boxes.parameters("Box")["sides"].default == inspect.signature(Box).parameters["sides"].default == [1, 2]
+    one, other = boxes.build({"type": "Box"}), boxes.build({"type": "Box"})
+    assert one.hyperparameters == {"sides": [1, 2]} and one.sides is not other.sides

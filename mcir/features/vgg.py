@@ -1,32 +1,22 @@
-"""Feature networks: the activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name.
-
-Losses compare images in them. A feature network is an instrument, not something that is trained: its weights are
-buffers outside the state dict, so they get no gradient, follow ``.to()`` and stand in no checkpoint. That is also why
-losses may share one.
-"""
+"""Feature networks: the activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.features.base import FeatureNetwork, imagenet_file, kind_of
-from mcir.registry import suggestion
-from mcir.weights import WeightsError, read_weights
+from mcir.features.base import FeatureNetwork, on_meta_device, pretrained_tensors, warn_of_random_weights
+from mcir.registry import ArgumentError, suggestion
 
 VGGType: TypeAlias = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
 _CONVOLUTIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
-
-logger = logging.getLogger(__name__)
 
 
 def vgg_layers(vgg_type: VGGType) -> list[str]:
@@ -35,11 +25,12 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
     The position in the list is the index in torchvision's ``features``.
 
     Raises:
-        ValueError: no such VGG.
+        ArgumentError: unknown VGG.
     """
     if vgg_type not in get_args(VGGType):
         known = get_args(VGGType)
-        raise ValueError(f"There is no '{vgg_type}'.{suggestion(vgg_type, known)} Known are {', '.join(known)}.")
+        message = f"There is no VGG '{vgg_type}'.{suggestion(vgg_type, known)} Expected one of {', '.join(known)}."
+        raise ArgumentError("vgg_type", message)
     kinds = ("conv", "bn", "relu") if vgg_type.endswith("_bn") else ("conv", "relu")
     names: list[str] = []
     for block, convolutions in enumerate(_CONVOLUTIONS[vgg_type.removesuffix("_bn")], start=1):
@@ -49,24 +40,23 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
 
 
 class VGGFeatures(FeatureNetwork):
-    """Activations of a frozen VGG at chosen layers; only the layers up to the deepest chosen one are built.
+    """Activations of a frozen VGG; only the layers up to the deepest chosen one are built.
 
-    A convolution is reported before the ReLU that follows it. Built under ``with torch.device("meta")`` it has shapes
-    but no weights, and reads none.
+    The activation of a convolution is the one before the ReLU.
 
     Args:
-        layer_names: what to report, such as ``conv1_2``, ``relu1_2``, ``pool1``, and ``bn1_2`` where there is one.
-        vgg_type: which VGG.
-        weights: ``"imagenet"`` (torchvision's), ``"random"`` (He-scaled, from ``seed``), or the path of a state dict
-            with torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
-            ``vgg_net.conv1_1.weight``); only the layers that are built need to be in it.
-        use_input_norm: subtract ImageNet's mean and divide by its standard deviation first.
-        range_norm: the input is in [-1, 1]; map it to [0, 1] before anything else.
-        seed: of random weights.
+        layer_names: layers such as ``conv1_2``, ``relu1_2``, ``pool1``, and ``bn1_2`` in a VGG with batch norm.
+        vgg_type: name of the VGG.
+        weights: ``"imagenet"`` (torchvision's), ``"random"`` (He initialisation), or the path of a state dict with
+            torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
+            ``vgg_net.conv1_1.weight``). The file needs to contain only the layers that are built.
+        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
+        range_norm: whether images are in [-1, 1] and are mapped to [0, 1] first.
+        seed: seed for random weights.
 
     Raises:
-        ValueError: an unknown layer or VGG, or no layer at all.
-        WeightsError: weights that are not there or do not fit.
+        ArgumentError: unknown layer or VGG, or no layer.
+        WeightsError: the weights are not available, or do not match.
     """
 
     def __init__(
@@ -78,42 +68,31 @@ class VGGFeatures(FeatureNetwork):
         range_norm: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(use_input_norm, range_norm)
+        super().__init__(vgg_type, weights, use_input_norm, range_norm, seed)
         every = vgg_layers(vgg_type)
         for name in layer_names:
             if name not in every:
-                raise ValueError(
-                    f"{vgg_type} has no layer '{name}'.{suggestion(name, every)} It has {', '.join(every)}."
-                )
+                message = f"{vgg_type} has no layer '{name}'.{suggestion(name, every)} Its layers: {', '.join(every)}."
+                raise ArgumentError("layer_names", message)
         if not layer_names:
-            raise ValueError(f"Name at least one layer of {vgg_type}: {', '.join(every)}.")
+            raise ArgumentError("layer_names", f"Expected at least one layer of {vgg_type}: {', '.join(every)}.")
         self.layer_names = tuple(name for name in every if name in layer_names)
         self.vgg_type: VGGType = vgg_type
-        self._arguments = (vgg_type, weights, use_input_norm, range_norm, seed)
-        self.kind = kind_of(*self._arguments)
         built = every[: every.index(self.layer_names[-1]) + 1]
         self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
         self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
-        self._fill(weights, seed)
+        self._load(weights, seed)
         self.eval()
 
-    def with_layers(self, layer_names: Sequence[str]) -> VGGFeatures:
-        """Return the same VGG up to and with other layers."""
-        return VGGFeatures(layer_names, *self._arguments)
-
     def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations one by one, and compute no layer behind the last of ``wanted``.
-
-        Raises:
-            ValueError: images without three channels, or smaller than the pools need.
-        """
+        """Yield the activations layer by layer, up to the last wanted one; see :meth:`FeatureNetwork.stream`."""
         names = self.layer_names if wanted is None else tuple(name for name in self.layer_names if name in wanted)
         if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.min_size:
             raise ValueError(
-                f"{self.vgg_type} up to {self.layer_names[-1]} takes (B, 3, H, W) with H, W ≥ {self.min_size}, "
-                f"not {tuple(x.shape)}."
+                f"{self.vgg_type} up to {self.layer_names[-1]}: expected images (B, 3, H, W) with H, W ≥ "
+                f"{self.min_size}, got {tuple(x.shape)}."
             )
-        x = self.prepared(x)
+        x = self.prepare(x)
         ready: str | None = None
         for name, layer in self.vgg_net.items():
             if ready == names[-1]:
@@ -126,27 +105,23 @@ class VGGFeatures(FeatureNetwork):
         assert ready is not None
         yield ready, x
 
-    def _fill(self, weights: str, seed: int) -> None:
-        """Put values in place of the buffers, which are on the meta device so far."""
-        meta = torch.get_default_device().type == "meta"
-        if weights == "random":
-            if not meta:
-                logger.warning(
-                    "%s has random weights: results differ from the papers', which use ImageNet's.", self.vgg_type
-                )
-                self._assign(self._random(seed))
-            return
-        if weights != "imagenet" and not Path(weights).is_file():
-            raise WeightsError(
-                f"There is no file '{weights}'. weights of a VGG is 'imagenet' (torchvision's IMAGENET1K_V1), "
-                "'random' or the path of a state dict."
-            )
-        if not meta:
-            file = imagenet_file(self.vgg_type) if weights == "imagenet" else Path(weights)
-            self._assign(self._matching(read_weights(file).tensors, file))
+    def _load(self, weights: str, seed: int) -> None:
+        """Replace the buffers, which are on the meta device, by tensors with values."""
+        if weights == "random" and not on_meta_device():
+            warn_of_random_weights(self.vgg_type)
+            self._assign(self._random(seed))
+        elif weights != "random":
+            index = {name: number for number, name in enumerate(self.vgg_net)}
+
+            def candidates(key: str) -> list[str]:
+                name, _, leaf = key.partition(".")
+                return [f"features.{index[name]}.{leaf}", f"vgg_net.{key}", key]
+
+            buffers = dict(self.vgg_net.named_buffers())
+            self._assign(pretrained_tensors(self.vgg_type, weights, ["IMAGENET1K_V1"], buffers, candidates))
 
     def _random(self, seed: int) -> dict[str, Tensor]:
-        """Return weights that keep activations of order one; a layer's do not depend on how many come after it."""
+        """Return weights that keep activations of order one. Those of a layer do not depend on later layers."""
         generator = torch.Generator("cpu").manual_seed(seed)
         values: dict[str, Tensor] = {}
         for key, buffer in self.vgg_net.named_buffers():
@@ -154,30 +129,8 @@ class VGGFeatures(FeatureNetwork):
                 std = math.sqrt(2 / buffer[0].numel())
                 values[key] = torch.empty(buffer.shape, device="cpu").normal_(std=std, generator=generator)
             else:
-                one = key.startswith("bn") and key.rpartition(".")[2] in ("weight", "running_var")
-                values[key] = torch.full(buffer.shape, float(one), device="cpu")
-        return values
-
-    def _matching(self, state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-        """Return those entries of a state dict that this network needs, under its own keys."""
-        index = {name: number for number, name in enumerate(self.vgg_net)}
-        values: dict[str, Tensor] = {}
-        wrong: list[str] = []
-        for key, buffer in self.vgg_net.named_buffers():
-            name, _, leaf = key.partition(".")
-            names = (f"features.{index[name]}.{leaf}", f"vgg_net.{key}", key)
-            found = next((state[candidate] for candidate in names if candidate in state), None)
-            if found is None:
-                wrong.append(f"{names[0]} is missing")
-            elif found.shape != buffer.shape:
-                wrong.append(f"{names[0]} is {tuple(found.shape)} instead of {tuple(buffer.shape)}")
-            else:
-                values[key] = found.float()
-        if wrong:
-            raise WeightsError(
-                f"{file} does not hold {self.vgg_type} up to {self.layer_names[-1]}: {'; '.join(wrong)}. "
-                f"It begins with {', '.join(list(state)[:4]) or 'nothing'}."
-            )
+                is_one = key.startswith("bn") and key.rpartition(".")[2] in ("weight", "running_var")
+                values[key] = torch.full(buffer.shape, float(is_one), device="cpu")
         return values
 
     def _assign(self, values: Mapping[str, Tensor]) -> None:
@@ -187,7 +140,7 @@ class VGGFeatures(FeatureNetwork):
 
 
 class _Frozen(nn.Module):
-    """A layer whose weights are buffers; they start on the meta device, without values."""
+    """A layer whose weights are buffers, at first on the meta device."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         super().__init__()
@@ -215,7 +168,7 @@ class _Normalisation(_Frozen):
 
 def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers by name. A ReLU overwrites its input unless that is wanted too."""
-    channels, before = 3, ""
+    channels, previous = 3, ""
     for name in built:
         if name.startswith("conv"):
             width = _WIDTHS[int(name[4]) - 1]
@@ -225,7 +178,7 @@ def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, 
             shape = (channels,)
             yield name, _Normalisation(weight=shape, bias=shape, running_mean=shape, running_var=shape)
         elif name.startswith("relu"):
-            yield name, nn.ReLU(inplace=before not in wanted)
+            yield name, nn.ReLU(inplace=previous not in wanted)
         else:
             yield name, nn.MaxPool2d(2, 2)
-        before = name
+        previous = name

@@ -1,85 +1,124 @@
-"""The space in which losses compare images: chosen layers of a feature network, on a scale of one's choice.
+"""Losses that compare images in the activations of a feature network.
 
-What a loss weight means depends on the scale of the features, which differs by orders of magnitude between networks and
-weights (`benchmarks/balance.py` measures it). ``normalize: unit`` brings every layer of every network to a mean of one.
+A loss weight depends on the scale of the features, which differs by orders of magnitude between networks and weights
+(``benchmarks/balance.py`` measures it). ``normalize: unit`` scales each layer of each network to a mean activation of
+one.
 
-Losses that share a network also share what it makes of the output and of the ground truth: in a step each is computed
-once. What only one of them needs is not kept.
+Losses that use the same feature network share it and the activations of the output; see :func:`share_features`.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
-from mcir.features.base import FeatureNetwork
-from mcir.features.cache import FeatureCache
-from mcir.features.torchvision import feature_network
-from mcir.features.vgg import VGGType
-from mcir.losses.pixel import in_float32
+from mcir.features import FeatureCache, FeatureNetwork, VGGType, feature_network
+from mcir.losses.base import Loss, in_float32, require, require_choice
+from mcir.registry import ArgumentError
+from mcir.weights import WeightsError
 
 Normalize: TypeAlias = Literal["none", "unit"]
+Criterion: TypeAlias = Literal["l1", "l2", "fro"]
 
 CALIBRATION_BATCHES = 10
-"""Training batches that set the scale of ``normalize: unit``."""
+"""Number of training batches that set the scale of ``normalize: unit``."""
+
+
+@dataclass(kw_only=True, eq=False)
+class FeatureLoss(Loss):
+    """A loss that compares images in chosen layers of a feature network."""
+
+    uses_target: ClassVar[bool] = True
+    """Whether the loss uses the activations of the ground truth."""
+
+    layer_weights: Mapping[str, float] = field(kw_only=False)
+    """Layers of the feature network and their weights; the only argument that may be positional."""
+    vgg_type: VGGType = "vgg16"
+    """VGG whose activations are compared; its layers are ``conv1_1``, ``relu1_1``, …, ``pool5``."""
+    network: str | None = None
+    """Any other classifier in torchvision, such as ``resnet50``, used instead of a VGG; its layers are node names."""
+    weights: str = "imagenet"
+    """``imagenet``, the name of another version in torchvision, ``random``, or the path of a state dict."""
+    use_input_norm: bool = True
+    """Whether images are normalised with ImageNet's mean and standard deviation."""
+    range_norm: bool = False
+    """Whether images are in [-1, 1] instead of [0, 1]."""
+    seed: int = 0
+    """Seed for random weights."""
+    normalize: Normalize = "none"
+    """``unit``: divide each layer by its mean absolute activation over the first training batches."""
+
+    def __post_init__(self) -> None:
+        """Check the arguments and build the feature network."""
+        super().__post_init__()
+        require(bool(self.layer_weights), "layer_weights", "at least one layer, like {relu3_3: 1.0}", {})
+        self.layer_weights = dict(self.layer_weights)
+        finite = all(map(math.isfinite, self.layer_weights.values()))
+        require(finite, "layer_weights", "finite numbers", self.layer_weights)
+        require_choice("normalize", self.normalize, ("none", "unit"))
+        self.features = FeatureSpace(self._build_network(), self.normalize, self.uses_target)
+
+    def _build_network(self) -> FeatureNetwork:
+        name = "vgg_type" if self.network is None else "network"
+        preparation = (self.use_input_norm, self.range_norm, self.seed)
+        try:
+            return feature_network(list(self.layer_weights), self.network or self.vgg_type, self.weights, *preparation)
+        except ArgumentError as error:
+            argument = {"layer_names": "layer_weights", "network": name}.get(error.name, error.name)
+            raise ArgumentError(argument, f"{argument}: {error}") from None
+        except WeightsError as error:
+            raise ArgumentError("weights", f"weights: {error}") from error
+
+
+@dataclass(kw_only=True, eq=False)
+class FeatureDistanceLoss(FeatureLoss):
+    """A feature loss with a choice of distances between activations."""
+
+    criterion: Criterion = "l1"
+    """Distance of two feature maps: ``l1`` (mean absolute difference), ``l2`` (mean squared difference) or ``fro``
+    (Frobenius norm of the difference)."""
+
+    def __post_init__(self) -> None:
+        """Check the criterion."""
+        require_choice("criterion", self.criterion, ("l1", "l2", "fro"))
+        super().__post_init__()
+
+    @property
+    def is_batch_mean(self) -> bool:
+        """Whether the distance is a mean; a norm is not."""
+        return self.criterion != "fro"
 
 
 class FeatureSpace(nn.Module):
-    """Chosen layers of a feature network, which may be shared with other losses; see :func:`share_features`.
+    """The layers of a feature network that a loss compares, scaled according to ``normalize``.
 
     Args:
-        layer_names: the layers of a VGG, or the nodes of another classifier.
-        vgg_type: the VGG.
-        network: name of any classifier in torchvision; replaces ``vgg_type``.
-        weights: weights of the network; see :class:`~mcir.features.vgg.VGGFeatures`.
-        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
-        range_norm: whether images are in [-1, 1] instead of [0, 1].
-        seed: seed for random weights.
-        normalize: ``none``, or ``unit``: each layer is divided by its mean absolute activation over the first
-            ``CALIBRATION_BATCHES`` training batches.
-        compares_target: whether the loss uses the activations of the ground truth.
-
-    Raises:
-        ValueError: unknown network, layer or normalisation, or weights that cannot be found.
+        network: feature network, which :func:`share_features` may replace by one with more layers.
+        normalize: ``none`` or ``unit``.
+        uses_target: whether the loss uses the activations of the ground truth.
     """
 
-    def __init__(
-        self,
-        layer_names: Sequence[str],
-        vgg_type: VGGType = "vgg16",
-        network: str | None = None,
-        weights: str = "imagenet",
-        use_input_norm: bool = True,
-        range_norm: bool = False,
-        seed: int = 0,
-        normalize: Normalize = "none",
-        compares_target: bool = True,
-    ) -> None:
+    def __init__(self, network: FeatureNetwork, normalize: Normalize = "none", uses_target: bool = True) -> None:
         super().__init__()
-        if normalize not in ("none", "unit"):
-            raise ValueError(f"normalize is 'none' or 'unit', not {normalize!r}.")
-        self.network: FeatureNetwork = feature_network(
-            layer_names, network or vgg_type, weights, use_input_norm, range_norm, seed
-        )
-        self.layer_names = self.network.layer_names
+        self.network = network
+        self.layer_names = network.layer_names
         self.unit = _UnitScale(len(self.layer_names)) if normalize == "unit" else None
-        self.compares_target = compares_target
+        self.uses_target = uses_target
         self._cache: FeatureCache | None = None
         self._target_layers: tuple[str, ...] = ()
 
     def share(self, network: FeatureNetwork, cache: FeatureCache | None, target_layers: Sequence[str]) -> None:
-        """Use a network that other losses use too.
+        """Use a network together with other losses.
 
         Args:
-            network: a network with at least the layers of this space.
+            network: network that has at least the layers of this space.
             cache: cache for the activations of the output; None if no other loss needs them.
-            target_layers: layers of the ground truth to compute and keep for several losses; empty if no other loss
-                needs the ground truth, whose activations are then not kept.
+            target_layers: layers of the ground truth that are computed and kept for several losses; empty if no other
+                loss needs the ground truth, whose activations are then not kept.
         """
         self.network = network
         self._cache = cache
@@ -87,100 +126,60 @@ class FeatureSpace(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), during the first training batches."""
+        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), if this is one of the first batches."""
         if self.unit is not None and self.training and self.unit.batches < CALIBRATION_BATCHES:
             means = [in_float32(activation).abs().mean() for _, activation in self._target_activations(images)]
             self.unit.update(torch.stack(means))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the activations of a network's output (B, 3, H, W) by layer name, in network order.
+        """Return the activations of a network's output (B, 3, H, W) by layer, in network order.
 
         Raises:
-            ValueError: images that the network does not accept.
+            ValueError: the feature network does not accept the images.
         """
         if self._cache is None:
-            found = dict(self.network.stream(images, self.layer_names))
+            activations = dict(self.network.stream(images, self.layer_names))
         else:
             with_graph = torch.is_grad_enabled() and images.requires_grad
-            found = self._cache.activations(self.network, images, self.network.layer_names, with_graph)
-        return {name: self._scaled(name, found[name]) for name in self.layer_names}
+            activations = self._cache.activations(self.network, images, self.network.layer_names, with_graph)
+        return {name: self._scale(name, activations[name]) for name in self.layer_names}
 
     def target_features(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of a ground truth without a graph, layer by layer. The caller may overwrite them.
-
-        Raises:
-            ValueError: images that the network does not accept.
-        """
-        for name, activation in self._target_activations(images):
-            yield name, self._scaled(name, activation)
-            del activation
-
-    def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of negatives or further positives without a graph, layer by layer, never cached.
+        """Yield the activations of a ground truth (B, 3, H, W) layer by layer, without a graph.
 
         The caller may overwrite them.
 
         Raises:
-            ValueError: images that the network does not accept.
+            ValueError: the feature network does not accept the images.
+        """
+        for name, activation in self._target_activations(images):
+            yield name, self._scale(name, activation)
+            del activation  # release it before the next layer is computed
+
+    def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations of images (B, 3, H, W) layer by layer, without a graph and never from the cache.
+
+        The caller may overwrite them.
+
+        Raises:
+            ValueError: the feature network does not accept the images.
         """
         for name, activation in self.network.stream(images.detach(), self.layer_names):
-            yield name, self._scaled(name, activation)
+            yield name, self._scale(name, activation)
             del activation
 
     def _target_activations(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         if self._cache is None or not self._target_layers:
             yield from self.network.stream(images.detach(), self.layer_names)
             return
-        found = self._cache.activations(self.network, images, self._target_layers, with_graph=False)
+        activations = self._cache.activations(self.network, images, self._target_layers, with_graph=False)
         for name in self.layer_names:
-            yield name, found[name].clone()
+            yield name, activations[name].clone()
 
-    def _scaled(self, name: str, activation: Tensor) -> Tensor:
+    def _scale(self, name: str, activation: Tensor) -> Tensor:
         if self.unit is None:
             return activation
         return activation / self.unit.means[self.layer_names.index(name)].to(activation.dtype)
-
-
-class FeatureLoss(nn.Module):
-    """What losses in a feature space have in common: weights of the layers, and the space.
-
-    The arguments are those of :class:`FeatureSpace`, but for
-
-    Args:
-        layer_weights: the layers and how much each counts.
-        factors: the other weights, by name.
-
-    Raises:
-        ValueError: no layer, a weight that is not finite, or what the space refuses.
-    """
-
-    compares_target: ClassVar[bool] = True
-    """Whether the loss asks for the activations of the ground truth."""
-    is_batch_mean: bool = True
-    """Whether the loss of a batch is the mean of the losses of its equal parts."""
-
-    def __init__(
-        self,
-        layer_weights: Mapping[str, float],
-        factors: Mapping[str, float],
-        vgg_type: VGGType,
-        network: str | None,
-        weights: str,
-        use_input_norm: bool,
-        range_norm: bool,
-        seed: int,
-        normalize: Normalize,
-    ) -> None:
-        super().__init__()
-        loss = type(self).__name__
-        if not layer_weights:
-            raise ValueError(f"{loss}: layer_weights names no layer; give one at least, like {{relu3_3: 1.0}}.")
-        for name, weight in {**layer_weights, **factors}.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                raise ValueError(f"{loss}: the weight of {name} is a finite number, not {weight!r}.")
-        self.layer_weights = dict(layer_weights)
-        space = (vgg_type, network, weights, use_input_norm, range_norm, seed, normalize)
-        self.features = FeatureSpace(list(layer_weights), *space, self.compares_target)
 
 
 class _UnitScale(DistributedModule):
@@ -210,29 +209,32 @@ class _UnitScale(DistributedModule):
 
 
 def share_features(criteria: nn.Module) -> FeatureCache:
-    """Let all losses in a module that use the same feature network share one instance and its activations.
+    """Let all losses in a module that use the same feature network share one instance of it.
 
-    Networks are the same if architecture, weights and preparation of the images are equal. The shared instance has the
-    layers of all its losses. The activations of an output are then computed once per step, and so are those of a ground
-    truth that more than one loss needs.
+    Networks are the same if their architecture, weights and preparation of images are equal. The shared instance has
+    the layers of all its losses. Within a step, the activations of an output are computed once, and so are those of a
+    ground truth that several losses use.
 
     Returns:
-        The cache of the shared activations. Call its ``clear()`` when all losses of a step are computed.
+        The cache of these activations; call its ``clear()`` when all losses of a step are computed.
     """
     cache = FeatureCache()
     groups: dict[tuple[object, ...], list[FeatureSpace]] = {}
     for module in criteria.modules():
         if isinstance(module, FeatureSpace):
-            groups.setdefault(module.network.kind, []).append(module)
+            groups.setdefault(module.network.settings, []).append(module)
     for spaces in groups.values():
-        needed = dict.fromkeys(name for space in spaces for name in space.layer_names)
-        network = next((s.network for s in spaces if needed.keys() <= set(s.network.layer_names)), None)
+        layers = _union(spaces)
+        network = next((s.network for s in spaces if set(layers) <= set(s.network.layer_names)), None)
         if network is None:
             like = spaces[0].network.mean
-            network = spaces[0].network.with_layers(list(needed)).to(device=like.device, dtype=like.dtype)
-        targets = [space for space in spaces if space.compares_target]
-        target_layers = dict.fromkeys(name for space in targets for name in space.layer_names)
+            network = spaces[0].network.with_layers(layers).to(device=like.device, dtype=like.dtype)
+        users = [space for space in spaces if space.uses_target]
         for space in spaces:
-            keeps_target = space.compares_target and len(targets) > 1
-            space.share(network, cache if len(spaces) > 1 else None, list(target_layers) if keeps_target else [])
+            keeps_target = space.uses_target and len(users) > 1
+            space.share(network, cache if len(spaces) > 1 else None, _union(users) if keeps_target else [])
     return cache
+
+
+def _union(spaces: Sequence[FeatureSpace]) -> list[str]:
+    return list(dict.fromkeys(name for space in spaces for name in space.layer_names))

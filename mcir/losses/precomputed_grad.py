@@ -1,110 +1,106 @@
-"""What contrastive losses share: features that are compared as they come, without a graph, and their known derivatives.
+"""Contrastive losses whose gradient is computed together with their value.
 
-The features of the output are computed once, with a graph. Those of negatives and positives pass one after the other
-without one, and of each only what it adds to the value and to the derivative with respect to the output's features is
-kept: memory does not grow with their number.
+The features of the output are computed once, with a graph. Those of negatives and positives are computed one image at
+a time, without a graph. Each adds its contribution to the value and to the gradient with respect to the output's
+features, and is then released: memory does not grow with the number of negatives.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mcir.losses.base import Comparison, Loss, in_float32
 from mcir.losses.feature_loss import FeatureLoss
-from mcir.losses.pixel import in_float32
 
-_CHUNK = 2**21  # elements that are compared at a time where an intermediate result is needed
-
-
-def check_stack(loss: str, name: str, output: Tensor, stack: Tensor | Sequence[Tensor]) -> None:
-    """Raise a ValueError unless ``stack`` holds at least one batch of the shape of ``output``, (N, B, C, H, W)."""
-    shapes = [(*stack.shape[1:],)] * len(stack) if isinstance(stack, Tensor) else [(*one.shape,) for one in stack]
-    if set(shapes) != {(*output.shape,)}:
-        letter = name[0].upper()
-        found = (*stack.shape,) if isinstance(stack, Tensor) else shapes
-        raise ValueError(
-            f"{loss}: for an output of {tuple(output.shape)} the {name} are "
-            f"({letter}, {', '.join(map(str, output.shape))}) with {letter} ≥ 1, not {found}."
-        )
+_CHUNK = 2**21  # largest number of elements in an intermediate result
 
 
+@dataclass(kw_only=True, eq=False)
 class FeatureContrastLoss(FeatureLoss):
-    """What losses share that draw the output to positives and push it from negatives, in a feature space."""
+    """A loss that pulls the output towards positives and pushes it away from negatives, in a feature space."""
+
+    compares: ClassVar[Comparison] = "negatives"
 
     def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | Sequence[Tensor] | None = None) -> Tensor:
-        """Return the loss as a scalar, in at least float32.
+        """Return the loss as a scalar, in at least float32; only the output gets a gradient.
 
         Args:
-            output: the restored images (B, 3, H, W) in [0, 1].
-            negatives: (N, B, 3, H, W), N ≥ 1; no gradient goes to them.
-            positives: P ≥ 1 images (B, 3, H, W), the ground truth first, such as ``[gt]``; no gradient goes to them
-                either.
+            output: restored images, (B, 3, H, W), in [0, 1].
+            negatives: N ≥ 1 batches of negatives, (N, B, 3, H, W).
+            positives: P ≥ 1 batches of positives, each (B, 3, H, W), the ground truth first, for example ``[gt]``.
 
         Raises:
-            ValueError: there are no positives, the shapes do not belong together, or the images are too small for the
-                layers.
+            ValueError: positives are missing, shapes differ, or the images are too small for the layers.
         """
-        loss = type(self).__name__
         if positives is None:
-            raise ValueError(f"{loss} needs positives, such as [gt], beside the negatives.")
-        check_stack(loss, "negatives", output, negatives)
-        check_stack(loss, "positives", output, positives)
-        truth, *further = positives
-        self.features.calibrate(truth)
+            raise ValueError(f"{type(self).__name__}: expected positives, for example [gt], got none.")
+        check_stack(self, "negatives", output, negatives)
+        check_stack(self, "positives", output, positives)
+        target, *further = positives
+        self.features.calibrate(target)
         anchors = self.features(output)
         with torch.no_grad():
-            streams = [self.features.target_features(truth), *map(self.features.stream, further)]
-            value, steepness, slopes = self.compare(anchors, negatives, streams)
-        return with_slopes(value, steepness, slopes, [anchor for anchor in anchors.values() if anchor.requires_grad])
+            streams = [self.features.target_features(target), *map(self.features.stream, further)]
+            value, grad_scales, grads = self.compare(anchors, negatives, streams)
+        return attach_grad(value, grad_scales, grads, [anchor for anchor in anchors.values() if anchor.requires_grad])
 
     def compare(
         self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
     ) -> tuple[Tensor, list[float], list[Tensor]]:
-        """Return the value and its derivative, ``steepness · slope`` for each of the anchors that wants one.
+        """Return the value, and factors and tensors whose products are the gradients of the anchors that require one.
 
         Args:
-            anchors: the activations of the output by layer.
-            negatives: (N, B, 3, H, W).
-            positives: the activations of each positive, layer by layer, as they come.
+            anchors: activations of the output by layer.
+            negatives: negatives, (N, B, 3, H, W).
+            positives: for each positive, an iterator over its activations layer by layer.
         """
         raise NotImplementedError
 
 
-def with_slopes(
-    value: Tensor, steepness: Sequence[float], slopes: Sequence[Tensor], features: Sequence[Tensor]
+def check_stack(loss: Loss, name: str, output: Tensor, stack: Tensor | Sequence[Tensor]) -> None:
+    """Raise a ValueError unless ``stack`` has at least one batch, and all have the shape of the output."""
+    shapes = [(*stack.shape[1:],)] * len(stack) if isinstance(stack, Tensor) else [(*one.shape,) for one in stack]
+    if set(shapes) != {(*output.shape,)}:
+        letter, sizes = name[0].upper(), ", ".join(map(str, output.shape))
+        found = (*stack.shape,) if isinstance(stack, Tensor) else shapes
+        raise ValueError(
+            f"{type(loss).__name__}: expected {name} of shape ({letter}, {sizes}) with {letter} ≥ 1, got {found}."
+        )
+
+
+def attach_grad(
+    value: Tensor, grad_scales: Sequence[float], grads: Sequence[Tensor], features: Sequence[Tensor]
 ) -> Tensor:
-    """Return ``value`` with the derivative ``steepness · slope`` for each of the features, which get it when asked."""
-    if not slopes:
+    """Return a value whose gradient with respect to each feature tensor is ``grad_scale · grad``."""
+    if not grads:
         return value
-    found: Tensor = _WithSlopes.apply(value, list(steepness), *slopes, *features)
-    return found
+    result: Tensor = _AttachGrad.apply(value, list(grad_scales), *grads, *features)
+    return result
+
+
+class _AttachGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grad_scales: list[float], *grads_and_features: Tensor) -> Tensor:
+        ctx.grad_scales = grad_scales
+        ctx.save_for_backward(*grads_and_features[: len(grad_scales)])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        grads = ctx.saved_tensors
+        scaled = (grad * (grad_output * scale) for grad, scale in zip(grads, ctx.grad_scales, strict=True))
+        return (None, None, *(None for _ in grads), *scaled)
 
 
 def sum_of_absolute_differences(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum over everything, a part of the batch at a time, so that intermediate results stay small."""
+    """Return the sum of |a − b| in at least float32, a few images at a time to keep intermediate results small."""
     images = max(1, _CHUNK // a[0].numel())
     total = in_float32(a.new_zeros(()))
     for start in range(0, len(a), images):
         total += (in_float32(a[start : start + images]) - in_float32(b[start : start + images])).abs_().sum()
     return total
-
-
-class _WithSlopes(torch.autograd.Function):
-    """A value whose derivatives are known already: ``steepness · slope`` for each of the features."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, steepness: list[float], *slopes_and_features: Tensor) -> Tensor:
-        ctx.steepness = steepness
-        ctx.save_for_backward(*slopes_and_features[: len(steepness)])
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.saved_tensors
-        found = (slope * (gradient * factor) for slope, factor in zip(slopes, ctx.steepness, strict=True))
-        return (None, None, *(None for _ in slopes), *found)

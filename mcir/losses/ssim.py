@@ -1,14 +1,12 @@
 """Structural similarity as a loss (Wang et al., IEEE TIP 2004)."""
 
-from __future__ import annotations
-
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcir.losses.pixel import in_float32, same_shape
+from mcir.losses.base import Loss, in_float32, require_same_shape
 from mcir.metrics.windows import blurred, gaussian, similarity
 from mcir.registry import LOSSES
 
@@ -16,41 +14,34 @@ _WINDOW = gaussian()
 
 
 @LOSSES.register()
-class SSIMLoss(nn.Module):
+@dataclass(kw_only=True, eq=False)
+class SSIMLoss(Loss):
     """The negative structural similarity: −1 for equal images.
 
-    The only loss of IDT (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2023). The window is a Gaussian of
-    11×11 pixels with σ 1.5 that sees zeros beyond the image; the output is not clamped; the mean is taken over images,
-    channels and pixels. Gradients are those of 1 − SSIM.
-
-    Args:
-        loss_weight: factor of the loss.
-
-    Raises:
-        ValueError: a weight that is not finite.
+    It is the only loss of IDT (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2023). The window is an 11×11
+    Gaussian with σ = 1.5; images are padded with zeros; the output is not clamped. The mean is taken over images,
+    channels and pixels. Gradients equal those of 1 − SSIM.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
-        super().__init__()
-        if not math.isfinite(loss_weight):
-            raise ValueError(f"SSIMLoss: loss_weight is a finite number, not {loss_weight!r}.")
-        self.loss_weight = loss_weight
-
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the weighted loss of (B, C, H, W) images in [0, 1] as a scalar, computed in at least float32.
+        """Return the weighted loss as a scalar, computed in at least float32.
+
+        Args:
+            output: restored images, (B, C, H, W), in [0, 1].
+            gt: ground truth, (B, C, H, W), in [0, 1].
 
         Raises:
             ValueError: the shapes differ.
         """
-        gt = in_float32(same_shape("SSIMLoss", output, gt))
-        return -self.loss_weight * similarity(in_float32(output), gt, _blurred, peak=1).mean()
+        require_same_shape(self, output, gt)
+        return -self.loss_weight * similarity(in_float32(output), in_float32(gt), _blur, peak=1).mean()
 
 
-class _Blurred(torch.autograd.Function):
-    """Images (B, C, H, W) under the window, zeros beyond them.
+class _Blur(torch.autograd.Function):
+    """Convolution of images (B, C, H, W) with the window and zero padding.
 
-    Symmetric weights and zeros make it its own adjoint: the gradient is blurred in the same way. That saves what
-    autograd would keep and fill for every shifted image.
+    The window is symmetric, so this operation is its own adjoint: the backward pass blurs the gradient. Autograd
+    would store every shifted image.
     """
 
     @staticmethod
@@ -59,9 +50,9 @@ class _Blurred(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _blurred(gradients[0])
+        return _blur(gradients[0])
 
 
-def _blurred(images: Tensor) -> Tensor:
-    result: Tensor = _Blurred.apply(images)
+def _blur(images: Tensor) -> Tensor:
+    result: Tensor = _Blur.apply(images)
     return result

@@ -49,4 +49,4 @@ class RestorationModel(Model):
         """Tell a loss with a curriculum how far the network has come."""
         for part in self.parts.values():
             if isinstance(part, CurricularContrastiveRegularization):
-                part.observe(psnr)
+                part.observe({"psnr": psnr})

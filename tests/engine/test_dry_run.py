@@ -7,7 +7,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcir.engine.dry_run import step_cost
-from mcir.features import vgg
 from mcir.registry import MODELS
 
 NETWORK = {"type": "EDSR", "num_feat": 6, "num_block": 2, "upscale": 2}
@@ -91,7 +90,7 @@ def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
         raise AssertionError("weights were read")
 
     for name in ("read_weights", "imagenet_file"):
-        monkeypatch.setattr(vgg, name, refuse)
+        monkeypatch.setattr(f"mcir.features.base.{name}", refuse)
     section = {
         **CONTRASTIVE,
         "network_g": {**NETWORK, "num_feat": 2048, "num_block": 64},

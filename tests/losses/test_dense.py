@@ -1,4 +1,4 @@
-"""Dense contrastive losses against official numbers, and against loops that read like the papers' formulas."""
+"""Dense contrastive losses against official numbers and against the formulas as loops."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 def view(cells, image=None):
-    """What a loss needs of a view whose features are its cells."""
+    """A view whose features are its cells."""
     return Projected(cells, cells, image)
 
 
@@ -45,7 +45,7 @@ BOXES = torch.tensor([[[0, 0, 12, 12], [3, 4, 15, 16]], [[5, 0, 17, 12], [0, 9, 
 KINDS = {
     "vader": VADeRLoss(pixels=9, **SMALL),
     "densecl": DenseCLLoss(grid=3, dense_share=0.3, **SMALL),
-    "pixcontrast": PixContrastLoss(0, grid=3, **SMALL),
+    "pixcontrast": PixContrastLoss(grid=3, **SMALL),
 }
 
 
@@ -55,10 +55,10 @@ KINDS = {
 def test_vader_has_the_reference_value():
     known = golden("vader")
     query, key = (view(known[name].transpose(1, 2)[..., None]) for name in ("z_query", "z_key"))
-    loss = VADeRLoss(float(known["tau"]))(query, key, None, {"cells": known["bank"]})
-    assert math.isclose(loss, known["loss"], rel_tol=1e-8)  # of vectors that have the length 1 to within 4e-8
-    as_they_are = (known["z_query"].flatten(0, 1), known["z_key"].flatten(0, 1), known["bank"], float(known["tau"]))
-    assert math.isclose(module._against_queue(*as_they_are), known["loss"], rel_tol=1e-12)
+    loss = VADeRLoss(temperature=float(known["tau"]))(query, key, None, {"cells": known["bank"]})
+    assert math.isclose(loss, known["loss"], rel_tol=1e-8)  # the stored vectors have length 1 to within 4e-8
+    stored = (known["z_query"].flatten(0, 1), known["z_key"].flatten(0, 1), known["bank"], float(known["tau"]))
+    assert math.isclose(module._queue_info_nce(*stored), known["loss"], rel_tol=1e-12)
 
 
 def test_densecl_has_the_official_value_gradient_matches_and_keys():
@@ -91,12 +91,12 @@ def through_neck(features, neck):
 
 
 @pytest.mark.parametrize("distance", [0.5, 0.7])
-def test_pixcontrast_has_the_official_partners_and_the_reference_value(distance):
+def test_pixcontrast_has_the_official_positives_and_the_reference_value(distance):
     known = golden("pixcontrast")
-    boxes = torch.stack([known["coord1"], known["coord2"]], dim=1)[..., [1, 0, 3, 2]]  # they begin with the column
-    loss = PixContrastLoss(0, max_distance=distance)
-    assert torch.equal(loss.together(boxes, (6, 6)), known[f"pos_mask12.T{distance}"])
-    assert torch.equal(loss.together(boxes.flip(1), (6, 6)), known[f"pos_mask21.T{distance}"])
+    boxes = torch.stack([known["coord1"], known["coord2"]], dim=1)[..., [1, 0, 3, 2]]  # stored with the column first
+    loss = PixContrastLoss(max_distance=distance)
+    assert torch.equal(loss.positives(boxes, (6, 6)), known[f"pos_mask12.T{distance}"])
+    assert torch.equal(loss.positives(boxes.flip(1), (6, 6)), known[f"pos_mask21.T{distance}"])
     first, second = view(known["feat1"].double()), view(known["feat2"].double())
     for one, other, both, way in ((first, second, boxes, "12"), (second, first, boxes.flip(1), "21")):
         expected = known[f"pixcontrast.image_loss{way}.T{distance}.tau0.3"]
@@ -111,7 +111,7 @@ def test_pixcontrast_has_the_official_partners_and_the_reference_value(distance)
     assert math.isclose(whole, known[f"pixcontrast.loss.T{distance}.tau0.3"], rel_tol=1e-6)
 
 
-# -- loops ------------------------------------------------------------------------------------------------------------
+# -- formulas as loops ------------------------------------------------------------------------------------------------
 
 
 def cosine(a, b):
@@ -136,11 +136,11 @@ def literal_vader(loss, query, key, boxes, queues):
 def literal_densecl(loss, query, key, boxes, queues):
     of_images = [info_nce(query.image[n, :, 0, 0], [key.image[n, :, 0, 0]], queues["image"], 0.2) for n in range(3)]
     of_cells = []
-    places = [(row, column) for row in range(3) for column in range(3)]
+    locations = [(row, column) for row in range(3) for column in range(3)]
     for image in range(3):
-        for row, column in places:
+        for row, column in locations:
             own = query.features[image, :, row, column]
-            there = max(places, key=lambda place: cosine(own, key.features[image, :, place[0], place[1]]))
+            there = max(locations, key=lambda location: cosine(own, key.features[image, :, location[0], location[1]]))
             positive = key.cells[image, :, there[0], there[1]]
             of_cells.append(info_nce(query.cells[image, :, row, column], [positive], queues["cells"], 0.2))
     return 0.7 * sum(of_images) / 3 + 0.3 * sum(of_cells) / len(of_cells)
@@ -148,18 +148,18 @@ def literal_densecl(loss, query, key, boxes, queues):
 
 def literal_pixcontrast(loss, query, key, boxes, queues):
     images = []
-    places = [(row, column) for row in range(3) for column in range(3)]
+    locations = [(row, column) for row in range(3) for column in range(3)]
     for image in range(3):
         one, other = boxes[image].tolist()
         diagonals = [math.hypot(box[2] - box[0], box[3] - box[1]) / 3 for box in (one, other)]
         terms = []
-        for own in places:
+        for own in locations:
             close = []
-            for place in places:
+            for location in locations:
                 ours = [one[axis] + (own[axis] + 0.5) / 3 * (one[axis + 2] - one[axis]) for axis in (0, 1)]
-                theirs = [other[axis] + (place[axis] + 0.5) / 3 * (other[axis + 2] - other[axis]) for axis in (0, 1)]
+                theirs = [other[axis] + (location[axis] + 0.5) / 3 * (other[axis + 2] - other[axis]) for axis in (0, 1)]
                 close.append(math.dist(ours, theirs) / max(diagonals) < 0.7)
-            keys = [key.cells[image, :, row, column] for row, column in places]
+            keys = [key.cells[image, :, row, column] for row, column in locations]
             positives = [one_key for one_key, near in zip(keys, close, strict=True) if near]
             others = [one_key for one_key, near in zip(keys, close, strict=True) if not near]
             if positives:
@@ -181,18 +181,11 @@ def test_equals_the_formula_in_loops(kind, boxes):
     assert math.isclose(value, LITERAL[kind](KINDS[kind], query, key, boxes, queues()), rel_tol=1e-6)
 
 
-def test_the_weight_multiplies():
-    query, key = pair()
-    assert math.isclose(
-        VADeRLoss(loss_weight=0.25)(query, key, BOXES, queues()), KINDS["vader"](query, key, BOXES, queues()) / 4
-    )
-
-
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_is_the_derivative_and_goes_to_the_projected_queries_alone(kind):
+def test_only_the_projected_queries_get_a_gradient_and_it_is_the_derivative(kind):
     query, key = pair()
     leaves = [part.clone().requires_grad_() for part in (*query, *key)]
 
@@ -205,7 +198,7 @@ def test_gradient_is_the_derivative_and_goes_to_the_projected_queries_alone(kind
     assert [leaf.grad is not None for leaf in leaves] == [False, True, kind == "densecl", False, False, False]
 
 
-def test_an_image_without_partners_counts_as_zero_and_has_no_gradient():
+def test_an_image_without_positives_has_loss_zero_and_no_gradient():
     query, key = pair()
     cells = query.cells.requires_grad_()
     boxes = torch.stack([BOXES[0], APART, BOXES[2]])
@@ -214,7 +207,7 @@ def test_an_image_without_partners_counts_as_zero_and_has_no_gradient():
     assert [bool(cells.grad[number].any()) for number in range(3)] == [True, False, True]
 
 
-def test_logits_against_the_queue_come_in_parts(monkeypatch):
+def test_logits_against_the_queue_are_computed_in_parts(monkeypatch):
     query, key = pair()
     found = []
     for chunk in (2**24, 20):
@@ -226,29 +219,18 @@ def test_logits_against_the_queue_come_in_parts(monkeypatch):
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_under_autocast_everything_is_compared_in_float32(kind):
-    query, key = (Projected(*(part.bfloat16() for part in each)) for each in pair())
-    known = {name: queue.float() for name, queue in queues().items()}
-    expected = KINDS[kind](*(Projected(*(part.float() for part in each)) for each in (query, key)), BOXES, known)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = KINDS[kind](query, key, BOXES, known)
-    assert value.dtype == torch.float32
-    assert value == expected
-
-
-# -- places -----------------------------------------------------------------------------------------------------------
+# -- locations --------------------------------------------------------------------------------------------------------
 
 
 def coordinates(box, side=12):
-    """A patch whose two channels say where in the image each pixel lies."""
+    """A patch whose two channels are the coordinates of its pixels in the image."""
     begin, end = torch.tensor(box[:2]), torch.tensor(box[2:])
     lines = [begin[axis] + (torch.arange(side) + 0.5) / side * (end - begin)[axis] for axis in (0, 1)]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_vader_samples_the_same_pixels_of_the_image_all_over_the_overlap(flipped):
+def test_vader_samples_the_same_pixels_from_the_whole_overlap(flipped):
     boxes = BOXES.clone()
     if flipped:
         boxes[:, 1] = boxes[:, 1][:, [0, 3, 2, 1]]
@@ -258,91 +240,34 @@ def test_vader_samples_the_same_pixels_of_the_image_all_over_the_overlap(flipped
     assert one.shape == (3, 2, 2000, 1)
     torch.testing.assert_close(one, other)
     for number, (top, left, bottom, right) in enumerate([(3, 4, 12, 12), (5, 9, 12, 12), (0, 0, 12, 12)]):
-        drawn = {tuple(place) for place in (one[number, :, :, 0].T - 0.5).round().int().tolist()}
+        drawn = {tuple(location) for location in (one[number, :, :, 0].T - 0.5).round().int().tolist()}
         assert drawn == {(row, column) for row in range(top, bottom) for column in range(left, right)}
     again = loss.regions(first, second, boxes, np.random.default_rng(0))
     assert torch.equal(again[0], one)
     assert not torch.equal(loss.regions(first, second, boxes, np.random.default_rng(1))[0], one)
 
 
-def test_patches_that_share_no_pixel_are_named():
+def test_patches_without_overlap_are_refused():
     boxes = torch.stack([BOXES[0], torch.tensor([[0.0, 0, 12, 12], [12, 0, 24, 12]])])
     patches = torch.zeros(2, 3, 12, 12)
-    with pytest.raises(ValueError, match=r"share no pixel: \[\[0.0, 0.0, 12.0, 12.0\], \[12.0, 0.0, 24.0, 12.0\]\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"two patches that overlap, got the boxes \[\[0.0, 0.0, 12.0, 12.0\], \[12.0, 0.0, 24.0, 12.0\]\]",
+    ):
         VADeRLoss().regions(patches, patches, boxes, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("loss", [DenseCLLoss(grid=3), PixContrastLoss(0, grid=3)])
-def test_a_grid_has_the_means_of_its_cells(loss):
+@pytest.mark.parametrize("loss", [DenseCLLoss(grid=3), PixContrastLoss(grid=3)])
+def test_a_grid_contains_the_means_of_its_cells(loss):
     first, second = random(2, 3, 12, 6), random(2, 3, 12, 6, seed=1)
     one, other = loss.regions(first, second, BOXES, np.random.default_rng(0))
     for pooled, patch in ((one, first), (other, second)):
         torch.testing.assert_close(pooled[:, :, 1, 2], patch[:, :, 4:8, 4:6].mean(dim=(2, 3)))
-    with pytest.raises(ValueError, match=r"patches of 12×2 have no grid of 3×3 cells; set a smaller 'grid'"):
+    with pytest.raises(ValueError, match=r"expected patches of at least 3×3 for a grid of 3, got 12×2"):
         loss.regions(first[..., :2], second[..., :2], BOXES, np.random.default_rng(0))
 
 
-def test_cells_at_the_threshold_do_not_belong_together():
+def test_cells_at_the_threshold_are_negatives():
     boxes = torch.tensor([[[0.0, 0, 6, 8], [3, 4, 9, 12]]])  # a single cell with a diagonal of 10, 5 apart
-    assert not PixContrastLoss(0, max_distance=0.5).together(boxes, (1, 1)).any()
-    assert PixContrastLoss(0, max_distance=0.5001).together(boxes, (1, 1)).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_work_can_be_counted_on_the_meta_device(kind):
-    loss = KINDS[kind]
-    patches = torch.zeros(3, 5, 12, 12, device="meta", requires_grad=True)
-    query, key = loss.regions(patches, patches, BOXES, np.random.default_rng(0))
-    image = query.mean(dim=(2, 3), keepdim=True)
-    known = {name: torch.zeros(7, 5, device="meta") for name in loss.queues}
-    value = loss(Projected(query, query, image), Projected(key, key, image), BOXES, known)
-    value.backward()
-    assert value.is_meta and patches.grad.shape == patches.shape
-
-
-# -- options ----------------------------------------------------------------------------------------------------------
-
-
-def test_what_each_says_that_it_needs():
-    vader, densecl, pixcontrast = VADeRLoss(), DenseCLLoss(), PixContrastLoss(400)
-    assert (vader.hidden, vader.dim, vader.momentum, vader.queue_size, vader.queues) == (
-        2048,
-        128,
-        0.999,
-        65536,
-        ("cells",),
-    )
-    assert (densecl.hidden, densecl.dim, densecl.momentum, densecl.queue_size) == (2048, 128, 0.999, 65536)
-    assert densecl.queues == ("image", "cells") and densecl.projects_images
-    assert (pixcontrast.hidden, pixcontrast.dim, pixcontrast.momentum, pixcontrast.momentum_iter) == (
-        4096,
-        256,
-        0.99,
-        400,
-    )
-    assert pixcontrast.queues == () and pixcontrast.projector_norm and pixcontrast.symmetric
-    assert [loss.temperature for loss in (vader, densecl, pixcontrast)] == [0.07, 0.2, 0.3]
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
-    [
-        (VADeRLoss, {"temperature": 0.0}, "VADeRLoss: temperature is a finite number above 0, not 0.0"),
-        (VADeRLoss, {"pixels": 0}, "VADeRLoss: pixels is at least 1, not 0"),
-        (VADeRLoss, {"queue_size": 0}, "VADeRLoss: queue_size is at least 1, not 0"),
-        (VADeRLoss, {"momentum": 1.5}, "VADeRLoss: momentum is a share between 0 and 1, not 1.5"),
-        (DenseCLLoss, {"dense_share": -0.1}, "DenseCLLoss: dense_share is a share between 0 and 1, not -0.1"),
-        (DenseCLLoss, {"grid": 0}, "DenseCLLoss: grid is at least 1, not 0"),
-        (DenseCLLoss, {"loss_weight": math.nan}, "DenseCLLoss: loss_weight is a finite number, not nan"),
-        (PixContrastLoss, {"momentum_iter": -1}, "PixContrastLoss: momentum_iter is a number of iterations.* not -1"),
-        (
-            PixContrastLoss,
-            {"momentum_iter": 0, "max_distance": 0.0},
-            "max_distance is a finite number above 0, not 0.0",
-        ),
-        (PixContrastLoss, {"momentum_iter": 0, "hidden": 0}, "PixContrastLoss: hidden is at least 1, not 0"),
-    ],
-)
-def test_arguments_are_checked(kind, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        kind(**arguments)
+    assert not PixContrastLoss(max_distance=0.5).positives(boxes, (1, 1)).any()
+    assert PixContrastLoss(max_distance=0.5001).positives(boxes, (1, 1)).all()

@@ -1,4 +1,4 @@
-"""The distances against golden numbers, other libraries, formulas written out, and the laws that they follow."""
+"""The distances against golden numbers, other libraries, formulas and mathematical properties."""
 
 import math
 from pathlib import Path
@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 
 from mcir.losses import BhattacharyyaDistance, EarthMoversDistance, MaximumMeanDiscrepancy
 from mcir.losses import distances as module
-from mcir.registry import DISTANCES
+from mcir.registry import DISTANCES, ArgumentError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcl" / "distances.npz"
 TINY = 1e-18  # the golden numbers have no eps
 CASES = {
     "emd_pooled": EarthMoversDistance(),
-    "emd_channel_mean": EarthMoversDistance("separate"),
+    "emd_channel_mean": EarthMoversDistance(channels="separate"),
     "bd_gauss_pooled": BhattacharyyaDistance(eps=TINY),
-    "bd_gauss_channel_mean": BhattacharyyaDistance("separate", TINY),
-    "bd_gauss_multivariate": BhattacharyyaDistance("joint", TINY),
+    "bd_gauss_channel_mean": BhattacharyyaDistance(channels="separate", eps=TINY),
+    "bd_gauss_multivariate": BhattacharyyaDistance(channels="joint", eps=TINY),
     "mmd2_biased_pooled_mix": MaximumMeanDiscrepancy(),
     "mmd2_unbiased_pooled_mix": MaximumMeanDiscrepancy(unbiased=True),
-    "mmd2_biased_pooled_s0p04": MaximumMeanDiscrepancy([0.04]),
+    "mmd2_biased_pooled_s0p04": MaximumMeanDiscrepancy(bandwidths=[0.04]),
 }
-METRICS = [EarthMoversDistance(), EarthMoversDistance("separate")]
+METRICS = [EarthMoversDistance(), EarthMoversDistance(channels="separate")]
 ALL = [*CASES.values()]
 BIASED = [case for name, case in CASES.items() if "unbiased" not in name]
 NAMES = list(CASES)
@@ -38,25 +38,25 @@ def golden():
 
 
 def residuals(seed, count=3, size=(3, 5, 4), dtype=torch.float64):
-    """Noise of another spread and mean for each residual."""
+    """Noise with a different spread and mean for each residual."""
     generator = torch.Generator().manual_seed(seed)
     spread = 0.02 + 0.1 * torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
     mean = 0.1 * torch.randn(count, 1, 1, 1, generator=generator, dtype=torch.float64)
     return (mean + spread * torch.randn(count, *size, generator=generator, dtype=torch.float64)).to(dtype)
 
 
-# -- other people's numbers -------------------------------------------------------------------------------------------
+# -- reference values -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_golden_ones(golden, name):
-    expected, given_ = golden[name], golden["residuals"]
+    expected, residual = golden[name], golden["residuals"]
     defined = ~expected.isnan()  # the unbiased distance of a residual to itself
     assert defined.sum() >= 56
-    found = CASES[name](given_, given_)
+    found = CASES[name](residual, residual)
     assert found.dtype == torch.float64 and found.shape == (8, 8)
     assert (found - expected)[defined].abs().max() < 1e-12
-    assert (CASES[name](given_.float(), given_.float()) - expected)[defined].abs().max() < 2e-7
+    assert (CASES[name](residual.float(), residual.float()) - expected)[defined].abs().max() < 2e-7
 
 
 @pytest.mark.parametrize("name", ["emd_pooled", "emd_channel_mean", "bd_gauss_pooled", "mmd2_biased_pooled_mix"])
@@ -67,7 +67,7 @@ def test_gradients_are_the_golden_ones(golden, name):
     assert (b.grad[0] - golden[f"grad_{name}_wrt_q3"]).abs().max() < 1e-15
 
 
-def test_emd_is_that_of_scipy():
+def test_emd_equals_scipys():
     stats = pytest.importorskip("scipy.stats")
     a, b = residuals(1, 2), residuals(2, 3)
     expected = [[stats.wasserstein_distance(x.flatten(), y.flatten()) for y in b] for x in a]
@@ -84,7 +84,7 @@ def test_emd_is_the_cost_of_the_optimal_transport():
     pooled = [[cost(x, y) for y in b] for x in a]
     separate = [[np.mean([cost(u, v) for u, v in zip(x, y, strict=True)]) for y in b] for x in a]
     assert EarthMoversDistance()(a, b).numpy() == pytest.approx(np.array(pooled), rel=1e-12)
-    assert EarthMoversDistance("separate")(a, b).numpy() == pytest.approx(np.array(separate), rel=1e-12)
+    assert EarthMoversDistance(channels="separate")(a, b).numpy() == pytest.approx(np.array(separate), rel=1e-12)
 
 
 def test_bd_is_the_integral_of_the_densities():
@@ -113,10 +113,10 @@ def literal_mmd(a, b, bandwidths, unbiased):
 
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("bandwidths", [[0.01, 0.02, 0.04, 0.08, 0.16], [0.3], [0.013, 0.7]])
-def test_waves_give_the_mmd_of_all_kernels(bandwidths, unbiased):
-    distance = MaximumMeanDiscrepancy(bandwidths, samples=None, unbiased=unbiased)
+def test_waves_equal_the_mmd_of_all_kernels(bandwidths, unbiased):
+    distance = MaximumMeanDiscrepancy(bandwidths=bandwidths, samples=None, unbiased=unbiased)
     a, b = (3 * residuals(seed, 2) for seed in (5, 6))
-    a[0, 0, 0, 0], b[1, 0, 0, 0] = 1.999, -1.999  # as far from each other as the waves must reach
+    a[0, 0, 0, 0], b[1, 0, 0, 0] = 1.999, -1.999  # the largest difference that the waves must represent
     a, b = a.requires_grad_(), b.requires_grad_()
     found, expected = distance(a, b), literal_mmd(a, b, bandwidths, unbiased)
     assert (found - expected).abs().max() < 1e-12
@@ -127,17 +127,17 @@ def test_waves_give_the_mmd_of_all_kernels(bandwidths, unbiased):
         assert (ours - theirs).abs().max() < 1e-11 < theirs.abs().max()
 
 
-# -- laws -------------------------------------------------------------------------------------------------------------
+# -- properties -------------------------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**31)
 numbers = st.floats(-0.3, 0.3)
 factors = st.floats(0.2, 3.0)
-laws = settings(max_examples=15, deadline=None)
+properties = settings(max_examples=15, deadline=None)
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 @given(seed=seeds)
-@laws
+@properties
 def test_order_of_pixels_does_not_matter(distance, seed):
     a, b = residuals(seed, 2), residuals(seed + 1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
@@ -147,7 +147,7 @@ def test_order_of_pixels_does_not_matter(distance, seed):
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 @given(seed=seeds)
-@laws
+@properties
 def test_symmetric_never_negative_and_zero_on_itself(distance, seed):
     a, b = residuals(seed, 2), residuals(seed + 1)
     torch.testing.assert_close(distance(a, b), distance(b, a).T, rtol=0, atol=1e-14)
@@ -158,8 +158,8 @@ def test_symmetric_never_negative_and_zero_on_itself(distance, seed):
 
 @pytest.mark.parametrize("distance", METRICS, ids=["pooled", "separate"])
 @given(seed=seeds, shift=numbers, factor=factors)
-@laws
-def test_emd_is_a_metric_that_moves_and_grows_with_the_residuals(distance, seed, shift, factor):
+@properties
+def test_emd_is_a_metric_with_shift_and_scale_rules(distance, seed, shift, factor):
     a, b, c = (residuals(seed + number, 2) for number in range(3))
     near = {"rtol": 1e-12, "atol": 1e-15}
     torch.testing.assert_close(distance(a, a + shift).diagonal(), torch.full((2,), abs(shift), dtype=a.dtype), **near)
@@ -168,33 +168,33 @@ def test_emd_is_a_metric_that_moves_and_grows_with_the_residuals(distance, seed,
 
 
 @given(seed=seeds)
-@laws
+@properties
 def test_emd_of_pooled_values_is_never_above_that_of_channels(seed):
     a, b = residuals(seed), residuals(seed + 1)
-    assert (EarthMoversDistance()(a, b) <= EarthMoversDistance("separate")(a, b) + 1e-15).all()
+    assert (EarthMoversDistance()(a, b) <= EarthMoversDistance(channels="separate")(a, b) + 1e-15).all()
 
 
 @pytest.mark.parametrize("channels", ["pooled", "separate", "joint"])
 @given(seed=seeds, shift=numbers, factor=factors)
-@laws
-def test_bd_does_not_change_when_both_are_moved_and_scaled(channels, seed, shift, factor):
-    distance, a, b = BhattacharyyaDistance(channels, TINY), residuals(seed), residuals(seed + 1)
+@properties
+def test_bd_does_not_change_when_both_are_shifted_and_scaled(channels, seed, shift, factor):
+    distance, a, b = BhattacharyyaDistance(channels=channels, eps=TINY), residuals(seed), residuals(seed + 1)
     torch.testing.assert_close(distance(shift - factor * a, shift - factor * b), distance(a, b), rtol=1e-9, atol=1e-13)
 
 
-def test_joint_bd_does_not_depend_on_the_colours_that_pixels_are_written_in():
-    distance, a, b = BhattacharyyaDistance("joint", TINY), residuals(1), residuals(2)
+def test_joint_bd_does_not_depend_on_the_colour_space():
+    distance, a, b = BhattacharyyaDistance(channels="joint", eps=TINY), residuals(1), residuals(2)
     colours = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
     turned = (torch.einsum("dc,nchw->ndhw", colours, each) for each in (a, b))
     torch.testing.assert_close(distance(*turned), distance(a, b), rtol=1e-9, atol=0)
 
 
 @given(seed=seeds, shift=numbers, factor=factors)
-@laws
-def test_mmd_does_not_change_when_all_is_moved_and_scaled_with_its_bandwidths(seed, shift, factor):
+@properties
+def test_mmd_does_not_change_when_both_are_shifted_and_scaled_with_the_bandwidths(seed, shift, factor):
     a, b = residuals(seed), residuals(seed + 1)
-    expected = MaximumMeanDiscrepancy([0.02, 0.1])(a, b)
-    scaled = MaximumMeanDiscrepancy([0.02 * factor, 0.1 * factor], largest=10.0)
+    expected = MaximumMeanDiscrepancy(bandwidths=[0.02, 0.1])(a, b)
+    scaled = MaximumMeanDiscrepancy(bandwidths=[0.02 * factor, 0.1 * factor], largest=10.0)
     torch.testing.assert_close(scaled(factor * a + shift, factor * b + shift), expected, rtol=0, atol=1e-12)
 
 
@@ -218,7 +218,7 @@ def test_gradient_is_the_derivative(distance):
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
-def test_arithmetic_is_not_that_of_half_precision(distance):
+def test_half_precision_residuals_are_compared_in_float32(distance):
     a, b = residuals(9, dtype=torch.bfloat16).requires_grad_(), residuals(10, dtype=torch.bfloat16)
     expected = distance(a.detach().double(), b.double())
     with torch.autocast("cpu", torch.bfloat16):
@@ -229,8 +229,8 @@ def test_arithmetic_is_not_that_of_half_precision(distance):
 
 
 @pytest.mark.parametrize("distance", BIASED)
-def test_equal_residuals_attract_nothing(distance):
-    """Two patches may be one and the same: then nothing is to be gained there."""
+def test_equal_residuals_have_no_gradient(distance):
+    """Two patches may be identical; they have no gradient."""
     a, b = (residuals(11, 1, dtype=torch.float32).requires_grad_() for _ in range(2))
     distance(a, b).sum().backward()
     scale = torch.autograd.grad(distance(a, residuals(12, 1, dtype=torch.float32)).sum(), a)[0].abs().max()
@@ -239,7 +239,7 @@ def test_equal_residuals_attract_nothing(distance):
 
 @pytest.mark.parametrize("channels", ["pooled", "separate", "joint"])
 def test_bd_is_stable(channels):
-    distance = BhattacharyyaDistance(channels)
+    distance = BhattacharyyaDistance(channels=channels)
     far = residuals(13, 2, dtype=torch.float32) + 100
     near = (far.double() - 100).float()  # exact
     torch.testing.assert_close(distance(far, far), distance(near, near), rtol=1e-9, atol=1e-15)
@@ -254,7 +254,7 @@ def test_bd_is_stable(channels):
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
-def test_what_is_not_finite_is_not_hidden(distance):
+def test_values_that_are_not_finite_are_not_hidden(distance):
     a = residuals(15, 2)
     a[0, 0, 0, 0] = math.nan
     found = distance(a, residuals(16, 2))
@@ -268,7 +268,7 @@ def test_parts_of_the_values_add_up_and_stay_small(monkeypatch):
     widths = []
     cdist = torch.cdist
     monkeypatch.setattr(module.torch, "cdist", lambda x, y, p: widths.append(x.shape[1]) or cdist(x, y, p=p))
-    monkeypatch.setattr(module, "_BUDGET", 3 * 2 * 7 + 1)
+    monkeypatch.setattr(module, "_CHUNK", 3 * 2 * 7 + 1)
     found = EarthMoversDistance()(a, b)
     assert widths == [7] * 8 + [4]
     torch.testing.assert_close(found, expected)
@@ -277,8 +277,8 @@ def test_parts_of_the_values_add_up_and_stay_small(monkeypatch):
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
-def test_nothing_is_kept_for_each_pair_and_pixel(distance):
-    """What the backward pass needs grows with the residuals, not with their pairs."""
+def test_memory_does_not_grow_with_pairs_times_pixels(distance):
+    """The memory of the backward pass grows with the number of residuals, not of pairs."""
 
     def kept(count):
         sizes = {}
@@ -300,28 +300,28 @@ def test_nothing_is_kept_for_each_pair_and_pixel(distance):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The values that MMD looks at, call by call."""
+    """The values that MMD compares, call by call."""
     seen = []
     waves = MaximumMeanDiscrepancy._waves
     monkeypatch.setattr(MaximumMeanDiscrepancy, "_waves", lambda self, x: seen.append(x) or waves(self, x))
     return seen
 
 
-def test_samples_are_distinct_and_new_each_time_and_each_residual_has_its_own(drawn):
+def test_samples_are_distinct_new_in_each_call_and_different_for_each_residual(drawn):
     numbered = (torch.arange(300.0) / 300).view(1, 3, 10, 10).expand(2, 3, 10, 10)
     distance = MaximumMeanDiscrepancy(samples=40)
     torch.manual_seed(0)
     state = torch.get_rng_state()
     first = distance.describe(numbered)
     distance.describe(numbered)
-    torch.set_rng_state(state)  # as a resumed run does
+    torch.set_rng_state(state)  # like a resumed run
     assert torch.equal(distance.describe(numbered), first)
     for values in drawn:
         assert values.shape == (2, 40) and all(len(row.unique()) == 40 for row in values)
         assert set(values[0].tolist()) != set(values[1].tolist())
     assert set(drawn[0][0].tolist()) != set(drawn[1][0].tolist())
     assert torch.equal(drawn[2], drawn[0])
-    assert drawn[0].min() < 0.2 and drawn[0].max() > 0.8  # from everywhere
+    assert drawn[0].min() < 0.2 and drawn[0].max() > 0.8  # from the whole range
 
 
 def test_samples_estimate_what_all_values_give():
@@ -339,7 +339,7 @@ def test_many_samples_pass_in_parts(monkeypatch, drawn):
     distance = MaximumMeanDiscrepancy(samples=None)
     whole = distance(a, b)
     (expected,) = torch.autograd.grad(whole.sum(), a)
-    monkeypatch.setattr(module, "_AT_ONCE", 25)
+    monkeypatch.setattr(module, "_MAX_STORED_VALUES", 25)
     drawn.clear()
     parts = distance(a, b)
     assert [tuple(part.shape) for part in drawn] == [(2, 25), (2, 25), (2, 10), (3, 25), (3, 25), (3, 10)]
@@ -358,46 +358,54 @@ def test_values_beyond_the_largest_count_as_the_largest():
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_what_is_not_finite_has_no_finite_distance(value):
+def test_values_that_are_not_finite_have_no_finite_distance(value):
     a, b = residuals(26, 2), residuals(27, 2)
     a[0, 0, 0, 0] = value
     distances = MaximumMeanDiscrepancy(samples=None)(a, b)
     assert distances[0].isnan().all() and distances[1].isfinite().all()
 
 
-# -- mistakes ---------------------------------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"type": "EarthMoverDistance"}, "no distance 'EarthMoverDistance'. Did you mean 'EarthMoversDistance'"),
-        ({"type": "EarthMoversDistance", "channels": "joint"}, "channels is one of 'pooled', 'separate', not 'joint'"),
-        ({"type": "BhattacharyyaDistance", "channels": "rgb"}, "is one of 'pooled', 'separate', 'joint', not 'rgb'"),
-        ({"type": "BhattacharyyaDistance", "eps": 0.0}, "eps is a finite number above 0, not 0.0"),
-        ({"type": "BhattacharyyaDistance", "eps": math.nan}, "eps is a finite number above 0, not nan"),
-        ({"type": "MaximumMeanDiscrepancy", "bandwidths": []}, r"bandwidths \(one at least\) .* not \[\]"),
-        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [0.1, -1.0]}, r"above 0, not \[0.1, -1.0\]"),
-        ({"type": "MaximumMeanDiscrepancy", "largest": math.inf}, "above 0, not .* and inf"),
-        ({"type": "MaximumMeanDiscrepancy", "samples": 1}, "samples is at least 2, or null for all values, not 1"),
-        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [5e-5]}, "5e-05 over values up to ±2.0 takes .* waves"),
+        (
+            {"type": "EarthMoversDistance", "channels": "joint"},
+            "channels: expected 'pooled' or 'separate', got 'joint'",
+        ),
+        (
+            {"type": "BhattacharyyaDistance", "channels": "rgb"},
+            "channels: expected 'pooled' or .* or 'joint', got 'rgb'",
+        ),
+        ({"type": "BhattacharyyaDistance", "eps": 0.0}, "eps: expected a finite number above 0, got 0.0"),
+        ({"type": "BhattacharyyaDistance", "eps": math.nan}, "eps: expected .* got nan"),
+        ({"type": "MaximumMeanDiscrepancy", "bandwidths": []}, r"bandwidths: expected at least one .* got \[\]"),
+        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [0.1, -1.0]}, r"above 0, got \[0.1, -1.0\]"),
+        ({"type": "MaximumMeanDiscrepancy", "largest": math.inf}, "largest: expected a finite number above 0, got inf"),
+        ({"type": "MaximumMeanDiscrepancy", "samples": 1}, "samples: expected at least 2, or null for all, got 1"),
+        (
+            {"type": "MaximumMeanDiscrepancy", "bandwidths": [5e-5]},
+            "bandwidths: expected larger .* frequencies, at most",
+        ),
     ],
 )
 def test_arguments_are_checked(section, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         DISTANCES.build(section)
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 def test_residuals_are_checked(distance):
-    with pytest.raises(ValueError, match=r"residuals are floating-point numbers \(M, C, H, W\), not .*\(3, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"floating-point residuals \(M, C, H, W\), got .*\(3, 5, 4\)"):
         distance.describe(torch.rand(3, 5, 4))
-    with pytest.raises(ValueError, match=r"not torch.uint8 \(1, 3, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"got torch.uint8 \(1, 3, 5, 4\)"):
         distance.describe(torch.zeros(1, 3, 5, 4, dtype=torch.uint8))
 
 
 def test_sizes_are_checked():
-    with pytest.raises(ValueError, match=r"residuals of one size; the descriptions of these are \(60,\) and \(75,\)"):
+    with pytest.raises(ValueError, match=r"of the same size, got descriptions of the sizes \(60,\) and \(75,\)"):
         EarthMoversDistance()(residuals(1), residuals(1, size=(3, 5, 5)))
-    with pytest.raises(ValueError, match="residuals of one size"):
-        BhattacharyyaDistance("joint")(residuals(1), residuals(1, size=(1, 5, 4)))
+    with pytest.raises(ValueError, match="residuals of the same size"):
+        BhattacharyyaDistance(channels="joint")(residuals(1), residuals(1, size=(1, 5, 4)))

@@ -1,3 +1,5 @@
+"""Scales of features, and feature networks and activations that losses share."""
+
 import copy
 import weakref
 from typing import Any
@@ -16,8 +18,8 @@ LAYERS = ["relu1_1", "relu2_1"]
 WEIGHTS = {"relu1_1": 0.4, "relu2_1": 0.6}
 
 
-def space(**changes: Any) -> FeatureSpace:
-    return FeatureSpace(**{"layer_names": LAYERS, "weights": "random", "normalize": "unit", **changes})
+def space(normalize: Any = "unit", **changes: Any) -> FeatureSpace:
+    return FeatureSpace(VGGFeatures(LAYERS, "vgg16", "random", **changes), normalize)
 
 
 def images(seed: int = 0, count: int = 2) -> Tensor:
@@ -64,7 +66,7 @@ def test_the_scale_is_the_same_in_every_process() -> None:
     torch.testing.assert_close(found.unit.means, alone.unit.means + 1)
 
 
-def test_the_scale_is_the_only_state_and_is_taken_back(tmp_path: Any) -> None:
+def test_the_scale_is_the_only_state_and_is_restored(tmp_path: Any) -> None:
     one, other = space(), space()
     one.calibrate(images())
     torch.save(one.state_dict(), tmp_path / "state.pth")
@@ -74,7 +76,7 @@ def test_the_scale_is_the_only_state_and_is_taken_back(tmp_path: Any) -> None:
     assert not space(normalize="none").state_dict()
 
 
-def test_a_silent_layer_keeps_its_scale() -> None:
+def test_a_layer_without_activity_keeps_its_scale() -> None:
     found = space(use_input_norm=False)
     assert found.unit is not None
     found.unit.update(torch.tensor([0.0, 3.0]))
@@ -93,7 +95,7 @@ def test_with_unit_the_weight_of_spn_does_not_depend_on_the_scale_of_the_weights
 
 
 @pytest.mark.parametrize("kind", ["spn", "perceptual"])
-def test_another_classifier_by_its_nodes(kind: str) -> None:
+def test_classifiers_other_than_vgg_are_used_by_their_nodes(kind: str) -> None:
     layers = {"layer1.0.relu": 0.5, "layer1": 0.5}
     output, other = images(1).requires_grad_(), images(2)
     if kind == "spn":
@@ -102,8 +104,8 @@ def test_another_classifier_by_its_nodes(kind: str) -> None:
     else:
         loss = PerceptualLoss(layers, weights="random", network="resnet18")
         value = loss(output, other)
-    ours, theirs = loss.features(output), loss.features(other)
-    expected = sum(weight * (ours[name] - theirs[name]).abs().mean() for name, weight in layers.items())
+    a, b = loss.features(output), loss.features(other)
+    expected = sum(weight * (a[name] - b[name]).abs().mean() for name, weight in layers.items())
     torch.testing.assert_close(value, expected)
     (gradient,) = torch.autograd.grad(value, output)
     (reference,) = torch.autograd.grad(expected, output)
@@ -115,7 +117,7 @@ def losses() -> nn.ModuleDict:
     return nn.ModuleDict({"l_percep": deep, "l_neg": SPNLoss(WEIGHTS, weights="random")})
 
 
-def test_losses_share_a_network_that_has_the_layers_of_both() -> None:
+def test_losses_share_a_network_with_the_layers_of_both() -> None:
     apart, together = losses(), losses()
     share_features(together)
     deep, spn = together["l_percep"], together["l_neg"]
@@ -134,7 +136,7 @@ def test_losses_share_a_network_that_has_the_layers_of_both() -> None:
     assert spn.features.network.mean.dtype == torch.float64 and not together.state_dict()
 
 
-def test_only_what_is_the_same_is_shared() -> None:
+def test_networks_that_differ_are_not_shared() -> None:
     parts = nn.ModuleList(
         [
             SPNLoss(WEIGHTS, weights="random"),
@@ -289,8 +291,3 @@ def test_nodes_of_a_shared_classifier_keep_their_own_order() -> None:
     output, negatives, gt = images(1, 2), images(2, 2)[None], images(3, 2)
     for together, apart in zip(*parts, strict=True):
         torch.testing.assert_close(together(output, negatives, [gt]), apart(output, negatives, [gt]))
-
-
-def test_unknown_normalisation_is_refused() -> None:
-    with pytest.raises(ValueError, match="normalize is 'none' or 'unit', not 'Unit'"):
-        space(normalize="Unit")

@@ -1,3 +1,5 @@
+"""Pixel losses against formulas by hand and NAFNet's numbers."""
+
 import json
 import math
 from pathlib import Path
@@ -38,7 +40,7 @@ def test_value_by_hand(kind: type, reduction: Any) -> None:
 def test_gradient_is_the_derivative(kind: type, reduction: Any) -> None:
     torch.manual_seed(0)
     output, gt = torch.rand(1, 2, 3, 4, dtype=torch.float64, requires_grad=True), torch.rand(1, 2, 3, 4).double()
-    assert torch.autograd.gradcheck(lambda x: kind(0.7, reduction)(x, gt), (output,))
+    assert torch.autograd.gradcheck(lambda x: kind(loss_weight=0.7, reduction=reduction)(x, gt), (output,))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,31 +61,14 @@ def test_equal_images_have_a_finite_gradient(kind: type) -> None:
     assert not output.grad.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_shapes_are_not_broadcast(kind: type) -> None:
-    with pytest.raises(ValueError, match=rf"{kind.__name__}: the output is \(1, 3, 4, 4\), but .* \(1, 1, 4, 4\)"):
-        kind()(torch.rand(1, 3, 4, 4), torch.rand(1, 1, 4, 4))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_arguments_are_checked(kind: type) -> None:
-    with pytest.raises(ValueError, match="reduction is 'mean' or 'sum', not 'none'"):
-        kind(reduction="none")
-    with pytest.raises(ValueError, match="loss_weight is a finite number, not nan"):
-        kind(loss_weight=float("nan"))
-
-
-def test_charbonnier_needs_an_eps() -> None:
-    for eps in (0.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match=rf"eps is a finite number above 0, not {eps}"):
-            CharbonnierLoss(eps=eps)
+def test_the_eps_of_charbonnier_is_added_to_the_square():
     zero = torch.zeros(1, 1, 1, 1)
     assert math.isclose(CharbonnierLoss(eps=0.25)(zero, zero).item(), 0.5)
 
 
 @pytest.mark.parametrize(("case", "luma"), [("nafnet_psnr_loss", False), ("nafnet_psnr_loss_y", True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_psnr_loss_is_nafnet_s(case: str, luma: bool, dtype: torch.dtype) -> None:
+def test_psnr_loss_equals_nafnets(case: str, luma: bool, dtype: torch.dtype) -> None:
     expected = json.loads((GOLDEN / "fidelity.json").read_text())["cases"][case]
     with np.load(GOLDEN / "fidelity.npz") as golden:
         output, gt, gradient = (torch.from_numpy(golden[f"{case}.{name}"]) for name in ("out", "gt", "grad"))
@@ -95,13 +80,13 @@ def test_psnr_loss_is_nafnet_s(case: str, luma: bool, dtype: torch.dtype) -> Non
     torch.testing.assert_close(output.grad.float(), gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_psnr_loss_counts_every_image_alike() -> None:
+def test_psnr_loss_averages_the_psnr_of_the_images() -> None:
     gt = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
     output = gt + torch.tensor([0.1, 0.001]).double().view(2, 1, 1, 1)
     assert math.isclose(PSNRLoss()(output, gt).item(), (-20 - 60) / 2, abs_tol=0.05)
     assert math.isclose(PSNRLoss()(gt, gt).item(), -80)
 
 
-def test_psnr_loss_takes_the_luma_of_rgb_alone() -> None:
-    with pytest.raises(ValueError, match="toY is for RGB images, these have 1 channels"):
+def test_the_luma_of_images_that_are_not_rgb_is_refused() -> None:
+    with pytest.raises(ValueError, match="toY requires RGB images, got 1 channels"):
         PSNRLoss(toY=True)(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4))

@@ -1,3 +1,6 @@
+"""SPN against the literal loss and the official numbers."""
+
+import doctest
 import json
 import math
 from pathlib import Path
@@ -9,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import mcir.losses.spn
 from mcir.losses import L1Loss, PerceptualLoss, SPNLoss
 from mcir.losses import precomputed_grad as module
 from tests.golden.deterministic import vgg_state_dict
+from tests.losses.helpers import saved_bytes, value_and_grad
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
 LAYERS = {"relu1_2": 0.2, "conv2_1": 0.3, "pool2": 0.5}
@@ -19,8 +24,10 @@ CRITERIA = ["l1", "l2", "fro"]
 
 
 def literal(loss: SPNLoss, output: Tensor, negatives: Tensor) -> Tensor:
-    """The loss as the released code has it: a whole perceptual loss, both feature passes, for each negative."""
-    one = PerceptualLoss(loss.layer_weights, "vgg16", "random", criterion=loss.criterion).to(output.dtype)
+    """The loss as in the released code: a perceptual loss, with both feature passes, for each negative."""
+    one = PerceptualLoss(loss.layer_weights, vgg_type="vgg16", weights="random", criterion=loss.criterion).to(
+        output.dtype
+    )
     return -loss.loss_weight * sum(one(output, negative.detach()) for negative in negatives) / len(negatives)
 
 
@@ -31,21 +38,14 @@ def images(count: int = 3, dtype: torch.dtype = torch.float32, batch: int = 2) -
     return output, (output + 0.3 * (noise - 0.5)).clamp(0, 1)
 
 
-def value_and_gradient(function: Any, output: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = output.clone().requires_grad_()
-    value = function(leaf, negatives)
-    value.backward()
-    return value.detach(), leaf.grad
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_equals_the_literal_loss(criterion: Any, count: int, dtype: torch.dtype, tolerance: float) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random", criterion=criterion, loss_weight=0.3).to(dtype)
+    loss = SPNLoss(LAYERS, weights="random", criterion=criterion, loss_weight=0.3).to(dtype)
     output, negatives = images(count, dtype)
-    value, gradient = value_and_gradient(loss, output, negatives)
-    expected, reference = value_and_gradient(lambda *x: literal(loss, *x), output, negatives)
+    value, gradient = value_and_grad(loss, output, negatives)
+    expected, reference = value_and_grad(lambda *x: literal(loss, *x), output, negatives)
     assert value.dtype == dtype and value.shape == ()
     assert math.isclose(value.item(), expected.item(), rel_tol=tolerance)
     assert (gradient - reference).abs().max() <= tolerance * reference.abs().max()
@@ -54,7 +54,13 @@ def test_equals_the_literal_loss(criterion: Any, count: int, dtype: torch.dtype,
 def check_golden(name: str, weights: str) -> None:
     facts = json.loads((GOLDEN / "spn.json").read_text())["cases"][name]
     factor = facts["perceptual_weight"]
-    loss = SPNLoss(facts["layer_weights"], facts["vgg_type"], weights, criterion=facts["criterion"], loss_weight=factor)
+    loss = SPNLoss(
+        facts["layer_weights"],
+        vgg_type=facts["vgg_type"],
+        weights=weights,
+        criterion=facts["criterion"],
+        loss_weight=factor,
+    )
     with np.load(GOLDEN / f"{name}.npz") as golden:
         output, gt, negatives, gradient = (torch.from_numpy(golden[key]) for key in ("out", "gt", "neg", "grad"))
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
@@ -78,35 +84,35 @@ def test_value_and_gradient_with_vgg19_are_the_official_ones(tmp_path: Path) -> 
     check_golden("spn_vgg19_l2", str(tmp_path / "vgg.pth"))
 
 
-def test_large_batches_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
+def test_large_batches_are_compared_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = SPNLoss(LAYERS, weights="random")
     output, negatives = images(2, batch=5)
-    whole = value_and_gradient(loss, output, negatives)
+    whole = value_and_grad(loss, output, negatives)
     monkeypatch.setattr(module, "_CHUNK", 2 * 64 * 12 * 10)
-    parts = value_and_gradient(loss, output, negatives)
+    parts = value_and_grad(loss, output, negatives)
     assert math.isclose(whole[0].item(), parts[0].item(), rel_tol=1e-6)
     assert torch.equal(whole[1], parts[1])
 
 
 def test_channels_last_gives_the_same() -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
+    loss = SPNLoss(LAYERS, weights="random")
     output, negatives = images()
-    expected, reference = value_and_gradient(loss, output, negatives)
+    expected, reference = value_and_grad(loss, output, negatives)
     loss.to(memory_format=torch.channels_last)
     strided = torch.stack([negative.contiguous(memory_format=torch.channels_last) for negative in negatives])
-    value, gradient = value_and_gradient(loss, output.contiguous(memory_format=torch.channels_last), strided)
+    value, gradient = value_and_grad(loss, output.contiguous(memory_format=torch.channels_last), strided)
     assert math.isclose(value.item(), expected.item(), rel_tol=1e-5)
     assert (gradient - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_under_autocast_only_the_features_are_bfloat16(criterion: Any) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random", criterion=criterion)
+    loss = SPNLoss(LAYERS, weights="random", criterion=criterion)
     output, negatives = images()
-    expected, reference = value_and_gradient(loss, output, negatives)
+    expected, reference = value_and_grad(loss, output, negatives)
     with torch.autocast("cpu", torch.bfloat16):
-        value, gradient = value_and_gradient(loss, output, negatives)
-        rounded = value_and_gradient(lambda *x: literal(loss, *x), output, negatives)
+        value, gradient = value_and_grad(loss, output, negatives)
+        rounded = value_and_grad(lambda *x: literal(loss, *x), output, negatives)
     assert value.dtype == torch.float32 and gradient.dtype == torch.float32
     assert math.isclose(value.item(), rounded[0].item(), rel_tol=1e-5)  # same features, compared in float32
     assert (gradient - rounded[1]).norm() < 0.03 * rounded[1].norm()
@@ -116,73 +122,40 @@ def test_under_autocast_only_the_features_are_bfloat16(criterion: Any) -> None:
 
 
 def test_output_passes_once_and_each_negative_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, passes = SPNLoss(LAYERS, "vgg16", "random"), []
+    loss, passes = SPNLoss(LAYERS, weights="random"), []
     stream = loss.features.network.stream
 
     def counted(x: Tensor, wanted: Any) -> Any:
-        passes.append((tuple(x.shape), torch.is_grad_enabled()))
+        passes.append((tuple(x.shape), x.requires_grad))
         return stream(x, wanted)
 
     monkeypatch.setattr(loss.features.network, "stream", counted)
-    value_and_gradient(loss, *images(4))
+    value_and_grad(loss, *images(4))
     assert passes == [((2, 3, 12, 10), True)] + [((2, 3, 12, 10), False)] * 4
-
-
-def saved_bytes(function: Any, output: Tensor, negatives: Tensor) -> int:
-    """Memory that autograd keeps for the backward pass beside the weights, each storage counted once."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.shape[-2:] != (3, 3):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        value = function(output.clone().requires_grad_(), negatives)
-        assert value.requires_grad
-    return sum(kept.values())
 
 
 def test_memory_does_not_grow_with_the_negatives() -> None:
     loss = SPNLoss(weights="random")
     output, negatives = images(6)
-    assert saved_bytes(loss, output, negatives) == saved_bytes(loss, output, negatives[:1])
-    reference = saved_bytes(lambda *x: literal(loss, *x), output, negatives)
-    assert saved_bytes(loss, output, negatives) < 0.3 * reference
-
-
-def test_negatives_get_no_gradient() -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
-    output, negatives = images()
-    negatives.requires_grad_()
-    before = negatives.detach().clone()
-    value_and_gradient(loss, output, negatives)
-    assert negatives.grad is None
-    assert torch.equal(negatives, before)
-    assert not loss(output, negatives).requires_grad
-
-
-def test_without_a_graph_the_value_is_the_same() -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
-    output, negatives = images()
-    with torch.no_grad():
-        value = loss(output.requires_grad_(), negatives)
-    assert value == loss(output, negatives).detach()
+    output.requires_grad_()
+    six = saved_bytes(lambda: loss(output, negatives))
+    assert six == saved_bytes(lambda: loss(output, negatives[:1]))
+    assert six < 0.3 * saved_bytes(lambda: literal(loss, output, negatives))
 
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_images_in_half_precision_are_compared_in_float32(norm: bool) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random", use_input_norm=norm)
+    loss = SPNLoss(LAYERS, weights="random", use_input_norm=norm)
     output, negatives = (x.bfloat16() for x in images())
-    value, gradient = value_and_gradient(loss, output, negatives)
-    expected, reference = value_and_gradient(loss, output.float(), negatives.float())
+    value, gradient = value_and_grad(loss, output, negatives)
+    expected, reference = value_and_grad(loss, output.float(), negatives.float())
     assert value.dtype == torch.float32 and gradient.dtype == torch.bfloat16
     assert value == expected
     torch.testing.assert_close(gradient.float(), reference, rtol=0.01, atol=0)
 
 
 def test_work_can_be_counted_on_the_meta_device() -> None:
-    """The output's features forward and backward (but for the weights), those of each negative forward only."""
+    """Features of the output: forward, and backward to the images. Features of each negative: forward only."""
     with torch.device("meta"):
         loss = SPNLoss()
         output, negatives = torch.rand(2, 3, 16, 16, requires_grad=True), torch.rand(4, 2, 3, 16, 16)
@@ -194,10 +167,10 @@ def test_work_can_be_counted_on_the_meta_device() -> None:
     assert counter.get_total_flops() == (2 + len(negatives)) * once
 
 
-def test_gradient_is_scaled_by_what_comes_from_above() -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
+def test_the_gradient_is_scaled_by_the_gradient_of_the_total() -> None:
+    loss = SPNLoss(LAYERS, weights="random")
     output, negatives = images()
-    _, gradient = value_and_gradient(loss, output, negatives)
+    _, gradient = value_and_grad(loss, output, negatives)
     leaf = output.clone().requires_grad_()
     scaled = 5 * loss(leaf, negatives)
     scaled.backward(retain_graph=True)
@@ -207,46 +180,21 @@ def test_gradient_is_scaled_by_what_comes_from_above() -> None:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_a_negative_equal_to_the_output_pushes_nowhere(criterion: Any) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random", criterion=criterion)
+def test_a_negative_equal_to_the_output_has_no_gradient(criterion: Any) -> None:
+    loss = SPNLoss(LAYERS, weights="random", criterion=criterion)
     output, _ = images()
-    value, gradient = value_and_gradient(loss, output, output[None])
+    value, gradient = value_and_grad(loss, output, output[None])
     assert value == 0 and not gradient.any()
 
 
 def test_descending_moves_away_from_the_negatives() -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random", loss_weight=1.0)
+    loss = SPNLoss(LAYERS, weights="random", loss_weight=1.0)
     output, negatives = images()
-    value, gradient = value_and_gradient(loss, output, negatives)
+    value, gradient = value_and_grad(loss, output, negatives)
     with torch.no_grad():
         assert loss(output - 0.1 * gradient, negatives) < value < 0
 
 
-def test_has_nothing_to_train_or_save() -> None:
-    loss = SPNLoss(weights="random")
-    assert not list(loss.parameters()) and not loss.state_dict()
-    assert loss.layer_weights == {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5} and loss.loss_weight == 1e-4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"layer_weights": {}}, "layer_weights names no layer"),
-        ({"layer_weights": {"relu3_9": 1.0}}, r"vgg16 has no layer 'relu3_9'. Did you mean 'relu3_\d'"),
-        ({"layer_weights": {"relu1_1": float("nan")}}, "the weight of relu1_1 is a finite number, not nan"),
-        ({"loss_weight": float("inf")}, "the weight of loss_weight is a finite number, not inf"),
-        ({"criterion": "L1"}, "there is no criterion 'L1'. Did you mean 'l1'"),
-        ({"weights": "nowhere.pth"}, "There is no file 'nowhere.pth'"),
-    ],
-)
-def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SPNLoss(**{"weights": "random", **arguments})
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 12, 10), (2, 1, 3, 12, 10), (4, 2, 3, 12, 11), (0, 2, 3, 12, 10)])
-def test_shapes_are_checked(shape: tuple[int, ...]) -> None:
-    loss = SPNLoss(LAYERS, "vgg16", "random")
-    with pytest.raises(ValueError, match=r"an output of \(2, 3, 12, 10\) the negatives are .* not \(") as caught:
-        loss(torch.rand(2, 3, 12, 10), torch.rand(shape))
-    assert str(shape) in str(caught.value)
+def test_the_examples_in_the_docstring_run() -> None:
+    result = doctest.testmod(mcir.losses.spn)
+    assert result.attempted > 5 and not result.failed

@@ -186,7 +186,7 @@ def test_pixcontrast_compares_both_ways_with_all_patches_in_one_pass(batch):
     ways = []
     for query, key, boxes in ((first, second, batch["boxes"]), (second, first, batch["boxes"].flip(1))):
         logits = torch.einsum("bdn,bdm->bnm", F.normalize(query.flatten(2), dim=1), F.normalize(key.flatten(2), dim=1))
-        near = contrast.loss.together(boxes, (4, 4))
+        near = contrast.loss.positives(boxes, (4, 4))
         likely = logits.div(0.3).softmax(dim=2)
         terms = [
             -image[close.any(1)].mul(close[close.any(1)]).sum(1).log().mean()

@@ -1,0 +1,86 @@
+"""The base class of losses, and helpers that most losses use."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mcir.registry import ArgumentError, suggestion
+
+Comparison: TypeAlias = Literal["image", "negatives", "residuals", "views"]
+"""Arguments of ``forward``: ``image``: (output, image); ``negatives``: (output, negatives, positives); ``residuals``:
+(anchors, keys, images); ``views``: the projections of two views, see :class:`~mcir.losses.dense.DenseLoss`."""
+
+Reduction: TypeAlias = Literal["mean", "sum"]
+
+
+@dataclass(kw_only=True, eq=False)
+class Loss(nn.Module):
+    """A loss whose constructor arguments are the fields of a dataclass.
+
+    A subclass is a keyword-only dataclass too. It adds arguments as fields, checks them in ``__post_init__`` after
+    calling that of its base class, and computes a weighted scalar in ``forward``. A loss that depends on validation
+    results, for example because it has a curriculum, also has a method ``observe(metrics: Mapping[str, float])``. It is
+    called after each validation with the mean metrics of the first validation set, for example ``{"psnr": 31.2}``.
+
+    Raises:
+        ArgumentError: an argument with a value that the loss does not accept.
+    """
+
+    compares: ClassVar[Comparison] = "image"
+    """What the loss compares the output with."""
+
+    loss_weight: float = 1.0
+    """Factor of the loss."""
+
+    def __post_init__(self) -> None:
+        """Initialise the module and check the weight."""
+        super().__init__()
+        require(math.isfinite(self.loss_weight), "loss_weight", "a finite number", self.loss_weight)
+
+    @property
+    def is_batch_mean(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its equal parts."""
+        return True
+
+
+def require(condition: bool, name: str, expected: str, value: object) -> None:
+    """Raise an ArgumentError for the constructor argument ``name`` unless the condition holds."""
+    if not condition:
+        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.")
+
+
+def require_positive(**arguments: float) -> None:
+    """Raise an ArgumentError unless all arguments are finite numbers above 0."""
+    for name, value in arguments.items():
+        require(0 < value < math.inf, name, "a finite number above 0", value)
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise an ArgumentError unless the value is one of the choices."""
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.{suggestion(value, choices)}")
+
+
+def require_same_shape(loss: nn.Module, output: Tensor, reference: Tensor) -> None:
+    """Raise a ValueError unless two batches have the same shape."""
+    if output.shape != reference.shape:
+        raise ValueError(
+            f"{type(loss).__name__}: expected two batches of the same shape, got {tuple(output.shape)} and "
+            f"{tuple(reference.shape)}."
+        )
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or unchanged if its precision is higher."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return the context in which operations on the device of ``x`` keep their precision."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)  # autocast rejects the meta device
