@@ -1,4 +1,4 @@
-"""The device to compute on, and what the machine offers to this process."""
+"""Devices by name, CPU cores and memory."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ DeviceKind: TypeAlias = Literal["cpu", "cuda", "mps"]
 
 
 def best_device() -> torch.device:
-    """Return the first GPU (CUDA, then Apple's MPS), or the CPU where there is none."""
+    """Return the first CUDA GPU, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a name such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+def resolve_device(name: str, option: str = "device") -> torch.device:
+    """Return the device with a name like ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Args:
+        name: the name of the device.
+        option: the name of the option that sets it, for error messages.
 
     Raises:
-        ValueError: the name is not one of a device, or the device is not available on this machine.
+        ValueError: the name is unknown, or the device is not available on this machine.
     """
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in get_args(DeviceKind):
-        raise ValueError(f"device: expected {', '.join(get_args(DeviceKind))} or a GPU such as cuda:1, got '{name}'.")
+        raise ValueError(f"{option}: expected {', '.join(get_args(DeviceKind))} or a GPU such as cuda:1, got '{name}'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: '{name}' is not available: this machine has {torch.cuda.device_count()} CUDA GPUs.")
+        raise ValueError(
+            f"{option}: '{name}' is not available: this machine has {torch.cuda.device_count()} CUDA GPUs."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device: '{name}' is not available: it needs macOS on Apple silicon.")
+        raise ValueError(f"{option}: '{name}' is not available: it needs macOS on Apple silicon.")
     return device
 
 
@@ -46,7 +52,9 @@ def cpu_count() -> int:
 
 
 def memory_used() -> int:
-    """Return the peak memory of the tensors on the GPU, or the resident memory of this process on the CPU, in bytes."""
+    """Return the memory in use, in bytes: peak on a CUDA GPU, current on MPS, that of the process on the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if torch.backends.mps.is_available():
+        return torch.mps.current_allocated_memory()
     return int(psutil.Process().memory_info().rss)

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, without stopping the training, and found again after anything.
+"""Checkpoints of a run: written atomically in the background, and found again after any interruption.
 
-A checkpoint of iteration n is ``models/net_g_n.pth`` (``params``, ``params_ema``: as BasicSR writes it and reads it,
-and the network's name and arguments), ``models/net_g_n.safetensors`` (the weights that restore best, the rest as
-metadata) and ``training_states/n.state`` (all that a resumed run needs). ``models/net_g_best.*`` is the best so far.
+The checkpoint of iteration n consists of ``models/net_g_n.pth`` (``params`` and ``params_ema`` in the format of BasicSR,
+with the network's name and arguments), ``models/net_g_n.safetensors`` (the best weights for restoring, with the rest as
+metadata) and ``training_states/n.state`` (what a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
 import logging
@@ -27,15 +27,17 @@ _TEMPORARY = re.compile(r"\..+\.\d+")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read."""
+    """A checkpoint cannot be written or read."""
 
 
 @dataclass
 class NetworkFile:
-    """What the weight files of a network hold.
+    """The content of the weight files of a network.
 
-    ``weights`` are ``params`` and perhaps ``params_ema``; ``architecture`` and ``hyperparameters`` say how the network
-    is rebuilt.
+    Attributes:
+        weights: ``params`` and, with a moving average, ``params_ema``.
+        architecture: the registered name of the network.
+        hyperparameters: the arguments of its constructor.
     """
 
     weights: dict[str, dict[str, Tensor]]
@@ -55,7 +57,7 @@ class Checkpoints:
 
     Args:
         folder: the folder of the run.
-        keep: how many of the last checkpoints stay; None: all. The best one always stays.
+        keep: the number of latest checkpoints to keep, in addition to the best; None: all.
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
@@ -63,23 +65,23 @@ class Checkpoints:
         self.models = folder / "models"
         self.states = folder / "training_states"
         self.keep = keep
-        self._copies: list[Tensor] = []
+        self._buffers: list[Tensor] = []
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def save(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool = False) -> None:
-        """Write the checkpoint of an iteration; only the copying of the state is waited for.
+        """Copy the state to host memory, and write the checkpoint of an iteration in the background.
 
         Raises:
-            CheckpointError: the checkpoint before this one could not be written.
+            CheckpointError: the previous checkpoint could not be written.
         """
         self.wait()
         copies: dict[tuple[Any, ...], Tensor] = {}
-        state = self._copied({"format": _FORMAT, "iteration": iteration, **state}, copies)
-        network = NetworkFile(self._copied(network.weights, copies), network.architecture, network.hyperparameters)
-        self._copies = list(copies.values())
+        state = self._copy({"format": _FORMAT, "iteration": iteration, **state}, copies)
+        network = NetworkFile(self._copy(network.weights, copies), network.architecture, network.hyperparameters)
+        self._buffers = list(copies.values())
         self._writing = self._writer.submit(self._write, iteration, state, network, is_best)
 
     def wait(self) -> None:
@@ -94,11 +96,13 @@ class Checkpoints:
                 writing.result()
         except Exception as failure:
             kept = self.iterations()
-            earlier = f"The checkpoint of iteration {kept[-1]} is untouched" if kept else "No earlier checkpoint exists"
+            earlier = (
+                f"The checkpoint of iteration {kept[-1]} is not affected" if kept else "There is no earlier checkpoint"
+            )
             raise CheckpointError(f"A checkpoint could not be written: {failure}. {earlier}.") from failure
 
     def raise_failure(self) -> None:
-        """Raise what went wrong with the last checkpoint, if anything did, without waiting for it.
+        """Raise the error of the last checkpoint, if there was one, without waiting for it.
 
         Raises:
             CheckpointError: it could not be written.
@@ -106,27 +110,27 @@ class Checkpoints:
         if self._writing is not None and self._writing.done():
             self.wait()
 
-    def _copied(self, tree: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
-        """Copy a tree to host memory, each tensor once, into the buffers of the last time where they fit."""
+    def _copy(self, tree: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
+        """Copy a tree to host memory, each tensor once, into the buffers of the previous checkpoint where they fit."""
         if isinstance(tree, Tensor):
             form = (tree.shape, tree.stride(), tree.dtype)
             key = (tree.data_ptr() or id(tree), *form)
             if key not in copies:
-                spare = self._copies[len(copies)] if len(copies) < len(self._copies) else None
-                if spare is None or (spare.shape, spare.stride(), spare.dtype) != form:
-                    spare = torch.empty_like(tree, device="cpu", requires_grad=False)
-                copies[key] = spare.copy_(tree.detach())
+                buffer = self._buffers[len(copies)] if len(copies) < len(self._buffers) else None
+                if buffer is None or (buffer.shape, buffer.stride(), buffer.dtype) != form:
+                    buffer = torch.empty_like(tree, device="cpu", requires_grad=False)
+                copies[key] = buffer.copy_(tree.detach())
             return copies[key]
         if isinstance(tree, Mapping):
-            return {key: self._copied(value, copies) for key, value in tree.items()}
+            return {key: self._copy(value, copies) for key, value in tree.items()}
         if isinstance(tree, list | tuple):
-            return type(tree)(self._copied(value, copies) for value in tree)
+            return type(tree)(self._copy(value, copies) for value in tree)
         return tree
 
     def _write(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool) -> None:
         for label in [str(iteration), *(["best"] if is_best else [])]:
             write_network(self.models / f"net_g_{label}", network, iteration)
-        # last: where there is a state, the checkpoint is whole
+        # the state is written last, so that a checkpoint with a state is complete
         with whole_file(self.states / f"{iteration}.state", durable=True) as file:
             torch.save(state, file)
         if self.keep is not None:
@@ -134,16 +138,16 @@ class Checkpoints:
                 for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
                     file.unlink(missing_ok=True)
 
-    # -- finding --------------------------------------------------------------------------------------------------
+    # -- reading --------------------------------------------------------------------------------------------------
 
     def iterations(self) -> list[int]:
-        """Return the iterations of which a state exists, ascending."""
+        """Return the iterations that have a state, in ascending order."""
         if not self.states.is_dir():
             return []
         return sorted(int(file.stem) for file in self.states.iterdir() if re.fullmatch(r"\d+\.state", file.name))
 
-    def go_back_to(self, iteration: int) -> None:
-        """Make a checkpoint the last one: later states are renamed, and what a killed process left half is removed."""
+    def rewind_to(self, iteration: int) -> None:
+        """Make a checkpoint the last one: rename later states, and remove incomplete files of a killed process."""
         for later in self.iterations():
             if later > iteration:
                 file = self.states / f"{later}.state"
@@ -154,12 +158,12 @@ class Checkpoints:
                     file.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest state that can be read, or None when there is none; damaged ones are named in the log."""
+        """Return the newest readable state, or None if there is none; damaged files are logged."""
         for iteration in reversed(self.iterations()):
             try:
                 return read_state(self.states / f"{iteration}.state")
             except CheckpointError as error:
-                _LOG.warning("%s It is passed over.", error)
+                _LOG.warning("%s It is skipped.", error)
         return None
 
 
@@ -167,12 +171,12 @@ def read_state(file: Path) -> dict[str, Any]:
     """Read a training state.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no training state of mcir.
+        CheckpointError: the file is missing, damaged, or not a training state of mcir.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: there is no such training state.") from None
+        raise CheckpointError(f"{file}: no such training state.") from None
     except Exception as error:
         raise CheckpointError(f"{file} is damaged: {_first_line(error)}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
@@ -219,7 +223,7 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     """Write ``base.pth`` and ``base.safetensors``.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; what was there before stays as it was.
+        OSError: the disk is full, or the folder is not writable; existing files are not changed.
     """
     weights = {
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
@@ -234,20 +238,20 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
 
 
 def load_into(model: Model, file: Path, key: str | None = None, strict: bool = True) -> None:
-    """Start a model from a weight file; what is left out is told.
+    """Load a weight file into a model; weights that do not match are logged.
 
     Args:
-        model: takes the weights over.
-        file: holds them.
-        key: entry of the file that holds them; None: ``params_ema``, else ``params``, else the file itself.
-        strict: the file and the network must hold the same weights.
+        model: the model.
+        file: the weight file.
+        key: the entry of the file that contains the weights; None: ``params_ema``, else ``params``, else the file itself.
+        strict: whether the file must contain exactly the weights of the network.
 
     Raises:
-        WeightsError: the file cannot be read, or the weights must fit strictly and do not.
+        WeightsError: the file cannot be read, or ``strict`` is set and the weights do not match.
     """
     mismatches = model.load_weights(read_weights(file, key).tensors, strict)
     if mismatches:
-        _LOG.warning("%s: %d weights are left out: %s", file, len(mismatches), mismatches[:10])
+        _LOG.warning("%s: %d weights do not match and are not loaded: %s", file, len(mismatches), mismatches[:10])
 
 
 def _first_line(error: BaseException) -> str:

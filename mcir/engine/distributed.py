@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mcir.config import DistOptions
+from mcir.device import best_device, resolve_device
 from mcir.models import Model
 
 _LOG = logging.getLogger("mcir")
@@ -147,11 +148,11 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
     """Join the process group of torchrun, if this process was started by it, and leave it at the end.
 
     Args:
-        num_gpu: 0 for the CPU; otherwise every process gets a GPU if there are any.
+        num_gpu: the option ``num_gpu``: ``auto``, ``cpu``, ``cuda``, ``mps`` or a number of GPUs (0: the CPU).
         options: the section ``dist_params``.
 
     Raises:
-        ValueError: there are more processes on this machine than GPUs.
+        ValueError: the device is not available, or there are more processes on this machine than GPUs.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _device(num_gpu, rank, world_size)
@@ -180,24 +181,29 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
 
 def _device(num_gpu: int | str, rank: int, world_size: int) -> torch.device:
     """Return the device of this process."""
+    if isinstance(num_gpu, int):
+        if rank == 0 and num_gpu:
+            _warn_about_gpus(num_gpu, world_size)
+        device = torch.device("cuda" if num_gpu and torch.cuda.is_available() else "cpu")
+    else:
+        device = best_device() if num_gpu == "auto" else resolve_device(num_gpu, "num_gpu")
+    if device.type == "mps" and world_size > 1:
+        raise ValueError(f"num_gpu: '{num_gpu}' supports one process (MPS), but {world_size} were started.")
+    if device.type != "cuda":
+        return device
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if rank == 0 and isinstance(num_gpu, int) and num_gpu:
-        _warn_about_gpus(num_gpu, count, world_size)
-    if num_gpu == 0 or not count:
-        return torch.device("cpu")
-    if local_rank >= count:
+    if local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"{os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes were started here, but there are "
-            f"{count} GPUs: start one process per GPU, or set 'num_gpu: 0' for the CPU."
+            f"{torch.cuda.device_count()} GPUs: start one process per GPU, or set 'num_gpu: cpu'."
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
-def _warn_about_gpus(num_gpu: int, count: int, world_size: int) -> None:
+def _warn_about_gpus(num_gpu: int, world_size: int) -> None:
     """Log a warning if the number of processes is not that of the option file, which changes the total batch."""
-    if not count:
+    if not torch.cuda.is_available():
         _LOG.warning("num_gpu is %d, but there is no GPU here: %d processes on the CPU.", num_gpu, world_size)
     elif num_gpu != world_size:
         _LOG.warning(

@@ -1,4 +1,4 @@
-"""With what a run was started: its options, the machine, the versions, the git revision – a line for each start."""
+"""A record of each start of a run: options, machine, versions and git revision."""
 
 import json
 import os
@@ -13,19 +13,20 @@ import torch
 
 import mcir
 from mcir.atomic import write_atomically
+from mcir.device import cpu_count
 from mcir.report.records import OPTIONS, STARTS, changed_lines
 
 
 def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
-    """Write ``options.yml``, the options as resolved, and add a line to ``environment.jsonl``.
+    """Write the resolved options to ``options.yml`` and add a line to ``environment.jsonl``.
 
     Args:
-        folder: of the run.
-        options: an option file.
-        facts: what the run knows of itself; ``device`` is a :class:`torch.device`, and is recorded by its name.
+        folder: the folder of the run.
+        options: the text of the option file.
+        facts: what else to record; ``device`` is a :class:`torch.device`, of which the name is recorded.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
     file = folder / OPTIONS
     before = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else options
@@ -38,28 +39,25 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Return the commit that a folder is at, with ``-dirty`` behind it if tracked files were changed since.
-
-    None where there is no git or no commit.
-    """
+    """Return the commit of a folder, with ``-dirty`` if tracked files have changes; None without git or a commit."""
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *describe]
-    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        told = subprocess.run(  # noqa: S603 — nothing of it is anybody's text
-            command, env=variables, capture_output=True, text=True, timeout=20, check=True
+        result = subprocess.run(  # noqa: S603 (no part of the command comes from outside)
+            command, env=environment, capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
     is_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_gpu else str(device),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_name(),
+        "cores": cpu_count(),
         "threads": torch.get_num_threads(),
         "mcir": mcir.__version__,
         "torch": torch.__version__,
@@ -70,9 +68,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
-    """Return the name of the processor, as Linux tells it on most machines."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8", errors="replace").splitlines() if information.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
+def _cpu_name() -> str:
+    """Return the name of the processor, or its architecture if the system does not report a name."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""Evaluation: how well a model restores the images of a data set, shared over all processes."""
+"""Evaluation of a model on data sets, shared between all processes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,15 @@ Restore = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """The values of one metric over a data set.
+    """The values of one metric on a data set.
 
-    ``of_input`` is the metric of the degraded input itself, enlarged bicubically where the scale asks for it: what the
-    network must beat.
+    Attributes:
+        mean: the mean over all restored images.
+        of_input: the mean over the degraded images, enlarged bicubically to the size of the ground truth: what the
+            network must surpass.
+        unit: the unit of the metric, like ``dB``; may be empty.
+        higher_is_better: whether larger values are better.
+        images: the value of each restored image by its name.
     """
 
     mean: float
@@ -35,27 +40,41 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one data set by metric, and side-by-side pictures of its first images by name.
+    """The results on one data set.
 
-    ``given`` says what the network is compared with: the ``bicubic`` enlargement of its input, or the ``input``.
+    Attributes:
+        name: the name of the data set.
+        baseline: what the network is compared with: ``bicubic`` enlargement or the ``input``.
+        scores: the scores by the name of the metric.
+        comparisons: side-by-side images of the first images, by name.
     """
 
     name: str
-    given: str
+    baseline: str
     scores: dict[str, Score]
-    pictures: dict[str, Picture]
+    comparisons: dict[str, Picture]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The values of all metrics for one image."""
+
+    index: int
+    name: str
+    output: dict[str, float]
+    input: dict[str, float]
 
 
 class EvaluationSet:
-    """A data set, ready to be restored again and again.
+    """A data set with the metrics to measure on it, for repeated evaluation.
 
     Args:
-        name: what the results are called.
-        dataset: yields ``lq``, ``gt`` and their paths.
-        metrics: the metrics by the name that the option file gives them.
-        dist: this process; each takes its share of the images.
-        workers: processes that read images.
-        scale: of the network; above 1 it is compared with the bicubic enlargement of its input.
+        name: the name of the data set in the results.
+        dataset: a data set that yields ``lq``, ``gt`` and their paths.
+        metrics: the metrics by their names in the option file.
+        dist: this process, which restores its share of the images.
+        workers: the number of data-loading workers.
+        scale: the scale of the network.
     """
 
     def __init__(
@@ -68,77 +87,79 @@ class EvaluationSet:
         scale: int = 1,
     ) -> None:
         self.name = name
-        self.given = "bicubic" if scale > 1 else "input"
-        self._name_of = getattr(dataset, "name", None)
+        self.baseline = "bicubic" if scale > 1 else "input"
         self.metrics = metrics
         self.dist = dist
+        self._image_name = getattr(dataset, "name", None)
         self._loader: DataLoader[Any] = evaluation_loader(
             dataset, num_workers=workers, rank=dist.rank, world_size=dist.world_size
         )
-        self._of_input: dict[int, dict[str, float]] = {}
+        self._input_values: dict[int, dict[str, float]] = {}
 
     def evaluate(
         self, restore: Restore, pictures: int = 0, images_to: Path | None = None, suffix: str = ""
     ) -> Evaluation:
-        """Restore every image and measure it; the means are exact however the images are shared out.
+        """Restore and measure every image. The means are exact for any number of processes.
 
         Args:
-            restore: maps ``lq`` (1, C, H, W) to the restored image.
-            pictures: of how many of the first images side-by-side pictures are made.
-            images_to: a folder for the restored images.
-            suffix: what their names end with, before ``.png``.
+            restore: a function from ``lq`` (1, C, H, W) to the restored image (1, C, sH, sW).
+            pictures: the number of images that get a side-by-side comparison.
+            images_to: the folder for the restored images; None: they are not saved.
+            suffix: the end of their file names, before ``.png``.
         """
-        rows: list[tuple[int, str, dict[str, float], dict[str, float]]] = []
-        side_by_side: dict[str, Picture] = {}
+        rows: list[_Row] = []
+        comparisons: dict[str, Picture] = {}
+        device = self.dist.device
+        measuring = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64, which metrics need
         for item in self._loader:
-            batch = to_device(item, self.dist.device)
+            batch = to_device(item, device)
             index = int(item["index"][0])
-            name = self._name_of(index) if self._name_of else Path(batch["gt_path"][0]).stem
-            gt, upscaled = batch["gt"], None
-            output = restore(batch["lq"])
-            values = {key: float(metric(output, gt)) for key, metric in self.metrics.items()}
-            if index not in self._of_input:
-                upscaled = _at_size_of(gt, batch["lq"])
-                self._of_input[index] = {key: float(metric(upscaled, gt)) for key, metric in self.metrics.items()}
-            rows.append((index, name, values, self._of_input[index]))
+            name = self._image_name(index) if self._image_name else Path(batch["gt_path"][0]).stem
+            lq, gt, output = (image.to(measuring) for image in (batch["lq"], batch["gt"], restore(batch["lq"])))
+            if index not in self._input_values:
+                self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
+            row = _Row(index, name, self._measure(output, gt), self._input_values[index])
+            rows.append(row)
             if images_to is not None:
                 save_picture(picture(output[0]), images_to, f"{name}{suffix}")
             if index < pictures:
-                upscaled = _at_size_of(gt, batch["lq"]) if upscaled is None else upscaled
-                captions = (
-                    self._caption(self.given, self._of_input[index]),
-                    self._caption("output", values),
-                )
-                side_by_side[name] = comparison(upscaled[0], output[0], gt[0], captions)
-        shared = [row for rank_rows in self.dist.gather(rows) for row in rank_rows]
-        drawn = [pair for rank_pictures in self.dist.gather(side_by_side) for pair in rank_pictures.items()]
-        return Evaluation(self.name, self.given, self._scores(sorted(shared, key=lambda row: row[0])), dict(drawn))
+                captions = (self._caption(self.baseline, row.input), self._caption("output", row.output))
+                comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)
+        all_rows = [row for part in self.dist.gather(rows) for row in part]
+        all_comparisons = [pair for part in self.dist.gather(comparisons) for pair in part.items()]
+        scores = self._scores(sorted(all_rows, key=lambda row: row.index))
+        return Evaluation(self.name, self.baseline, scores, dict(all_comparisons))
 
-    def _scores(self, rows: list[tuple[int, str, dict[str, float], dict[str, float]]]) -> dict[str, Score]:
-        scores = {}
-        for key, metric in self.metrics.items():
-            values = {name: of_output[key] for _, name, of_output, _ in rows}
-            scores[key] = Score(
-                mean=sum(of_output[key] for _, _, of_output, _ in rows) / len(rows),
-                of_input=sum(of_input[key] for _, _, _, of_input in rows) / len(rows),
+    def _measure(self, image: Tensor, gt: Tensor) -> dict[str, float]:
+        return {name: float(metric(image, gt)) for name, metric in self.metrics.items()}
+
+    def _scores(self, rows: list[_Row]) -> dict[str, Score]:
+        return {
+            name: Score(
+                mean=sum(row.output[name] for row in rows) / len(rows),
+                of_input=sum(row.input[name] for row in rows) / len(rows),
                 unit=metric.unit,
                 higher_is_better=metric.higher_is_better,
-                images=values,
+                images={row.name: row.output[name] for row in rows},
             )
-        return scores
+            for name, metric in self.metrics.items()
+        }
 
-    def _caption(self, what: str, values: Mapping[str, float]) -> str:
-        return f"{what}: " + ", ".join(
-            f"{key} {value:.2f} {self.metrics[key].unit}".rstrip() if self.metrics[key].unit else f"{key} {value:.4f}"
-            for key, value in values.items()
-        )
+    def _caption(self, title: str, values: Mapping[str, float]) -> str:
+        texts = [f"{name} {format_value(value, self.metrics[name].unit)}" for name, value in values.items()]
+        return f"{title}: {', '.join(texts)}"
+
+
+def format_value(value: float, unit: str, sign: str = "") -> str:
+    """Return a metric's value with its unit: two decimals with a unit (decibels), four without (similarities)."""
+    return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
 
 
 def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[EvaluationSet]:
-    """Build the data sets and metrics of an option file.
+    """Build the validation or test sets of an option file, with its metrics.
 
     Args:
-        options: of the run.
+        options: the options of the run.
         kind: ``val`` or ``test``.
         dist: this process.
 
@@ -149,7 +170,6 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
         name: METRICS.build(section, where=options.where("val", "metrics", name))
         for name, section in options.val.metrics.items()
     }
-    sections = options.datasets.val if kind == "val" else options.datasets.test
     return [
         EvaluationSet(
             part.name,
@@ -159,12 +179,12 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
             part.num_worker_per_gpu,
             options.scale,
         )
-        for key, part in sections.items()
+        for key, part in (options.datasets.val if kind == "val" else options.datasets.test).items()
     ]
 
 
 @torch.no_grad()
-def _at_size_of(gt: Tensor, lq: Tensor) -> Tensor:
+def _to_gt_size(lq: Tensor, gt: Tensor) -> Tensor:
     """Return the degraded image at the size of its ground truth, enlarged bicubically if it is smaller."""
     if lq.shape[-1] == gt.shape[-1]:
         return lq

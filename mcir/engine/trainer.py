@@ -138,7 +138,7 @@ class Trainer:
             if state is None:
                 archive_run(self.folder)
             else:
-                self.checkpoints.go_back_to(self.iteration)
+                self.checkpoints.rewind_to(self.iteration)
         self.guard = FiniteGuard()
         self.speed = Speed(dist.world_size)
         folder = self.folder if dist.is_rank_zero else None
@@ -191,14 +191,16 @@ class Trainer:
             )
             self.checkpoints.wait()
             if stop.number:
-                self.log.text(f"Stopped by signal {stop.number} after iteration {self.iteration}; checkpoint saved.")
+                self.log.log_text(
+                    f"Stopped by signal {stop.number} after iteration {self.iteration}; checkpoint saved."
+                )
                 return 128 + stop.number
             self._log_end()
             return 0
 
     def _on_step(self, iteration: int, batch: Batch, scalars: Scalars) -> None:
         self.checkpoints.raise_failure()
-        self.guard.watch(iteration, scalars, batch["gt_path"])
+        self.guard.record(iteration, scalars, batch["gt_path"])
         self.log.advance(iteration)
 
     def _log_scalars(self, iteration: int, scalars: Scalars) -> None:
@@ -207,7 +209,7 @@ class Trainer:
         names = [name for name in scalars if name != "lr"]
         means = self.dist.mean(torch.stack([scalars[name].float() for name in names])).tolist()
         values = {**dict(zip(names, means, strict=True)), "lr": float(scalars["lr"])}
-        self.log.scalars(iteration, {name: values[name] for name in scalars}, self.speed)
+        self.log.log_scalars(iteration, {name: values[name] for name in scalars}, self.speed)
         self.speed.restart()
 
     def _validate(self, iteration: int) -> bool:
@@ -224,7 +226,7 @@ class Trainer:
                 self.checkpoints.wait()
             raise
         for evaluation in self.last_evaluations:
-            self.log.evaluation(iteration, evaluation)
+            self.log.log_evaluation(iteration, evaluation)
         self.speed.restart()
         scores = list(self.last_evaluations[0].scores.values()) if self.last_evaluations else []
         if not scores:
@@ -270,7 +272,7 @@ class Trainer:
         }
         start = f"from iteration {self.iteration} " if self.iteration else ""
         processes = f"{self.dist.world_size} × " if self.dist.world_size > 1 else ""
-        self.log.text(
+        self.log.log_text(
             f"{self.options.name}: {facts['model']} trains {facts['network']} ({facts['parameters']:,} parameters) on "
             f"{processes}{self.dist.device} with {self.batches.images} images, {start}to iteration {self.total}"
         )
@@ -288,7 +290,7 @@ class Trainer:
         if self.options.logger.use_tb_logger:
             files["TensorBoard"] = self.folder / "tb_logger"
         for evaluation in self.last_evaluations:
-            for name, image in evaluation.pictures.items():
+            for name, image in evaluation.comparisons.items():
                 save_picture(image, self.folder / "comparisons" / evaluation.name, name)
                 files["pictures"] = self.folder / "comparisons"
         self.log.close()
@@ -302,4 +304,4 @@ class Trainer:
             except Exception as error:  # the training is complete, whatever happens to its page
                 _LOG.warning("The report could not be written (%s); the training is complete.", error, exc_info=True)
         for name, file in files.items():
-            self.log.text(f"{name + ':':<12} {file}")
+            self.log.log_text(f"{name + ':':<12} {file}")

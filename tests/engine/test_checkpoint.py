@@ -277,7 +277,7 @@ def test_a_failed_write_is_told_and_spoils_nothing(tmp_path, monkeypatch, notice
         broken.setattr(torch, "save", fail_half_way(torch.save))
         checkpoints.save(2, {"value": torch.zeros(4)}, simple(2.0), is_best=True)
         with pytest.raises(
-            CheckpointError, match=r"No space left on device.*The checkpoint of iteration 1 is untouched"
+            CheckpointError, match=r"No space left on device.*The checkpoint of iteration 1 is not affected"
         ):
             noticed_by(checkpoints)
     assert names(tmp_path) == before
@@ -296,7 +296,7 @@ def test_a_checkpoint_of_which_one_file_fails_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "to_safetensors", refuse)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {}, simple())
-    with pytest.raises(CheckpointError, match=r"Input/output error\. No earlier checkpoint exists"):
+    with pytest.raises(CheckpointError, match=r"Input/output error\. There is no earlier checkpoint"):
         checkpoints.wait()
     assert checkpoints.latest() is None
 
@@ -328,7 +328,7 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("A checkpoint could not be written: ")
-    assert "The checkpoint of iteration 1 is untouched." in result.stdout
+    assert "The checkpoint of iteration 1 is not affected." in result.stdout
     expected = ["1.state", "net_g_1.pth", "net_g_1.safetensors", "net_g_best.pth", "net_g_best.safetensors"]
     assert names(tmp_path) == expected
     assert Checkpoints(tmp_path).latest()["iteration"] == 1
@@ -405,7 +405,7 @@ def test_a_state_of_another_program_is_refused(tmp_path, content):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"x\.state: there is no such training state"):
+    with pytest.raises(CheckpointError, match=r"x\.state: no such training state"):
         read_state(tmp_path / "x.state")
 
 
@@ -447,7 +447,7 @@ def test_going_back_abandons_later_states_and_clears_what_a_killed_process_left(
         (checkpoints.states / f"{iteration}.state").write_bytes(b"x")
     half = checkpoints.states / ".8.state.4711"
     half.write_bytes(b"")
-    checkpoints.go_back_to(4)
+    checkpoints.rewind_to(4)
     assert checkpoints.iterations() == [2, 4]
     assert (checkpoints.states / "6.state.abandoned").exists()
     assert not half.exists()

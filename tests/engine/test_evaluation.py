@@ -123,8 +123,8 @@ def test_a_shared_evaluation_equals_that_of_one_process(count):
     for evaluation in shared(count, dataset, pictures=3):
         assert evaluation.scores == alone.scores
         assert list(evaluation.scores["psnr"].images) == list(Pictures.names)
-        assert evaluation.pictures.keys() == alone.pictures.keys() == set(Pictures.names[:3])
-        assert all((evaluation.pictures[name] == alone.pictures[name]).all() for name in alone.pictures)
+        assert evaluation.comparisons.keys() == alone.comparisons.keys() == set(Pictures.names[:3])
+        assert all((evaluation.comparisons[name] == alone.comparisons[name]).all() for name in alone.comparisons)
 
 
 def test_every_image_is_restored_once_by_one_process():
@@ -154,7 +154,7 @@ def test_the_metrics_of_the_input_are_computed_once():
     assert len(calls) == 15
     assert again.scores["psnr"].of_input == first.scores["psnr"].of_input
     assert again.scores["psnr"].mean != first.scores["psnr"].mean
-    assert len(again.pictures) == 2  # they show the enlarged input, though it was not measured again
+    assert len(again.comparisons) == 2  # they show the enlarged input, though it was not measured again
 
 
 def test_restored_images_are_saved_with_their_suffix(tmp_path):
@@ -171,4 +171,4 @@ def test_restored_images_are_saved_with_their_suffix(tmp_path):
 def test_without_metrics_there_are_pictures_only():
     evaluation = EvaluationSet("set", Pictures(), {}, ALONE, scale=2).evaluate(enlarge, pictures=1)
     assert evaluation.scores == {}
-    assert list(evaluation.pictures) == ["e"]
+    assert list(evaluation.comparisons) == ["e"]

@@ -13,17 +13,17 @@ def scalars(l_pix=0.1, grad_norm=1.0, lr=1e-3):
 def test_finite_numbers_pass():
     guard = FiniteGuard()
     guard.check()
-    guard.watch(1, scalars(), ["a.png"])
-    guard.watch(2, scalars(l_pix=1e38), ["b.png"])
+    guard.record(1, scalars(), ["a.png"])
+    guard.record(2, scalars(l_pix=1e38), ["b.png"])
     guard.check()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_the_first_bad_iteration_is_named_with_its_images(value):
     guard = FiniteGuard()
-    guard.watch(7, scalars(), ["good.png"])
-    guard.watch(8, scalars(grad_norm=value), ["one.png", "two.png"])
-    guard.watch(9, scalars(l_pix=value, grad_norm=value), ["later.png"])
+    guard.record(7, scalars(), ["good.png"])
+    guard.record(8, scalars(grad_norm=value), ["one.png", "two.png"])
+    guard.record(9, scalars(l_pix=value, grad_norm=value), ["later.png"])
     with pytest.raises(NotFiniteError) as caught:
         guard.check()
     message = str(caught.value)
@@ -34,23 +34,23 @@ def test_the_first_bad_iteration_is_named_with_its_images(value):
 
 def test_all_bad_numbers_of_an_iteration_are_named():
     guard = FiniteGuard()
-    guard.watch(3, scalars(l_pix=float("nan"), grad_norm=float("nan")), ["a.png"])
+    guard.record(3, scalars(l_pix=float("nan"), grad_norm=float("nan")), ["a.png"])
     with pytest.raises(NotFiniteError, match="l_pix, grad_norm is NaN"):
         guard.check()
 
 
 def test_what_was_looked_at_is_forgotten():
     guard = FiniteGuard()
-    guard.watch(1, scalars(l_pix=float("nan")), ["a.png"])
+    guard.record(1, scalars(l_pix=float("nan")), ["a.png"])
     with pytest.raises(NotFiniteError):
         guard.check()
-    guard.watch(2, scalars(), ["b.png"])
+    guard.record(2, scalars(), ["b.png"])
     guard.check()
 
 
 def test_watching_does_not_read_the_values():
     """On a device that has no values, reading one would raise: the host never waits before ``check``."""
     guard = FiniteGuard()
-    guard.watch(1, {"l_pix": torch.zeros((), device="meta"), "lr": torch.tensor(0.1)}, ["a.png"])
+    guard.record(1, {"l_pix": torch.zeros((), device="meta"), "lr": torch.tensor(0.1)}, ["a.png"])
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         guard.check()

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from mcir.engine import loggers
-from mcir.engine.evaluation import Evaluation, Score
-from mcir.engine.loggers import RunLog, Speed, as_json, results_table, shown
+from mcir.engine.evaluation import Evaluation, Score, format_value
+from mcir.engine.loggers import RunLog, Speed, as_json, results_table
 from mcir.report import progress
 
 INFINITE = float("inf")
@@ -42,9 +42,9 @@ def no_terminal(monkeypatch):
 def tell_everything(log):
     log.start(40)
     log.advance(50)
-    log.scalars(50, {"l_pix": 0.0123456, "lr": 1e-4}, speed())
-    log.evaluation(50, evaluation())
-    log.text("the [end]")
+    log.log_scalars(50, {"l_pix": 0.0123456, "lr": 1e-4}, speed())
+    log.log_evaluation(50, evaluation())
+    log.log_text("the [end]")
     log.close()
 
 
@@ -76,8 +76,8 @@ def test_at_a_terminal_there_is_a_progress_bar(tmp_path, capsys, monkeypatch):
 
 def test_json_lines_hold_everything(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
-    log.scalars(50, {"l_pix": 0.5, "lr": 1e-4}, speed())
-    log.evaluation(50, evaluation(psnr=INFINITE))
+    log.log_scalars(50, {"l_pix": 0.5, "lr": 1e-4}, speed())
+    log.log_evaluation(50, evaluation(psnr=INFINITE))
     train, val = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())  # before the end
     log.close()
     assert (train["kind"], train["iteration"], train["l_pix"], train["lr"]) == ("train", 50, 0.5, 1e-4)
@@ -101,7 +101,7 @@ def test_json_lines_hold_everything(tmp_path):
 def test_a_resumed_run_continues_its_lines(tmp_path):
     for iteration in (1, 2):
         log = RunLog(tmp_path, 100, tensorboard=False)
-        log.scalars(iteration, {"l_pix": 0.5}, speed())
+        log.log_scalars(iteration, {"l_pix": 0.5}, speed())
         log.close()
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2]
@@ -110,7 +110,7 @@ def test_a_resumed_run_continues_its_lines(tmp_path):
 def test_lines_of_iterations_that_are_made_again_are_put_aside(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     for iteration in (2, 4, 6):
-        log.scalars(iteration, {"l_pix": 0.5}, speed())
+        log.log_scalars(iteration, {"l_pix": 0.5}, speed())
     log.close()
     lines, aside = tmp_path / "results.jsonl", tmp_path / "results.jsonl.abandoned"
     before = lines.read_text()
@@ -126,7 +126,7 @@ def test_lines_of_iterations_that_are_made_again_are_put_aside(tmp_path):
 def test_pictures_are_kept_each_time_until_they_are_made_again(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     for iteration in (2, 4, 6):
-        log.evaluation(iteration, evaluation())
+        log.log_evaluation(iteration, evaluation())
     log.close()
     assert list(progress.read(tmp_path)[0]["Set5"]["baby"].outputs) == [2, 4, 6]
     RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
@@ -140,7 +140,7 @@ def test_tensorboard_passes_over_what_is_made_again(tmp_path):
         time.sleep(1.1 if begin else 0)  # files of events are named by the second
         log = RunLog(tmp_path, 100, tensorboard=True, iteration=begin)
         for iteration in iterations:
-            log.scalars(iteration, {"l_pix": value}, speed())
+            log.log_scalars(iteration, {"l_pix": value}, speed())
         log.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
     events.Reload()
@@ -177,7 +177,7 @@ def test_closing_twice_does_no_harm(tmp_path, capsys):
     log = RunLog(tmp_path, 100, tensorboard=True)
     log.close()
     log.close()
-    log.text("still here")
+    log.log_text("still here")
     assert "still here" in capsys.readouterr().out
 
 
@@ -195,11 +195,11 @@ def test_speed_is_measured_since_the_last_restart(monkeypatch):
     for _ in range(4):
         next(batches)
         now[0] += 1.5  # the step
-    assert (measured.s_per_iteration, measured.images_per_s, measured.data_share) == (2.0, 8.0, 0.25)
+    assert (measured.s_per_iteration, measured.images_per_s, measured.data_fraction) == (2.0, 8.0, 0.25)
     measured.restart()
     next(batches)
     now[0] += 4.0
-    assert (measured.s_per_iteration, measured.images_per_s, measured.data_share) == (4.0, 1.0, 0.0)
+    assert (measured.s_per_iteration, measured.images_per_s, measured.data_fraction) == (4.0, 1.0, 0.0)
 
 
 def test_the_table_sets_the_network_against_its_input():
@@ -216,10 +216,9 @@ def test_the_table_sets_the_network_against_its_input():
 
 
 def test_values_are_shown_with_their_unit():
-    scores = evaluation(INFINITE).scores
-    assert shown(scores["psnr"]) == "inf dB"
-    assert shown(scores["ssim"]) == "0.9123"
-    assert shown(scores["psnr"], -0.005, "+") in ("-0.01 dB", "-0.00 dB")
+    assert format_value(INFINITE, "dB") == "inf dB"
+    assert format_value(0.91234, "") == "0.9123"
+    assert format_value(-0.005, "dB", "+") in ("-0.01 dB", "-0.00 dB")
 
 
 @pytest.mark.parametrize("value", [INFINITE, -INFINITE, float("nan")])
