@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
+from mcir.arguments import OptionFileArguments, add_arguments
 from mcir.config import Options, load
-from mcir.config.arguments import add_option_arguments
 from mcir.registry import suggestion
 
 Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
@@ -89,20 +89,10 @@ class LaunchOptions:
             raise ValueError(f"--nproc {self.nproc}: expected a multiple of the number of nodes, {nodes}.")
 
     @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace, **others: Any) -> LaunchOptions:
-        """Return the options that the arguments of :func:`add_launch_arguments` describe."""
+    def from_arguments(cls, arguments: Any, **others: Any) -> LaunchOptions:
+        """Return the options for parsed :class:`~mcir.arguments.LaunchArguments`."""
         slurm = read_slurm_parameters(arguments.slurm)
         return cls(arguments.launcher, arguments.nproc, slurm, not arguments.no_wait, **others)
-
-
-def add_launch_arguments(parser: argparse.ArgumentParser, launchers: Sequence[Launcher] = get_args(Launcher)) -> None:
-    """Declare the arguments that choose how a training is started; the first launcher is the default."""
-    add = parser.add_argument
-    add("--launcher", choices=launchers, default=launchers[0], help="torchrun: on this machine; slurm: as cluster jobs")
-    add("--nproc", type=int, default=1, help="processes per training (default: 1)")
-    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
-    add("--slurm", metavar="KEY=VALUE", help="options of the Slurm jobs, such as partition=gpu", **many)
-    add("--no-wait", action="store_true", help="submit the Slurm jobs, list them and return")
 
 
 def read_slurm_parameters(texts: Sequence[str]) -> dict[str, int | str]:
@@ -146,7 +136,7 @@ class TrainingJob:
             ValueError: the option file is not valid.
         """
         parser = argparse.ArgumentParser(prog="mcir train", allow_abbrev=False)
-        add_option_arguments(parser)
+        add_arguments(parser, OptionFileArguments)
         known, _ = parser.parse_known_args(arguments)
         options = load(known.opt, known.set, known.force_yml)
         if options.train is None:
@@ -193,7 +183,7 @@ def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -
 
     Args:
         options: how it is started.
-        arguments: arguments of ``mcir train``, without those of :func:`add_launch_arguments`.
+        arguments: arguments of ``mcir train``, without those of :class:`~mcir.arguments.LaunchArguments`.
         log: function that receives lines of text for the user.
 
     Raises:

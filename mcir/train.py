@@ -3,62 +3,68 @@
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # noqa: PTH109 — as `python -m` has it: this folder's modules must not hide others
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (like `python -m`: this folder's modules must not hide others)
 
-from mcir.config.arguments import add_option_arguments
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of training."""
-    add_option_arguments(parser)
-    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest good checkpoint")
-    parser.add_argument("--launcher", choices=["none", "pytorch"], help="for old habits; torchrun's variables decide")
+from mcir.arguments import LaunchArguments, OptionFileArguments, add_arguments, from_namespace, option
+from mcir.engine.entry import report_errors
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train as the arguments say and return the exit status."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"mcir: reading {arguments.opt} …", flush=True)  # noqa: T201 — before the imports, which take seconds
+@dataclass(kw_only=True)
+class Train(OptionFileArguments, LaunchArguments):
+    """Train a network as an option file describes."""
 
-    from torch.distributed.elastic.multiprocessing.errors import record
+    auto_resume: bool = option("resume from the newest readable checkpoint", "--auto_resume")
+    launcher: Literal["none", "pytorch", "torchrun", "slurm"] = option(
+        "torchrun: start --nproc processes on this machine; slurm: submit a job; none, pytorch: train in this process",
+        default="none",
+    )
 
-    from mcir.config import load
-    from mcir.engine.checkpoint import CheckpointError
-    from mcir.engine.distributed import init_distributed
-    from mcir.engine.guard import NotFiniteError
-    from mcir.engine.loggers import log_to_console
-    from mcir.engine.trainer import Trainer
+    def run(self) -> int:
+        """Train, or start the training with torchrun or Slurm, and return the exit status."""
+        return report_errors(self.opt, self._train if self.launcher in ("none", "pytorch") else self._launch)
 
-    log_to_console()
-    try:
-        options = load(arguments.opt, arguments.set, arguments.force_yml)
+    def _launch(self) -> int:
+        from mcir.launch import LaunchOptions, launch
+
+        arguments = ["-opt", self.opt, *(["--auto_resume"] if self.auto_resume else [])]
+        for flag, values in (("--set", self.set), ("--force_yml", self.force_yml)):
+            arguments += [flag, *values] if values else []
+        return launch(LaunchOptions.from_arguments(self), arguments)
+
+    def _train(self) -> int:
+        if self.nproc > 1 or self.slurm or self.no_wait:
+            raise ValueError("--nproc, --slurm and --no-wait need --launcher torchrun or slurm.")
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        from mcir.config import load
+        from mcir.engine.checkpoint import CheckpointError
+        from mcir.engine.distributed import init_distributed
+        from mcir.engine.trainer import Trainer
+
+        options = load(self.opt, self.set, self.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with init_distributed(options.num_gpu, options.dist_params) as dist:
-            trainer = Trainer(options, dist, resume=arguments.auto_resume or restarted)
+            trainer = Trainer(options, dist, resume=self.auto_resume or restarted)
             try:
                 status = record(trainer.train)()
-            except (CheckpointError, NotFiniteError):
+            except CheckpointError:
                 raise
-            except (ValueError, OSError) as error:  # no mistake of the person: a fault, to be shown whole
+            except (ValueError, OSError) as error:  # not a user's mistake, so the traceback is printed
                 raise RuntimeError("The training failed.") from error
-            assert status is not None  # a failure was raised
-            return status
-    except (ValueError, OSError, NotFiniteError) as error:  # the person's mistake
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(1)  # most likely the first process says the same, and its leaving ends this one
-        print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        assert status is not None
+        return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says."""
-    parser = argparse.ArgumentParser(prog="mcir/train.py", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="mcir/train.py", description=Train.__doc__)
+    add_arguments(parser, Train)
+    return from_namespace(Train, parser.parse_args(argv)).run()
 
 
 if __name__ == "__main__":

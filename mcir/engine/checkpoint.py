@@ -1,8 +1,8 @@
 """Checkpoints of a run: written atomically in the background, and found again after any interruption.
 
-The checkpoint of iteration n consists of ``models/net_g_n.pth`` (``params`` and ``params_ema`` in the format of BasicSR,
-with the network's name and arguments), ``models/net_g_n.safetensors`` (the best weights for restoring, with the rest as
-metadata) and ``training_states/n.state`` (what a resumed run needs). ``models/net_g_best.*`` is the best so far.
+The checkpoint of iteration n consists of ``models/net_g_n.pth`` (``params`` and ``params_ema`` as in BasicSR, with the
+name and arguments of the network), ``models/net_g_n.safetensors`` (the best weights for restoring, and metadata) and
+``training_states/n.state`` (what a resumed run needs). ``models/net_g_best.*`` is the best so far.
 """
 
 import logging
@@ -243,7 +243,7 @@ def load_into(model: Model, file: Path, key: str | None = None, strict: bool = T
     Args:
         model: the model.
         file: the weight file.
-        key: the entry of the file that contains the weights; None: ``params_ema``, else ``params``, else the file itself.
+        key: the entry of the file with the weights; None: ``params_ema``, else ``params``, else the file itself.
         strict: whether the file must contain exactly the weights of the network.
 
     Raises:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcir.config import Options
-from mcir.data import sample_spec
+from mcir.config import DatasetOptions, Options
+from mcir.data import SampleSpec, sample_spec
 from mcir.models import Model
 from mcir.models.base import Batch
 from mcir.network_spec import spec_of
@@ -99,9 +99,8 @@ def dry_run(options: Options, processes: int = 1) -> None:
     training = options.datasets.train
     if training is None:
         return
-    sizes = [training.section, *({**training.section, "gt_size": stage.gt_size} for stage in training.progressive)]
-    specs = [spec for spec in map(sample_spec, sizes) if spec is not None]
-    if len(specs) < len(sizes):
+    specs = _sample_specs(training)
+    if not specs:
         return  # unknown, or the data set rejects it with a better message
     smallest = min(specs, key=lambda spec: spec.lq_size)
     section = options.model_section()
@@ -128,6 +127,43 @@ def dry_run(options: Options, processes: int = 1) -> None:
         raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error}") from error
     except Exception as error:  # networks of others may ask for what the meta device does not have
         _LOG.debug("A step could not be rehearsed: %r", error)
+
+
+def estimate(options: Options) -> list[str]:
+    """Return lines about the cost of a training step, for every stage of the training.
+
+    Raises:
+        ValueError: the options do not fit together.
+    """
+    training = options.datasets.train
+    if options.train is None or training is None:
+        return ["no training section: nothing to estimate"]
+    specs = _sample_specs(training)
+    if not specs:
+        return [f"{training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated"]
+    with torch.device("meta"):
+        check_consistency(options, MODELS.build(options.model_section(), where=options.where_in_model))
+    stages = [(0, training.batch_size_per_gpu)]
+    stages += [(stage.start, stage.batch_size_per_gpu) for stage in training.progressive]
+    lines = []
+    for spec, (start, batch_size) in zip(specs, stages, strict=True):
+        cost = step_cost(options.model_section(), batch_size, spec.lq_size, spec.crop_size, spec.negatives)
+        state, activations = cost.state_bytes / 2**20, cost.activation_bytes / 2**20
+        parameters = f"parameters              {cost.parameters:,}"
+        lines += [
+            f"from iteration {start + 1:,} on, crops of {spec.crop_size[0]}:" if start else parameters,
+            f"FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {batch_size}, one process)",
+            f"memory of a step, about {state + activations:,.0f} MiB: {state:,.0f} of weights, averages,",
+            f"                        gradients and moments, {activations:,.0f} of activations",
+        ]
+    return lines
+
+
+def _sample_specs(training: DatasetOptions) -> list[SampleSpec]:
+    """Return the specification of the samples in each stage of the training; empty if one of them is unknown."""
+    sections = [training.section, *({**training.section, "gt_size": stage.gt_size} for stage in training.progressive)]
+    specs = [spec for spec in map(sample_spec, sections) if spec is not None]
+    return specs if len(specs) == len(sections) else []
 
 
 def check_consistency(options: Options, model: Model) -> None:

@@ -70,5 +70,5 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 def _cpu_name() -> str:
     """Return the name of the processor, or its architecture if the system does not report a name."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
     return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())

@@ -150,7 +150,7 @@ def test_restored_images_are_the_stored_negatives_of_a_training(run, networks):
 
 def test_missing_weights_are_told_in_a_line(run, sets):
     result = test_process(run, status=1)
-    assert "Testing needs weights: give 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
+    assert "Testing needs weights: set 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(run.folder.rglob("results.json"))
 
@@ -167,7 +167,7 @@ def test_what_else_is_missing_is_named(run, networks, sets):
     tree = options(run.folder)
     del tree["datasets"]["val"]
     run.write(tree)
-    with pytest.raises(ValueError, match=r"Testing needs a data set: give 'datasets\.test'"):
+    with pytest.raises(ValueError, match=r"Testing needs a data set: set 'datasets\.test'"):
         made_here(run)
 
 

@@ -1,0 +1,119 @@
+"""Command-line arguments from dataclasses: the type, default and help of a field become an argument.
+
+>>> @dataclass
+... class Train:
+...     opt: str = option("option file", "-opt", required=True)
+...     total: int = option("number of iterations", default=100)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def option(
+    help: str,
+    *flags: str,
+    default: Any = None,
+    required: bool = False,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    group: str | None = None,
+) -> Any:
+    """Return a dataclass field that is set by an option.
+
+    Args:
+        help: the help text, without the default.
+        flags: the flags. Default: ``--`` and the name of the field, with dashes.
+        default: the value without the option. A list is empty by default, a flag is False.
+        required: whether the option is required.
+        metavar: the name of the value in the help text.
+        parse: a function from the text to the value. Default: the type of the field.
+        group: the name of a group of options that exclude one another.
+    """
+    metadata = {"help": help, "flags": flags, "required": required, "metavar": metavar, "parse": parse, "group": group}
+    return field(default=default, metadata=metadata)
+
+
+def positional(help: str, *, default: Any = MISSING, metavar: str | None = None) -> Any:
+    """Return a dataclass field that is set by a positional argument, which is optional if it has a default."""
+    metadata = {"help": help, "flags": None, "metavar": metavar, "parse": None, "group": None}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class OptionFileArguments:
+    """The arguments that name and change an option file."""
+
+    opt: str = option("option file (YAML)", "-opt", required=True, metavar="FILE")
+    set: list[str] = option("options to set: --set train.total_iter=100", metavar="A.B=C")
+    force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", metavar="A:B=C")
+
+
+@dataclass(kw_only=True)
+class LaunchArguments:
+    """The arguments that choose how trainings are started; a command adds ``launcher`` with its choices."""
+
+    nproc: int = option("processes per training", default=1)
+    slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", metavar="KEY=VALUE")
+    no_wait: bool = option("submit the Slurm jobs, list them and return", default=False)
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add an argument to a parser for every field of a dataclass that :func:`option` or :func:`positional` made."""
+    kinds = get_type_hints(cls)
+    groups: dict[str | None, Any] = {None: parser}
+    for item in _arguments_of(cls):
+        group = item.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_mutually_exclusive_group()
+        settings = _settings(item, kinds[item.name])
+        if item.metadata["flags"] is None:
+            groups[group].add_argument(item.name, **settings)
+        else:
+            flags = item.metadata["flags"] or (f"--{item.name.replace('_', '-')}",)
+            groups[group].add_argument(*flags, dest=item.name, required=item.metadata["required"], **settings)
+
+
+def from_namespace(cls: type[T], namespace: argparse.Namespace, **values: Any) -> T:
+    """Return the dataclass with the values of parsed arguments, and with ``values`` for its other fields."""
+    return cls(**values, **{item.name: getattr(namespace, item.name) for item in _arguments_of(cls)})
+
+
+def _arguments_of(cls: type) -> list[Field[Any]]:
+    return [item for item in fields(cls) if "help" in item.metadata]
+
+
+def _settings(item: Field[Any], kind: Any) -> dict[str, Any]:
+    """Return the settings of ``add_argument`` that follow from a field and its type."""
+    metadata, default = item.metadata, item.default
+    is_positional = metadata["flags"] is None
+    settings: dict[str, Any] = {"help": metadata["help"].replace("%", "%%")}
+    if kind is bool:
+        return {**settings, "action": "store_false" if default else "store_true"}
+    if default not in (None, "", MISSING):
+        settings["help"] += f" (default: {default})"
+    if metadata["metavar"]:
+        settings["metavar"] = metadata["metavar"]
+    if get_origin(kind) in (Union, UnionType):  # a type or None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is list:
+        (kind,) = get_args(kind)
+        settings["nargs"] = "+"
+        if not is_positional:
+            settings |= {"action": "extend", "default": []}
+    elif default is not MISSING:
+        settings["default"] = default
+        if is_positional:
+            settings["nargs"] = "?"
+    if get_origin(kind) is Literal:
+        settings["choices"] = get_args(kind)
+        kind = type(get_args(kind)[0])
+    settings["type"] = metadata["parse"] or kind
+    return settings

@@ -1,0 +1,55 @@
+"""A description of the network in a weight file, as text."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcir.registry import ARCHS
+from mcir.weights import detect_network, read_weights
+
+_SHOWN = 10
+
+
+def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool]:
+    """Return lines that describe the network of a weight file, and whether it can be rebuilt from the file.
+
+    Args:
+        file: the weight file.
+        key: the entry of the file with the weights; None: that which restores best.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    weights = read_weights(file, key)
+    total = sum(value.numel() for value in weights.tensors.values())
+    lines = [
+        f"file          {file}{f', its {weights.found_under!r}' if weights.found_under else ''}",
+        f"entries       {len(weights.tensors)}, {total:,} numbers",
+    ]
+    network = detect_network(weights)
+    if network is None:
+        lines.append(f"architecture  none of {', '.join(ARCHS.names())}; the first keys are:")
+        lines += [f"              {key} {shape}" for key, shape in list(weights.shapes.items())[:_SHOWN]]
+        return lines, False
+    detected = {key: value for key, value in network.arguments.items() if key not in network.guessed}
+    assumed = {key: network.arguments[key] for key in network.guessed}
+    for key, parameter in ARCHS.parameters(network.architecture).items():
+        if key not in network.arguments:
+            assumed[key] = parameter.default
+    source = "from the keys" if weights.architecture is None else "the file says"
+    lines += [
+        f"architecture  {network.architecture}, ×{network.scale}",
+        f"parameters    {network.parameters:,}",
+        f"{source} {_one_line(detected)}",
+        f"assumed       {_one_line(assumed) or 'nothing'}",
+        *(f"differs       {line}" for line in network.mismatches[:_SHOWN]),
+    ]
+    if len(network.mismatches) > _SHOWN:
+        lines.append(f"              and {len(network.mismatches) - _SHOWN} more")
+    lines.append(f"option        network_g: {{type: {network.architecture}, {_one_line(network.arguments)}}}")
+    return lines, not network.mismatches
+
+
+def _one_line(arguments: Mapping[str, object]) -> str:
+    """Return arguments as in an option file, in one line."""
+    return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in arguments.items())
