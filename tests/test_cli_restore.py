@@ -114,7 +114,7 @@ def test_words_become_settings(monkeypatch, words, options):
     [
         (("photos",), "required: -w"),
         (("-w", "x2.pth"), "required: INPUT"),
-        (("photos", "-w", "x2.pth", "--tile", "few"), "--tile: it is a number of pixels, auto or none, not 'few'"),
+        (("photos", "-w", "x2.pth", "--tile", "few"), "--tile: expected a number of pixels, auto or none, got 'few'"),
         (("photos", "-w", "x2.pth", "--half", "--bf16"), "not allowed with"),
         (("photos", "-w", "x2.pth", "--bits", "10"), "invalid choice: 10"),
     ],

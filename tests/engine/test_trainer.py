@@ -76,7 +76,7 @@ def begun(run, **train):
     ("train", "message"),
     [
         ({"contrastive_opt": VGG}, r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8: vgg19 up to relu5_1"),
-        ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*6 difficulties are for 6 negatives"),
+        ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*expected 6 negatives"),
         (
             {"negatives": {"type": "ConsensusNegatives", "stored": True}},
             r"tiny\.yml:\d+: train\.negatives.*dataroot_negatives",
