@@ -57,8 +57,8 @@ class LiteralStep:
 
     def __init__(self, model: ContrastiveModel) -> None:
         self.network, self.members = model.network, list(model.parts["negatives"].members)
-        self.features = model.parts["l_neg"].features
-        self.weight = model.parts["l_neg"].loss_weight
+        self.features = model.criteria["l_neg"].features
+        self.weight = model.criteria["l_neg"].loss_weight
         self.average = EMA(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, foreach=False)
 

@@ -360,6 +360,12 @@ def _record_arguments(cls: type, name: str, skip: int) -> None:
     cls.__init__ = __init__  # type: ignore[misc]
 
 
+def stored_arguments(instance: object) -> dict[str, Any] | None:
+    """Return the constructor arguments that an instance of a registered class recorded, or None for other objects."""
+    arguments: dict[str, Any] | None = vars(instance).get("hyperparameters")
+    return arguments
+
+
 @functools.cache
 def load_plugins() -> tuple[str, ...]:
     """Import every installed plug-in once and return their names.

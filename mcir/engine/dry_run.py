@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any
@@ -14,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcir.config import DatasetOptions, Options
 from mcir.data import SampleSpec, sample_spec
 from mcir.models import Model
-from mcir.models.base import Batch
 from mcir.network_spec import spec_of
 from mcir.registry import MODELS, ComponentError, Section, Where
 
@@ -56,7 +54,9 @@ def step_cost(
     """
     parts = section.get("accumulation_steps", 1)
     model = _without_values(section)
-    batch = model.example(batch_size // parts, lq_size, gt_size, stored)
+    model.configure_optimizer()
+    assert model.optimizer is not None
+    batch = model.example_batch(batch_size // parts, lq_size, gt_size, stored)
     static = [*model.parts.parameters(), *model.parts.buffers()]
     lasting = {tensor.untyped_storage()._cdata for tensor in static}
     kept: dict[int, int] = {}
@@ -68,9 +68,10 @@ def step_cost(
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        model.training_step(batch, iteration=1)
+        losses = model.compute_losses(batch)
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    model.optimizer.step()
     gradients = [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]
-    assert model.optimizer is not None
     moments = [value for state in model.optimizer.state.values() for value in state.values()]
     state_bytes = _bytes([*static, *gradients, *moments])
     activations = sum(kept.values())
@@ -107,16 +108,9 @@ def dry_run(options: Options, processes: int = 1) -> None:
     try:
         model = _without_values(section, options.where_in_model)
         count = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
-        batch = model.example(count, smallest.lq_size, smallest.gt_size, smallest.negatives)
-        compare = model.losses
-
-        def last(output: Tensor, batch: Batch) -> dict[str, Tensor]:
-            compare(output, batch)
-            raise _ComparedError
-
-        model.losses = last  # type: ignore[method-assign]  # what comes after it is the slower half, and cannot misfit
-        with torch.no_grad(), suppress(_ComparedError):
-            model.training_step(batch, iteration=1)
+        batch = model.example_batch(count, smallest.lq_size, smallest.gt_size, smallest.negatives)
+        with torch.no_grad():
+            model.compute_losses(batch)
     except ValueError as error:
         if isinstance(error, ComponentError) and error.location is not None:
             raise
@@ -190,16 +184,11 @@ def _is_said_by_mcir(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("mcir.")
 
 
-class _ComparedError(Exception):
-    """The losses were computed, and nothing more is wanted of the step."""
-
-
 def _without_values(section: Section, where: Where | None = None) -> Model:
-    """Return a model on the meta device whose averages stay, as they may look at values."""
+    """Return a model on the meta device."""
     with torch.device("meta"):
         section = {**section, "compile": False, "precision": "fp32", "accumulation_steps": 1}
         model: Model = MODELS.build(section, where=where)
-    model.after_step = lambda *_: None  # type: ignore[method-assign]
     return model
 
 

@@ -35,7 +35,7 @@ class Tester:
         if not options.val.metrics:
             raise ValueError("Testing needs 'val.metrics', for example {psnr: {type: PSNR, crop_border: 4}}.")
         model_class: type[Model] = MODELS.get(options.model_type)
-        needed = {"type", *options.networks, *model_class.restores_by}
+        needed = {"type", *options.networks, *model_class.restore_options}
         section = {key: value for key, value in options.model_section().items() if key in needed}
         self.model: Model = MODELS.build(section, where=options.where_in_model)
         self.model.to(dist.device)

@@ -150,6 +150,7 @@ class Trainer:
         if state is None and path.pretrain_network_g:
             load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
         self.model.to(self.dist.device)
+        self.model.configure_optimizer()
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.iteration, self.best = state["iteration"], state["best"]
@@ -160,7 +161,7 @@ class Trainer:
     def _warn_about_curriculum(self) -> None:
         """Log a warning if a loss follows the PSNR of the validation, but no PSNR is measured."""
         metrics = self.sets[0].metrics.values() if self.sets else ()
-        if self.model.follows_psnr and not any(metric.unit == "dB" for metric in metrics):
+        if self.model.observers and not any(metric.unit == "dB" for metric in metrics):
             _LOG.warning(
                 "A loss has a curriculum that follows the PSNR of the first validation set, but no PSNR is measured: "
                 "its negatives keep their initial weights. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
@@ -231,8 +232,10 @@ class Trainer:
         scores = list(self.last_evaluations[0].scores.values()) if self.last_evaluations else []
         if not scores:
             return False
+        means = {name: score.mean for name, score in self.last_evaluations[0].scores.items()}
         for score in [score for score in scores if score.unit == "dB"][:1]:
-            self.model.after_evaluation(score.mean)
+            means["psnr"] = score.mean  # under any name in the options
+        self.model.after_evaluation(means)
         quality = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
         if math.isnan(quality) or (self.best is not None and quality <= self.best):
             return False

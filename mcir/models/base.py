@@ -1,104 +1,151 @@
-"""The model: how ONE training step is made from a network, losses and an optimizer.
+"""The base class of all models: a network, its losses and its optimizer, and one training step.
 
-A model knows nothing of files, logs or ranks. Subclasses say what the losses are; the mechanics of the step are here.
+A model knows nothing about files, logs or data sets. Subclasses build the losses and compute them.
 """
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.losses import share_features
+from mcir.losses.base import Comparison, Loss
 from mcir.models.ema import EMA
-from mcir.models.gradients import Balance, LossGradients
-from mcir.models.optim import Schedule, build_optimizer
+from mcir.models.gradients import GradientRatioWeight, LossGradients
+from mcir.models.optim import Schedule, build_optimizer, clip_gradient
 from mcir.network_spec import NetworkSpec, spec_of
-from mcir.registry import ARCHS, LOSSES, SCHEDULERS, ArchSection, LossSection, OptimizerSection, SchedulerSection
+from mcir.registry import (
+    ARCHS,
+    LOSSES,
+    SCHEDULERS,
+    ArchSection,
+    ArgumentError,
+    LossSection,
+    OptimizerSection,
+    SchedulerSection,
+    locate_errors,
+)
 from mcir.weights import derived_keys, match_state_dict, mismatch_error
 
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
 
 _SMALLEST_SCALE = 2.0**-16
-"""Of the loss in fp16; it begins at 2¹⁶ and halves whenever gradients overflow."""
+"""Below this loss scale, gradients that are not finite are not a matter of fp16's range. The scale starts at 2¹⁶."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A loss that depends on the validation results, for example because it has a curriculum."""
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Update the loss with the mean metrics of the first validation set."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Model(ABC):
-    """A network and how it is trained; the fields are the option file's keys.
+    """A network and how it is trained; the fields are the keys of the option file.
 
-    A subclass is a dataclass too: it adds its own options as fields, extends ``__post_init__`` to build what they ask
-    for, and says in ``losses`` what is minimised.
+    A subclass is also a dataclass. It adds its options as fields, builds its losses in ``__post_init__`` and computes
+    them in ``losses``.
+
+    Attributes:
+        parts: every module that is on the device: the network, its moving average, the losses, the negatives.
+        criteria: the losses by the name under which their value is logged.
+        network: the network in training.
+        ema: the moving average of the network, if there is one.
+        optimizer: the optimizer, after :meth:`configure_optimizer`.
+        total_iter: number of iterations of the training, set by the trainer. If it is None, values that depend on the
+            length of the training stay constant.
+        watch_gradients: the next steps also return the gradients of the single losses, at a small cost.
     """
 
     views: ClassVar[int] = 1
-    """Noisy views of each image that ``lq`` holds in training: (B, views, C, H, W) where there are several."""
-    restores_by: ClassVar[tuple[str, ...]] = ()
-    """Training options that decide how images are restored, too."""
+    """Number of noisy views of each image in ``lq`` during training; if above 1, ``lq`` is (B, views, C, H, W)."""
+    restore_options: ClassVar[tuple[str, ...]] = ()
+    """Training options that also change how images are restored."""
 
     network_g: ArchSection
-    """The network."""
+    """Network."""
     optim_g: OptimizerSection | None = None
-    """The optimizer: any of torch.optim by name. Without one the model restores but does not train."""
+    """Optimizer: any of torch.optim by name. Required for training."""
     scheduler: SchedulerSection | None = None
-    """The learning rate over the iterations; constant without it."""
+    """Learning rate as a function of the iteration. Default: constant."""
     warmup_iter: int = -1
-    """Before this iteration the learning rate rises linearly from 0; -1: no warm-up."""
+    """Number of iterations in which the learning rate rises linearly from 0; -1: no warm-up."""
     ema_decay: float = 0.0
-    """Share of its past that the moving average of the network keeps at each iteration; 0: no moving average."""
+    """Decay of the exponential moving average of the network; 0: no moving average."""
     grad_clip: float | None = None
-    """Largest L2 norm of the gradient; a longer one is scaled down to it."""
+    """Maximum L2 norm of the gradient; longer gradients are scaled down to it."""
     accumulation_steps: int = 1
-    """Each batch is computed in this many equal parts, for 1/n of the memory; the step is that of the whole batch."""
+    """Number of equal parts in which a batch is processed, for 1/n of the memory. The step is that of the whole
+    batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the networks in training; what losses compare is summed up in float32, and restoring is float32.
-    fp16 scales the loss to keep gradients in its range and skips a step whose gradients leave it; feature networks of
-    losses then have bf16."""
+    """Precision of the networks in training. Losses are accumulated in float32, and images are restored in float32.
+    fp16 scales the loss to keep gradients in range and skips steps whose gradients overflow; feature networks of losses
+    then run in bf16."""
     channels_last: bool = False
-    """Memory layout of images and convolutions; faster on most machines."""
+    """Use the channels-last memory layout, which is faster on most machines."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = 0
-    """Of the initial weights: the same in every process."""
+    """Seed for the initial weights."""
 
     parts: nn.ModuleDict = field(init=False, repr=False)
-    """Every module that lives on the device: the network, its average, losses, negatives."""
+    criteria: nn.ModuleDict = field(init=False, repr=False)
     network: nn.Module = field(init=False, repr=False)
+    ema: EMA | None = field(init=False, repr=False, default=None)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
     total_iter: int | None = field(init=False, repr=False, default=None)
-    """Iterations of the training, which whoever trains says; without, what would rise or fall with them stays."""
     watch_gradients: bool = field(init=False, repr=False, default=False)
-    """Whether the next steps tell what each of several losses asks of the output; it costs a little, so at times."""
 
     def __post_init__(self) -> None:
-        """Build the network, its moving average, the optimizer and the schedule."""
+        """Build the network, its moving average and the learning-rate schedule."""
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is a share in [0, 1), not {self.ema_decay}.")
+            raise ArgumentError("ema_decay", f"ema_decay: expected a number in [0, 1), got {self.ema_decay}.")
         if self.accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps is at least 1, not {self.accumulation_steps}.")
+            message = f"accumulation_steps: expected a positive integer, got {self.accumulation_steps}."
+            raise ArgumentError("accumulation_steps", message)
         if self.grad_clip is not None and not self.grad_clip > 0:
-            raise ValueError(f"grad_clip is a length above 0, not {self.grad_clip}; leave it out to clip nothing.")
+            message = f"grad_clip: expected a norm above 0, got {self.grad_clip}. Omit it to disable clipping."
+            raise ArgumentError("grad_clip", message)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g, key="network_g")
-        self.parts = nn.ModuleDict({"network_g": self.network})
-        self._feature_cache = share_features(self.parts)
-        self._watch = LossGradients()
-        self._ranks: Communicator = SingleProcess()
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.criteria = nn.ModuleDict()
+        self._options: dict[str, str] = {}
+        self._ratio_weights: dict[str, GradientRatioWeight] = {}
+        self.parts = nn.ModuleDict({"network_g": self.network, "criteria": self.criteria})
         if self.ema_decay:
-            self.parts["ema"] = EMA(self.network)
-        self.schedule: Schedule = SCHEDULERS.build(
-            self.scheduler or {"type": "MultiStepLR", "milestones": []}, key="scheduler"
-        )
-        self.to(self.device)
+            self.parts["ema"] = self.ema = EMA(self.network)
+        constant = {"type": "MultiStepLR", "milestones": []}
+        self.schedule: Schedule = SCHEDULERS.build(self.scheduler or constant, key="scheduler")
+        self._features = share_features(self.criteria)
+        self._forward: nn.Module = self.network
+        if self.compile:
+            self._forward = torch.compile(self.network)  # type: ignore[assignment]
+        self._communicator: Communicator = SingleProcess()
+        self._synchronized: list[Tensor] = []
 
-    # -- where it lives -------------------------------------------------------------------------------------------
+    # -- setup ----------------------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The facts about the network; the defaults for a network of the user's own that does not state them."""
+        return spec_of(self.network) or NetworkSpec()
+
+    @property
+    def trained_part(self) -> nn.Module:
+        """The module that training changes: here the whole network."""
+        return self.network
 
     @property
     def device(self) -> torch.device:
@@ -106,292 +153,311 @@ class Model(ABC):
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device) -> "Model":
-        """Move every part to ``device`` and begin the optimizer anew there; call before the first step."""
-        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-        self.parts.to(device=device)
-        if self.channels_last:
-            self.parts.to(memory_format=memory_format)
-        self._forward: nn.Module = self.network
-        self._statistics: list[Tensor] = []
-        if self.compile:
-            self._forward = torch.compile(self.network)  # type: ignore[assignment]
-        if self.optim_g:
-            self.optimizer = build_optimizer(self.optim_g, self.trained_parameters())
-            self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        """Move every part to a device."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        self.parts.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return self
 
-    def parallelize(self, ranks: Communicator) -> None:
-        """Train over several processes: the forward pass averages gradients over them, and every part knows them."""
-        self._forward = ranks.wrap(self._forward)
-        self._ranks = ranks
-        set_communicator(self.parts, ranks)
-        changing = self.trained_part.state_dict().keys() - derived_keys(self.trained_part)
-        self._statistics = [
-            buffer
-            for name, buffer in self.trained_part.named_buffers()
-            if name in changing and buffer.is_floating_point()
-        ]
+    def add_loss(
+        self,
+        name: str,
+        loss: LossSection | nn.Module,
+        *,
+        option: str = "",
+        compares: Comparison = "image",
+        ratio: float | None = None,
+    ) -> None:
+        """Add a loss; it shares feature networks with the other losses.
+
+        Args:
+            name: name of the loss and of its logged value.
+            loss: section of the option file, or the loss itself. Its first argument is the network's output.
+            option: name of the option that defines the loss, for error messages.
+            compares: what the model passes to the loss; see :class:`~mcir.losses.base.Loss`.
+            ratio: ratio of the gradient of this loss to that of the first loss, both at the output. Default: the ratio
+                is not controlled.
+
+        Raises:
+            ArgumentError: the loss compares something else, it is not a mean over the batch although batches are
+                divided, or there is no first loss for the ratio.
+        """
+        built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
+        if isinstance(built, Loss):
+            if built.compares != compares:
+                known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
+                message = f"{option or name}: expected one of {', '.join(known)}, got {type(built).__name__}."
+                raise ArgumentError(option or name, message)
+            if self.accumulation_steps > 1 and not built.is_batch_mean:
+                message = f"accumulation_steps: expected 1, because {name} is not a mean over the batch."
+                raise ArgumentError("accumulation_steps", message)
+        if ratio is not None:
+            if not self.criteria:
+                message = f"balance: the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
+                raise ArgumentError("balance", message)
+            self._ratio_weights[name] = GradientRatioWeight(ratio).to(self.device)
+            self.parts[f"balance_{name}"] = self._ratio_weights[name]
+        self.criteria[name] = built.to(self.device)
+        self._options[name] = option
+        self._features = share_features(self.criteria)
+
+    def evaluate_loss(self, name: str, *inputs: Any) -> Tensor:
+        """Return the value of a loss; an error gets the name of the option that defines the loss."""
+        with locate_errors(key=self._options[name] or ()):
+            value: Tensor = self.criteria[name](*inputs)
+        return value
+
+    def parallelize(self, communicator: Communicator) -> None:
+        """Train in several processes: gradients are averaged in the backward pass, and every part can communicate."""
+        self._forward = communicator.wrap(self._forward)
+        self._communicator = communicator
+        set_communicator(self.parts, communicator)
+        persistent = self.trained_part.state_dict().keys() - derived_keys(self.trained_part)
+        buffers = self.trained_part.named_buffers()
+        self._synchronized = [buffer for name, buffer in buffers if name in persistent and buffer.is_floating_point()]
+
+    def configure_optimizer(self) -> None:
+        """Build the optimizer, once, when the model is on its device and its weights are loaded.
+
+        The first training step and loading a state do it for a model that has no optimizer yet.
+
+        Raises:
+            ValueError: the model cannot train.
+        """
+        self.require_trainable()
+        assert self.optim_g is not None and self.optimizer is None, "the optimizer is built once"
+        self.optimizer = build_optimizer(self.optim_g, self.trained_parameters())
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def require_trainable(self) -> None:
-        """Check, before data is read, that the model has all it needs to train.
+        """Check, before any data is read, that the model has everything that training needs.
 
         Raises:
-            ValueError: the optimizer is missing; a subclass says what else it needs.
+            ValueError: an option that training requires is missing.
         """
         if self.optim_g is None:
-            raise ValueError(f"{type(self).__name__} needs 'train.optim_g' to train, like {{type: Adam, lr: 1e-4}}.")
+            raise ArgumentError(
+                "optim_g", f"{type(self).__name__}: training requires 'train.optim_g', for example {{type: Adam}}."
+            )
 
-    # -- what it is made of ---------------------------------------------------------------------------------------
-
-    @property
-    def trained_part(self) -> nn.Module:
-        """The part of the network that training changes: here all of it."""
-        return self.network
-
-    def add_loss(
-        self, part: str, loss: LossSection | nn.Module, balance: float | None = None, contrasts: bool = False
-    ) -> None:
-        """Make a loss a part of the model, which shares feature networks with those that are there.
-
-        Args:
-            part: its name, also that of its value.
-            loss: its section in the option file, or the loss itself; the first argument is the network's output.
-            balance: the ratio to the first loss, of their gradients at the output, at which it is held.
-            contrasts: a loss of a section is given negatives and positives beside the output, rather than one image.
-
-        Raises:
-            ValueError: the section does not fit, the loss compares something else, the batch is divided and the loss is
-                no mean over the batch, or there is no first loss to be in balance with.
-        """
-        built: nn.Module
-        if isinstance(loss, nn.Module):
-            built = loss
-        else:
-            key = next((name for name, value in vars(self).items() if value is loss), part)
-            built = LOSSES.build(loss, key=key)
-            _require_kind(key, loss["type"], built, contrasts)
-        if self.accumulation_steps > 1 and not getattr(built, "is_batch_mean", True):
-            raise ValueError(f"{part}: with accumulation_steps > 1 a loss must be a mean over the batch; this is none.")
-        self.parts[part] = built.to(self.device)
-        self._feature_cache = share_features(self.parts)
-        held = None
-        if balance is not None:
-            if not self._watch.names:
-                raise ValueError(f"balance holds {part} at a ratio to another loss, like 'train.pixel_opt': give one.")
-            held = self.parts[f"balance_{part}"] = Balance(balance).to(self.device)
-        self._watch.attach(part, built, held)
-
-    def example(
+    def example_batch(
         self, images: int, lq_size: tuple[int, int], gt_size: tuple[int, int] | None = None, stored: int = 0
     ) -> Batch:
-        """Return a batch of black images as the model trains on, on its device.
+        """Return a batch of black images as the model needs it for training, on its device.
 
         Args:
-            images: B, how many.
-            lq_size: (H, W) of a degraded image, or of a view of it.
-            gt_size: (H, W) of a ground truth; that of ``lq`` without.
-            stored: K, the stored negatives of an image that the data set brings.
+            images: batch size B.
+            lq_size: (H, W) of the degraded images.
+            gt_size: (H, W) of the ground truths. Default: ``lq_size``.
+            stored: number K of stored negatives of each image that come with the data set.
         """
-        channels = (spec_of(self.network) or NetworkSpec()).in_channels
-        shapes: dict[str, tuple[int, ...]] = {"lq": (*([self.views] if self.views > 1 else []), channels, *lq_size)}
-        if self.views == 1:
-            shapes["gt"] = (channels, *(gt_size or lq_size))
+        channels, gt_size = self.spec.in_channels, gt_size or lq_size
+        shapes: dict[str, tuple[int, ...]] = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
+        if self.views > 1:
+            shapes = {"lq": (self.views, channels, *lq_size)}
         if stored:
-            shapes["negatives"] = (stored, channels, *(gt_size or lq_size))
+            shapes["negatives"] = (stored, channels, *gt_size)
         names = [f"{number}.png" for number in range(images)]
         black = {key: torch.zeros(images, *shape, device=self.device) for key, shape in shapes.items()}
         return {**black, "lq_path": names, "gt_path": names}
 
     # -- one step -------------------------------------------------------------------------------------------------
 
+    def before_step(self, batch: Batch, iteration: int) -> None:  # noqa: B027 (most models need no preparation)
+        """Prepare the step of the 1-based ``iteration``; here there is nothing to prepare."""
+
     def inputs(self, batch: Batch) -> Tensor:
-        """Return what the network is given in training: here the degraded images."""
+        """Return the input of the network in training: here the degraded images."""
         images: Tensor = batch["lq"]
         return images
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimizer moves: here the parameters of the trained part."""
+        """Return the parameters for the optimizer: here those of the trained part."""
         return list(self.trained_part.parameters())
 
     def enter_training(self) -> None:
-        """Bring the network into training mode."""
+        """Set the network to training mode."""
         self.network.train()
 
     @abstractmethod
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalar losses, weights included, whose sum is minimised."""
+        """Return the scalar losses by name, including their weights. Training minimises their sum."""
+
+    def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
+        """Update what follows the network: here its moving average."""
+        if self.ema is not None:
+            self.ema.update(self.network, self.ema_decay)
+
+    def compute_losses(self, batch: Batch, iteration: int = 1) -> dict[str, Tensor]:
+        """Run the network on a batch as in training and return the losses, with their graph, without making a step."""
+        self.before_step(batch, iteration)
+        self.enter_training()
+        return self._losses(self._output(batch), batch)
 
     def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
         """Make the step of the 1-based ``iteration`` and return its scalars, detached and still on the device.
 
-        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``,
-        the factor that kept the gradients in range. Where ``watch_gradients`` is set or losses are held in balance,
-        also what :meth:`~mcir.models.gradients.LossGradients.tell` returns.
+        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``, the
+        factor of the loss. If ``watch_gradients`` is set or a gradient ratio is fixed, the scalars of
+        :class:`~mcir.models.gradients.LossGradients` are added.
 
-        An fp16 step whose gradients overflow is skipped: the network and the optimizer stay as they are, ``grad_norm``
-        is 0, and the next step is made with half the scale. All that counts iterations goes on: schedule, averages and
-        negatives, which follow a network that stood still. So they need not ask the device whether a step was made,
-        and are the same in every process. Gradients that are not finite at a scale below 1/65536 are no matter of
-        range; ``grad_norm`` says so.
+        An fp16 step whose gradients overflow is skipped: network and optimizer do not change, ``grad_norm`` is 0, and
+        the next step uses half the scale. Everything else proceeds as usual: schedule, averages and negatives, which
+        follow a network that did not change. Therefore no step waits for the device, and all processes stay equal.
+        Gradients that are still not finite at a scale below 1/65536 are reported in ``grad_norm``.
 
         Raises:
             ValueError: the model cannot train, or the batch cannot be divided into ``accumulation_steps`` parts.
         """
-        self.require_trainable()
+        if self.optimizer is None:
+            self.configure_optimizer()
         assert self.optimizer is not None
         rate = self._set_learning_rate(self.optimizer, iteration)
+        self.before_step(batch, iteration)
         self.enter_training()
         self.optimizer.zero_grad(set_to_none=True)
-        self._watch.begin(self.watch_gradients)
+        cuts = len(self.criteria) > 1 and (self.watch_gradients or bool(self._ratio_weights))
+        gradients = LossGradients(self.criteria, self._ratio_weights) if cuts else None
         scalars: dict[str, Tensor] = {}
         outputs = []
-        for part, is_last in self._divide(batch):
+        for part, is_last in self._split(batch):
             with nullcontext() if is_last else self._without_sync():
-                with self.autocast():
-                    output = self._forward(self.inputs(part))
-                with self.autocast_of_losses():
-                    try:
-                        losses = self.losses(output, part)
-                    finally:
-                        self._feature_cache.clear()
-                total = torch.stack([loss.float() for loss in losses.values()]).sum() / self.accumulation_steps
-                self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            self._watch.collect()
+                output, losses = self._backward(part, gradients)
             for name, loss in losses.items():
-                scalars[name] = scalars.get(name, 0.0) + loss.detach() / self.accumulation_steps
-            outputs.append(output.detach())
-        scale = self._scaler.scale(torch.ones((), device=self.device)) if self._scaler.is_enabled() else None
-        seen = self._watch.tell(1.0 if scale is None else scale, self._ranks.mean)
-        if scale is not None:  # a step that is skipped tells nothing
-            seen = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in seen.items()}
-        scalars |= self._step(self.optimizer, scale)
-        for statistic in self._statistics:  # of a batch norm, say: each process has seen other images
-            statistic.copy_(self._ranks.mean(statistic))
+                scalars[name] = scalars.get(name, 0.0) + loss / self.accumulation_steps
+            outputs.append(output)
+        scale = self._scaler.scale(torch.ones((), device=self.device))
+        more = {} if gradients is None else gradients.finish(scale, self._communicator.mean)
+        scalars["grad_norm"] = self._optimizer_step(self.optimizer, scale)
+        if self._scaler.is_enabled():
+            scalars["loss_scale"] = scale
+            more = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in more.items()}  # the step may be skipped
+        for buffer in self._synchronized:  # running statistics: each process has seen other images
+            buffer.copy_(self._communicator.mean(buffer))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
         scalars["lr"] = torch.tensor(rate)
-        return scalars | seen
-
-    def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
-        """Let what follows the network follow it: here, its moving average."""
-        if self.ema is not None:
-            self.ema.update(self.network, self.ema_decay)
+        return scalars | more
 
     @property
-    def follows_psnr(self) -> bool:
-        """Whether training depends on :meth:`after_evaluation`; here it does not."""
-        return False
+    def observers(self) -> list[Observer]:
+        """The losses that depend on the validation results."""
+        return [loss for loss in self.criteria.modules() if isinstance(loss, Observer)]
 
-    def after_evaluation(self, psnr: float) -> None:  # noqa: B027 (most models have nothing that follows it)
-        """Take note of the PSNR in dB on the first validation set; here nothing follows it."""
+    def after_evaluation(self, metrics: Mapping[str, float]) -> None:
+        """Pass the mean metrics of the first validation set to the losses that depend on them."""
+        for loss in self.observers:
+            loss.observe(metrics)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which the networks run at the chosen precision."""
+        """Return the context in which the networks run in the chosen precision."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
-    def autocast_of_losses(self) -> AbstractContextManager[Any]:
-        """Return the context in which losses run, and what they compare with: bf16 also where the network has fp16.
+    def autocast_losses(self) -> AbstractContextManager[Any]:
+        """Return the context in which the losses run: in bf16 also if the networks run in fp16.
 
-        Of a small weight over millions of features the derivative with respect to one of them leaves fp16's range.
+        A small loss weight, divided by millions of features, gives gradients below fp16's range.
         """
         return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+
+    def _output(self, batch: Batch) -> Tensor:
+        with self.autocast():
+            output: Tensor = self._forward(self.inputs(batch))
+        return output
+
+    def _losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        try:
+            with self.autocast_losses():
+                return self.losses(output, batch)
+        finally:
+            self._features.clear()
+
+    def _backward(self, batch: Batch, gradients: LossGradients | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run (a part of) a batch forward and backward; return the output and the losses, detached."""
+        output = self._output(batch)
+        if gradients is None:
+            losses = self._losses(output, batch)
+            self._scaled(torch.stack([loss.float() for loss in losses.values()]).sum()).backward()  # type: ignore[no-untyped-call]
+        else:
+            leaf = output.detach().requires_grad_()
+            losses, gradient = gradients.backward(self._losses(leaf, batch), leaf, self._scaled)
+            output.backward(gradient)  # type: ignore[no-untyped-call]
+        return output.detach(), {name: loss.detach() for name, loss in losses.items()}
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return self._scaler.scale(loss.float() / self.accumulation_steps)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
         for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         return float(optimizer.param_groups[0]["lr"])
 
-    def _step(self, optimizer: torch.optim.Optimizer, scale: Tensor | None) -> dict[str, Tensor]:
-        """Move the network along its gradient, clipped, and return what is told of it.
-
-        Args:
-            optimizer: what moves it.
-            scale: by which the loss was multiplied in fp16.
-        """
+    def _optimizer_step(self, optimizer: torch.optim.Optimizer, scale: Tensor) -> Tensor:
+        """Clip the gradient, make the optimizer's step and return the L2 norm before clipping; 0 for a skipped step."""
         self._scaler.unscale_(optimizer)
-        told = {"grad_norm": self._clip_gradient()}
-        if scale is not None:
-            told["loss_scale"] = scale
-            skipped = ~told["grad_norm"].isfinite() & (told["loss_scale"] >= _SMALLEST_SCALE)
-            told["grad_norm"] = told["grad_norm"].masked_fill(skipped, 0)
+        norm = clip_gradient(self.trained_parameters(), self.grad_clip)
         self._scaler.step(optimizer)
         self._scaler.update()
-        return told
+        if not self._scaler.is_enabled():
+            return norm
+        return norm.masked_fill(~norm.isfinite() & (scale >= _SMALLEST_SCALE), 0)
 
-    def _clip_gradient(self) -> Tensor:
-        """Scale the gradient down to ``grad_clip`` if it is longer, and return its L2 norm before."""
-        if self.grad_clip is not None:
-            before: Tensor = nn.utils.clip_grad_norm_(self.trained_parameters(), self.grad_clip)
-            return before
-        gradients = [parameter.grad for parameter in self.trained_parameters() if parameter.grad is not None]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        return norm
-
-    def _divide(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Yield the equal parts of a batch, and of each whether it is the last."""
-        count, size = self.accumulation_steps, len(batch["lq"])
-        if size % count:
-            raise ValueError(f"A batch of {size} cannot be divided into accumulation_steps = {count} equal parts.")
-        share = size // count
-        for start in range(0, size, share):
-            yield {key: value[start : start + share] for key, value in batch.items()}, start + share == size
+    def _split(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """Yield the equal parts of a batch and whether each is the last."""
+        parts, size = self.accumulation_steps, len(batch["lq"])
+        if size % parts:
+            raise ValueError(f"The batch size must be a multiple of accumulation_steps = {parts}, got {size}.")
+        step = size // parts
+        for start in range(0, size, step):
+            yield {key: value[start : start + step] for key, value in batch.items()}, start + step == size
 
     def _without_sync(self) -> AbstractContextManager[Any]:
-        """Return the context in which gradients are not yet averaged over processes."""
-        postpone: Callable[[], AbstractContextManager[Any]] = getattr(self._forward, "no_sync", nullcontext)
-        return postpone()
+        """Return the context in which gradients are not averaged over the processes."""
+        return self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) else nullcontext()
 
-    # -- its use --------------------------------------------------------------------------------------------------
-
-    @property
-    def ema(self) -> EMA | None:
-        """The moving average of the network, if one is kept."""
-        if "ema" not in self.parts:
-            return None
-        average = self.parts["ema"]
-        assert isinstance(average, EMA)
-        return average
+    # -- restoring ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Tensor:
-        """Restore images: ``lq`` (B, C, H, W) in [0, 1] to (B, C, sH, sW), by the moving average where there is one."""
+        """Restore images (B, C, H, W) in [0, 1] to (B, C, sH, sW) with the moving average, if there is one."""
         network = self.network if self.ema is None else self.ema
         network.eval()
         output: Tensor = network(lq)
         return output
 
-    # -- its state ------------------------------------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------------------------
 
     def stateful(self) -> dict[str, Any]:
-        """Return every part whose state a resumed run needs, by name; a subclass adds its own.
-
-        Of the losses and their balances these are the ones that have a state.
-        """
-        parts: dict[str, Any] = {"network_g": self.network, "ema": self.ema, "optimizer": self.optimizer}
-        if self._scaler.is_enabled():
-            parts["loss_scale"] = self._scaler
-        losses = [*self._watch.names, *(f"balance_{name}" for name in self._watch.balances)]
-        parts |= {name: self.parts[name] for name in losses if self.parts[name].state_dict()}
-        return {name: part for name, part in parts.items() if part is not None}
+        """Return the parts whose state a resumed run needs, by name; a subclass adds its own."""
+        if self.optim_g is not None and self.optimizer is None:
+            self.configure_optimizer()
+        parts: dict[str, Any] = {"network_g": self.network}
+        if self.ema is not None:
+            parts["ema"] = self.ema
+        if self.optimizer is not None:
+            parts["optimizer"] = self.optimizer
+            if self._scaler.is_enabled():
+                parts["loss_scale"] = self._scaler
+        parts |= {name: loss for name, loss in self.criteria.items() if loss.state_dict()}
+        return parts | {f"balance_{name}": weight for name, weight in self._ratio_weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, as references to the live tensors."""
+        """Return everything that a resumed run needs, as references to the live tensors."""
         return {name: part.state_dict() for name, part in self.stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; one of another ``precision`` fits, too, and the scale of fp16's loss begins anew.
+        """Load a state; it may be of another ``precision``, in which case the loss scale starts anew.
 
         Raises:
-            ValueError: the state is of a model with other parts, or its tensors do not fit.
+            ValueError: the state belongs to a model with other parts, or its tensors do not fit.
         """
-        own = self.stateful()
-        if "loss_scale" not in state or "loss_scale" not in own:
+        own, state = self.stateful(), dict(state)
+        if not ("loss_scale" in state and "loss_scale" in own):
             own.pop("loss_scale", None)
-            state = {name: part for name, part in state.items() if name != "loss_scale"}
+            state.pop("loss_scale", None)
         if state.keys() != own.keys():
-            raise ValueError(f"The state holds {sorted(state)}, but this {type(self).__name__} needs {sorted(own)}.")
+            raise ValueError(f"The state has the parts {sorted(state)}, but {type(self).__name__} has {sorted(own)}.")
         for name, part in own.items():
             try:
                 part.load_state_dict(state[name])
@@ -399,48 +465,25 @@ class Model(ABC):
                 raise ValueError(f"The state of '{name}' does not fit: {error}") from error
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the network's weights as ``params`` and, with a moving average, ``params_ema``."""
+        """Return the network's weights as ``params`` and those of its moving average, if any, as ``params_ema``."""
         weights = {"params": self.network.state_dict()}
         if self.ema is not None:
             weights["params_ema"] = self.ema.network.state_dict()
         return weights
 
     def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
-        """Start from trained weights: the network takes them over, and its average begins there.
+        """Load pretrained weights into the network and its moving average.
 
-        Returns the keys that only one side has or that differ in shape, which is empty when ``strict``.
+        Returns the keys that only one side has or whose shapes differ. With ``strict`` there are none.
 
         Raises:
-            WeightsError: ``strict`` and the keys or shapes differ; the message names the first ten, and what the
-                weights look like.
+            WeightsError: ``strict`` is set, and keys or shapes differ.
         """
         fits, mismatches = match_state_dict(self.network, weights)
         if strict and mismatches:
             raise mismatch_error(self.network, weights, mismatches)
         self.network.load_state_dict(fits, strict=False)
         if self.ema is not None:
-            self.ema.update(self.network, keep=0.0)
+            self.ema.update(self.network, decay=0.0)
         return mismatches
 
-
-def _require_kind(key: str, name: str, loss: nn.Module, contrasts: bool) -> None:
-    """Check that a loss can be given what it gets at the place ``key``.
-
-    Raises:
-        ValueError: it compares something else.
-    """
-    signature = inspect.signature(loss.forward)
-    try:
-        signature.bind(*(("output", "negatives", "positives") if contrasts else ("output", "image")))
-        fits = contrasts or "negatives" not in signature.parameters
-    except TypeError:
-        fits = False
-    if not fits:
-        wanted = (
-            "negatives and positives, as SPNLoss does"
-            if contrasts
-            else "one other image, as L1Loss or PerceptualLoss do"
-        )
-        raise ValueError(
-            f"{key}: a loss here compares the output with {wanted}; {name} takes {', '.join(signature.parameters)}."
-        )

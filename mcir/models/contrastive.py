@@ -1,9 +1,10 @@
-"""Model contrastive learning: the output is pushed away from what the network made before.
+"""Model contrastive learning: the network's output is pushed away from negatives, for example its own past outputs.
 
-"Learning from History: Task-agnostic Model Contrastive Learning for Image Restoration", AAAI 2024.
+"Learning from History: Task-agnostic Model Contrastive Learning for Image Restoration", AAAI 2024, arXiv:2309.06023.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,83 +13,80 @@ from torch import Tensor
 from mcir.models.base import Batch
 from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
-from mcir.registry import MODELS, LossSection, NegativesSection, locate_errors
+from mcir.registry import MODELS, ArgumentError, LossSection, NegativesSection, locate_errors
 
 
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class ContrastiveModel(RestorationModel):
-    """A RestorationModel that owns negatives and adds their term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁."""
+    """A RestorationModel with negatives and a contrastive term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁ (Eq. 3).
+
+    Attributes:
+        negative_source: computes the negatives of a batch, if the model is built for training.
+    """
 
     contrastive_opt: LossSection | None = None
     """Loss between output and negatives."""
     negatives: NegativesSection | None = None
-    """Where the negatives come from."""
+    """Kind of negatives."""
     balance: float | None = None
-    """Ratio of the gradients of the contrastive and the first loss at the output; the weight of the contrastive loss is
-    only where its factor begins. Without it, the weight is the loss's own throughout."""
+    """Ratio of the gradients of the contrastive loss and the first loss, both at the output. If set, the weight of the
+    contrastive loss is adapted to keep this ratio, starting at its ``loss_weight``. Default: a constant weight."""
+
+    negative_source: Negatives | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         """Build the contrastive loss and the negatives.
 
         Raises:
-            ValueError: only one of the two is given, or a balance without a loss to be held.
+            ArgumentError: only one of the two is set, or ``balance`` is set and there is no contrastive loss.
         """
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
-            raise ValueError(
-                "ContrastiveModel needs both 'contrastive_opt' and 'negatives', or neither to only restore."
-            )
-        if self.balance is not None and not (self.contrastive_opt or {}).get("loss_weight", 1.0):
-            raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt' a weight above 0.")
-        if self.balance is not None and self.contrastive_opt is None:
-            raise ValueError("balance holds the ratio of a contrastive loss: give 'contrastive_opt', or leave it out.")
+            missing = "negatives" if self.negatives is None else "contrastive_opt"
+            raise ArgumentError(missing, "Expected both 'contrastive_opt' and 'negatives', or neither, got one.")
+        if self.balance is not None and not (self.contrastive_opt or {"loss_weight": 0}).get("loss_weight", 1.0):
+            raise ArgumentError("balance", "balance: requires a 'contrastive_opt' with a loss_weight above 0.")
         if self.contrastive_opt and self.negatives:
-            self.add_loss("l_neg", self.contrastive_opt, self.balance, contrasts=True)
-            self.parts["negatives"] = build_negatives(self.negatives, self.network, self.seed, key="negatives")
-
-    @property
-    def bank(self) -> Negatives | None:
-        """The negatives, if the model trains."""
-        if "negatives" not in self.parts:
-            return None
-        bank = self.parts["negatives"]
-        assert isinstance(bank, Negatives)
-        return bank
+            section, ratio = self.contrastive_opt, self.balance
+            self.add_loss("l_neg", section, option="contrastive_opt", compares="negatives", ratio=ratio)
+            self.negative_source = build_negatives(self.negatives, self.network, self.seed, key="negatives")
+            self.parts["negatives"] = self.negative_source
 
     def require_trainable(self) -> None:
-        """Check that there are negatives, too."""
+        """Check that there is an optimizer, a loss and a contrastive loss."""
         super().require_trainable()
-        if self.bank is None:
-            raise ValueError(
-                "ContrastiveModel needs 'train.contrastive_opt' and 'train.negatives' to train, "
-                "like {type: SPNLoss} and {type: HistoryNegatives}."
+        if self.negative_source is None:
+            raise ArgumentError(
+                "negatives",
+                "ContrastiveModel: training requires 'train.contrastive_opt' and 'train.negatives', for example "
+                "{type: SPNLoss} and {type: HistoryNegatives}.",
             )
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the parent's losses and the contrastive one."""
+        """Return the losses of RestorationModel and the contrastive loss."""
         losses = super().losses(output, batch)
-        if self.bank is not None:
+        if self.negative_source is not None:
             with torch.no_grad(), locate_errors(key="negatives"):
-                negatives = self.bank(batch["lq"], batch["gt"], batch.get("negatives"))
-                positives = self.bank.positives(batch["gt"])
-            with locate_errors(key="contrastive_opt"):
-                losses["l_neg"] = self.parts["l_neg"](output, negatives, positives)
+                negatives = self.negative_source(batch["lq"], batch["gt"], batch.get("negatives"))
+                positives = self.negative_source.positives(batch["gt"])
+            losses["l_neg"] = self.evaluate_loss("l_neg", output, negatives, positives)
         return losses
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
-        """Let the negatives follow the network, too."""
+        """Update the moving average and the negatives (Eq. 1)."""
         super().after_step(output, batch, iteration)
-        if self.bank is not None:
-            self.bank.update(self.network, iteration, output, batch["gt"])
+        if self.negative_source is not None:
+            self.negative_source.update(self.network, iteration, output, batch["gt"])
 
     def stateful(self) -> dict[str, Any]:
-        """Return the parent's parts and the negatives."""
-        return super().stateful() | ({} if self.bank is None else {"negatives": self.bank})
+        """Return the parts with a state, including the negatives."""
+        negatives = {} if self.negative_source is None else {"negatives": self.negative_source}
+        return super().stateful() | negatives
 
-    def load_weights(self, weights: Any, strict: bool = True) -> list[str]:
-        """Start from trained weights, the negatives too."""
+    def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
+        """Load pretrained weights; the negatives start from them."""
         mismatches = super().load_weights(weights, strict)
-        if self.bank is not None:
-            self.bank.start_from(self.network)
+        if self.negative_source is not None:
+            self.negative_source.start_from(self.network)
         return mismatches

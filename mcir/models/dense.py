@@ -1,11 +1,11 @@
-"""Dense contrastive pre-training, by VADeR, DenseCL or PixContrast: the baselines of residual contrastive learning.
+"""Dense contrastive pre-training with VADeR, DenseCL or PixContrast: the baselines of residual contrastive learning.
 
-They train a backbone whose features are compared place by place. As in arXiv:2106.10070 the backbone is the restoration
-network, and its features are the image that it makes.
+These methods train a backbone whose features are compared position by position. As in arXiv:2106.10070 the backbone is
+the restoration network, and its features are its output image.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +15,20 @@ from mcir.communicator import Communicator, DistributedModule
 from mcir.losses.dense import DenseLoss, Projected
 from mcir.models.base import Batch
 from mcir.models.momentum import MomentumEncoder, Queue, momentum_at
-from mcir.models.negatives.base import build_seeded, generator, stream
+from mcir.models.negatives.base import build_seeded, child_seed, generator
 from mcir.models.self_supervised import SelfSupervisedModel
-from mcir.network_spec import NetworkSpec, spec_of
-from mcir.registry import LOSSES, MODELS, LossSection
+from mcir.registry import LOSSES, MODELS, ArgumentError, LossSection
 
 
 class Projector(nn.Module):
-    """Where features are compared: 1×1 convolution, batch normalisation where asked for, ReLU, 1×1 convolution.
+    """Projection head: 1×1 convolution, optional batch norm, ReLU, 1×1 convolution.
 
     Args:
-        channels: of the features.
-        hidden: channels within.
-        dim: channels out.
-        norm: normalise over the batch.
-        images: project the mean of each image, too, by weights of its own.
+        channels: input channels.
+        hidden: hidden channels.
+        dim: output channels.
+        norm: use a batch norm.
+        images: also project the mean of each image, with a second head.
     """
 
     def __init__(self, channels: int, hidden: int, dim: int, norm: bool = False, images: bool = False) -> None:
@@ -44,18 +43,18 @@ class Projector(nn.Module):
 
 
 def _head(channels: int, hidden: int, dim: int, norm: bool) -> nn.Sequential:
-    normalise = [nn.BatchNorm2d(hidden)] if norm else []
-    return nn.Sequential(nn.Conv2d(channels, hidden, 1), *normalise, nn.ReLU(), nn.Conv2d(hidden, dim, 1))
+    norms = [nn.BatchNorm2d(hidden)] if norm else []
+    return nn.Sequential(nn.Conv2d(channels, hidden, 1), *norms, nn.ReLU(), nn.Conv2d(hidden, dim, 1))
 
 
 class DenseContrast(DistributedModule):
-    """A dense contrastive loss with all that it needs beside the network: its projector, the key encoder and queues.
+    """A dense contrastive loss with its projector, its key encoder and its queues.
 
     Args:
-        loss: says what it needs.
-        network: the encoder of the queries; the key encoder begins as its copy.
-        channels: that the network puts out.
-        seed: of the projector, the queues and what is drawn.
+        loss: dense contrastive loss, which also defines the other parts.
+        network: encoder of the queries; the key encoder starts as its copy.
+        channels: output channels of the network.
+        seed: seed for the projector, the queues and the random numbers of the steps.
     """
 
     def __init__(self, loss: DenseLoss, network: nn.Module, channels: int, seed: int) -> None:
@@ -63,47 +62,48 @@ class DenseContrast(DistributedModule):
         self.loss = loss
         self.seed = seed
         arguments = (channels, loss.hidden, loss.dim, loss.projector_norm, loss.projects_images)
-        self.projector = build_seeded(stream(seed, 0), lambda: Projector(*arguments), network)
+        self.projector = build_seeded(child_seed(seed, 0), lambda: Projector(*arguments), network)
         self.key_network = MomentumEncoder(network)
         self.key_projector = MomentumEncoder(self.projector)
         self.queues = nn.ModuleDict(
-            {name: Queue(loss.queue_size, loss.dim, stream(seed, n)) for n, name in enumerate(loss.queues, start=1)}
+            {name: Queue(loss.queue_size, loss.dim, child_seed(seed, n)) for n, name in enumerate(loss.queues, start=1)}
         )
-        self._draw: np.random.Generator = generator(seed, 0)
-        self._keys: list[dict[str, Tensor]] = []
+        self._rng: np.random.Generator = generator(seed, 0)
+        self._new_keys: list[dict[str, Tensor]] = []
 
-    def follow(self, network: nn.Module, keep: float) -> None:
-        """Move the key encoder towards ``network`` and the projector, keeping the share ``keep`` of its past."""
-        self.key_network.update(network, keep)
-        self.key_projector.update(self.projector, keep)
+    def update_key_encoder(self, network: nn.Module, decay: float) -> None:
+        """Move the key encoder towards the network and the projector."""
+        self.key_network.update(network, decay)
+        self.key_projector.update(self.projector, decay)
 
-    def begin(self, network: nn.Module, iteration: int, total: int | None) -> None:
-        """Begin the step of the 1-based ``iteration`` of ``total``: the key encoder moves before it makes keys."""
-        rises_in = total if self.loss.momentum_iter is None else self.loss.momentum_iter
-        self.follow(network, momentum_at(self.loss.momentum, iteration - 1, rises_in or 0))
-        self._draw = generator(self.seed, iteration, self.communicator.rank)
-        self._keys = []
+    def start_step(self, network: nn.Module, iteration: int, total: int | None) -> None:
+        """Start the step of the 1-based ``iteration`` of ``total``: the key encoder is updated before it makes keys."""
+        momentum_iter = total if self.loss.momentum_iter is None else self.loss.momentum_iter
+        self.update_key_encoder(network, momentum_at(self.loss.momentum, iteration - 1, momentum_iter or 0))
+        self._rng = generator(self.seed, iteration, self.communicator.rank)
+        self._new_keys = []
 
     def forward(self, output: Tensor, keys: Tensor, boxes: Tensor, project: nn.Module) -> Tensor:
-        """Return the loss of a batch, or of a part of it, as a scalar.
+        """Return the loss of (a part of) a batch as a scalar.
 
         Args:
-            output: of the network for the queries, (B, C, H, W).
-            keys: of the key encoder for the other patches, alike.
-            boxes: of both (B, 2, 4), as batches have them.
-            project: the projector, as its gradients are to be averaged.
+            output: output of the network for the queries, (B, C, H, W).
+            keys: output of the key network for the other patches, (B, C, H, W).
+            boxes: positions of both patches, (B, 2, 4), as in the batches.
+            project: the projector, or its wrapper that averages gradients over processes.
         """
-        query, key = self.loss.regions(output, keys, boxes, self._draw)
-        known: Projected = self.key_projector(key)
-        self._keys.append(self.loss.enqueued(known))
-        value: Tensor = self.loss(project(query), known, boxes, {name: queue.keys for name, queue in self._queues()})
+        query, key = self.loss.regions(output, keys, boxes, self._rng)
+        projected: Projected = self.key_projector(key)
+        self._new_keys.append(self.loss.enqueued(projected))
+        queues = {name: queue.keys for name, queue in self._queues()}
+        value: Tensor = self.loss(project(query), projected, boxes, queues)
         return value
 
-    def end(self) -> None:
-        """End the step: the queues take in the keys of all its parts."""
+    def finish_step(self) -> None:
+        """Add the keys of all parts of the batch to the queues."""
         for name, queue in self._queues():
-            queue.enqueue(torch.cat([keys[name] for keys in self._keys]))
-        self._keys = []
+            queue.enqueue(torch.cat([keys[name] for keys in self._new_keys]))
+        self._new_keys = []
 
     def _queues(self) -> list[tuple[str, Queue]]:
         return [(name, queue) for name, queue in self.queues.items() if isinstance(queue, Queue)]
@@ -112,112 +112,114 @@ class DenseContrast(DistributedModule):
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class DenseContrastiveModel(SelfSupervisedModel):
-    """A network that is pre-trained on pairs of overlapping noisy patches, by a dense contrastive loss.
+    """A network that is pre-trained with a dense contrastive loss on pairs of overlapping noisy patches.
 
-    The first patch of a pair is the query and the second the key, or each is both where the loss is symmetric. What the
-    loss needs beside the network is trained with it, and thrown away afterwards: weight files hold the network alone.
+    The first patch of a pair is the query and the second the key; if the loss is symmetric, each is both. The projector
+    is trained with the network. Weight files contain only the network.
     """
 
     contrastive_opt: LossSection | None = None
-    """Dense contrastive loss: VADeRLoss, DenseCLLoss or PixContrastLoss; its options decide projector, momentum and
-    queues, too."""
+    """Dense contrastive loss: VADeRLoss, DenseCLLoss or PixContrastLoss. Its options also define the projector, the
+    momentum and the queues."""
     consistency_opt: LossSection | None = None
-    """Second loss, between the output and the noisy patch that it was made of: the '+' variants."""
+    """Second loss, between output and noisy input: the '+' variants."""
 
     def __post_init__(self) -> None:
-        """Build the losses and what they need.
+        """Build the losses and the parts that they need.
 
         Raises:
-            ValueError: ``contrastive_opt`` is no dense contrastive loss.
+            ArgumentError: ``contrastive_opt`` is not a dense contrastive loss.
         """
         super().__post_init__()
         if self.contrastive_opt:
             loss = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
             if not isinstance(loss, DenseLoss):
                 known = [name for name in LOSSES.names() if issubclass(LOSSES.get(name), DenseLoss)]
-                raise ValueError(
-                    f"contrastive_opt of DenseContrastiveModel is one of {', '.join(known)}, "
-                    f"not {self.contrastive_opt['type']}."
-                )
-            channels = (spec_of(self.network) or NetworkSpec()).in_channels
-            self.add_loss("l_contrast", DenseContrast(loss, self.network, channels, self.seed))
-            self._project: nn.Module = self._contrast.projector
-            self.to(self.device)  # the optimizer moves the projector, too
+                message = f"contrastive_opt: expected {', '.join(known)}, got {self.contrastive_opt['type']}."
+                raise ArgumentError("contrastive_opt", message)
+            contrast = DenseContrast(loss, self.network, self.spec.in_channels, self.seed)
+            self.add_loss("l_contrast", contrast, option="contrastive_opt")
+            self._project: nn.Module = contrast.projector
         if self.consistency_opt:
-            self.add_loss("l_consist", self.consistency_opt)
+            self.add_loss("l_consist", self.consistency_opt, option="consistency_opt")
 
     @property
     def _contrast(self) -> DenseContrast:
-        contrast = self.parts["l_contrast"]
+        contrast = self.criteria["l_contrast"]
         assert isinstance(contrast, DenseContrast)
         return contrast
 
-    def parallelize(self, ranks: Communicator) -> None:
-        """Train over several processes; the projector's gradients are averaged, too."""
-        super().parallelize(ranks)
-        self._project = ranks.wrap(self._contrast.projector)
+    def parallelize(self, communicator: Communicator) -> None:
+        """Train in several processes; the gradients of the projector are averaged, too."""
+        super().parallelize(communicator)
+        self._project = communicator.wrap(self._contrast.projector)
 
     def require_trainable(self) -> None:
-        """Check that there is a contrastive loss, too."""
+        """Check that there is an optimizer and a contrastive loss."""
         super().require_trainable()
-        if "l_contrast" not in self.parts:
-            raise ValueError("DenseContrastiveModel needs 'train.contrastive_opt' to train, like {type: DenseCLLoss}.")
+        if "l_contrast" not in self.criteria:
+            raise ArgumentError(
+                "contrastive_opt",
+                "DenseContrastiveModel: training requires 'train.contrastive_opt', for example {type: DenseCLLoss}.",
+            )
 
     @property
     def trained_part(self) -> nn.Module:
         """The network and the projector."""
-        if "l_contrast" not in self.parts:
+        if "l_contrast" not in self.criteria:
             return self.network
         return nn.ModuleList([self.network, self._contrast.projector])
 
-    def example(
+    def example_batch(
         self, images: int, lq_size: tuple[int, int], gt_size: tuple[int, int] | None = None, stored: int = 0
     ) -> Batch:
-        """Return a batch of black images whose patches lie in the same place."""
+        """Return a batch of black images; both patches of a pair have the same position."""
         boxes = torch.tensor([0.0, 0.0, *lq_size], device="cpu").expand(images, 2, 4)
-        return {**super().example(images, lq_size, gt_size, stored), "boxes": boxes}
+        return {**super().example_batch(images, lq_size, gt_size, stored), "boxes": boxes}
 
-    def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Move the key encoder, then make the step; see :meth:`~mcir.models.base.Model.training_step`."""
-        self.require_trainable()
+    def before_step(self, batch: Batch, iteration: int) -> None:
+        """Update the key encoder.
+
+        Raises:
+            ValueError: the batch has no positions of the patches.
+        """
         if "boxes" not in batch:
             raise ValueError(
-                "DenseContrastiveModel needs to know where the two patches of a pair lie, 'boxes': take "
-                "NoisyPatchPairs as 'datasets.train'."
+                "DenseContrastiveModel: the batch has no positions of the patches ('boxes'). Use NoisyPatchPairs as "
+                "'datasets.train'."
             )
-        self._contrast.begin(self.network, iteration, self.total_iter)
-        return super().training_step(batch, iteration)
+        self._contrast.start_step(self.network, iteration, self.total_iter)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Return the patches that are queries, (B, C, P, P), or (2B, C, P, P) where the loss is symmetric."""
-        return self._ordered(self.pairs(batch))[0]
+        """Return the queries, (B, C, P, P), or (2B, C, P, P) if the loss is symmetric."""
+        return self._split_pairs(self.pairs(batch))[0]
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the contrastive loss and, where asked for, the consistency of the output with its input."""
-        queries, others = self._ordered(self.pairs(batch))
+        """Return the contrastive loss and, if there is one, the consistency loss."""
+        queries, others = self._split_pairs(self.pairs(batch))
         with self.autocast():
             keys = self._contrast.key_network(others)
-        boxes = torch.stack(self._ordered(batch["boxes"]), dim=1)
-        losses = {"l_contrast": self.parts["l_contrast"](output, keys, boxes, self._project)}
-        if "l_consist" in self.parts:
-            losses["l_consist"] = self.parts["l_consist"](output, queries)
+        boxes = torch.stack(self._split_pairs(batch["boxes"]), dim=1)
+        losses = {"l_contrast": self.evaluate_loss("l_contrast", output, keys, boxes, self._project)}
+        if "l_consist" in self.criteria:
+            losses["l_consist"] = self.evaluate_loss("l_consist", output, queries)
         return losses
 
-    def _ordered(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what there is of queries, and of their keys, from both patches of pairs (B, 2, …)."""
+    def _split_pairs(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """Split the values of pairs (B, 2, …) into those of the queries and those of their keys."""
         first, second = both.unbind(dim=1)
         if self._contrast.loss.symmetric:
             return torch.cat([first, second]), torch.cat([second, first])
         return first, second
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
-        """Let the queues take in the keys, too."""
+        """Update the moving average and the queues."""
         super().after_step(output, batch, iteration)
-        self._contrast.end()
+        self._contrast.finish_step()
 
-    def load_weights(self, weights: Any, strict: bool = True) -> list[str]:
-        """Start from trained weights, the key encoder too."""
+    def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
+        """Load pretrained weights, also into the key encoder."""
         mismatches = super().load_weights(weights, strict)
-        if "l_contrast" in self.parts:
-            self._contrast.follow(self.network, keep=0.0)
+        if "l_contrast" in self.criteria:
+            self._contrast.update_key_encoder(self.network, decay=0.0)
         return mismatches

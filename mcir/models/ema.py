@@ -1,7 +1,7 @@
 """Exponential moving averages of a network."""
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,37 +11,42 @@ from mcir.network_spec import derived_buffer_names
 
 
 class EMA(nn.Module):
-    """A frozen copy of a network that follows it: θ' ← keep·θ' + (1 − keep)·θ.
+    """A frozen copy of a network that follows it: θ' ← decay·θ' + (1 − decay)·θ.
 
-    Parameters are averaged with one fused call for all of them. Buffers (the running statistics of a batch norm, say)
-    are carried along as they are: their average would belong to no network that ever was.
+    All parameters are averaged in one fused call. Buffers, for example the running statistics of a batch norm, are
+    copied: their average would not belong to any network.
 
     Args:
-        network: the network to start from. It is copied; the copy never gets a gradient and stays in evaluation mode.
+        network: network to copy. The copy never has gradients and stays in evaluation mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._own = _Tensors(self.network)
-        self._followed = _Tensors(network)
+        self._own = _TensorRefs(self.network)
+        self._source = _TensorRefs(network)
         self.eval()
 
     def train(self, mode: bool = True) -> "EMA":
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, keep: float) -> None:
-        """Move towards ``network``, keeping the share ``keep`` in [0, 1] of the old average."""
-        if network is not self._followed.network:
-            self._followed = _Tensors(network)
-        averages, values = self._own.parameters(), self._followed.parameters()
-        if keep == 0.0:
+    def update(self, network: nn.Module, decay: float) -> None:
+        """Move the average towards a network.
+
+        Args:
+            network: network with the same parameters and buffers.
+            decay: fraction of the old average that is kept, in [0, 1].
+        """
+        if network is not self._source.network:
+            self._source = _TensorRefs(network)
+        averages, values = self._own.parameters(), self._source.parameters()
+        if decay == 0.0:
             torch._foreach_copy_(averages, values)
         elif averages:
-            torch._foreach_lerp_(averages, values, 1.0 - keep)
-        for average, value in zip(self._own.buffers(), self._followed.buffers(), strict=True):
+            torch._foreach_lerp_(averages, values, 1.0 - decay)
+        for average, value in zip(self._own.buffers(), self._source.buffers(), strict=True):
             average.copy_(value)
 
     def forward(self, lq: Tensor) -> Tensor:
@@ -50,32 +55,29 @@ class EMA(nn.Module):
         return result
 
 
-class _Tensors:
-    """The parameters and buffers of a network, found without walking through its modules each time.
+class _TensorRefs:
+    """References to the parameters and buffers of a network, because finding them takes longer than averaging them.
 
-    Walking takes longer than averaging. What is remembered is where each tensor hangs, so one that is replaced is seen.
+    A reference is the dict of a module and a key, so a tensor that was replaced, as in ``module.to``, is found.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
+        derived = derived_buffer_names(network)  # index tables and masks, which never change
         modules = list(network.modules())
-        # masks and tables, equal in every copy
-        computed = derived_buffer_names(network)
-        self._parameters = _places(module._parameters for module in modules)
-        self._buffers = _places((module._buffers for module in modules), without=computed)
+        self._parameters = _unique((module._parameters, name) for module in modules for name in module._parameters)
+        self._buffers = _unique(
+            (module._buffers, name) for module in modules for name in module._buffers if name not in derived
+        )
 
     def parameters(self) -> list[Tensor]:
-        return [holder[name] for holder, name in self._parameters]
+        return [tensors[name] for tensors, name in self._parameters]
 
     def buffers(self) -> list[Tensor]:
-        return [holder[name] for holder, name in self._buffers]
+        return [tensors[name] for tensors, name in self._buffers]
 
 
-def _places(holders: Iterable[dict[str, Any]], without: Collection[str] = ()) -> list[tuple[dict[str, Any], str]]:
-    """Return where each tensor hangs; one that hangs at several places (tied weights) only once."""
-    places: dict[int, tuple[dict[str, Any], str]] = {}
-    for holder in holders:
-        for name, tensor in holder.items():
-            if tensor is not None and name not in without:
-                places.setdefault(id(tensor), (holder, name))
-    return list(places.values())
+def _unique(references: Iterable[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
+    """Return one reference to each tensor: tied weights are averaged once."""
+    found = {id(tensors[name]): (tensors, name) for tensors, name in references if tensors[name] is not None}
+    return list(found.values())

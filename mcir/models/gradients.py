@@ -1,27 +1,29 @@
-"""What each loss asks of the network's output, seen on its way through the backward pass; losses held in balance."""
+"""Gradients of the single losses at the network's output, and weights that keep two of them at a fixed ratio."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-_KEEP = 0.99
+from mcir.losses.base import Loss
+from mcir.registry import ArgumentError
+
+_DECAY = 0.99
 _TINY = 1e-30
 
 
-class Balance(nn.Module):
-    """The factor that holds the gradient of one loss at a ratio to that of the first loss, both at the output.
+class GradientRatioWeight(nn.Module):
+    """Factor of a loss that keeps the ratio of its gradient to that of the first loss, both at the output.
 
-    The ratio that the loss has by itself is measured in every step and averaged on a logarithmic scale, over all steps
-    at first and over about a hundred later. The first step is made with factor 1. A step in which one of the gradients
-    is zero or not finite tells nothing.
+    The ratio at factor 1 is measured in every step and averaged in the logarithm: over all steps at first, later over
+    about a hundred. The first step uses factor 1. Steps in which a gradient is zero or not finite are ignored.
 
     Args:
-        ratio: the ratio to be held, above 0.
+        ratio: target ratio, above 0.
 
     Raises:
-        ValueError: the ratio is not a finite number above 0.
+        ArgumentError: the ratio is not a finite number above 0.
     """
 
     log_own_ratio: Tensor
@@ -30,127 +32,93 @@ class Balance(nn.Module):
     def __init__(self, ratio: float) -> None:
         super().__init__()
         if not 0 < ratio < float("inf"):
-            raise ValueError(f"balance is a ratio above 0, not {ratio}.")
+            raise ArgumentError("balance", f"balance: expected a finite ratio above 0, got {ratio}.")
         self.ratio = ratio
         self.register_buffer("log_own_ratio", torch.zeros(()))
         self.register_buffer("steps", torch.zeros(()))
 
     def factor(self) -> Tensor:
-        """Return the factor of the loss for the present step, a scalar without gradient."""
+        """Return the factor for the current step, a scalar without gradient."""
         return torch.where(self.steps > 0, self.ratio * torch.exp(-self.log_own_ratio), 1.0)
 
     @torch.no_grad()
     def update(self, ratio: Tensor) -> None:
-        """Take in the ratio that was measured with the present factor."""
+        """Add the ratio that was measured with the current factor to the average."""
         own = torch.log(ratio / self.factor())
-        tells = own.isfinite()
-        keep = (self.steps / (self.steps + 1)).clamp(max=_KEEP)
-        self.log_own_ratio.copy_(torch.where(tells, own.lerp(self.log_own_ratio, keep), self.log_own_ratio))
-        self.steps += tells
+        valid = own.isfinite()
+        decay = (self.steps / (self.steps + 1)).clamp(max=_DECAY)
+        self.log_own_ratio.copy_(torch.where(valid, own.lerp(self.log_own_ratio, decay), self.log_own_ratio))
+        self.steps += valid
 
 
 class LossGradients:
-    """Sees the gradient of each loss at the network's output in the backward pass that runs anyway.
+    """The gradients of all losses at the output in one step: their norms, ratios and cosines.
 
-    Each loss that is attached gets the output under another name (``alias_of`` the output), at which autograd gathers
-    what comes from this loss alone. Nothing is computed twice but, where losses share features of the output, the
-    backward pass from these features to the output.
+    The graph is cut at the output: each loss is differentiated with respect to a detached leaf, and the caller passes
+    the sum of these gradients on to the network. Compared with an ordinary step, only the backward pass through
+    features that several losses share runs more than once.
 
-    Attributes:
-        names: of the losses, in the order in which they were attached.
-        balances: of the losses that are held in balance, by their names.
+    Args:
+        criteria: the losses by name.
+        weights: the losses whose gradient ratio is fixed, by name.
     """
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.balances: dict[str, Balance] = {}
-        self._weights: dict[str, float] = {}
-        self._open = False
-        self._gradients: dict[str, Tensor] = {}
-        self._products: Tensor | None = None
+    def __init__(self, criteria: nn.ModuleDict, weights: Mapping[str, GradientRatioWeight]) -> None:
+        self._criteria = criteria
+        self._weights = weights
+        self._names: list[str] = []
+        self._products: list[Tensor] = []  # one (L, L) matrix for each part of the batch
 
-    def attach(self, name: str, loss: nn.Module, balance: Balance | None = None) -> None:
-        """Watch a loss whose first argument is the output; with ``balance`` its value is multiplied by that factor."""
-        self.names.append(name)
-        loss.register_forward_pre_hook(_Gate(self, name))
-        if balance is not None:
-            self.balances[name] = balance
-            self._weights[name] = getattr(loss, "loss_weight", 1.0)
-            loss.register_forward_hook(_Weigh(balance))
+    def backward(
+        self, losses: Mapping[str, Tensor], leaf: Tensor, scale: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Differentiate each loss and return the weighted losses, detached, and the sum of the gradients at the leaf.
 
-    def begin(self, asked: bool) -> None:
-        """Begin a step: watch it if that is asked or a balance needs it, and there is more than one loss."""
-        self._open = len(self.names) > 1 and (asked or bool(self.balances))
-        self._gradients.clear()
-        self._products = None
-
-    def see(self, name: str, output: Tensor) -> Tensor:
-        """Return the output as the loss ``name`` shall get it."""
-        if not (self._open and output.requires_grad):
-            return output
-        alias = output.view_as(output)
-        alias.alias_of = output  # type: ignore[attr-defined]
-
-        def keep(gradient: Tensor) -> None:
-            self._gradients[name] = gradient
-
-        alias.register_hook(keep)  # type: ignore[no-untyped-call]
-        return alias
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """Take in the gradients after the backward pass of one part of the batch."""
-        if self._gradients:
-            like = next(iter(self._gradients.values()))
-            seen = [self._gradients.get(name, torch.zeros_like(like)).float() for name in self.names]
-            products = torch.stack([torch.stack([(a * b).sum() for b in seen]) for a in seen])
-            self._products = products if self._products is None else self._products + products
-            self._gradients.clear()
-
-    @torch.no_grad()
-    def tell(self, scale: Tensor | float, mean_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """End the step: set the balances, and return what was seen as scalars.
-
-        These are the L2 norm ``grad_<loss>`` of the gradient of each loss at the output of one process, and for all
-        but the first loss ``ratio_<loss>`` and ``cosine_<loss>`` to the first; with a balance ``factor_<loss>``, the
-        one that the step was made with, and ``weight_<loss>``, the weight that the loss has by it: factor·loss_weight.
+        Gradients of parameters that belong to a loss are accumulated as in any backward pass.
 
         Args:
-            scale: by which the losses were multiplied before the backward pass.
-            mean_over_ranks: maps a tensor to its mean over the processes.
+            losses: the losses of (a part of) a batch by name.
+            leaf: the network's output, detached, with ``requires_grad``.
+            scale: maps a loss to the value that is differentiated.
         """
-        self._open = False
-        if self._products is None:
-            return {}
-        products = mean_over_ranks(self._products)
+        values = {name: self._weighted(name, loss) for name, loss in losses.items()}
+        gradients = []
+        for number, value in enumerate(values.values(), start=1):
+            if value.requires_grad:  # losses may share features, so only the last backward pass frees the graph
+                scale(value).backward(retain_graph=number < len(values))  # type: ignore[no-untyped-call]
+            gradients.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+            leaf.grad = None
+        self._names = list(values)
+        floats = [gradient.float() for gradient in gradients]
+        self._products.append(torch.stack([torch.stack([(a * b).sum() for b in floats]) for a in floats]))
+        total = functools.reduce(torch.add, reversed(gradients))  # autograd's order: the bits of an ordinary step
+        return {name: value.detach() for name, value in values.items()}, total
+
+    def _weighted(self, name: str, loss: Tensor) -> Tensor:
+        return loss * self._weights[name].factor() if name in self._weights else loss
+
+    @torch.no_grad()
+    def finish(self, scale: Tensor | float, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Update the weights of the losses with a fixed ratio and return the scalars of the step.
+
+        These are, for each loss, ``grad_<loss>``, the L2 norm of its gradient at the output of one process; for all
+        losses but the first, ``ratio_<loss>`` and ``cosine_<loss>`` with respect to the first; for losses with a fixed
+        ratio, ``factor_<loss>`` of this step and ``weight_<loss>``, the factor times the loss's own weight.
+
+        Args:
+            scale: factor by which the losses were multiplied for the backward pass.
+            mean_over_processes: maps a tensor to its mean over all processes.
+        """
+        products = mean_over_processes(torch.stack(self._products).sum(0))
         norms = products.diagonal().sqrt()
-        told = {f"grad_{name}": norm / scale for name, norm in zip(self.names, norms, strict=True)}
-        for number, name in enumerate(self.names[1:], start=1):
-            told[f"ratio_{name}"] = norms[number] / norms[0].clamp(min=_TINY)
-            told[f"cosine_{name}"] = products[0, number] / (norms[0] * norms[number]).clamp(min=_TINY)
-            if name in self.balances:
-                told[f"factor_{name}"] = factor = self.balances[name].factor()
-                told[f"weight_{name}"] = factor * self._weights[name]
-                self.balances[name].update(norms[number] / norms[0])
-        return told
-
-
-class _Gate:
-    """Lets the watch see the first argument of a loss."""
-
-    def __init__(self, watch: LossGradients, name: str) -> None:
-        self.watch = watch
-        self.name = name
-
-    def __call__(self, loss: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.watch.see(self.name, arguments[0]), *arguments[1:])
-
-
-class _Weigh:
-    """Multiplies the value of a loss."""
-
-    def __init__(self, balance: Balance) -> None:
-        self.balance = balance
-
-    def __call__(self, loss: nn.Module, arguments: tuple[Any, ...], value: Tensor) -> Tensor:
-        return value * self.balance.factor()
+        scalars = {f"grad_{name}": norm / scale for name, norm in zip(self._names, norms, strict=True)}
+        for number, name in enumerate(self._names[1:], start=1):
+            scalars[f"ratio_{name}"] = norms[number] / norms[0].clamp(min=_TINY)
+            scalars[f"cosine_{name}"] = products[0, number] / (norms[0] * norms[number]).clamp(min=_TINY)
+            if name in self._weights:
+                factor = self._weights[name].factor()
+                scalars[f"factor_{name}"] = factor
+                loss = self._criteria[name]
+                scalars[f"weight_{name}"] = factor * (loss.loss_weight if isinstance(loss, Loss) else 1.0)
+                self._weights[name].update(norms[number] / norms[0])
+        return scalars

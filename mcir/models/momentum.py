@@ -1,59 +1,58 @@
-"""What contrasts with the past of a network need: the key encoder that follows it slowly, and queues of past keys.
+"""Key encoder and queues of past keys for contrastive learning.
 
 "Momentum Contrast" (MoCo; He et al., CVPR 2020, arXiv:1911.05722).
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from mcir.communicator import DistributedModule
 from mcir.models.ema import EMA
 
 
 class MomentumEncoder(EMA):
-    """A moving average that encodes keys: they pass in training mode, normalised by the statistics of their own batch.
+    """A moving average that encodes keys in training mode: normalised with the statistics of their own batch.
 
-    The running statistics that it carries are those of the network that it follows; keys do not change them. So it is
-    the same in every process.
+    Its running statistics are copied from the network that it follows and not changed by keys, so they are equal in
+    every process.
 
     Args:
-        network: the encoder of the queries, to start from. It is copied; the copy never gets a gradient.
+        network: encoder of the queries. It is copied; the copy never has gradients.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)
-        parts: Iterator[Any] = self.modules()
-        for module in parts:
-            if hasattr(module, "track_running_stats"):
+        for module in self.modules():
+            if isinstance(module, _NormBase):
                 module.track_running_stats = False
 
     def train(self, mode: bool = True) -> "MomentumEncoder":
-        """Stay in training mode, whatever is asked."""
+        """Stay in training mode."""
         nn.Module.train(self, True)
         return self
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
-        """Return what the averaged network makes of a batch, without a graph."""
+        """Return the averaged network's output for a batch, without graph."""
         return self.network(x)
 
 
 class Queue(DistributedModule):
-    """The last K keys, of all processes, the same in each.
+    """The last K keys of all processes, equal in every process.
 
     Args:
-        size: K.
-        dim: D, of a key.
-        seed: of the random directions that it begins with.
+        size: number K of keys.
+        dim: number D of values of a key.
+        seed: seed for the random directions that fill the queue at the beginning.
 
     Attributes:
-        keys: (K, D), rows of length 1.
-        next: the row that is replaced next.
+        keys: the keys (K, D), of length 1.
+        next: index of the row that is replaced next.
     """
 
     keys: Tensor
@@ -67,30 +66,30 @@ class Queue(DistributedModule):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest rows by keys (N, D) of length 1 of every process, in the order of their ranks.
+        """Replace the oldest rows with the keys (N, D) of every process, in the order of the ranks.
 
-        Of more than K keys the last K stay.
+        If there are more than K keys, the last K are used.
         """
         keys, size = self.communicator.concatenated(keys.detach().to(self.keys.dtype)), len(self.keys)
         end = self.next + len(keys)
-        kept = keys[-size:]
-        self.keys.index_copy_(0, torch.arange(end - len(kept), end, device=keys.device) % size, kept)
+        newest = keys[-size:]
+        self.keys.index_copy_(0, torch.arange(end - len(newest), end, device=keys.device) % size, newest)
         self.next = end % size
 
     def get_extra_state(self) -> int:
-        """Return where the queue goes on, for the state dict."""
+        """Return ``next`` for the state dict."""
         return self.next
 
     def set_extra_state(self, state: int) -> None:
-        """Take it from a state dict."""
+        """Load ``next`` from a state dict."""
         self.next = state
 
 
 def momentum_at(first: float, done: int, total: int) -> float:
-    """Return the momentum after ``done`` iterations: from ``first`` to 1 in ``total`` of them, by half a cosine.
+    """Return the momentum after ``done`` iterations: it rises from ``first`` to 1 by half a cosine.
 
-    1 − (1 − first)·(1 + cos(π·done/total))/2, as PixPro has it (arXiv:2011.10043); 1 afterwards. ``first`` throughout
-    where ``total`` is 0.
+    1 − (1 − first)·(1 + cos(π·done/total))/2, as in PixPro (arXiv:2011.10043); 1 after ``total`` iterations. If
+    ``total`` is 0, it stays at ``first``.
     """
     if not total:
         return first

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules.
 
-Every optimizer of ``torch.optim`` that can train a network from its gradients alone is registered under its own name. A
-schedule is a pure function of the iteration: it has no state, so a resumed run needs none.
+Every optimizer of ``torch.optim`` that needs only gradients is registered under its own name. A schedule is a pure
+function of the iteration, so there is no state to resume.
 """
 
 import math
@@ -11,48 +11,56 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mcir.registry import OPTIMIZERS, SCHEDULERS, OptimizerSection
+from mcir.registry import OPTIMIZERS, SCHEDULERS, ArgumentError, OptimizerSection
 
-_NEED_MORE_THAN_GRADIENTS = {"LBFGS", "SparseAdam"}  # a closure; sparse gradients
+_UNSUPPORTED = {"LBFGS", "SparseAdam"}  # they need a closure or sparse gradients
 
 for _name, _class in vars(torch.optim).items():
     if (
         isinstance(_class, type)
         and issubclass(_class, torch.optim.Optimizer)
         and _class is not torch.optim.Optimizer
-        and _name not in _NEED_MORE_THAN_GRADIENTS
+        and _name not in _UNSUPPORTED
     ):
         OPTIMIZERS.add(_class)
 
 
 def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer of a section over ``parameters``.
+    """Build the optimizer of an option file's section.
 
-    On a CUDA device the fused kernel is taken where the optimizer has one and the section does not choose otherwise; on
-    a CPU fused steps did not pay.
+    On CUDA the fused implementation is the default, if there is one.
 
     Raises:
         ValueError: the section does not fit the optimizer.
     """
     parameters = list(parameters)
-    takes = OPTIMIZERS.parameters(section["type"])
-    if "fused" in takes and not {"fused", "foreach", "differentiable"} & section.keys():
+    known = OPTIMIZERS.parameters(section["type"])
+    if "fused" in known and not {"fused", "foreach", "differentiable"} & section.keys():
         section = {**section, "fused": True if all(parameter.is_cuda for parameter in parameters) else None}
     return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters, key="optim_g"))
+
+
+def clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale the gradient down to an L2 norm of at most ``max_norm``, if set, and return the norm before."""
+    if max_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 class Schedule(ABC):
     """The learning rate as a pure function of the iteration."""
 
     def __call__(self, base_lr: float, iteration: int, warmup_iter: int = -1) -> float:
-        """Return the learning rate of the 1-based ``iteration``.
+        """Return the learning rate of an iteration.
 
         Args:
-            base_lr: the rate that the optimizer was built with.
-            iteration: the one that the rate is for.
-            warmup_iter: before this iteration the rate rises linearly from 0, whatever the schedule says.
+            base_lr: learning rate of the optimizer's section.
+            iteration: 1-based iteration.
+            warmup_iter: number of iterations in which the rate rises linearly from 0; -1: no warm-up.
         """
         if iteration < warmup_iter:
             return base_lr * iteration / warmup_iter
@@ -60,12 +68,17 @@ class Schedule(ABC):
 
     @abstractmethod
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
-        """Return the learning rate after ``done`` iterations, which are past the warm-up."""
+        """Return the learning rate after ``done`` iterations, if the warm-up is over."""
 
 
 @SCHEDULERS.register()
 class MultiStepLR(Schedule):
-    """Multiplies the rate by ``gamma`` after each milestone iteration."""
+    """Multiply the learning rate by ``gamma`` at each milestone.
+
+    Args:
+        milestones: iterations after which the rate changes.
+        gamma: factor.
+    """
 
     def __init__(self, milestones: Sequence[int], gamma: float = 0.1) -> None:
         self.milestones = sorted(milestones)
@@ -78,7 +91,17 @@ class MultiStepLR(Schedule):
 
 @SCHEDULERS.register()
 class MultiStepRestartLR(Schedule):
-    """MultiStepLR that starts anew, at ``restart_weights`` times the first rate, after each restart iteration."""
+    """MultiStepLR that restarts at given iterations.
+
+    Args:
+        milestones: iterations after which the rate changes.
+        gamma: factor at a milestone.
+        restarts: iterations after which the schedule restarts.
+        restart_weights: factor of the base learning rate after each restart.
+
+    Raises:
+        ArgumentError: there is not one weight for each restart.
+    """
 
     def __init__(
         self,
@@ -87,8 +110,7 @@ class MultiStepRestartLR(Schedule):
         restarts: Sequence[int] = (0,),
         restart_weights: Sequence[float] = (1.0,),
     ) -> None:
-        if len(restarts) != len(restart_weights):
-            raise ValueError(f"{len(restarts)} restarts need as many restart_weights, not {len(restart_weights)}.")
+        _check_restart_weights(restart_weights, "restarts", len(restarts))
         self.milestones = sorted(milestones)
         self.gamma = gamma
         self.restarts = sorted({0: 1.0, **dict(zip(restarts, restart_weights, strict=True))}.items())
@@ -102,23 +124,22 @@ class MultiStepRestartLR(Schedule):
 
 @SCHEDULERS.register()
 class CosineAnnealingLR(Schedule):
-    """Half a cosine from the first rate to ``eta_min`` in ``T_max`` iterations, and on: up again, down again.
+    """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again, and so on.
 
     Args:
         T_max: iterations of half a period.
-        eta_min: the lowest rate.
-        ahead: iterations that the cosine is ahead. 1 is the schedule of FFA-Net (and AECR-Net and C2PNet, which took it
-            over), whose first step is not made at the full rate and whose last one is made at ``eta_min``.
+        eta_min: lowest learning rate.
+        ahead: iterations by which the cosine is ahead. 1 gives the schedule of FFA-Net, AECR-Net and C2PNet, whose
+            first step is not made at the full rate and whose last step is made at ``eta_min``.
 
     Raises:
-        ValueError: ``T_max`` is below 1 or ``ahead`` below 0.
+        ArgumentError: ``T_max`` is below 1 or ``ahead`` is negative.
     """
 
     def __init__(self, T_max: int, eta_min: float = 0.0, ahead: int = 0) -> None:
-        if T_max < 1:
-            raise ValueError(f"T_max is the number of iterations of half a period, at least 1, not {T_max}.")
+        _check_positive("T_max", T_max)
         if ahead < 0:
-            raise ValueError(f"ahead is a number of iterations, at least 0, not {ahead}.")
+            raise ArgumentError("ahead", f"ahead: expected a number of iterations ≥ 0, got {ahead}.")
         self.period = T_max
         self.eta_min = eta_min
         self.ahead = ahead
@@ -130,26 +151,24 @@ class CosineAnnealingLR(Schedule):
 
 @SCHEDULERS.register()
 class EpochCosineAnnealingLR(Schedule):
-    """CosineAnnealingLR whose rate changes only between epochs, as DehazeFormer trains.
+    """CosineAnnealingLR that changes only between epochs, as in DehazeFormer.
 
-    It has ``eta_min`` at a hundredth of the first rate, and one epoch more than ``T_max``: the last one is made at
-    ``eta_min``. (Milestones in epochs need no schedule of their own: multiply them by the iterations of an epoch.)
+    DehazeFormer's ``eta_min`` is a hundredth of its base rate, and it trains one epoch more than ``T_max``, the last
+    one at ``eta_min``. Milestones in epochs need no schedule of their own: multiply them by ``iterations_per_epoch``.
 
     Args:
         T_max: epochs of half a period.
-        iterations_per_epoch: images of the training set, divided by those of a batch over all processes; where the last
-            incomplete batch is dropped, rounded down.
-        eta_min: the lowest rate.
+        iterations_per_epoch: training images divided by the batch size over all processes, rounded down if the last
+            incomplete batch is dropped.
+        eta_min: lowest learning rate.
 
     Raises:
-        ValueError: ``T_max`` or ``iterations_per_epoch`` is below 1.
+        ArgumentError: ``T_max`` or ``iterations_per_epoch`` is below 1.
     """
 
     def __init__(self, T_max: int, iterations_per_epoch: int, eta_min: float = 0.0) -> None:
-        if T_max < 1:
-            raise ValueError(f"T_max is the number of epochs of half a period, at least 1, not {T_max}.")
-        if iterations_per_epoch < 1:
-            raise ValueError(f"iterations_per_epoch is at least 1, not {iterations_per_epoch}.")
+        _check_positive("T_max", T_max)
+        _check_positive("iterations_per_epoch", iterations_per_epoch)
         self.period = T_max
         self.iterations_per_epoch = iterations_per_epoch
         self.eta_min = eta_min
@@ -161,10 +180,14 @@ class EpochCosineAnnealingLR(Schedule):
 
 @SCHEDULERS.register()
 class TrueCosineAnnealingLR(CosineAnnealingLR):
-    """CosineAnnealingLR as BasicSR's models have it: after a warm-up the cosine goes on from the warm-up's last rate.
+    """CosineAnnealingLR as in BasicSR: the cosine continues from the last learning rate of the warm-up.
 
-    torch's scheduler multiplies the rate it finds, and the warm-up of BasicSR overwrites that rate; so the whole cosine
-    is lower by a constant factor. Without a warm-up the two are the same.
+    torch's scheduler multiplies the current learning rate, and BasicSR's warm-up overwrites that rate, so the whole
+    cosine is lower by a constant factor. Without a warm-up both schedules are equal.
+
+    Args:
+        T_max: iterations of half a period.
+        eta_min: lowest learning rate.
     """
 
     def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
@@ -184,11 +207,19 @@ class TrueCosineAnnealingLR(CosineAnnealingLR):
 
 @SCHEDULERS.register()
 class CosineAnnealingRestartLR(Schedule):
-    """Half a cosine per period, each from its ``restart_weights`` times the first rate; ``eta_min`` afterwards."""
+    """Lower the learning rate to ``eta_min`` by half a cosine in each period; afterwards it stays at ``eta_min``.
+
+    Args:
+        periods: iterations of each period.
+        restart_weights: factor of the base learning rate in each period.
+        eta_min: lowest learning rate.
+
+    Raises:
+        ArgumentError: there is not one weight for each period.
+    """
 
     def __init__(self, periods: Sequence[int], restart_weights: Sequence[float] = (1.0,), eta_min: float = 0.0) -> None:
-        if len(periods) != len(restart_weights):
-            raise ValueError(f"{len(periods)} periods need as many restart_weights, not {len(restart_weights)}.")
+        _check_restart_weights(restart_weights, "periods", len(periods))
         self.ends = [sum(periods[: count + 1]) for count in range(len(periods))]
         self.periods = list(periods)
         self.restart_weights = list(restart_weights)
@@ -204,5 +235,16 @@ class CosineAnnealingRestartLR(Schedule):
 
 
 def _cosine(first: float, last: float, phase: float) -> float:
-    """Return ``first`` at phase 0, ``last`` at phase 1 and a cosine between."""
+    """Return ``first`` at phase 0, ``last`` at phase 1 and a cosine in between."""
     return last + (first - last) * (1 + math.cos(math.pi * phase)) / 2
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ArgumentError(name, f"{name}: expected a positive integer, got {value}.")
+
+
+def _check_restart_weights(weights: Sequence[float], name: str, count: int) -> None:
+    if len(weights) != count:
+        message = f"restart_weights: expected one weight for each of the {count} {name}, got {len(weights)}."
+        raise ArgumentError("restart_weights", message)

@@ -1,11 +1,10 @@
-"""Residual contrastive learning: what a network takes off a noisy image is to be this image's noise.
+"""Residual contrastive learning: the part of a noisy image that the network removes should be that image's noise.
 
 "Residual Contrastive Learning for Image Reconstruction: Learning Transferable Representations from Noisy Images", IJCAI
 2022, arXiv:2106.10070.
 """
 
 import hashlib
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +12,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mcir.losses.base import Loss
 from mcir.models.base import Batch
 from mcir.models.self_supervised import SelfSupervisedModel
-from mcir.registry import LOSSES, MODELS, LossSection
+from mcir.registry import LOSSES, MODELS, ArgumentError, LossSection
 
 
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class ResidualContrastiveModel(SelfSupervisedModel):
-    """A network trained on noisy images alone, L = α·L_contrast + L_consistency (Eq. 6).
+    """A network that is trained on noisy images alone: L = α·L_contrast + L_consistency (Eq. 6).
 
-    Of each image there are two overlapping patches (``NoisyPatchPairs``); all 2B of a batch go through the network at
-    once, so that a batch norm sees anchors, positives and negatives alike. The residuals (Eq. 2), input minus output,
-    of the first patches are told apart by those of the second ones: their own image's is near, the others' are far.
-    An image is known by its path, ``lq_path``; a batch without paths has no image twice.
+    Each image gives two overlapping patches (``NoisyPatchPairs``). All 2B patches of a batch pass through the network
+    together, so a batch norm treats anchors, positives and negatives alike. The residual (Eq. 2) is input minus output.
+    The residual of a first patch should be close to that of the second patch of the same image, and far from those of
+    other images. Images are identified by their path, ``lq_path``; without paths, all images of a batch are different.
     """
 
     contrastive_opt: LossSection | None = None
-    """Loss between the residuals of the first and of the second patches; its weight is the paper's α. Without it, the
-    network is only kept consistent."""
+    """Loss between the residuals of the first and the second patches; its weight is α in the paper."""
     consistency_opt: LossSection | None = None
     """Loss between output and input, in a feature space."""
 
@@ -39,57 +38,64 @@ class ResidualContrastiveModel(SelfSupervisedModel):
         """Build the losses.
 
         Raises:
-            ValueError: the batch is to be divided, of which each part would have negatives of its own.
+            ArgumentError: batches are divided, so each part would have only its own negatives.
         """
         super().__post_init__()
         if self.contrastive_opt:
             contrast = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
-            if self.accumulation_steps > 1 and not getattr(contrast, "is_batch_mean", True):
-                raise ValueError(
-                    f"accumulation_steps is {self.accumulation_steps}, but the negatives of ResidualContrastiveModel "
-                    "are the other images of the batch, which parts of it would not see. Smaller crops need less "
-                    "memory, too."
+            if self.accumulation_steps > 1 and isinstance(contrast, Loss) and not contrast.is_batch_mean:
+                raise ArgumentError(
+                    "accumulation_steps",
+                    f"accumulation_steps: expected 1, got {self.accumulation_steps}. The negatives of "
+                    "ResidualContrastiveModel are the other images of the whole batch. Smaller crops also need less "
+                    "memory.",
                 )
-            self.add_loss("l_contrast", _OfResiduals(contrast))
+            self.add_loss("l_contrast", _ResidualLoss(contrast), option="contrastive_opt")
         if self.consistency_opt:
-            self.add_loss("l_consist", self.consistency_opt)
+            self.add_loss("l_consist", self.consistency_opt, option="consistency_opt")
 
     def require_trainable(self) -> None:
-        """Check that there is a loss, too."""
+        """Check that there is an optimizer and a loss."""
         super().require_trainable()
-        if "l_contrast" not in self.parts and "l_consist" not in self.parts:
-            raise ValueError(
-                "ResidualContrastiveModel needs 'train.contrastive_opt' or 'train.consistency_opt' to train, like "
-                "{type: ResidualContrastiveLoss} and {type: ConsistencyLoss}."
+        if not self.criteria:
+            raise ArgumentError(
+                "contrastive_opt",
+                "ResidualContrastiveModel: training requires 'train.contrastive_opt' or 'train.consistency_opt', for "
+                "example {type: ResidualContrastiveLoss} and {type: ConsistencyLoss}.",
             )
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Return all patches (2B, C, P, P), the two of an image side by side."""
+        """Return all patches (2B, C, P, P), the two patches of an image next to each other."""
         return self.pairs(batch).flatten(0, 1)
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the contrastive loss and that of consistency."""
+        """Return the contrastive loss and the consistency loss."""
         noisy = batch["lq"].flatten(0, 1)
-        images = {"l_contrast": [_numbers(batch["lq_path"], output.device)] if "lq_path" in batch else []}
-        return {part: self.parts[part](output, noisy, *images.get(part, [])) for part in self._watch.names}
+        losses = {}
+        if "l_contrast" in self.criteria:
+            images = _image_ids(batch["lq_path"], output.device) if "lq_path" in batch else None
+            losses["l_contrast"] = self.evaluate_loss("l_contrast", output, noisy, images)
+        if "l_consist" in self.criteria:
+            losses["l_consist"] = self.evaluate_loss("l_consist", output, noisy)
+        return losses
 
 
-class _OfResiduals(nn.Module):
-    """A contrastive loss of residuals, as a loss of outputs and noisy patches (2B, C, P, P)."""
+class _ResidualLoss(nn.Module):
+    """A contrastive loss between residuals, as a loss between outputs and noisy patches (2B, C, P, P)."""
 
     def __init__(self, contrast: nn.Module) -> None:
         super().__init__()
         self.contrast = contrast
-        self.knows_images = "images" in inspect.signature(contrast.forward).parameters
+        self.takes_images = isinstance(contrast, Loss) and contrast.compares == "residuals"
 
-    def forward(self, output: Tensor, noisy: Tensor, images: Tensor | None = None) -> Tensor:
+    def forward(self, output: Tensor, noisy: Tensor, images: Tensor | None) -> Tensor:
         residuals = noisy - output
-        known = {"images": images} if self.knows_images else {}
-        loss: Tensor = self.contrast(residuals[::2], residuals[1::2], **known)
+        more = {"images": images} if self.takes_images else {}
+        loss: Tensor = self.contrast(residuals[::2], residuals[1::2], **more)
         return loss
 
 
-def _numbers(paths: Sequence[str], device: torch.device) -> Tensor:
-    """Return the number of each image (B,), int64, made of its path: the same in every process."""
+def _image_ids(paths: Sequence[str], device: torch.device) -> Tensor:
+    """Return an int64 for each image (B,), computed from its path, so it is the same in every process."""
     digests = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths]
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], device=device)

@@ -1,4 +1,4 @@
-"""Learning from noisy images alone: what such models have in common, and the two baselines that predict pixels.
+"""Learning from noisy images alone: the base class, and the two baselines that predict pixels.
 
 "Noise2Noise: Learning Image Restoration without Clean Data", ICML 2018, arXiv:1803.04189. "Noise2Self: Blind Denoising
 by Self-Supervision", ICML 2019, arXiv:1901.11365.
@@ -12,130 +12,125 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcir.models.base import Batch, Model
-from mcir.network_spec import NetworkSpec, spec_of
-from mcir.registry import MODELS, LossSection
+from mcir.registry import MODELS, ArgumentError, LossSection
 
 _NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
 
 
 @dataclass(kw_only=True, eq=False)
 class SelfSupervisedModel(Model):
-    """A model that has two noisy views of each image, ``lq`` (B, 2, C, P, P), and no ground truth.
+    """Base class of models that train on two noisy views of each image, ``lq`` (B, 2, C, P, P), without ground truth.
 
     Raises:
-        ValueError: the network enlarges, so that its output cannot be compared with its input.
+        ArgumentError: the network enlarges, so its output cannot be compared with its input.
     """
 
     views: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        """Build the network, and check that it makes images of the size that it gets."""
+        """Build the network and check its scale."""
         super().__post_init__()
-        if (scale := (spec_of(self.network) or NetworkSpec()).scale) != 1:
-            raise ValueError(
-                f"{type(self).__name__} compares what the network makes with what it gets: network_g must not enlarge, "
-                f"and it does ×{scale}."
-            )
+        if self.spec.scale != 1:
+            message = f"network_g: {type(self).__name__} expects a network with scale 1, got {self.spec.scale}."
+            raise ArgumentError("network_g", message)
 
     def pairs(self, batch: Batch) -> Tensor:
         """Return the two views of each image, (B, 2, C, P, P).
 
         Raises:
-            ValueError: the data set gives something else.
+            ValueError: the batch has other shapes.
         """
         views: Tensor = batch["lq"]
         if views.dim() != 5 or views.shape[1] != 2:
             raise ValueError(
-                f"{type(self).__name__} trains on two noisy views of each image, lq (B, 2, C, P, P), not "
-                f"{tuple(views.shape)}: take NoisyPatchPairs or NoisyObservations as 'datasets.train'."
+                f"{type(self).__name__}: expected two noisy views of each image, lq (B, 2, C, P, P), got "
+                f"{tuple(views.shape)}. Use NoisyPatchPairs or NoisyObservations as 'datasets.train'."
             )
         return views
 
 
 @dataclass(kw_only=True, eq=False)
 class _PixelModel(SelfSupervisedModel):
-    """One that predicts pixels."""
+    """A model that predicts noisy pixels."""
 
     pixel_opt: LossSection | None = None
-    """Loss between the output and the noisy pixels that it predicts; MSELoss without."""
+    """Loss between the output and the noisy pixels that it predicts. Default: MSELoss."""
 
     def __post_init__(self) -> None:
         """Build the loss."""
         super().__post_init__()
-        self.add_loss("l_pix", self.pixel_opt or {"type": "MSELoss"})
+        self.add_loss("l_pix", self.pixel_opt or {"type": "MSELoss"}, option="pixel_opt")
 
 
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class Noise2NoiseModel(_PixelModel):
-    """A network that predicts one noisy version of an image from another one; with MSE it learns their mean.
+    """A network that predicts one noisy version of an image from another; with MSE it learns their mean.
 
-    The two versions have the same strength of noise and noise of their own: ``NoisyObservations``.
+    Both versions have the same noise level and independent noise: ``NoisyObservations``.
     """
 
     def inputs(self, batch: Batch) -> Tensor:
         """Return the first views (B, C, P, P).
 
         Raises:
-            ValueError: the views lie in different places, or are no two views.
+            ValueError: the views show different positions, or there are not two.
         """
         if "boxes" in batch:
             raise ValueError(
-                "Noise2NoiseModel predicts a patch from another observation of the same patch; those of "
-                "NoisyPatchPairs lie in different places: take NoisyObservations as 'datasets.train'."
+                "Noise2NoiseModel: expected two observations of the same patch, got patches at different positions "
+                "(NoisyPatchPairs). Use NoisyObservations as 'datasets.train'."
             )
         return self.pairs(batch)[:, 0]
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Compare the output with the second views."""
-        return {"l_pix": self.parts["l_pix"](output, batch["lq"][:, 1])}
+        """Return the loss between the output and the second views."""
+        return {"l_pix": self.evaluate_loss("l_pix", output, batch["lq"][:, 1])}
 
 
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class Noise2SelfModel(_PixelModel):
-    """A network that predicts hidden pixels of a noisy image from the others.
+    """A network that predicts masked pixels of a noisy image from the other pixels.
 
-    The hidden pixels are one of the ``mask_width²`` grids, a pixel of each square; which one, the iteration decides.
-    The loss is that of the official code: over all pixels, those that are not hidden counting as predicted. Both views
-    of each image are trained on, as two images.
+    The masked pixels form one of ``mask_width²`` grids, one pixel in each square; the iteration selects the grid. As in
+    the official code the loss is a mean over all pixels, in which visible pixels count as predicted. Both views of each
+    image are used, as two images.
     """
 
-    restores_by: ClassVar[tuple[str, ...]] = ("mask_width", "fill", "j_invariant")
+    restore_options: ClassVar[tuple[str, ...]] = ("mask_width", "fill", "j_invariant")
 
     mask_width: int = 4
-    """Side of the squares of which a pixel each is hidden."""
+    """Side of the squares in which one pixel is masked."""
     fill: Literal["interpolate", "zero"] = "interpolate"
-    """What the network sees of hidden pixels: the weighted mean of the eight neighbours, black ones beyond the edge; or
-    black."""
+    """Replacement for masked pixels: the weighted mean of the eight neighbours (black beyond the border), or black."""
     j_invariant: bool = False
-    """Restore every pixel without seeing it, grid by grid, for mask_width² times the work; without it, the network gets
-    the image as it is."""
+    """Restore each pixel without seeing it, one grid at a time, which takes mask_width² forward passes. By default the
+    network gets the image as it is."""
 
     def __post_init__(self) -> None:
-        """Check the masks."""
+        """Check the arguments."""
         super().__post_init__()
         if self.mask_width < 2:
-            raise ValueError(f"mask_width is at least 2, so that pixels are left to be seen, not {self.mask_width}.")
+            raise ArgumentError("mask_width", f"mask_width: expected an integer ≥ 2, got {self.mask_width}.")
         if self.fill not in ("interpolate", "zero"):
-            raise ValueError(f"fill is 'interpolate' or 'zero', not {self.fill!r}.")
+            raise ArgumentError("fill", f"fill: expected 'interpolate' or 'zero', got {self.fill!r}.")
         self._grid = 0
 
-    def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Make the step of the 1-based ``iteration``, which decides what is hidden; see :class:`Model`."""
+    def before_step(self, batch: Batch, iteration: int) -> None:
+        """Select the grid of masked pixels."""
         self._grid = iteration - 1
-        return super().training_step(batch, iteration)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Return the images (2B, C, P, P) with hidden pixels."""
+        """Return the images (2B, C, P, P) with masked pixels."""
         images = self.pairs(batch).flatten(0, 1)
-        return hidden(images, grid_mask(images, self.mask_width, self._grid), self.fill)
+        return fill_masked(images, grid_mask(images, self.mask_width, self._grid), self.fill)
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Compare the output with the images where pixels were hidden."""
+        """Return the loss between the output and the images at the masked pixels."""
         images = batch["lq"].flatten(0, 1)
         mask = grid_mask(images, self.mask_width, self._grid)
-        return {"l_pix": self.parts["l_pix"](output * mask, images * mask)}
+        return {"l_pix": self.evaluate_loss("l_pix", output * mask, images * mask)}
 
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Tensor:
@@ -145,26 +140,26 @@ class Noise2SelfModel(_PixelModel):
         output = torch.zeros_like(lq)
         for number in range(self.mask_width**2):
             mask = grid_mask(lq, self.mask_width, number)
-            output = torch.where(mask, super().restore(hidden(lq, mask, self.fill)), output)
+            output = torch.where(mask, super().restore(fill_masked(lq, mask, self.fill)), output)
         return output
 
 
 def grid_mask(images: Tensor, width: int, number: int) -> Tensor:
-    """Return the pixels (H, W) of a grid: in each square of ``width``, the one that ``number`` counts, rows first.
+    """Return the mask (H, W) of a grid, which has one pixel in each square.
 
     Args:
-        images: (…, H, W), where the mask is to lie.
+        images: images (…, H, W) to mask.
         width: side of the squares.
-        number: of the grid; after ``width``² they come again.
+        number: number of the grid, row by row; grids repeat after ``width``².
     """
     rows, columns = (torch.arange(side, device=images.device) % width for side in images.shape[-2:])
     return (rows == number % width)[:, None] & (columns == number // width % width)
 
 
-def hidden(images: Tensor, mask: Tensor, fill: str) -> Tensor:
-    """Return images (B, C, H, W) whose pixels in ``mask`` (H, W) are hidden, as ``fill`` says."""
+def fill_masked(images: Tensor, mask: Tensor, fill: str) -> Tensor:
+    """Replace the pixels of images (B, C, H, W) in ``mask`` (H, W); see ``fill`` of :class:`Noise2SelfModel`."""
     if fill == "zero":
         return images * ~mask
     kernel = images.new_tensor(_NEIGHBOURS)
-    around = F.conv2d(images.flatten(0, 1)[:, None], (kernel / kernel.sum())[None, None], padding=1)
-    return torch.where(mask, around.view(images.shape), images)
+    means = F.conv2d(images.flatten(0, 1)[:, None], (kernel / kernel.sum())[None, None], padding=1)
+    return torch.where(mask, means.view(images.shape), images)

@@ -24,13 +24,13 @@ def batch():
 
 
 def in_two_processes(code, folder):
-    """Run Python code in two processes that can join, with the folder as its argument."""
+    """Run Python code in two processes of one process group, with the folder as its argument."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     processes = []
     for rank in ("0", "1"):
-        place = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        environment = {**os.environ, **place, "PYTHONPATH": str(ROOT)}
+        ranks = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        environment = {**os.environ, **ranks, "PYTHONPATH": str(ROOT)}
         processes.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, cwd=ROOT))
     assert [process.wait(timeout=120) for process in processes] == [0, 0]

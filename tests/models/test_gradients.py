@@ -1,4 +1,4 @@
-"""What each loss asks of the output: against separate backward passes; and losses held in balance."""
+"""Gradients of single losses at the output, against separate backward passes, and fixed gradient ratios."""
 
 import copy
 import gc
@@ -7,12 +7,13 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcir.features import FeatureCache
-from mcir.losses import CurricularContrastiveRegularization
 from mcir.models import ContrastiveModel, RestorationModel
-from mcir.models.gradients import Balance
+from mcir.models.gradients import GradientRatioWeight, LossGradients
+from mcir.registry import ArgumentError
 from tests.losses.fake_communicator import OtherRanks
 from tests.models.conftest import NETWORK, SPN
 
@@ -40,8 +41,8 @@ def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.network.parameters()])
 
 
-def separately(model, batch):
-    """The gradient of each loss at the output, one backward pass for each."""
+def separate_gradients(model, batch):
+    """Return the gradient of each loss at the output, from one backward pass for each."""
     model = copy.deepcopy(model)
     output = model.network(batch["lq"]).detach().requires_grad_()
     losses = model.losses(output, batch)
@@ -49,9 +50,9 @@ def separately(model, batch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"perceptual_opt": PERCEPTUAL}, {"accumulation_steps": 2}])
-def test_norms_ratios_and_cosines_are_those_of_separate_backward_passes(changes, batch):
+def test_norms_ratios_and_cosines_equal_those_of_separate_backward_passes(changes, batch):
     model = build(**changes)
-    expected = separately(model, batch)
+    expected = separate_gradients(model, batch)
     model.watch_gradients = True
     scalars = model.training_step(batch, 1)
     first = expected["l_pix"]
@@ -64,7 +65,7 @@ def test_norms_ratios_and_cosines_are_those_of_separate_backward_passes(changes,
     assert "ratio_l_pix" not in scalars and "factor_l_neg" not in scalars
 
 
-def test_in_fp16_the_norms_are_those_of_the_losses_themselves(batch):
+def test_fp16_norms_do_not_include_the_loss_scale(batch):
     exact, rough = build(), build(precision="fp16")
     exact.watch_gradients = rough.watch_gradients = True
     one, other = exact.training_step(batch, 1), rough.training_step(batch, 1)
@@ -72,7 +73,7 @@ def test_in_fp16_the_norms_are_those_of_the_losses_themselves(batch):
         torch.testing.assert_close(other[name], one[name], rtol=0.05, atol=0)
 
 
-def test_only_what_is_asked_is_told(batch):
+def test_gradients_of_losses_are_only_returned_on_request(batch):
     model = build()
     assert not any(name.startswith(("grad_l", "ratio", "cosine")) for name in model.training_step(batch, 1))
     alone = RestorationModel(network_g=NETWORK, optim_g={"type": "SGD", "lr": 0.1}, pixel_opt={"type": "L1Loss"})
@@ -80,20 +81,66 @@ def test_only_what_is_asked_is_told(batch):
     assert set(alone.training_step(batch, 1)) == {"l_pix", "grad_norm", "lr"}
 
 
-def test_watching_changes_no_bit_and_makes_no_second_backward_pass(batch):
-    seen, unseen = build(), build()
-    work = []
+@pytest.mark.parametrize("perceptual", [None, PERCEPTUAL])
+def test_a_logged_step_has_the_bits_and_the_cost_of_an_ordinary_step(perceptual, batch):
+    layers = {"layer_weights": {"relu2_1": 1.0}, "vgg_type": "vgg19"}  # no features are shared
+    models = [build(perceptual_opt=perceptual and {**perceptual, **layers}) for _ in range(2)]
+    flops = []
     for iteration in (1, 2, 3):
-        seen.watch_gradients = iteration != 2
-        for model in (seen, unseen):
+        models[0].watch_gradients = iteration != 2
+        for model in models:
             with FlopCounterMode(display=False) as counter:
                 model.training_step(batch, iteration)
-            work.append(counter.get_total_flops())
-    assert torch.equal(weights(seen), weights(unseen))
-    assert len(set(work)) == 1
+            flops.append(counter.get_total_flops())
+    assert torch.equal(*map(weights, models))
+    assert len(set(flops)) == 1
 
 
-def test_a_loss_without_weight_has_no_direction(batch):
+class Scale(nn.Module):
+    """A loss with a trained parameter, which uses the output or not."""
+
+    def __init__(self, uses_output):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.uses_output = uses_output
+
+    def forward(self, output):
+        return self.factor * (output.square().mean() if self.uses_output else 3.0)
+
+
+@pytest.mark.parametrize("uses_output", [True, False])
+def test_parameters_of_a_loss_get_their_gradient(uses_output):
+    criteria = nn.ModuleDict({"l_first": Scale(True), "l_second": Scale(uses_output)})
+    leaf = torch.ones(1, 3, 4, 4, requires_grad=True)
+    gradients = LossGradients(criteria, {})
+    losses, total = gradients.backward({name: loss(leaf) for name, loss in criteria.items()}, leaf, lambda loss: loss)
+    assert losses == {"l_first": 2.0, "l_second": 2.0 if uses_output else 6.0}
+    assert criteria["l_first"].factor.grad == 1 and criteria["l_second"].factor.grad == (1 if uses_output else 3)
+    torch.testing.assert_close(total, torch.full_like(leaf, (2 if uses_output else 1) * 4 / 48))
+    assert leaf.grad is None
+    scalars = gradients.finish(1.0, lambda value: value)
+    assert scalars["ratio_l_second"] == uses_output
+    assert set(scalars) == {"grad_l_first", "grad_l_second", "ratio_l_second", "cosine_l_second"}
+
+
+def test_a_loss_without_graph_has_gradient_0():
+    leaf = torch.ones(1, 3, 4, 4, requires_grad=True)
+    gradients = LossGradients(nn.ModuleDict(), {})
+    _, total = gradients.backward({"l_a": leaf.sum(), "l_b": torch.ones(())}, leaf, lambda loss: loss)
+    assert torch.equal(total, torch.ones_like(leaf))
+    assert gradients.finish(1.0, lambda value: value)["grad_l_b"] == 0
+
+
+def test_a_nan_loss_reaches_the_gradient_and_not_the_ratio(batch):
+    model = build(balance=0.3, pixel_opt={"type": "MSELoss"})
+    model.training_step(batch, 1)
+    factor = model._ratio_weights["l_neg"].factor()
+    scalars = model.training_step({**batch, "gt": torch.full_like(batch["gt"], math.nan)}, 2)
+    assert scalars["l_pix"].isnan() and scalars["grad_norm"].isnan() and scalars["grad_l_pix"].isnan()
+    assert model._ratio_weights["l_neg"].factor() == factor
+
+
+def test_a_loss_with_weight_0_has_gradient_0(batch):
     model = build(contrastive_opt={**SPN, "loss_weight": 0.0})
     model.watch_gradients = True
     scalars = model.training_step(batch, 1)
@@ -102,7 +149,7 @@ def test_a_loss_without_weight_has_no_direction(batch):
 
 @pytest.mark.parametrize("loss_weight", [1e-4, 10.0])
 @pytest.mark.parametrize("changes", [{}, {"accumulation_steps": 2}])
-def test_a_balance_holds_the_ratio_whatever_the_weight(loss_weight, changes, batch):
+def test_the_gradient_ratio_does_not_depend_on_the_loss_weight(loss_weight, changes, batch):
     model = build(balance=0.25, contrastive_opt={**SPN, "loss_weight": loss_weight}, **changes)
     ratios, factors = [], []
     for iteration in range(1, 9):
@@ -115,21 +162,21 @@ def test_a_balance_holds_the_ratio_whatever_the_weight(loss_weight, changes, bat
     assert scalars["l_neg"] < 0
 
 
-def test_the_ratio_is_averaged_on_a_logarithmic_scale():
-    balance = Balance(0.5)
-    assert balance.factor() == 1
+def test_the_ratio_is_averaged_in_the_logarithm():
+    weight = GradientRatioWeight(0.5)
+    assert weight.factor() == 1
     for ratio in (1e-3, 1e-1):
-        balance.update(torch.tensor(ratio) * balance.factor())
-    torch.testing.assert_close(balance.factor(), torch.tensor(0.5 / 1e-2))
+        weight.update(torch.tensor(ratio) * weight.factor())
+    torch.testing.assert_close(weight.factor(), torch.tensor(0.5 / 1e-2))
     for nothing in (0.0, math.nan, math.inf):
-        balance.update(torch.tensor(nothing))
-    torch.testing.assert_close(balance.factor(), torch.tensor(0.5 / 1e-2))
-    balance.steps.fill_(1000)
-    balance.update(torch.tensor(1.0) * balance.factor())
-    torch.testing.assert_close(balance.factor(), torch.tensor(0.5 / 10 ** (-2 * 0.99)))
+        weight.update(torch.tensor(nothing))
+    torch.testing.assert_close(weight.factor(), torch.tensor(0.5 / 1e-2))
+    weight.steps.fill_(1000)
+    weight.update(torch.tensor(1.0) * weight.factor())
+    torch.testing.assert_close(weight.factor(), torch.tensor(0.5 / 10 ** (-2 * 0.99)))
 
 
-def test_a_balance_continues_bit_for_bit(batch):
+def test_a_resumed_run_continues_the_ratio_bit_for_bit(batch):
     through, first, second = build(balance=0.3), build(balance=0.3), build(balance=0.3, seed=3)
     for iteration in (1, 2, 3, 4):
         through.training_step(batch, iteration)
@@ -140,11 +187,11 @@ def test_a_balance_continues_bit_for_bit(batch):
     for iteration in (3, 4):
         second.training_step(batch, iteration)
     assert torch.equal(weights(through), weights(second))
-    assert torch.equal(through.parts["balance_l_neg"].log_own_ratio, second.parts["balance_l_neg"].log_own_ratio)
+    assert torch.equal(through._ratio_weights["l_neg"].log_own_ratio, second._ratio_weights["l_neg"].log_own_ratio)
 
 
-def test_a_balance_is_the_same_in_every_process(batch):
-    """Each measures the mean over all of the products of gradients, not its own."""
+def test_the_ratio_is_equal_in_all_processes(batch):
+    """The inner products of gradients are averaged over the processes."""
     models = [build(balance=0.3), build(balance=0.3)]
     other = {**batch, "gt": batch["gt"].flip(0)}
     own = []
@@ -157,20 +204,9 @@ def test_a_balance_is_the_same_in_every_process(batch):
     for model, part in zip(models, (batch, other), strict=True):
         model.parallelize(OtherRanks(lambda value: together))
         model.training_step(part, 1)
-    assert torch.equal(*(model.parts["balance_l_neg"].log_own_ratio for model in models))
-    natural = (together[1, 1] / together[0, 0]).sqrt()
-    torch.testing.assert_close(models[0].parts["balance_l_neg"].factor(), 0.3 / natural)
-
-
-@pytest.mark.parametrize("ratio", [0.0, -1.0, math.inf, math.nan])
-def test_ratios_that_cannot_be_held_are_refused(ratio):
-    with pytest.raises(ValueError, match="balance is a ratio above 0"):
-        build(balance=ratio)
-
-
-def test_a_balance_needs_another_loss():
-    with pytest.raises(ValueError, match="balance holds l_neg at a ratio to another loss"):
-        build(balance=0.1, pixel_opt=None)
+    assert torch.equal(*(model._ratio_weights["l_neg"].log_own_ratio for model in models))
+    own_ratio = (together[1, 1] / together[0, 0]).sqrt()
+    torch.testing.assert_close(models[0]._ratio_weights["l_neg"].factor(), 0.3 / own_ratio)
 
 
 PCL = {
@@ -193,12 +229,12 @@ HARD = {"type": "CombinedNegatives", "members": [{"type": "InputNegatives"}, {"t
         {"precision": "bf16", "contrastive_opt": PCL},
     ],
 )
-def test_losses_of_a_model_look_once_at_output_and_truth(changes, watched, batch, monkeypatch):
+def test_losses_share_the_features_of_output_and_ground_truth(changes, watched, batch, monkeypatch):
     one = build(perceptual_opt=PERCEPTUAL, **changes)
     with monkeypatch.context() as patch:
         patch.setattr("mcir.models.base.share_features", lambda parts: FeatureCache())
         other = build(perceptual_opt=PERCEPTUAL, **changes)
-    networks = [one.parts[name].features.network for name in ("l_percep", "l_neg")]
+    networks = [one.criteria[name].features.network for name in ("l_percep", "l_neg")]
     assert networks[0] is networks[1] and networks[0].layer_names == ("relu1_1", "relu1_2")
     passes, stream = [], networks[0].stream
 
@@ -211,22 +247,21 @@ def test_losses_of_a_model_look_once_at_output_and_truth(changes, watched, batch
     parts, others = one.accumulation_steps, 4 + 3 if "negatives" in changes else 2
     for iteration in (1, 2):
         passes.clear()
-        told, expected = one.training_step(batch, iteration), other.training_step(batch, iteration)
+        scalars, expected = one.training_step(batch, iteration), other.training_step(batch, iteration)
         if not watched:
             assert passes.count(True) == parts
             assert passes.count(False) == parts * (others + 1)  # negatives, further positives; the ground truth once
-        assert not one.parts["l_neg"].features._cache._entries
-        assert ("grad_l_neg" in told) == watched
+        assert not one.criteria["l_neg"].features._cache._entries
+        assert ("grad_l_neg" in scalars) == watched
         tolerance = 1e-2 if one.precision == "bf16" else 1e-4
-        for name in told:
-            torch.testing.assert_close(told[name], expected[name], rtol=tolerance, atol=1e-6)
+        for name in scalars:
+            torch.testing.assert_close(scalars[name], expected[name], rtol=tolerance, atol=1e-6)
 
 
-def test_the_first_loss_that_two_share_does_not_hold_the_features_after_the_step(batch):
-    """Neither those of the output nor those of the ground truth, in a step that is watched."""
+def test_no_features_are_kept_after_the_step(batch):
     model = build(perceptual_opt=PERCEPTUAL, contrastive_opt=PCL, negatives=HARD)
     model.watch_gradients = True
-    network, given = model.parts["l_neg"].features.network, []
+    network, given = model.criteria["l_neg"].features.network, []
     stream = network.stream
 
     def watched(images, wanted=None):
@@ -240,18 +275,21 @@ def test_the_first_loss_that_two_share_does_not_hold_the_features_after_the_step
     assert given and not any(one() is not None for one in given)
 
 
-def test_two_losses_are_held_in_balance_each_by_its_own(batch):
+def test_two_losses_have_their_own_gradient_ratios(batch):
     model = build(perceptual_opt=None)
-    model.add_loss("l_style", {**PERCEPTUAL, "perceptual_weight": 0.0, "style_weight": 3.0}, balance=0.5)
-    model.add_loss("l_far", {"type": "MSELoss", "loss_weight": 7.0}, balance=0.25)
+    model.add_loss("l_style", {**PERCEPTUAL, "perceptual_weight": 0.0, "style_weight": 3.0}, ratio=0.5)
+    model.add_loss("l_far", {"type": "MSELoss", "loss_weight": 7.0}, ratio=0.25)
     plain = type(model).losses
 
     def losses(output, part):
-        also = {name: model.parts[name](output, part["gt"]) for name in ("l_style", "l_far")}
+        also = {name: model.criteria[name](output, part["gt"]) for name in ("l_style", "l_far")}
         return plain(model, output, part) | also
 
     model.losses = losses
-    assert {"balance_l_style", "balance_l_far"} <= model.state_dict().keys() and "balance_l_neg" not in model.parts
+    assert {
+        "balance_l_style",
+        "balance_l_far",
+    } <= model.state_dict().keys() and "balance_l_neg" not in model.state_dict()
     for iteration in (1, 2, 3, 4):
         scalars = model.training_step(batch, iteration)
     assert 0.3 < scalars["ratio_l_style"] < 0.8 and 0.15 < scalars["ratio_l_far"] < 0.4
@@ -260,35 +298,34 @@ def test_two_losses_are_held_in_balance_each_by_its_own(batch):
     assert "factor_l_neg" not in scalars and "weight_l_neg" not in scalars
 
 
-def test_a_unit_scale_is_measured_by_the_ground_truth_and_resumed(batch):
+def test_a_unit_scale_is_calibrated_with_the_ground_truth_and_resumed(batch):
     model = build(contrastive_opt={**SPN, "normalize": "unit"})
     model.training_step(batch, 1)
-    unit = model.parts["l_neg"].features.unit
-    raw = model.parts["l_neg"].features.network(batch["gt"])
+    unit = model.criteria["l_neg"].features.unit
+    raw = model.criteria["l_neg"].features.network(batch["gt"])
     torch.testing.assert_close(unit.means, torch.stack([activation.mean() for activation in raw.values()]))
     other = build(contrastive_opt={**SPN, "normalize": "unit"}, seed=1)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
-    assert torch.equal(other.parts["l_neg"].features.unit.means, unit.means)
-    assert other.parts["l_neg"].features.unit.batches == 1
+    assert torch.equal(other.criteria["l_neg"].features.unit.means, unit.means)
+    assert other.criteria["l_neg"].features.unit.batches == 1
     assert set(build().state_dict()) == set(model.state_dict()) - {"l_neg"}
 
 
-def test_a_unit_scale_is_that_of_all_processes(batch):
+def test_a_unit_scale_is_averaged_over_the_processes(batch):
     model = build(contrastive_opt={**SPN, "normalize": "unit"})
     model.parallelize(OtherRanks(lambda value: torch.full_like(value, 2.0)))
     model.training_step(batch, 1)
-    assert model.parts["l_neg"].features.unit.means.tolist() == [2.0, 2.0]
+    assert model.criteria["l_neg"].features.unit.means.tolist() == [2.0, 2.0]
 
 
-def test_a_curriculum_follows_the_evaluations_and_is_resumed(batch):
+def test_a_curriculum_observes_the_validation_and_is_resumed(batch):
     model = build(contrastive_opt=CCR)
-    model.after_evaluation(25.0)
-    model.after_evaluation(18.0)
+    for psnr in (25.0, 18.0, math.nan):
+        model.after_evaluation({"psnr": psnr, "ssim": 0.9})
     other = build(contrastive_opt=CCR, seed=1)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
     for resumed in (model, other):
-        loss = resumed.parts["l_neg"]
-        assert isinstance(loss, CurricularContrastiveRegularization)
+        loss = resumed.criteria["l_neg"]
         torch.testing.assert_close(loss.shares(torch.zeros(2, 1, 3, 4, 4)), torch.tensor([1.25 / 7.25, 6 / 7.25]))
     assert model.training_step(batch, 1)["l_neg"] > 0
 
@@ -302,27 +339,38 @@ def test_a_curriculum_follows_the_evaluations_and_is_resumed(batch):
         {"pixel_opt": {"type": "CharbonnierLoss", "reduction": "sum"}},
     ],
 )
-def test_what_is_no_mean_over_the_batch_cannot_be_taken_part_by_part(changes):
+def test_losses_that_are_not_batch_means_are_rejected_with_accumulation(changes):
     build(**changes)
-    with pytest.raises(ValueError, match="must be a mean over the batch"):
+    with pytest.raises(ValueError, match="accumulation_steps: expected 1, because l_"):
         build(accumulation_steps=2, **changes)
 
 
-def test_a_balance_without_a_loss_to_hold_is_refused():
-    with pytest.raises(ValueError, match="give 'contrastive_opt' a weight above 0"):
-        build(balance=0.1, contrastive_opt={"type": "SPNLoss", "weights": "random", "loss_weight": 0})
-    with pytest.raises(ValueError, match="give 'contrastive_opt', or leave it out"):
-        build(balance=0.1, contrastive_opt=None, negatives=None)
-
-
-def test_features_of_losses_have_the_range_of_bf16_where_the_network_has_fp16(batch):
+def test_losses_run_in_bf16_if_the_network_runs_in_fp16(batch):
     model = build(precision="fp16")
     seen = {}
-    for name in ("network_g", "l_neg"):
+    for name, module in (("network", model.network), ("l_neg", model.criteria["l_neg"])):
 
-        def look(*_, name=name):
+        def record(*_, name=name):
             seen.setdefault(name, torch.get_autocast_dtype("cpu"))
 
-        model.parts[name].register_forward_pre_hook(look)
+        module.register_forward_pre_hook(record)
     model.training_step(batch, 1)
-    assert seen == {"network_g": torch.float16, "l_neg": torch.bfloat16}
+    assert seen == {"network": torch.float16, "l_neg": torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({"balance": ratio}, "expected a finite ratio above 0") for ratio in (0.0, -1.0, math.inf, math.nan)),
+        ({"balance": 0.1, "pixel_opt": None}, "balance: the gradient ratio of l_neg requires another loss"),
+        (
+            {"balance": 0.1, "contrastive_opt": {**SPN, "loss_weight": 0}},
+            "requires a 'contrastive_opt' with a loss_weight",
+        ),
+        ({"balance": 0.1, "contrastive_opt": None, "negatives": None}, "requires a 'contrastive_opt'"),
+    ],
+)
+def test_an_invalid_balance_is_rejected(changes, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        build(**changes)
+    assert caught.value.name == "balance"

@@ -1,4 +1,4 @@
-"""Key encoders and queues, and the official schedule of the momentum."""
+"""Key encoder, queue, and the official momentum schedule."""
 
 import copy
 from pathlib import Path
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "rcl"
 
 
 class TwoRanks(SingleProcess):
-    """The first of two processes, the other of which has the negative of its tensors."""
+    """The first of two processes; the second has the negative of each tensor."""
 
     world_size = 2
 
@@ -27,13 +27,13 @@ class TwoRanks(SingleProcess):
 # -- schedule ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_momentum_rises_as_officially():
+def test_the_momentum_equals_the_official_schedule():
     with np.load(GOLDEN / "pixpro_momentum.npz") as known:
         found = [momentum_at(0.99, int(k), int(known["K"])) for k in known["k"]]
         np.testing.assert_allclose(found, known["momentum"], rtol=0, atol=1e-15)
 
 
-def test_the_momentum_ends_at_one_or_stays():
+def test_the_momentum_ends_at_1_or_stays_constant():
     assert momentum_at(0.9, 150, 100) == 1
     assert momentum_at(0.9, 150, 0) == 0.9
 
@@ -49,7 +49,7 @@ def network():
     return network
 
 
-def test_keys_are_normalised_by_their_own_batch_and_leave_no_trace(network):
+def test_keys_use_batch_statistics_and_change_no_state(network):
     encoder = MomentumEncoder(network).eval()
     before = copy.deepcopy(encoder.state_dict())
     batch = torch.randn(4, 2, 3, 3)
@@ -60,13 +60,13 @@ def test_keys_are_normalised_by_their_own_batch_and_leave_no_trace(network):
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_it_follows_at_its_momentum_with_the_networks_statistics(network):
+def test_an_update_averages_parameters_and_copies_running_statistics(network):
     encoder = MomentumEncoder(network)
     before = network[0].weight.detach().clone()
     with torch.no_grad():
         network[0].weight += 1
         network[1].running_mean += 1
-    encoder.update(network, keep=0.75)
+    encoder.update(network, decay=0.75)
     torch.testing.assert_close(encoder.network[0].weight, before + 0.25)
     assert torch.equal(encoder.network[1].running_mean, network[1].running_mean)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -80,7 +80,7 @@ def rows(*numbers):
     return torch.tensor([[float(number), 0.0] for number in numbers])
 
 
-def test_a_queue_begins_with_directions_of_its_seed():
+def test_the_initial_keys_depend_on_the_seed():
     torch.manual_seed(1)
     state = torch.get_rng_state()
     queue = Queue(50, 4, seed=3)
@@ -90,7 +90,7 @@ def test_a_queue_begins_with_directions_of_its_seed():
     assert not torch.equal(queue.keys, Queue(50, 4, seed=4).keys)
 
 
-def test_the_oldest_keys_go_first():
+def test_the_oldest_keys_are_replaced_first():
     queue = Queue(5, 2)
     last = queue.keys[4].clone()
     queue.enqueue(rows(1, 2, 3, 4))
@@ -102,7 +102,7 @@ def test_the_oldest_keys_go_first():
 
 
 @pytest.mark.parametrize("count", [5, 7, 12])
-def test_of_more_keys_than_it_holds_the_last_stay(count):
+def test_the_last_keys_of_a_large_batch_are_used(count):
     queue, one_by_one = Queue(5, 2), Queue(5, 2)
     keys = rows(*range(1, count + 1))
     for each in (queue, one_by_one):
@@ -114,7 +114,7 @@ def test_of_more_keys_than_it_holds_the_last_stay(count):
     assert queue.next == one_by_one.next
 
 
-def test_the_state_goes_on_where_it_was():
+def test_a_resumed_queue_continues_at_the_same_row():
     queue, other = Queue(5, 2), Queue(5, 2, seed=1)
     queue.enqueue(rows(1, 2, 3))
     other.load_state_dict(copy.deepcopy(queue.state_dict()))
@@ -123,14 +123,14 @@ def test_the_state_goes_on_where_it_was():
     assert torch.equal(queue.keys, other.keys) and other.keys[0, 0] == 6
 
 
-def test_keys_of_all_processes_are_kept_in_their_order():
+def test_keys_of_all_processes_are_enqueued_in_the_order_of_the_ranks():
     queue = Queue(5, 2)
     queue.communicator = TwoRanks()
     queue.enqueue(rows(1, 2))
     assert queue.keys[:4, 0].tolist() == [1, 2, -1, -2]
 
 
-def test_keys_keep_no_graph():
+def test_keys_have_no_graph():
     queue = Queue(3, 2)
     queue.enqueue(rows(1).requires_grad_())
     assert not queue.keys.requires_grad

@@ -1,4 +1,4 @@
-"""The proxy model: one layer learns, nothing else moves; and weights of any pre-training fit."""
+"""The proxy model: only the last layer is trained, and weights of any pre-training can be loaded."""
 
 import copy
 
@@ -33,11 +33,11 @@ def state(model):
     return {key: value.clone() for key, value in model.network.state_dict().items()}
 
 
-# -- what learns ------------------------------------------------------------------------------------------------------
+# -- training ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_frozen_weights_and_statistics_stay_bit_for_bit(batch, precision):
+def test_frozen_weights_and_statistics_do_not_change(batch, precision):
     model = build(precision=precision)
     before = state(model)
     average = copy.deepcopy(model.ema.network.state_dict())
@@ -49,19 +49,19 @@ def test_frozen_weights_and_statistics_stay_bit_for_bit(batch, precision):
     assert any(key.endswith("running_mean") for key in before)
 
 
-def test_the_frozen_part_is_in_evaluation_mode_and_the_rest_is_not(batch):
+def test_only_the_last_layer_is_in_training_mode(batch):
     model = build()
     model.restore(batch["lq"])
     model.training_step(batch, 1)
     assert [name for name, module in model.network.named_modules() if module.training] == ["last"]
 
 
-def test_the_step_is_that_of_the_last_layer_on_fixed_features(batch):
-    """The literal step: features once, by the network in evaluation mode; then a layer with an optimizer of its own."""
+def test_the_step_equals_training_a_layer_on_fixed_features(batch):
+    """The reference computes the features once, in evaluation mode, and trains a layer with its own optimizer."""
     model = build(ema_decay=0.0)
     twin, features = copy.deepcopy(model.network).eval(), []
     layer = twin.last
-    layer.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.no_grad():
         twin(batch["lq"])
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2, weight_decay=0.1)
@@ -77,7 +77,7 @@ def test_the_step_is_that_of_the_last_layer_on_fixed_features(batch):
     torch.testing.assert_close(model.network.last.weight, layer.weight)
 
 
-def test_no_graph_of_the_frozen_part_is_kept(batch):
+def test_the_frozen_part_has_no_graph(batch):
     kept = {}
     for kind in (ProxyModel, RestorationModel):
         model, sizes = kind(**SECTION), []
@@ -89,12 +89,12 @@ def test_no_graph_of_the_frozen_part_is_kept(batch):
             model.training_step(batch, 1)
         kept[kind] = sum(size for place, size in dict(sizes).items() if place not in weights)
     features = 4 * 2 * 32 * 32 * 4
-    assert kept[ProxyModel] <= features + 2 * 4 * 3 * 32 * 32 * 4  # what the layer got, the difference and its sign
+    assert kept[ProxyModel] <= features + 2 * 4 * 3 * 32 * 32 * 4  # input of the layer, difference and its sign
     assert kept[ProxyModel] < kept[RestorationModel] / 5
 
 
-def test_a_step_is_estimated_at_a_forward_pass_and_a_layer():
-    """A backward pass of the whole network costs twice the forward pass; this one is the layer's."""
+def test_the_estimated_cost_is_a_forward_pass_and_one_layer():
+    """A backward pass of the whole network costs twice the forward pass."""
     sizes = (2, (32, 32), (32, 32))
     whole, proxy = (step_cost({"type": kind, **SECTION}, *sizes) for kind in ("RestorationModel", "ProxyModel"))
     assert proxy.flops < 0.4 * whole.flops
@@ -103,7 +103,7 @@ def test_a_step_is_estimated_at_a_forward_pass_and_a_layer():
     assert proxy.state_bytes < whole.state_bytes
 
 
-def test_another_part_may_be_the_last():
+def test_another_layer_can_be_trained():
     model = build(last_layer="decoder.3", optim_g={"type": "SGD", "lr": 0.1})
     trained = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in model.network.named_parameters() if name.startswith("decoder.3.")}
@@ -117,13 +117,13 @@ def test_another_part_may_be_the_last():
     [
         (
             {"last_layer": "lats"},
-            r"of UNet that has weights, not 'lats'. Did you mean 'last'\? The last ones are .*last",
+            r"of UNet with weights, got 'lats'. Did you mean 'last'\? The last modules are .*last",
         ),
-        ({"last_layer": "decoder.0.pair.nothing"}, "not 'decoder.0.pair.nothing'"),
-        ({"network_g": {"type": "Headless"}}, "of Headless that has weights, not ''"),
+        ({"last_layer": "decoder.0.pair.nothing"}, "got 'decoder.0.pair.nothing'"),
+        ({"network_g": {"type": "Headless"}}, "of Headless with weights, got ''"),
     ],
 )
-def test_a_layer_that_is_not_there_is_told(changes, message, monkeypatch):
+def test_unknown_layers_are_rejected(changes, message, monkeypatch):
     class Headless(torch.nn.Conv2d):
         def __init__(self):
             super().__init__(3, 3, 1)
@@ -137,7 +137,7 @@ def test_a_layer_that_is_not_there_is_told(changes, message, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_weights_are_taken_over_but_for_the_last_layer(scale):
+def test_weights_are_loaded_except_for_the_last_layer(scale):
     trained = RestorationModel(network_g=NETWORK, seed=7).network.state_dict()
     model = build(network_g={**NETWORK, "scale": scale}, seed=1)
     fresh = state(model)
@@ -149,7 +149,7 @@ def test_weights_are_taken_over_but_for_the_last_layer(scale):
     assert torch.equal(same, fresh["last.weight"]) and not torch.equal(other, fresh["last.weight"])
 
 
-def test_a_body_that_does_not_fit_is_refused():
+def test_a_body_that_does_not_fit_is_rejected():
     model = build()
     with pytest.raises(ValueError, match="98 weights do not fit UNet"):
         model.load_weights(RestorationModel(network_g={**NETWORK, "num_feat": 3}).network.state_dict())
@@ -158,7 +158,7 @@ def test_a_body_that_does_not_fit_is_refused():
     assert model.load_weights(weights, strict=False) == ["encoder.0.conv1.weight (missing in the file)"]
 
 
-def test_to_restore_it_takes_all_weights(batch):
+def test_all_weights_are_loaded_for_restoring(batch):
     trained = build(seed=4)
     trained.training_step(batch, 1)
     tester = ProxyModel(network_g=NETWORK)
@@ -166,7 +166,7 @@ def test_to_restore_it_takes_all_weights(batch):
     assert torch.equal(tester.restore(batch["lq"]), trained.restore(batch["lq"]))
 
 
-def test_the_state_continues_bit_for_bit(batch):
+def test_a_resumed_run_continues_bit_for_bit(batch):
     through, first, second = build(), build(), build(seed=3)
     for iteration in (1, 2, 3, 4):
         through.training_step(batch, iteration)

@@ -1,4 +1,4 @@
-"""Pre-training by residuals: the paper's step whole, in numbers; several processes; what is refused."""
+"""Residual contrastive pre-training: the step of the paper in numbers, several processes, invalid options."""
 
 import copy
 from pathlib import Path
@@ -69,10 +69,9 @@ def golden_model(resnet_file, monkeypatch):
     )
     model.parts.double()
     for name, values in {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}.items():
-        constant = getattr(model.parts["l_consist"].features.network, name)  # the golden run knew them in float64
+        constant = getattr(model.criteria["l_consist"].features.network, name)  # float64 in the golden run
         constant.copy_(torch.tensor(values, dtype=torch.float64).view_as(constant))
     model.network.load_state_dict({key: torch.from_numpy(GOLDEN[name]) for key, name in NAMES.items()})
-    model.to(torch.device("cpu"))
     return model
 
 
@@ -80,12 +79,12 @@ def exactly(value, name):
     torch.testing.assert_close(value, torch.as_tensor(GOLDEN[name]), rtol=1e-9, atol=1e-12)
 
 
-def test_the_golden_step_whole(golden_model):
+def test_three_steps_equal_the_golden_steps(golden_model):
     model = golden_model
     batch = {"lq": PATCHES}
     with torch.no_grad():
         residuals = PATCHES - model.network(PATCHES.flatten(0, 1)).view_as(PATCHES)
-        exactly(model.parts["l_contrast"].contrast.residual_distance(residuals[:, 0], residuals[:, 1]), "D")
+        exactly(model.criteria["l_contrast"].contrast.residual_distance(residuals[:, 0], residuals[:, 1]), "D")
     totals = []
     for iteration in (1, 2, 3):
         scalars = model.training_step(batch, iteration)
@@ -103,8 +102,8 @@ def test_the_golden_step_whole(golden_model):
     exactly(sum(model.losses(model.network(model.inputs(batch)), batch).values()).detach(), "loss_total_after_3")
 
 
-def test_the_gradient_of_the_contrast_alone(golden_model):
-    golden_model.parts["l_consist"].loss_weight = 0.0
+def test_the_gradient_of_the_contrastive_loss_equals_the_golden_one(golden_model):
+    golden_model.criteria["l_consist"].loss_weight = 0.0
     golden_model.training_step({"lq": PATCHES}, 1)
     for key, parameter in golden_model.network.named_parameters():
         exactly(parameter.grad / 1e-3, f"grad_contrast_only_{NAMES[key]}")
@@ -128,11 +127,11 @@ def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.network.parameters()])
 
 
-def test_all_patches_go_through_the_network_at_once_and_meet_their_own(batch, monkeypatch):
+def test_all_patches_pass_through_the_network_together(batch, monkeypatch):
     model, seen = build(), {}
-    model.network.register_forward_pre_hook(lambda _, given: seen.update(network=given[0]))
-    contrast = model.parts["l_contrast"].contrast
-    contrast.register_forward_pre_hook(lambda _, given: seen.update(residuals=given))
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.update(network=inputs[0]))
+    contrast = model.criteria["l_contrast"].contrast
+    contrast.register_forward_pre_hook(lambda _, inputs: seen.update(residuals=inputs))
     model.training_step(batch, 1)
     assert torch.equal(seen["network"], batch["lq"].flatten(0, 1))
     before = build()
@@ -141,7 +140,7 @@ def test_all_patches_go_through_the_network_at_once_and_meet_their_own(batch, mo
             torch.testing.assert_close(residual, batch["lq"][:, view] - before.network(batch["lq"][:, view]))
 
 
-def test_an_image_is_known_by_its_path(batch):
+def test_images_are_identified_by_their_path(batch):
     def contrast(*paths):
         return build().training_step({**batch, "lq_path": list(paths)}, 1)["l_contrast"]
 
@@ -152,45 +151,44 @@ def test_an_image_is_known_by_its_path(batch):
     assert contrast("a", "a", "a", "a") == 0
 
 
-def test_consistency_alone_may_be_computed_in_parts(batch):
+def test_the_consistency_loss_supports_accumulation(batch):
     whole, parts = (build(contrastive_opt=None, accumulation_steps=count).training_step(batch, 1) for count in (1, 2))
     torch.testing.assert_close(parts["l_consist"], whole["l_consist"])
     torch.testing.assert_close(parts["grad_norm"], whole["grad_norm"])
 
 
-def test_another_contrast_need_not_know_images(batch):
-    told = build(contrastive_opt={"type": "L1Loss"}).training_step({**batch, "lq_path": ["a", "b", "a", "d"]}, 1)
-    assert told["l_contrast"] > 0
+def test_another_contrastive_loss_gets_no_image_ids(batch):
+    scalars = build(contrastive_opt={"type": "L1Loss"}).training_step({**batch, "lq_path": ["a", "b", "a", "d"]}, 1)
+    assert scalars["l_contrast"] > 0
 
 
-def test_an_example_passes_without_numbers():
+def test_an_example_batch_works_on_the_meta_device():
     with torch.device("meta"):
         model = build(consistency_opt=None)
-        batch = model.example(4, (16, 16))
-        losses = model.losses(model.network(model.inputs(batch)), batch)
+        losses = model.compute_losses(model.example_batch(4, (16, 16)))
     assert losses["l_contrast"].is_meta and losses["l_contrast"].shape == ()
 
 
-def test_each_loss_may_stand_alone(batch):
+def test_each_loss_can_be_used_alone(batch):
     both = build().training_step(batch, 1)
     assert {"l_contrast", "l_consist"} <= both.keys()
     for left_out, other in (("contrastive_opt", "l_consist"), ("consistency_opt", "l_contrast")):
         alone = build(**{left_out: None}).training_step(batch, 1)
         assert torch.equal(alone[other], both[other])
         assert not {"l_contrast", "l_consist"} <= alone.keys()
-    with pytest.raises(ValueError, match=r"needs 'train.contrastive_opt' or 'train.consistency_opt'"):
+    with pytest.raises(ValueError, match=r"requires 'train.contrastive_opt' or 'train.consistency_opt'"):
         build(contrastive_opt=None, consistency_opt=None).require_trainable()
 
 
-def test_what_each_loss_asks_of_the_output_can_be_watched(batch):
+def test_gradients_of_the_losses_can_be_logged(batch):
     model = build()
     model.watch_gradients = True
-    told = model.training_step(batch, 1)
-    assert told["ratio_l_consist"] == told["grad_l_consist"] / told["grad_l_contrast"]
-    assert -1 <= told["cosine_l_consist"] <= 1
+    scalars = model.training_step(batch, 1)
+    assert scalars["ratio_l_consist"] == scalars["grad_l_consist"] / scalars["grad_l_contrast"]
+    assert -1 <= scalars["cosine_l_consist"] <= 1
 
 
-def test_the_state_continues_bit_for_bit(batch):
+def test_a_resumed_run_continues_bit_for_bit(batch):
     section = {"ema_decay": 0.9}
     through, first, second = build(**section), build(**section), build(**section, seed=3)
     for iteration in (1, 2, 3, 4):
@@ -203,24 +201,23 @@ def test_the_state_continues_bit_for_bit(batch):
     assert torch.equal(weights(through), weights(second))
 
 
-def test_bf16_is_near(batch):
+def test_bf16_is_close(batch):
     exact, rough = build().training_step(batch, 1), build(precision="bf16").training_step(batch, 1)
     assert rough["l_contrast"].dtype == torch.float32 and rough["l_contrast"] != exact["l_contrast"]
     torch.testing.assert_close(rough["l_contrast"], exact["l_contrast"], rtol=0.02, atol=0)
     torch.testing.assert_close(rough["l_consist"], exact["l_consist"], rtol=0.05, atol=0)
 
 
-def test_what_is_refused(batch):
-    with pytest.raises(ValueError, match="accumulation_steps is 2, but the negatives"):
+def test_invalid_options_are_rejected(batch):
+    with pytest.raises(ValueError, match="accumulation_steps: expected 1, got 2"):
         build(accumulation_steps=2)
-    with pytest.raises(ValueError, match="must not enlarge, and it does ×2"):
+    with pytest.raises(ValueError, match="expects a network with scale 1, got 2"):
         build(network_g={"type": "UNet", "num_feat": 2, "scale": 2})
-    with pytest.raises(ValueError, match=r"not \(4, 3, 16, 16\): take NoisyPatchPairs"):
+    with pytest.raises(ValueError, match=r"got \(4, 3, 16, 16\). Use NoisyPatchPairs"):
         build().training_step({"lq": batch["lq"][:, 0]}, 1)
 
 
-def test_what_a_step_costs_is_that_of_all_patches():
-    """The estimate equals a step that is really made, with two patches an image and no ground truth."""
+def test_the_estimated_cost_is_that_of_all_patches():
     from torch.utils.flop_counter import FlopCounterMode
 
     cost, model = step_cost(SECTION, 4, (16, 16), (16, 16)), build()
@@ -245,8 +242,8 @@ with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
     model.parallelize(process)
     share = len(patches) // process.world_size
     mine = patches[process.rank * share :][:share]
-    told = [model.training_step({"lq": mine}, iteration) for iteration in (1, 2)]
-    torch.save([told, weights(model)], f"{sys.argv[1]}/{process.rank}.pt")
+    scalars = [model.training_step({"lq": mine}, iteration) for iteration in (1, 2)]
+    torch.save([scalars, weights(model)], f"{sys.argv[1]}/{process.rank}.pt")
 """
 
 
@@ -254,11 +251,11 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, batch):
     torch.save(batch["lq"], tmp_path / "patches.pt")
     in_two_processes(WORK, tmp_path)
     whole = build()
-    told = [whole.training_step(batch, iteration) for iteration in (1, 2)]
+    scalars = [whole.training_step(batch, iteration) for iteration in (1, 2)]
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for _, after in shares:
         torch.testing.assert_close(after, weights(whole), rtol=1e-5, atol=1e-7)
     for iteration in (0, 1):
         for name in ("l_contrast", "l_consist"):
             mean = sum(share[0][iteration][name] for share in shares) / 2
-            torch.testing.assert_close(mean, told[iteration][name], rtol=1e-5, atol=0)
+            torch.testing.assert_close(mean, scalars[iteration][name], rtol=1e-5, atol=0)

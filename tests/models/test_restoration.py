@@ -1,4 +1,4 @@
-"""The mechanics of one step: parts of a batch, clipping, averages, layouts, state."""
+"""One training step: accumulation, clipping, moving average, layouts, precision, state."""
 
 import copy
 
@@ -20,7 +20,7 @@ def weights(model):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_make_the_step_of_the_whole_batch(batch, parts):
+def test_accumulation_gives_the_step_of_the_whole_batch(batch, parts):
     whole, divided = build(), build(accumulation_steps=parts)
     one, other = whole.training_step(batch, 1), divided.training_step(batch, 1)
     torch.testing.assert_close(weights(whole), weights(divided))
@@ -28,14 +28,14 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(batch, parts):
     torch.testing.assert_close(one["grad_norm"], other["grad_norm"])
 
 
-def test_a_batch_that_cannot_be_divided_and_a_loss_that_sums_are_refused(batch):
-    with pytest.raises(ValueError, match="batch of 4 cannot be divided into accumulation_steps = 3"):
+def test_accumulation_requires_equal_parts_and_a_batch_mean(batch):
+    with pytest.raises(ValueError, match="multiple of accumulation_steps = 3, got 4"):
         build(accumulation_steps=3).training_step(batch, 1)
-    with pytest.raises(ValueError, match="must be a mean"):
+    with pytest.raises(ValueError, match="l_pix is not a mean over the batch"):
         build(accumulation_steps=2, pixel_opt={"type": "L1Loss", "reduction": "sum"})
 
 
-def test_clipping_shortens_the_gradient_and_reports_its_length_before(batch):
+def test_clipping_scales_the_gradient_and_returns_the_norm_before(batch):
     free, clipped = build(), build(grad_clip=1e-3)
     start = weights(free)
     before = free.training_step(batch, 1)["grad_norm"]
@@ -46,7 +46,7 @@ def test_clipping_shortens_the_gradient_and_reports_its_length_before(batch):
     torch.testing.assert_close(moved, (weights(free) - start) * (1e-3 / before), rtol=1e-3, atol=3e-8)
 
 
-def test_the_average_follows_and_restores(batch):
+def test_the_moving_average_follows_the_network_and_restores(batch):
     model = build(ema_decay=0.5)
     start = weights(model)
     model.training_step(batch, 1)
@@ -57,7 +57,7 @@ def test_the_average_follows_and_restores(batch):
     assert set(model.weights()) == {"params", "params_ema"}
 
 
-def test_channels_last_changes_nothing_but_the_layout(batch):
+def test_channels_last_only_changes_the_layout(batch):
     plain, last = build(), build(channels_last=True)
     assert last.network.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
     lq = {**batch, "lq": batch["lq"].contiguous(memory_format=torch.channels_last)}
@@ -66,7 +66,7 @@ def test_channels_last_changes_nothing_but_the_layout(batch):
     torch.testing.assert_close(weights(plain), weights(last))
 
 
-def test_the_state_continues_the_run_bit_for_bit(batch):
+def test_a_resumed_run_continues_bit_for_bit(batch):
     section = {"optim_g": {"type": "Adam", "lr": 1e-2}, "ema_decay": 0.9}
     through, first, second = build(**section), build(**section), build(**section, seed=3)
     for iteration in (1, 2, 3, 4):
@@ -80,12 +80,12 @@ def test_the_state_continues_the_run_bit_for_bit(batch):
     assert all(map(torch.equal, through.ema.parameters(), second.ema.parameters()))
 
 
-def test_a_state_of_another_model_is_refused():
-    with pytest.raises(ValueError, match=r"holds \['ema', 'network_g', 'optimizer'\].*needs \['network_g'"):
+def test_a_state_of_another_model_is_rejected():
+    with pytest.raises(ValueError, match=r"has the parts \['ema', 'network_g', 'optimizer'\].*has \['network_g'"):
         build().load_state_dict(build(ema_decay=0.9).state_dict())
 
 
-def test_weights_that_do_not_fit_are_named():
+def test_weights_that_do_not_fit_are_listed():
     model = build()
     other = build(network_g={**NETWORK, "upscale": 4}).network.state_dict()
     with pytest.raises(ValueError, match=r"do not fit EDSR:\n  upsample.2.bias \(not in the network\)"):
@@ -95,12 +95,55 @@ def test_weights_that_do_not_fit_are_named():
     assert torch.equal(model.network.conv_first.weight, other["conv_first.weight"])
 
 
-def test_the_initial_weights_come_from_the_seed_alone():
+def test_the_initial_weights_depend_only_on_the_seed():
     torch.manual_seed(1)
     one = weights(build(seed=4))
     torch.manual_seed(2)
     assert torch.equal(one, weights(build(seed=4)))
     assert not torch.equal(one, weights(build(seed=5)))
+
+
+def test_the_optimizer_is_built_once_after_the_model_is_moved(batch):
+    model = build()
+    parameters = list(model.network.parameters())
+    assert model.to(torch.device("cpu")) is model and model.optimizer is None
+    model.configure_optimizer()
+    optimizer = model.optimizer
+    model.training_step(batch, 1)
+    model.to(torch.device("cpu"))
+    assert model.optimizer is optimizer
+    assert [id(one) for one in parameters] == [id(one) for one in optimizer.param_groups[0]["params"]]
+    with pytest.raises(AssertionError, match="built once"):
+        model.configure_optimizer()
+
+
+def test_compute_losses_changes_nothing_and_equals_the_losses_of_a_step(batch):
+    model = build(ema_decay=0.9)
+    before = copy.deepcopy(model.state_dict())
+    losses = model.compute_losses(batch)
+    losses["l_pix"].backward()
+    gradients = [parameter.grad.clone() for parameter in model.network.parameters()]
+    for name in ("network_g", "ema"):
+        assert all(torch.equal(value, before[name][key]) for key, value in model.state_dict()[name].items())
+    assert torch.equal(model.training_step(batch, 1)["l_pix"], losses["l_pix"].detach())
+    for parameter, gradient in zip(model.network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_plug_in_losses_need_no_base_class_and_may_observe_metrics(batch):
+    class Plain(torch.nn.Module):
+        def forward(self, output, gt):
+            return (output - gt).square().mean()
+
+        def observe(self, metrics):
+            self.metrics = metrics
+
+    model, plain = build(), Plain()
+    assert model.observers == []
+    model.add_loss("l_percep", plain)
+    assert {"l_pix", "l_percep"} <= model.training_step(batch, 1).keys()
+    model.after_evaluation({"psnr": 30.0})
+    assert model.observers == [plain] and plain.metrics == {"psnr": 30.0}
 
 
 @pytest.mark.slow
@@ -113,31 +156,31 @@ def test_compiled_equals_eager(batch):
     assert compiled.weights()["params"].keys() == plain.weights()["params"].keys()
 
 
-def test_what_is_missing_or_wrong_is_named():
-    with pytest.raises(ValueError, match="optim_g"):
+def test_missing_and_invalid_options_are_rejected():
+    with pytest.raises(ValueError, match="training requires"):
         build(optim_g=None).require_trainable()
-    with pytest.raises(ValueError, match="pixel_opt"):
+    with pytest.raises(ValueError, match="RestorationModel: training requires"):
         build(pixel_opt=None).require_trainable()
-    with pytest.raises(ValueError, match="ema_decay"):
+    with pytest.raises(ValueError, match=r"ema_decay: expected a number in \[0, 1\)"):
         build(ema_decay=1.0)
-    with pytest.raises(RegistryError, match="RestorationModel takes no 'negatives'"):
+    with pytest.raises(RegistryError, match="RestorationModel has no argument 'negatives'"):
         MODELS.build({"type": "RestorationModel", "network_g": NETWORK, "negatives": {}})
 
 
-def test_an_fp16_step_is_near_the_fp32_one(batch):
+def test_an_fp16_step_is_close_to_an_fp32_step(batch):
     exact, rough = build(grad_clip=0.5), build(grad_clip=0.5, precision="fp16")
     start = weights(exact)
     for iteration in (1, 2):
         one, other = exact.training_step(batch, iteration), rough.training_step(batch, iteration)
     assert other["loss_scale"] == 2.0**16 and "loss_scale" not in one
-    assert one["l_pix"] != other["l_pix"]  # it is other arithmetic
+    assert one["l_pix"] != other["l_pix"]
     torch.testing.assert_close(other["l_pix"], one["l_pix"], rtol=1e-2, atol=0)
     torch.testing.assert_close(other["grad_norm"], one["grad_norm"], rtol=1e-2, atol=0)
     moved, expected = weights(rough) - start, weights(exact) - start
     assert (moved - expected).norm() < 0.02 * expected.norm()
 
 
-def test_fp16_parts_make_the_step_of_the_whole_batch(batch):
+def test_fp16_accumulation_gives_the_step_of_the_whole_batch(batch):
     whole, divided = build(precision="fp16"), build(precision="fp16", accumulation_steps=2)
     start = weights(whole)
     one, other = whole.training_step(batch, 1), divided.training_step(batch, 1)
@@ -147,7 +190,7 @@ def test_fp16_parts_make_the_step_of_the_whole_batch(batch):
 
 
 def overflowing(model, bad):
-    """Let the gradients of the iterations in ``bad`` leave the range of fp16."""
+    """Return ``training_step`` with gradients that overflow in the iterations in ``bad``."""
     step = model.training_step
 
     def training_step(batch, iteration):
@@ -172,13 +215,13 @@ def test_an_fp16_step_that_overflows_is_skipped_and_halves_the_scale(batch, grad
     assert scalars["grad_norm"] == 0 and scalars["loss_scale"] == 2.0**16
     assert all(state["step"] == 1 for state in model.optimizer.state_dict()["state"].values())
     followed = torch.nn.utils.parameters_to_vector(model.ema.parameters())
-    torch.testing.assert_close(followed, 0.5 * average + 0.5 * before)  # averages follow a network that stood still
+    torch.testing.assert_close(followed, 0.5 * average + 0.5 * before)  # the average follows the unchanged network
     scalars = training_step(batch, 3)
     assert scalars["loss_scale"] == 2.0**15 and 0 < scalars["grad_norm"] < float("inf")
     assert not torch.equal(weights(model), before)
 
 
-def test_gradients_that_are_infinite_at_any_scale_are_told(batch):
+def test_gradients_that_are_infinite_at_any_scale_are_reported(batch):
     model = build(precision="fp16")
     training_step = overflowing(model, bad=set(range(1, 40)))
     norms = [training_step(batch, iteration)["grad_norm"] for iteration in range(1, 35)]
@@ -186,7 +229,7 @@ def test_gradients_that_are_infinite_at_any_scale_are_told(batch):
     assert not norms[33].isfinite()
 
 
-def test_fp16_continues_bit_for_bit_with_the_scale_it_had(batch):
+def test_a_resumed_fp16_run_continues_with_its_loss_scale(batch):
     section = {"precision": "fp16", "optim_g": {"type": "Adam", "lr": 1e-2}, "ema_decay": 0.9}
     through, first, second = build(**section), build(**section), build(**section, seed=3)
     steps = overflowing(through, bad={2, 4})
@@ -203,7 +246,7 @@ def test_fp16_continues_bit_for_bit_with_the_scale_it_had(batch):
 
 
 @pytest.mark.parametrize(("saved", "resumed"), [("fp16", "bf16"), ("fp32", "fp16")])
-def test_a_state_fits_whatever_its_precision(saved, resumed, batch):
+def test_a_state_can_be_loaded_in_another_precision(saved, resumed, batch):
     before, after = build(precision=saved), build(precision=resumed, seed=3)
     before.training_step(batch, 1)
     after.load_state_dict(before.state_dict())

@@ -1,4 +1,4 @@
-"""Noise2Noise and Noise2Self: against the official masks and losses, and what they may see."""
+"""Noise2Noise and Noise2Self against the official masks and losses."""
 
 import copy
 from pathlib import Path
@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from mcir.models import Noise2NoiseModel, Noise2SelfModel
-from mcir.models.self_supervised import grid_mask, hidden
+from mcir.models.self_supervised import fill_masked, grid_mask
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/n2s.npz")
 NETWORK = {"type": "NAFNet", "width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1}
 SECTION = {"network_g": NETWORK, "optim_g": {"type": "Adam", "lr": 1e-2}}
-KEPT = (0, 1, 2, 5)
-"""The grids whose inputs are kept; a last one is the second that comes again."""
+GRIDS = (0, 1, 2, 5)
+"""The grids whose inputs are in the golden file, which also has the last one, a repetition of the second."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def weights(model):
 # -- Noise2Noise ------------------------------------------------------------------------------------------------------
 
 
-def test_one_view_predicts_the_other(batch):
+def test_noise2noise_predicts_the_second_view_from_the_first(batch):
     model = Noise2NoiseModel(**SECTION)
     twin = copy.deepcopy(model.network)
     (twin(batch["lq"][:, 0]) - batch["lq"][:, 1]).square().mean().backward()
@@ -45,7 +45,7 @@ def test_one_view_predicts_the_other(batch):
         torch.testing.assert_close(own.grad, expected.grad)
 
 
-def test_the_loss_is_an_option_and_parts_make_the_step_of_the_whole(batch):
+def test_the_loss_is_an_option_and_supports_accumulation(batch):
     one, parts = (
         Noise2NoiseModel(**SECTION, pixel_opt={"type": "L1Loss"}, accumulation_steps=count).training_step(batch, 1)
         for count in (1, 2)
@@ -54,15 +54,15 @@ def test_the_loss_is_an_option_and_parts_make_the_step_of_the_whole(batch):
     assert one["l_pix"] != Noise2NoiseModel(**SECTION).training_step(batch, 1)["l_pix"]
 
 
-def test_a_single_view_is_refused(batch):
+def test_a_single_view_is_rejected(batch):
     for kind in (Noise2NoiseModel, Noise2SelfModel):
-        with pytest.raises(ValueError, match=rf"{kind.__name__} trains on two noisy views.*not \(2, 3, 12, 16\)"):
+        with pytest.raises(ValueError, match=rf"{kind.__name__}: expected two noisy views.*got \(2, 3, 12, 16\)"):
             kind(**SECTION).training_step({"lq": batch["lq"][:, 0]}, 1)
 
 
-def test_patches_of_different_places_are_refused(batch):
+def test_noise2noise_rejects_patches_at_different_positions(batch):
     pairs = {**batch, "boxes": torch.tensor([[0.0, 0, 12, 16], [4, 4, 16, 20]]).expand(2, 2, 4)}
-    with pytest.raises(ValueError, match="different places: take NoisyObservations as 'datasets"):
+    with pytest.raises(ValueError, match=r"at different positions .*Use NoisyObservations"):
         Noise2NoiseModel(**SECTION).training_step(pairs, 1)
     Noise2SelfModel(**SECTION).training_step(pairs, 1)
 
@@ -95,7 +95,7 @@ def toy(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [3, 4])
-def test_masks_are_the_official_ones(width):
+def test_masks_equal_the_official_masks(width):
     images = golden("x1")
     for number, mask in enumerate(golden(f"w{width}.mask")):
         assert torch.equal(grid_mask(images, width, number), mask.bool())
@@ -105,30 +105,30 @@ def test_masks_are_the_official_ones(width):
 
 @pytest.mark.parametrize("fill", ["zero", "interpolate"])
 @pytest.mark.parametrize("width", [3, 4])
-def test_inputs_and_losses_are_the_official_ones(toy, width, fill):
+def test_inputs_and_losses_equal_the_official_ones(toy, width, fill):
     images, model = golden("x1"), toy(mask_width=width, fill=fill)
     inputs, losses = golden(f"w{width}.{fill}.net_input_x1"), golden(f"w{width}.{fill}.loss_x1")
-    for number, expected in zip((*KEPT, len(losses) - 1), inputs, strict=True):
-        torch.testing.assert_close(hidden(images, grid_mask(images, width, number), fill), expected)
-    model.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for number, expected in zip((*GRIDS, len(losses) - 1), inputs, strict=True):
+        torch.testing.assert_close(fill_masked(images, grid_mask(images, width, number), fill), expected)
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     seen = []
     for number, loss in enumerate(losses):
-        told = model.training_step({"lq": images[None]}, number + 1)
-        assert float(told["l_pix"]) == pytest.approx(float(loss), rel=1e-5)
-    for number, expected in zip((*KEPT, len(losses) - 1), inputs, strict=True):
+        scalars = model.training_step({"lq": images[None]}, number + 1)
+        assert float(scalars["l_pix"]) == pytest.approx(float(loss), rel=1e-5)
+    for number, expected in zip((*GRIDS, len(losses) - 1), inputs, strict=True):
         torch.testing.assert_close(seen[number], expected)
 
 
 @pytest.mark.parametrize("fill", ["zero", "interpolate"])
-def test_channels_are_interpolated_on_their_own(fill):
+def test_channels_are_interpolated_independently(fill):
     images = golden("x3")
     for number, expected in enumerate(golden(f"w4.{fill}.net_input_x3")):
-        torch.testing.assert_close(hidden(images, grid_mask(images, 4, number), fill), expected)
+        torch.testing.assert_close(fill_masked(images, grid_mask(images, 4, number), fill), expected)
 
 
 @pytest.mark.parametrize("fill", ["zero", "interpolate"])
 @pytest.mark.parametrize("width", [3, 4])
-def test_restoring_without_seeing_is_the_official_one(toy, width, fill):
+def test_j_invariant_restoration_equals_the_official_one(toy, width, fill):
     blind = toy(mask_width=width, fill=fill, j_invariant=True)
     torch.testing.assert_close(blind.restore(golden("x1")), golden(f"w{width}.{fill}.infer_full_x1"))
     plain = toy(mask_width=width, fill=fill)
@@ -136,7 +136,7 @@ def test_restoring_without_seeing_is_the_official_one(toy, width, fill):
 
 
 @pytest.mark.parametrize("fill", ["zero", "interpolate"])
-def test_no_pixel_is_restored_from_itself(batch, fill):
+def test_a_j_invariant_output_pixel_does_not_depend_on_its_input_pixel(batch, fill):
     model = Noise2SelfModel(**SECTION, fill=fill, j_invariant=True)
     image = batch["lq"][:1, 0]
     before = model.restore(image)
@@ -146,7 +146,7 @@ def test_no_pixel_is_restored_from_itself(batch, fill):
     assert not torch.equal(after[:, :, 5, 6], before[:, :, 5, 6])
 
 
-def test_the_iteration_decides_the_mask_so_that_a_resumed_run_is_the_same(batch):
+def test_a_resumed_run_continues_bit_for_bit(batch):
     through, first, second = (Noise2SelfModel(**SECTION, seed=seed) for seed in (0, 0, 3))
     for iteration in (1, 2, 3, 4):
         through.training_step(batch, iteration)
@@ -158,16 +158,16 @@ def test_the_iteration_decides_the_mask_so_that_a_resumed_run_is_the_same(batch)
     assert torch.equal(weights(through), weights(second))
 
 
-def test_both_views_count_and_parts_have_the_mask_of_the_whole(batch):
+def test_both_views_are_used_and_parts_of_a_batch_share_the_mask(batch):
     whole, parts = Noise2SelfModel(**SECTION), Noise2SelfModel(**SECTION, accumulation_steps=2)
-    told = [model.training_step(batch, 7)["l_pix"] for model in (whole, parts)]
-    torch.testing.assert_close(told[0], told[1])
+    losses = [model.training_step(batch, 7)["l_pix"] for model in (whole, parts)]
+    torch.testing.assert_close(losses[0], losses[1])
     views = [Noise2SelfModel(**SECTION).training_step({"lq": batch["lq"][:, [view, view]]}, 7) for view in (0, 1)]
-    torch.testing.assert_close(told[0], (views[0]["l_pix"] + views[1]["l_pix"]) / 2)
+    torch.testing.assert_close(losses[0], (views[0]["l_pix"] + views[1]["l_pix"]) / 2)
 
 
-def test_what_cannot_be_hidden_is_refused():
-    with pytest.raises(ValueError, match="mask_width is at least 2"):
+def test_invalid_arguments_are_rejected():
+    with pytest.raises(ValueError, match="mask_width: expected an integer ≥ 2"):
         Noise2SelfModel(**SECTION, mask_width=1)
-    with pytest.raises(ValueError, match="fill is 'interpolate' or 'zero', not 'mean'"):
+    with pytest.raises(ValueError, match="fill: expected 'interpolate' or 'zero', got 'mean'"):
         Noise2SelfModel(**SECTION, fill="mean")

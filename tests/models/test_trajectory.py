@@ -1,4 +1,4 @@
-"""Whole training runs of released option files against those of the released code, in float64, every iteration."""
+"""Training with released option files, against the released code in float64, in every iteration."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def batch_of(case, iteration):
 
 
 def model_of(case, vgg_file, folder):
-    """Return the model of a released option file, read as it stands."""
+    """Return the model of a released option file, without changes to the file."""
     section = {"type": "BundledPhotos", "split": "train", "gt_size": 32, "batch_size_per_gpu": 2}
     tree = {
         "name": "trajectory",
@@ -47,28 +47,27 @@ def model_of(case, vgg_file, folder):
     model = MODELS.build(options.model_section())
     model.parts.double()
     for name, buffer in model.parts.named_buffers():
-        if name.endswith((".mean", ".std")):  # the golden runs knew their constants in float64 from the start
+        if name.endswith((".mean", ".std")):  # the reference has these constants in float64
             buffer.copy_(exact_constant(name, case).view_as(buffer))
     start_at_golden_weights(model, case["train"]["neg_start"])
-    model.to(torch.device("cpu"))
     return model
 
 
 def exact_constant(name, case):
     imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    values = imagenet[name.rpartition(".")[2]] if name.startswith("l_neg") else case["network"]["rgb_mean"]
+    values = imagenet[name.rpartition(".")[2]] if name.startswith("criteria.l_neg") else case["network"]["rgb_mean"]
     return torch.tensor(values, dtype=torch.float64)
 
 
 def start_at_golden_weights(model, start):
     shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
     model.network.load_state_dict(deterministic_state_dict(shapes))
-    model.ema.update(model.network, keep=0.0)
-    assert isinstance(model.bank, HistoryNegatives)
-    for number, member in enumerate(model.bank.members):
+    model.ema.update(model.network, decay=0.0)
+    assert isinstance(model.negative_source, HistoryNegatives)
+    for number, member in enumerate(model.negative_source.members):
         prefixed = deterministic_state_dict({f"neg{number}.{key}": shape for key, shape in shapes.items()})
         member.network.load_state_dict({key.partition(".")[2]: value for key, value in prefixed.items()})
-        member.update(model.network, keep=start)
+        member.update(model.network, decay=start)
 
 
 def norm(module):
@@ -79,17 +78,19 @@ def norm(module):
 def test_every_iteration_equals_the_released_code(name, vgg_file, tmp_path):
     case = GOLDEN[name]
     model = model_of(case, vgg_file, tmp_path)
-    count = len(model.bank.members)
+    count = len(model.negative_source.members)
     weight = case["train"]["perceptual_opt"]["perceptual_weight"]
     assert len(case["log_f64"]) == case["iterations"]
     for row in case["log_f64"]:
         scalars = model.training_step(batch_of(case, row["iter"]), row["iter"])
         assert float(scalars["lr"]) == pytest.approx(row["lr"], rel=1e-6)
         assert float(scalars["l_pix"]) == pytest.approx(row["losses"]["l_pix"], rel=1e-9)
-        released_negative = row["losses"].get("l_neg", row["losses"].get("l_percep"))  # the sum over the negatives
+        released_negative = row["losses"].get("l_neg", row["losses"].get("l_percep"))  # sum over negatives
         assert -float(scalars["l_neg"]) * count == pytest.approx(released_negative, rel=1e-8), weight
         clip = model.grad_clip or float("inf")
         assert min(float(scalars["grad_norm"]), clip) == pytest.approx(row["grad_l2_after_clip"], rel=3e-6)
         assert norm(model.network) == pytest.approx(row["param_l2"], rel=1e-10)
         assert norm(model.ema) == pytest.approx(row["ema_param_l2"], rel=1e-10)
-        assert [norm(member) for member in model.bank.members] == pytest.approx(row["neg_param_l2"], rel=1e-10)
+        assert [norm(member) for member in model.negative_source.members] == pytest.approx(
+            row["neg_param_l2"], rel=1e-10
+        )

@@ -1,6 +1,5 @@
-"""What every kind of negatives has in common: its contract, its random streams, and fresh networks."""
+"""The interface of all kinds of negatives, and what they share: seeds, random generators, new networks."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,111 +9,114 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
+from mcir.registry import ArgumentError, stored_arguments
 
 N = TypeVar("N", bound=nn.Module)
 
 
 class Negatives(DistributedModule, ABC):
-    """What every kind of negatives offers to a model.
+    """Base class of the kinds of negatives: N images for each image of a batch, without gradient.
 
-    A kind gives N images for each image of a batch, without gradient, and keeps its whole state in ``state_dict``. It
-    is always in evaluation mode. What is random about it is a function of a seed and of the iteration alone, so it is
-    the same in every process and in a run that is resumed.
-
-    A kind whose state depends on the data asks its ``ranks``, and so stays the same in all processes.
+    The whole state is in ``state_dict``, and the module is always in evaluation mode. Random values depend only on a
+    seed and the iteration, so they are equal in every process and in a resumed run. A kind whose state depends on the
+    batch uses its ``communicator`` to stay equal in all processes.
     """
 
     @abstractmethod
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
-        """Return the negatives (N, B, C, sH, sW) of the images of a batch, without graph.
+        """Return the negatives (N, B, C, sH, sW) of a batch, without graph.
 
         Args:
             lq: degraded images (B, C, H, W) in [0, 1].
-            gt: their ground truths (B, C, sH, sW).
-            stored: negatives (B, K, C, sH, sW) that the data set brings, if it does (``dataroot_negatives``).
+            gt: ground truths (B, C, sH, sW).
+            stored: negatives (B, K, C, sH, sW) from the data set, if it has any (``dataroot_negatives``).
         """
 
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return what the output is drawn to, P images (B, C, sH, sW); the first are the ground truths ``gt``."""
+        """Return the images (B, C, sH, sW) that the output should be close to. The first is ``gt`` itself."""
         return [gt]
 
     def start_from(self, network: nn.Module) -> None:
-        """Begin anew from ``network``, whose weights were just loaded; nothing for kinds that do not follow it."""
+        """Restart from a network whose weights were just loaded; here nothing depends on the network."""
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Follow ``network`` after its step of the 1-based ``iteration``, which made ``output`` for ``gt``."""
+        """Update the negatives after the optimizer's step.
+
+        Args:
+            network: network in training.
+            iteration: 1-based iteration of the step.
+            output: the network's output in this step, (B, C, sH, sW).
+            gt: ground truths (B, C, sH, sW).
+        """
 
     def train(self, mode: bool = True) -> "Negatives":
-        """Stay in evaluation mode, whatever is asked."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
-class Clock(nn.Module):
-    """The iteration whose step is under way, as a state: what is drawn by it goes on where a checkpoint stopped.
-
-    It is kept on the host, so that no step waits for the device to say what time it is.
-    """
+class StepCounter(nn.Module):
+    """The iteration of the current step, as a state on the host, so that no step waits for the device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.iteration = 1
 
     def get_extra_state(self) -> Tensor:
-        """Return the iteration, for the state dict."""
+        """Return the iteration for the state dict."""
         return torch.tensor(self.iteration)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the iteration from a state dict."""
+        """Load the iteration from a state dict."""
         self.iteration = int(state)
 
 
 def generator(seed: int, iteration: int, number: int = 0) -> np.random.Generator:
-    """Return what a kind draws from at an iteration, in a stream apart from those of :func:`stream`."""
+    """Return the random generator of an iteration, independent of the seeds of :func:`child_seed`."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, iteration)))
 
 
-def stream(seed: int, number: int) -> int:
-    """Return a seed of its own for one member of several, apart from ``seed`` and from the others'."""
+def child_seed(seed: int, number: int) -> int:
+    """Return the seed of one of several members, independent of ``seed`` and of the other members."""
     return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
-def check_fraction(name: str, share: float) -> None:
-    """Check that a number is a share.
+def check_fraction(name: str, value: float) -> None:
+    """Check that an argument is a fraction.
 
     Raises:
-        ValueError: it is not in [0, 1].
+        ArgumentError: the value is not in [0, 1].
     """
-    if not (0 <= share <= 1 and math.isfinite(share)):
-        raise ValueError(f"{name} is a share between 0 and 1, not {share}.")
+    if not 0 <= value <= 1:
+        raise ArgumentError(name, f"{name}: expected a number in [0, 1], got {value}.")
 
 
 def build_seeded(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
-    """Return what ``build`` makes when torch's generator begins at ``seed``, where ``like`` is and of its type.
+    """Build a module with seeded weights, on the device and in the dtype of ``like``.
 
-    The global generators are left alone.
+    The global random generators do not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = build()
-    return beside(like, fresh)
+        module = build()
+    return to_like(module, like)
 
 
-def another(network: nn.Module) -> Callable[[], nn.Module]:
-    """Return what builds the architecture of a network anew.
+def fresh_builder(network: nn.Module) -> Callable[[], nn.Module]:
+    """Return a function that builds the architecture of a network with new weights.
 
     Raises:
-        ValueError: the class of the network is not registered, so that a fresh one cannot be built.
+        ValueError: the class of the network is not registered, so its arguments are not known.
     """
-    arguments = getattr(network, "hyperparameters", None)
+    arguments = stored_arguments(network)
     if arguments is None:
         raise ValueError(
-            f"{type(network).__name__} does not keep its arguments, so no random network of its kind can be built: "
-            "register the class with @ARCHS.register(), or set 'start: 0'."
+            f"A random network like {type(network).__name__} cannot be built, because the class is not registered: "
+            "decorate it with @ARCHS.register(), or set 'start: 0'."
         )
     return lambda: type(network)(**arguments)
 
 
-def beside(network: nn.Module, other: N) -> N:
-    """Return ``other`` on the device and in the floating-point type of ``network``."""
-    like = next(network.parameters())
-    return other.to(device=like.device, dtype=like.dtype)
+def to_like(module: N, like: nn.Module) -> N:
+    """Move a module to the device and the floating-point dtype of another one, and return it."""
+    reference = next(like.parameters())
+    return module.to(device=reference.device, dtype=reference.dtype)

@@ -5,15 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mcir.models.negatives.base import Negatives, stream
-from mcir.registry import NEGATIVES, KeyPath, NegativesSection, Section
+from mcir.models.negatives.base import Negatives, child_seed
+from mcir.registry import NEGATIVES, ArgumentError, KeyPath, NegativesSection, Section
 
 
 def build_negatives(section: Section, network: nn.Module, seed: int, key: str | KeyPath = ()) -> Negatives:
-    """Build a kind of negatives beside ``network``; one that takes a seed and does not say it gets this one.
+    """Build the negatives of a section.
+
+    Args:
+        section: section of the option file.
+        network: network in training.
+        seed: default for the argument ``seed`` of the negatives, if they have one.
+        key: argument that holds the section, for error messages.
 
     Raises:
-        RegistryError: the section does not fit its class.
+        RegistryError: the section does not fit the class.
     """
     name = section.get("type")
     takes_seed = isinstance(name, str) and name in NEGATIVES and "seed" in NEGATIVES.parameters(name)
@@ -24,25 +30,25 @@ def build_negatives(section: Section, network: nn.Module, seed: int, key: str | 
 
 @NEGATIVES.register()
 class CombinedNegatives(Negatives):
-    """The negatives of several kinds, one after the other, and all their positives.
+    """The negatives and the positives of several kinds, in order.
 
-    Every negative counts as much as any other in a loss that takes their mean, whatever the kind it is of.
+    In a loss that takes a mean over negatives, each counts the same, whatever its kind.
 
     Args:
-        network: the network in training.
-        members: the kinds, in the order of their negatives.
-        seed: what is random about the members comes from seeds of their own, derived from it; a member may say one.
+        network: network in training.
+        members: sections of the kinds, in the order of their negatives.
+        seed: seed from which the default seeds of the members are derived.
 
     Raises:
-        ValueError: no members, or a section that does not fit.
+        ArgumentError: there are no members.
     """
 
     def __init__(self, network: nn.Module, members: Sequence[NegativesSection], seed: int = 0) -> None:
         super().__init__()
         if not members:
-            raise ValueError("CombinedNegatives: members is a list of at least one kind, like [{type: …}, {type: …}].")
+            raise ArgumentError("members", "members: expected a list of kinds of negatives, got an empty one.")
         self.members = nn.ModuleList(
-            build_negatives(section, network, stream(seed, number), ("members", number))
+            build_negatives(section, network, child_seed(seed, number), ("members", number))
             for number, section in enumerate(members)
         )
 
@@ -52,16 +58,16 @@ class CombinedNegatives(Negatives):
         return torch.cat([member(lq, gt, stored) for member in self.kinds()])
 
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return ``gt`` (B, C, sH, sW) and the further positives of all members, P images of that size."""
+        """Return ``gt`` (B, C, sH, sW) and the further positives of all members."""
         return [gt, *(positive for member in self.kinds() for positive in member.positives(gt)[1:])]
 
     def start_from(self, network: nn.Module) -> None:
-        """Let every member begin anew."""
+        """Restart every member."""
         for member in self.kinds():
             member.start_from(network)
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Let every member follow the network."""
+        """Update every member."""
         for member in self.kinds():
             member.update(network, iteration, output, gt)
 

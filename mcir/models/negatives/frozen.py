@@ -1,20 +1,20 @@
-"""Networks that never change as negatives: random ones, and pretrained ones."""
+"""Networks that do not change as negatives: random or pretrained ones."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mcir.models.negatives.base import Negatives, another, beside, build_seeded, stream
+from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
 from mcir.network_spec import spec_of
-from mcir.registry import ARCHS, NEGATIVES, ArchSection, KeyPath
+from mcir.registry import ARCHS, NEGATIVES, ArchSection, ArgumentError, KeyPath
 from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
 
 RANDOM = "random"
 
 
 class _Frozen(Negatives):
-    """Networks in evaluation mode whose weights stand in the state dict and never change."""
+    """Networks in evaluation mode whose weights are in the state dict and never change."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -29,25 +29,25 @@ class _Frozen(Negatives):
 
 @NEGATIVES.register()
 class FrozenNegatives(_Frozen):
-    """Networks that never change: at random, or pretrained ("Learning from History", AAAI 2024, Table 6).
+    """Networks that never change, random or pretrained ("Learning from History", AAAI 2024, Table 6).
 
-    Their weights are part of the state, so that a run resumes with those that it began with, even when a file has
-    changed meanwhile.
+    Their weights are part of the state, so a resumed run uses the same ones even if a file has changed.
 
     Args:
-        network: the network in training.
-        arch: the architecture of the negatives, any registered one of the same scale. Without it random networks are of
-            that of ``network``, and a file's is read off the file; what no file tells, like ``img_range``, then has
-            its default.
-        weights: ``random``, or the path of a checkpoint (``.safetensors`` or ``.pth``, of mcir or an official release),
-            or a list of these: one network for each.
-        count: how many networks ``random`` stands for, each of its own initialisation.
-        param_key: which of the files' weights, like ``params``; without it the moving average where there is one.
-        seed: of the random networks.
+        network: network in training.
+        arch: architecture of the negatives, with the same scale as ``network``. Default: that of ``network`` for random
+            weights; for a file the one that it states or that is detected from its weights. Arguments that cannot be
+            detected, like ``img_range``, then have their defaults.
+        weights: ``random`` or the path of a checkpoint (``.safetensors`` or ``.pth``, of mcir or an official release),
+            or a list of these.
+        count: number of random networks.
+        param_key: key of the weights in the files, for example ``params``. Default: the moving average, if there is
+            one.
+        seed: seed for the random networks.
 
     Raises:
-        ValueError: no network, a count for a file, a network of another scale or number of channels, a random one of a
-            class that is not registered, or a file (``WeightsError``) that cannot be read or does not fit.
+        ArgumentError: no network, ``count`` with a file, or a network of another scale or number of channels.
+        WeightsError: a file cannot be read or does not fit its architecture.
     """
 
     def __init__(
@@ -60,40 +60,45 @@ class FrozenNegatives(_Frozen):
         seed: int = 0,
     ) -> None:
         sources = [weights] if isinstance(weights, str) else list(weights)
-        if count < 1 or not sources:
-            raise ValueError("FrozenNegatives: it takes at least one network: count from 1 on, weights not empty.")
-        if count > 1 and sources != [RANDOM]:
-            raise ValueError(f"FrozenNegatives: count is for 'weights: {RANDOM}'; list the files instead.")
+        if not sources:
+            raise ArgumentError("weights", f"weights: expected '{RANDOM}' or checkpoint files, got an empty list.")
+        if count < 1 or (count > 1 and sources != [RANDOM]):
+            expected = "a positive integer" if sources == [RANDOM] else f"1, because weights is not '{RANDOM}'"
+            raise ArgumentError("count", f"count: expected {expected}, got {count}.")
         members = []
         for number, source in enumerate(sources * count):
             if source == RANDOM:
-                build = another(network) if arch is None else lambda section=arch: ARCHS.build(section, key="arch")
-                members.append(build_seeded(stream(seed, number), build, network))
+                build = (
+                    fresh_builder(network) if arch is None else lambda section=arch: ARCHS.build(section, key="arch")
+                )
+                members.append(build_seeded(child_seed(seed, number), build, network))
             else:
                 members.append(_pretrained(network, source, arch, param_key, ("arch",)))
-        _require_same_images("FrozenNegatives", network, members)
+        _check_specs("weights" if arch is None else "arch", network, members)
         super().__init__(members)
 
 
 @NEGATIVES.register()
 class ConsensusNegatives(_Frozen):
-    """What several pretrained models make of the input, as in CCR (C2PNet, CVPR 2023, arXiv:2303.14218).
+    """The outputs of several pretrained models, as in CCR (C2PNet, CVPR 2023, arXiv:2303.14218).
 
-    Either the models run beside the training, or their outputs were stored once and come with the data set, as in the
-    released code. C2PNet takes the degraded input as a further negative: combine this kind with ``InputNegatives``,
-    the input last.
+    The models either run during training, or their outputs were stored before and come with the data set, as in the
+    released code. C2PNet's last negative is the degraded input: add it with ``CombinedNegatives`` and
+    ``InputNegatives``.
 
     Args:
-        network: the network in training.
+        network: network in training.
         weights: checkpoints of the models, in the order of their negatives.
-        archs: for each checkpoint the section of its architecture, or null where the file tells it; without the list
-            all files tell theirs.
-        stored: take the images that the data set brings from its ``dataroot_negatives`` instead.
-        param_key: which of the files' weights, like ``params``; without it the moving average where there is one.
+        archs: section of the architecture for each checkpoint, or null if the file states it or it can be detected.
+            Default: null for all.
+        stored: use the images from the data set (``dataroot_negatives``) instead.
+        param_key: key of the weights in the files, for example ``params``. Default: the moving average, if there is
+            one.
 
     Raises:
-        ValueError: not exactly one of ``weights`` and ``stored``, not one section for each checkpoint, a model of
-            another scale or number of channels, or a file (``WeightsError``) that cannot be read or does not fit.
+        ArgumentError: both or neither of ``weights`` and ``stored``, not one section for each checkpoint, or a model of
+            another scale or number of channels.
+        WeightsError: a file cannot be read or does not fit its architecture.
     """
 
     def __init__(
@@ -105,72 +110,68 @@ class ConsensusNegatives(_Frozen):
         param_key: str | None = None,
     ) -> None:
         if stored == bool(weights):
-            raise ValueError("ConsensusNegatives: expected either 'weights', a list of checkpoints, or 'stored: true'.")
+            got = "both" if stored else "neither"
+            raise ArgumentError("weights", f"Expected either 'weights', a list of checkpoints, or 'stored', got {got}.")
         sections = [None] * len(weights) if archs is None else list(archs)
         if len(sections) != len(weights):
-            raise ValueError(
-                f"ConsensusNegatives: {len(weights)} weights need as many archs (null where the file tells it), not "
-                f"{len(sections)}."
-            )
+            message = f"archs: expected one entry or null for each of the {len(weights)} weights, got {len(sections)}."
+            raise ArgumentError("archs", message)
         members = [
             _pretrained(network, file, section, param_key, ("archs", number))
             for number, (file, section) in enumerate(zip(weights, sections, strict=True))
         ]
-        _require_same_images("ConsensusNegatives", network, members)
+        _check_specs("weights", network, members)
         super().__init__(members)
         self.stored = stored
 
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
-        """Return the models' outputs (N, B, C, sH, sW), computed or stored.
+        """Return the outputs (N, B, C, sH, sW) of the models, computed or stored.
 
         Raises:
-            ValueError: they should be stored, and the batch has none.
+            ValueError: ``stored`` is set, and the batch has no stored negatives.
         """
         if not self.stored:
             return super().forward(lq, gt)
         if stored is None:
             raise ValueError(
-                "ConsensusNegatives with 'stored: true' needs the images: give the training set "
-                "'dataroot_negatives', a list of folders or data bases with one output for each ground truth."
+                "ConsensusNegatives: 'stored: true' requires 'dataroot_negatives' in the training set, a list of "
+                "folders or LMDBs with one image for each ground truth."
             )
         return stored.detach().transpose(0, 1)
 
 
 def _pretrained(
-    network: nn.Module, file: str, arch: ArchSection | None, key: str | None, argument: KeyPath
+    network: nn.Module, file: str, arch: ArchSection | None, param_key: str | None, key: KeyPath
 ) -> nn.Module:
-    """Return the network of a checkpoint, where ``network`` is and of its type.
+    """Return the network of a checkpoint, on the device and in the dtype of ``network``.
 
-    On the meta device, where only costs are asked for, a file that need not tell the architecture is not read.
+    On the meta device, which only estimates costs, the file is read only if its architecture is unknown. ``key`` is the
+    argument that holds ``arch``.
     """
     if arch is None:
         with torch.device("cpu"):
-            return beside(network, load_network(file, key))
+            return to_like(load_network(file, param_key), network)
     with torch.random.fork_rng(devices=[]):
-        built: nn.Module = ARCHS.build(arch, key=argument)
+        built: nn.Module = ARCHS.build(arch, key=key)
     if next(network.parameters()).is_meta:
-        return beside(network, built)
-    weights = read_weights(file, key).tensors
+        return to_like(built, network)
+    weights = read_weights(file, param_key).tensors
     tensors, mismatches = match_state_dict(built, weights)
     if mismatches:
         raise WeightsError(f"{file}: {mismatch_error(built, weights, mismatches)}")
     built.load_state_dict(tensors)
-    return beside(network, built)
+    return to_like(built, network)
 
 
-def _require_same_images(kind: str, network: nn.Module, members: Sequence[nn.Module]) -> None:
-    """Check that the networks make images of the same size and kind from the same input."""
+def _check_specs(argument: str, network: nn.Module, members: Sequence[nn.Module]) -> None:
+    """Check that the members have the scale and the number of channels of the network, where these are known."""
     own = spec_of(network)
     for member in members:
-        other = spec_of(member)
-        if own is None or other is None:
-            continue
-        for fact, ours, its in (
-            ("scale", own.scale, other.scale),
-            ("in_channels", own.in_channels, other.in_channels),
-        ):
-            if ours != its:
-                raise ValueError(
-                    f"{kind}: {type(member).__name__} has {fact} {its}, but {type(network).__name__} {ours}; "
-                    "negatives are images of the same kind."
-                )
+        spec = spec_of(member)
+        if own and spec and (spec.scale, spec.in_channels) != (own.scale, own.in_channels):
+            raise ArgumentError(
+                argument,
+                f"{argument}: expected networks like {type(network).__name__}, with scale {own.scale} and "
+                f"{own.in_channels} channels, got {type(member).__name__} with scale {spec.scale} and "
+                f"{spec.in_channels} channels.",
+            )

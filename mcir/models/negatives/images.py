@@ -1,4 +1,4 @@
-"""Negatives that are made from the images of the batch alone: the input, and the blurred ground truth."""
+"""Negatives that are computed from the images of the batch: the input and blurred ground truths."""
 
 import math
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcir.models.negatives.base import Clock, Negatives, generator
-from mcir.registry import NEGATIVES
+from mcir.models.negatives.base import Negatives, StepCounter, generator
+from mcir.registry import NEGATIVES, ArgumentError
 
-_BLURRED, _SHARPENED = 1, 2  # streams of random numbers
+_BLUR, _SHARPEN = 1, 2  # numbers of the random generators
 _SMOOTHING = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # over 13
 
 
@@ -18,11 +18,11 @@ _SMOOTHING = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # over 13
 class InputNegatives(Negatives):
     """The degraded input, N = 1, as in contrastive regularization (AECR-Net, CVPR 2021, arXiv:2104.09367).
 
-    Where the ground truth has another size, the input is resized to it as the released code of PCL-SISR does it: by
-    torch's bicubic interpolation (a = −¾, not MATLAB's) with ``align_corners``, clamped to [0, 1].
+    If the ground truth is larger, the input is resized as in the released code of PCL-SISR: with torch's bicubic
+    interpolation (a = −¾, unlike MATLAB's) and ``align_corners``, clamped to [0, 1].
 
     Args:
-        network: the network in training, of which nothing is needed.
+        network: network in training; not used.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,28 +38,28 @@ class InputNegatives(Negatives):
 
 @NEGATIVES.register()
 class HardNegatives(Negatives):
-    """Blurred ground truths as negatives, and sharpened ones as further positives.
+    """Blurred ground truths as negatives, and sharpened ground truths as further positives.
 
-    The hard negatives and informative positives of PCL ("A Practical Contrastive Learning Framework for Single-Image
-    Super-Resolution", TNNLS 2023, arXiv:2111.13924), with the numbers of its released code: each negative is blurred by
-    a Gaussian whose sides (3, 5 … 11 pixels) and σ are drawn for height and width apart; each positive is
-    f·gt + (1 − f)·smooth(gt) with a drawn f, where smooth is Pillow's 3×3 kernel, which leaves the border as it is. All
-    are rounded to 8 bits. PCL's first negative, the resized input, comes with ``InputNegatives``.
+    These are the hard negatives and informative positives of PCL ("A Practical Contrastive Learning Framework for
+    Single-Image Super-Resolution", TNNLS 2023, arXiv:2111.13924), with the ranges of the released code. Each negative
+    is blurred by a Gaussian whose size (3, 5 … 11 pixels) and σ are drawn separately for height and width. Each
+    positive is f·gt + (1 − f)·smooth(gt) with a random f, where smooth is Pillow's 3×3 kernel, which does not change
+    the border. All are rounded to 8 bits. PCL's first negative, the resized input, is ``InputNegatives``.
 
-    Numbers are drawn for each iteration and shared by its whole batch, so that they are the same in every process and
-    in every part of a divided batch. (The release draws f for each image; f < 1, which its range has, blurs.)
+    The random numbers of an iteration are the same for the whole batch, so they are equal in all processes and in all
+    parts of a divided batch. (The release draws f for each image. f < 1, which is in its range, blurs.)
 
     Args:
-        network: the network in training, of which nothing is needed.
+        network: network in training; not used.
         blurred: number of negatives.
-        sharpened: number of positives beside the ground truth.
-        sigma: the least and the largest σ of the blur in pixels.
-        radius: the largest reach of the blur in pixels; each blur reaches 1 to this many.
-        sharpness: the least and the largest f.
-        seed: of what is drawn.
+        sharpened: number of positives in addition to the ground truth.
+        sigma: minimum and maximum σ of the blur in pixels.
+        radius: maximum radius of the blur in pixels; the minimum is 1.
+        sharpness: minimum and maximum f.
+        seed: seed for the random numbers.
 
     Raises:
-        ValueError: no negative, fewer than no positives, or a range that is none.
+        ArgumentError: no negative, a negative number of positives, or an empty range.
     """
 
     def __init__(
@@ -73,20 +73,15 @@ class HardNegatives(Negatives):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if blurred < 1 or sharpened < 0 or radius < 1:
-            raise ValueError(
-                "HardNegatives: blurred and radius are at least 1 and sharpened at least 0, not "
-                f"{blurred}, {radius} and {sharpened}."
-            )
-        if not 0 < sigma[0] <= sigma[1] < math.inf or not 0 <= sharpness[0] <= sharpness[1] < math.inf:
-            raise ValueError(
-                "HardNegatives: sigma and sharpness are finite ranges [least, largest], sigma above 0 and sharpness "
-                f"from 0 on, not {list(sigma)} and {list(sharpness)}."
-            )
+        for name, value, minimum in (("blurred", blurred, 1), ("sharpened", sharpened, 0), ("radius", radius, 1)):
+            if value < minimum:
+                raise ArgumentError(name, f"{name}: expected an integer ≥ {minimum}, got {value}.")
+        _check_range("sigma", sigma, sigma[0] > 0)
+        _check_range("sharpness", sharpness, sharpness[0] >= 0)
         self.blurred, self.sharpened = blurred, sharpened
         self.sigma, self.radius, self.sharpness = sigma, radius, sharpness
         self.seed = seed
-        self.clock = Clock()
+        self.clock = StepCounter()  # the name is a key in checkpoints
 
     @torch.no_grad()
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
@@ -95,52 +90,58 @@ class HardNegatives(Negatives):
 
     @torch.no_grad()
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return ``gt`` (B, C, sH, sW) and what is sharpened of it, 1 + sharpened images of that size."""
+        """Return ``gt`` (B, C, sH, sW) and its sharpened versions, 1 + sharpened images of that size."""
         smooth = _smoothed(gt)
-        return [gt, *(_in_8_bits(torch.lerp(smooth, gt, factor)) for factor in self.factors())]
+        return [gt, *(_round_to_8_bits(torch.lerp(smooth, gt, factor)) for factor in self.factors())]
 
     def kernels(self) -> Iterator[tuple[list[float], list[float]]]:
-        """Yield the blur of each negative at this iteration: its weights down and across."""
-        rng = generator(self.seed, self.clock.iteration, _BLURRED)
+        """Yield the vertical and the horizontal kernel of each negative in this iteration."""
+        rng = generator(self.seed, self.clock.iteration, _BLUR)
         for _ in range(self.blurred):
-            down, across = (
-                _gaussian(int(reach), float(sigma))
-                for reach, sigma in zip(rng.integers(1, self.radius + 1, 2), rng.uniform(*self.sigma, 2), strict=True)
+            vertical, horizontal = (
+                _gaussian(int(radius), float(sigma))
+                for radius, sigma in zip(rng.integers(1, self.radius + 1, 2), rng.uniform(*self.sigma, 2), strict=True)
             )
-            yield down, across
+            yield vertical, horizontal
 
     def factors(self) -> list[float]:
-        """Return how much each positive is sharpened at this iteration; 1 is the ground truth itself."""
-        rng = generator(self.seed, self.clock.iteration, _SHARPENED)
+        """Return the sharpening factor of each positive in this iteration; 1 gives the ground truth."""
+        rng = generator(self.seed, self.clock.iteration, _SHARPEN)
         factors: list[float] = rng.uniform(*self.sharpness, self.sharpened).tolist()
         return factors
 
     def start_from(self, network: nn.Module) -> None:
-        """Begin anew at the first iteration."""
+        """Restart at the first iteration."""
         self.clock.iteration = 1
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Go on to what is drawn for the next iteration."""
+        """Advance to the next iteration."""
         self.clock.iteration = iteration + 1
 
 
+def _check_range(name: str, bounds: tuple[float, float], minimum_is_valid: bool) -> None:
+    if not (minimum_is_valid and bounds[0] <= bounds[1] < math.inf):
+        sign = ">" if name == "sigma" else "≥"
+        message = f"{name}: expected a finite range [minimum, maximum] with minimum {sign} 0, got {list(bounds)}."
+        raise ArgumentError(name, message)
+
+
 def _gaussian(radius: int, sigma: float) -> list[float]:
-    """Return the 2·radius + 1 weights of a Gaussian, which sum to one."""
+    """Return the 2·radius + 1 weights of a Gaussian, which sum to 1."""
     weights = [math.exp(-(distance**2) / (2 * sigma**2)) for distance in range(-radius, radius + 1)]
     return [weight / sum(weights) for weight in weights]
 
 
-def _blurred(image: Tensor, down: list[float], across: list[float]) -> Tensor:
-    """Blur (B, C, H, W) by a kernel for each direction and round it; beyond its border the image is mirrored."""
-    image = _convolved(image, down, -2)
-    return _in_8_bits(_convolved(image, across, -1))
+def _blurred(image: Tensor, vertical: list[float], horizontal: list[float]) -> Tensor:
+    """Blur (B, C, H, W) with a separable kernel, mirrored at the border, and round it to 8 bits."""
+    return _round_to_8_bits(_convolved(_convolved(image, vertical, -2), horizontal, -1))
 
 
 def _convolved(image: Tensor, weights: list[float], dim: int) -> Tensor:
-    """Return the weighted sum of the image moved along a dimension."""
+    """Convolve an image along a dimension; beyond the border it is mirrored, with the edge pixel repeated."""
     length, radius = image.shape[dim], len(weights) // 2
-    places = torch.arange(-radius, length + radius, device=image.device) % (2 * length)
-    wide = image.index_select(dim, torch.minimum(places, 2 * length - 1 - places))
+    indices = torch.arange(-radius, length + radius, device=image.device) % (2 * length)
+    wide = image.index_select(dim, torch.minimum(indices, 2 * length - 1 - indices))
     total = torch.zeros_like(image)
     for offset, weight in enumerate(weights):
         total.add_(wide.narrow(dim, offset, length), alpha=weight)
@@ -148,7 +149,7 @@ def _convolved(image: Tensor, weights: list[float], dim: int) -> Tensor:
 
 
 def _smoothed(image: Tensor) -> Tensor:
-    """Return (B, C, H, W) smoothed by Pillow's kernel, its border as it was."""
+    """Smooth (B, C, H, W) with Pillow's kernel; the border does not change."""
     smooth = image.clone()
     height, width = image.shape[-2:]
     if min(height, width) > 2:
@@ -159,6 +160,6 @@ def _smoothed(image: Tensor) -> Tensor:
     return smooth
 
 
-def _in_8_bits(image: Tensor) -> Tensor:
-    """Round an image in [0, 1] to what 8 bits hold."""
+def _round_to_8_bits(image: Tensor) -> Tensor:
+    """Round an image in [0, 1] to multiples of 1/255, in place."""
     return image.mul_(255).round_().clamp_(0, 255).div_(255)

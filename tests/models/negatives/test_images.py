@@ -1,4 +1,4 @@
-"""The input and the blurred ground truth as negatives, the sharpened one as a positive."""
+"""Inputs and blurred ground truths as negatives, sharpened ground truths as positives."""
 
 import itertools
 
@@ -8,24 +8,25 @@ import torch
 from PIL import Image, ImageEnhance
 
 from mcir.models import HardNegatives, InputNegatives
-from tests.models.negatives.test_history import network
+from mcir.registry import ArgumentError
+from tests.models.negatives.contract import make_network
 
 
-def picture(*shape, seed=0):
+def random_image(*shape, seed=0):
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)) / 255
 
 
-def test_the_input_is_the_negative():
-    lq = picture(2, 3, 8, 9).requires_grad_()
-    outputs = InputNegatives(network())(lq, picture(2, 3, 8, 9, seed=1))
+def test_an_input_of_the_same_size_is_the_negative():
+    lq = random_image(2, 3, 8, 9).requires_grad_()
+    outputs = InputNegatives(make_network())(lq, random_image(2, 3, 8, 9, seed=1))
     assert outputs.shape == (1, 2, 3, 8, 9) and torch.equal(outputs[0], lq.detach()) and not outputs.requires_grad
 
 
 @pytest.mark.parametrize("size", [(16, 27), (17, 20)])
-def test_a_smaller_input_is_resized_bicubically_with_its_corners_in_place(size):
+def test_a_smaller_input_is_resized_bicubically_with_aligned_corners(size):
     """Each output pixel as a sum over 4×4 input pixels with Keys' kernel, a = −¾, edges repeated."""
-    lq = picture(1, 1, 8, 9)
-    outputs = InputNegatives(network())(lq, picture(1, 1, *size))[0, 0, 0]
+    lq = random_image(1, 1, 8, 9)
+    outputs = InputNegatives(make_network())(lq, random_image(1, 1, *size))[0, 0, 0]
 
     def keys(x):
         x, a = abs(x), -0.75
@@ -41,12 +42,12 @@ def test_a_smaller_input_is_resized_bicubically_with_its_corners_in_place(size):
                 pixel = float(lq[0, 0, min(max(i, 0), 7), min(max(j, 0), 8)])
                 expected[row, column] += keys(y - i) * keys(x - j) * pixel
     torch.testing.assert_close(outputs, torch.from_numpy(expected.clip(0, 1)).float(), rtol=1e-4, atol=1e-5)
-    assert expected.max() > 1 or expected.min() < 0  # something is clamped
+    assert expected.max() > 1 or expected.min() < 0  # some values are clamped
     torch.testing.assert_close(outputs[0, 0], lq[0, 0, 0, 0])
 
 
-def blurred_slowly(image, down, across):
-    """The two-dimensional sum with the outer product of the kernels, pixels beyond the border mirrored."""
+def blur_reference(image, down, across):
+    """The two-dimensional sum with the outer product of the kernels, mirrored at the border."""
     result = np.zeros_like(image)
     height, width = image.shape
     wide = np.pad(image, ((len(down) // 2,) * 2, (len(across) // 2,) * 2), "symmetric")
@@ -57,21 +58,21 @@ def blurred_slowly(image, down, across):
 
 
 @pytest.mark.parametrize("size", [(12, 15), (2, 3)])
-def test_negatives_are_blurred_by_the_drawn_kernels_and_rounded(size):
-    gt = picture(2, 3, *size).requires_grad_()
-    hard = HardNegatives(network(), blurred=4, radius=2, seed=3)
+def test_negatives_are_blurred_with_the_random_kernels_and_rounded(size):
+    gt = random_image(2, 3, *size).requires_grad_()
+    hard = HardNegatives(make_network(), blurred=4, radius=2, seed=3)
     outputs = hard(gt, gt)
     assert outputs.shape == (4, 2, 3, *size) and not outputs.requires_grad
     for output, (down, across) in zip(outputs, hard.kernels(), strict=True):
         for index in np.ndindex(2, 3):
-            exact = blurred_slowly(gt.detach().double().numpy()[index], down, across)
+            exact = blur_reference(gt.detach().double().numpy()[index], down, across)
             levels = output[index].double().numpy() * 255
             assert np.abs(levels - np.rint(levels)).max() < 1e-4
             assert np.abs(levels - 255 * exact).max() < 0.5 + 1e-3
 
 
-def test_kernels_are_gaussians_of_the_ranges():
-    hard = HardNegatives(network(), blurred=500, sigma=(0.5, 2.0), radius=5)
+def test_kernels_are_gaussians_with_parameters_in_range():
+    hard = HardNegatives(make_network(), blurred=500, sigma=(0.5, 2.0), radius=5)
     lengths, sigmas = set(), []
     for kernel in (kernel for pair in hard.kernels() for kernel in pair):
         radius = len(kernel) // 2
@@ -83,60 +84,50 @@ def test_kernels_are_gaussians_of_the_ranges():
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.2])
-def test_positives_are_sharpened_as_pillow_does_it(factor):
-    gt = picture(2, 3, 9, 11)
-    hard = HardNegatives(network(), sharpened=1, sharpness=(factor, factor))
+def test_positives_are_sharpened_like_in_pillow(factor):
+    gt = random_image(2, 3, 9, 11)
+    hard = HardNegatives(make_network(), sharpened=1, sharpness=(factor, factor))
     positives = hard.positives(gt)
     assert len(positives) == 2 and positives[0] is gt
     for image, sharp in zip(gt, positives[1], strict=True):
         bytes_ = (image * 255).round().byte().permute(1, 2, 0).numpy()
         theirs = np.asarray(ImageEnhance.Sharpness(Image.fromarray(bytes_)).enhance(factor)).astype(float)
         ours = (sharp * 255).permute(1, 2, 0).numpy()
-        assert np.abs(ours - theirs).max() <= max(1.0, factor) + 0.51  # Pillow rounds what is smoothed, and cuts off
+        assert np.abs(ours - theirs).max() <= max(1.0, factor) + 0.51  # Pillow rounds and truncates
 
 
-def test_images_too_small_to_be_smoothed_stay_as_they_are():
-    gt = picture(1, 3, 2, 7)
-    torch.testing.assert_close(HardNegatives(network(), sharpened=2).positives(gt)[1:], [gt, gt])
+def test_images_that_are_too_small_to_be_smoothed_do_not_change():
+    gt = random_image(1, 3, 2, 7)
+    torch.testing.assert_close(HardNegatives(make_network(), sharpened=2).positives(gt)[1:], [gt, gt])
 
 
-def test_what_is_drawn_depends_on_seed_and_iteration_alone():
-    gt = picture(2, 3, 8, 8)
-    one, same, another = (HardNegatives(network(), seed=seed) for seed in (4, 4, 5))
-    seen = []
+def test_random_values_change_with_the_iteration_and_the_seed():
+    gt = random_image(2, 3, 8, 8)
+    one, other = HardNegatives(make_network(), seed=4), HardNegatives(make_network(), seed=5)
+    outputs = []
     for iteration in range(1, 5):
-        torch.manual_seed(iteration)
-        assert torch.equal(one(gt, gt), same(gt[:, :], gt))
-        assert all(map(torch.equal, one.positives(gt), same.positives(gt)))
-        assert not torch.equal(one(gt, gt), another(gt, gt))
-        parts = torch.cat([one(half, half) for half in gt.split(1)], dim=1)
-        assert torch.equal(parts, one(gt, gt))  # a divided batch is blurred alike
-        seen.append(one(gt, gt))
-        for kind in (one, same, another):
-            kind.update(network(), iteration, gt, gt)
-    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
-    resumed = HardNegatives(network(), seed=4)
-    resumed.load_state_dict(one.state_dict())
-    assert torch.equal(resumed(gt, gt), one(gt, gt))
-    resumed.start_from(network())
-    assert torch.equal(resumed(gt, gt), seen[0])
+        assert not torch.equal(one(gt, gt), other(gt, gt))
+        outputs.append(one(gt, gt))
+        for negatives in (one, other):
+            negatives.update(make_network(), iteration, gt, gt)
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(outputs))
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"blurred": 0}, "at least 1"),
-        ({"sharpened": -1}, "at least 0"),
-        ({"radius": 0}, "at least 1"),
-        ({"sigma": (0.0, 1.0)}, "sigma above 0"),
-        ({"sigma": (2.0, 1.0)}, "ranges"),
-        ({"sharpness": (3.0, 1.0)}, "ranges"),
-        ({"sigma": (0.1, float("inf"))}, "finite ranges"),
-        ({"sigma": (float("nan"), 2.0)}, "finite ranges"),
-        ({"sharpness": (0.5, float("inf"))}, "finite ranges"),
-        ({"sharpness": (0.5, float("nan"))}, "finite ranges"),
+        ({"blurred": 0}, "expected an integer ≥ 1"),
+        ({"sharpened": -1}, "expected an integer ≥ 0"),
+        ({"radius": 0}, "expected an integer ≥ 1"),
+        ({"sigma": (0.0, 1.0)}, r"sigma: .* with minimum > 0, got \[0.0, 1.0\]"),
+        ({"sigma": (2.0, 1.0)}, "expected a finite range"),
+        ({"sharpness": (3.0, 1.0)}, "expected a finite range"),
+        ({"sigma": (0.1, float("inf"))}, "expected a finite range"),
+        ({"sigma": (float("nan"), 2.0)}, "expected a finite range"),
+        ({"sharpness": (0.5, float("inf"))}, "expected a finite range"),
+        ({"sharpness": (0.5, float("nan"))}, "expected a finite range"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(section, message):
-    with pytest.raises(ValueError, match=message):
-        HardNegatives(network(), **section)
+def test_invalid_arguments_are_rejected(section, message):
+    with pytest.raises(ArgumentError, match=message):
+        HardNegatives(make_network(), **section)
