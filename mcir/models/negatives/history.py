@@ -131,6 +131,8 @@ class HistoryNegatives(_EMANegatives):
         drawn = generator(self.seed, self.clock.iteration).choice(len(self.members), self.sample, replace=False)
         return sorted(drawn.tolist())
 
+    chosen = active_members  # the name in version 0.1.0
+
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
         """Update the members whose step divides ``iteration`` (Eq. 1)."""
         for number, (weight, step) in enumerate(zip(self.weights, self.steps, strict=True)):
