@@ -486,4 +486,3 @@ class Model(ABC):
         if self.ema is not None:
             self.ema.update(self.network, decay=0.0)
         return mismatches
-
