@@ -1,11 +1,12 @@
-"""Any picture a person has, in and out: PNG, TIFF, JPEG, WebP, BMP, PPM; 8 or 16 bit; grey, RGB, alpha, palette, CMYK.
+"""Read and write image files: PNG, TIFF, JPEG, WebP, BMP and PPM; 8 or 16 bits; grey or RGB, with alpha and metadata.
 
-What comes in stands upright and is grey or RGB: a palette becomes its colours, CMYK becomes sRGB through the profile in
-the file (relative colorimetric, black point compensated). Everything else keeps its numbers and carries its profile.
+Decoded images are upright and grey or RGB: a palette is replaced by its colors, and CMYK is converted to sRGB through
+the profile in the file. All other samples keep their values, and the profile is kept with them.
 """
 
-from mcir.inference.images.files import QUALITY, PictureInfo, probe_picture, read_picture, write_picture
 from mcir.inference.images.image import Picture, PictureError, with_bits
+from mcir.inference.images.reading import PictureInfo, probe_picture, read_picture
+from mcir.inference.images.writing import QUALITY, write_picture
 
 __all__ = [
     "QUALITY",

@@ -1,95 +1,105 @@
-r"""EXIF blocks: what the pixels now say themselves is taken out, the rest stays as the camera wrote it.
+r"""Read EXIF blocks, and edit them in place.
 
-A block is a small TIFF file behind ``Exif\0\0`` (CIPA DC-008): directories of entries of twelve bytes, which point to
-each other by their distance from the start. Nothing that is pointed to moves here, so maker notes stay readable.
+Pillow can rewrite a block, but it replaces letters outside ASCII and moves what maker notes point to. The edits here
+move nothing. A block is a small TIFF file behind ``Exif\0\0`` (CIPA DC-008): directories of entries of twelve bytes.
 """
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
-from typing import Any
+from typing import BinaryIO
 
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 
-ORIENTATION, DIRECTORY, GPS = 0x0112, 0x8769, 0x8825
-_START = b"Exif\0\0"
-_INTEROPERABILITY, _WIDTH, _HEIGHT = 0xA005, 0xA002, 0xA003
+RESOLUTION = frozenset({Base.XResolution, Base.YResolution, Base.ResolutionUnit})
+TEXTS = frozenset({*range(Base.ImageDescription, Base.Model + 1), Base.Software, Base.DateTime, Base.Artist})
+TEXTS |= {Base.Copyright, *range(Base.XPTitle, Base.XPSubject + 1)}
+"""Text tags of a TIFF file that describe the photograph, not the layout of the file."""
+
+_PREFIX = b"Exif\0\0"
 _LONG = 4
-_DESCRIPTIONS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 40091, 40092, 40093, 40094, 40095)
 
 
-def upright(exif: bytes | None) -> bytes | None:
-    """Return a block without orientation and thumbnail, which is not the restored picture's; None if it is damaged."""
-    if not exif:
-        return None
+def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
+    """Return the orientation (1 to 8) of an open image file, and its EXIF block without orientation and thumbnail.
+
+    Damaged metadata is ignored: the orientation is then 1 and the block None. Afterwards Pillow does not rotate the
+    image when it decodes it.
+    """
     try:
-        block = Block(exif)
-        for at, tag in reversed(list(block.entries(block.first))):
-            if tag == ORIENTATION:
-                end = block.end(block.first)
-                block.data[at : end - 12] = block.data[at + 12 : end]
-                block.put("H", block.first, block.number("H", block.first) - 1)
-                block.data[end - 12 : end + 4] = bytes(16)
-        block.put("I", block.end(block.first), 0)
-    except (KeyError, struct.error):
-        return None
-    return _START + bytes(block.data)
+        exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole image
+        orientation = exif.get(Base.Orientation, 1)
+        if image.format == "TIFF":
+            kept = TEXTS | {IFD.Exif, IFD.GPSInfo}
+            if exif.get(Base.ResolutionUnit) != 1:  # 1: no unit, a value that the format requires
+                kept |= RESOLUTION
+            for tag in set(exif) - kept:
+                del exif[tag]
+            block = exif.tobytes() if exif else None
+        else:
+            block = without_orientation(image.info.get("exif"))
+    except Exception:
+        return 1, None
+    return (orientation if orientation in range(1, 9) else 1), block
 
 
-def sized(exif: bytes, height: int, width: int) -> bytes:
-    """Return a block whose notes of the picture's size, where it has them, are true; a damaged one as it is."""
-    sizes = {_HEIGHT: height, _WIDTH: width}
-    try:
-        block = Block(exif)
-        for directory in [block.number("I", at + 8) for at, tag in block.entries(block.first) if tag == DIRECTORY]:
-            for at, tag in block.entries(directory):
-                if tag in sizes:
-                    block.put("HII", at + 2, _LONG, 1, sizes[tag])
-    except (KeyError, struct.error):
-        return exif
-    return _START + bytes(block.data)
-
-
-def descriptions(exif: Image.Exif) -> dict[int, Any]:
-    """Return what tells of the photograph, not of how its file is built: tag to value, directories as mappings."""
-    told: dict[int, Any] = {tag: exif[tag] for tag in _DESCRIPTIONS if tag in exif}
-    for tag in (DIRECTORY, GPS):
-        if found := dict(exif.get_ifd(tag)):
-            told[tag] = found
-            if _INTEROPERABILITY in found:
-                found[_INTEROPERABILITY] = dict(exif.get_ifd(_INTEROPERABILITY))
-    return told
-
-
-class Block:
-    """The bytes of a block, or of the start of a TIFF file, and how to find one's way in them.
-
-    Args:
-        exif: the bytes, with or without ``Exif`` before them.
+def without_orientation(block: bytes | None) -> bytes | None:
+    """Return an EXIF block without orientation and thumbnail.
 
     Raises:
-        KeyError: another beginning.
-        struct.error: it ends too soon.
+        struct.error, KeyError: the block is damaged.
     """
+    if not block:
+        return None
+    data, order, first = _parsed(block)
+    entries = _entries(data, order, first)
+    end = entries.stop
+    for start in reversed(entries):
+        if struct.unpack_from(order + "H", data, start)[0] == Base.Orientation:
+            data[start:end] = data[start + 12 : end] + bytes(12)
+            end -= 12
+    struct.pack_into(order + "H", data, first, (end - first - 2) // 12)
+    struct.pack_into("I", data, end, 0)  # the offset of the directory of the thumbnail
+    return _PREFIX + data
 
-    def __init__(self, exif: bytes) -> None:
-        self.data = bytearray(exif.removeprefix(_START))
-        self.order = {b"II": "<", b"MM": ">"}[bytes(self.data[:2])]
-        self.first = self.number("I", 4)
 
-    def number(self, kind: str, at: int) -> int:
-        """Return a number of :mod:`struct`'s kind."""
-        return int(struct.unpack_from(self.order + kind, self.data, at)[0])
+def with_size(block: bytes, height: int, width: int) -> bytes:
+    """Return an EXIF block whose image size, if it has one, is replaced; a damaged block is returned unchanged."""
+    sizes = {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
+    try:
+        data, order, first = _parsed(block)
+        for start in _entries(data, order, first):
+            tag, _, _, offset = struct.unpack_from(order + "HHII", data, start)
+            for entry in _entries(data, order, offset) if tag == IFD.Exif else ():
+                tag = struct.unpack_from(order + "H", data, entry)[0]
+                if tag in sizes:
+                    struct.pack_into(order + "HII", data, entry + 2, _LONG, 1, sizes[tag])
+    except (KeyError, struct.error):
+        return block
+    return _PREFIX + data
 
-    def put(self, kind: str, at: int, *values: int) -> None:
-        """Set numbers of :mod:`struct`'s kinds."""
-        struct.pack_into(self.order + kind, self.data, at, *values)
 
-    def end(self, directory: int) -> int:
-        """Return where the entries end and the way to the next directory stands."""
-        return directory + 2 + 12 * self.number("H", directory)
+def png_exif(stream: BinaryIO) -> bytes | None:
+    """Return the EXIF block of a PNG file; Pillow finds one behind the samples only by decoding them."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        size, name = struct.unpack(">I4s", head)
+        if name == b"eXIf":
+            return stream.read(size)
+        stream.seek(size + 4, io.SEEK_CUR)
+    return None
 
-    def entries(self, directory: int) -> Iterator[tuple[int, int]]:
-        """Give place and tag of each entry."""
-        return ((at, self.number("H", at)) for at in range(directory + 2, self.end(directory), 12))
+
+def _parsed(block: bytes) -> tuple[bytearray, str, int]:
+    """Return the bytes of a block without its prefix, the byte order, and the offset of the first directory."""
+    data = bytearray(block.removeprefix(_PREFIX))
+    order = {b"II": "<", b"MM": ">"}[bytes(data[:2])]
+    return data, order, struct.unpack_from(order + "I", data, 4)[0]
+
+
+def _entries(data: bytearray, order: str, directory: int) -> range:
+    """Return the offsets of the entries of a directory."""
+    count = struct.unpack_from(order + "H", data, directory)[0]
+    return range(directory + 2, directory + 2 + 12 * count, 12)
