@@ -1,7 +1,6 @@
-"""Checkpoints to files that run elsewhere: ONNX, TorchScript, torch.export's archives; and to plain weights.
+"""Export checkpoints to ONNX, TorchScript, archives of torch.export, and plain weights.
 
-Every program is run on images of other sizes before it is written: one that does not restore what its network restores
-never becomes a file.
+Each program is compared with its network on images of other sizes before it is written.
 """
 
 from __future__ import annotations
@@ -12,31 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mcir.atomic import write_atomically
 from mcir.config import network_section
-from mcir.inference.programs import (
+from mcir.inference.export_backends import (
     OLDEST_OPSET,
     ExportError,
-    archive,
-    images_for,
-    onnx_model,
-    require_onnx,
-    runner,
-    told,
-    torchscript,
-    traced,
+    check_onnx,
+    export_errors,
+    load_program,
+    sample_images,
+    to_onnx,
+    to_torch_export,
+    to_torchscript,
+    trace,
 )
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.version import __version__
 from mcir.weights import load_network, network_metadata, to_safetensors
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
-"""What can be written, and the ends of the files' names."""
+"""Formats, and the extensions of their files."""
 
 TOLERANCE = 1e-4
-"""How far a program may be from its network, as a share of the largest value: a fortieth of a level of 8 bits."""
+"""Largest difference of a program from its network, relative to the largest value: a fortieth of an 8-bit level."""
+
+_BACKENDS = {"onnx": to_onnx, "torchscript": to_torchscript, "torch-export": to_torch_export}
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Exported:
     """A file that was written.
 
     Attributes:
-        file: where it is.
-        format: of ``FORMATS``.
-        difference: the largest from what the network restores, over images of two sizes; None where it was not checked.
+        file: the file.
+        format: key of ``FORMATS``.
+        difference: largest difference from the network over the checked images; None if it was not checked.
     """
 
     file: Path
@@ -56,17 +57,17 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported, and how.
+    """Settings of ``mcir export``.
 
     Attributes:
-        checkpoint: a ``.pth`` or ``.safetensors`` file.
-        formats: of ``FORMATS``.
-        output: the file, or the folder of the files; without it the checkpoint's folder.
-        key: which of the checkpoint's weights, like ``params``.
-        opt: an option file, whose network is built rather than that of the checkpoint.
-        opset: of ONNX; without it ``OLDEST_OPSET``.
-        check: whether the files are run and compared.
-        overwrite: whether files that are there are replaced.
+        checkpoint: ``.pth`` or ``.safetensors`` file.
+        formats: keys of ``FORMATS``.
+        output: file, or folder of the files; default: the folder of the checkpoint.
+        key: which weights of the checkpoint to use, such as ``params``.
+        opt: option file whose network is built; default: the network of the checkpoint.
+        opset: version of the ONNX operators; default: ``OLDEST_OPSET``.
+        check: whether the programs are compared with the network.
+        overwrite: whether existing files are replaced.
     """
 
     checkpoint: Path
@@ -83,18 +84,17 @@ def export(settings: ExportSettings) -> list[Exported]:
     """Write a checkpoint in other formats.
 
     Raises:
-        ValueError: something is wrong with what was asked for or with the checkpoint, or the network cannot be
-            exported, or a file does not restore what the network restores.
-        OSError: the files cannot be written.
+        ValueError: a setting or the checkpoint is invalid, the network cannot be exported, or a program is wrong.
+        OSError: a file cannot be written.
     """
     targets = _targets(settings)
     opset = OLDEST_OPSET if settings.opset is None else settings.opset
     if "onnx" in targets:
-        require_onnx(opset, settings.check)
+        check_onnx(opset, settings.check)
     elif settings.opset is not None:
-        raise ExportError("--opset is of ONNX: add --onnx, or leave it out.")
+        raise ExportError("--opset has no effect without --onnx.")
     if not settings.check and targets.keys() == {"safetensors"}:
-        raise ExportError("--no-check: plain weights are not run, so there is nothing to leave out.")
+        raise ExportError("--no-check has no effect on plain weights, which are not run.")
     section = None if settings.opt is None else network_section(settings.opt)
     network = load_network(settings.checkpoint, settings.key, section=section)
     return export_network(network, targets, opset, settings.check)
@@ -103,47 +103,43 @@ def export(settings: ExportSettings) -> list[Exported]:
 def export_network(
     network: nn.Module, targets: Mapping[str, Path], opset: int = OLDEST_OPSET, check: bool = True
 ) -> list[Exported]:
-    """Write a network, in ``eval`` mode from then on, in several formats.
+    """Write a network in several formats; it is switched to ``eval`` mode.
 
     Args:
-        network: on the CPU, of a registered architecture.
-        targets: the file of each format of ``FORMATS``.
-        opset: of ONNX.
-        check: run each program on images of two sizes and compare.
+        network: network on the CPU.
+        targets: file of each format.
+        opset: version of the ONNX operators.
+        check: whether the programs are compared with the network.
 
     Raises:
-        ExportError: the network cannot be exported, or a program does not restore what it restores.
-        OSError: the files cannot be written.
+        ExportError: the network cannot be exported, or a program differs from it.
+        OSError: a file cannot be written.
     """
     network.eval()
-    facts = facts_of_network(network)
-    program = traced(network) if targets.keys() - {"safetensors"} else None
+    facts = network_facts(network)
+    program = trace(network) if targets.keys() - {"safetensors"} else None
     written = []
-    for form, file in targets.items():
+    for name, file in targets.items():
         difference = None
-        if program is None or form == "safetensors":
+        if program is None or name == "safetensors":
             content = to_safetensors(network.state_dict(), facts)
         else:
-            content = onnx_model(program, facts, opset) if form == "onnx" else _WRITERS[form](program, facts)
-            difference = _difference(network, content, form) if check else None
+            content = _BACKENDS[name](program, facts, opset)
+            difference = _difference(network, content, name) if check else None
         write_atomically(file, content)
-        written.append(Exported(file, form, difference))
+        written.append(Exported(file, name, difference))
     return written
 
 
-_WRITERS = {"torchscript": torchscript, "torch-export": archive}
+def network_facts(network: nn.Module) -> dict[str, str]:
+    """Return the facts that exported files state about their network.
 
-
-def facts_of_network(network: nn.Module) -> dict[str, str]:
-    """Return what exported files say of their network, by name.
-
-    ``size_multiple``, ``min_size`` and ``padding`` are those of the network within; a program pads by itself.
+    ``size_multiple``, ``min_size`` and ``padding`` are those of the network; a program pads by itself.
     """
     spec = spec_of(network) or NetworkSpec()
+    name = getattr(network, "registered_as", type(network).__name__)
     return {
-        **network_metadata(
-            getattr(network, "registered_as", type(network).__name__), getattr(network, "hyperparameters", {})
-        ),
+        **network_metadata(name, getattr(network, "hyperparameters", {})),
         "scale": str(spec.scale),
         "in_channels": str(spec.in_channels),
         "size_multiple": str(spec.size_multiple),
@@ -155,29 +151,29 @@ def facts_of_network(network: nn.Module) -> dict[str, str]:
     }
 
 
-def _difference(network: nn.Module, content: bytes, form: str) -> float:
-    """Return how far what a program restores is from what its network restores.
+def _difference(network: nn.Module, content: bytes, name: str) -> float:
+    """Return the largest difference between a program and its network.
 
     Raises:
-        ExportError: too far, or one of them does not run.
+        ExportError: the difference is too large, or one of them fails.
     """
+    batches = sample_images(network)
+    with torch.no_grad(), export_errors(f"{type(network).__name__} fails on the images for the check"):
+        expected = [network(images) for images in batches]
+    with torch.no_grad(), export_errors(f"{name}: the program does not run, and is not written"):
+        run = load_program(content, FORMATS[name])
+        restored = [run(images) for images in batches]
     largest = 0.0
-    batches = images_for(network)
-    with torch.no_grad(), told(f"{type(network).__name__} itself fails on images that the file is checked by"):
-        expectations: list[Tensor] = [network(images) for images in batches]
-    with torch.no_grad(), told(f"{form} does not run, and no file is written"):
-        run = runner(content, FORMATS[form])
-        results: list[Tensor] = [run(images) for images in batches]
-    for images, expected, restored in zip(batches, expectations, results, strict=True):
+    for images, one, other in zip(batches, expected, restored, strict=True):
         size = "×".join(map(str, images.shape))
-        if restored.shape != expected.shape:
-            made, wanted = (tuple(each.shape) for each in (restored, expected))
-            raise ExportError(f"{form} makes {made} of images {size}, not {wanted}: no file is written.")
-        difference = float((restored - expected).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        if one.shape != other.shape:
+            shapes = tuple(one.shape), tuple(other.shape)
+            raise ExportError(f"{name}: expected {shapes[0]} for images {size}, got {shapes[1]}; no file is written.")
+        difference = float((other - one).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):  # NaN is too large
             raise ExportError(
-                f"{form} differs from the network by {difference:.1e} on images {size}, more than {TOLERANCE:.0e}: "
-                "no file is written."
+                f"{name}: the program differs from the network by {difference:.1e} on images {size}, more than "
+                f"{TOLERANCE:.0e}; no file is written."
             )
         largest = max(largest, difference)
     return largest
@@ -187,26 +183,28 @@ def _targets(settings: ExportSettings) -> dict[str, Path]:
     """Return the file of each format.
 
     Raises:
-        ExportError: none is asked for, or a file's name ends as another format's, or a file is there, or cannot be.
+        ExportError: there is no format, the extension is that of another one, or a file exists or cannot be written.
     """
-    forms = list(dict.fromkeys(settings.formats))
-    if not forms:
-        raise ExportError(f"Say what to write: {', '.join(f'--{name}' for name in FORMATS)}, one or several of them.")
-    source, output = settings.checkpoint, settings.output
-    if output is None:
-        output = source.parent
+    names = list(dict.fromkeys(settings.formats))
+    if not names:
+        raise ExportError(f"Choose at least one format: {', '.join(f'--{name}' for name in FORMATS)}.")
+    source, output = settings.checkpoint, settings.output or settings.checkpoint.parent
     is_file = bool(output.suffix) and not output.is_dir()
-    if is_file and (len(forms) > 1 or output.suffix != FORMATS[forms[0]]):
-        ends, file = " and ".join(FORMATS[form] for form in forms), ", or a file that ends so" * (len(forms) == 1)
-        raise ExportError(f"{output} is no name for {ends}: give a folder{file}.")
-    targets = {form: output if is_file else output / (source.stem + FORMATS[form]) for form in forms}
+    if is_file and (len(names) > 1 or output.suffix != FORMATS[names[0]]):
+        extensions = " and ".join(FORMATS[name] for name in names)
+        raise ExportError(f"{output}: expected a folder, or for one format a file that ends with {extensions}.")
+    targets = {name: output if is_file else output / (source.stem + FORMATS[name]) for name in names}
     for target in targets.values():
-        if target.exists() and source.exists() and target.samefile(source):
-            raise ExportError(f"{target} is the checkpoint itself. Name another file with -o.")
-        if target.exists() and not settings.overwrite:
-            raise ExportError(f"{target} is there already. Name another file with -o, or replace it with --overwrite.")
         home = next(folder for folder in target.absolute().parents if folder.exists())
-        if target.is_dir() or not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-            reason = "is a folder" if target.is_dir() else f"cannot be written: {home} is no folder for it"
-            raise ExportError(f"{target} {reason}. Name another file with -o.")
+        if target.exists() and source.exists() and target.samefile(source):
+            problem = "is the checkpoint itself"
+        elif target.is_dir():
+            problem = "is a folder"
+        elif target.exists() and not settings.overwrite:
+            problem = "exists: replace it with --overwrite, or"
+        elif not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+            problem = f"cannot be written to {home}"
+        else:
+            continue
+        raise ExportError(f"{target} {problem}{'' if problem.endswith('or') else ':'} name another file with -o.")
     return targets

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mcir.archs.network import Network, pad
-from mcir.inference.programs import traced
+from mcir.inference.export_backends import trace
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS
 from mcir.weights import derived_keys, detect
@@ -180,7 +180,7 @@ class ArchitectureContract:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
     def test_a_traced_program_takes_any_size(self, net: Network) -> None:
-        program = traced(net).module()
+        program = trace(net).module()
         least = max(net.spec.min_size, net.spec.size_multiple)
         for batch, height, width in ((1, 1, 1), (3, least, least + 1), (1, least // 2 + 1, 3 * least + 2)):
             images = self.images(net, batch, height, width)

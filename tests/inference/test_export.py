@@ -1,4 +1,4 @@
-"""Checkpoints to files of other kinds: whole and right, or not there."""
+"""Checkpoints are exported to other formats, checked and complete."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,17 @@ from mcir.archs import EDSR
 from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.inference import export
 from mcir.inference.export import ExportSettings, export_network
-from mcir.inference.programs import ExportError, quietly
+from mcir.inference.export_backends import ExportError, quiet
 from mcir.registry import ARCHS
 from mcir.weights import load_network, read_weights
-from tests.inference.test_programs import Asking
+from tests.inference.test_export_backends import Custom
 
 SECTION = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "res_scale": 0.3, "img_range": 1.0}
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A checkpoint of mcir, with weights and their average that differ."""
+    """Write a checkpoint of mcir whose average differs from the weights."""
     network, average = ARCHS.build(SECTION), ARCHS.build(SECTION)
     weights = {"params": network.state_dict(), "params_ema": average.state_dict()}
     write_network(tmp_path / "run" / "net", NetworkFile(weights, "EDSR", network.hyperparameters), 1)
@@ -36,14 +36,14 @@ def restored(network, image=None):
 
 
 def scripted(file):
-    with quietly():
+    with quiet():
         return torch.jit.load(file)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_several_formats_at_once_beside_the_checkpoint(checkpoint, capsys):
+def test_several_formats_at_once(checkpoint, capsys):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     out = checkpoint.parent
     (out / "net.safetensors").unlink()
@@ -68,7 +68,7 @@ def test_several_formats_at_once_beside_the_checkpoint(checkpoint, capsys):
     ]
 
 
-def test_the_weights_are_those_of_the_key(checkpoint, tmp_path):
+def test_key(checkpoint, tmp_path):
     for key in ("params", "params_ema"):
         command = ["export", str(checkpoint), "--torchscript", "--key", key, "-o", str(tmp_path / f"{key}.pt")]
         assert cli.main(command) == 0
@@ -78,8 +78,8 @@ def test_the_weights_are_those_of_the_key(checkpoint, tmp_path):
     assert not torch.equal(restored(scripted(tmp_path / "params.pt")), restored(scripted(tmp_path / "params_ema.pt")))
 
 
-def test_an_option_file_can_name_the_network(checkpoint, tmp_path):
-    """Here with another factor of the residuals, which no weights tell."""
+def test_option_file(checkpoint, tmp_path):
+    """The scale of the residuals cannot be detected from the weights."""
     bare = tmp_path / "bare.pth"
     torch.save(read_weights(checkpoint).tensors, bare)
     quickstart = Path(__file__).parents[2] / "options" / "quickstart.yml"
@@ -91,12 +91,12 @@ def test_an_option_file_can_name_the_network(checkpoint, tmp_path):
     assert torch.equal(restored(again), restored(load_network(checkpoint, section={**SECTION, "res_scale": 0.7})))
 
 
-def test_a_mistake_is_told_in_a_line(checkpoint, capsys):
+def test_mistakes_are_reported_in_one_line(checkpoint, capsys):
     assert cli.main(["export", str(checkpoint)]) == 1
-    assert capsys.readouterr().err.startswith("mcir export: Say what to write: --onnx, --safetensors")
+    assert capsys.readouterr().err.startswith("mcir export: Choose at least one format: --onnx, --safetensors")
 
 
-def test_the_version_of_operators_is_that_of_the_command(checkpoint, tmp_path, capsys):
+def test_opset(checkpoint, tmp_path, capsys):
     onnx = pytest.importorskip("onnx", reason="ONNX is not installed")
     pytest.importorskip("onnxscript", reason="ONNX Script is not installed")
     command = ["export", str(checkpoint), "--onnx", "--no-check", "-o", str(tmp_path)]
@@ -105,23 +105,23 @@ def test_the_version_of_operators_is_that_of_the_command(checkpoint, tmp_path, c
         versions = [each.version for each in onnx.load(tmp_path / "net.onnx").opset_import if not each.domain]
         assert versions == [opset]
     assert cli.main(["export", str(checkpoint), "--torchscript", "--opset", "20"]) == 1
-    assert capsys.readouterr().err == "mcir export: --opset is of ONNX: add --onnx, or leave it out.\n"
+    assert capsys.readouterr().err == "mcir export: --opset has no effect without --onnx.\n"
 
 
-def test_the_check_can_be_left_out(checkpoint, monkeypatch, capsys):
+def test_no_check(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     assert cli.main(["export", str(checkpoint), "--torchscript"]) == 1
-    assert "torchscript differs from the network" in capsys.readouterr().err
+    assert "torchscript: the program differs from the network" in capsys.readouterr().err
     assert cli.main(["export", str(checkpoint), "--torchscript", "--no-check"]) == 0
     assert "at most" not in capsys.readouterr().out
     assert cli.main(["export", str(checkpoint), "--safetensors", "--no-check", "--overwrite"]) == 1
-    assert "plain weights are not run" in capsys.readouterr().err
+    assert "--no-check has no effect on plain weights" in capsys.readouterr().err
 
 
 # -- safetensors ------------------------------------------------------------------------------------------------------
 
 
-def test_safetensors_tell_how_the_network_is_rebuilt(checkpoint, tmp_path):
+def test_safetensors_state_the_network(checkpoint, tmp_path):
     export.export(ExportSettings(checkpoint, ["safetensors"], tmp_path / "new.safetensors"))
     again = load_network(tmp_path / "new.safetensors")
     assert isinstance(again, EDSR)
@@ -135,62 +135,62 @@ def test_safetensors_tell_how_the_network_is_rebuilt(checkpoint, tmp_path):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def refused(checkpoint, message, *formats, **settings):
+def check_refusal(checkpoint, message, *formats, **settings):
     before = {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()}
     with pytest.raises(ExportError, match=message):
         export.export(ExportSettings(checkpoint, formats or ("torchscript",), **settings))
     assert {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()} == before
 
 
-def test_the_checkpoint_itself_is_never_replaced(checkpoint):
+def test_the_checkpoint_is_never_replaced(checkpoint):
     tensors = checkpoint.with_suffix(".safetensors")
-    refused(tensors, "is the checkpoint itself", "safetensors", overwrite=True)
+    check_refusal(tensors, "is the checkpoint itself", "safetensors", overwrite=True)
     link = checkpoint.parent / "link.safetensors"
     link.hardlink_to(tensors)
-    refused(tensors, "is the checkpoint itself", "safetensors", output=link, overwrite=True)
+    check_refusal(tensors, "is the checkpoint itself", "safetensors", output=link, overwrite=True)
 
 
-def test_a_file_that_is_there_is_replaced_only_when_told_to(checkpoint):
+def test_existing_files_are_replaced_only_on_request(checkpoint):
     target = checkpoint.with_suffix(".pt")
     target.write_text("older")
-    refused(checkpoint, r"net\.pt is there already\. Name another file with -o, or replace it with --overwrite")
+    check_refusal(checkpoint, r"net\.pt exists: replace it with --overwrite, or name another file with -o")
     export.export(ExportSettings(checkpoint, ["torchscript"], overwrite=True))
     torch.testing.assert_close(restored(scripted(target)), restored(load_network(checkpoint)), rtol=0, atol=1e-6)
 
 
-def test_names_must_fit_what_is_written(checkpoint, tmp_path):
-    refused(
+def test_extensions_must_match_the_format(checkpoint, tmp_path):
+    check_refusal(
         checkpoint,
-        r"net\.onnx is no name for \.pt: give a folder, or a file that ends so",
+        r"net\.onnx: expected a folder, or for one format a file that ends with \.pt",
         output=tmp_path / "net.onnx",
     )
-    refused(
+    check_refusal(
         checkpoint,
-        r"net\.pt is no name for \.pt and \.pt2: give a folder\.",
+        r"net\.pt: expected a folder",
         "torchscript",
         "torch-export",
         output=tmp_path / "net.pt",
     )
-    folder = tmp_path / "v1.0"  # its name has a dot, but it is a folder
+    folder = tmp_path / "v1.0"  # a folder with a dot in its name
     folder.mkdir()
     [written] = export.export(ExportSettings(checkpoint, ["torchscript"], folder))
     assert written.file == folder / "net.pt"
 
 
-def test_places_that_cannot_be_written_are_told_before_anything_is_traced(checkpoint, tmp_path, monkeypatch):
+def test_targets_that_cannot_be_written_are_found_first(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_network", None)
     (tmp_path / "file").touch()
-    refused(checkpoint, r"file/net\.pt cannot be written: .*file is no folder for it", output=tmp_path / "file")
+    check_refusal(checkpoint, r"file/net\.pt cannot be written to .*file: name another", output=tmp_path / "file")
     (tmp_path / "net.pt").mkdir()
-    refused(checkpoint, r"net\.pt is a folder\. Name another", output=tmp_path, overwrite=True)
+    check_refusal(checkpoint, r"net\.pt is a folder: name another", output=tmp_path, overwrite=True)
 
 
-def test_a_program_that_is_wrong_on_one_of_the_images_is_no_file(tmp_path, monkeypatch):
-    network, real = Asking(lambda x: x * 0.5), export.runner
+def test_each_batch_is_checked(tmp_path, monkeypatch):
+    network, real = Custom(lambda x: x * 0.5), export.load_program
     for wrong in (0, 1):
         seen = []
 
-        def runner(content, suffix, wrong=wrong, seen=seen):
+        def load_program(content, suffix, wrong=wrong, seen=seen):
             run = real(content, suffix)
 
             def restore(images):
@@ -199,25 +199,26 @@ def test_a_program_that_is_wrong_on_one_of_the_images_is_no_file(tmp_path, monke
 
             return restore
 
-        monkeypatch.setattr(export, "runner", runner)
+        monkeypatch.setattr(export, "load_program", load_program)
         with pytest.raises(ExportError, match="differs from the network by"):
             export_network(network, {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_that_fails_on_some_images_itself_is_told_so(tmp_path):
-    """It mirrors more than small images have, and does not say how large they must be."""
-    network = Asking(lambda x: F.pad(x, (12, 12, 12, 12), "reflect")[:, :, 12:-12, 12:-12])
-    with pytest.raises(ExportError, match=r"Asking itself fails on images that the file is checked by: .*[Pp]adding"):
+def test_a_network_that_fails_on_small_images(tmp_path):
+    network = Custom(lambda x: F.pad(x, (12, 12, 12, 12), "reflect")[:, :, 12:-12, 12:-12])
+    with pytest.raises(ExportError, match=r"Custom fails on the images for the check: .*[Pp]adding"):
         export_network(network, {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_program_that_does_something_else_is_no_file(tmp_path):
-    """This network chose its way when it was traced."""
-    network = Asking(lambda x: x + 0.001 if x.shape[3] > 30 else x)
+def test_programs_that_differ_are_not_written(tmp_path):
+    """The branch is chosen during tracing."""
+    network = Custom(lambda x: x + 0.001 if x.shape[3] > 30 else x)
     (tmp_path / "net.pt").write_text("older")
-    with pytest.raises(ExportError, match=r"torchscript differs from the network by 1\.0e-03 on images 1×3×49×17"):
+    with pytest.raises(
+        ExportError, match=r"torchscript: the program differs from the network by 1\.0e-03 on images 1×3×49×17"
+    ):
         export_network(network, {"torchscript": tmp_path / "net.pt"})
     assert (tmp_path / "net.pt").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 1
@@ -226,14 +227,14 @@ def test_a_program_that_does_something_else_is_no_file(tmp_path):
     assert scripted(unchecked.file)(torch.zeros(1, 3, 4, 4)).max() == pytest.approx(0.001)
 
 
-def test_values_that_are_no_numbers_are_a_difference(tmp_path):
-    network = Asking(lambda x: x / 0 if x.shape[3] > 30 else x)
+def test_infinite_values_are_a_difference(tmp_path):
+    network = Custom(lambda x: x / 0 if x.shape[3] > 30 else x)
     with pytest.raises(ExportError, match="differs from the network by"):
         export_network(network, {"torchscript": tmp_path / "net.pt"})
 
 
-def test_a_program_that_makes_another_size_or_does_not_run_is_no_file(tmp_path):
-    """Both chose their way when they were traced, and have no base class that crops what they make."""
+def test_programs_with_another_size_and_programs_that_fail(tmp_path):
+    """The branch is chosen during tracing, and no base class crops the output."""
 
     class Cropping(torch.nn.Module):
         def forward(self, x):
@@ -244,11 +245,9 @@ def test_a_program_that_makes_another_size_or_does_not_run_is_no_file(tmp_path):
             return F.max_pool2d(x, 32) if x.shape[3] > 30 else x * 2
 
     with pytest.raises(
-        ExportError, match=r"torchscript makes \(1, 3, 48, 17\) of images 1×3×49×17, not \(1, 3, 49, 17\)"
+        ExportError, match=r"torchscript: expected \(1, 3, 49, 17\) for images 1×3×49×17, got \(1, 3, 48, 17\)"
     ):
         export_network(Cropping(), {"torchscript": tmp_path / "net.pt"})
-    with pytest.raises(
-        ExportError, match=r"torchscript does not run, .* written: RuntimeError: .* Output size is too small"
-    ):
+    with pytest.raises(ExportError, match=r"torchscript: the program does not run, .* Output size is too small"):
         export_network(Pooling(), {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
