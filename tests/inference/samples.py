@@ -1,4 +1,4 @@
-"""Small networks and pictures for the tests of this folder."""
+"""Small networks and images for the tests of this folder."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def grey_edsr():
 
 
 class Enlarge(nn.Module):
-    """Nothing but a larger picture, of so many channels."""
+    """Repeat pixels."""
 
     def __init__(self, scale=1, channels=3):
         super().__init__()
@@ -32,7 +32,7 @@ class Enlarge(nn.Module):
         return x.repeat_interleave(self.spec.scale, 2).repeat_interleave(self.spec.scale, 3)
 
 
-def plainly(net, images):
+def run_network(net, images):
     with torch.no_grad():
         return net.eval()(images).clamp(0, 1)
 

@@ -1,27 +1,27 @@
-"""Arrays and PIL images: in and out the same kind."""
+"""Arrays and PIL images are restored to the same type."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ExifTags import Base
 
 from mcir.data.resize import imresize
 from mcir.inference.images import read_picture
-from mcir.inference.images.exif import ORIENTATION
 from mcir.inference.restorer import restore
 from tests.inference.samples import RANDOM, Enlarge
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 2), (8, 9, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
-def test_an_array_gives_an_array(shape, dtype):
+def test_arrays(shape, dtype):
     top = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
     image = (RANDOM.random(shape) * top).astype(dtype)
     made = restore(image, Enlarge(2))
     assert made.dtype == dtype
     assert made.shape == (16, 18, *shape[2:])
-    colours = image if len(shape) == 2 or shape[2] in (1, 3) else image[:, :, :-1]
-    expected = colours.repeat(2, 0).repeat(2, 1)
+    colors = image if len(shape) == 2 or shape[2] in (1, 3) else image[:, :, :-1]
+    expected = colors.repeat(2, 0).repeat(2, 1)
     expected = expected.reshape(16, 18, -1)
     assert np.allclose(made.reshape(16, 18, -1)[:, :, : expected.shape[2]], expected, rtol=1e-6)
     if len(shape) == 3 and shape[2] in (2, 4):
@@ -29,7 +29,7 @@ def test_an_array_gives_an_array(shape, dtype):
         assert np.abs(made[:, :, -1] - alpha).max() <= (0.5 + 1e-9 if top > 1 else 1e-3)
 
 
-def test_arrays_of_every_memory_are_taken():
+def test_arrays_of_any_memory_layout():
     image = RANDOM.random((8, 9, 3)).astype(np.float32)
     expected = restore(image, Enlarge(2))
     frozen = image.copy()
@@ -39,7 +39,7 @@ def test_arrays_of_every_memory_are_taken():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "I;16"])
-def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
+def test_pil_images_keep_their_mode(mode):
     bands = {"L": (), "RGB": (3,), "LA": (2,), "RGBA": (4,), "I;16": ()}[mode]
     pixels = RANDOM.integers(0, 256, (8, 9, *bands)).astype(np.uint16 if mode == "I;16" else np.uint8)
     image = Image.fromarray(pixels)
@@ -52,27 +52,27 @@ def test_a_pil_image_gives_a_pil_image_of_its_mode(mode):
     assert np.array_equal(np.asarray(made), restore(pixels, Enlarge(2)))
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
-def test_a_pil_image_is_turned_as_its_exif_says(mode, turn, tmp_path):
+def test_pil_images_are_rotated_according_to_exif(mode, orientation, tmp_path):
     bands = {"L": (), "RGB": (3,), "RGBA": (4,), "I;16": ()}[mode]
     pixels = RANDOM.integers(0, 256, (8, 9, *bands)).astype(np.uint16 if mode == "I;16" else np.uint8)
     exif = Image.Exif()
-    exif[ORIENTATION], exif[271] = turn, "a camera"
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    made = restore(Image.open(tmp_path / "turned.png"), Enlarge(1))
-    assert made.size == ((9, 8) if turn <= 4 else (8, 9))
-    assert made.getexif().get(ORIENTATION, 1) == 1
+    exif[Base.Orientation], exif[271] = orientation, "a camera"
+    Image.fromarray(pixels).save(tmp_path / "rotated.png", exif=exif)
+    made = restore(Image.open(tmp_path / "rotated.png"), Enlarge(1))
+    assert made.size == ((9, 8) if orientation <= 4 else (8, 9))
+    assert made.getexif().get(Base.Orientation, 1) == 1
     assert made.getexif()[271] == "a camera"
     made.save(tmp_path / "restored.png")
-    expected = read_picture(tmp_path / "turned.png")
+    expected = read_picture(tmp_path / "rotated.png")
     assert np.array_equal(read_picture(tmp_path / "restored.png").pixels, expected.pixels)
 
 
 @pytest.mark.parametrize(
     ("mode", "becomes"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("PA", "RGBA")]
 )
-def test_other_modes_become_the_nearest(mode, becomes):
+def test_other_modes_become_grey_or_rgb(mode, becomes):
     image = Image.fromarray(RANDOM.integers(0, 256, (8, 9, 3)).astype(np.uint8)).convert("P" if mode == "PA" else mode)
     if mode == "PA":
         image = image.convert("PA")

@@ -1,4 +1,4 @@
-"""Restoring: images of every kind, size and depth, in eight orientations, in short precision, by one function."""
+"""Images of every type, size and depth are restored, also in eight orientations and in lower precision."""
 
 import logging
 import subprocess
@@ -17,46 +17,46 @@ import mcir
 from mcir.inference.images import Picture, PictureError
 from mcir.inference.memory import LiveBytes
 from mcir.inference.restorer import Restorer, restore
-from tests.inference.samples import RANDOM, Enlarge, edsr, picture, plainly
+from tests.inference.samples import RANDOM, Enlarge, edsr, picture, run_network
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2), (33, 120)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_picture_is_what_the_network_makes_rounded_once(size, dtype):
-    net, given = edsr(), picture(*size, dtype=dtype, icc=b"profile", exif=b"Exif", format="TIFF")
-    (made,) = Restorer(net, tile=48, overlap=24).pictures([given])
+def test_pictures_are_rounded_once(size, dtype):
+    net, source = edsr(), picture(*size, dtype=dtype, icc=b"profile", exif=b"Exif", format="TIFF")
+    (restored,) = Restorer(net, tile=48, overlap=24).pictures([source])
     top = np.iinfo(dtype).max
-    floats = torch.from_numpy(given.pixels.astype(np.float32)).permute(2, 0, 1)[None] / top
-    expected = (plainly(net, floats)[0].permute(1, 2, 0).double() * top).numpy()
-    assert made.pixels.shape == (2 * size[0], 2 * size[1], 3)
-    assert made.pixels.dtype == dtype
-    assert made.pixels.flags.c_contiguous
-    assert np.abs(made.pixels - expected).max() <= 0.5 + 2e-5 * top
+    floats = torch.from_numpy(source.pixels.astype(np.float32)).permute(2, 0, 1)[None] / top
+    expected = (run_network(net, floats)[0].permute(1, 2, 0).double() * top).numpy()
+    assert restored.pixels.shape == (2 * size[0], 2 * size[1], 3)
+    assert restored.pixels.dtype == dtype
+    assert restored.pixels.flags.c_contiguous
+    assert np.abs(restored.pixels - expected).max() <= 0.5 + 2e-5 * top
     if dtype == np.uint16 and size != (1, 1):
-        assert (made.pixels % 257).any()  # not eight bits made longer
-    assert (made.icc, made.exif, made.format, made.alpha) == (b"profile", b"Exif", "TIFF", None)
+        assert (restored.pixels % 257).any()  # not 8-bit values
+    assert (restored.icc, restored.exif, restored.format, restored.alpha) == (b"profile", b"Exif", "TIFF", None)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("tile", [None, "auto", 16])
-def test_what_nothing_is_done_to_stays_the_same_bit_for_bit(dtype, tile):
-    given = picture(47, 61, dtype=dtype, alpha=True)
-    (made,) = Restorer(Enlarge(), tile=tile).pictures([given])
-    assert np.array_equal(made.pixels, given.pixels)
-    assert np.array_equal(made.alpha, given.alpha)
+def test_an_identity_keeps_each_bit(dtype, tile):
+    source = picture(47, 61, dtype=dtype, alpha=True)
+    (restored,) = Restorer(Enlarge(), tile=tile).pictures([source])
+    assert np.array_equal(restored.pixels, source.pixels)
+    assert np.array_equal(restored.alpha, source.alpha)
 
 
-def test_pictures_of_one_size_are_a_batch_whatever_their_channels_and_bits():
+def test_pictures_of_one_size_are_a_batch():
     seen = []
     net = edsr()
     net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    given = [picture(12, 9), picture(12, 9, 1), picture(12, 9, dtype=np.uint16), picture(12, 9, alpha=True)]
+    source = [picture(12, 9), picture(12, 9, 1), picture(12, 9, dtype=np.uint16), picture(12, 9, alpha=True)]
     restorer = Restorer(net)
-    made = restorer.pictures(given)
+    restored = restorer.pictures(source)
     assert seen == [(4, 3, 12, 9)]
-    for one, result in zip(given, made, strict=True):
+    for one, result in zip(source, restored, strict=True):
         (alone,) = restorer.pictures([one])
         assert (result.channels, result.bits, result.alpha is None) == (one.channels, one.bits, one.alpha is None)
         assert np.abs(alone.pixels.astype(int) - result.pixels).max() <= 1
@@ -64,44 +64,43 @@ def test_pictures_of_one_size_are_a_batch_whatever_their_channels_and_bits():
 
 
 def test_pictures_of_several_sizes_are_refused():
-    with pytest.raises(ValueError, match="one size, not 12×10, 9×12"):
+    with pytest.raises(ValueError, match="one size, got 12×10, 9×12"):
         Restorer(edsr()).pictures([picture(12, 9), picture(10, 12)])
 
 
-def test_memory_does_not_grow_with_the_height_of_a_picture():
-    """But for the picture itself: integers, before and after."""
+def test_memory_grows_only_by_the_image_itself():
     peaks = []
     for height in (400, 1600):
-        restorer, given = Restorer(edsr(upscale=1), tile=64, overlap=16), picture(height, 200)
+        restorer, source = Restorer(edsr(upscale=1), tile=64, overlap=16), picture(height, 200)
         with LiveBytes() as counted:
-            restorer.pictures([given])
-        peaks.append(counted.peak - given.pixels.nbytes)  # the result; what was given is not counted
+            restorer.pictures([source])
+        peaks.append(counted.peak - source.pixels.nbytes)  # the input is not counted
     assert peaks[1] < 1.05 * peaks[0]
 
 
 # -- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_what_the_network_makes_clamped():
+def test_batches_are_clamped():
     net = edsr(img_range=1.0)
     images = 3 * torch.rand(2, 3, 9, 14) - 1
-    made = Restorer(net)(images)
-    assert made.dtype == torch.float32
-    torch.testing.assert_close(made, plainly(net, images), rtol=0, atol=1e-5)
-    assert (made.min(), made.max()) == (0, 1)
-    assert not made.requires_grad
-    assert not made.is_inference()
+    restored = Restorer(net)(images)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, run_network(net, images), rtol=0, atol=1e-5)
+    assert (restored.min(), restored.max()) == (0, 1)
+    assert not restored.requires_grad
+    assert not restored.is_inference()
 
 
-def test_weights_of_other_types_are_taken_as_they_are():
+def test_weights_of_other_types():
     net = edsr().double()
     images = torch.rand(1, 3, 9, 14)
-    made = Restorer(net)(images)
-    assert made.dtype == torch.float32
-    torch.testing.assert_close(made, plainly(net, images.double()).float())
+    restored = Restorer(net)(images)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, run_network(net, images.double()).float())
 
 
-def test_the_network_stays_as_it_was():
+def test_the_network_is_unchanged():
     net = edsr()
     net.train()
     net.body.eval()
@@ -123,7 +122,7 @@ def test_the_network_stays_as_it_was():
     assert [module.training for module in net.modules()] == modes
 
 
-def test_images_are_not_written_to():
+def test_inputs_are_unchanged():
     class InPlace(Enlarge):
         def forward(self, x):
             return x
@@ -131,29 +130,28 @@ def test_images_are_not_written_to():
     images = torch.rand(1, 3, 90, 90)
     before = images.clone()
     for ensemble in (False, True):
-        made = Restorer(InPlace(), tile=32, ensemble=ensemble)(images)
-        torch.testing.assert_close(made, before, rtol=0, atol=1e-6)
+        restored = Restorer(InPlace(), tile=32, ensemble=ensemble)(images)
+        torch.testing.assert_close(restored, before, rtol=0, atol=1e-6)
         assert torch.equal(images, before)
 
 
-def test_facts_of_a_restorer():
+def test_attributes():
     restorer = Restorer(edsr(upscale=4))
     assert (restorer.scale, restorer.device, restorer.architecture) == (4, torch.device("cpu"), "EDSR")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for devices that must not be there")
-def test_a_gpu_is_wanted_if_there_is_one_and_what_is_not_there_is_told(monkeypatch):
-    for device in ("cuda", "cuda:3", "mps", "meta", "nonsense"):
-        with pytest.raises(ValueError, match=f"the device '{device}' cannot be used here"):
-            Restorer(edsr(), device=device)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ValueError, match="the device 'cuda' cannot be used here"):
-        Restorer(edsr())
-    assert Restorer(edsr(), device="cpu").device == torch.device("cpu")
+def test_the_device_is_resolved(monkeypatch):
+    """The resolution itself is tested with ``mcir.device``."""
+    for device in ("mps", "meta", "nonsense", torch.device("meta")):
+        if not (device == "mps" and torch.backends.mps.is_available()):
+            with pytest.raises(ValueError, match=r"^device: "):
+                Restorer(edsr(), device=device)
+    monkeypatch.setattr("mcir.inference.restorer.best_device", lambda: torch.device("cpu"))
+    assert Restorer(edsr()).device == torch.device("cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same(monkeypatch):
+def test_a_gpu_returns_the_same(monkeypatch):
     net, images = edsr(), torch.rand(2, 3, 90, 150)
     expected = Restorer(net, device="cpu")(images)
     restorer = Restorer(net)
@@ -171,39 +169,41 @@ def test_a_gpu_makes_the_same(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tile": 0}, r"tile=0 is too small for EDSR: 2 is the least"),
-        ({"tile": 1.5}, r"tile is a number of pixels, 'auto' or None, not 1\.5"),
-        ({"tile": True}, r"'auto' or None, not True"),
-        ({"tile": "whole"}, r"'auto' or None, not 'whole'"),
-        ({"overlap": -1}, r"overlap is a number of pixels from 0 on, not -1"),
-        ({"overlap": "a"}, r"from 0 on, not 'a'"),
-        ({"overlap": 2.5}, r"from 0 on, not 2\.5"),
-        ({"overlap": True}, r"from 0 on, not True"),
-        ({"ensemble": "no"}, r"ensemble is True or False, not 'no'"),
-        ({"precision": "int8"}, r"precision is one of fp32, fp16, bf16, not 'int8'"),
+        ({"tile": 0}, r"tile: expected at least 2 for EDSR, got 0"),
+        ({"tile": 1.5}, r"tile: expected a number of pixels, 'auto' or None, got 1\.5"),
+        ({"tile": True}, r"'auto' or None, got True"),
+        ({"tile": "whole"}, r"'auto' or None, got 'whole'"),
+        ({"overlap": -1}, r"overlap: expected a number of pixels, at least 0, got -1"),
+        ({"overlap": "a"}, r"at least 0, got 'a'"),
+        ({"overlap": 2.5}, r"at least 0, got 2\.5"),
+        ({"overlap": True}, r"at least 0, got True"),
+        ({"ensemble": "no"}, r"ensemble: expected True or False, got 'no'"),
+        ({"precision": "int8"}, r"precision: expected one of fp32, fp16, bf16, got 'int8'"),
     ],
 )
-def test_arguments_that_make_no_sense(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Restorer(edsr(), **arguments)
 
 
-def test_what_a_network_makes_is_looked_at():
+def test_outputs_are_checked():
     net = edsr()
     net.spec = replace(net.spec, scale=3)
-    with pytest.raises(ValueError, match=r"EDSR made \(1, 3, 16, 16\) of \(1, 3, 8, 8\), though its scale is 3"):
+    with pytest.raises(
+        ValueError, match=r"EDSR: expected an output of scale 3, got \(1, 3, 16, 16\) from \(1, 3, 8, 8\)"
+    ):
         Restorer(net)(torch.rand(1, 3, 8, 8))
     net = edsr()
     nn.init.constant_(net.conv_last.bias, torch.nan)
-    with pytest.raises(ValueError, match=r"EDSR made values that are not finite\.$"):
+    with pytest.raises(ValueError, match=r"EDSR: the output is not finite\.$"):
         Restorer(net)(torch.rand(1, 3, 8, 8))
     nn.init.constant_(net.conv_last.bias, 1e6)
-    with pytest.raises(ValueError, match="fp16 is too narrow for it: take bf16 or fp32"):
+    with pytest.raises(ValueError, match="not finite; use bf16 or fp32 instead of fp16"):
         Restorer(net, precision="fp16")(torch.rand(1, 3, 8, 8))
     Restorer(net, precision="bf16")(torch.rand(1, 3, 8, 8))
 
 
-def test_a_network_that_sees_all_of_a_picture_is_told_of_once_when_it_is_cut(caplog):
+def test_tiles_of_networks_with_global_context_are_warned_of_once(caplog):
     net = mcir.build_network(
         {"type": "NAFNet", "width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1}
     )
@@ -214,62 +214,62 @@ def test_a_network_that_sees_all_of_a_picture_is_told_of_once_when_it_is_cut(cap
         restorer = Restorer(net, tile=64)
         for _ in range(2):
             restorer(torch.rand(1, 3, 60, 128))
-    (told,) = caplog.messages
-    assert told.startswith("NAFNet looks at more of a picture than a tile holds: in tiles of 64 pixels")
+    (message,) = caplog.messages
+    assert message.startswith("NAFNet uses context from the whole image: tiles of 64 pixels change the result.")
 
 
-# -- eight orientations, short precision ------------------------------------------------------------------------------
+# -- ensemble and precision -------------------------------------------------------------------------------------------
 
 
-def literal_ensemble(net, images):
+def reference_ensemble(net, images):
     results = []
     for transpose in (False, True):
         for axes in ([], [2], [3], [2, 3]):
             turned = torch.flip(images, axes)
             turned = turned.transpose(2, 3) if transpose else turned
             with torch.no_grad():
-                made = net(turned)
-            made = made.transpose(2, 3) if transpose else made
-            results.append(torch.flip(made, axes))
+                restored = net(turned)
+            restored = restored.transpose(2, 3) if transpose else restored
+            results.append(torch.flip(restored, axes))
     return torch.stack(results).mean(0).clamp(0, 1)
 
 
-def test_the_ensemble_is_the_mean_of_eight():
+def test_ensemble_is_the_mean_of_eight():
     net = edsr()
     images = torch.rand(2, 3, 11, 17)
-    made = Restorer(net, ensemble=True)(images)
-    torch.testing.assert_close(made, literal_ensemble(net, images), rtol=0, atol=2e-6)
-    assert not torch.allclose(made, Restorer(net)(images), atol=1e-4)
+    restored = Restorer(net, ensemble=True)(images)
+    torch.testing.assert_close(restored, reference_ensemble(net, images), rtol=0, atol=2e-6)
+    assert not torch.allclose(restored, Restorer(net)(images), atol=1e-4)
 
 
-def test_the_ensemble_turns_with_the_image():
+def test_ensemble_is_equivariant():
     restorer = Restorer(edsr(), ensemble=True, tile=48, overlap=24)
     images = torch.rand(1, 3, 50, 70)
-    made = restorer(images)
+    restored = restorer(images)
     for turn in (lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.transpose(2, 3), lambda x: x.rot90(1, (2, 3))):
-        torch.testing.assert_close(restorer(turn(images)), turn(made), rtol=0, atol=1e-5)
+        torch.testing.assert_close(restorer(turn(images)), turn(restored), rtol=0, atol=1e-5)
 
 
-def test_the_ensemble_keeps_two_outputs_and_not_eight():
+def test_ensemble_holds_two_outputs():
     restorer, images = Restorer(Enlarge(4), ensemble=True), torch.rand(1, 3, 50, 50)
     with LiveBytes() as counted:
-        made = restorer(images)
-    assert counted.peak < 4.5 * made.nbytes  # total, part, what enlarges in two steps
+        restored = restorer(images)
+    assert counted.peak < 4.5 * restored.nbytes  # total, part, and the two steps of the network
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_short_precision_is_near_and_comes_back_as_float32(precision):
+def test_lower_precision_returns_float32(precision):
     net = edsr(img_range=1.0)
     seen = []
     net.conv_last.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     images = torch.rand(1, 3, 20, 20)
-    made, exact = Restorer(net, precision=precision)(images), Restorer(net)(images)
+    restored, exact = Restorer(net, precision=precision)(images), Restorer(net)(images)
     assert seen == [{"fp16": torch.float16, "bf16": torch.bfloat16}[precision], torch.float32]
-    assert made.dtype == torch.float32
-    assert 0 < (made - exact).abs().max() < 0.02
+    assert restored.dtype == torch.float32
+    assert 0 < (restored - exact).abs().max() < 0.02
 
 
-# -- one function -----------------------------------------------------------------------------------------------------
+# -- restore() --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def checkpoint(tmp_path_factory):
     return file
 
 
-def test_the_checkpoint_is_a_file_a_network_or_a_restorer(checkpoint):
+def test_checkpoint_is_a_file_a_network_or_a_restorer(checkpoint):
     image = torch.rand(3, 8, 8)
     net = mcir.load_network(checkpoint)
     expected = Restorer(net)(image[None])[0]
@@ -287,91 +287,90 @@ def test_the_checkpoint_is_a_file_a_network_or_a_restorer(checkpoint):
         assert torch.equal(mcir.restore(image, each), expected)
 
 
-def test_the_key_chooses_among_the_weights_of_a_file(tmp_path):
+def test_key_selects_the_weights(tmp_path):
     one, other = edsr().state_dict(), {key: value / 2 for key, value in edsr().state_dict().items()}
     torch.save({"params": one, "params_ema": other}, tmp_path / "net.pth")
     image = torch.rand(3, 8, 8)
-    made = [restore(image, tmp_path / "net.pth", key=key) for key in ("params", "params_ema", None)]
-    assert not torch.equal(made[0], made[1])
-    assert torch.equal(made[1], made[2])
+    restored = [restore(image, tmp_path / "net.pth", key=key) for key in ("params", "params_ema", None)]
+    assert not torch.equal(restored[0], restored[1])
+    assert torch.equal(restored[1], restored[2])
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 9), (1, 8, 9), (2, 3, 8, 9), (1, 1, 8, 9), (5, 3, 8, 9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.uint8, torch.uint16])
-def test_a_tensor_gives_a_tensor(shape, dtype):
+def test_tensors(shape, dtype):
     floats = torch.rand(shape)
     top = {torch.uint8: 255, torch.uint16: 65535}.get(dtype, 1)
     image = (floats * top).to(dtype)
-    made = restore(image, edsr())
-    assert made.dtype == dtype
-    assert made.shape == (*shape[:-2], 16, 18)
+    restored = restore(image, edsr())
+    assert restored.dtype == dtype
+    assert restored.shape == (*shape[:-2], 16, 18)
     expected = restore(image.to(torch.float32) / top, edsr())
-    assert (made.to(torch.float32) / top - expected).abs().max() < 1.01 / min(top, 500 if top == 1 else top)
+    assert (restored.to(torch.float32) / top - expected).abs().max() < 1.01 / min(top, 500 if top == 1 else top)
 
 
-def test_a_file_gives_a_picture(tmp_path, checkpoint):
+def test_files(tmp_path, checkpoint):
     image = Image.fromarray(RANDOM.integers(0, 256, (8, 9, 3)).astype(np.uint8))
     image.save(tmp_path / "photo.png")
-    made = restore(tmp_path / "photo.png", checkpoint)
-    assert isinstance(made, Picture)
-    assert np.array_equal(made.pixels, restore(np.asarray(image), checkpoint))
-    assert np.array_equal(restore(str(tmp_path / "photo.png"), checkpoint).pixels, made.pixels)
+    restored = restore(tmp_path / "photo.png", checkpoint)
+    assert isinstance(restored, Picture)
+    assert np.array_equal(restored.pixels, restore(np.asarray(image), checkpoint))
+    assert np.array_equal(restore(str(tmp_path / "photo.png"), checkpoint).pixels, restored.pixels)
     with pytest.raises(PictureError):
         restore(tmp_path / "none.png", checkpoint)
 
 
-def test_the_options_are_those_of_a_restorer(checkpoint):
+def test_options_are_passed_to_the_restorer(checkpoint):
     image = torch.rand(3, 40, 40)
     net = mcir.load_network(checkpoint)
     options = {"tile": 24, "overlap": 2, "ensemble": True, "precision": "bf16", "device": "cpu"}
     assert torch.equal(restore(image, net, **options), Restorer(net, **options)(image[None])[0])
-    with pytest.raises(ValueError, match=r"ensemble=True: say this to the Restorer when it is made"):
+    with pytest.raises(ValueError, match=r"ensemble=True: pass this to the Restorer"):
         restore(image, Restorer(net), ensemble=True)
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ([[1, 2], [3, 4]], "a path, a PIL image, a numpy array or a torch tensor, not list"),
-        (np.zeros((8, 9), np.int64), r"uint8, uint16, or floats in \[0, 1\], not torch.int64"),
-        (np.zeros((8, 9), bool), r"uint8, uint16, or floats in \[0, 1\], not torch.bool"),
-        (np.full((8, 9), "x"), r"an array holds uint8, uint16 or floats in \[0, 1\], not <U1"),
-        (np.full((8, 9), None), "not object"),
-        (np.zeros(8, np.uint8), r"an image \(H, W\) or \(H, W, C\), not \(8,\)"),
-        (np.zeros((8, 0, 3), np.uint8), "there is no pixel"),
-        (np.zeros((8, 9, 5), np.uint8), "restores images of 3 channels, not of 5"),
-        (np.full((8, 9, 3), 200.0), r"floats are in \[0, 1\], not from 200 to 200; divide by 255, or give uint8"),
-        (np.full((8, 9, 3), -9.0), r"floats are in \[0, 1\], not from -9 to -9\."),
-        (np.full((8, 9, 3), np.nan), "not from nan to nan"),
-        (torch.rand(8, 9), r"an image \(C, H, W\) or several \(B, C, H, W\), not \(8, 9\)"),
-        (torch.rand(4, 8, 9), "restores images of 3 channels, not of 4"),
-        (torch.zeros(0, 3, 8, 9), "there is no pixel"),
-        (torch.zeros(3, 8, 9, dtype=torch.int32), "not torch.int32"),
+        ([[1, 2], [3, 4]], "expected a path, a PIL image, a NumPy array or a tensor, got list"),
+        (np.zeros((8, 9), np.int64), r"expected uint8, uint16, or floats in \[0, 1\], got torch.int64"),
+        (np.zeros((8, 9), bool), r"floats in \[0, 1\], got torch.bool"),
+        (np.full((8, 9), "x"), r"array: expected uint8, uint16, or floats in \[0, 1\], got <U1"),
+        (np.full((8, 9), None), "got object"),
+        (np.zeros(8, np.uint8), r"array: expected \(H, W\) or \(H, W, C\), got \(8,\)"),
+        (np.zeros((8, 0, 3), np.uint8), "expected at least one pixel"),
+        (np.zeros((8, 9, 5), np.uint8), r"images with 3 channels, or 1 \(grey\), got 5"),
+        (np.full((8, 9, 3), 200.0), r"floats in \[0, 1\], got 200 to 200; divide by 255, or pass uint8"),
+        (np.full((8, 9, 3), -9.0), r"expected floats in \[0, 1\], got -9 to -9\."),
+        (np.full((8, 9, 3), np.nan), "got nan to nan"),
+        (torch.rand(8, 9), r"tensor: expected \(C, H, W\) or \(B, C, H, W\), got \(8, 9\)"),
+        (torch.rand(4, 8, 9), r"images with 3 channels, or 1 \(grey\), got 4"),
+        (torch.zeros(0, 3, 8, 9), "expected at least one pixel"),
+        (torch.zeros(3, 8, 9, dtype=torch.int32), "got torch.int32"),
         (255 * torch.ones(3, 8, 9), "divide by 255"),
-        (Image.new("F", (3, 3)), "PIL images of mode F are not restored"),
+        (Image.new("F", (3, 3)), "expected at most 16 bits per sample, got mode F"),
     ],
 )
-def test_what_is_no_image(image, message):
+def test_invalid_images(image, message):
     with pytest.raises(ValueError, match=message):
         restore(image, Enlarge())
 
 
-def test_what_is_no_checkpoint():
-    with pytest.raises(ValueError, match="a checkpoint is a path, a network or a Restorer, not int"):
+def test_invalid_checkpoints():
+    with pytest.raises(ValueError, match="expected a path, a network or a Restorer, got int"):
         restore(torch.rand(3, 8, 8), 3)
-    with pytest.raises(ValueError, match="key='params' chooses among the weights of a file"):
+    with pytest.raises(ValueError, match="key='params': expected a file as the checkpoint"):
         restore(torch.rand(3, 8, 8), Enlarge(), key="params")
 
 
 @pytest.mark.parametrize("images", [torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8)])
-def test_a_restorer_takes_batches_of_floats(images):
-    with pytest.raises(ValueError, match=r"EDSR restores images \(B, C, H, W\) of floats in \[0, 1\], not"):
+def test_a_restorer_needs_batches_of_floats(images):
+    with pytest.raises(ValueError, match=r"EDSR: expected images \(B, C, H, W\), floats in \[0, 1\], got"):
         Restorer(edsr())(images)
 
 
 @pytest.mark.slow
-def test_the_types_are_told_to_a_type_checker(tmp_path):
-    """What comes out is of the type of what goes in."""
+def test_the_type_of_the_result_is_known_to_mypy(tmp_path):
     pytest.importorskip("mypy")
     file = tmp_path / "calls.py"
     file.write_text(
@@ -385,21 +384,21 @@ def test_the_types_are_told_to_a_type_checker(tmp_path):
     )
     command = [sys.executable, "-m", "mypy", str(file)]
     root = Path(__file__).parents[2]
-    told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=600).stdout
-    revealed = [line.partition('type is "')[2] for line in told.splitlines() if "Revealed type" in line]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=600).stdout
+    revealed = [line.partition('type is "')[2] for line in output.splitlines() if "Revealed type" in line]
     starts = ["mcir.inference.images.image.Picture", "torch._tensor.Tensor", "PIL.Image.Image", "numpy.ndarray"]
     assert len(revealed) == len(starts)
     assert all(kind.startswith(start) for kind, start in zip(revealed, starts, strict=True)), revealed
-    assert "calls.py:9: error: No overload" in told
+    assert "calls.py:9: error: No overload" in output
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50, 1), np.uint16)])
-def test_progress_goes_from_tile_to_tile_up_to_the_whole(pixels):
-    told = []
+def test_progress_is_reported_per_tile(pixels):
+    shares = []
     restorer = Restorer(
         mcir.build_network({"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2}), tile=24, overlap=8
     )
-    restorer.pictures([Picture(pixels), Picture(pixels)], told.append)
-    assert len(told) > 4
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1)
+    restorer.pictures([Picture(pixels), Picture(pixels)], shares.append)
+    assert len(shares) > 4
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""TilePlanner: tiles as memory allows, and smaller ones when it runs out all the same."""
+"""Tiles are planned by memory, and become smaller when memory runs out nevertheless."""
 
 import logging
 import subprocess
@@ -14,7 +14,7 @@ from mcir.network_spec import NetworkSpec
 
 
 class Greedy(nn.Module):
-    """Needs more memory than there is for more than some pixels at once."""
+    """Fail on inputs with more pixels than ``most``."""
 
     def __init__(self, most, error=MemoryError, tiles_internally=False):
         super().__init__()
@@ -32,7 +32,7 @@ class Greedy(nn.Module):
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError, torch.OutOfMemoryError])
 @pytest.mark.parametrize("tile", ["auto", None, 96])
-def test_tiles_are_halved_until_they_fit_and_stay_so(caplog, tile, error):
+def test_tiles_are_halved_until_they_fit_and_stay_small(caplog, tile, error):
     net = Greedy(40 * 40, error)
     restorer = Restorer(net, tile=tile, overlap=8)
     image = torch.rand(1, 3, 120, 150)
@@ -47,10 +47,12 @@ def test_tiles_are_halved_until_they_fit_and_stay_so(caplog, tile, error):
         restorer(torch.rand(1, 3, 50, 200))
     assert all(shape[2] * shape[3] <= net.most for shape in net.seen)
     (record,) = caplog.records
-    assert "Memory ran out: from now on Greedy restores tiles of" in record.message
+    assert (
+        "Greedy failed on larger inputs, probably for lack of memory: from now on it restores tiles" in record.message
+    )
 
 
-def test_an_explicit_tile_is_halved():
+def test_explicit_tile_is_halved():
     net = Greedy(40 * 40)
     Restorer(net, tile=64, overlap=8)(torch.rand(1, 3, 128, 128))
     sides = [max(shape[2:]) for shape in net.seen]
@@ -58,7 +60,7 @@ def test_an_explicit_tile_is_halved():
     assert max(sides[1:]) <= 32
 
 
-def test_a_batch_is_divided_before_there_are_tiles():
+def test_batches_are_divided_before_images_are_tiled():
     net = Greedy(5 * 30 * 30)
     images = torch.rand(16, 3, 30, 30)
     restorer = Restorer(net, tile=None)
@@ -67,19 +69,19 @@ def test_a_batch_is_divided_before_there_are_tiles():
     assert all(shape[2:] == (30, 30) for shape in net.seen)
 
 
-def test_when_even_the_smallest_tile_is_too_large_what_was_tried_is_told():
+def test_error_when_the_smallest_tile_fails():
     restorer = Restorer(Greedy(0), tile=64)
     for _ in range(2):
         with pytest.raises(
-            ValueError, match="of cpu is not enough for Greedy: tiles with sides of 64, 32, 16, 8 pixels"
+            ValueError, match="not enough memory on cpu for Greedy: tiles with sides of 64, 32, 16, 8 pixels"
         ):
             restorer(torch.rand(1, 3, 100, 100))
 
 
-def test_there_may_be_more_memory_for_the_next():
+def test_the_next_image_starts_with_large_tiles_again():
     net = Greedy(0)
     restorer, image = Restorer(net, tile=64), torch.rand(1, 3, 100, 100)
-    with pytest.raises(ValueError, match="not enough"):
+    with pytest.raises(ValueError, match="not enough memory"):
         restorer(image)
     net.most, net.seen = 64 * 64, []
     assert torch.equal(restorer(image), F.interpolate(image, scale_factor=2))
@@ -87,41 +89,42 @@ def test_there_may_be_more_memory_for_the_next():
 
 
 @pytest.mark.parametrize("height", [1, 100])
-@pytest.mark.parametrize("turn", [False, True])
-def test_tiles_of_narrow_pictures_are_halved_too_and_use_the_room(height, turn):
+@pytest.mark.parametrize("transpose", [False, True])
+def test_tiles_of_narrow_images_are_halved_too(height, transpose):
     net = Greedy(height * 700)
     image = torch.rand(1, 3, height, 5000)
-    image = image.mT.contiguous() if turn else image
+    image = image.mT.contiguous() if transpose else image
     for tile, sides in ((None, [5000, 2500, 1250, 625]), (2048, [2048, 1024, 512])):
         net.seen.clear()
         assert torch.equal(Restorer(net, tile=tile, overlap=8)(image), F.interpolate(image, scale_factor=2))
         failed = [shape for shape in net.seen if shape[2] * shape[3] > net.most]
         assert len(failed) == len(sides) - 1
         tried = [max(shape[2:]) for shape in (*failed, net.seen[-1])]
-        assert all(
-            0.6 * side < made <= side for made, side in zip(tried, sides, strict=True)
-        )  # as small as so few can be
+        assert all(0.6 * side < made <= side for made, side in zip(tried, sides, strict=True))
 
 
-def test_other_errors_are_not_taken_for_it():
+def test_other_errors_are_raised_after_the_smallest_tile():
+    net = Greedy(0)
+
     def fail(x):
+        net.seen.append(tuple(x.shape))
         raise RuntimeError("The size of tensor a (3) must match")
 
-    net = Greedy(1)
     net.forward = fail
     with pytest.raises(RuntimeError, match="size of tensor a"):
-        Restorer(net, tile=None)(torch.rand(1, 3, 8, 8))
+        Restorer(net, tile=None)(torch.rand(1, 3, 30, 30))
+    assert [max(shape[2:]) for shape in net.seen] == [30, 12, 8]
 
 
-def test_auto_takes_what_the_budget_holds(monkeypatch):
-    """A network of two maps of 16 channels at once: 128 bytes a pixel and the image before them."""
+def test_auto_uses_the_budget(monkeypatch):
+    """The network holds two maps of 16 channels at once, 128 bytes per pixel, and its input."""
     net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Sigmoid(), nn.Conv2d(16, 3, 1))
     seen = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     monkeypatch.setattr("mcir.inference.memory.available", lambda: 2 * 100 * 100 * 140.0)
     restorer = Restorer(net)
     restorer(torch.rand(1, 3, 30, 60))
-    assert seen == [(1, 3, 30, 60)]  # too small to look at the memory
+    assert seen == [(1, 3, 30, 60)]  # too small to measure
     restorer(torch.rand(1, 3, 90, 90))
     assert seen.pop() == (1, 3, 90, 90)
     seen.clear()
@@ -134,7 +137,7 @@ def test_auto_takes_what_the_budget_holds(monkeypatch):
     assert all(shape[2:] == (70, 70) for shape in seen)
 
 
-def test_a_network_that_cuts_images_itself_is_given_large_ones_unmeasured(monkeypatch):
+def test_a_network_that_tiles_internally_gets_large_tiles(monkeypatch):
     net = Greedy(4 * 10**6, tiles_internally=True)
     monkeypatch.setattr("mcir.inference.memory.available", lambda: 2 * 200 * 200 * 16 * 4 * 3.0)
     restorer = Restorer(net)
@@ -171,10 +174,10 @@ print("difference:", float((restored - expected).abs().max()))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of a process as Linux has them")
-def test_a_process_that_truly_runs_out_goes_on():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the memory of a process")
+def test_a_process_that_runs_out_of_memory_recovers():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "without tiles:" in done.stdout
-    assert "Memory ran out: from now on Sequential restores tiles of" in done.stdout
+    assert "Sequential failed on larger inputs" in done.stdout
     assert float(done.stdout.split()[-1]) < 1e-5

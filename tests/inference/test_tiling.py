@@ -1,5 +1,6 @@
-"""Tiles: that they cover a picture, that their weights sum to one, and that networks do not notice them."""
+"""Tiles cover the image, their weights sum to one, and they do not change what local networks compute."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -16,20 +17,20 @@ from mcir.registry import ARCHS
 
 @st.composite
 def cuts(draw, most=400):
-    """A side, and how it is cut."""
+    """Return a side, and how it is cut into tiles."""
     period = draw(st.sampled_from([1, 1, 2, 4, 7, 8, 16]))
-    rest = draw(st.sampled_from([0, 0, period // 2, period]))
-    tile = draw(st.integers(smallest_tile(period, rest), 120))
-    return draw(st.integers(1, most)), tile, draw(st.integers(0, 90)), period, rest
+    remainder = draw(st.sampled_from([0, 0, period // 2, period]))
+    tile = draw(st.integers(smallest_tile(period, remainder), 120))
+    return draw(st.integers(1, most)), tile, draw(st.integers(0, 90)), period, remainder
 
 
-# -- where tiles lie --------------------------------------------------------------------------------------------------
+# -- positions --------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
 @given(cuts())
-def test_tiles_cover_a_side_in_order_and_are_no_longer_than_allowed(cut):
-    side, tile, _, period, rest = cut
+def test_tiles_cover_a_side_in_order(cut):
+    side, tile, _, period, remainder = cut
     tiles = spans(*cut)
     assert (tiles[0].start, tiles[0].begin, tiles[0].full) == (0, 0, 0)
     assert (tiles[-1].stop, tiles[-1].fade, tiles[-1].end) == (side, side, side)
@@ -38,7 +39,7 @@ def test_tiles_cover_a_side_in_order_and_are_no_longer_than_allowed(cut):
         assert each.start % period == 0
         assert each.start <= each.begin <= each.full <= each.fade <= each.end <= each.stop
         if each is not tiles[-1]:
-            assert len(tiles) == 1 or (each.stop - each.start - rest) % period == 0
+            assert len(tiles) == 1 or (each.stop - each.start - remainder) % period == 0
     for one, next_ in pairwise(tiles):
         assert one.start < next_.start
         assert (one.fade, one.end) == (next_.begin, next_.full)
@@ -46,10 +47,10 @@ def test_tiles_cover_a_side_in_order_and_are_no_longer_than_allowed(cut):
 
 @settings(max_examples=300, deadline=None)
 @given(cuts())
-def test_neighbours_share_the_overlap_and_its_outer_quarters_do_not_count(cut):
-    _, tile, overlap, period, rest = cut
+def test_neighbors_share_the_overlap_and_its_outer_quarters_are_unused(cut):
+    _, tile, overlap, period, remainder = cut
     tiles = spans(*cut)
-    overlap = min(overlap, (tile - (tile - rest) % period) // 2)
+    overlap = min(overlap, (tile - (tile - remainder) % period) // 2)
     for one, next_ in pairwise(tiles):
         assert one.stop - next_.start >= overlap
         assert one.end - one.fade == overlap // 2
@@ -59,22 +60,22 @@ def test_neighbours_share_the_overlap_and_its_outer_quarters_do_not_count(cut):
 
 @settings(max_examples=200, deadline=None)
 @given(cuts(1000))
-def test_there_is_no_tile_too_many_and_none_too_large(cut):
-    """As few as tiles of the full length; a period less, and there would be one more, or too little overlap."""
-    side, tile, overlap, period, rest = cut
+def test_tiles_are_few_and_short(cut):
+    """Longer tiles would not be fewer, and tiles shorter by a period would be more."""
+    side, tile, overlap, period, remainder = cut
     tiles = spans(*cut)
     if len(tiles) == 1:
         assert side <= tile
         return
-    assert len(spans(side, tile + 7 * period, overlap, period, rest)) <= len(tiles)
+    assert len(spans(side, tile + 7 * period, overlap, period, remainder)) <= len(tiles)
     length = tiles[0].stop - tiles[0].start
-    longest = tile - (tile - rest) % period
-    if length - period >= max(smallest_tile(period, rest), 2 * min(overlap, longest // 2)):
-        assert len(spans(side, length - period, overlap, period, rest)) > len(tiles)
+    longest = tile - (tile - remainder) % period
+    if length - period >= max(smallest_tile(period, remainder), 2 * min(overlap, longest // 2)):
+        assert len(spans(side, length - period, overlap, period, remainder)) > len(tiles)
 
 
-def test_an_example_by_hand():
-    """100 pixels in tiles of 48 with 16 shared: three, and 44 is long enough for them."""
+def test_positions_computed_by_hand():
+    """100 pixels need three tiles of at most 48 with an overlap of 16, and 44 is enough for them."""
     assert [(each.start, each.stop) for each in spans(100, 48, 16)] == [(0, 44), (28, 72), (56, 100)]
     assert [(each.begin, each.full, each.fade, each.end) for each in spans(100, 48, 16)] == [
         (0, 0, 32, 40),
@@ -84,40 +85,40 @@ def test_an_example_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("period", "rest", "min_size", "smallest"),
+    ("period", "remainder", "min_size", "smallest"),
     [(1, 0, 1, 2), (8, 0, 1, 16), (32, 0, 28, 64), (16, 0, 16, 32), (108, 20, 128, 236), (1, 0, 16, 17)],
 )
-def test_the_smallest_tile(period, rest, min_size, smallest):
-    assert smallest_tile(period, rest, min_size) == smallest
+def test_smallest_tile(period, remainder, min_size, smallest):
+    assert smallest_tile(period, remainder, min_size) == smallest
 
 
-# -- how they are joined ----------------------------------------------------------------------------------------------
+# -- blending ---------------------------------------------------------------------------------------------------------
 
 
-def joined(image, cut, other, scale, restore):
+def blend(image, cut, other, scale, restore):
     rows, columns = spans(*cut), spans(*other)
     output = torch.full((*image.shape[:2], scale * cut[0], scale * other[0]), torch.nan)
     for down, right, piece in blended(lambda y, x: restore(image[..., y, x]).clone(), rows, columns, scale):
-        assert output[..., down, right].isnan().all()  # written once
+        assert output[..., down, right].isnan().all()  # each pixel is written once
         output[..., down, right] = piece
     return output
 
 
 @settings(max_examples=60, deadline=None)
 @given(cuts(150), cuts(150), st.integers(1, 4))
-def test_what_only_enlarges_is_exact(cut, other, scale):
+def test_enlargement_is_exact(cut, other, scale):
     image = torch.rand(2, 1, cut[0], other[0], generator=torch.Generator().manual_seed(cut[0]))
 
     def larger(x):
         return x.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
-    assert torch.equal(joined(image, cut, other, scale, larger), larger(image))
+    assert torch.equal(blend(image, cut, other, scale, larger), larger(image))
 
 
 @settings(max_examples=20, deadline=None)
 @given(cuts(150), cuts(150), st.integers(1, 3))
 def test_weights_are_between_0_and_1_and_sum_to_one(cut, other, scale):
-    """A tile is 1 where the number of its row or column is some, else 0: the sum over all numbers is one everywhere."""
+    """Restore one row or column of tiles to 1 and the others to 0; the sum over all rows or columns is 1 everywhere."""
     image = torch.zeros(1, 1, cut[0], other[0])
     for axis, side in ((0, cut), (1, other)):
         total = 0
@@ -138,8 +139,8 @@ def test_weights_are_between_0_and_1_and_sum_to_one(cut, other, scale):
         torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-6)
 
 
-def test_a_tile_fades_into_the_next_in_a_straight_line():
-    """Weights of the second of two tiles, by hand: from 31 to 39 they rise by an eighth a pixel."""
+def test_blending_is_linear():
+    """The weight of the second of two tiles rises by an eighth per pixel from 31 to 39."""
     first, second = spans(70, 48, 16)
     assert (first.stop, second.start) == (43, 27)
     assert (first.fade, first.end) == (31, 39)
@@ -154,7 +155,7 @@ def test_a_tile_fades_into_the_next_in_a_straight_line():
     assert output[first.end :].eq(1).all()
 
 
-# -- networks do not notice -------------------------------------------------------------------------------------------
+# -- networks ---------------------------------------------------------------------------------------------------------
 
 SWINIR: dict[str, Any] = {"img_size": 8, "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "window_size": 4}
 IDT: dict[str, Any] = {"embed_dim": 4, "depths": [1] * 9, "num_heads": [1] * 9, "win_size": 2, "mlp_ratio": 2.0}
@@ -168,7 +169,7 @@ DEHAZEFORMER: dict[str, Any] = {
 
 
 def network(section):
-    """Build a network that does something: nothing of it is shut by weights of zero."""
+    """Build a network without weights of zero, so that each layer has an effect."""
     torch.manual_seed(0)
     net = ARCHS.build(section)
     with torch.no_grad():
@@ -176,17 +177,17 @@ def network(section):
             if name.endswith(("beta", "gamma")):
                 parameter.uniform_(0.5, 1)
         if section["type"] == "UNet":
-            for _ in range(10):  # what batch normalisation remembers
+            for _ in range(10):  # statistics of batch normalization
                 net.train()(torch.rand(2, 3, 48, 48))
             net.last.bias.fill_(0.5)
     return net.eval()
 
 
-class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
-    """What they make in tiles is what they make without."""
+class TestLocalNetworks:
+    """The receptive field is at most a quarter of the overlap, so tiles do not change the result."""
 
     CASES: ClassVar = [
-        ({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4}, (101, 77), 64, 40),  # reach 10
+        ({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4}, (101, 77), 64, 40),  # receptive field 10
         ({"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 3}, (50, 131), 40, 28),
         ({"type": "UNet", "num_feat": 2}, (1001, 40), 896, 440),  # 107
         ({"type": "UNet", "num_feat": 2, "scale": 2}, (33, 945), 880, 440),
@@ -210,27 +211,27 @@ class TestNetworksThatSeeNoFartherThanAQuarterOfTheOverlap:
         tiled = Restorer(net, tile=tile, overlap=overlap)(image)
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
         cut = Restorer(net, tile=tile, overlap=0)(image)
-        assert (cut - whole).abs().max() > 1e-4  # without overlap it shows
+        assert (cut - whole).abs().max() > 1e-4  # without overlap, tiles change the result
 
-    def test_a_window_elsewhere_would_show(self):
-        """Tiles that do not begin at a multiple of the period are noticed: the periods are needed."""
-        noticed = set()
+    def test_the_shift_period_is_needed(self):
+        """Tiles that start elsewhere change the result."""
+        changed = set()
         for section, size, tile, overlap in self.CASES:
             net = network(section)
             image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
             restorer = Restorer(net, tile=tile, overlap=overlap)
-            restorer._period, restorer._rest = 1, 0
+            restorer.spec = replace(net.spec, shift_period=1, tile_remainder=0)
             rows, columns = (spans(side, tile - 1, overlap) for side in size)
             if all(each.start % net.spec.shift_period == 0 for each in (*rows, *columns)):
                 continue
             restorer.tile = tile - 1
             assert (restorer(image) - Restorer(net, tile=None)(image)).abs().max() > 1e-4, section
-            noticed.add(section["type"])
-        assert noticed == {"UNet", "SwinIR", "IDT", "NAFNetLocal"}
+            changed.add(section["type"])
+        assert changed == {"UNet", "SwinIR", "IDT", "NAFNetLocal"}
 
 
-class TestNetworksThatLookAtAllOfATile:
-    """Means over the image (NAFNet, FFA-Net, DehazeFormer) or aligned corners: other than untiled, but no seam."""
+class TestGlobalContext:
+    """Means over the image or aligned corners: tiles change the result, without seams."""
 
     SECTIONS: ClassVar = [
         {"type": "NAFNet", **NAFNET},
@@ -241,7 +242,7 @@ class TestNetworksThatLookAtAllOfATile:
 
     @staticmethod
     def steps(net, image, overlap):
-        """How much the change that tiles make changes from column to column: where tiles meet, and elsewhere."""
+        """Return the steps from column to column of the change due to tiles: where tiles meet, and elsewhere."""
         columns = spans(image.shape[3], 160, overlap, net.spec.shift_period)
         change = Restorer(net, tile=160, overlap=overlap)(image) - Restorer(net, tile=None)(image)
         steps = change.diff(dim=3)[..., 40:-40].abs().mean((0, 1, 2))
@@ -252,29 +253,29 @@ class TestNetworksThatLookAtAllOfATile:
         return steps[joints].max(), steps[~joints].max()
 
     @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["type"])
-    def test_no_seam_in_a_textured_picture(self, section):
+    def test_no_seam_in_a_textured_image(self, section):
         net = network(section)
         assert net.spec.global_context
         coarse = torch.rand(1, 3, 8, 24, generator=torch.Generator().manual_seed(1))
         image = F.interpolate(coarse, (96, 400), mode="bicubic").clamp(0, 1)
         image = (image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
-        met, elsewhere = self.steps(net, image, 64)
-        assert met <= 1.2 * elsewhere + 1e-6
-        met, elsewhere = self.steps(net, image, 0)
-        assert met > 1.25 * elsewhere  # so would one show
+        at_seams, elsewhere = self.steps(net, image, 64)
+        assert at_seams <= 1.2 * elsewhere + 1e-6
+        at_seams, elsewhere = self.steps(net, image, 0)
+        assert at_seams > 1.25 * elsewhere  # a seam would be found
 
     @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["type"])
-    def test_flat_stays_flat(self, section):
+    def test_flat_image_stays_flat(self, section):
         net = network(section)
         image = torch.full((1, 3, 96, 400), 0.7)
         whole = Restorer(net, tile=None)(image)[..., 40:-40, 40:-40]
         assert (whole.gt(0) & whole.lt(1)).float().mean() > 0.3
         change = Restorer(net, tile=160, overlap=64)(image)[..., 40:-40, 40:-40] - whole
-        assert change.max() - change.min() < 1 / 510  # half a level of eight bits
+        assert change.max() - change.min() < 1 / 510  # half an 8-bit level
 
 
-def test_a_flat_picture_of_a_local_network_is_flat_to_rounding():
+def test_flat_image_of_a_local_network():
     net = network({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 2})
     restored = Restorer(net, tile=64, overlap=40)(torch.full((1, 3, 150, 150), 0.7))[..., 20:-20, 20:-20]
-    pixel = restored[..., :2, :2].repeat(1, 1, 130, 130)  # the four that come of a pixel are not equal
+    pixel = restored[..., :2, :2].repeat(1, 1, 130, 130)  # the four pixels of an input pixel differ
     torch.testing.assert_close(restored, pixel, rtol=0, atol=2e-6)

@@ -1,4 +1,4 @@
-"""What pictures should look like, found beside them by their names."""
+"""Find ground truths by the names of the images."""
 
 from __future__ import annotations
 
@@ -11,66 +11,67 @@ from mcir.data.codec import EXTENSIONS
 from mcir.data.errors import DataError
 from mcir.data.storage import Folder, stem
 from mcir.inference.batch.jobs import Job
-from mcir.inference.batch.search import Tell
+from mcir.inference.batch.search import Report
 
 _SCALE = re.compile(r"x\d$")
 
 
 class GroundTruths:
-    """What pictures should look like, found by their names without ending.
+    """Ground truths of images, found by their names without extension.
 
-    That of ``babyx2.png`` may also be called ``baby.png``, as in the usual copies of Set5 and the like.
+    The ground truth of ``babyx2.png`` may also be called ``baby.png``, as in common copies of Set5.
 
     Args:
-        folder: holds them in the same sub-folders as the pictures, or all in itself; for one picture also a file.
-
-    Raises:
-        DataError: there is no such folder, or no picture in it.
+        folder: folder with the same sub-folders as the images, or with all ground truths; for one image also a file.
 
     Attributes:
-        files: all of them.
+        files: all ground truths.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.root = folder.expanduser()
-        self._single = self.root if self.root.is_file() else None
-        keys = [] if self._single else Folder(self.root).keys()
-        if not keys and not self._single:
-            raise DataError(f"{self.root}: no picture found; looked for {', '.join(sorted(EXTENSIONS))}")
+        self._file = self.root if self.root.is_file() else None
+        keys = [] if self._file else Folder(self.root).keys()
+        if not keys and not self._file:
+            raise DataError(f"{self.root}: no image found; searched for {', '.join(sorted(EXTENSIONS))}")
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for key in keys:
             self._by_stem[stem(key)].append(key)
-        self.files = [self._single] if self._single else [self.root / key for key in keys]
+        self.files = [self._file] if self._file else [self.root / key for key in keys]
 
-    def of(self, jobs: Sequence[Job], tell: Tell) -> dict[Job, Path]:
-        """Return the ground truth of each picture that has one.
+    def match(self, jobs: Sequence[Job], report: Report) -> dict[Job, Path]:
+        """Return the ground truth of each image that has one.
 
         Args:
-            jobs: the pictures.
-            tell: told of those without one, or with several.
+            jobs: images.
+            report: called for images without a ground truth, or with several.
 
         Raises:
-            DataError: none has one, or a file is given for several pictures.
+            DataError: no image has a ground truth, or there is one file for several images.
         """
-        if self._single:
+        if self._file:
             if len(jobs) != 1:
-                raise DataError(f"{self.root}: is one ground truth for {len(jobs)} pictures; name a folder")
-            return {jobs[0]: self._single}
-        found, faults = {}, []
+                raise DataError(f"{self.root}: one ground truth for {len(jobs)} images; name a folder")
+            return {jobs[0]: self._file}
+        found, problems = {}, []
         for job in jobs:
-            keys = self._called(stem(job.name)) or self._called(_SCALE.sub("", stem(job.name)))
+            name = stem(job.name)
+            keys = self._named(name) or self._named(_SCALE.sub("", name))
             same = [key for key in keys if Path(key).suffix == job.source.suffix] or keys
             if len(same) == 1:
                 found[job] = self.root / same[0]
             elif same:
-                faults.append((str(job.source), f"several ground truths, {', '.join(sorted(same))}"))
+                problems.append((str(job.source), f"several ground truths: {', '.join(sorted(same))}"))
             else:
-                faults.append((str(job.source), f"no ground truth {self.root / stem(job.name)} (of any ending)"))
+                problems.append((str(job.source), f"no ground truth {self.root / name} with any extension"))
         if not found:
-            raise DataError(f"{self.root}: none of {len(jobs)} pictures has a ground truth; {': '.join(faults[0])}")
-        for fault in faults:
-            tell(*fault)
+            raise DataError(f"{self.root}: none of {len(jobs)} images has a ground truth; {': '.join(problems[0])}")
+        for problem in problems:
+            report(*problem)
         return found
 
-    def _called(self, name: str) -> list[str]:
+    def _named(self, name: str) -> list[str]:
         return self._by_stem.get(name) or self._by_stem.get(name.rpartition("/")[2], [])

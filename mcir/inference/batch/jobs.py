@@ -1,9 +1,7 @@
-"""Where what is made of each picture goes: known in full before anything is computed."""
+"""Plan where each result is written, before anything is computed."""
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +14,18 @@ from mcir.data.storage import stem
 from mcir.inference.batch.search import Found
 
 COMPARISONS = "comparisons"
-"""The folder below the results that holds pictures of before and after."""
+"""Folder of the comparisons below the results."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture that is to be restored.
+    """An image to restore.
 
     Attributes:
-        name: as ``Found`` has it.
-        source: its file.
-        target: where the restored picture goes.
-        comparison: where the picture of before and after goes; None where none is wanted.
+        name: path below the input folder, see ``Found``.
+        source: file.
+        target: file of the result.
+        comparison: file of the comparison; None if there is none.
     """
 
     name: str
@@ -36,127 +34,101 @@ class Job:
     comparison: Path | None = None
 
 
-def place(
+def plan_outputs(
     found: Sequence[Found],
     out: Path,
-    ending: str | None = None,
+    extension: str | None = None,
     suffix: str = "",
     compare: bool = False,
-    keep: Iterable[Path] = (),
+    protected: Iterable[Path] = (),
 ) -> tuple[Path, list[Job]]:
-    """Say where each result goes, and return the folder of all that is written and the pictures' jobs.
+    """Return the folder of the results, and a job for each image.
 
     Args:
-        found: the pictures.
-        out: the folder of the results; with one picture that was named itself also a file with a picture's ending.
-        ending: of all results, like ``.png``; without it that of the picture.
-        suffix: put at the end of each name.
-        compare: whether pictures of before and after are wanted.
-        keep: further files that are never written.
+        found: images to restore.
+        out: folder of the results; for one image that was named itself also a file.
+        extension: extension of all results, such as ``.png``; default: that of the image.
+        suffix: text that is appended to each name.
+        compare: whether comparisons are made.
+        protected: other files that must not be overwritten.
 
     Raises:
-        DataError: a result would take the place of a picture, of another result or of one of ``keep``, would be found
-            as a picture the next time, or would leave the folder by a link.
+        DataError: a result would overwrite an image, another result or a protected file, would be found as an input
+            the next time, or would leave the folder of the results through a link.
     """
     out = out.expanduser()
-    if "/" in suffix or "\0" in suffix:
-        raise DataError(f"--suffix is the end of a name, without a slash, not {suffix!r}")
-    if _is_file(out):
-        if len(found) != 1 or found[0].below is not None:
-            raise DataError(f"{out}: is the name of one picture; for a folder or several files name a folder")
-        if suffix or (ending is not None and ending != out.suffix):
-            raise DataError(f"{out}: is the whole name of the result; leave out --suffix and --format")
-        one, target, out = found[0], out, out.parent
-        jobs = [Job(one.name, one.source, target, _comparison(out, target.name) if compare else None)]
+    if set("/\\\0") & set(suffix):
+        raise DataError(f"--suffix: expected the end of a name without slashes, got {suffix!r}")
+    if _is_file_name(out):
+        if len(found) != 1 or found[0].root is not None:
+            raise DataError(f"{out}: a file name, for one image; name a folder for a folder or several files")
+        if suffix or (extension is not None and extension != out.suffix):
+            raise DataError(f"{out}: a complete file name; remove --suffix and --format")
+        out, names = out.parent, [out.name]
     else:
         if out.exists() and not out.is_dir():
-            raise DataError(f"{out}: is a file; name a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
-        jobs = []
-        for one in found:
-            own = one.source.suffix
-            name = f"{stem(one.name)}{suffix}{ending or (own if own.lower() in EXTENSIONS else '.png')}"
-            jobs.append(Job(one.name, one.source, out / name, _comparison(out, name) if compare else None))
-    _require_places(jobs, found, out, keep)
+            raise DataError(f"{out}: a file; name a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
+        names = [f"{stem(one.name)}{suffix}{extension or _own_extension(one)}" for one in found]
+    jobs = [
+        Job(one.name, one.source, out / name, _comparison(out, name) if compare else None)
+        for one, name in zip(found, names, strict=True)
+    ]
+    _check_targets(jobs, found, out, protected)
     return out, jobs
 
 
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of files that they were writing (``mcir.data.codec.whole_file``)."""
-    names: dict[Path, set[str]] = defaultdict(set)
-    for path in paths:
-        names[path.parent].add(path.name)
-    for folder in filter(Path.is_dir, names):
-        for entry in folder.iterdir():
-            name, _, process = entry.name[1:].rpartition(".")
-            if entry.name.startswith(".") and name in names[folder] and process.isdecimal() and not _runs(int(process)):
-                entry.unlink(missing_ok=True)
-
-
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _is_file(out: Path) -> bool:
-    """Tell whether the results' place is the name of one picture.
+def _is_file_name(out: Path) -> bool:
+    """Return whether the output is the name of a file.
 
     Raises:
-        DataError: it is, but of a kind that is not written.
+        DataError: it is, but in a format that cannot be written.
     """
-    ending = out.suffix.lower()
+    extension = out.suffix.lower()
     if out.is_dir():
         return False
-    if ending not in EXTENSIONS and ending in Image.registered_extensions():
-        raise DataError(
-            f"{out}: pictures of this kind are not written; those that are: {', '.join(sorted(EXTENSIONS))}"
-        )
-    return ending in EXTENSIONS
+    if extension not in EXTENSIONS and extension in Image.registered_extensions():
+        raise DataError(f"{out}: this format cannot be written; expected one of {', '.join(sorted(EXTENSIONS))}")
+    return extension in EXTENSIONS
+
+
+def _own_extension(found: Found) -> str:
+    extension = found.source.suffix
+    return extension if extension.lower() in EXTENSIONS else ".png"
 
 
 def _comparison(out: Path, name: str) -> Path:
     return out / COMPARISONS / (name if name.endswith(".png") else f"{name}.png")
 
 
-def _require_places(jobs: Sequence[Job], found: Sequence[Found], out: Path, keep: Iterable[Path]) -> None:
-    """See that every result has a place of its own where it does no harm."""
-    kept: dict[Path, str] = {}
-    for job in jobs:
-        kept |= dict.fromkeys((_place(job.source), job.source.resolve()), f"the picture {job.source}")
-    for file in keep:
-        kept |= dict.fromkeys((_place(file), file.resolve()), f"{file}, which is read")
+def _check_targets(jobs: Sequence[Job], found: Sequence[Found], out: Path, protected: Iterable[Path]) -> None:
+    """Raise if a result would do harm."""
+    taken: dict[Path, str] = {}
+    for file in (*(job.source for job in jobs), *protected):
+        taken |= dict.fromkeys((_written(file), file.resolve()), f"the input {file}")
     home = out.resolve()
-    folders = {one.below.resolve() for one in found if one.below is not None}
-    sources = {folder for folder in folders if folder == home or home in folder.parents}
+    roots = {one.root.resolve() for one in found if one.root is not None}
+    roots = {root for root in roots if root == home or home in root.parents}
     owners: dict[Path, str] = {}
     problems = []
     for job in jobs:
         for path in filter(None, (job.target, job.comparison)):
-            there = _place(path)
-            if there in kept:
-                problems.append(f"{job.source}: its result {path} would take the place of {kept[there]}")
-            elif home not in there.parents:
-                problems.append(f"{job.source}: its result {path} would be written elsewhere, to {there}, by a link")
-            elif any(folder in there.parents for folder in sources):
-                problems.append(
-                    f"{job.source}: its result {path} would lie among the pictures and be restored itself the next time"
-                )
-            elif there in owners:
-                problems.append(f"{job.source}: its result {path} is also that of {owners[there]}")
+            target = _written(path)
+            if target in taken:
+                problem = f"would overwrite {taken[target]}"
+            elif home not in target.parents:
+                problem = f"would be written to {target}, through a link"
+            elif any(root in target.parents for root in roots):
+                problem = "would be among the input images, and be restored itself the next time"
+            elif target in owners:
+                problem = f"is also that of {owners[target]}"
             else:
-                owners[there] = str(job.source)
+                owners[target] = str(job.source)
                 continue
+            problems.append(f"{job.source}: its result {path} {problem}")
             break
-    raise_data_errors(problems, f"results in {out} (name another folder with -o, or fewer inputs at a time)")
+    raise_data_errors(problems, f"results in {out} (name another folder with -o, or fewer inputs)")
 
 
-def _place(path: Path) -> Path:
-    """Return where a file that is written to a path appears: links among its folders are followed, its own is not."""
+def _written(path: Path) -> Path:
+    """Return the file that is replaced by writing to a path: links among its parents are followed, its own is not."""
     return path.parent.resolve() / path.name
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True

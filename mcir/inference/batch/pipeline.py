@@ -1,7 +1,4 @@
-"""Work on many things in three steps: threads read the next and write the last while one is computed.
-
-What is held at a time is bounded in bytes; a thing that is larger than that passes alone.
-"""
+"""Process items in three steps: threads read the next items and write the last ones while one is computed."""
 
 from __future__ import annotations
 
@@ -23,45 +20,42 @@ def pipelined(
     read: Callable[[A], B],
     compute: Callable[[A, B], C],
     write: Callable[[A, C], None],
-    room: int,
+    limit: int,
     stop: threading.Event,
 ) -> Iterator[A]:
-    """Read, compute and write, and yield each item when it is written, in order.
+    """Read, compute and write items, and yield each one when it is written, in order.
 
     Args:
-        items: what is worked on.
-        size: bytes that are held for an item from its reading until it is written.
-        read: runs in threads.
-        compute: runs in the thread of the caller.
-        write: runs in threads.
-        room: bytes that may be held; an item that needs more is held alone.
-        stop: set when the caller has enough or a step raises; a long ``write`` may look at it and leave off.
+        items: items to process.
+        size: returns the bytes that an item uses from its reading until it is written.
+        read: first step, called in threads.
+        compute: second step, called in the thread of the caller.
+        write: third step, called in threads.
+        limit: bytes that all items use at most; a larger item is processed alone.
+        stop: set when a step fails or the caller stops; a long ``write`` may look at it.
     """
-    waiting = deque((item, size(item)) for item in items)
-    reading: deque[tuple[A, int, Future[B]]] = deque()
-    writing: deque[tuple[A, int, Future[None]]] = deque()
-    held = 0
+    pending = deque(items)
+    reading: deque[tuple[A, Future[B]]] = deque()
+    writing: deque[tuple[A, Future[None]]] = deque()
     threads = min(8, os.cpu_count() or 1)
 
-    def compute_next() -> None:  # apart, so that nothing of it is held afterwards
-        item, bytes_held, future = reading.popleft()
-        writing.append((item, bytes_held, pool.submit(write, item, compute(item, future.result()))))
+    def has_room() -> bool:
+        used = sum(size(item) for item, _ in (*reading, *writing))
+        return len(reading) <= threads and (not used or used + size(pending[0]) <= limit)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            while waiting or reading or writing:
-                while waiting and len(reading) <= threads and (held + waiting[0][1] <= room or not held):
-                    item, bytes_held = waiting.popleft()
-                    held += bytes_held
-                    reading.append((item, bytes_held, pool.submit(read, item)))
-                if reading:
-                    compute_next()
-                while writing and (writing[0][2].done() or not reading):
-                    item, bytes_held, future = writing.popleft()
+            while pending or reading or writing:
+                while pending and has_room():
+                    reading.append((pending[0], pool.submit(read, pending.popleft())))
+                if reading:  # no variable keeps what was read
+                    item = reading[0][0]
+                    writing.append((item, pool.submit(write, item, compute(item, reading.popleft()[1].result()))))
+                while writing and (writing[0][1].done() or not reading):
+                    item, future = writing.popleft()
                     future.result()
-                    held -= bytes_held
                     yield item
-                    if waiting:
+                    if pending:
                         break
         finally:
             stop.set()

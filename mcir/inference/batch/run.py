@@ -1,11 +1,7 @@
-"""Restore folders of pictures: what ``mcir restore`` does.
+"""Restore folders of images.
 
-All that can be known of the pictures before anything is computed is known then: what they are, where the results go,
-what their headers say, and whether they have ground truths. A picture that fails is told of at the end, and the others
-are done. Results are written whole or not at all, so that a run which was killed can go on.
-
-While one batch is computed, threads read the next ones and write the last ones, as long as what is held of them all is
-little; a huge picture is alone in memory.
+Names, headers, targets and ground truths are checked before anything is computed. An image that fails is reported at
+the end, and the others are restored. Results are written atomically, so a run that was killed can be continued.
 """
 
 from __future__ import annotations
@@ -15,12 +11,11 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,52 +25,52 @@ from mcir.config import network_section
 from mcir.data.codec import EXTENSIONS, encode_png
 from mcir.data.errors import DataError
 from mcir.inference.batch.ground_truths import GroundTruths
-from mcir.inference.batch.jobs import Job, place, remove_leftovers
-from mcir.inference.batch.measured import Scores, before_after, plain, score, scores_table, write_scores
+from mcir.inference.batch.jobs import Job, plan_outputs
 from mcir.inference.batch.pipeline import pipelined
-from mcir.inference.batch.progress import Pace
-from mcir.inference.batch.search import find_pictures
-from mcir.inference.batch.tasks import Task, batches, look_at
+from mcir.inference.batch.progress import BatchProgress
+from mcir.inference.batch.scores import Scores, draw_comparison, printable, score, scores_table, write_scores
+from mcir.inference.batch.search import find_images
+from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
-from mcir.inference.images.encoders import ENCODERS, TO_8_BITS
-from mcir.inference.restorer import Restorer
+from mcir.inference.images.writing import DEEP, FORMATS
+from mcir.inference.restorer import OVERLAP, Restorer
 from mcir.weights import load_network
 
-ROOM = 256 * 2**20
-"""Bytes of pictures that are held at a time, read ahead or waiting to be written; one picture may be larger."""
+MEMORY_LIMIT = 256 * 2**20
+"""Bytes of the images that are read ahead or wait to be written; a larger image is processed alone."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WIDTH = 160  # of tables, where no terminal says how wide it is
+_TABLE_WIDTH = 160  # if there is no terminal
 _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
-_HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """What is restored, by which network, and how.
+    """Settings of ``mcir restore``.
 
     Attributes:
         inputs: files, folders and patterns.
-        weights: the checkpoint.
+        weights: checkpoint.
         out: folder of the results, or for one file the result itself.
-        opt: an option file, whose network is built rather than that of the checkpoint.
-        key: which of the checkpoint's weights, like ``params``.
-        tile: side of the tiles, ``auto``, or None for whole pictures.
-        overlap: of tiles, in pixels; without it the restorer's own.
-        ensemble: mean over the eight turned and mirrored pictures.
-        precision: of the arithmetic.
-        device: like ``cuda:1``; without it a GPU if there is one.
-        batch: pictures of one size that are restored together.
-        format: of the results, like ``png``; without it that of the picture.
-        bits: of a sample of the results, 8 or 16; without it as the picture has.
-        quality: of JPEG and WebP, 1 … 100; without it ``mcir.inference.images.QUALITY``.
-        suffix: put at the end of the names.
-        skip_existing: leave results that are there as they are.
-        compare: make pictures of before and after.
-        gt: folder of ground truths.
-        crop_border: pixels that are not measured on each side; without it the scale.
+        opt: option file whose network is built; default: the network of the checkpoint.
+        key: which weights of the checkpoint to use, such as ``params``.
+        tile: longest side of the tiles, ``auto``, or None for whole images.
+        overlap: overlap of the tiles in pixels; default: that of ``Restorer``.
+        ensemble: whether the mean over the eight orientations is computed.
+        precision: precision of the arithmetic.
+        device: device such as ``cuda:1``; default: the GPU if there is one.
+        batch: number of images of one size that are restored together.
+        format: format of the results, such as ``png``; default: that of the image.
+        bits: bits per sample of the results, 8 or 16; default: those of the image.
+        quality: quality of JPEG and WebP, 1 to 100; default: ``mcir.inference.images.QUALITY``.
+        suffix: text that is appended to the names.
+        skip_existing: whether results that exist are kept.
+        compare: whether comparisons are made.
+        gt: folder of the ground truths.
+        crop_border: pixels on each side that are not measured; default: the scale, 0 for scale 1.
     """
 
     inputs: Sequence[str]
@@ -100,151 +95,152 @@ class FolderSettings:
 
 
 def restore_folder(settings: FolderSettings) -> int:
-    """Restore pictures and tell about it; return 0 if all were done, 1 if some were not.
+    """Restore images and print a report; return 0 if all images were restored, otherwise 1.
 
     Raises:
-        ValueError: something is wrong with all of it, before anything was computed; or the disk is full.
+        ValueError: a setting is invalid, which is found before anything is computed; or the disk is full.
         OSError: the results cannot be written.
     """
-    _require_sense(settings)
+    _check(settings)
     return _Run(settings).run()
 
 
 class _Run:
-    """One call of the command: what is known before, the three steps of each batch, and the report."""
+    """A call of the command: the plan, the three steps of each batch, and the report."""
 
     def __init__(self, settings: FolderSettings) -> None:
         self.settings = settings
         self.console = Console(highlight=False, soft_wrap=True)
-        self.faults: defaultdict[str, list[str]] = defaultdict(list)
+        self.problems: defaultdict[str, list[str]] = defaultdict(list)
         self.written: set[Job] = set()
         self.scores: dict[str, Scores] = {}
         self.stop = threading.Event()
         truths = GroundTruths(settings.gt) if settings.gt is not None else None
-        read = [path for path in (settings.weights, settings.opt) if path is not None]
-        apart = [path for path in (settings.out, settings.gt) if path is not None]
-        found = find_pictures(settings.inputs, apart, self.tell)
-        ending = f".{settings.format}" if settings.format else None
-        read += truths.files if truths else []
-        self.out, self.jobs = place(found, settings.out, ending, settings.suffix, settings.compare, read)
+        excluded = [path for path in (settings.out, settings.gt) if path is not None]
+        protected = [path for path in (settings.weights, settings.opt) if path is not None]
+        protected += truths.files if truths else []
+        found = find_images(settings.inputs, excluded, self.report)
+        extension = f".{settings.format}" if settings.format else None
+        plan = plan_outputs(found, settings.out, extension, settings.suffix, settings.compare, protected)
+        self.out, self.jobs = plan
         if settings.quality is not None and not any(job.target.suffix.lower() in _LOSSY for job in self.jobs):
-            raise ValueError("--quality is of JPEG and WebP, and no result is written as either")
-        self.truths = truths.of(self.jobs, self.tell) if truths else {}
+            raise ValueError("--quality applies to JPEG and WebP, and no result is written in these formats")
+        self.truths = truths.match(self.jobs, self.report) if truths else {}
         section = None if settings.opt is None else network_section(settings.opt)
-        overlap: dict[str, Any] = {} if settings.overlap is None else {"overlap": settings.overlap}
         self.restorer = Restorer(
             load_network(settings.weights, settings.key, section=section),
             device=settings.device,
             tile=settings.tile,
+            overlap=OVERLAP if settings.overlap is None else settings.overlap,
             ensemble=settings.ensemble,
             precision=settings.precision,
-            **overlap,
         )
         self.scale = self.restorer.scale
         self.border = (self.scale if self.scale > 1 else 0) if settings.crop_border is None else settings.crop_border
 
     def run(self) -> int:
-        """Restore, measure and report.
+        """Restore, measure and report; return the exit status.
 
         Raises:
-            DataError: nothing can be written to the folder of the results, or no more.
+            DataError: the folder of the results cannot be written, or the disk is full.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         if not os.access(self.out, os.W_OK | os.X_OK):
-            raise DataError(f"{self.out}: nothing may be written into this folder; name another with -o")
-        remove_leftovers(path for job in self.jobs for path in (job.target, job.comparison) if path is not None)
-        kept = self.settings.skip_existing
-        tasks = look_at(self.jobs, self.truths, self.scale, self.border, kept, self.tell)
-        there = sum(task.is_there for task in tasks)
+            raise DataError(f"{self.out}: no permission to write to this folder; name another with -o")
+        tasks = probe_inputs(self.jobs, self.truths, self.scale, self.border, self.settings.skip_existing, self.report)
+        existing = sum(task.exists for task in tasks)
         network = f"{self.restorer.architecture}, ×{self.scale}, on {self.restorer.device}"
-        self.console.print(f"{network}: {len(tasks) - there} to restore, {there} there already", markup=False)
-        todo = [task for task in tasks if task.is_shown or not task.is_there]
-        together = batches(todo, self.settings.batch, self.bytes_of, ROOM)
-        with Pace(self.console, len(todo), sum(task.megapixels for task in todo)) as pace:
-            steps = (self.read, partial(self.restore, pace), self.write)
+        self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} there already", markup=False)
+        todo = [task for task in tasks if task.is_evaluated or not task.exists]
+        with BatchProgress(self.console, len(todo), sum(task.megapixels for task in todo)) as progress:
             try:
-                for batch in pipelined(together, lambda batch: sum(map(self.bytes_of, batch)), *steps, ROOM, self.stop):
-                    pace.done(len(batch), sum(task.megapixels for task in batch))
+                self.process(todo, progress)
             except (ValueError, OSError) as error:
-                if not _is_hopeless(error):
+                if not _is_fatal(error):
                     raise
                 raise DataError(
-                    f"{self.out}: {_reason(error)}, after {len(self.written)} pictures, which are whole; when that is "
-                    "mended, go on with --skip-existing"
+                    f"{self.out}: {_reason(error)}, after {len(self.written)} complete results; continue with "
+                    "--skip-existing when the cause is removed"
                 ) from error
-            speed = f", {pace.speed()}" if self.written else ""
-        failed = len(self.jobs) - len(self.written) - there
-        counted = [f"{number} {what}" for number, what in ((there, "there already"), (failed, "failed")) if number]
-        return self.report(", ".join([f"{len(self.written)} restored", *counted]) + speed)
+            speed = f", {progress.speed()}" if self.written else ""
+        failed = len(self.jobs) - len(self.written) - existing
+        counts = [f"{count} {text}" for count, text in ((existing, "there already"), (failed, "failed")) if count]
+        return self.summarize(", ".join([f"{len(self.written)} restored", *counts]) + speed)
 
-    def tell(self, name: str, reason: str) -> None:
-        """Keep what is wrong with a picture for the end."""
-        self.faults[name].append(reason.removeprefix(f"{name}: "))
+    def process(self, tasks: Sequence[Task], progress: BatchProgress) -> None:
+        """Restore all images."""
+        groups = batches(tasks, self.settings.batch, self.bytes_of, MEMORY_LIMIT)
+        steps = (self.read, partial(self.restore, progress), self.write)
+        for batch in pipelined(groups, lambda batch: sum(map(self.bytes_of, batch)), *steps, MEMORY_LIMIT, self.stop):
+            progress.finish(len(batch), sum(task.megapixels for task in batch))
+
+    def report(self, name: str, reason: str) -> None:
+        """Keep a problem of an image for the summary."""
+        self.problems[name].append(reason.removeprefix(f"{name}: "))
 
     def bytes_of(self, task: Task) -> int:
-        """Return how much memory a picture takes."""
+        """Return the memory that an image uses."""
         return task.bytes(self.scale, (self.settings.bits or 8) // 8)
 
     # -- the three steps ----------------------------------------------------------------------------------------------
 
     def read(self, batch: list[Task]) -> list[Picture | None]:
-        """Read the pictures that are to be restored; None for one that cannot be read, or its result not written."""
-        return [None if task.is_there else self.attempt(task, self.read_one, task.job) for task in batch]
+        """Read the images of a batch; None for one that cannot be read, or whose result cannot be written."""
+        return [None if task.exists else self.attempt(task, self.read_one, task.job) for task in batch]
 
     def read_one(self, job: Job) -> Picture:
-        """Read a picture, and see that there is a file format for what becomes of it.
+        """Read an image.
 
         Raises:
-            PictureError: it cannot be read, or the result's format cannot hold it.
+            PictureError: the image cannot be read, or the format of the result cannot hold it.
         """
         picture = read_picture(job.source)
         if self.settings.bits == 16:
             picture = with_bits(picture, 16)
-        dtype = "uint8" if self.settings.bits == 8 else picture.pixels.dtype
-        nothing = np.broadcast_to(np.zeros((), dtype), (picture.height * self.scale, picture.width * self.scale, 3))
-        alpha = None if picture.alpha is None else nothing[:, :, 0]
-        becomes = replace(picture, pixels=nothing[:, :, : picture.channels], alpha=alpha)
-        refusal = ENCODERS[job.target.suffix.lower()].refusal(becomes)
+        refusal = FORMATS[job.target.suffix.lower()].refusal(picture, self.settings.bits, self.scale)
         if refusal is not None:
-            raise PictureError(f"{refusal.reason}{', or give --bits 8' if refusal.ways_out == (TO_8_BITS,) else ''}")
+            raise PictureError(f"{refusal.reason}{', or --bits 8' if refusal.missing == (DEEP,) else ''}")
         return picture
 
-    def restore(self, pace: Pace, batch: list[Task], pictures: Sequence[Picture | None]) -> list[Picture | None]:
-        """Restore those that were read, together; if that fails, each alone."""
+    def restore(
+        self, progress: BatchProgress, batch: list[Task], pictures: Sequence[Picture | None]
+    ) -> list[Picture | None]:
+        """Restore the images of a batch together, and one by one if that fails."""
         megapixels = sum(task.megapixels for task in batch)
 
-        def restored_of(read: Sequence[Picture]) -> list[Picture]:
-            return self.restorer.pictures(read, lambda share: pace.doing(share * megapixels * len(read) / len(batch)))
+        def restored(images: Sequence[Picture]) -> list[Picture]:
+            done = megapixels * len(images) / len(batch)
+            return self.restorer.pictures(images, lambda share: progress.update(share * done))
 
-        read = [picture for picture in pictures if picture is not None]
-        if len(read) > 1:
+        images = [picture for picture in pictures if picture is not None]
+        if len(images) > 1:
             try:
-                restored = iter(restored_of(read))
-                return [picture and next(restored) for picture in pictures]
+                results = iter(restored(images))
+                return [picture and next(results) for picture in pictures]
             except (ValueError, RuntimeError, MemoryError):
                 pass
         return [
-            picture and self.attempt(task, lambda picture: restored_of([picture])[0], picture)
+            picture and self.attempt(task, lambda picture: restored([picture])[0], picture)
             for task, picture in zip(batch, pictures, strict=True)
         ]
 
     def write(self, batch: list[Task], restored: Sequence[Picture | None]) -> None:
-        """Write what was restored; measure and show what the files hold."""
+        """Write the results of a batch, and evaluate them as they were written."""
         for task, picture in zip(batch, restored, strict=True):
             if picture is not None:
                 self.attempt(task, self.save, task.job, picture)
-            if (task.job in self.written or task.is_there) and task.is_shown and not self.stop.is_set():
-                self.attempt(task, self.show, task)
+            if (task.job in self.written or task.exists) and task.is_evaluated and not self.stop.is_set():
+                self.attempt(task, self.evaluate, task)
 
     def save(self, job: Job, picture: Picture) -> None:
-        """Write one result."""
+        """Write a result."""
         if self.settings.bits == 8:
             picture = with_bits(picture, 8)
         write_picture(job.target, picture, QUALITY if self.settings.quality is None else self.settings.quality)
         self.written.add(job)
 
-    def show(self, task: Task) -> None:
-        """Compare a result with its ground truth and its input."""
+    def evaluate(self, task: Task) -> None:
+        """Measure a result, and draw a comparison."""
         job = task.job
         source, output = read_picture(job.source).pixels, read_picture(job.target).pixels
         gt = None if task.gt is None else read_picture(task.gt).pixels
@@ -252,81 +248,72 @@ class _Run:
         if scores is not None:
             self.scores[job.name] = scores
         if job.comparison is not None:
-            write_atomically(job.comparison, encode_png(before_after(source, output, gt, self.scale, scores)))
+            write_atomically(job.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
 
-    def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R | None:
-        """Do something with a picture, or keep for the end why it failed.
+    def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
+        """Call a function for an image, and report its failure.
 
         Raises:
-            OSError: nothing can be written any more.
+            OSError: no other image can be written either.
         """
         try:
-            return work(*arguments, **named)
+            return work(*arguments, **options)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            if _is_hopeless(error):
+            if _is_fatal(error):
                 raise
-            self.tell(str(task.job.source), _reason(error))
+            self.report(str(task.job.source), _reason(error))
             return None
 
-    # -- afterwards ---------------------------------------------------------------------------------------------------
+    # -- the summary --------------------------------------------------------------------------------------------------
 
-    def report(self, summary: str) -> int:
-        """Show and write what was measured and what failed; return the exit status."""
+    def summarize(self, summary: str) -> int:
+        """Print and write scores and problems; return the exit status."""
         scores = {job.name: self.scores[job.name] for job in self.jobs if job.name in self.scores}
-        faults = {plain(name): "; ".join(map(plain, reasons)) for name, reasons in sorted(self.faults.items())}
-        width = None if self.console.is_terminal else _WIDTH
+        problems = {printable(name): "; ".join(map(printable, texts)) for name, texts in sorted(self.problems.items())}
+        width = None if self.console.is_terminal else _TABLE_WIDTH
         if scores:
-            facts = {
+            facts: dict[str, Any] = {
                 "weights": str(self.settings.weights),
                 "architecture": self.restorer.architecture,
                 "scale": self.scale,
                 "ground_truth": str(self.settings.gt),
                 "crop_border": self.border,
-                "faults": faults,
+                "faults": problems,
             }
             write_scores(self.out, scores, facts)
             Console(width=width, highlight=False).print(scores_table(scores, self.scale))
-        self.console.print(f"{plain(str(self.settings.out))}: {summary}", markup=False)
-        if faults:
-            table = Table("picture", "what is wrong")
-            for name, reasons in faults.items():
-                table.add_row(Text(name, overflow="fold"), Text(reasons, overflow="fold"))
+        self.console.print(f"{printable(str(self.settings.out))}: {summary}", markup=False)
+        if problems:
+            table = Table("image", "problem")
+            for name, reason in problems.items():
+                table.add_row(Text(name, overflow="fold"), Text(reason, overflow="fold"))
             Console(width=width, highlight=False, stderr=True).print(table)
-        return 1 if faults else 0
+        return 1 if problems else 0
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _require_sense(settings: FolderSettings) -> None:
-    """See that the settings go together.
-
-    Raises:
-        ValueError: they do not.
-    """
+def _check(settings: FolderSettings) -> None:
+    """Raise a ``ValueError`` for settings that are invalid or contradict each other."""
     if settings.batch < 1:
-        raise ValueError(f"--batch is a number of pictures from 1 on, not {settings.batch}")
+        raise ValueError(f"--batch: expected at least 1, got {settings.batch}")
     if settings.quality is not None and not 1 <= settings.quality <= 100:
-        raise ValueError(f"--quality is from 1 to 100, not {settings.quality}")
+        raise ValueError(f"--quality: expected 1 to 100, got {settings.quality}")
     if settings.format is not None and f".{settings.format}" not in EXTENSIONS:
-        known = ", ".join(sorted(ending[1:] for ending in EXTENSIONS))
-        raise ValueError(f"--format {settings.format}: pictures can be written as {known}")
+        known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        raise ValueError(f"--format: expected one of {known}, got {settings.format}")
     if settings.crop_border is not None and settings.gt is None:
-        raise ValueError("--crop-border says what is measured, and nothing is without --gt")
+        raise ValueError("--crop-border: has no effect without --gt")
     if settings.crop_border is not None and settings.crop_border < 0:
-        raise ValueError(f"--crop-border is a number of pixels from 0 on, not {settings.crop_border}")
+        raise ValueError(f"--crop-border: expected at least 0, got {settings.crop_border}")
 
 
-def _is_hopeless(error: BaseException) -> bool:
-    """Tell whether no other picture can be written either."""
-    while not (isinstance(error, OSError) and error.errno in _HOPELESS):
-        if error.__cause__ is None:
-            return False
-        error = error.__cause__
-    return True
+def _is_fatal(error: BaseException | None) -> bool:
+    """Return whether no other image can be written either."""
+    if isinstance(error, OSError) and error.errno in _FATAL:
+        return True
+    return error is not None and _is_fatal(error.__cause__)
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split()) or type(error).__name__
+    """Return the message of an error in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

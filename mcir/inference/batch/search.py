@@ -1,4 +1,4 @@
-"""Which pictures a person means by files, folders and patterns."""
+"""Find the images that files, folders and patterns name."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from mcir.data.codec import EXTENSIONS
 from mcir.data.errors import DataError, raise_data_errors
 
-Tell = Callable[[str, str], None]
-"""Told of what cannot be restored: its name and the reason."""
+Report: TypeAlias = Callable[[str, str], None]
+"""Called with the name of a file that cannot be processed, and the reason."""
 
 _MAGIC = frozenset("*?[")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture that is meant.
+    """An image that was found.
 
     Attributes:
-        source: its file.
-        name: its path below the folder, or the fixed part of the pattern, that it was found in; with ``/``.
-        below: that folder; None for a file that was named itself.
+        source: file.
+        name: path below ``root``, with ``/``; the file name if there is no root.
+        root: folder, or fixed part of the pattern, in which the file was found; None for a file that was named itself.
     """
 
     source: Path
     name: str
-    below: Path | None = None
+    root: Path | None = None
 
 
-def find_pictures(inputs: Sequence[str], leave_out: Sequence[Path], tell: Tell) -> list[Found]:
-    """Return the pictures that files, folders and patterns mean, each once, in order.
+def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report) -> list[Found]:
+    """Return the images that files, folders and patterns name, in order and without duplicates.
 
-    A folder is searched at any depth, links to folders included; what is hidden is left out, and so are files without a
-    picture's ending. A file that is named itself is taken whatever its ending.
+    Folders are searched at any depth. Links to folders are followed; hidden files and files with other suffixes are
+    ignored. A file that is named itself is accepted with any suffix.
 
     Args:
-        inputs: paths, or patterns with ``*``, ``?``, ``[…]`` and ``**``; what is there is a path, whatever its letters.
-        leave_out: folders that are not searched where they lie within an input, like that of the results.
-        tell: told of folders that cannot be read, and of what has a picture's ending and is no file.
+        inputs: paths, or patterns with ``*``, ``?``, ``[…]`` and ``**``; an existing path is never a pattern.
+        excluded: folders that are not searched, such as that of the results.
+        report: called for unreadable folders, and for paths with the suffix of an image that are not files.
 
     Raises:
-        DataError: something is not there, or there is no picture.
+        DataError: an input does not exist, or there is no image.
     """
-    apart = [folder.expanduser().resolve() for folder in leave_out]
+    excluded = [folder.expanduser().resolve() for folder in excluded]
     found: list[Found] = []
     problems = []
     for text in inputs:
@@ -55,79 +56,76 @@ def find_pictures(inputs: Sequence[str], leave_out: Sequence[Path], tell: Tell) 
         elif path.is_file():
             found.append(Found(path, path.name))
         elif path.is_dir():
-            if len(inputs) == 1 or path.resolve() not in apart:  # `mcir restore photos/* -o photos/restored`, again
-                found += _in_folder(path, path, apart, tell)
+            if len(inputs) == 1 or path.resolve() not in excluded:  # the shell expands photos/* to the results, too
+                found += _in_folder(path, path, excluded, report)
         elif path.exists() or path.is_symlink():
             problems.append(f"{text}: neither a file nor a folder")
-        elif not (fits := _fitting(path, apart, tell)):
-            problems.append(f"{text}: no picture fits this pattern" if fits is not None else f"{text}: is not there")
+        elif matches := _matching(path, excluded, report):
+            found += matches
         else:
-            found += fits
-    raise_data_errors(problems, "pictures to restore")
+            problems.append(f"{text}: no such file" if matches is None else f"{text}: no image matches this pattern")
+    raise_data_errors(problems, "images to restore")
     if not found:
-        raise DataError(
-            f"no picture found in {', '.join(inputs)}, at any depth; looked for {', '.join(sorted(EXTENSIONS))}"
-        )
-    once: dict[str, Found] = {}
+        raise DataError(f"no image found in {', '.join(inputs)}; searched for {', '.join(sorted(EXTENSIONS))}")
+    unique: dict[str, Found] = {}
     for one in found:
-        once.setdefault(os.path.abspath(one.source), one)  # noqa: PTH100 (links are not followed)
-    return list(once.values())
+        unique.setdefault(os.path.abspath(one.source), one)  # noqa: PTH100 (links are not resolved)
+    return list(unique.values())
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
+def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Report) -> Iterator[Found]:
+    """Yield the images of a folder at any depth, sorted; a link back to a parent folder is not followed."""
 
+    def on_error(error: OSError) -> None:
+        report(f"{error.filename}/", error.strerror or str(error))
 
-def _in_folder(folder: Path, below: Path, apart: Sequence[Path], tell: Tell) -> Iterator[Found]:
-    """Yield the pictures of a folder at any depth, sorted; a link back to a folder around it is not followed."""
-
-    def fail(error: OSError) -> None:
-        tell(f"{error.filename}/", error.strerror or str(error))
-
-    top = folder.resolve()
-    inside = {one for one in apart if top in one.parents}
-    around: dict[str, frozenset[str]] = {}
+    inside = _inside(excluded, folder)
+    parents: dict[str, frozenset[str]] = {}
     found = []
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(here)
-        above = around.get(os.path.dirname(here), frozenset())  # noqa: PTH120
-        around[here] = above | {real}
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
+        real = os.path.realpath(current)
+        above = parents.get(os.path.dirname(current), frozenset())  # noqa: PTH120
+        parents[current] = above | {real}
         if real in above or Path(real) in inside:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(here, name) for name in sorted(files) if not name.startswith(".")]
-        found += [path for path in paths if _is_picture(path, tell)]
-    yield from (Found(path, path.relative_to(below).as_posix(), below) for path in sorted(found))
+        paths = [Path(current, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if _is_image(path, report)]
+    yield from (Found(path, path.relative_to(root).as_posix(), root) for path in sorted(found))
 
 
-def _fitting(pattern: Path, apart: Sequence[Path], tell: Tell) -> list[Found] | None:
-    """Return the pictures that fit a pattern, in files and folders; None where it is no pattern."""
-    base, rest = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
-    while rest and (base / rest[0]).exists():  # a folder may be called `a[1]`
-        base /= rest.pop(0)
-    if not any(_MAGIC & set(part) for part in rest) or not base.is_dir():
+def _matching(pattern: Path, excluded: Sequence[Path], report: Report) -> list[Found] | None:
+    """Return the images that match a pattern, in files and folders; None if the text is not a pattern."""
+    root, rest = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
+    while rest and (root / rest[0]).exists():  # a folder may be called `a[1]`
+        root /= rest.pop(0)
+    if not any(_MAGIC & set(part) for part in rest) or not root.is_dir():
         return None
-    top = base.resolve()
-    inside = {one for one in apart if top in one.parents}
+    inside = _inside(excluded, root)
     found: list[Found] = []
-    for path in sorted(base.glob(str(Path(*rest)))):
-        if any(part.startswith(".") for part in path.relative_to(base).parts):
-            continue
+    for path in sorted(root.glob(str(Path(*rest)))):
         real = path.resolve()
-        if any(one == real or one in real.parents for one in inside):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if is_hidden or inside & {real, *real.parents}:
             continue
         if path.is_dir():
-            found += _in_folder(path, base, apart, tell)
-        elif _is_picture(path, tell):
-            found.append(Found(path, path.relative_to(base).as_posix(), base))
+            found += _in_folder(path, root, excluded, report)
+        elif _is_image(path, report):
+            found.append(Found(path, path.relative_to(root).as_posix(), root))
     return found
 
 
-def _is_picture(path: Path, tell: Tell) -> bool:
-    """Tell whether a file has a picture's ending, and say so where it has and is none."""
+def _inside(excluded: Sequence[Path], folder: Path) -> set[Path]:
+    top = folder.resolve()
+    return {one for one in excluded if top in one.parents}
+
+
+def _is_image(path: Path, report: Report) -> bool:
+    """Return whether a file has the suffix of an image; report one that is not a file."""
     if path.suffix.lower() not in EXTENSIONS:
         return False
-    if not path.is_file():  # to open a pipe would take for ever
-        tell(str(path), "a link to nothing" if path.is_symlink() else "not a file")
+    if not path.is_file():  # opening a pipe would block
+        report(str(path), "a link to a missing file" if path.is_symlink() else "not a file")
         return False
     return True

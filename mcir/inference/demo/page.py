@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from mcir.data.errors import DataError
-from mcir.inference.batch.measured import Scores
+from mcir.inference.batch.scores import Scores
 from mcir.inference.demo.service import DAMAGES, PHOTOS, DemoService, Facts, Outcome, Refusal, photograph
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]

@@ -21,10 +21,11 @@ from mcir.atomic import write_atomically
 from mcir.data.bundled import TRAIN, VAL, photographs
 from mcir.data.codec import Array, any_size, encode_png
 from mcir.data.degradations import build_degradation
-from mcir.inference.batch.measured import Scores, require_fit, score
+from mcir.inference.batch.scores import Scores, check_sizes, score
+from mcir.inference.convert import as_array, as_tensor
 from mcir.inference.demo.shelf import Shelf
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
-from mcir.inference.output_buffer import as_array, as_tensor, enlarged
+from mcir.inference.output_buffer import enlarge_alpha
 from mcir.inference.restorer import Restorer
 from mcir.inference.tile_planner import Tile
 from mcir.registry import Section
@@ -254,7 +255,7 @@ class DemoService:
         if not scale or restored != (scale * size[0], scale * size[1]):
             raise Refusal("This result is not that of the picture. Restore it again.")
         try:
-            require_fit(size, wanted, scale, 0)
+            check_sizes(size, wanted, scale, 0)
         except ValueError as error:
             raise Refusal(f"No comparison is possible: {error}.") from error
         source, output, gt = (_read(file).pixels for file in files)
@@ -360,6 +361,6 @@ def _opaque(picture: Picture) -> Picture:
 
 def _enlarged(picture: Picture, scale: int) -> Picture:
     """Return a picture enlarged bicubically."""
-    pixels = np.dstack([enlarged(channel, scale) for channel in np.moveaxis(picture.pixels, 2, 0)])
-    alpha = None if picture.alpha is None else enlarged(picture.alpha, scale)
+    pixels = np.dstack([enlarge_alpha(channel, scale) for channel in np.moveaxis(picture.pixels, 2, 0)])
+    alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, scale)
     return replace(picture, pixels=pixels, alpha=alpha)

@@ -1,4 +1,4 @@
-"""Empty files, whose names are what matters."""
+"""Folders of empty files."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def touch(folder, *names):
     return folder
 
 
-def unheard(name, reason):
+def no_report(name, reason):
     raise AssertionError(f"{name}: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: order, overlap, the bound on memory, and ends before the end."""
+"""Order, overlap and memory of the three steps, errors, and callers that stop."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ import pytest
 from mcir.inference.batch.pipeline import pipelined
 
 
-def run(items, size=lambda item: 1, read=lambda item: item, compute=lambda item, got: got, write=None, room=100):
+def run(items, size=lambda item: 1, read=lambda item: item, compute=lambda item, got: got, write=None, limit=100):
     stop = threading.Event()
-    return list(pipelined(items, size, read, compute, write or (lambda item, got: None), room, stop))
+    return list(pipelined(items, size, read, compute, write or (lambda item, got: None), limit, stop))
 
 
-def test_every_item_passes_all_three_steps_in_order():
+def test_items_pass_all_steps_in_order():
     written = {}
     done = run(range(50), read=lambda n: n * 10, compute=lambda n, got: (n, got), write=written.__setitem__)
     assert done == list(range(50))
@@ -21,7 +21,7 @@ def test_every_item_passes_all_three_steps_in_order():
     assert run([]) == []
 
 
-def test_computing_stays_in_the_thread_of_the_caller_and_the_others_leave_it():
+def test_only_computing_runs_in_the_thread_of_the_caller():
     threads = {"read": set(), "compute": set(), "write": set()}
 
     def seen(step):
@@ -32,8 +32,8 @@ def test_computing_stays_in_the_thread_of_the_caller_and_the_others_leave_it():
     assert threading.main_thread() not in threads["read"] | threads["write"]
 
 
-def test_the_next_is_read_and_the_last_written_while_one_is_computed():
-    """The second is computed only when the third has been read and the first is being written."""
+def test_steps_overlap():
+    """The second item waits in ``compute`` until the third is read and the first is written."""
     read_third, written_first = threading.Event(), threading.Event()
 
     def read(n):
@@ -53,36 +53,36 @@ def test_the_next_is_read_and_the_last_written_while_one_is_computed():
 
 
 @pytest.mark.parametrize("sizes", [[40] * 12, [100] * 5, [250, 10, 10, 250, 10], [60, 60, 30, 30, 30, 90]])
-def test_no_more_is_held_than_there_is_room_but_a_large_one_alone(sizes):
+def test_memory_is_limited(sizes):
     lock = threading.Lock()
-    held, peaks = {}, []
+    active, peaks = {}, []
 
     def read(n):
         with lock:
-            held[n] = sizes[n]
-            peaks.append(dict(held))
+            active[n] = sizes[n]
+            peaks.append(dict(active))
 
     def write(n, _):
         time.sleep(0.002)
         with lock:
-            del held[n]
+            del active[n]
 
-    assert run(range(len(sizes)), size=sizes.__getitem__, read=read, write=write, room=100) == list(range(len(sizes)))
+    assert run(range(len(sizes)), size=sizes.__getitem__, read=read, write=write, limit=100) == list(range(len(sizes)))
     assert all(sum(peak.values()) <= 100 or len(peak) == 1 for peak in peaks)
     if sizes == [40] * 12:
         assert max(map(len, peaks)) == 2
 
 
 @pytest.mark.parametrize("step", ["read", "compute", "write"])
-def test_an_error_ends_it_and_what_is_begun_is_finished(step):
-    stop, begun, ended = threading.Event(), [], []
+def test_errors_stop_the_pipeline(step):
+    stop, started, ended = threading.Event(), [], []
 
     def fail(n, *_):
         if n == 3:
             raise OSError(step)
 
     def write(n, _):
-        begun.append(n)
+        started.append(n)
         if step == "write":
             fail(n)
         time.sleep(0.01)
@@ -92,16 +92,16 @@ def test_an_error_ends_it_and_what_is_begun_is_finished(step):
     with pytest.raises(OSError, match=step):
         list(pipelined(range(100), lambda n: 1, *steps, 3, stop))
     assert stop.is_set()
-    assert sorted(begun) == sorted({*ended, *([3] if step == "write" else [])})
-    assert max(begun) < 10
+    assert sorted(started) == sorted({*ended, *([3] if step == "write" else [])})
+    assert max(started) < 10
 
 
-def test_the_caller_may_leave_off():
+def test_the_caller_may_stop():
     stop, written = threading.Event(), []
-    going = pipelined(
+    running = pipelined(
         range(1000), lambda n: 1, lambda n: n, lambda n, got: n, lambda n, got: written.append(n), 4, stop
     )
-    assert next(going) == 0
-    going.close()
+    assert next(running) == 0
+    running.close()
     assert stop.is_set()
     assert len(written) < 20

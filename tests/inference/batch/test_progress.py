@@ -1,75 +1,70 @@
-"""What is told of the way of many pictures."""
+"""Progress is shown as a bar or as lines."""
 
 import io
 import re
 
 from rich.console import Console
 
-from mcir.inference.batch import pace as pace_module
-from mcir.inference.batch.progress import Pace
-
-
-def clock(monkeypatch, *seconds):
-    times = iter(seconds)
-    monkeypatch.setattr(pace_module.time, "monotonic", lambda: next(times))
+from mcir.inference.batch import progress as progress_module
+from mcir.inference.batch.progress import BatchProgress
 
 
 def lines_of(monkeypatch, **options):
     console = Console(file=io.StringIO(), highlight=False, soft_wrap=True, **options)
-    with Pace(console, 10, 40.0) as pace:
+    with BatchProgress(console, 10, 40.0) as progress:
         for _ in range(3):
-            pace.done(2, 8.0)
-    return console.file.getvalue(), pace
+            progress.finish(2, 8.0)
+    return console.file.getvalue(), progress
 
 
-def test_where_there_is_no_terminal_lines_are_plain_and_complete(monkeypatch):
-    monkeypatch.setattr(pace_module, "INTERVAL", 0.0)
-    text, pace = lines_of(monkeypatch)
+def test_lines_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(progress_module, "INTERVAL", 0.0)
+    text, progress = lines_of(monkeypatch)
     assert len(text.splitlines()) == 3
-    pattern = r"2/10 pictures, \S+ images/s, \S+ megapixels/s, eta \d+:\d\d:\d\d"
+    pattern = r"2/10 images, \S+ images/s, \S+ megapixels/s, eta \d+:\d\d:\d\d"
     assert re.fullmatch(pattern, text.splitlines()[0])
-    assert text.splitlines()[-1].startswith("6/10 pictures, ")
-    assert (pace.pictures, pace.megapixels) == (6, 24.0)
+    assert text.splitlines()[-1].startswith("6/10 images, ")
+    assert (progress.images, progress.megapixels) == (6, 24.0)
 
 
-def test_lines_come_now_and_then(monkeypatch):
+def test_lines_are_rare(monkeypatch):
     assert lines_of(monkeypatch)[0] == ""
 
 
-def test_the_numbers_are_pictures_and_megapixels_a_second_and_the_time_left_by_megapixels(monkeypatch):
+def test_speed_and_remaining_time(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), highlight=False, soft_wrap=True)
-    with Pace(console, 10, 50.0) as pace:
+    with BatchProgress(console, 10, 50.0) as progress:
         now[0] += 20
-        pace.done(4, 10.0)
-        assert console.file.getvalue() == "4/10 pictures, 0.2 images/s, 0.5 megapixels/s, eta 0:01:20\n"
+        progress.finish(4, 10.0)
+        assert console.file.getvalue() == "4/10 images, 0.2 images/s, 0.5 megapixels/s, eta 0:01:20\n"
         now[0] += 9
-        pace.done(1, 1.0)
+        progress.finish(1, 1.0)
         assert len(console.file.getvalue().splitlines()) == 1
         now[0] += 1
-        pace.done(1, 4.0)
-        assert console.file.getvalue().splitlines()[1] == "6/10 pictures, 0.2 images/s, 0.5 megapixels/s, eta 0:01:10"
-    assert pace.speed() == "0.2 images/s, 0.5 megapixels/s"
+        progress.finish(1, 4.0)
+        assert console.file.getvalue().splitlines()[1] == "6/10 images, 0.2 images/s, 0.5 megapixels/s, eta 0:01:10"
+    assert progress.speed() == "0.2 images/s, 0.5 megapixels/s"
 
 
-def test_at_a_terminal_there_is_a_bar(monkeypatch):
+def test_bar_in_a_terminal(monkeypatch):
     text, _ = lines_of(monkeypatch, force_terminal=True, width=120)
     assert "\x1b[" in text
     assert "━" in text
-    assert "10 pictures" in text
+    assert "10 images" in text
 
 
-def test_a_large_picture_moves_on_before_it_is_done_and_never_back(monkeypatch):
+def test_progress_within_an_image(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), highlight=False, soft_wrap=True)
-    with Pace(console, 1, 100.0) as pace:
+    with BatchProgress(console, 1, 100.0) as progress:
         for megapixels in (25.0, 10.0):  # memory ran out in between
             now[0] += 50
-            pace.doing(megapixels)
-        pace.done(1, 100.0)
+            progress.update(megapixels)
+        progress.finish(1, 100.0)
     first, second = console.file.getvalue().splitlines()
-    assert first == "0/1 pictures, 0 images/s, 0.5 megapixels/s, eta 0:02:30"
-    assert second == "0/1 pictures, 0 images/s, 0.25 megapixels/s, eta 0:05:00"
-    assert pace.speed() == "0.01 images/s, 1 megapixels/s"
+    assert first == "0/1 images, 0 images/s, 0.5 megapixels/s, eta 0:02:30"
+    assert second == "0/1 images, 0 images/s, 0.25 megapixels/s, eta 0:05:00"
+    assert progress.speed() == "0.01 images/s, 1 megapixels/s"

@@ -1,23 +1,23 @@
-"""Which pictures are found."""
+"""Files, folders and patterns name images."""
 
 import os
 
 import pytest
 
 from mcir.data.errors import DataError
-from mcir.inference.batch.search import find_pictures
-from tests.inference.batch.conftest import touch, unheard
+from mcir.inference.batch.search import find_images
+from tests.inference.batch.conftest import no_report, touch
 
 
-def names_in(*inputs, apart=(), tell=unheard):
-    return [one.name for one in find_pictures([str(text) for text in inputs], apart, tell)]
+def names_in(*inputs, excluded=(), report=no_report):
+    return [one.name for one in find_images([str(text) for text in inputs], excluded, report)]
 
 
-def test_a_folder_is_searched_at_any_depth_for_pictures_that_are_not_hidden(photos):
+def test_folders_are_searched_at_any_depth(photos):
     assert names_in(photos) == ["a.JPG", "b.png", "sub/c.tif", "sub/deep er/ü [1].webp"]
 
 
-def test_a_file_is_taken_whatever_its_ending_and_bears_its_own_name(photos):
+def test_named_files_may_have_any_extension(photos):
     assert names_in(photos / "sub/c.tif", photos / "notes.txt") == ["c.tif", "notes.txt"]
 
 
@@ -34,25 +34,25 @@ def test_a_file_is_taken_whatever_its_ending_and_bears_its_own_name(photos):
         ("sub/*.tif", ["c.tif"]),
     ],
 )
-def test_a_pattern_keeps_the_structure_below_its_fixed_part(photos, pattern, found):
+def test_patterns(photos, pattern, found):
     assert names_in(photos / pattern) == found
 
 
-def test_what_is_there_is_no_pattern(tmp_path):
+def test_existing_paths_are_not_patterns(tmp_path):
     touch(tmp_path / "in [1]", "a*.png", "ab.png", "1.png")
     assert names_in(tmp_path / "in [1]") == ["1.png", "a*.png", "ab.png"]
     assert names_in(tmp_path / "in [1]" / "a*.png") == ["a*.png"]
     assert names_in(tmp_path / "in [1]" / "a?.png") == ["a*.png", "ab.png"]
 
 
-def test_a_relative_pattern_starts_here(photos, monkeypatch):
+def test_relative_patterns(photos, monkeypatch):
     monkeypatch.chdir(photos)
     assert names_in("*.png") == ["b.png"]
     assert names_in("sub") == ["c.tif", "deep er/ü [1].webp"]
     assert names_in(".") == names_in(photos)
 
 
-def test_what_is_named_twice_is_restored_once_by_its_first_name(photos):
+def test_duplicates_are_removed(photos):
     assert names_in(photos / "b.png", photos, photos / "**/*.png") == [
         "b.png",
         "a.JPG",
@@ -63,19 +63,25 @@ def test_what_is_named_twice_is_restored_once_by_its_first_name(photos):
     assert "sub/c.tif" not in names_in(photos / "sub/c.tif", photos)
 
 
-def test_results_and_ground_truths_within_an_input_are_left_out(photos):
+def test_results_and_ground_truths_are_excluded(photos):
     touch(photos, "restored/b.png", "gt/b.png")
-    apart = [photos / "restored", photos / "gt"]
+    excluded = [photos / "restored", photos / "gt"]
     expected = ["a.JPG", "b.png", "sub/c.tif", "sub/deep er/ü [1].webp"]
-    assert names_in(photos, apart=apart) == expected
-    assert names_in(photos / "*", apart=apart) == expected
-    assert names_in(photos / "**/*.png", apart=apart) == ["b.png"]
-    as_the_shell_has_it = sorted(path for path in photos.iterdir() if not path.name.startswith("."))
-    assert names_in(*as_the_shell_has_it, apart=apart) == ["a.JPG", "b.png", "notes.txt", "c.tif", "deep er/ü [1].webp"]
-    assert names_in(photos / "restored", apart=apart) == ["b.png"]  # asked for by its own name: `place` decides
+    assert names_in(photos, excluded=excluded) == expected
+    assert names_in(photos / "*", excluded=excluded) == expected
+    assert names_in(photos / "**/*.png", excluded=excluded) == ["b.png"]
+    expanded_by_the_shell = sorted(path for path in photos.iterdir() if not path.name.startswith("."))
+    assert names_in(*expanded_by_the_shell, excluded=excluded) == [
+        "a.JPG",
+        "b.png",
+        "notes.txt",
+        "c.tif",
+        "deep er/ü [1].webp",
+    ]
+    assert names_in(photos / "restored", excluded=excluded) == ["b.png"]  # named itself
 
 
-def test_a_link_to_a_folder_is_followed_but_not_in_a_circle(photos, tmp_path):
+def test_links_are_followed_but_not_in_circles(photos, tmp_path):
     touch(tmp_path / "elsewhere", "far.png")
     (photos / "link").symlink_to(tmp_path / "elsewhere")
     (photos / "sub/up").symlink_to(photos)
@@ -83,7 +89,7 @@ def test_a_link_to_a_folder_is_followed_but_not_in_a_circle(photos, tmp_path):
     assert names_in(photos) == ["a.JPG", "b.png", "link/far.png", "sub/c.tif", "sub/deep er/ü [1].webp"]
 
 
-def test_a_folder_that_cannot_be_read_is_told(photos, monkeypatch):
+def test_unreadable_folders_are_reported(photos, monkeypatch):
     real = os.scandir
 
     def scandir(path):
@@ -92,39 +98,39 @@ def test_a_folder_that_cannot_be_read_is_told(photos, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    told = []
-    assert names_in(photos, tell=lambda *fault: told.append(fault)) == ["a.JPG", "b.png"]
-    assert told == [(f"{photos}/sub/", "Permission denied")]
+    reports = []
+    assert names_in(photos, report=lambda *problem: reports.append(problem)) == ["a.JPG", "b.png"]
+    assert reports == [(f"{photos}/sub/", "Permission denied")]
 
 
-def test_nothing_found_says_where_and_for_what_was_looked(tmp_path):
+def test_no_image(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match=rf"no picture found in {tmp_path}, at any depth; looked for \.bmp, .*\.webp"):
+    with pytest.raises(DataError, match=rf"no image found in {tmp_path}; searched for \.bmp, .*\.webp"):
         names_in(tmp_path)
 
 
-def test_what_is_no_file_in_a_folder_is_told(tmp_path):
+def test_paths_that_are_not_files_are_reported(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / "dead.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.png")
     for text in (tmp_path, tmp_path / "*"):
-        told = []
-        assert names_in(text, tell=lambda *fault, told=told: told.append(fault)) == ["a.png"]
-        assert told == [(f"{tmp_path}/dead.png", "a link to nothing"), (f"{tmp_path}/pipe.png", "not a file")]
+        reports = []
+        assert names_in(text, report=lambda *problem, reports=reports: reports.append(problem)) == ["a.png"]
+        assert reports == [(f"{tmp_path}/dead.png", "a link to a missing file"), (f"{tmp_path}/pipe.png", "not a file")]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("none.png", "none.png: is not there"),
-        ("none/*.png", r"none/\*.png: no picture fits this pattern"),
-        ("*.tif", r"\*.tif: no picture fits this pattern"),
+        ("none.png", "none.png: no such file"),
+        ("none/*.png", r"none/\*.png: no image matches this pattern"),
+        ("*.tif", r"\*.tif: no image matches this pattern"),
         ("", "an input is empty"),
         ("dead.png", "dead.png: neither a file nor a folder"),
         ("pipe.png", "pipe.png: neither a file nor a folder"),
     ],
 )
-def test_an_input_that_is_nothing_is_an_error_beside_others(tmp_path, monkeypatch, text, message):
+def test_invalid_inputs(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(touch(tmp_path, "a.png"))
     (tmp_path / "dead.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.png")

@@ -1,11 +1,11 @@
-"""What is known of pictures before anything is computed."""
+"""Headers are read before anything is computed, and images are grouped."""
 
 from pathlib import Path
 
 import pytest
 
 from mcir.inference.batch.jobs import Job
-from mcir.inference.batch.tasks import Task, batches, look_at
+from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import PictureInfo
 from tests.data.pictures import noise, save, shorten
 
@@ -17,70 +17,70 @@ def jobs(tmp_path):
     return [Job(name, tmp_path / "in" / name, tmp_path / "out" / name) for name in ("a.png", "b.png", "c.png")]
 
 
-def looked_at(jobs, truths=None, scale=2, border=0, skip_existing=False):
-    told = {}
-    tasks = look_at(jobs, truths or {}, scale, border, skip_existing, told.__setitem__)
-    return tasks, told
+def probe(jobs, truths=None, scale=2, border=0, skip_existing=False):
+    reports = {}
+    tasks = probe_inputs(jobs, truths or {}, scale, border, skip_existing, reports.__setitem__)
+    return tasks, reports
 
 
-def test_headers_tell_the_kind(jobs):
-    tasks, told = looked_at(jobs)
+def test_headers(jobs):
+    tasks, reports = probe(jobs)
     assert [task.job for task in tasks] == jobs
-    assert tasks[2].kind == PictureInfo(24, 20, 3, 8, False)
-    assert not any(task.is_there or task.is_shown for task in tasks)
+    assert tasks[2].info == PictureInfo(24, 20, 3, 8, False)
+    assert not any(task.exists or task.is_evaluated for task in tasks)
     assert tasks[0].megapixels == pytest.approx(480e-6)
-    assert not told
+    assert not reports
 
 
-def test_what_is_no_picture_is_told_and_left_out(jobs):
+def test_files_that_are_not_images_are_reported(jobs):
     jobs[0].source.write_text("words")
     shorten(jobs[2].source)
-    tasks, told = looked_at(jobs)
+    tasks, reports = probe(jobs)
     assert [task.job for task in tasks] == [jobs[1]]
-    assert told.keys() == {str(jobs[0].source), str(jobs[2].source)}
+    assert reports.keys() == {str(jobs[0].source), str(jobs[2].source)}
 
 
-def test_a_ground_truth_that_does_not_fit_is_told_and_the_picture_is_restored(jobs, tmp_path):
+def test_ground_truths_that_do_not_fit_are_reported(jobs, tmp_path):
     sizes = {"a.png": (40, 48), "b.png": (40, 50), "c.png": (48, 40)}
     for name, size in sizes.items():
         save(tmp_path / "gt" / name, noise(*size))
     (tmp_path / "gt/c.png").write_bytes(b"")
     truths = {job: tmp_path / "gt" / job.name for job in jobs}
-    tasks, told = looked_at(jobs, truths)
+    tasks, reports = probe(jobs, truths)
     assert [task.gt for task in tasks] == [truths[jobs[0]], None, None]
-    assert [task.is_shown for task in tasks] == [True, False, False]
+    assert [task.is_evaluated for task in tasks] == [True, False, False]
     assert (
-        told[str(jobs[1].source)] == "not measured: the ground truth has 50×40 pixels, the restored picture 48×40 (×2)"
+        reports[str(jobs[1].source)] == "not measured: the ground truth has 50×40 pixels, the restored image 48×40 (×2)"
     )
-    assert "not measured: " in told[str(jobs[2].source)]
-    assert "c.png" in told[str(jobs[2].source)]
-    _, told = looked_at(jobs[:1], truths, border=15)
-    assert "SSIM takes at least 41×41 with a border of 15" in told[str(jobs[0].source)]
+    assert "not measured: " in reports[str(jobs[2].source)]
+    assert "c.png" in reports[str(jobs[2].source)]
+    _, reports = probe(jobs[:1], truths, border=15)
+    assert "SSIM needs at least 41×41 pixels with a border of 15" in reports[str(jobs[0].source)]
 
 
-def test_only_a_whole_result_of_the_right_size_is_there(jobs):
+def test_only_complete_results_of_the_right_size_exists(jobs):
     save(jobs[0].target, noise(40, 48))
     save(jobs[1].target, noise(20, 24))
     jobs[2].target.write_bytes(b"half")
-    assert [task.is_there for task in looked_at(jobs, skip_existing=True)[0]] == [True, False, False]
-    assert not any(task.is_there for task in looked_at(jobs)[0])
+    assert [task.exists for task in probe(jobs, skip_existing=True)[0]] == [True, False, False]
+    assert not any(task.exists for task in probe(jobs)[0])
 
 
-def task(name="a", height=10, width=10, channels=3, bits=8, alpha=False, gt=None, there=False, comparison=None):
+def task(name="a", height=10, width=10, channels=3, bits=8, alpha=False, gt=None, exists=False, comparison=None):
     job = Job(name, Path(name), Path("out", name), comparison)
-    return Task(job, gt, there, PictureInfo(height, width, channels, bits, alpha))
+    return Task(job, gt, exists, PictureInfo(height, width, channels, bits, alpha))
 
 
-def test_a_comparison_is_made_once(tmp_path):
-    assert task(comparison=tmp_path / "a.png").is_shown
-    assert task(comparison=tmp_path / "a.png", there=True).is_shown
+def test_comparisons_that_exist_are_kept(tmp_path):
+    assert task(comparison=tmp_path / "a.png").is_evaluated
+    assert task(comparison=tmp_path / "a.png", exists=True).is_evaluated
     (tmp_path / "a.png").touch()
-    assert not task(comparison=tmp_path / "a.png", there=True).is_shown
-    assert task(comparison=tmp_path / "a.png").is_shown
-    assert task(comparison=tmp_path / "a.png", there=True, gt=Path("gt")).is_shown
+    assert not task(comparison=tmp_path / "a.png", exists=True).is_evaluated
+    assert task(comparison=tmp_path / "a.png").is_evaluated
+    assert task(comparison=tmp_path / "a.png", exists=True, gt=Path("gt")).is_evaluated
 
 
-def test_memory_is_that_of_the_samples_before_and_after():
+def test_memory_of_a_task():
     assert task().bytes(1) == 2 * 300
     assert task().bytes(2) == 5 * 300
     assert task(alpha=True, bits=16).bytes(2) == 5 * 800
@@ -88,15 +88,15 @@ def test_memory_is_that_of_the_samples_before_and_after():
     assert task(gt=Path("gt")).bytes(1) == 4 * 300
 
 
-def test_pictures_of_one_kind_come_together():
-    tasks = [task(str(n), width=10 + n % 2, there=n == 6) for n in range(9)]
+def test_images_of_one_size_and_type_are_grouped():
+    tasks = [task(str(n), width=10 + n % 2, exists=n == 6) for n in range(9)]
     found = [[int(one.job.name) for one in batch] for batch in batches(tasks, 3, lambda one: 1, 100)]
     assert found == [[0, 2, 4], [1, 3, 5], [6], [8], [7]] or found == [[0, 2, 4], [1, 3, 5], [6], [7], [8]]
     assert [len(batch) for batch in batches(tasks, 1, lambda one: 1, 100)] == [1] * 9
     assert [batch[0].job.name for batch in batches(tasks, 1, lambda one: 1, 100)] == [one.job.name for one in tasks]
 
 
-def test_a_batch_takes_no_more_memory_than_there_is_but_one_picture_always_goes():
+def test_groups_are_limited_by_memory():
     tasks = [task(str(n)) for n in range(7)]
     assert [len(batch) for batch in batches(tasks, 5, lambda one: 10, 25)] == [2, 2, 2, 1]
     assert [len(batch) for batch in batches(tasks, 5, lambda one: 10, 5)] == [1] * 7

@@ -12,7 +12,7 @@ from PIL import Image
 
 import mcir
 from mcir.data.codec import decode
-from mcir.inference.batch.measured import score
+from mcir.inference.batch.scores import score
 from mcir.inference.demo.service import DAMAGES, PHOTOS, DemoService, Facts, Refusal, photograph
 from mcir.inference.demo.shelf import Shelf
 from mcir.inference.images import Picture, read_picture, write_picture

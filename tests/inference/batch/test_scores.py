@@ -1,4 +1,4 @@
-"""Measures of pictures against the metrics of whole tensors, and what is shown and written of them."""
+"""Scores agree with the metrics on whole images; comparisons, tables and files show them."""
 
 import csv
 import json
@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 
 from mcir.data.resize import imresize
-from mcir.inference.batch import measured
-from mcir.inference.batch.measured import (
+from mcir.inference.batch import scores as scores_module
+from mcir.inference.batch.scores import (
     Scores,
-    before_after,
+    check_sizes,
+    draw_comparison,
     mean,
-    plain,
-    require_fit,
+    printable,
     score,
     scores_table,
     write_scores,
@@ -34,7 +34,7 @@ def tensor(image):
     return levels.permute(2, 0, 1)[None].float()
 
 
-def near(image, seed=1, spread=9):
+def similar(image, seed=1, spread=9):
     """Return an image that differs a little."""
     most = np.iinfo(image.dtype).max
     error = np.random.default_rng(seed).normal(0, spread * most / 255, image.shape)
@@ -45,11 +45,11 @@ def near(image, seed=1, spread=9):
 @pytest.mark.parametrize("border", [0, 3])
 @pytest.mark.parametrize("strip", [2**20, 1, 300])  # a strip has at least 80 rows
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
-def test_strip_by_strip_the_numbers_are_those_of_the_whole(monkeypatch, scale, border, strip, kind):
-    monkeypatch.setattr(measured, "_STRIP", strip)
+def test_strips_give_the_scores_of_the_whole_image(monkeypatch, scale, border, strip, kind):
+    monkeypatch.setattr(scores_module, "_STRIP_PIXELS", strip)
     gt = smooth(201 * scale, 17 * scale)
     gt = gt.astype(kind) * (257 if kind == "uint16" else 1)
-    output, source = near(gt), near(np.ascontiguousarray(gt[::scale, ::scale]), 2)
+    output, source = similar(gt), similar(np.ascontiguousarray(gt[::scale, ::scale]), 2)
     found = score(source, output, gt, scale, border)
     before = imresize(tensor(source).double(), scale) if scale > 1 else tensor(source)
     for metric, of_output, of_input in (
@@ -60,15 +60,15 @@ def test_strip_by_strip_the_numbers_are_those_of_the_whole(monkeypatch, scale, b
         assert of_input == pytest.approx(float(metric(before, tensor(gt).to(before.dtype))), rel=1e-10)
 
 
-def test_a_larger_ground_truth_is_cut_at_its_bottom_and_right():
+def test_larger_ground_truths_are_cropped():
     source, gt = smooth(20, 21), smooth(41, 43)
-    output = near(gt[:40, :42])
+    output = similar(gt[:40, :42])
     assert score(source, output, gt, 2) == score(source, output, gt[:40, :42], 2)
 
 
-def test_grey_is_compared_as_grey_and_with_rgb_as_rgb():
+def test_grey_images():
     grey = smooth(30, 30, 1)
-    output = near(grey)
+    output = similar(grey)
     whole = np.repeat(grey, 3, axis=2)
     both_grey = score(grey, output, grey, 1)
     assert both_grey.psnr == pytest.approx(float(PSNR()(tensor(output), tensor(grey))), rel=1e-12)
@@ -78,75 +78,75 @@ def test_grey_is_compared_as_grey_and_with_rgb_as_rgb():
         assert mixed.ssim_of_input == 1
 
 
-def test_equal_pictures_are_infinitely_near():
+def test_equal_pictures_are_infinitely_similar():
     gt = noise(16, 16)
     assert score(gt, gt, gt, 1) == Scores(math.inf, 1, math.inf, 1)
 
 
 @pytest.mark.parametrize(
-    ("size", "of_gt", "scale", "border", "message"),
+    ("size", "gt_size", "scale", "border", "message"),
     [
-        ((20, 30), (40, 62), 2, 0, "the ground truth has 62×40 pixels, the restored picture 60×40"),
+        ((20, 30), (40, 62), 2, 0, "the ground truth has 62×40 pixels, the restored image 60×40"),
         ((20, 30), (20, 30), 2, 0, r"60×40 \(×2\)"),
-        ((30, 20), (20, 30), 1, 0, "the ground truth has 30×20 pixels, the restored picture 20×30$"),
-        ((10, 30), (10, 30), 1, 0, "30×10 restored pixels; SSIM takes at least 11×11$"),
-        ((7, 7), (14, 14), 2, 2, "at least 15×15 with a border of 2"),
+        ((30, 20), (20, 30), 1, 0, "the ground truth has 30×20 pixels, the restored image 20×30$"),
+        ((10, 30), (10, 30), 1, 0, "SSIM needs at least 11×11 pixels, got 30×10$"),
+        ((7, 7), (14, 14), 2, 2, "at least 15×15 pixels with a border of 2"),
     ],
 )
-def test_what_cannot_be_compared_is_known_from_the_sizes(size, of_gt, scale, border, message):
+def test_sizes_that_cannot_be_compared(size, gt_size, scale, border, message):
     with pytest.raises(ValueError, match=message):
-        require_fit(size, of_gt, scale, border)
+        check_sizes(size, gt_size, scale, border)
 
 
-def test_what_fits_can_be_measured_down_to_the_smallest():
-    for size, of_gt, scale, border in (((11, 11), (11, 11), 1, 0), ((7, 8), (15, 17), 2, 1)):
-        require_fit(size, of_gt, scale, border)
+def test_smallest_sizes():
+    for size, gt_size, scale, border in (((11, 11), (11, 11), 1, 0), ((7, 8), (15, 17), 2, 1)):
+        check_sizes(size, gt_size, scale, border)
         output = noise(size[0] * scale, size[1] * scale)
-        score(noise(*size), output, noise(*of_gt), scale, border)
+        score(noise(*size), output, noise(*gt_size), scale, border)
 
 
-# -- before and after -------------------------------------------------------------------------------------------------
+# -- comparisons ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_before_and_after_are_as_in_a_training(scale, channels):
+def test_comparisons(scale, channels):
     source, output, gt = (noise(10 * each, 12 * each, channels) for each in (1, scale, scale))
     upscaled = imresize(tensor(source).double(), scale)[0] if scale > 1 else tensor(source)[0]
     given = "bicubic" if scale > 1 else "input"
     captions = (f"{given}: 18.00 dB, SSIM 0.2500", "output: 20.00 dB, SSIM 0.5000")
     parts = (upscaled, tensor(output)[0])
-    assert (before_after(source, output, gt, scale, WORSE) == comparison(*parts, tensor(gt)[0], captions)).all()
-    assert (before_after(source, output, None, scale, None) == comparison(*parts, None, (given, "output"))).all()
+    assert (draw_comparison(source, output, gt, scale, WORSE) == comparison(*parts, tensor(gt)[0], captions)).all()
+    assert (draw_comparison(source, output, None, scale, None) == comparison(*parts, None, (given, "output"))).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 40_000), (40_000, 6), (2100, 2300)])
 @pytest.mark.parametrize("with_gt", [False, True])
-def test_a_giant_picture_makes_no_giant_comparison(height, width, with_gt):
+def test_comparisons_of_large_images_are_shrunk(height, width, with_gt):
     output = np.zeros((height, width, 3), np.uint8)
-    drawn = before_after(output[::2, ::2], output, output if with_gt else None, 2, None)
-    assert max(drawn.shape) <= measured.WIDEST
-    assert max(drawn.shape) > 0.9 * measured.WIDEST
+    drawn = draw_comparison(output[::2, ::2], output, output if with_gt else None, 2, None)
+    assert max(drawn.shape) <= scores_module.WIDEST
+    assert max(drawn.shape) > 0.9 * scores_module.WIDEST
 
 
-def test_a_shrunk_comparison_shows_the_same(monkeypatch):
+def test_shrunk_comparisons_show_the_same(monkeypatch):
     output = smooth(60, 60)
-    monkeypatch.setattr(measured, "WIDEST", 100)
-    drawn = before_after(output, output, None, 1, None)
+    monkeypatch.setattr(scores_module, "WIDEST", 100)
+    drawn = draw_comparison(output, output, None, 1, None)
     assert drawn.shape[1] <= 100
     left, right = drawn[28:, : drawn.shape[1] // 2 - 4], drawn[28:, drawn.shape[1] // 2 + 4 :]
     assert (left == right).all()
     assert abs(left.astype(float).mean() - picture(tensor(output)[0]).mean()) < 1
 
 
-# -- what is written --------------------------------------------------------------------------------------------------
+# -- files and tables -------------------------------------------------------------------------------------------------
 
 
-def test_means_are_over_pictures():
+def test_mean():
     assert mean({"a": WORSE, "b": BETTER}) == Scores(25.0, 0.625, 19.5, 0.5)
 
 
-def test_json_and_csv_hold_every_picture_and_the_mean(tmp_path):
+def test_json_and_csv(tmp_path):
     equal = Scores(math.inf, 1.0, 21.0, 0.75)
     write_scores(tmp_path, {"sub/ü, 1.png": WORSE, "b.png": equal, "\udcff.png": BETTER}, {"scale": 2})
     tree = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
@@ -165,32 +165,32 @@ def test_json_and_csv_hold_every_picture_and_the_mean(tmp_path):
     assert float(rows[1]["psnr"]) == math.inf
 
 
-def told(scores, scale=1):
+def rendered(scores, scale=1):
     console = Console(width=160, force_terminal=False)
     with console.capture() as capture:
         console.print(scores_table(scores, scale))
     return capture.get()
 
 
-def test_the_table_shows_gains_and_the_mean():
-    text = told({"[b]x[/b].png": WORSE, "b.png": BETTER})
+def test_table():
+    text = rendered({"[b]x[/b].png": WORSE, "b.png": BETTER})
     assert "PSNR of input" in text
-    assert "PSNR of bicubic" in told({"b.png": BETTER}, 4)
+    assert "PSNR of bicubic" in rendered({"b.png": BETTER}, 4)
     cells = [part.strip() for part in next(line for line in text.splitlines() if "[b]x[/b].png" in line).split("│")]
     assert cells[2:8] == ["18.00 dB", "20.00 dB", "+2.00 dB", "0.2500", "0.5000", "+0.2500"]
     assert "mean of 2" in text
     assert "+5.50 dB" in text
-    assert "+0.00 dB" in told({"b.png": Scores(math.inf, 1.0, math.inf, 1.0)})
+    assert "+0.00 dB" in rendered({"b.png": Scores(math.inf, 1.0, math.inf, 1.0)})
 
 
-def test_a_long_table_is_cut():
-    text = told({f"{number}.png": WORSE for number in range(measured.SHOWN + 7)})
-    assert f"{measured.SHOWN - 1}.png" in text
-    assert f" {measured.SHOWN}.png" not in text
+def test_long_tables_are_cut():
+    text = rendered({f"{number}.png": WORSE for number in range(scores_module.SHOWN + 7)})
+    assert f"{scores_module.SHOWN - 1}.png" in text
+    assert f" {scores_module.SHOWN}.png" not in text
     assert "… and 7 more" in text
-    assert f"mean of {measured.SHOWN + 7}" in text
+    assert f"mean of {scores_module.SHOWN + 7}" in text
 
 
-def test_a_name_that_is_no_text_can_be_shown():
-    assert plain("a\udce9.png") == "a�.png"
-    assert plain("ü.png") == "ü.png"
+def test_names_that_are_not_text():
+    assert printable("a\udce9.png") == "a�.png"
+    assert printable("ü.png") == "ü.png"

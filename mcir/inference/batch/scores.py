@@ -1,0 +1,227 @@
+"""Measure restored images against ground truths, and draw comparisons.
+
+PSNR and SSIM are those of ``mcir.metrics``: on 8 bits, of RGB, or of grey if all images are grey. They are computed
+strip by strip, so that memory does not grow with the image; the results are those of the whole image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from mcir.atomic import write_atomically
+from mcir.data.codec import Array
+from mcir.data.resize import imresize
+from mcir.inference.convert import as_floats, as_tensor
+from mcir.metrics import PSNR, SSIM
+from mcir.report.comparison import comparison
+
+WIDEST = 4096
+"""Longest side of a comparison in pixels; larger images are shrunk."""
+
+SHOWN = 30
+"""Rows of the table in the terminal."""
+
+_STRIP_PIXELS = 2**20
+_MARGIN = 3  # rows of the input around a strip that bicubic interpolation needs
+
+_Rows: TypeAlias = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """PSNR and SSIM of a restored image, and of its input, which is enlarged bicubically if necessary."""
+
+    psnr: float
+    ssim: float
+    psnr_of_input: float
+    ssim_of_input: float
+
+
+def check_sizes(size: tuple[int, int], gt_size: tuple[int, int], scale: int, border: int) -> None:
+    """Check that a restored image can be compared with a ground truth.
+
+    Args:
+        size: height and width of the input image.
+        gt_size: height and width of the ground truth; fewer than ``scale`` extra pixels at the bottom and right are
+            ignored.
+        scale: factor by which the restored image is larger.
+        border: pixels that are ignored on each side.
+
+    Raises:
+        ValueError: the sizes differ, or are too small for SSIM.
+    """
+    height, width = (side * scale for side in size)
+    if tuple(side // scale for side in gt_size) != size:
+        factor = f" (×{scale})" if scale > 1 else ""
+        raise ValueError(
+            f"the ground truth has {gt_size[1]}×{gt_size[0]} pixels, the restored image {width}×{height}{factor}"
+        )
+    smallest = SSIM.smallest + 2 * border
+    if min(height, width) < smallest:
+        crop = f" with a border of {border}" if border else ""
+        raise ValueError(f"SSIM needs at least {smallest}×{smallest} pixels{crop}, got {width}×{height}")
+
+
+def score(source: Array, output: Array, gt: Array, scale: int, border: int = 0) -> Scores:
+    """Measure a restored image and its input.
+
+    Args:
+        source: input image, (H, W, C), uint8 or uint16 like the others; C is 1 or 3.
+        output: restored image, (scale·H, scale·W, C).
+        gt: ground truth, at least as large.
+        scale: factor by which the restored image is larger.
+        border: pixels that are ignored on each side.
+    """
+    height, width = output.shape[:2]
+    channels = max(image.shape[2] for image in (source, output, gt))
+
+    def rows_of(image: Array) -> _Rows:
+        return lambda top, bottom: _floats(image[top:bottom, :width]).expand(1, channels, -1, -1)
+
+    def enlarged_rows(top: int, bottom: int) -> Tensor:
+        first = max(0, top // scale - _MARGIN)
+        strip = imresize(_floats(source[first : -(-bottom // scale) + _MARGIN]).double(), scale)
+        return strip[:, :, top - first * scale : bottom - first * scale].expand(1, channels, -1, -1)
+
+    inputs = enlarged_rows if scale > 1 else rows_of(source)
+    measured = [_psnr_and_ssim(rows, rows_of(gt), height, width, border) for rows in (rows_of(output), inputs)]
+    return Scores(*measured[0], *measured[1])
+
+
+def _psnr_and_ssim(output: _Rows, gt: _Rows, height: int, width: int, border: int) -> tuple[float, float]:
+    """Return PSNR and SSIM of two images that are read strip by strip."""
+    psnr, ssim = PSNR(), SSIM()
+    halo = SSIM.smallest - 1
+    rows = max(8 * halo, _STRIP_PIXELS // width)
+    last = height - border - halo  # windows of SSIM start above this row
+    error = similarity = 0.0
+    for top in range(border, last, rows):
+        end = min(top + rows, last)
+        pair = [part(top, end + halo)[..., border : width - border] for part in (output, gt)]
+        similarity += float(ssim(*pair)) * (end - top)
+        own = end - top if end < last else end + halo - top  # the last strip includes the rows below
+        decibels = float(psnr(*(part[:, :, :own] for part in pair)))
+        error += 10 ** (-decibels / 10) * own
+    error /= height - 2 * border
+    return -10 * math.log10(error) if error else math.inf, similarity / (last - border)
+
+
+def draw_comparison(source: Array, output: Array, gt: Array | None, scale: int, scores: Scores | None) -> Array:
+    """Return input and output side by side, and with a ground truth also this and the error.
+
+    Args:
+        source: input image, (H, W, C), uint8 or uint16 like the others.
+        output: restored image, (scale·H, scale·W, C).
+        gt: ground truth, at least as large.
+        scale: factor by which the restored image is larger.
+        scores: numbers for the captions.
+    """
+    height, width = output.shape[:2]
+    columns = 2 if gt is None else 4
+    shrink = min(1.0, (WIDEST // columns - 8) / width, (WIDEST - 32) / height)  # gaps, captions
+    size = (max(1, int(width * shrink)), max(1, int(height * shrink)))
+    if scale > 1 and shrink == 1:
+        upscaled = imresize(_floats(source).double(), scale)[0]
+    else:
+        upscaled = _floats(_resized(source, size))[0]
+    expected = None if gt is None else _floats(_resized(gt[:height, :width], size))[0]
+    captions = (_input_name(scale), "output")
+    if scores is not None:
+        captions = (
+            f"{captions[0]}: {scores.psnr_of_input:.2f} dB, SSIM {scores.ssim_of_input:.4f}",
+            f"output: {scores.psnr:.2f} dB, SSIM {scores.ssim:.4f}",
+        )
+    return comparison(upscaled, _floats(_resized(output, size))[0], expected, captions)
+
+
+def mean(scores: Mapping[str, Scores]) -> Scores:
+    """Return the mean over all images."""
+    columns = zip(*(asdict(one).values() for one in scores.values()), strict=True)
+    return Scores(*(sum(column) / len(scores) for column in columns))
+
+
+def write_scores(folder: Path, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` and ``metrics.csv``.
+
+    Args:
+        folder: folder of the files.
+        scores: scores of each image by its name.
+        facts: other entries of the JSON file. There an infinite value (PSNR of equal images) is the string ``"inf"``.
+    """
+    rows = {printable(name): asdict(one) for name, one in {**scores, "mean": mean(scores)}.items()}
+    images = {
+        name: {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
+        for name, row in rows.items()
+    }
+    tree = {**facts, "mean": images.pop("mean"), "images": images}
+    text = json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(folder / "metrics.json", text.encode("utf-8", "replace"))
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(["picture", *Scores.__dataclass_fields__])
+    table.writerows([name, *row.values()] for name, row in rows.items())
+    write_atomically(folder / "metrics.csv", lines.getvalue().encode("utf-8", "replace"))
+
+
+def scores_table(scores: Mapping[str, Scores], scale: int) -> Table:
+    """Return a table of the first images and the mean for the terminal."""
+    table = Table()
+    table.add_column("image", overflow="fold")
+    name = _input_name(scale)
+    for heading in (f"PSNR of {name}", "restored", "gain", f"SSIM of {name}", "restored", "gain"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, one in list(scores.items())[:SHOWN]:
+        table.add_row(Text(printable(name)), *_cells(one))
+    if len(scores) > SHOWN:
+        table.add_row(f"… and {len(scores) - SHOWN} more")
+    table.add_section()
+    table.add_row(f"mean of {len(scores)}", *_cells(mean(scores)))
+    return table
+
+
+def printable(name: str) -> str:
+    """Return a file name with replacements for bytes that are not text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _floats(image: Array) -> Tensor:
+    """Return an image (H, W, C) as (1, C, H, W) in [0, 1]."""
+    return as_floats(as_tensor(image), torch.device("cpu"), torch.float32)[None]
+
+
+def _resized(image: Array, size: tuple[int, int]) -> Array:
+    """Return an image (H, W, C) with a width and height; pixels are averaged if it becomes smaller."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    resized: Array = cv2.resize(image, size, interpolation=cv2.INTER_AREA if size[0] <= width else cv2.INTER_CUBIC)
+    return resized.reshape(size[1], size[0], -1)
+
+
+def _input_name(scale: int) -> str:
+    return "bicubic" if scale > 1 else "input"
+
+
+def _cells(one: Scores) -> list[str]:
+    gain = 0 if one.psnr == one.psnr_of_input else one.psnr - one.psnr_of_input  # both may be infinite
+    return [
+        f"{one.psnr_of_input:.2f} dB",
+        f"{one.psnr:.2f} dB",
+        f"{gain:+.2f} dB",
+        f"{one.ssim_of_input:.4f}",
+        f"{one.ssim:.4f}",
+        f"{one.ssim - one.ssim_of_input:+.4f}",
+    ]
