@@ -43,7 +43,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         if iteration:
             _abandon_later_lines(folder / "results.jsonl", iteration)
-            progress.forget_later(folder, iteration)
+            progress.remove_after(folder, iteration)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -100,7 +100,7 @@ class RunLog:
             line[key] = {name: getattr(score, key) for name, score in evaluation.scores.items()}
         self._write_line(line)
         for name, image in evaluation.comparisons.items():
-            progress.keep(self.folder, evaluation.name, name, iteration, image)
+            progress.store_images(self.folder, evaluation.name, name, iteration, image)
         if self._tensorboard is not None:
             for name, value in means.items():
                 self._tensorboard.add_scalar(f"{evaluation.name}/{name}", value, iteration)

@@ -1,26 +1,33 @@
-"""Reports: the same content as Markdown and as one HTML page that needs nothing beside itself."""
+"""Reports: the same content as Markdown and as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import html
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 from mcir.report.figures import Figure
 
-_NOTHING_FROM_OUTSIDE = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
-)
+_FOLDER = Path(__file__).parent
 
 
 @dataclass
 class Section:
-    """A part of a report: a heading, paragraphs, a table, figures; ``code`` is shown as it stands.
+    """A part of a report.
 
-    The first row of ``table`` are its headings; it holds numbers, or else ``words``. A ``folded`` section is opened by
-    who wants to read it.
+    Attributes:
+        heading: heading of the section.
+        paragraphs: plain text above the table.
+        table: rows of cells; the first row contains the headings.
+        figures: drawings and images, in the HTML page only.
+        code: text in a fixed-width font.
+        words: whether the table contains text rather than numbers.
+        folded: whether the reader must open the section.
     """
 
     heading: str
@@ -31,78 +38,47 @@ class Section:
     words: bool = False
     folded: bool = False
 
-    def as_html(self) -> str:
-        """Return the section as a part of a page."""
-        heading = f"<h2>{html.escape(self.heading)}</h2>"
-        parts = [f"<details><summary>{heading}</summary>" if self.folded else heading]
-        parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in self.paragraphs]
+    def as_markdown(self) -> str:
+        """Return the section without its figures; empty if nothing else is in it."""
+        parts = list(self.paragraphs)
         if self.table:
             head, *rows = self.table
-            kind = "words" if self.words else "numbers"
-            parts.append(f'<div class="wide"><table class="{kind}" role="table"><thead role="rowgroup">')
-            parts += [_html_row(head, "th", "columnheader"), '</thead><tbody role="rowgroup">']
-            parts += [_html_row(row, "td", "cell", head) for row in rows]
-            parts.append("</tbody></table></div>")
+            parts.append("\n".join([_row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(_row, rows)]))
         if self.code:
-            parts.append(f"<pre>{html.escape(self.code)}</pre>")
-        if self.figures:
-            parts.append('<div class="figures">')
-            for figure in self.figures:
-                caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>"
-                parts.append(f'<figure class="{figure.kind}">{figure.markup}{caption}</figure>')
-            parts.append("</div>")
-        return "\n".join([*parts, "</details>"] if self.folded else parts)
+            parts.append(f"```\n{self.code}\n```")
+        return "\n\n".join([f"## {self.heading}", *parts]) if parts else ""
 
 
 @dataclass
 class Report:
-    """A title and its sections.
+    """A title and sections.
 
-    ``status`` stands beside the title; a ``live`` page has a script of its own, by which curves tell their values under
-    the pointer and pictures are compared.
+    Attributes:
+        title: title of the page.
+        sections: sections in order.
+        status: short text next to the title.
+        interactive: whether the page contains the script for curve values under the pointer and image sliders.
     """
 
     title: str
     sections: list[Section]
     status: str = ""
-    live: bool = False
+    interactive: bool = False
 
     def as_markdown(self) -> str:
-        """Return the report as Markdown; figures stand only in the page."""
-        lines = [f"# {self.title}", ""]
-        for section in self.sections:
-            if section.paragraphs or section.table or section.code:
-                lines += [f"## {section.heading}", ""]
-            for paragraph in section.paragraphs:
-                lines += [paragraph, ""]
-            if section.table:
-                head, *rows = section.table
-                lines += [_row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(_row, rows), ""]
-            if section.code:
-                lines += ["```", section.code, "```", ""]
-        return "\n".join(lines)
+        """Return the report as Markdown, without figures."""
+        return "\n\n".join(filter(None, [f"# {self.title}", *(part.as_markdown() for part in self.sections)])) + "\n"
 
     def as_html(self) -> str:
-        """Return the report as a page; drawings and pictures are in it, and it may fetch nothing."""
-        title, beside = html.escape(self.title), Path(__file__).parent
-        style = (beside / "page.css").read_text(encoding="utf-8")
-        status = f' <span class="status">{html.escape(self.status)}</span>' if self.status else ""
-        parts = [f"<header><h1>{title}</h1>{status}</header>", *(section.as_html() for section in self.sections)]
-        if self.live:
-            parts.append(f"<script>{(beside / 'page.js').read_text(encoding='utf-8')}</script>")
-        body = "\n".join(parts)
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{_NOTHING_FROM_OUTSIDE}">'
-            f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
-            f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
-        )
+        """Return the report as a page that contains everything and may fetch nothing."""
+        style, script = (Markup((_FOLDER / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
+        return str(render("page.html.jinja", report=self, style=style, script=script))
 
     def write(self, folder: Path, name: str) -> list[Path]:
-        """Write ``folder/name.md`` and ``folder/name.html`` and return them.
+        """Write ``folder/name.md`` and ``folder/name.html`` and return both paths.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"{name}.md", folder / f"{name}.html"]
@@ -111,17 +87,17 @@ class Report:
         return files
 
 
+def render(template: str, **values: Any) -> Markup:
+    """Return a template of this package, filled in; every value that is not Markup is escaped."""
+    return Markup(_environment().get_template(template).render(values))  # noqa: S704
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _html_row(cells: Sequence[str], tag: str, role: str, heads: Sequence[str] = ()) -> str:
-    """Return a row of a table, which stays one to a screen reader when a narrow screen shows its cells as blocks.
-
-    ``heads`` are the headings of the cells, which stand in each of the blocks.
-    """
-    parts = (
-        f'<{tag} role="{role}" data-head="{html.escape(head)}">{html.escape(cell)}</{tag}>'
-        for cell, head in zip_longest(cells, heads, fillvalue="")
-    )
-    return f'<tr role="row">{"".join(parts)}</tr>'

@@ -1,7 +1,7 @@
-"""Small pictures of the images that a training is watched by, kept each time it is evaluated.
+"""Small copies of the validation images, stored at each evaluation for the report.
 
-``progress/<set>/<name>/`` in the folder of a run holds ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the middle of
-the image, at most 384 pixels high and wide, as JPEG without chroma subsampling, some 40 dB from what went in.
+``progress/<set>/<name>/`` in the folder of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the centre
+of the image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB).
 """
 
 from __future__ import annotations
@@ -14,92 +14,92 @@ from statistics import mode
 import cv2
 from PIL import Image
 
-from mcir.report.comparison import Picture, columns, place_of
+from mcir.report.comparison import Picture, columns, path_inside
 
 FOLDER = "progress"
 _SIDE = 384
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-_TIMES = 40
-_GIVEN, _GT = "input", "gt"
-_END = b"\xff\xd9"  # of a JPEG
-_NAMED = 6
+_MOST_OUTPUTS = 40
+_END_OF_JPEG = b"\xff\xd9"
+_LISTED = 6
 
 
 @dataclass
-class Progress:
-    """The files of one image: what went in, what was wanted, and by iteration what came out; all of one size.
+class ImageHistory:
+    """The stored files of one image, all of one size.
 
-    Without the first two, ``None``, the outputs are still worth seeing.
+    Attributes:
+        size: height and width.
+        input: the degraded image; None if it is missing.
+        gt: the ground truth; None if it is missing.
+        outputs: the restored images by iteration.
     """
 
     size: tuple[int, int]
-    given: Path | None
+    input: Path | None
     gt: Path | None
     outputs: dict[int, Path] = field(default_factory=dict)
 
     @property
     def largest(self) -> int:
-        """The bytes of the largest of its files."""
-        return max(file.stat().st_size for file in (self.given, self.gt, *self.outputs.values()) if file)
+        """The size of the largest file in bytes."""
+        return max(file.stat().st_size for file in (self.input, self.gt, *self.outputs.values()) if file)
 
 
-def keep(run: Path, data_set: str, name: str, iteration: int, compared: Picture) -> None:
-    """Keep of a picture that :func:`~mcir.report.comparison.comparison` made what the report of the run shows.
+def store_images(run: Path, data_set: str, name: str, iteration: int, compared: Picture) -> None:
+    """Store the columns of a :func:`~mcir.report.comparison.comparison` for the report.
 
-    Of an image at most forty outputs stay, as evenly as they come.
+    At most forty outputs of an image are kept, spread evenly.
 
     Raises:
         ValueError: the name leads out of the folder.
         OSError: a file cannot be written.
     """
-    folder = place_of(run / FOLDER / data_set, name)
+    folder = path_inside(run / FOLDER / data_set, name)
     folder.mkdir(parents=True, exist_ok=True)
-    given, output, gt, _ = columns(compared)
-    for stem, picture in ((_GIVEN, given), (_GT, gt), (str(iteration), output)):
+    degraded, output, gt, _ = columns(compared)
+    for stem, image in (("input", degraded), ("gt", gt), (str(iteration), output)):
         file = folder / f"{stem}.jpg"
-        if picture is output or not file.exists():
-            encoded, data = cv2.imencode(".jpg", _middle(picture)[:, :, ::-1], _QUALITY)
+        if image is output or not file.exists():
+            encoded, data = cv2.imencode(".jpg", _centre(image)[:, :, ::-1], _QUALITY)
             assert encoded
             temporary = file.with_suffix(".part")
             temporary.write_bytes(data.tobytes())
             temporary.replace(file)
     outputs = _outputs(folder)
-    for gone in outputs.keys() - set(evenly(sorted(outputs), _TIMES)):
-        outputs[gone].unlink()
+    for extra in outputs.keys() - set(evenly(sorted(outputs), _MOST_OUTPUTS)):
+        outputs[extra].unlink()
 
 
-def forget_later(run: Path, iteration: int) -> None:
-    """Remove the outputs of iterations that a resumed run makes again."""
+def remove_after(run: Path, iteration: int) -> None:
+    """Remove the outputs of later iterations, which a resumed run will repeat."""
     for folder in _folders(run):
         for later, file in _outputs(folder).items():
             if later > iteration:
                 file.unlink()
 
 
-def read(run: Path) -> tuple[dict[str, dict[str, Progress]], list[str]]:
-    """Return what was kept of a run, by set and name, as far as it is whole.
-
-    And in words which pictures are not there or of no use; of many the first are named.
-    """
-    found: dict[str, dict[str, Progress]] = {}
-    lacking: dict[str, list[str]] = {}
+def read_images(run: Path) -> tuple[dict[str, dict[str, ImageHistory]], list[str]]:
+    """Return the stored images of a run by set and name, and descriptions of files that are missing or damaged."""
+    found: dict[str, dict[str, ImageHistory]] = {}
+    problems: dict[str, list[str]] = {}
     for folder in _folders(run):
-        size, problems = _examined(folder)
-        for file, problem in problems.items():
-            lacking.setdefault(problem, []).append(file.relative_to(run).as_posix())
-        outputs = {at: file for at, file in _outputs(folder).items() if file not in problems}
+        size, unusable = _inspect(folder)
+        for file, problem in unusable.items():
+            problems.setdefault(problem, []).append(file.relative_to(run).as_posix())
+        outputs = {at: file for at, file in _outputs(folder).items() if file not in unusable}
         if outputs:
-            given, gt = (None if file in problems else file for file in _beside(folder))
+            degraded, gt = (None if file in unusable else file for file in _references(folder))
             data_set, *name = folder.relative_to(run / FOLDER).parts
-            found.setdefault(data_set, {})["/".join(name)] = Progress(size, given, gt, outputs)
+            found.setdefault(data_set, {})["/".join(name)] = ImageHistory(size, degraded, gt, outputs)
     return found, [
-        f"{', '.join(files[:_NAMED])}{f' and {len(files) - _NAMED} more' * (len(files) > _NAMED)}: {problem}."
-        for problem, files in lacking.items()
+        f"{', '.join(files[:_LISTED])}{f' and {len(files) - _LISTED} more' * (len(files) > _LISTED)}: {problem}."
+        for problem, files in problems.items()
     ]
 
 
 def evenly(iterations: list[int], number: int) -> list[int]:
-    """Return at most so many of ascending iterations, but the first and the last, as evenly as can be."""
+    """Return at most ``number`` of ascending iterations, spread evenly, with the first and the last."""
     kept = list(iterations)
     while len(kept) > max(number, 2):
         inner = range(1, len(kept) - 1)
@@ -108,25 +108,24 @@ def evenly(iterations: list[int], number: int) -> list[int]:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Return where pictures of an image are."""
     return sorted({file.parent for file in (run / FOLDER).glob("*/*/**/*.jpg")})
 
 
-def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder / f"{_GIVEN}.jpg", folder / f"{_GT}.jpg"
+def _references(folder: Path) -> tuple[Path, Path]:
+    return folder / "input.jpg", folder / "gt.jpg"
 
 
-def _examined(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
-    """Return the size that most pictures of an image have, and what is wrong with the others."""
-    files = [*_beside(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
+def _inspect(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
+    """Return the size that most files of an image have, and what is wrong with the others."""
+    files = [*_references(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
     sizes = {file: size for file in files if (size := _size(file))}
     usual = mode(sizes.values()) if sizes else (0, 0)
     problems = {}
     for file in files:
         if file not in sizes:
-            problems[file] = "cannot be read" if file.exists() else "not there"
+            problems[file] = "cannot be read" if file.exists() else "missing"
         elif sizes[file] != usual:
-            problems[file] = "of another size than the pictures beside"
+            problems[file] = "differs in size from the other images of its folder"
     return usual, problems
 
 
@@ -136,15 +135,15 @@ def _outputs(folder: Path) -> dict[int, Path]:
 
 
 def _size(file: Path) -> tuple[int, int] | None:
-    """Return height and width of a JPEG as its header has them, if it can be read and goes on to its end."""
+    """Return height and width from the header of a complete JPEG file, or None."""
     try:
         with file.open("rb") as data, Image.open(data, formats=["JPEG"]) as image:
-            data.seek(-len(_END), os.SEEK_END)
-            return (image.height, image.width) if data.read() == _END else None
+            data.seek(-len(_END_OF_JPEG), os.SEEK_END)
+            return (image.height, image.width) if data.read() == _END_OF_JPEG else None
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
 
-def _middle(picture: Picture) -> Picture:
-    top, left = (max(0, length - _SIDE) // 2 for length in picture.shape[:2])
-    return picture[top : top + _SIDE, left : left + _SIDE]
+def _centre(image: Picture) -> Picture:
+    top, left = (max(0, length - _SIDE) // 2 for length in image.shape[:2])
+    return image[top : top + _SIDE, left : left + _SIDE]

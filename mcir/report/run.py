@@ -1,4 +1,4 @@
-"""The page of a training, or of several side by side: results, curves, pictures over time, options and machine."""
+"""The page of a training, or of several next to each other: results, curves, images, options and environment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mcir.atomic import write_atomically
 from mcir.report.page import Report, Section
 from mcir.report.records import Metric, Run, read_run
 from mcir.report.run_curves import curve_sections
 from mcir.report.run_pictures import picture_section
 
 PAGE = "report.html"
-"""The file in the folder of a run."""
+"""Name of the page in the folder of a run."""
 
 _FACTS = {
     "model": "model",
@@ -26,7 +27,7 @@ _FACTS = {
     "device": "device",
     "cpu": "CPU",
     "cores": "CPU cores",
-    "threads": "threads of a process",
+    "threads": "threads per process",
     "mcir": "mcir",
     "torch": "torch",
     "cuda": "CUDA",
@@ -37,90 +38,82 @@ _FACTS = {
 
 
 def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], bool] = lambda folder: False) -> None:
-    """Write the page of the trainings in these folders.
+    """Write the page of one or several trainings.
 
     Args:
-        folders: one, or several, whose curves and pictures are laid on one another.
-        file: the page.
-        running: whether a training goes on in a folder at this moment.
+        folders: folders of the trainings; the curves of several share one drawing.
+        file: path of the page.
+        running: function that returns whether a training is running in a folder.
 
     Raises:
-        ValueError: the page is a folder.
-        OSError: a file cannot be read, or the page not be written.
+        ValueError: ``file`` is a folder.
+        OSError: a file cannot be read, or the page cannot be written.
     """
     if file.is_dir():
-        raise ValueError(f"{file}: is a folder; name the page, like {file / PAGE}")
+        raise ValueError(f"{file}: expected the path of a file such as {file / PAGE}, got a folder.")
     different = {folder.resolve(): folder for folder in folders}.values()
     runs = [read_run(folder, running(folder)) for folder in different]
     names = Counter(run.name for run in runs)
     runs = [run if names[run.name] == 1 else replace(run, name=str(run.folder)) for run in runs]
-    text = tell(runs).as_html()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")  # a folder's name may be no text
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(file, build_report(runs).as_html().encode("utf-8", errors="replace"))
 
 
-def tell(runs: Sequence[Run]) -> Report:
-    """Return the page of runs."""
+def build_report(runs: Sequence[Run]) -> Report:
+    """Return the page of runs; sections without content are left out."""
     sections = [_results(runs), picture_section(runs), *curve_sections(runs)]
     sections += [_environment(runs), *_options(runs), _missing(runs)]
-    kept = [part for part in sections if part.paragraphs or part.table or part.figures or part.code]
+    filled = [part for part in sections if part.paragraphs or part.table or part.figures or part.code]
     status = runs[0].state if len(runs) == 1 else ""
-    return Report(" · ".join(run.name for run in runs), kept, status, live=True)
+    return Report(" · ".join(run.name for run in runs), filled, status, interactive=True)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
 def _results(runs: Sequence[Run]) -> Section:
-    section = Section("Result")
+    section = Section("Results")
     several = len(runs) > 1
-    head = ["set", "metric", "given", "last", "at iteration", "gain", "best", "at iteration"]
-    rows = [["run", *head, f"against {runs[0].name}"] if several else head]
+    head = ["set", "metric", "baseline", "last", "at iteration", "gain", "best", "at iteration"]
+    rows = [["run", *head, f"difference to {runs[0].name}"] if several else head]
     for run in runs:
-        told = [_in_a_line(name, *next(iter(metrics.items()))) for name, metrics in run.metrics.items()]
-        section.paragraphs += [" ".join([f"{run.name}, {run.state}.", *told])] if several else told
+        sentences = [_sentence(name, *next(iter(metrics.items()))) for name, metrics in run.metrics.items()]
+        section.paragraphs += [" ".join([f"{run.name}, {run.state}.", *sentences])] if several else sentences
         for data_set, metrics in run.metrics.items():
             for name, metric in metrics.items():
                 cells = _cells(data_set, name, metric)
-                rows.append([run.name, *cells, _against(runs[0], data_set, name, metric)] if several else cells)
-    if len(rows) > 1:
-        section.table = rows
+                rows.append([run.name, *cells, _difference(runs[0], data_set, name, metric)] if several else cells)
+    section.table = rows if len(rows) > 1 else []
     return section
 
 
-def _in_a_line(data_set: str, name: str, metric: Metric) -> str:
-    """Say in a line how well a validation set is restored."""
+def _sentence(data_set: str, name: str, metric: Metric) -> str:
+    """Summarise a metric of a validation set in one sentence."""
     (at, last), (best_at, best) = metric.last, metric.best
-    told = f"{data_set}: {name} {metric.shown(last)} at iteration {at:,}"
-    if metric.of_input is not None:
-        gain = metric.shown(last - metric.of_input, "+")
-        told += f", {gain} against {metric.given} ({metric.shown(metric.of_input)})"
-    return f"{told}; {'its best' if best_at == at else f'best {metric.shown(best)} at {best_at:,}'}."
+    text = f"{data_set}: {name} {metric.format(last)} at iteration {at:,}"
+    if metric.baseline_value is not None:
+        gain = metric.format(last - metric.baseline_value, "+")
+        text += f", {gain} over {metric.baseline} ({metric.format(metric.baseline_value)})"
+    return f"{text}; {'its best' if best_at == at else f'best {metric.format(best)} at {best_at:,}'}."
 
 
 def _cells(data_set: str, name: str, metric: Metric) -> list[str]:
-    (at, last), (best_at, best), of_input = metric.last, metric.best, metric.of_input
-    given = "–" if of_input is None else f"{metric.given} {metric.shown(of_input)}"
-    gain = "–" if of_input is None else metric.shown(last - of_input, "+")
-    return [data_set, name, given, metric.shown(last), f"{at:,}", gain, metric.shown(best), f"{best_at:,}"]
+    (at, last), (best_at, best), reference = metric.last, metric.best, metric.baseline_value
+    baseline = "–" if reference is None else f"{metric.baseline} {metric.format(reference)}"
+    gain = "–" if reference is None else metric.format(last - reference, "+")
+    return [data_set, name, baseline, metric.format(last), f"{at:,}", gain, metric.format(best), f"{best_at:,}"]
 
 
-def _against(first: Run, data_set: str, name: str, metric: Metric) -> str:
-    """Return the difference to the first run at the last iteration that both were evaluated at."""
+def _difference(first: Run, data_set: str, name: str, metric: Metric) -> str:
+    """Return the difference to the first run at the last iteration at which both were evaluated."""
     other = first.metrics.get(data_set, {}).get(name)
     ours, theirs = dict(metric.points), dict(other.points if other else ())
-    if other is metric or not ours.keys() & theirs.keys():
+    common = ours.keys() & theirs.keys()
+    if other is metric or not common:
         return "–"
-    at = max(ours.keys() & theirs.keys())
-    return f"{metric.shown(ours[at] - theirs[at], '+')} at {at:,}"
+    return f"{metric.format(ours[max(common)] - theirs[max(common)], '+')} at {max(common):,}"
 
 
-# -- options and machine ----------------------------------------------------------------------------------------------
+# -- options and environment ------------------------------------------------------------------------------------------
 
 
 def _environment(runs: Sequence[Run]) -> Section:
@@ -130,7 +123,7 @@ def _environment(runs: Sequence[Run]) -> Section:
     if started:
         section.table = [["at the last start", *(run.name for run in started)], *facts]
     for run in started:
-        section.paragraphs += [_start_told(run, number) for number in range(len(run.starts))]
+        section.paragraphs += [_describe_start(run, number) for number in range(len(run.starts))]
     return section
 
 
@@ -138,24 +131,24 @@ def _fact(start: Mapping[str, Any], key: str) -> str:
     value = start.get(key)
     if key == "git" and isinstance(value, str):
         revision = value.removesuffix("-dirty")
-        return revision if revision == value else f"{revision}, with changes that are not in it"
+        return revision if revision == value else f"{revision}, with uncommitted changes"
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _start_told(run: Run, number: int) -> str:
-    """Say when a run started or went on, and what was different from the time before."""
+def _describe_start(run: Run, number: int) -> str:
+    """Describe when a run was started or resumed, and what had changed since the previous start."""
     start = run.starts[number]
-    told = f"{run.name}: started {start.get('started', 'at a time that is not recorded')}"
-    told += f" from iteration {start['iteration']:,}" * bool(start["iteration"])
+    text = f"{run.name}: started {start.get('started', 'at an unknown time')}"
+    text += f" from iteration {start['iteration']:,}" * bool(start["iteration"])
     if number:
         before = run.starts[number - 1]
-        told += "".join(
+        text += "".join(
             f"; {label} {_fact(start, key)}, before {_fact(before, key)}"
             for key, label in _FACTS.items()
             if start.get(key) != before.get(key)
         )
     changes = start.get("changes")
-    return f"{told}; options: {'; '.join(map(str, changes))}." if changes and isinstance(changes, list) else f"{told}."
+    return f"{text}; options: {'; '.join(map(str, changes))}." if changes and isinstance(changes, list) else f"{text}."
 
 
 def _options(runs: Sequence[Run]) -> list[Section]:
@@ -165,7 +158,7 @@ def _options(runs: Sequence[Run]) -> list[Section]:
             first, second = runs[0].options.splitlines(), run.options.splitlines()
             lines = list(difflib.unified_diff(first, second, lineterm=""))[2:]
             changes = "\n".join("…" if line.startswith("@@") else line for line in lines)
-            heading = f"Options of {run.name} (+) and not of {runs[0].name} (−)"
+            heading = f"Options of {run.name} (+) compared with {runs[0].name} (−)"
             sections.append(Section(heading, code=changes or "none"))
     for run in runs:
         heading = "Options" if len(runs) == 1 else f"All options of {run.name}"
@@ -174,5 +167,5 @@ def _options(runs: Sequence[Run]) -> list[Section]:
 
 
 def _missing(runs: Sequence[Run]) -> Section:
-    told = [f"{run.name}: {text}" if len(runs) > 1 else text for run in runs for text in run.missing]
-    return Section("What is missing", told)
+    lines = [f"{run.name}: {text}" if len(runs) > 1 else text for run in runs for text in run.missing]
+    return Section("What is missing", lines)

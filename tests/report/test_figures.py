@@ -1,4 +1,4 @@
-"""Curves of long and noisy trainings: thinned without losing a spike, smoothed, on a logarithmic axis."""
+"""Curves of long and noisy trainings: thinned but with every spike, smoothed, on a logarithmic axis."""
 
 import math
 import random
@@ -11,7 +11,7 @@ from tests.tables.pages import Page
 
 
 def drawn(figure, kind="data-name"):
-    """Points of the lines that are drawn, by what follows them."""
+    """Return the points of the lines with an attribute."""
     lines = re.findall(rf'<polyline points="([^"]+)"[^>]*{kind}[^>]*>', figure.markup)
     return [[tuple(map(float, pair.split(","))) for pair in line.split()] for line in lines]
 
@@ -20,7 +20,7 @@ def labels(figure):
     return re.findall(r"<text [^>]*>([^<]+)</text>", figure.markup)
 
 
-def test_many_points_are_thinned_and_no_spike_is_lost():
+def test_many_points_are_thinned_but_spikes_stay():
     points = [(i, 9.0 if i == 54_321 else -9.0 if i == 76_543 else math.sin(i / 5000)) for i in range(100_000)]
     (line,) = drawn(curves({"a": points}, "", "x", "y"))
     assert len(line) < 1300
@@ -31,7 +31,7 @@ def test_many_points_are_thinned_and_no_spike_is_lost():
     assert len(drawn(curves({"a": few}, "", "x", "y"))[0]) == 600
 
 
-def test_a_noisy_series_is_faint_with_a_mean_over_it_and_a_quiet_one_is_not():
+def test_a_noisy_series_is_faint_with_its_mean_on_top():
     generator = random.Random(0)
     noisy = [(i, i / 1000 + generator.gauss(0, 0.3)) for i in range(1000)]
     quiet = [(i, i / 1000) for i in range(1000)]
@@ -44,7 +44,7 @@ def test_a_noisy_series_is_faint_with_a_mean_over_it_and_a_quiet_one_is_not():
     assert not drawn(curves({"noisy": noisy}, "", "x", "y"), 'class="raw"')
 
 
-def test_a_logarithmic_axis_gives_every_decade_its_room():
+def test_decades_have_equal_height_on_a_logarithmic_axis():
     figure = curves({"a": [(0, 1000.0), (1, 10.0), (2, 0.1), (3, 0.0), (4, -1.0)]}, "", "x", "y", logarithmic=True)
     ((_, first), (_, second), (_, third)) = drawn(figure)[0]
     assert second - first == pytest.approx(third - second, abs=0.1)
@@ -71,11 +71,11 @@ def test_decades(values, expected):
 
 def test_levels_and_marks():
     points = {"a": [(0, 1.0), (10, 2.0)]}
-    figure = curves(points, "", "x", "y", levels={"<given>": 4.0}, marks=[5, 99])
-    assert "&lt;given&gt;</span> <b>4</b>" in figure.markup and "<given>" not in figure.markup
+    figure = curves(points, "", "x", "y", levels={"<input>": 4.0}, marks=[5, 99])
+    assert "&lt;input&gt;</span> <b>4</b>" in figure.markup and "<input>" not in figure.markup
     (level,) = re.findall(r'<path d="M72 ([\d.]+)H620"[^>]*stroke-dasharray="6 4"', figure.markup)
     assert 32 < float(level) < min(y for _, y in drawn(figure)[0])  # above the line, and within the drawing
-    assert re.findall(r'd="M([\d.]+) 32V280"', figure.markup) == ["346.0"]  # what is outside is not drawn
+    assert re.findall(r'd="M([\d.]+) 32V280"', figure.markup) == ["346.0"]  # marks outside the data are not drawn
     assert "stroke-dasharray" not in curves(points, "", "x", "y", levels={"a": math.inf}).markup
 
 
@@ -84,7 +84,7 @@ def test_values_that_are_not_finite_are_left_out():
     assert (first[0], second[0]) == (72, 620)
 
 
-def test_after_a_spike_the_mean_is_that_of_what_follows():
+def test_a_spike_does_not_affect_the_mean_beyond_its_window():
     points = [(at, 1e17 if at == 0 else 0.1 + 0.2 * (at % 2)) for at in range(600)]
     line = drawn(curves({"a": points}, "", "x", "y", logarithmic=True, smooth=True))[0]
     alone = drawn(curves({"a": [(0, 1e17), (1, 0.1), (599, 0.2)]}, "", "x", "y", logarithmic=True))[0]
@@ -92,7 +92,7 @@ def test_after_a_spike_the_mean_is_that_of_what_follows():
 
 
 @pytest.mark.parametrize("logarithmic", [True, False])
-def test_values_too_far_apart_for_arithmetic_are_left_out(logarithmic):
+def test_values_out_of_range_are_left_out(logarithmic):
     points = [(1, 1.7e308), (2, -1.7e308), (3, 1e-320), (4, 1e199), (5, 1e-199)]
     (line,) = drawn(curves({"a": points}, "", "x", "y", logarithmic=logarithmic, smooth=True))
     assert len(line) == (2 if logarithmic else 3)
@@ -103,15 +103,15 @@ def test_a_series_without_points_keeps_its_colour():
     second = curves({"a": [], "b": [(0, 1.0), (1, 2.0)]}, "", "x", "y").markup
     colours = [set(re.findall(r'stroke="(#\w+)"', markup)) for markup in (alone, second)]
     assert len(colours[0]) == len(colours[1]) == 1 and colours[0] != colours[1]
-    assert second.count("</i>") == 1  # of one line the legend tells
+    assert second.count("</i>") == 1  # one entry in the legend
 
 
-def test_one_point_is_seen():
+def test_a_single_point_is_visible():
     assert 'stroke-linecap="round"' in curves({"a": [(5, 30.0)]}, "", "x", "y").markup
 
 
 @pytest.mark.parametrize(("values", "shown"), [([12000.0] * 2, "12,000"), ([0.00425, 0.0042500001], "0.004")])
-def test_what_hardly_differs_is_a_flat_line_in_the_middle(values, shown):
+def test_nearly_equal_values_are_a_flat_line_in_the_middle(values, shown):
     figure = curves({"a": list(enumerate(values))}, "", "x", "y")
     ((_, first), (_, second)) = drawn(figure)[0]
     assert first == pytest.approx(second, abs=0.1) and first == pytest.approx((32 + 280) / 2, abs=0.1)
@@ -119,7 +119,7 @@ def test_what_hardly_differs_is_a_flat_line_in_the_middle(values, shown):
 
 
 def texts(figure):
-    """Where the texts of a drawing end, by anchor, in what height they stand, and what they say."""
+    """Return position, anchor and content of the texts of a drawing."""
     found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)</text>', figure.markup)
     return [(float(x), float(y), anchor, text) for x, y, anchor, text in found]
 
@@ -128,30 +128,30 @@ def texts(figure):
     "values",
     [[0.00014, 0.0002], [-1.6e-5, 0.0], [33.9, 33.9105], [1e5, 9e6], [-123e6, 4.0], [1e17, 3e17], [-1e199, 1e199]],
 )
-def test_ticks_have_room_and_the_title_stands_above_them(values):
+def test_ticks_fit_and_the_axis_label_is_above_them(values):
     figure = curves({"a": list(enumerate(values))}, "", "x", "a title of the axis")
     ticks = [(x, y, text) for x, y, anchor, text in texts(figure) if anchor == "end" and y < 290]
     assert len(ticks) > 1 and "rotate" not in figure.markup
     ((left, _), *_) = drawn(figure)[0]
     for x, y, text in ticks:
         assert x < left < 640 / 3
-        assert x >= 17 * 0.64 * len(text)  # letters of a narrow screen, in a wide font
+        assert x >= 17 * 0.64 * len(text)  # a wide font on a narrow screen
         assert y - 17 * 0.75 > 16 + 17 * 0.25  # below the title
     assert (0.0, 16.0, "start", "a title of the axis") in texts(figure)
-    assert f"&quot;plot&quot;: [{left:.0f}, 620, 32, 280]" in figure.markup  # what the script reads values by
+    assert f"&#34;plot&#34;: [{left:.0f}, 620, 32, 280]" in figure.markup  # read by the script
 
 
-def test_bars_have_their_title_above_too():
+def test_the_axis_label_of_bars_is_above_them():
     figure = bars({"one": -0.00016, "two": 0.0001}, "", "dB")
     assert (0.0, 16.0, "start", "dB") in texts(figure) and "rotate" not in figure.markup
 
 
-def test_a_long_label_ends_within_the_drawing():
+def test_a_long_label_stays_inside_the_drawing():
     figure = curves({"a": [(0, 1.0), (1_000_000, 2.0)]}, "", "x", "y")
     assert re.search(r'<text x="640.0" y="296.0" text-anchor="end">1,000,000</text>', figure.markup)
 
 
-def test_names_are_text():
+def test_names_are_escaped():
     nasty = "<script>alert(1)</script>\"'"
     page = Page(curves({nasty: [(0, 1.0)]}, nasty, nasty, nasty).markup)
     assert "script" not in page.tags

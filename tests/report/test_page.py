@@ -1,4 +1,4 @@
-"""Reports: both writings say the same, the page needs nothing beside it, and drawings draw what they are given."""
+"""Reports: Markdown and HTML have the same content, the page is self-contained, and drawings show their data."""
 
 import re
 
@@ -21,9 +21,9 @@ def report():
     return picture, Report("T & T", [Section("Numbers", ["It is 1 < 2."], table, figures, "$ mcir")])
 
 
-def test_the_page_holds_all_of_it():
-    picture, told = report()
-    page = Page(told.as_html())
+def test_the_page_contains_everything():
+    picture, page_report = report()
+    page = Page(page_report.as_html())
     assert page.cells == ["row", "PSNR", "EDSR | small", "31.50", "<script>", "–"]
     assert "It is 1 < 2." in page.text and "$ mcir" in page.text and "T & T" in page.text
     assert "script" not in page.tags
@@ -32,7 +32,7 @@ def test_the_page_holds_all_of_it():
     assert np.array_equal(shown, picture)
 
 
-def test_a_table_is_one_to_a_screen_reader_however_its_cells_are_laid_out():
+def test_a_table_has_the_roles_that_screen_readers_need():
     (table,) = re.findall(r"<table.*?</table>", report()[1].as_html(), re.DOTALL)
     roles = re.findall(r'role="(\w+)"', table)
     row = ["row", "cell", "cell"]
@@ -41,7 +41,7 @@ def test_a_table_is_one_to_a_screen_reader_however_its_cells_are_laid_out():
     assert cells == [("row", "EDSR | small"), ("PSNR", "31.50"), ("row", "&lt;script&gt;"), ("PSNR", "–")]
 
 
-def test_the_page_needs_nothing_beside_it():
+def test_the_page_is_self_contained():
     page = Page(report()[1].as_html())
     assert [address for address in page.addresses if not address.startswith("data:")] == []
     assert "link" not in page.tags
@@ -53,16 +53,16 @@ def test_markdown_is_a_table():
     assert "| EDSR \\| small | 31.50 |" in lines
 
 
-def test_markdown_has_no_heading_of_figures_alone():
-    told = Report("T", [Section("Drawn", figures=report()[1].sections[0].figures), Section("Said", ["It is."])])
-    assert "Drawn" not in told.as_markdown() and "## Said" in told.as_markdown() and "Drawn" in told.as_html()
+def test_markdown_leaves_out_sections_with_figures_only():
+    both = Report("T", [Section("Drawn", figures=report()[1].sections[0].figures), Section("Said", ["It is."])])
+    assert "Drawn" not in both.as_markdown() and "## Said" in both.as_markdown() and "Drawn" in both.as_html()
 
 
 def test_written_files(tmp_path):
-    told = report()[1]
-    files = told.write(tmp_path / "new", "page")
+    written = report()[1]
+    files = written.write(tmp_path / "new", "page")
     assert [file.name for file in files] == ["page.md", "page.html"]
-    assert files[1].read_text() == told.as_html()
+    assert files[1].read_text() == written.as_html()
 
 
 def test_curves_go_up_where_numbers_do():
@@ -74,13 +74,13 @@ def test_curves_go_up_where_numbers_do():
     assert (y0 - y1) == pytest.approx(2 * (y0 - y2), abs=0.2)
 
 
-def test_bars_stand_on_zero_and_hang_below_it():
+def test_bars_start_at_zero():
     markup = bars({"up": 2.0, "down": -1.0}, "", "dB", {"up": (1.0, 3.0), "down": (float("-inf"), 0.0)}).markup
     rects = [tuple(map(float, found)) for found in re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', markup)]
     (up, tall), (down, short) = rects
     assert up + tall == pytest.approx(down, abs=0.2)
     assert tall == pytest.approx(2 * short, abs=0.3)
-    assert markup.count('stroke-width="1.5"') == 1  # an endless interval is not drawn
+    assert markup.count('stroke-width="1.5"') == 1  # an infinite interval is not drawn
 
 
 def test_a_drawing_of_one_point_or_none():

@@ -1,4 +1,4 @@
-"""What a training left, read as it is: whole, resumed, half written, of old, or not there."""
+"""Reading the folder of a training: complete, resumed, incomplete, old, or empty."""
 
 import math
 from pathlib import Path
@@ -16,32 +16,38 @@ def test_a_whole_run(tmp_path):
     assert not {"kind", "iteration", "dataset", "images", "unit"} & run.scalars.keys()
     psnr = run.metrics["photographs"]["psnr"]
     assert psnr.points == [(100, 30.0), (200, 31.0), (300, 32.0), (400, 33.0)]
-    assert (psnr.given, psnr.of_input, psnr.unit, psnr.last, psnr.best) == ("bicubic", 30, "dB", (400, 33), (400, 33))
+    assert (psnr.baseline, psnr.baseline_value, psnr.unit, psnr.last, psnr.best) == (
+        "bicubic",
+        30,
+        "dB",
+        (400, 33),
+        (400, 33),
+    )
     assert psnr.images[200] == {"cat": 32.0}
     assert run.metrics.keys() == {"photographs"} and run.metrics["photographs"].keys() == {"psnr", "ssim"}
     assert list(run.pictures["photographs"]["cat"].outputs) == [100, 200, 300, 400]
     assert not run.missing
 
 
-def test_where_a_run_stands(tmp_path):
+def test_the_state_of_a_run(tmp_path):
     folder = leave_run(tmp_path / "run", until=300)
     assert read_run(folder).state == "stopped at iteration 300 of 400"
     assert read_run(folder, running=True).state == "running: iteration 300 of 400"
     (folder / "training_states").mkdir()
-    (folder / "training_states" / "345.state").write_bytes(b"")  # a signal stopped it between two lines
+    (folder / "training_states" / "345.state").write_bytes(b"")  # stopped by a signal between two log lines
     (folder / "training_states" / "999.state.abandoned").write_bytes(b"")
     assert read_run(folder).state == "stopped at iteration 345 of 400"
     (folder / "environment.jsonl").unlink()
-    assert read_run(folder).state == "at iteration 345, of how many is not recorded"
+    assert read_run(folder).state == "at iteration 345 (the planned number is not recorded)"
     assert read_run(folder, running=True).state == "running: iteration 345"
     bare = tmp_path / "bare" / "models"
     bare.mkdir(parents=True)
     for name in ("net_g_500.pth", "net_g_70.pth", "net_g_best.pth"):
         (bare / name).write_bytes(b"")
-    assert read_run(tmp_path / "bare").state == "at iteration 500, of how many is not recorded"
+    assert read_run(tmp_path / "bare").state == "at iteration 500 (the planned number is not recorded)"
 
 
-def test_resumes_and_what_they_put_aside(tmp_path):
+def test_a_resumed_run(tmp_path):
     folder = leave_run(tmp_path / "run")
     with (folder / "environment.jsonl").open("a") as file:
         file.write(as_lines([{**START, "iteration": 200, "total_iter": 1200}]) + '{"half')
@@ -50,10 +56,10 @@ def test_resumes_and_what_they_put_aside(tmp_path):
     (folder / "results.jsonl.abandoned").write_text("")
     run = read_run(folder)
     assert [start["iteration"] for start in run.starts] == [0, 200] and run.total == 1200
-    assert run.scalars["l_pix"][-1] == (400, 7.0) and len(run.scalars["l_pix"]) == 40  # the last of two counts
+    assert run.scalars["l_pix"][-1] == (400, 7.0) and len(run.scalars["l_pix"]) == 40  # the last of two lines counts
     assert run.metrics["photographs"]["psnr"].last == (400, 35.0)
     assert [text for text in run.missing if "abandoned" in text]
-    assert "environment.jsonl: 1 of 3 lines cannot be read (one may be half written)." in run.missing
+    assert "environment.jsonl: 1 of 3 lines cannot be read (one may be incomplete)." in run.missing
 
 
 def test_an_old_run(tmp_path):
@@ -64,11 +70,16 @@ def test_an_old_run(tmp_path):
         (folder / file).unlink()
     run = read_run(folder)
     psnr = run.metrics["Set5"]["psnr"]
-    assert (psnr.last, psnr.best, psnr.of_input, psnr.shown(psnr.last[1])) == ((100, 30), (50, 31), None, "30.0000")
+    assert (psnr.last, psnr.best, psnr.baseline_value, psnr.format(psnr.last[1])) == (
+        (100, 30),
+        (50, 31),
+        None,
+        "30.0000",
+    )
     assert [text.partition(":")[0] for text in run.missing] == ["environment.jsonl", "options.yml"]
 
 
-def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
+def test_damaged_lines_and_values_that_are_not_numbers(tmp_path):
     folder = leave_run(tmp_path / "run", until=10)
     strange = [train_line(20, l_pix="inf", grad_norm=None, note="x"), {"iteration": "ten"}, {"kind": "train"}, {}]
     perfect = [{**val_line(at, 30.0), "psnr": value} for at, value in ((10, "inf"), (20, 30.0), (30, "nan"))]
@@ -78,13 +89,13 @@ def test_half_a_line_strange_lines_and_values_that_are_no_numbers(tmp_path):
     assert run.scalars["l_pix"] == [(10, 0.1), (20, math.inf)]
     assert len(run.scalars["grad_norm"]) == 1 and "note" not in run.scalars
     psnr = run.metrics["photographs"]["psnr"]
-    assert psnr.best == (10, math.inf) and psnr.shown(math.inf, "+") == "+inf\N{NO-BREAK SPACE}dB"
-    assert psnr.shown(psnr.last[1]) == psnr.shown(math.inf - math.inf, "+") == "no number"
-    told = " ".join(run.missing)
-    assert "2 of 10 lines" in told and "l_pix: values that are no finite numbers" in told
+    assert psnr.best == (10, math.inf) and psnr.format(math.inf, "+") == "+inf\N{NO-BREAK SPACE}dB"
+    assert psnr.format(psnr.last[1]) == psnr.format(math.inf - math.inf, "+") == "not a number"
+    missing = " ".join(run.missing)
+    assert "2 of 10 lines" in missing and "l_pix: values that are not finite" in missing
 
 
-def test_numbers_without_end_and_depth_without_bottom_do_not_hide_the_rest(tmp_path):
+def test_huge_numbers_and_deep_nesting_do_not_hide_the_rest(tmp_path):
     folder = leave_run(tmp_path / "run", until=10)
     vast = "9" * 5000
     with (folder / "results.jsonl").open("a") as file:
@@ -101,7 +112,7 @@ def test_numbers_without_end_and_depth_without_bottom_do_not_hide_the_rest(tmp_p
     assert "1 of 5 lines" in " ".join(run.missing)
 
 
-def test_a_metric_of_which_less_is_better(tmp_path):
+def test_a_metric_where_lower_is_better(tmp_path):
     folder = leave_run(tmp_path / "run")
     lines = [
         {**val_line(at, value), "higher_is_better": {"psnr": False}} for at, value in ((1, 3.0), (2, 1.0), (3, 2.0))
@@ -110,22 +121,22 @@ def test_a_metric_of_which_less_is_better(tmp_path):
     assert read_run(folder).metrics["photographs"]["psnr"].best == (2, 1.0)
 
 
-def test_nothing_but_a_checkpoint(tmp_path):
+def test_a_folder_with_checkpoints_only(tmp_path):
     (tmp_path / "run" / "models").mkdir(parents=True)
     run = read_run(find_run(str(tmp_path / "run")))
     assert [text.partition(":")[0] for text in run.missing][:3] == ["environment.jsonl", "options.yml", "results.jsonl"]
     assert "No validation" in run.missing[-1] and not run.scalars
 
 
-def test_a_run_without_pictures_says_so(tmp_path):
+def test_missing_images_are_reported(tmp_path):
     folder = leave_run(tmp_path / "run")
     for file in folder.rglob("*.jpg"):
         file.unlink()
-    assert "pictures over time" in " ".join(read_run(folder).missing)
+    assert "no images over time" in " ".join(read_run(folder).missing)
 
 
 @pytest.mark.parametrize("lost", ["gt.jpg", "input.jpg", "200.jpg"])
-def test_a_picture_that_is_lost_is_named_and_the_others_are_there(tmp_path, lost):
+def test_a_damaged_image_is_reported_and_the_others_are_read(tmp_path, lost):
     folder = leave_run(tmp_path / "run")
     (folder / "progress" / "photographs" / "cat" / lost).write_bytes(b"no picture")
     run = read_run(folder)
@@ -133,16 +144,16 @@ def test_a_picture_that_is_lost_is_named_and_the_others_are_there(tmp_path, lost
     assert {100, 300, 400} <= run.pictures["photographs"]["cat"].outputs.keys()
     for file in folder.rglob("?00.jpg"):
         file.unlink()
-    assert "<iteration>.jpg: not there." in " ".join(read_run(folder).missing)
+    assert "<iteration>.jpg: missing." in " ".join(read_run(folder).missing)
     assert "val.pictures" not in " ".join(read_run(folder).missing)
 
 
 @pytest.mark.parametrize("text", ["", "a: [1", "- a\n- b\n", "only words", "a\0b", "\x89PNG\r\n\x1a\n", "[" * 9999])
-def test_options_that_are_none_are_told_of_and_shown(tmp_path, text):
+def test_an_options_file_without_options_is_reported_and_shown(tmp_path, text):
     folder = leave_run(tmp_path / "run")
     (folder / "options.yml").write_text(text, newline="")
     run = read_run(folder)
-    assert [told.partition(":")[0] for told in run.missing] == ["options.yml"] and "no options" in run.missing[0]
+    assert run.missing == ["options.yml: expected options in YAML."]
     assert run.options.split() == text.split()
 
 
@@ -154,7 +165,7 @@ def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"quikstart: there is no such folder.* Did you mean 'quickstart'\?"):
         find_run("quikstart")
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="other: no training was here"):
+    with pytest.raises(ValueError, match="other: expected the folder of a training"):
         find_run("other")
 
 

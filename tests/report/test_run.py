@@ -1,4 +1,4 @@
-"""The page of a run: what it tells, of one and of several, of whole ones and of what is left of them."""
+"""The page of a run or several, complete or with missing files."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def captions(text):
 def test_the_page_of_a_whole_run(tmp_path):
     text, page = page_of(leave_run(tmp_path / "spn", device="NVIDIA H200", git="abc1234-dirty"))
     assert "finished: 400 iterations" in page.text
-    assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB against bicubic (30.00 dB); its best." in page.text
+    assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB over bicubic (30.00 dB); its best." in page.text
     row = ["photographs", "psnr", "bicubic 30.00 dB", "33.00 dB", "400", "+3.00 dB", "33.00 dB", "400"]
     assert row == page.cells[8:16]
     assert captions(text) == [
@@ -49,27 +49,25 @@ def test_the_page_of_a_whole_run(tmp_path):
         "l_pix",
         "Learning rate",
         "Norm of the gradient",
-        "Speed, over all processes",
-        "Share of the time that was spent waiting for data",
-        "Peak memory",
+        "Speed over all processes",
+        "Fraction of the time spent waiting for data",
+        "Memory",
     ]
-    assert "NVIDIA H200" in page.cells and "abc1234, with changes that are not in it" in page.cells
+    assert "NVIDIA H200" in page.cells and "abc1234, with uncommitted changes" in page.cells
     assert "total_iter: 400" in page.text and "2026-11-21 12:00:00" in page.text
     assert text.count("<img ") == 6  # input, ground truth, four times
     assert "What is missing" not in text
-    assert (
-        text.count("output at 200: psnr 32.00\N{NO-BREAK SPACE}dB, ssim 0.9100") == 2
-    )  # below the picture, and for who cannot see
+    assert text.count("output at 200: psnr 32.00\N{NO-BREAK SPACE}dB, ssim 0.9100") == 2  # caption and alternative text
 
 
-def test_the_page_needs_nothing_beside_it_and_may_fetch_nothing(tmp_path):
+def test_the_page_is_self_contained_and_may_fetch_nothing(tmp_path):
     text, page = page_of(leave_run(tmp_path / "run"))
     assert not page.addresses and "link" not in page.tags
     assert "default-src 'none'; img-src data:;" in text
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
 
 
-def test_all_that_comes_from_outside_is_text(tmp_path):
+def test_names_and_values_are_escaped(tmp_path):
     folder = leave_run(tmp_path / "<b>run", image=NASTY.replace("/", "_"), data_set="<i>set")
     (folder / "options.yml").write_text(NASTY)
     records = [train_line(1, **{f"l_{NASTY}": 1.0, NASTY: 2.0}), {**val_line(1, 30.0, NASTY), "given": NASTY}]
@@ -86,7 +84,9 @@ def test_all_that_comes_from_outside_is_text(tmp_path):
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     folder = leave_run(tmp_path / "run", until=10)
-    with pytest.raises(ValueError, match=rf"run: is a folder; name the page, like {folder}/report.html"):
+    with pytest.raises(
+        ValueError, match="run: expected the path of a file such as .*, got a folder"
+    ):
         write_report([folder], folder)
     monkeypatch.setattr(Path, "replace", lambda self, target: os.close(-1))
     with pytest.raises(OSError, match="Bad file"):
@@ -94,28 +94,28 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_folder_whose_name_is_no_text(tmp_path):
+def test_a_folder_name_that_is_not_valid_unicode(tmp_path):
     folder = leave_run(tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
     assert "<h1>caf?</h1>" in page_of(folder)[0]
 
 
-def test_a_run_that_goes_on_and_one_that_was_stopped(tmp_path):
+def test_a_running_and_a_stopped_run(tmp_path):
     folder = leave_run(tmp_path / "run", until=250)
     assert "running: iteration 250 of 400" in page_of(folder, running=lambda given: given == folder)[1].text
     assert "stopped at iteration 250 of 400" in page_of(folder)[1].text
 
 
-def test_a_resumed_run_tells_when_and_what_was_different(tmp_path):
+def test_a_resumed_run_shows_when_and_what_changed(tmp_path):
     folder = leave_run(tmp_path / "run")
     again = {**START, "iteration": 200, "started": "later", "processes": 4, "changes": ["-  lr: 0.1", "+  lr: 0.2"]}
     (folder / "environment.jsonl").write_text(as_lines([{**START, "iteration": 0}, again]))
     text, page = page_of(folder)
     assert "run: started later from iteration 200; processes 4, before 1; options: -  lr: 0.1; +  lr: 0.2." in page.text
-    assert "here the run was resumed" in page.text
+    assert "mark where the run was resumed" in page.text
     assert text.count('stroke-dasharray="1 4"') == text.count("data-frame=")
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_missing_files_are_listed(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     _, page = page_of(bare)
@@ -126,7 +126,7 @@ def test_what_is_not_there_is_told(tmp_path):
     assert "No validation is recorded" in page.text and "l_pix" in captions(text) and "<img" not in text
 
 
-def test_balance_and_what_else_was_told(tmp_path):
+def test_gradient_curves_and_other_values(tmp_path):
     folder = leave_run(tmp_path / "run")
     seen = {"l_neg": -1.0, "grad_l_neg": 1.0, "ratio_l_neg": 0.1, "weight_l_neg": 0.5, "accuracy": 0.7}
     with (folder / "results.jsonl").open("a") as file:
@@ -135,8 +135,8 @@ def test_balance_and_what_else_was_told(tmp_path):
     for caption in (
         "l_neg",
         "L2 norm of the gradient of l_neg at the output",
-        "Gradient of l_neg over that of the first loss, both at the output",
-        "Weight that l_neg has by its balance",
+        "Gradient of l_neg over the gradient of the first loss, both at the output",
+        "Weight of l_neg including its factor",
         "accuracy",
     ):
         assert captions(text).count(caption) == 1
@@ -144,10 +144,10 @@ def test_balance_and_what_else_was_told(tmp_path):
 
 def test_a_loss_that_spans_decades_gets_a_logarithmic_axis(tmp_path):
     folder = leave_run(tmp_path / "run")  # l_pix falls from 0.1 to 0.0025: not enough
-    assert "&quot;logarithmic&quot;: true" not in page_of(folder)[0]
+    assert "&#34;logarithmic&#34;: true" not in page_of(folder)[0]
     with (folder / "results.jsonl").open("a") as file:
         file.write(as_lines([train_line(5, l_pix=9.0)]))
-    assert page_of(folder)[0].count("&quot;logarithmic&quot;: true") == 1
+    assert page_of(folder)[0].count("&#34;logarithmic&#34;: true") == 1
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_loss_that_spans_decades_gets_a_logarithmic_axis(tmp_path):
         (["200.jpg"], ["bicubic", "ground truth", "output"], [0, 2]),
     ],
 )
-def test_what_there_is_of_the_pictures_is_shown_and_the_rest_is_named(tmp_path, lost, layers, chosen):
+def test_available_images_are_shown_and_the_others_are_listed(tmp_path, lost, layers, chosen):
     folder = leave_run(tmp_path / "run")
     for name in lost:
         (folder / "progress" / "photographs" / "cat" / name).write_bytes(b"no picture")
@@ -170,25 +170,25 @@ def test_what_there_is_of_the_pictures_is_shown_and_the_rest_is_named(tmp_path, 
     assert all(f"progress/photographs/cat/{name}" in page.text.partition("What is missing")[2] for name in lost)
 
 
-def test_of_two_runs_either_has_the_ground_truth(tmp_path):
+def test_either_of_two_runs_provides_the_references(tmp_path):
     one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two")
     (one / "progress" / "photographs" / "cat" / "gt.jpg").unlink()
     (other / "progress" / "photographs" / "cat" / "input.jpg").unlink()
     text, page = page_of(one, other)
     assert re.findall(r"<option [^>]*>([^<]+)", text) == 2 * ["bicubic", "ground truth", "one", "two"]
     assert re.findall(r'<option value="(\d)" selected', text) == ["2", "3"]
-    assert "one: progress/photographs/cat/gt.jpg: not there." in page.text
+    assert "one: progress/photographs/cat/gt.jpg: missing." in page.text
 
 
-def test_two_runs_are_laid_on_one_another(tmp_path):
+def test_two_runs_share_their_drawings(tmp_path):
     plain, spn = leave_run(tmp_path / "plain", until=300), leave_run(tmp_path / "spn", gain=0.25)
     (spn / "options.yml").write_text("name: spn\ntrain:\n  total_iter: 400\n  balance: 0.1\n")
     text, page = page_of(plain, spn)
     assert "plain · spn" in page.words
     assert "plain, stopped at iteration 300 of 400. photographs: psnr 32.00 dB" in page.text
     rows = [page.cells[at : at + 10] for at in range(0, 50, 10)]
-    assert rows[0][-1] == "against plain" and rows[1][-1] == "–"
-    assert rows[3][0] == "spn" and rows[3][-1] == "+0.25 dB at 300"  # at 400 only one was evaluated
+    assert rows[0][-1] == "difference to plain" and rows[1][-1] == "–"
+    assert rows[3][0] == "spn" and rows[3][-1] == "+0.25 dB at 300"  # only one was evaluated at 400
     figure = next(part for part in text.split("<figure") if ">photographs: psnr<" in part)
     assert re.findall(r'<polyline [^>]*data-name="(\w+)"', figure) == ["plain", "spn"]
     assert figure.count('stroke-dasharray="6 4"') == 1  # the same input
@@ -197,7 +197,7 @@ def test_two_runs_are_laid_on_one_another(tmp_path):
     assert "All options of spn" in page.text
 
 
-def test_runs_that_differ_in_what_they_have(tmp_path):
+def test_runs_with_different_sets(tmp_path):
     one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two", data_set="haze", image="dog")
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -206,7 +206,7 @@ def test_runs_that_differ_in_what_they_have(tmp_path):
     assert "bare: options.yml: the options are not recorded." in page.text
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_the_same_name_are_shown_with_their_path(tmp_path):
     folders = [leave_run(tmp_path / root / "run") for root in ("a", "b")]
     write_report(folders, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
@@ -215,7 +215,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert "finished: 400 iterations</span>" in (tmp_path / "page.html").read_text()
 
 
-def test_other_inputs_are_two_lines(tmp_path):
+def test_different_baselines_are_two_lines(tmp_path):
     one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two")
     lines = (other / "results.jsonl").read_text().replace('{"psnr": 30.0, "ssim": 0.85}', '{"psnr": 28.0, "ssim": 0.8}')
     (other / "results.jsonl").write_text(lines)
@@ -223,22 +223,22 @@ def test_other_inputs_are_two_lines(tmp_path):
     assert "bicubic (one)" in page.text and "bicubic (two)" in page.text
 
 
-@pytest.mark.parametrize(("room", "images", "times"), [(10**9, 3, 20), (0, 1, 2)])
-def test_a_page_holds_as_many_pictures_as_it_has_room_for(tmp_path, monkeypatch, room, images, times):
+@pytest.mark.parametrize(("limit", "images", "times"), [(10**9, 3, 20), (0, 1, 2)])
+def test_the_number_of_images_is_bounded(tmp_path, monkeypatch, limit, images, times):
     folder = leave_run(tmp_path / "run", until=10)
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
         for iteration in range(1, 26):
-            progress.keep(folder, data_set, name, iteration, compared(0.5, side=12))
-    monkeypatch.setattr(run_pictures, "_BYTES", room)
+            progress.store_images(folder, data_set, name, iteration, compared(0.5, side=12))
+    monkeypatch.setattr(run_pictures, "_BYTES", limit)
     text, page = page_of(folder)
     assert text.count("<img ") == images * (times + 2)
     assert ("of 3 images are shown" in page.text) == (images < 3)
 
 
-def test_every_set_has_an_image_before_one_has_two(tmp_path, monkeypatch):
+def test_every_set_gets_one_image_before_any_gets_two(tmp_path, monkeypatch):
     folder = leave_run(tmp_path / "run", until=10)
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
-        progress.keep(folder, data_set, name, 1, compared(0.5))
+        progress.store_images(folder, data_set, name, 1, compared(0.5))
     size = (folder / "progress" / "one" / "a" / "1.jpg").stat().st_size
     monkeypatch.setattr(run_pictures, "_BYTES", 2 * 7 * (size + 50))
     assert captions(page_of(folder)[0])[:2] == ["one: a", "two: c"]

@@ -1,4 +1,4 @@
-"""The page in a browser: sliders and curves at work, by pointer, finger and keyboard, and without any script."""
+"""The page in a browser: sliders and curves used with pointer, finger and keyboard, and without JavaScript."""
 
 import shutil
 
@@ -25,18 +25,18 @@ def chromium():
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """Open the page of runs; whatever it fetches or complains of fails the test."""
-    contexts, said = [], []
+    """Open the page of runs; requests, console messages and errors fail the test."""
+    contexts, unexpected = [], []
 
     def open_page(*folders, **settings):
         write_report(folders, tmp_path / "page.html")
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append("a name was run as a script"))
-        page.on("request", lambda request: said.append(request.url))
+        page.on("console", lambda message: unexpected.append(message.text))
+        page.on("pageerror", lambda error: unexpected.append(str(error)))
+        page.on("dialog", lambda dialog: unexpected.append("a name was run as a script"))
+        page.on("request", lambda request: unexpected.append(request.url))
         page.goto((tmp_path / "page.html").as_uri())
         page.locator("figure").first.scroll_into_view_if_needed()
         return page
@@ -44,17 +44,17 @@ def opened(chromium, tmp_path):
     yield open_page
     for context in contexts:
         context.close()
-    assert [text for text in said if not text.startswith(("data:", (tmp_path / "page.html").as_uri()))] == []
+    assert [text for text in unexpected if not text.startswith(("data:", (tmp_path / "page.html").as_uri()))] == []
 
 
 def brightness(page, share):
-    """How bright the first picture is as it is shown, at a share of its width, near its lower edge."""
+    """Return the brightness of the first image on the screen at a fraction of its width, near its lower edge."""
     box = page.locator(".stage").first.bounding_box()
     clip = {"x": box["x"] + share * box["width"] - 4, "y": box["y"] + box["height"] - 12, "width": 8, "height": 8}
     return cv2.imdecode(np.frombuffer(page.screenshot(clip=clip), np.uint8), cv2.IMREAD_COLOR).mean() / 255
 
 
-def test_the_divider_is_drawn(opened, tmp_path):
+def test_the_divider_is_dragged(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"))
     assert (brightness(page, 0.4), brightness(page, 0.6)) == pytest.approx((0, 0.8), abs=0.03)
     box = page.locator(".stage").bounding_box()
@@ -62,7 +62,7 @@ def test_the_divider_is_drawn(opened, tmp_path):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 30, steps=3)
     page.mouse.up()
-    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 30)  # nobody holds it
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 30)  # the button is released
     assert (brightness(page, 0.6), brightness(page, 0.9)) == pytest.approx((0, 0.8), abs=0.03)
 
 
@@ -74,7 +74,7 @@ def test_a_finger_moves_the_divider(opened, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
-def test_the_keyboard_does_all_of_it(opened, tmp_path):
+def test_the_keyboard_controls_everything(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "cut"
@@ -91,7 +91,7 @@ def test_the_keyboard_does_all_of_it(opened, tmp_path):
     assert "output at 200: psnr 32.00\N{NO-BREAK SPACE}dB" in page.locator(".shot.right").inner_text()
 
 
-def test_any_two_are_compared(opened, tmp_path):
+def test_any_two_images_can_be_compared(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"))
     page.locator("select.left").select_option("ground truth")
     page.locator("select.right").select_option("bicubic")
@@ -100,7 +100,7 @@ def test_any_two_are_compared(opened, tmp_path):
     assert (brightness(page, 0.3), brightness(page, 0.7)) == pytest.approx((0, 0), abs=0.03)
 
 
-def test_two_runs_at_one_time(opened, tmp_path):
+def test_two_runs_at_the_same_iteration(opened, tmp_path):
     page = opened(leave_run(tmp_path / "short", until=200), leave_run(tmp_path / "long"))
     assert "short at 200" in page.locator(".shot.left").inner_text()  # its last
     assert "long at 400" in page.locator(".shot.right").inner_text()
@@ -109,7 +109,7 @@ def test_two_runs_at_one_time(opened, tmp_path):
     assert "long at 100" in page.locator(".shot.right").inner_text()
 
 
-def test_a_curve_tells_its_values_under_the_pointer(opened, tmp_path):
+def test_a_curve_shows_its_values_under_the_pointer(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"))
     figure = page.locator("figure", has_text="photographs: psnr").last
     figure.scroll_into_view_if_needed()
@@ -126,7 +126,7 @@ def test_a_curve_tells_its_values_under_the_pointer(opened, tmp_path):
     assert not figure.locator(".cursor").get_attribute("d")
 
 
-def test_a_logarithmic_curve_tells_its_values_too(opened, tmp_path):
+def test_a_logarithmic_curve_shows_its_values_under_the_pointer(opened, tmp_path):
     folder = leave_run(tmp_path / "run")
     lines = (folder / "results.jsonl").read_text().replace('"l_pix": 0.1,', '"l_pix": 10.0,')
     (folder / "results.jsonl").write_text(lines)
@@ -135,11 +135,11 @@ def test_a_logarithmic_curve_tells_its_values_too(opened, tmp_path):
     figure.scroll_into_view_if_needed()
     box = figure.locator("svg").bounding_box()
     page.mouse.move(box["x"] + 72 / 640 * box["width"], box["y"] + 50)
-    told = figure.locator(".legend").inner_text().split()
-    assert told[:2] == ["iteration", "10"] and float(told[-1]) == pytest.approx(10, rel=0.02)
+    legend = figure.locator(".legend").inner_text().split()
+    assert legend[:2] == ["iteration", "10"] and float(legend[-1]) == pytest.approx(10, rel=0.02)
 
 
-def test_names_are_not_run_and_both_modes_can_be_read(opened, tmp_path):
+def test_names_are_escaped_and_both_colour_schemes_are_readable(opened, tmp_path):
     folder = leave_run(tmp_path / NASTY.replace("/", "_"), image=NASTY.replace("/", "_"), data_set="<img src=x>")
     for scheme in ("light", "dark"):
         page = opened(folder, color_scheme=scheme)
@@ -156,21 +156,21 @@ def boxes_of(locator):
 
 
 @pytest.mark.parametrize("width", [360, 390, 700, 900, 1280])
-def test_every_cell_is_within_the_page_and_a_number_beside_its_unit(opened, tmp_path, width):
+def test_every_cell_is_inside_the_page(opened, tmp_path, width):
     page = opened(leave_run(tmp_path / "run"), viewport={"width": width, "height": 800})
     cells = page.locator(".numbers td")
     assert cells.count() == 16
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes_of(cells))
     assert "+3.00\N{NO-BREAK SPACE}dB" in cells.all_inner_texts()[5]
     heads = cells.evaluate_all("all => all.map(cell => getComputedStyle(cell, '::before').content)")
-    in_blocks = ['"set" / ""', '"metric" / ""', '"given" / ""', '"last" / ""', '"at iteration" / ""', '"gain" / ""']
+    in_blocks = ['"set" / ""', '"metric" / ""', '"baseline" / ""', '"last" / ""', '"at iteration" / ""', '"gain" / ""']
     assert heads[:6] == (["none"] * 6 if width > 832 else in_blocks)
     assert page.get_by_role("columnheader", name="gain").count() == 1
     assert page.get_by_role("row", name="photographs psnr bicubic 30.00 dB").get_by_role("cell").count() == 8
 
 
 @pytest.mark.parametrize("width", [360, 390, 900])
-def test_no_text_of_a_drawing_lies_on_another_or_beyond_its_edge(opened, tmp_path, width):
+def test_no_text_of_a_drawing_overlaps_another_or_the_edge(opened, tmp_path, width):
     folder = leave_run(tmp_path / "run")
     records = [train_line(at, lr=at * 4e-7, grad_norm=-at * 1e-8, memory_mib=at * 2e4) for at in range(10, 401, 10)]
     (folder / "results.jsonl").write_text(as_lines(records))
@@ -190,7 +190,7 @@ def overlap(one, other):
     )
 
 
-def test_without_a_script_all_pictures_stand_in_a_row(opened, tmp_path):
+def test_without_javascript_all_images_are_in_a_row(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"), java_script_enabled=False)
     shots = page.locator(".shot")
     boxes = [shots.nth(number).bounding_box() for number in range(shots.count())]
@@ -209,7 +209,7 @@ def test_a_folded_section_opens(opened, tmp_path):
     assert "total_iter: 400" in page.locator("pre").inner_text()
 
 
-def test_pictures_of_one_time_have_no_slider_of_it():
+def test_images_of_one_iteration_have_no_time_slider():
     layers = [Layer("a", [Shot(b"", "a")]), Layer("b", [Shot(b"", "b", 5)])]
     figure = slider(layers, 0, 1, (300, 400), "c")
     assert 'class="time"' not in figure.markup and "--width: 400; --height: 300" in figure.markup
