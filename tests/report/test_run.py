@@ -84,9 +84,7 @@ def test_names_and_values_are_escaped(tmp_path):
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     folder = leave_run(tmp_path / "run", until=10)
-    with pytest.raises(
-        ValueError, match="run: expected the path of a file such as .*, got a folder"
-    ):
+    with pytest.raises(ValueError, match=r"run: expected the path of a file such as .*, got a folder"):
         write_report([folder], folder)
     monkeypatch.setattr(Path, "replace", lambda self, target: os.close(-1))
     with pytest.raises(OSError, match="Bad file"):
