@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
 _STD = (0.229, 0.224, 0.225)
+_COUNTER = "num_batches_tracked"  # of a batch norm, unused in evaluation mode
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -30,7 +31,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     Args:
         network: name of the architecture.
-        weights: see the subclasses.
+        weights: weights of the network, see the subclasses.
         use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
         range_norm: whether images are in [-1, 1] and are mapped to [0, 1] first.
         seed: seed for random weights.
@@ -38,6 +39,10 @@ class FeatureNetwork(nn.Module, ABC):
     Attributes:
         layer_names: the layers whose activations are returned.
         settings: all arguments except the layers; networks with equal settings differ in their layers only.
+
+    Raises:
+        ArgumentError: unknown network or layer, or no layer.
+        WeightsError: the weights are not available, or do not match.
     """
 
     layer_names: tuple[str, ...]
@@ -94,32 +99,51 @@ class FeatureNetwork(nn.Module, ABC):
             x = (x - self.mean) / self.std
         return x
 
+    def _load_and_freeze(
+        self,
+        net: nn.Module,
+        versions: Sequence[str],
+        names: Callable[[str], Sequence[str]] = lambda key: [key],
+        random: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda expected: {},
+    ) -> None:
+        """Load the weights of ``net`` and turn them into buffers outside the state dict.
+
+        Args:
+            net: network, with weights on the meta device except for those that are random already.
+            versions: names of torchvision's weights.
+            names: function from a key of the state dict to the keys that it may have in a file.
+            random: function from the state dict to random weights.
+        """
+        network, weights, *_ = self._arguments
+        expected = {key: value.detach() for key, value in net.state_dict().items() if not key.endswith(_COUNTER)}
+        values: Mapping[str, Tensor] = {}
+        if weights != "random":
+            values = _pretrained_tensors(network, weights, versions, expected, names)
+        elif not on_meta_device():
+            logger.warning("%s has random weights: results differ from papers, which use ImageNet weights.", network)
+            values = random(expected)
+        for path, module in net.named_modules():
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is not None:
+                    delattr(module, name)
+                    value = None if name == _COUNTER else values.get(f"{path}.{name}".lstrip("."), value.detach())
+                    module.register_buffer(name, value, persistent=False)
+        self.eval()
+
 
 def on_meta_device() -> bool:
     """Return whether modules are built without values."""
     return torch.get_default_device().type == "meta"
 
 
-def warn_of_random_weights(network: str) -> None:
-    """Log that results are not comparable with the papers."""
-    logger.warning("%s has random weights: results differ from papers, which use ImageNet weights.", network)
-
-
-def pretrained_tensors(
+def _pretrained_tensors(
     network: str,
     weights: str,
     versions: Sequence[str],
     expected: Mapping[str, Tensor],
-    candidates: Callable[[str], Sequence[str]],
+    names_of: Callable[[str], Sequence[str]],
 ) -> dict[str, Tensor]:
-    """Return pretrained values in float32; an empty dict on the meta device.
-
-    Args:
-        network: name of the network in torchvision.
-        weights: ``imagenet``, one of the versions, or the path of a state dict.
-        versions: versions of torchvision's weights.
-        expected: tensors with the shapes to find.
-        candidates: function from a key in ``expected`` to the keys that it may have in the file.
+    """Return pretrained values for the expected tensors; none on the meta device.
 
     Raises:
         WeightsError: the weights are not available, or do not match.
@@ -137,14 +161,14 @@ def pretrained_tensors(
     values: dict[str, Tensor] = {}
     wrong: list[str] = []
     for key, own in expected.items():
-        names = candidates(key)
+        names = names_of(key)
         found = next((state[name] for name in names if name in state), None)
         if found is None:
             wrong.append(f"{names[0]} is missing")
         elif found.shape != own.shape:
             wrong.append(f"{names[0]} has shape {tuple(found.shape)} instead of {tuple(own.shape)}")
         else:
-            values[key] = found.float()
+            values[key] = found.to(own.dtype)
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         first = ", ".join(list(state)[:4]) or "none"

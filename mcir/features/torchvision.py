@@ -13,7 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor, fx, nn
 
-from mcir.features.base import FeatureNetwork, on_meta_device, pretrained_tensors, warn_of_random_weights
+from mcir.features.base import FeatureNetwork, on_meta_device
 from mcir.features.vgg import VGGFeatures, VGGType
 from mcir.registry import ArgumentError, suggestion
 
@@ -26,13 +26,9 @@ def feature_network(
     range_norm: bool = False,
     seed: int = 0,
 ) -> FeatureNetwork:
-    """Build a feature network: a VGG with its layer names, or any other classifier in torchvision with its node names.
+    """Build a VGG with its layer names, or any other classifier in torchvision with its node names.
 
-    The arguments are those of :class:`~mcir.features.vgg.VGGFeatures` and :class:`ClassifierFeatures`.
-
-    Raises:
-        ArgumentError: unknown network or layer.
-        WeightsError: the weights are not available, or do not match.
+    For the arguments and errors, see :class:`VGGFeatures` and :class:`ClassifierFeatures`.
     """
     for vgg_type in get_args(VGGType):
         if network == vgg_type:
@@ -43,19 +39,14 @@ def feature_network(
 class ClassifierFeatures(FeatureNetwork):
     """Activations of a frozen torchvision classifier at chosen nodes.
 
+    For the other arguments, see :class:`FeatureNetwork`.
+
     Args:
         layer_names: names of nodes, or of modules, whose last node is used.
         network: name of the classifier, such as ``resnet50``.
         weights: ``"imagenet"`` (torchvision's ``IMAGENET1K_V1``), the name of another version, such as
             ``"IMAGENET1K_V2"``, ``"random"`` (torchvision's initialisation), or the path of a state dict with
             torchvision's keys. The file needs to contain only what the chosen nodes depend on.
-        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
-        range_norm: whether images are in [-1, 1] and are mapped to [0, 1] first.
-        seed: seed for random weights.
-
-    Raises:
-        ArgumentError: unknown node or classifier, or no node.
-        WeightsError: the weights are not available, or do not match.
     """
 
     def __init__(
@@ -71,9 +62,9 @@ class ClassifierFeatures(FeatureNetwork):
         self.network = network
         self.net = _extractor(_classifier(network, seed if weights == "random" else None), network, layer_names)
         self.layer_names = tuple(layer_names)
-        self._load(weights)
-        _freeze(self.net)
-        self.eval()
+        import torchvision  # takes a second to import
+
+        self._load_and_freeze(self.net, list(torchvision.models.get_model_weights(network).__members__))
 
     def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the activations, after computing all of them; see :meth:`FeatureNetwork.stream`."""
@@ -85,27 +76,10 @@ class ClassifierFeatures(FeatureNetwork):
             activation = activations.pop(name)
             yield name, activation if len(storages) == len(self.layer_names) else activation.clone()
 
-    def _load(self, weights: str) -> None:
-        """Replace parameters on the meta device by pretrained values."""
-        if weights == "random":
-            if not on_meta_device():
-                warn_of_random_weights(self.network)
-            return
-        import torchvision
-
-        versions = list(torchvision.models.get_model_weights(self.network).__members__)
-        state = self.net.state_dict()
-        counters = [key for key in state if key.endswith("num_batches_tracked")]  # unused in evaluation mode
-        expected = {key: value for key, value in state.items() if key not in counters}
-        values = pretrained_tensors(self.network, weights, versions, expected, lambda key: [key])
-        if values:
-            values |= {key: torch.zeros((), dtype=torch.int64, device="cpu") for key in counters}
-            self.net.load_state_dict(values, assign=True)
-
 
 def _classifier(network: str, seed: int | None) -> nn.Module:
     """Build a classifier: without values on the meta device, or from a seed without using the global generators."""
-    import torchvision  # takes a second to import
+    import torchvision
 
     known = torchvision.models.list_models(torchvision.models)
     if network not in known:
@@ -154,14 +128,3 @@ def _extractor(classifier: nn.Module, network: str, layer_names: Sequence[str]) 
         if getattr(part, "inplace", False):
             part.inplace = False  # type: ignore[assignment]
     return module
-
-
-def _freeze(net: nn.Module) -> None:
-    """Turn every parameter and buffer into a buffer outside the state dict."""
-    for module in net.modules():
-        values = {
-            name: value for name, value in (*module._parameters.items(), *module._buffers.items()) if value is not None
-        }
-        for name, value in values.items():
-            delattr(module, name)
-            module.register_buffer(name, value.detach(), persistent=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mcir.features.base import FeatureNetwork, on_meta_device, pretrained_tensors, warn_of_random_weights
+from mcir.features.base import FeatureNetwork
 from mcir.registry import ArgumentError, suggestion
 
 VGGType: TypeAlias = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
@@ -42,7 +42,7 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
 class VGGFeatures(FeatureNetwork):
     """Activations of a frozen VGG; only the layers up to the deepest chosen one are built.
 
-    The activation of a convolution is the one before the ReLU.
+    The activation of a convolution is the one before the ReLU. For the other arguments, see :class:`FeatureNetwork`.
 
     Args:
         layer_names: layers such as ``conv1_2``, ``relu1_2``, ``pool1``, and ``bn1_2`` in a VGG with batch norm.
@@ -50,13 +50,6 @@ class VGGFeatures(FeatureNetwork):
         weights: ``"imagenet"`` (torchvision's), ``"random"`` (He initialisation), or the path of a state dict with
             torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
             ``vgg_net.conv1_1.weight``). The file needs to contain only the layers that are built.
-        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
-        range_norm: whether images are in [-1, 1] and are mapped to [0, 1] first.
-        seed: seed for random weights.
-
-    Raises:
-        ArgumentError: unknown layer or VGG, or no layer.
-        WeightsError: the weights are not available, or do not match.
     """
 
     def __init__(
@@ -81,8 +74,7 @@ class VGGFeatures(FeatureNetwork):
         built = every[: every.index(self.layer_names[-1]) + 1]
         self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
         self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
-        self._load(weights, seed)
-        self.eval()
+        self._load_and_freeze(self.vgg_net, ["IMAGENET1K_V1"], self._names_in_files, partial(_random_tensors, seed=seed))
 
     def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the activations layer by layer, up to the last wanted one; see :meth:`FeatureNetwork.stream`."""
@@ -105,78 +97,36 @@ class VGGFeatures(FeatureNetwork):
         assert ready is not None
         yield ready, x
 
-    def _load(self, weights: str, seed: int) -> None:
-        """Replace the buffers, which are on the meta device, by tensors with values."""
-        if weights == "random" and not on_meta_device():
-            warn_of_random_weights(self.vgg_type)
-            self._assign(self._random(seed))
-        elif weights != "random":
-            index = {name: number for number, name in enumerate(self.vgg_net)}
-
-            def candidates(key: str) -> list[str]:
-                name, _, leaf = key.partition(".")
-                return [f"features.{index[name]}.{leaf}", f"vgg_net.{key}", key]
-
-            buffers = dict(self.vgg_net.named_buffers())
-            self._assign(pretrained_tensors(self.vgg_type, weights, ["IMAGENET1K_V1"], buffers, candidates))
-
-    def _random(self, seed: int) -> dict[str, Tensor]:
-        """Return weights that keep activations of order one. Those of a layer do not depend on later layers."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        values: dict[str, Tensor] = {}
-        for key, buffer in self.vgg_net.named_buffers():
-            if buffer.dim() == 4:
-                std = math.sqrt(2 / buffer[0].numel())
-                values[key] = torch.empty(buffer.shape, device="cpu").normal_(std=std, generator=generator)
-            else:
-                is_one = key.startswith("bn") and key.rpartition(".")[2] in ("weight", "running_var")
-                values[key] = torch.full(buffer.shape, float(is_one), device="cpu")
-        return values
-
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
-        for key, value in values.items():
-            name, _, leaf = key.partition(".")
-            setattr(self.vgg_net[name], leaf, value)
+    def _names_in_files(self, key: str) -> list[str]:
+        """Return the keys that a tensor may have in state dict files."""
+        layer, _, name = key.partition(".")
+        return [f"features.{list(self.vgg_net).index(layer)}.{name}", f"vgg_net.{key}", key]
 
 
-class _Frozen(nn.Module):
-    """A layer whose weights are buffers, at first on the meta device."""
-
-    def __init__(self, **shapes: tuple[int, ...]) -> None:
-        super().__init__()
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.empty(shape, device="meta"), persistent=False)
-
-
-class _Convolution(_Frozen):
-    weight: Tensor
-    bias: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=1)
-
-
-class _Normalisation(_Frozen):
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+def _random_tensors(expected: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return weights that keep activations of order one. Those of a layer do not depend on later layers."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values: dict[str, Tensor] = {}
+    for key, tensor in expected.items():
+        if tensor.dim() == 4:
+            std = math.sqrt(2 / tensor[0].numel())
+            values[key] = torch.empty(tensor.shape, device="cpu").normal_(std=std, generator=generator)
+        else:
+            is_one = key.startswith("bn") and key.rpartition(".")[2] in ("weight", "running_var")
+            values[key] = torch.full(tensor.shape, float(is_one), device="cpu")
+    return values
 
 
 def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers by name. A ReLU overwrites its input unless that is wanted too."""
+    """Yield the layers by name, on the meta device. A ReLU overwrites its input unless that is wanted too."""
     channels, previous = 3, ""
     for name in built:
         if name.startswith("conv"):
             width = _WIDTHS[int(name[4]) - 1]
-            yield name, _Convolution(weight=(width, channels, 3, 3), bias=(width,))
+            yield name, nn.Conv2d(channels, width, 3, padding=1, device="meta")
             channels = width
         elif name.startswith("bn"):
-            shape = (channels,)
-            yield name, _Normalisation(weight=shape, bias=shape, running_mean=shape, running_var=shape)
+            yield name, nn.BatchNorm2d(channels, device="meta")
         elif name.startswith("relu"):
             yield name, nn.ReLU(inplace=previous not in wanted)
         else:
