@@ -1,17 +1,16 @@
-"""What λ means in a feature network: the gradient of a contrastive loss at the output, over that of L1.
+"""Measure the gradient of a contrastive loss at the output, relative to that of L1, in a feature network.
 
-At one made-up point of a ×4 training, on eight crops of 128×128 out of the photographs that come with scikit-image: the
-output is halfway from the bicubic enlargement to the ground truth. SPN's four negatives are earlier on the same way, at
-0, ⅛, ¼ and ⅜ of it, which is what the past of a network would be that walks straight. CR's negative is the enlargement,
-its positive the ground truth. Printed are, for SPN at ``--weight`` (λ = 1e-4, the paper's) and CR at 0.1 (the paper's):
+The point is one constructed state of a ×4 training, on eight crops of 128×128 from the photographs of scikit-image. The
+output is halfway between the bicubic upscaling and the ground truth. The four negatives of SPN are earlier points on the
+same line, at 0, ⅛, ¼ and ⅜ of it. The negative of CR is the upscaled image, its positive the ground truth. For SPN with
+``--weight`` (λ = 1e-4 in the paper) and CR with 0.1 (in the paper), the benchmark prints
 
-- the ratio of the L2 norms of the two gradients at the output, the contrastive loss's over L1's,
-- the cosine between them: at 1 the negatives ask for what L1 asks for, at −1 they undo it.
+- the ratio of the L2 norms of both gradients at the output, contrastive loss over L1,
+- the cosine between them: 1 if the negatives agree with L1, −1 if they cancel it.
 
-Mean, least and greatest over the seeds: a seed chooses crops and, where weights are random, weights. It says what λ is
-worth in this feature network, and not what a training gains by it: past states of a real network lie on no straight
-line, and its own ratios stand in its log. CR has its default layers in the VGGs without batch norm, elsewhere those of
-SPN::
+It prints mean, minimum and maximum over seeds for the crops and for random weights. The numbers show the scale of λ in
+this feature network, not its benefit in training. Past states of a real network are not on a line; the ratios of a real
+training are in its log. CR has its default layers in the VGGs without batch norm, and those of SPN elsewhere::
 
     python benchmarks/balance.py --network vgg16 --weights random --json balance.json
 """
@@ -49,39 +48,40 @@ PLAIN_VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 
 
 def crops(seed: int) -> tuple[Tensor, Tensor]:
-    """Return ground truths (8, 3, 128, 128) in [0, 1], one of each photograph, and their bicubic enlargements."""
+    """Return ground truths (8, 3, 128, 128) in [0, 1], one per photograph, and bicubic upscalings of their inputs."""
     photographs = BundledPhotos("train", scale=SCALE, gt_size=CROP)
     items = [photographs[SampleIndex(index, index, seed)] for index in range(len(photographs))]
     lq, gt = (torch.stack([item[key].float() / 255 for item in items]) for key in ("lq", "gt"))
     return gt, imresize(lq, SCALE).clamp_(0, 1)
 
 
-def against_l1(loss: nn.Module, output: Tensor, gt: Tensor, negatives: Tensor) -> tuple[float, float]:
-    """Return the norm of a contrastive loss's gradient at ``output`` over that of L1's, and their cosine."""
+def compare_with_l1(loss: nn.Module, output: Tensor, gt: Tensor, negatives: Tensor) -> tuple[float, float]:
+    """Return ratio and cosine of the gradients of a contrastive loss and of L1 at the output."""
     output = output.detach().requires_grad_()
-    (of_loss,) = torch.autograd.grad(loss(output, negatives, [gt]), output)
-    (of_l1,) = torch.autograd.grad(L1Loss()(output, gt), output)
-    ratio = float(of_loss.norm() / of_l1.norm())
-    return ratio, float(torch.sum(of_loss * of_l1) / (of_loss.norm() * of_l1.norm()))
+    (grad,) = torch.autograd.grad(loss(output, negatives, [gt]), output)
+    (grad_l1,) = torch.autograd.grad(L1Loss()(output, gt), output)
+    ratio = float(grad.norm() / grad_l1.norm())
+    return ratio, float(torch.sum(grad * grad_l1) / (grad.norm() * grad_l1.norm()))
 
 
 def measure(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
     """Return ratio and cosine of SPN and of CR for a seed."""
-    gt, enlarged = crops(seed)
-    on_the_way = partial(torch.lerp, enlarged, gt)
+    gt, upscaled = crops(seed)
+    point_at = partial(torch.lerp, upscaled, gt)
     layers = dict(arguments.layers or LAYERS.get(arguments.network, {}))
-    given = {"network": arguments.network, "weights": arguments.weights, "normalize": arguments.normalize, "seed": seed}
-    space = given | ({"layer_weights": layers} if layers else {})
+    space = {"network": arguments.network, "weights": arguments.weights, "normalize": arguments.normalize, "seed": seed}
+    if layers:
+        space["layer_weights"] = layers
     spn = SPNLoss(**space, loss_weight=arguments.weight)
     if not layers and arguments.network not in PLAIN_VGGS:
         space["layer_weights"] = spn.layer_weights
     cr = ContrastiveRegularization(**space)
     found = {}
     for name, loss, negatives in (
-        ("SPN", spn, torch.stack([on_the_way(share) for share in EARLIER])),
-        ("CR", cr, enlarged[None]),
+        ("SPN", spn, torch.stack([point_at(fraction) for fraction in EARLIER])),
+        ("CR", cr, upscaled[None]),
     ):
-        found[f"{name}.ratio"], found[f"{name}.cosine"] = against_l1(loss, on_the_way(HALFWAY), gt, negatives)
+        found[f"{name}.ratio"], found[f"{name}.cosine"] = compare_with_l1(loss, point_at(HALFWAY), gt, negatives)
     return found
 
 
@@ -93,19 +93,23 @@ def _layer(text: str) -> tuple[str, float]:
 def main() -> None:
     """Measure, print a table and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="vgg16", help="a VGG, or any classifier of torchvision (default: vgg16)")
+    parser.add_argument("--network", default="vgg16", help="a VGG, or any classifier in torchvision (default: vgg16)")
     parser.add_argument(
-        "--layers", nargs="+", type=_layer, metavar="NAME=WEIGHT", help="of SPN and CR (default: those of the losses)"
+        "--layers",
+        nargs="+",
+        type=_layer,
+        metavar="NAME=WEIGHT",
+        help="layers of SPN and CR (default: those of the losses)",
     )
     parser.add_argument("--weights", default="random", help="random, imagenet or a file (default: random)")
     parser.add_argument("--normalize", choices=("none", "unit"), default="none", help="scale of the features")
     parser.add_argument("--weight", type=float, default=1e-4, help="λ of SPN (default: 1e-4)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many crops and random networks (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of crops and random networks (default: 3)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
-        parser.error(f"--seeds is at least 1, not {arguments.seeds}")
-    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are intended
     torch.set_num_threads(1)
     try:
         found = [measure(arguments, seed) for seed in range(arguments.seeds)]
@@ -115,14 +119,14 @@ def main() -> None:
     weights = arguments.weights if arguments.weights in ("random", "imagenet") else "a file's"
     title = f"{arguments.network}, {weights} weights, normalize: {arguments.normalize}, {counted(len(found), 'seed')}"
     table = Table(title=title)
-    for heading in ("gradient at the output", "mean", "least", "greatest"):
+    for heading in ("gradient at the output", "mean", "minimum", "maximum"):
         table.add_column(heading, justify="left" if heading.startswith("gradient") else "right")
     labels = {"SPN": f"SPN at λ = {arguments.weight:g}", "CR": "CR at λ = 0.1"}
     for key in found[0]:
         loss, _, what = key.partition(".")
         values = [numbers[key] for numbers in found]
         row = (f"{value:.3g}" for value in (fmean(values), min(values), max(values)))
-        table.add_row(f"{labels[loss]}: {'over L1' if what == 'ratio' else 'cosine with L1'}", *row)
+        table.add_row(f"{labels[loss]}: {'relative to L1' if what == 'ratio' else 'cosine with L1'}", *row)
     Console(width=120).print(table)
     write_report(arguments.json, {"title": title, "seeds": found}, torch.device("cpu"))
 
