@@ -1,9 +1,9 @@
 """Measure the gradient of a contrastive loss at the output, relative to that of L1, in a feature network.
 
 The point is one constructed state of a ×4 training, on eight crops of 128×128 from the photographs of scikit-image. The
-output is halfway between the bicubic upscaling and the ground truth. The four negatives of SPN are earlier points on the
-same line, at 0, ⅛, ¼ and ⅜ of it. The negative of CR is the upscaled image, its positive the ground truth. For SPN with
-``--weight`` (λ = 1e-4 in the paper) and CR with 0.1 (in the paper), the benchmark prints
+output is halfway between the bicubic upscaling and the ground truth. The four negatives of SPN are earlier points on
+that line, at 0, ⅛, ¼ and ⅜ of it. The negative of CR is the upscaled image, its positive the ground truth. The weights
+are ``--weight`` for SPN (λ = 1e-4 in the paper) and 0.1 for CR (as in the paper). The benchmark prints
 
 - the ratio of the L2 norms of both gradients at the output, contrastive loss over L1,
 - the cosine between them: 1 if the negatives agree with L1, −1 if they cancel it.

@@ -74,7 +74,8 @@ class VGGFeatures(FeatureNetwork):
         built = every[: every.index(self.layer_names[-1]) + 1]
         self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
         self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
-        self._load_and_freeze(self.vgg_net, ["IMAGENET1K_V1"], self._names_in_files, partial(_random_tensors, seed=seed))
+        random = partial(_random_tensors, seed=seed)
+        self._load_and_freeze(self.vgg_net, ["IMAGENET1K_V1"], self._names_in_files, random)
 
     def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the activations layer by layer, up to the last wanted one; see :meth:`FeatureNetwork.stream`."""
