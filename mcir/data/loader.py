@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -196,7 +197,10 @@ def _start_worker(worker: int) -> None:
 
     Such a signal is for the training process, which needs its workers until it has made its step and saved.
     """
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    else:  # Windows has no such groups, and no SIGTERM for them
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -89,7 +89,7 @@ class Cluster:
         try:
             import submitit
         except ImportError:
-            raise ValueError('--launcher slurm needs submitit: pip install "mcir[slurm]"') from None
+            raise ValueError('--launcher slurm needs submitit: pip install -e ".[slurm]"') from None
         self._executor_class = submitit.SlurmExecutor
         self._settings = settings
         self._say = say

@@ -130,7 +130,7 @@ def test_without_slurm_or_submitit_it_is_said_what_is_missing(cluster, capsys, m
     assert "there is no `squeue` here" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(COMMAND) == 1
-    assert 'pip install "mcir[slurm]"' in capsys.readouterr().err
+    assert 'pip install -e ".[slurm]"' in capsys.readouterr().err
 
 
 def test_every_parameter_is_one_that_submitit_knows(tmp_path, cluster):

@@ -98,7 +98,7 @@ def require_gradio() -> None:
         there = ""
     if [int(part) for part in re.findall(r"\d+", there)[:2]] < OLDEST:
         what = f"is {there}; from {OLDEST[0]}.{OLDEST[1]} on it makes" if there else "is not installed; it makes"
-        raise ValueError(f'Gradio {what} the page of the demo: pip install "mcir[demo]".')
+        raise ValueError(f'Gradio {what} the page of the demo: pip install -e ".[demo]".')
 
 
 def named(checkpoints: Sequence[str]) -> dict[str, Path]:

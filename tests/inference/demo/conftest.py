@@ -39,7 +39,7 @@ def checkpoints(tmp_path_factory):
 def serving(checkpoints, folder, *options):
     """Run ``mcir demo`` until it tells its address; end it as Ctrl-C does, and see that nothing is left of it."""
     if importlib.util.find_spec("gradio") is None:
-        pytest.skip('Gradio is not installed: pip install "mcir[demo]"')
+        pytest.skip('Gradio is not installed: pip install -e ".[demo]"')
     command = [sys.executable, "-m", "mcir.cli", "demo", *map(str, checkpoints.values()), *options]
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "GRADIO_ANALYTICS_ENABLED": "True"}

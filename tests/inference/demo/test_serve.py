@@ -86,7 +86,7 @@ def test_without_gradio_it_is_told_how_to_get_it(there, message, checkpoints, mo
         return there
 
     monkeypatch.setattr("mcir.inference.demo.serve.version", version)
-    with pytest.raises(ValueError, match=message + r'.*pip install "mcir\[demo\]"'):
+    with pytest.raises(ValueError, match=message + r'.*pip install -e "\.\[demo\]"'):
         require_gradio()
     assert main(["demo", str(checkpoints["same"])]) == 1
     assert "mcir demo: Gradio" in capsys.readouterr().err
@@ -239,7 +239,7 @@ def test_a_forged_call_reads_no_file_and_fetches_no_address(server, checkpoints,
 
 def test_gradio_itself_reads_no_other_file_either(checkpoints, outside, tmp_path):
     """Should a call find a way through the gate."""
-    pytest.importorskip("gradio", reason='Gradio is not installed: pip install "mcir[demo]"')
+    pytest.importorskip("gradio", reason='Gradio is not installed: pip install -e ".[demo]"')
     from gradio.context import LocalContext
     from gradio.exceptions import InvalidPathError
     from gradio.processing_utils import move_files_to_cache
