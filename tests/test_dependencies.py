@@ -21,6 +21,8 @@ MODULES = {
 """Distributions whose module has another name."""
 INDIRECT = {"tensorboard": "torch.utils.tensorboard", "onnxscript": "torch.onnx"}
 """Distributions that only another library imports, and the import that needs them."""
+COMPANIONS = {"pydantic": {"pydantic_core"}, "gradio": {"fastapi", "uvicorn"}}
+"""Modules of distributions that a declared one requires, and that belong to its documented interface."""
 DEVELOPMENT = {"dev", "docs"}
 """Extras for tests and documentation, whose packages ``mcir/`` does not import."""
 
@@ -34,6 +36,8 @@ def imported_modules():
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("find_spec", "import_module")):
+                modules |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
     return modules
 
 
@@ -48,6 +52,7 @@ def test_imports_and_declared_dependencies_are_the_same():
     top_level = {module.partition(".")[0] for module in imported_modules()}
     third_party = top_level - set(sys.stdlib_module_names) - {"mcir", "__future__"}
     declared = {MODULES.get(name, name) for name in declared_distributions() - INDIRECT.keys()}
+    third_party -= {module for name in declared for module in COMPANIONS.get(name, ())}
     assert third_party - declared == set(), "imported, but not declared in pyproject.toml"
     assert declared - third_party == set(), "declared in pyproject.toml, but not imported"
     unused = {name for name, module in INDIRECT.items() if module not in imported_modules()}
