@@ -21,7 +21,7 @@ MODULES = {
 """Distributions whose module has another name."""
 INDIRECT = {"tensorboard": "torch.utils.tensorboard", "onnxscript": "torch.onnx"}
 """Distributions that only another library imports, and the import that needs them."""
-COMPANIONS = {"pydantic": {"pydantic_core"}, "gradio": {"fastapi", "uvicorn"}}
+COMPANIONS = {"jinja2": {"markupsafe"}, "pydantic": {"pydantic_core"}, "gradio": {"fastapi", "uvicorn"}}
 """Modules of distributions that a declared one requires, and that belong to its documented interface."""
 DEVELOPMENT = {"dev", "docs"}
 """Extras for tests and documentation, whose packages ``mcir/`` does not import."""
