@@ -180,7 +180,7 @@ def test_a_whole_training_step(resnet50):
 WORK = """
 import sys
 import torch
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import init_distributed
 from mcir.losses import ResidualContrastiveLoss
 from mcir.communicator import set_communicator
