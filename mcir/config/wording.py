@@ -15,7 +15,13 @@ COMPLETE = "option"
 SECTION = "a section, lines 'key: value' indented below this one"
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_PLURALS = {"an integer": "integers", "a number": "numbers", "text": "texts", "true or false": "booleans"}
+_PLURALS = {
+    "an integer": "integers",
+    "a number": "numbers",
+    "text": "texts",
+    "true or false": "booleans",
+    "a mapping": "mappings",
+}
 
 
 class JsonSchema(GenerateJsonSchema):
@@ -36,6 +42,8 @@ def in_words(schema: Mapping[str, Any]) -> str:
     """Return the values that a JSON schema accepts, in words: ``a list of integers or null``."""
     if "component" in schema:
         return f"the section of {with_article(schema['component'])}, {{type: …}}"
+    if "$ref" in schema:
+        return "a mapping"
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))
     if "enum" in schema or "const" in schema:
