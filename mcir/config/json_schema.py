@@ -65,7 +65,7 @@ def json_schema() -> Schema:
         "allOf": [
             {
                 "if": {"properties": {"model_type": {"const": name}}, "required": ["model_type"]},
-                "then": {"properties": {"train": _schema_of(train_model(name), definitions)}},
+                "then": {"properties": {"train": _train(name, definitions)}},
             }
             for name in MODELS.names()
         ],
@@ -83,6 +83,15 @@ def _variants(registry: Registry, definitions: Schema, keys: type[Arguments] = A
         schema["properties"] = {"type": {"enum": [name, *registry.aliases(name)]}, **schema["properties"]}
         variants.append(schema)
     return {"type": "object", "required": ["type"], "anyOf": variants}
+
+
+def _train(name: str, definitions: Schema) -> Schema:
+    """Return the schema of a model's training; a base may contain the optimizer."""
+    schema = _schema_of(train_model(name), definitions)
+    if "optim_g" in schema["properties"]:
+        schema["required"].remove("optim_g")
+        schema["properties"]["optim_g"]["default"] = None
+    return schema
 
 
 def _schema_of(model: type[BaseModel], definitions: Schema) -> Schema:

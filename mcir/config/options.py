@@ -110,7 +110,7 @@ class ValOptions(Fixed):
     save_img: bool = Field(default=False, description="Save every restored image as a file.")
     suffix: str | None = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
     pictures: int = Field(default=4, ge=0, description="Number of images per data set that are shown side by side.")
-    metrics: Metrics = Field(default_factory=addict.Dict, description="Metrics, by the name of their results.")
+    metrics: Metrics = Field(default=freeze({}), description="Metrics, by the name of their results.")
 
 
 class LoggerOptions(Fixed):
