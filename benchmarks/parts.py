@@ -1,10 +1,9 @@
-"""What single parts of mcir cost against the way they are usually written.
+"""Measure single parts of mcir against their usual implementations.
 
-(a) ``EMA.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on
-SwinIR-light with its many small tensors; (b) separable SSIM against the
-whole 11×11 window, as a convolution and by OpenCV, on 480×480; (c) MATLAB's resize of a 480×480 image to a quarter
-against one that computes row after row; (d) how long ``Checkpoints.save`` holds up the training of EDSR-light with an
-average, four negatives and Adam.
+(a) ``EMA.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on SwinIR-light
+with its many small tensors; (b) separable SSIM against the whole 11×11 window, as a convolution and by OpenCV, on
+480×480; (c) MATLAB's resize of a 480×480 image to a quarter against a loop over output rows; (d) the time for which
+``Checkpoints.save`` blocks the training of EDSR-light with a moving average, four negatives and Adam.
 
 (a) to (c) are processor seconds of one thread, (d) is wall time on an idle disk; medians of interleaved rounds::
 
@@ -41,7 +40,7 @@ from mcir.engine.checkpoint import Checkpoints, NetworkFile
 from mcir.metrics import SSIM
 from mcir.models import EMA, ContrastiveModel
 
-KEEP = 0.999
+DECAY = 0.999
 LIGHT = {"type": "EDSR", "num_feat": 64, "num_block": 16, "upscale": 4}
 SWINIR_LIGHT = {
     "embed_dim": 60,
@@ -59,43 +58,43 @@ TARGETS = {
 BLOCKING_TARGET_MS = 10.0
 
 Pair = tuple[Callable[[], Any], Callable[[], Any], int, float]
-"""The usual way, mcir's, how often each is called in a round, and the largest difference of their results."""
+"""The usual implementation, mcir's, the number of calls per round, and the largest difference of their results."""
 
 
 # -- (a) the moving average -------------------------------------------------------------------------------------------
 
 
-class LoopAverage:
+class LoopEMA:
     """The moving average as a loop over named parameters."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = EMA(network).network
 
-    def update(self, network: nn.Module, keep: float) -> None:
-        """Follow the network, one parameter after the other."""
+    def update(self, network: nn.Module, decay: float) -> None:
+        """Move the average towards the network, one parameter after the other."""
         values = dict(network.named_parameters())
         for name, average in self.network.named_parameters():
-            average.data.mul_(keep).add_(values[name].data, alpha=1 - keep)
+            average.data.mul_(decay).add_(values[name].data, alpha=1 - decay)
 
 
 def average_pair(network: nn.Module, calls: int) -> Pair:
-    """Compare the averages of a network that has moved."""
-    loop, ours = LoopAverage(network), EMA(network)
+    """Compare both averages for a network whose weights have changed."""
+    loop, ours = LoopEMA(network), EMA(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
-    loop.update(network, KEEP)
-    ours.update(network, KEEP)
+    loop.update(network, DECAY)
+    ours.update(network, DECAY)
     both = zip(loop.network.parameters(), ours.network.parameters(), strict=True)
     difference = max(float((one - other).abs().max()) for one, other in both)
-    return lambda: loop.update(network, KEEP), lambda: ours.update(network, KEEP), calls, difference
+    return lambda: loop.update(network, DECAY), lambda: ours.update(network, DECAY), calls, difference
 
 
 # -- (b) SSIM ---------------------------------------------------------------------------------------------------------
 
 
 def full_ssim(output: Tensor, gt: Tensor, by_opencv: bool) -> Tensor:
-    """Return SSIM of one image with the whole window at once for each mean: a convolution, or OpenCV's ``filter2D``."""
+    """Return the SSIM of one image with a two-dimensional window: by a convolution or OpenCV's ``filter2D``."""
     offsets = torch.arange(-5.0, 6.0, dtype=torch.float64)
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
     window = torch.outer(line, line) / line.sum() ** 2
@@ -133,7 +132,7 @@ def ssim_pair(by_opencv: bool) -> Pair:
 
 
 def resize_by_rows(image: Tensor, scale: float) -> Tensor:
-    """Return (C, H, W) resized as MATLAB does it, one output row after the other; weights are computed once."""
+    """Resize (C, H, W) like MATLAB, one output row after the other."""
     for _ in range(2):
         length = image.shape[1]
         reach = 2 / min(scale, 1.0)
@@ -167,7 +166,7 @@ def resize_pair() -> Pair:
 
 
 def seconds(pairs: dict[str, Pair], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return the processor time of a call in each round, both ways taking turns."""
+    """Return the processor time of a call in each round, for both implementations alternately."""
     times: dict[str, dict[str, list[float]]] = {label: {"usual": [], "mcir": []} for label in pairs}
     for round_ in range(rounds + 1):
         for label, (usual, ours, calls, _) in pairs.items():
@@ -175,7 +174,7 @@ def seconds(pairs: dict[str, Pair], rounds: int) -> dict[str, dict[str, list[flo
                 began = time.process_time()
                 for _ in range(calls):
                     call()
-                if round_:  # the first warms up
+                if round_:  # the first round is a warm-up
                     times[label][way].append((time.process_time() - began) / calls)
     return times
 
@@ -184,14 +183,14 @@ def seconds(pairs: dict[str, Pair], rounds: int) -> dict[str, dict[str, list[flo
 
 
 def blocking_ms(rounds: int) -> tuple[list[float], float]:
-    """Return how long each save holds up its caller, the first included, and how many MiB the state has."""
+    """Return the time for which each call of ``save`` blocks, including the first, and the size of the state in MiB."""
     model = ContrastiveModel(
         network_g=LIGHT,
         optim_g={"type": "Adam", "lr": 1e-4},
         pixel_opt={"type": "L1Loss"},
         contrastive_opt={"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_1": 1.0}},
         negatives={"type": "HistoryNegatives", "steps": [1, 2, 3, 4]},
-        ema_decay=KEEP,
+        ema_decay=DECAY,
     )
     gt = torch.rand(1, 3, 32, 32)
     model.training_step({"lq": F.avg_pool2d(gt, 4), "gt": gt}, 1)
@@ -210,12 +209,12 @@ def blocking_ms(rounds: int) -> tuple[list[float], float]:
 
 
 def main() -> None:
-    """Measure, print a table and write the numbers."""
+    """Measure, print a table and write the numbers to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: 15)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments = parser.parse_args()
-    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are intended
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     torch.manual_seed(0)
@@ -229,8 +228,8 @@ def main() -> None:
     }
     times = seconds(pairs, arguments.rounds)
     medians = {label: {way: statistics.median(values) for way, values in ways.items()} for label, ways in times.items()}
-    held_up, size = blocking_ms(arguments.rounds)
-    held_up_median = statistics.median(held_up[1:])
+    blocked, size = blocking_ms(arguments.rounds)
+    median_blocked = statistics.median(blocked[1:])
 
     table = Table(title="Parts of mcir, milliseconds of one processor")
     for heading in ("part", "usual", "mcir", "usual / mcir", "target", "results differ by"):
@@ -243,8 +242,8 @@ def main() -> None:
     console = Console(width=120)
     console.print(table)
     console.print(
-        f"Checkpoints.save holds up its caller for {held_up_median:.1f} ms (target ≤ {BLOCKING_TARGET_MS:.0f}; the "
-        f"first time {held_up[0]:.1f}), for a state of {size:.0f} MiB"
+        f"Checkpoints.save blocks for {median_blocked:.1f} ms (target ≤ {BLOCKING_TARGET_MS:.0f}; the "
+        f"first time {blocked[0]:.1f}), for a state of {size:.0f} MiB"
     )
     if arguments.json:
         report = {
@@ -252,8 +251,8 @@ def main() -> None:
             "median_seconds": medians,
             "difference": {label: pair[3] for label, pair in pairs.items()},
             "targets": TARGETS,
-            "save_blocks_ms": held_up,
-            "save_blocks_median_ms": held_up_median,
+            "save_blocks_ms": blocked,
+            "save_blocks_median_ms": median_blocked,
             "state_mib": size,
             "machine": platform.platform(),
             "torch": torch.__version__,

@@ -1,12 +1,12 @@
-"""What the distance matrix costs in a pre-training step of residual contrastive learning.
+"""Measure the distance matrix in a pre-training step of residual contrastive learning.
 
-The U-Net of 31 M parameters, pairs of 128×128 crops, ResNet50 to layer1 for the consistency, Adam. Of each distance the
-contrastive loss is timed alone, forward and backward, on the residuals of ``--pairs`` images (64, the paper's batch);
-its share is of the step with as many. The rest of the step is measured with ``--batch-size`` pairs and grows with their
-number. *Literal* is a double loop over the pairs as the formulas read: two sorts for each pair, its moments, all m²
-kernels. It is measured on ``--literal-pairs`` images and grows with the square of their number. On a CPU the times are
-processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. Peak memory, beyond that
-of the residuals, is measured in a process of its own::
+The step: U-Net with 31 M parameters, pairs of 128×128 crops, ResNet50 up to layer1 for the consistency, Adam. For each
+distance the contrastive loss is timed alone, forward and backward, on the residuals of ``--pairs`` images (64, the
+paper's batch size); its share is that of a step of the same size. The rest of the step is measured with
+``--batch-size`` pairs and scaled linearly. *Literal* is a double loop over pairs as in the formulas: two sorts for each
+pair, its moments, or all m² kernels. It is measured on ``--literal-pairs`` images and scaled quadratically. On a CPU
+the times are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. The peak
+memory, in addition to the residuals, is measured in separate processes::
 
     python benchmarks/rcl_step.py --batch-size 4 --json rcl_step.json
 """
@@ -54,7 +54,7 @@ def bd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Return the squared maximum mean discrepancy of two residuals, of so many of their values."""
+    """Return the squared maximum mean discrepancy of two residuals, from SAMPLES of their values."""
     a, b = (each.flatten()[torch.randperm(each.numel(), device=each.device)[:SAMPLES]] for each in (a, b))
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def ours(kind: str, device: torch.device) -> Loss:
 
 
 def residuals(pairs: int, device: torch.device, side: int = CROP) -> tuple[Tensor, Tensor]:
-    """Return noise, stronger in one image than in another, of two patches each."""
+    """Return noise of two patches of each image, with a different strength for each image."""
     generator = torch.Generator().manual_seed(0)
     spread = 20 / 255 * torch.rand(pairs, 1, 1, 1, generator=generator)
     first, second = (torch.randn(pairs, 3, side, side, generator=generator).mul_(spread) for _ in range(2))
@@ -100,7 +100,7 @@ def forward_and_backward(loss: Loss, anchors: Tensor, keys: Tensor) -> tuple[Ten
 
 
 def rest_of_step(pairs: int, device: torch.device) -> Callable[[], Any]:
-    """Return a function that makes a training step without the contrastive loss."""
+    """Return a function that makes a training step without contrastive loss."""
     model = ResidualContrastiveModel(
         network_g={"type": "UNet"},
         optim_g={"type": "Adam", "lr": 1e-3, "eps": 1e-7},
@@ -114,30 +114,30 @@ def rest_of_step(pairs: int, device: torch.device) -> Callable[[], Any]:
 
 
 def agreement(kind: str, device: torch.device) -> tuple[float, float]:
-    """Return how far loss and gradient (relative, L2) are from the literal ones, on patches small enough for MMD."""
-    anchors, keys = residuals(6, device, side=16)  # 768 values, fewer than are drawn
+    """Return the relative differences of loss and gradient (L2) from the literal ones, on small patches."""
+    anchors, keys = residuals(6, device, side=16)  # 768 values, fewer than SAMPLES
     value, gradient = forward_and_backward(ours(kind, device), anchors, keys)
     expected, reference = forward_and_backward(partial(literal, kind), anchors, keys)
     return float((value - expected).abs() / expected), float((gradient - reference).norm() / reference.norm())
 
 
 def print_memory(kind: str, pairs: int, device: torch.device) -> None:
-    """Print by how many MiB the contrastive loss and the gradients of the residuals raise the peak memory."""
+    """Print the increase of the peak memory in MiB by the contrastive loss and the gradients of the residuals."""
     torch.set_num_threads(1)
     loss = ours(kind, device)
     forward_and_backward(loss, *residuals(2, device, side=16))
-    given = residuals(pairs, device)
+    inputs = residuals(pairs, device)
     idle = peak_mib(device)
-    forward_and_backward(loss, *given)
+    forward_and_backward(loss, *inputs)
     print(peak_mib(device) - idle)
 
 
 def main() -> None:
-    """Measure, print a table and write the numbers."""
+    """Measure, print a table and write the numbers to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=64, help="images of the step in question (default: 64)")
-    parser.add_argument("--batch-size", type=int, help="images of the step that is measured (default: as many)")
-    parser.add_argument("--literal-pairs", type=int, default=6, help="images of the double loop (default: 6)")
+    parser.add_argument("--pairs", type=int, default=64, help="batch size of the step (default: 64)")
+    parser.add_argument("--batch-size", type=int, help="batch size of the measured step (default: --pairs)")
+    parser.add_argument("--literal-pairs", type=int, default=6, help="batch size of the double loop (default: 6)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
@@ -146,7 +146,7 @@ def main() -> None:
     device, pairs = torch.device(arguments.device), arguments.pairs
     if arguments.memory_of:
         return print_memory(arguments.memory_of, pairs, device)
-    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are intended
     torch.set_num_threads(1)
     batch_size = arguments.batch_size or pairs
     calls: dict[str, Callable[[], Any]] = {"rest": rest_of_step(batch_size, device)}

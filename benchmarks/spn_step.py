@@ -1,11 +1,11 @@
-"""What one SPN training step costs: as mcir makes it, as it is written literally, and without negatives.
+"""Measure one SPN training step: mcir, a literal implementation, and a step without negatives.
 
-EDSR-light ×4, N = 4 negatives, VGG16 to relu3_3, LR 48×48, Adam, moving average. *Literal* is the step as it stands in
-the paper's released code: for every negative the features of the output and of the negative are computed again, and
-every average is a loop over parameters. *sample* evaluates so many of the negatives, drawn anew for each step. On a CPU
-the times are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. Peak
-memory is measured in a process of its own for every kind of step. With ``--sample`` only the steps that evaluate four,
-two and one of the negatives are measured, and only their time::
+EDSR-light ×4, N = 4 negatives, VGG16 up to relu3_3, LR 48×48, Adam, moving average. *Literal* is the step of the
+paper's released code: for every negative the features of the output and of the negative are computed again, and every
+average is a loop over parameters. *sample* evaluates a random subset of the negatives in each step. On a CPU the times
+are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. The peak memory of
+each kind of step is measured in a separate process. ``--sample`` measures only the time of steps that evaluate four,
+two and one of the negatives::
 
     python benchmarks/spn_step.py --json spn_step.json
     python benchmarks/spn_step.py --sample --batch-size 1
@@ -49,11 +49,11 @@ KINDS = {
 }
 SAMPLED = ("ours", "ours_2_of_4", "ours_1_of_4")
 TARGETS = {"ours": (1.75, 0.47), "ours_bf16": (3.1, 0.31)}
-FLOOR_SHARE = 0.85
+MINIMUM_SHARE = 0.85
 
 
 class LiteralStep:
-    """The step as the formula and the released code have it; it must give the same gradients."""
+    """The step as in the formula and the released code, with the same gradients."""
 
     def __init__(self, model: ContrastiveModel) -> None:
         self.network, self.members = model.network, list(model.parts["negatives"].members)
@@ -77,15 +77,15 @@ class LiteralStep:
         loss = loss - self.weight * distances / N
         loss.backward()
         self.optimizer.step()
-        for keep, average in ((0.999, self.average), (0.1, self.members[0])):
+        for decay, average in ((0.999, self.average), (0.1, self.members[0])):
             values = dict(self.network.named_parameters())
             for name, parameter in average.network.named_parameters():
-                parameter.data.mul_(keep).add_(values[name].data, alpha=1 - keep)
+                parameter.data.mul_(decay).add_(values[name].data, alpha=1 - decay)
         return loss.detach()
 
 
 def build(kind: str, device: torch.device) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a function that makes one step of that kind."""
+    """Return a function that makes one step of a kind."""
     common: dict[str, Any] = {"network_g": NETWORK, "optim_g": OPTIMIZER, "pixel_opt": {"type": "L1Loss"}}
     if kind == "plain":
         plain = RestorationModel(**common, ema_decay=0.999, channels_last=True).to(device)
@@ -107,7 +107,7 @@ def build(kind: str, device: torch.device) -> Callable[[dict[str, Any]], Tensor]
 
 
 def make_batch(kind: str, size: int, device: torch.device) -> dict[str, Any]:
-    """Return random images, in the memory layout that the kind of step wants."""
+    """Return random images in the memory layout of a kind of step."""
     generator = torch.Generator().manual_seed(0)
     gt = torch.rand(size, 3, SCALE * LR_SIZE, SCALE * LR_SIZE, generator=generator)
     batch = {"lq": F.avg_pool2d(gt, SCALE), "gt": gt}
@@ -116,19 +116,19 @@ def make_batch(kind: str, size: int, device: torch.device) -> dict[str, Any]:
 
 
 def seconds(kinds: list[str], batch_size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Return the time of a step in each round, the kinds taking turns."""
+    """Return the time of a step in each round, for all kinds in turn."""
     steps = {kind: build(kind, device) for kind in kinds}
     batches = {kind: make_batch(kind, batch_size, device) for kind in kinds}
     return interleaved({kind: partial(steps[kind], batches[kind]) for kind in kinds}, rounds, device)
 
 
 def peak_memory_mib(kind: str, batch_size: int, device: torch.device) -> float:
-    """Return by how much three steps raise the peak memory over that of the idle process."""
+    """Return the increase of the peak memory in MiB by three steps."""
     return last_number_of(__file__, "--memory-of", kind, "--batch-size", batch_size, "--device", device.type)
 
 
 def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
-    """Make three steps and print the rise of the peak memory in MiB."""
+    """Make three steps and print the increase of the peak memory in MiB."""
     torch.set_num_threads(1)
     F.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3))
     idle = peak_mib(device)
@@ -139,10 +139,10 @@ def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
 
 
 def agreement(device: torch.device) -> dict[str, float]:
-    """Return how far gradients (relative, L2) and loss of each kind are from the literal ones.
+    """Return the relative differences of gradients (L2) and loss of each kind from the literal ones.
 
-    All begin at the same weights and use the same memory layout: another one rounds otherwise, and where an output is
-    as good as equal to its ground truth, rounding decides the sign of L1's derivative.
+    All kinds have the same weights and memory layout. Another layout rounds differently, and where an output is almost
+    equal to its ground truth, rounding decides the sign of the derivative of L1.
     """
     results = {}
     literal = build("literal", device)
@@ -161,8 +161,8 @@ def agreement(device: torch.device) -> dict[str, float]:
     return results
 
 
-def floor_flops(batch_size: int) -> tuple[float, float]:
-    """Return (3+N)·F_net + (2+N)·F_vgg of a batch, and 3·F_net of the plain step; a multiply-add is two FLOPs."""
+def minimum_flops(batch_size: int) -> tuple[float, float]:
+    """Return (3+N)·F_net + (2+N)·F_vgg of a batch and 3·F_net of the plain step; a multiply-add is two FLOPs."""
     model = RestorationModel(network_g=NETWORK)
     features = SPNLoss(LAYERS, weights="random").features
     with FlopCounterMode(display=False) as network, torch.no_grad():
@@ -176,8 +176,13 @@ def floor_flops(batch_size: int) -> tuple[float, float]:
 
 
 def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> float:
-    """Return the FLOPs a second of the step's own convolutions, run one by one: each layer's shape, forward only."""
-    shapes = [(64, 64, 1, 34), (64, 256, 1, 1), (64, 256, 2, 1), (64, 3, 4, 1)]  # in, out, enlarged by, how many of it
+    """Return the FLOPs per second of the convolutions of the step, forward, run one by one."""
+    shapes = [
+        (64, 64, 1, 34),
+        (64, 256, 1, 1),
+        (64, 256, 2, 1),
+        (64, 3, 4, 1),
+    ]  # channels in, out, scale, count
     vgg = [(3, 64, 4, 1), (64, 64, 4, 1), (64, 128, 2, 1), (128, 128, 2, 1), (128, 256, 1, 1), (256, 256, 1, 2)]
     work = [(*shape[:3], shape[3] * (3 + N)) for shape in shapes] + [(*shape[:3], shape[3] * (2 + N)) for shape in vgg]
     total_flops = total_seconds = 0.0
@@ -199,13 +204,13 @@ def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> floa
 
 
 def print_sampled(batch_size: int, rounds: int, device: torch.device, file: Path | None) -> None:
-    """Measure the steps with fewer negatives against that with all, print a table and write the numbers."""
+    """Measure the steps with sampled negatives, print a table and write the numbers to a file."""
     times = seconds(list(SAMPLED), batch_size, rounds, device)
     table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {batch_size}, on {device}")
-    for heading in ("step", "median s", "faster", "in a round, least", "greatest"):
+    for heading in ("step", "median s", "speedup", "minimum per round", "maximum"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind in SAMPLED:
-        factors = [all_of_them / own for all_of_them, own in zip(times["ours"], times[kind], strict=True)]
+        factors = [whole / own for whole, own in zip(times["ours"], times[kind], strict=True)]
         numbers = (statistics.median(factors), min(factors), max(factors))
         table.add_row(KINDS[kind], f"{statistics.median(times[kind]):.3f}", *(f"{number:.2f}×" for number in numbers))
     Console(width=120).print(table)
@@ -213,28 +218,28 @@ def print_sampled(batch_size: int, rounds: int, device: torch.device, file: Path
 
 
 def main() -> None:
-    """Measure, print a table and write the numbers."""
+    """Measure, print a table and write the numbers to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=4, help="images of a step (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=4, help="batch size (default: 4)")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: 7)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--sample", action="store_true", help="only what fewer negatives in a step save")
+    parser.add_argument("--sample", action="store_true", help="only measure sampled negatives")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if arguments.memory_of:
         return print_memory(arguments.memory_of, arguments.batch_size, device)
-    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are meant here
+    logging.getLogger("mcir").setLevel(logging.ERROR)  # random features are intended
     torch.set_num_threads(1)
     if arguments.sample:
         return print_sampled(arguments.batch_size, arguments.rounds, device, arguments.json)
     times = seconds(list(KINDS), arguments.batch_size, arguments.rounds, device)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     memory = {kind: peak_memory_mib(kind, arguments.batch_size, device) for kind in KINDS}
-    flops, plain_flops = floor_flops(arguments.batch_size)
+    flops, plain_flops = minimum_flops(arguments.batch_size)
     rate = convolution_rate(arguments.batch_size, device, arguments.rounds)
-    near = agreement(device)
+    differences = agreement(device)
 
     table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {arguments.batch_size}, on {device}")
     for heading in ("step", "median s", "literal / it", "memory MiB", "of literal", "loss differs by", "gradient by"):
@@ -246,28 +251,29 @@ def main() -> None:
             f"{medians['literal'] / medians[kind]:.2f}",
             f"{memory[kind]:.0f}",
             f"{memory[kind] / memory['literal']:.2f}",
-            f"{near[f'{kind}.loss']:.1e}" if f"{kind}.loss" in near else "",
-            f"{near[f'{kind}.gradient']:.1e}" if f"{kind}.gradient" in near else "",
+            f"{differences[f'{kind}.loss']:.1e}" if f"{kind}.loss" in differences else "",
+            f"{differences[f'{kind}.gradient']:.1e}" if f"{kind}.gradient" in differences else "",
         )
     console = Console(width=120)
     console.print(table)
     share = flops / rate / medians["ours"]
     console.print(
-        f"floor (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}"
+        f"minimum (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}"
     )
     console.print(f"this machine's rate on the step's convolutions: {rate / 1e9:.0f} GFLOP/s")
-    console.print(f"share of it that the fp32 step reaches: {share:.0%} (target {FLOOR_SHARE:.0%})")
-    console.print("bf16 is other arithmetic: its loss and gradient differ as the table shows")
-    for kind, (speed, room) in TARGETS.items():
+    console.print(f"share of it that the fp32 step reaches: {share:.0%} (target {MINIMUM_SHARE:.0%})")
+    console.print("bf16 is less precise: the table shows the differences of its loss and gradient")
+    for kind, (speedup, memory_share) in TARGETS.items():
         reached = medians["literal"] / medians[kind], memory[kind] / memory["literal"]
         console.print(
-            f"{KINDS[kind]}: {reached[0]:.2f}× literal (target ≥ {speed}), memory {reached[1]:.2f} (target ≤ {room})"
+            f"{KINDS[kind]}: {reached[0]:.2f}× literal (target ≥ {speedup}), "
+            f"memory {reached[1]:.2f} (target ≤ {memory_share})"
         )
     report = {
         "seconds": times,
         "median_seconds": medians,
         "memory_mib": memory,
-        "agreement": near,
+        "agreement": differences,
         "floor_flops": flops,
         "convolution_flops_per_second": rate,
         "share_of_rate": share,

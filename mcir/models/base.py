@@ -225,7 +225,7 @@ class Model(ABC):
         """
         self.require_trainable()
         assert self.optim_g is not None and self.optimizer is None, "the optimizer is built once"
-        self.optimizer = build_optimizer(self.optim_g, self.trained_parameters())
+        self.optimizer = build_optimizer(self.optim_g, self.trained_part.parameters())
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
@@ -270,10 +270,6 @@ class Model(ABC):
         """Return the input of the network in training: here the degraded images."""
         images: Tensor = batch["lq"]
         return images
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters for the optimizer: here those of the trained part."""
-        return list(self.trained_part.parameters())
 
     def enter_training(self) -> None:
         """Set the network to training mode."""
@@ -321,7 +317,8 @@ class Model(ABC):
         scalars: dict[str, Tensor] = {}
         outputs = []
         for part, is_last in self._split(batch):
-            with nullcontext() if is_last else self._without_sync():
+            wrapper = self._forward if isinstance(self._forward, DistributedDataParallel) and not is_last else None
+            with nullcontext() if wrapper is None else wrapper.no_sync():  # average gradients once
                 output, losses = self._backward(part, gradients)
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss / self.accumulation_steps
@@ -396,7 +393,7 @@ class Model(ABC):
     def _optimizer_step(self, optimizer: torch.optim.Optimizer, scale: Tensor) -> Tensor:
         """Clip the gradient, make the optimizer's step and return the L2 norm before clipping; 0 for a skipped step."""
         self._scaler.unscale_(optimizer)
-        norm = clip_gradient(self.trained_parameters(), self.grad_clip)
+        norm = clip_gradient(list(self.trained_part.parameters()), self.grad_clip)
         self._scaler.step(optimizer)
         self._scaler.update()
         if not self._scaler.is_enabled():
@@ -411,10 +408,6 @@ class Model(ABC):
         step = size // parts
         for start in range(0, size, step):
             yield {key: value[start : start + step] for key, value in batch.items()}, start + step == size
-
-    def _without_sync(self) -> AbstractContextManager[Any]:
-        """Return the context in which gradients are not averaged over the processes."""
-        return self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) else nullcontext()
 
     # -- restoring ------------------------------------------------------------------------------------------------
 

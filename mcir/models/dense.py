@@ -65,9 +65,9 @@ class DenseContrast(DistributedModule):
         self.projector = build_seeded(child_seed(seed, 0), lambda: Projector(*arguments), network)
         self.key_network = MomentumEncoder(network)
         self.key_projector = MomentumEncoder(self.projector)
-        self.queues = nn.ModuleDict(
-            {name: Queue(loss.queue_size, loss.dim, child_seed(seed, n)) for n, name in enumerate(loss.queues, start=1)}
-        )
+        seeds = {name: child_seed(seed, number) for number, name in enumerate(loss.queues, start=1)}
+        self._queues = {name: Queue(loss.queue_size, loss.dim, seed) for name, seed in seeds.items()}
+        self.queues = nn.ModuleDict(self._queues)
         self._rng: np.random.Generator = generator(seed, 0)
         self._new_keys: list[dict[str, Tensor]] = []
 
@@ -95,18 +95,15 @@ class DenseContrast(DistributedModule):
         query, key = self.loss.regions(output, keys, boxes, self._rng)
         projected: Projected = self.key_projector(key)
         self._new_keys.append(self.loss.enqueued(projected))
-        queues = {name: queue.keys for name, queue in self._queues()}
+        queues = {name: queue.keys for name, queue in self._queues.items()}
         value: Tensor = self.loss(project(query), projected, boxes, queues)
         return value
 
     def finish_step(self) -> None:
         """Add the keys of all parts of the batch to the queues."""
-        for name, queue in self._queues():
+        for name, queue in self._queues.items():
             queue.enqueue(torch.cat([keys[name] for keys in self._new_keys]))
         self._new_keys = []
-
-    def _queues(self) -> list[tuple[str, Queue]]:
-        return [(name, queue) for name, queue in self.queues.items() if isinstance(queue, Queue)]
 
 
 @MODELS.register()

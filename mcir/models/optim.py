@@ -4,10 +4,12 @@ Every optimizer of ``torch.optim`` that needs only gradients is registered under
 function of the iteration, so there is no state to resume.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -72,165 +74,149 @@ class Schedule(ABC):
 
 
 @SCHEDULERS.register()
+@dataclass
 class MultiStepLR(Schedule):
-    """Multiply the learning rate by ``gamma`` at each milestone.
+    """Multiply the learning rate by ``gamma`` at each milestone."""
 
-    Args:
-        milestones: iterations after which the rate changes.
-        gamma: factor.
-    """
-
-    def __init__(self, milestones: Sequence[int], gamma: float = 0.1) -> None:
-        self.milestones = sorted(milestones)
-        self.gamma = gamma
+    milestones: Sequence[int]
+    """Iterations after which the rate changes."""
+    gamma: float = 0.1
+    """Factor at a milestone."""
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        return base_lr * self.gamma ** bisect_right(self.milestones, done)
+        return base_lr * self.gamma ** bisect_right(sorted(self.milestones), done)
 
 
 @SCHEDULERS.register()
+@dataclass
 class MultiStepRestartLR(Schedule):
-    """MultiStepLR that restarts at given iterations.
+    """MultiStepLR that restarts at given iterations."""
 
-    Args:
-        milestones: iterations after which the rate changes.
-        gamma: factor at a milestone.
-        restarts: iterations after which the schedule restarts.
-        restart_weights: factor of the base learning rate after each restart.
+    milestones: Sequence[int]
+    """Iterations after which the rate changes."""
+    gamma: float = 0.1
+    """Factor at a milestone."""
+    restarts: Sequence[int] = (0,)
+    """Iterations after which the schedule restarts."""
+    restart_weights: Sequence[float] = (1.0,)
+    """Factor of the base learning rate after each restart."""
 
-    Raises:
-        ArgumentError: there is not one weight for each restart.
-    """
-
-    def __init__(
-        self,
-        milestones: Sequence[int],
-        gamma: float = 0.1,
-        restarts: Sequence[int] = (0,),
-        restart_weights: Sequence[float] = (1.0,),
-    ) -> None:
-        _check_restart_weights(restart_weights, "restarts", len(restarts))
-        self.milestones = sorted(milestones)
-        self.gamma = gamma
-        self.restarts = sorted({0: 1.0, **dict(zip(restarts, restart_weights, strict=True))}.items())
+    def __post_init__(self) -> None:
+        """Check the number of weights."""
+        _check_restart_weights(self.restart_weights, "restarts", len(self.restarts))
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        start, weight = next(pair for pair in reversed(self.restarts) if pair[0] <= done)
-        passed = bisect_right(self.milestones, done) - bisect_right(self.milestones, start)
-        return base_lr * weight * self.gamma**passed
+        restarts = sorted({0: 1.0, **dict(zip(self.restarts, self.restart_weights, strict=True))}.items())
+        start, weight = next(pair for pair in reversed(restarts) if pair[0] <= done)
+        milestones = sorted(self.milestones)
+        return base_lr * weight * self.gamma ** (bisect_right(milestones, done) - bisect_right(milestones, start))
 
 
 @SCHEDULERS.register()
+@dataclass
 class CosineAnnealingLR(Schedule):
-    """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again, and so on.
+    """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again."""
 
-    Args:
-        T_max: iterations of half a period.
-        eta_min: lowest learning rate.
-        ahead: iterations by which the cosine is ahead. 1 gives the schedule of FFA-Net, AECR-Net and C2PNet, whose
-            first step is not made at the full rate and whose last step is made at ``eta_min``.
+    T_max: int
+    """Iterations of half a period."""
+    eta_min: float = 0.0
+    """Lowest learning rate."""
+    ahead: int = 0
+    """Iterations by which the cosine is ahead. 1 gives the schedule of FFA-Net, AECR-Net and C2PNet, whose first step
+    is not made at the full rate and whose last step is made at ``eta_min``."""
 
-    Raises:
-        ArgumentError: ``T_max`` is below 1 or ``ahead`` is negative.
-    """
-
-    def __init__(self, T_max: int, eta_min: float = 0.0, ahead: int = 0) -> None:
-        _check_positive("T_max", T_max)
-        if ahead < 0:
-            raise ArgumentError("ahead", f"ahead: expected a number of iterations ≥ 0, got {ahead}.")
-        self.period = T_max
-        self.eta_min = eta_min
-        self.ahead = ahead
+    def __post_init__(self) -> None:
+        """Check the numbers of iterations."""
+        _check_positive("T_max", self.T_max)
+        if self.ahead < 0:
+            raise ArgumentError("ahead", f"ahead: expected a number of iterations ≥ 0, got {self.ahead}.")
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        return _cosine(base_lr, self.eta_min, (done + self.ahead) / self.period)
+        return _cosine(base_lr, self.eta_min, (done + self.ahead) / self.T_max)
 
 
 @SCHEDULERS.register()
+@dataclass
 class EpochCosineAnnealingLR(Schedule):
     """CosineAnnealingLR that changes only between epochs, as in DehazeFormer.
 
     DehazeFormer's ``eta_min`` is a hundredth of its base rate, and it trains one epoch more than ``T_max``, the last
     one at ``eta_min``. Milestones in epochs need no schedule of their own: multiply them by ``iterations_per_epoch``.
-
-    Args:
-        T_max: epochs of half a period.
-        iterations_per_epoch: training images divided by the batch size over all processes, rounded down if the last
-            incomplete batch is dropped.
-        eta_min: lowest learning rate.
-
-    Raises:
-        ArgumentError: ``T_max`` or ``iterations_per_epoch`` is below 1.
     """
 
-    def __init__(self, T_max: int, iterations_per_epoch: int, eta_min: float = 0.0) -> None:
-        _check_positive("T_max", T_max)
-        _check_positive("iterations_per_epoch", iterations_per_epoch)
-        self.period = T_max
-        self.iterations_per_epoch = iterations_per_epoch
-        self.eta_min = eta_min
+    T_max: int
+    """Epochs of half a period."""
+    iterations_per_epoch: int
+    """Training images divided by the batch size over all processes, rounded down if the last incomplete batch is
+    dropped."""
+    eta_min: float = 0.0
+    """Lowest learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers of iterations."""
+        _check_positive("T_max", self.T_max)
+        _check_positive("iterations_per_epoch", self.iterations_per_epoch)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        return _cosine(base_lr, self.eta_min, done // self.iterations_per_epoch / self.period)
+        return _cosine(base_lr, self.eta_min, done // self.iterations_per_epoch / self.T_max)
 
 
 @SCHEDULERS.register()
-class TrueCosineAnnealingLR(CosineAnnealingLR):
+@dataclass
+class TrueCosineAnnealingLR(Schedule):
     """CosineAnnealingLR as in BasicSR: the cosine continues from the last learning rate of the warm-up.
 
     torch's scheduler multiplies the current learning rate, and BasicSR's warm-up overwrites that rate, so the whole
     cosine is lower by a constant factor. Without a warm-up both schedules are equal.
-
-    Args:
-        T_max: iterations of half a period.
-        eta_min: lowest learning rate.
     """
 
-    def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
-        super().__init__(T_max, eta_min)
+    T_max: int
+    """Iterations of half a period."""
+    eta_min: float = 0.0
+    """Lowest learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check the number of iterations."""
+        _check_positive("T_max", self.T_max)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        rate = super().rate(base_lr, done, warmup_iter)
+        rate = _cosine(base_lr, self.eta_min, done / self.T_max)
         last = warmup_iter - 1
         if last < 1:
             return rate
-        factor = (base_lr * last / warmup_iter - self.eta_min) / (
-            super().rate(base_lr, last - 1, warmup_iter) - self.eta_min
-        )
+        without_warmup = _cosine(base_lr, self.eta_min, (last - 1) / self.T_max)
+        factor = (base_lr * last / warmup_iter - self.eta_min) / (without_warmup - self.eta_min)
         return self.eta_min + factor * (rate - self.eta_min)
 
 
 @SCHEDULERS.register()
+@dataclass
 class CosineAnnealingRestartLR(Schedule):
-    """Lower the learning rate to ``eta_min`` by half a cosine in each period; afterwards it stays at ``eta_min``.
+    """Lower the learning rate to ``eta_min`` by half a cosine in each period; afterwards it stays at ``eta_min``."""
 
-    Args:
-        periods: iterations of each period.
-        restart_weights: factor of the base learning rate in each period.
-        eta_min: lowest learning rate.
+    periods: Sequence[int]
+    """Iterations of each period."""
+    restart_weights: Sequence[float] = (1.0,)
+    """Factor of the base learning rate in each period."""
+    eta_min: float = 0.0
+    """Lowest learning rate."""
 
-    Raises:
-        ArgumentError: there is not one weight for each period.
-    """
-
-    def __init__(self, periods: Sequence[int], restart_weights: Sequence[float] = (1.0,), eta_min: float = 0.0) -> None:
-        _check_restart_weights(restart_weights, "periods", len(periods))
-        self.ends = [sum(periods[: count + 1]) for count in range(len(periods))]
-        self.periods = list(periods)
-        self.restart_weights = list(restart_weights)
-        self.eta_min = eta_min
+    def __post_init__(self) -> None:
+        """Check the number of weights."""
+        _check_restart_weights(self.restart_weights, "periods", len(self.periods))
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        index = bisect_left(self.ends, done)
-        if index == len(self.ends):
+        ends = list(itertools.accumulate(self.periods))
+        index = bisect_left(ends, done)
+        if index == len(ends):
             return self.eta_min
-        phase = (done - self.ends[index] + self.periods[index]) / self.periods[index]
+        phase = (done - ends[index] + self.periods[index]) / self.periods[index]
         return self.eta_min + self.restart_weights[index] * (_cosine(base_lr, self.eta_min, phase) - self.eta_min)
 
 

@@ -210,7 +210,7 @@ def test_combined_members_communicate_with_all_processes():
     adaptive = {"type": "AdaptiveHistoryNegatives", "members": 1}
     model = build(negatives={"type": "CombinedNegatives", "members": [adaptive, {"type": "InputNegatives"}]})
     model.parallelize(OtherRanks(lambda value: value + 5))
-    assert [kind.communicator.mean(1) for kind in model.negative_source.kinds()] == [6, 6]
+    assert [kind.communicator.mean(1) for kind in model.negative_source.kinds] == [6, 6]
 
 
 def test_missing_stored_negatives_are_reported(batch):

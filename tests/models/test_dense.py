@@ -57,7 +57,7 @@ def batch():
 
 
 def weights(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.trained_parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in model.trained_part.parameters()])
 
 
 def same(one, other):

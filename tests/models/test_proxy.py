@@ -107,7 +107,7 @@ def test_another_layer_can_be_trained():
     model = build(last_layer="decoder.3", optim_g={"type": "SGD", "lr": 0.1})
     trained = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in model.network.named_parameters() if name.startswith("decoder.3.")}
-    assert sum(parameter.numel() for parameter in model.trained_parameters()) == sum(
+    assert sum(parameter.numel() for parameter in model.trained_part.parameters()) == sum(
         parameter.numel() for parameter in model.network.decoder[3].parameters()
     )
 

@@ -47,30 +47,27 @@ class CombinedNegatives(Negatives):
         super().__init__()
         if not members:
             raise ArgumentError("members", "members: expected a list of kinds of negatives, got an empty one.")
-        self.members = nn.ModuleList(
+        self.kinds = [
             build_negatives(section, network, child_seed(seed, number), ("members", number))
             for number, section in enumerate(members)
-        )
+        ]
+        self.members = nn.ModuleList(self.kinds)
 
     @torch.no_grad()
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
         """Return the negatives of all members (N, B, C, sH, sW)."""
-        return torch.cat([member(lq, gt, stored) for member in self.kinds()])
+        return torch.cat([member(lq, gt, stored) for member in self.kinds])
 
     def positives(self, gt: Tensor) -> list[Tensor]:
         """Return ``gt`` (B, C, sH, sW) and the further positives of all members."""
-        return [gt, *(positive for member in self.kinds() for positive in member.positives(gt)[1:])]
+        return [gt, *(positive for member in self.kinds for positive in member.positives(gt)[1:])]
 
     def start_from(self, network: nn.Module) -> None:
         """Restart every member."""
-        for member in self.kinds():
+        for member in self.kinds:
             member.start_from(network)
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
         """Update every member."""
-        for member in self.kinds():
+        for member in self.kinds:
             member.update(network, iteration, output, gt)
-
-    def kinds(self) -> list[Negatives]:
-        """Return the members."""
-        return [member for member in self.members if isinstance(member, Negatives)]

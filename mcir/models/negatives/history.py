@@ -36,7 +36,8 @@ class _EMANegatives(Negatives):
         self.start = start
         self.seed = seed
         self.clock = counter  # the name is a key in checkpoints
-        self.members = nn.ModuleList(EMA(network) for _ in range(count))
+        self.averages = [EMA(network) for _ in range(count)]
+        self.members = nn.ModuleList(self.averages)
         self.register_buffer("updates", torch.zeros(count, dtype=torch.int64, device="cpu"))
         self.start_from(network)
 
@@ -46,7 +47,7 @@ class _EMANegatives(Negatives):
         Raises:
             ValueError: the class of the network is not registered, so a random one cannot be built.
         """
-        for number, member in enumerate(self.averages()):
+        for number, member in enumerate(self.averages):
             seed = child_seed(self.seed, number)
             member.update(build_seeded(seed, fresh_builder(network), network) if self.start else network, decay=0.0)
             member.update(network, decay=self.start)
@@ -57,8 +58,7 @@ class _EMANegatives(Negatives):
     @torch.no_grad()
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
         """Return the outputs (N, B, C, sH, sW) of the active members for ``lq`` (B, C, H, W)."""
-        averages = self.averages()
-        return torch.stack([averages[number](lq) for number in self.active_members()])
+        return torch.stack([self.averages[number](lq) for number in self.active_members()])
 
     def active_members(self) -> list[int]:
         """Return the numbers of the members that are evaluated in this iteration: here all."""
@@ -66,12 +66,8 @@ class _EMANegatives(Negatives):
 
     def update_member(self, number: int, network: nn.Module, decay: float) -> None:
         """Move one member towards the network."""
-        self.averages()[number].update(network, decay)
+        self.averages[number].update(network, decay)
         self.updates[number] += 1
-
-    def averages(self) -> list[EMA]:
-        """Return the members."""
-        return [member for member in self.members if isinstance(member, EMA)]
 
 
 @NEGATIVES.register()

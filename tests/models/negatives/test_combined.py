@@ -27,11 +27,11 @@ def images():
 def test_negatives_and_positives_of_all_members_are_in_order(images):
     combined = build_negatives(COMBINED, make_network(), seed=3)
     kinds = [HistoryNegatives, FrozenNegatives, HardNegatives, InputNegatives]
-    assert [type(member) for member in combined.kinds()] == kinds
+    assert [type(member) for member in combined.kinds] == kinds
     outputs = combined(*images)
-    assert torch.equal(outputs, torch.cat([member(*images) for member in combined.kinds()]))
+    assert torch.equal(outputs, torch.cat([member(*images) for member in combined.kinds]))
     gt, sharpened = combined.positives(images[1])
-    assert gt is images[1] and torch.equal(sharpened, combined.kinds()[2].positives(images[1])[1])
+    assert gt is images[1] and torch.equal(sharpened, combined.kinds[2].positives(images[1])[1])
 
 
 def test_stored_negatives_are_passed_to_the_members(images):
@@ -47,19 +47,19 @@ def test_all_members_are_updated_and_restarted(images):
     first = combined(*images)
     shift(net, 0.2)
     combined.update(net, 2, *images)
-    assert combined.kinds()[0].updates.tolist() == [1, 1]
+    assert combined.kinds[0].updates.tolist() == [1, 1]
     changed = [not torch.equal(a, b) for a, b in zip(first, combined(*images), strict=True)]
     assert changed == [True, True, False, True, True, False]
     combined.start_from(net)
-    assert combined.kinds()[0].updates.tolist() == [0, 0]
+    assert combined.kinds[0].updates.tolist() == [0, 0]
     assert torch.equal(combined(*images)[3:5], first[3:5])
 
 
 def test_each_member_has_its_own_seed_unless_it_sets_one():
     twins = [{"type": "FrozenNegatives"}, {"type": "FrozenNegatives"}]
-    one, other = CombinedNegatives(make_network(), twins, seed=3).kinds()
+    one, other = CombinedNegatives(make_network(), twins, seed=3).kinds
     assert not torch.equal(to_vector(one), to_vector(other))
-    one, other = CombinedNegatives(make_network(), [{**section, "seed": 5} for section in twins], seed=3).kinds()
+    one, other = CombinedNegatives(make_network(), [{**section, "seed": 5} for section in twins], seed=3).kinds
     assert torch.equal(to_vector(one), to_vector(other))
     assert torch.equal(to_vector(one), to_vector(FrozenNegatives(make_network(), seed=5)))
 
