@@ -1,10 +1,10 @@
-"""SPN in a training loop that is not mcir's: the lines marked SPN are all that is added to it.
+"""SPN in your own training loop: only the lines marked SPN are added.
 
-Out of a clone, on random images and with random VGG weights (no download)::
+Run it in a clone, on random images and with random VGG weights (no download)::
 
     python examples/spn_in_your_loop.py --steps 20 --vgg random
 
-In a training of your own the VGG's weights are ``imagenet``, and network and images are yours.
+In a real training use the VGG weights ``imagenet`` and your own network and images.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import mcir
 
 
 def batches(count: int, size: int = 32, scale: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs (lq, gt) of images in [0, 1]; here stands your data loader."""
+    """Yield pairs (lq, gt) of images in [0, 1]; replace it with your data loader."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
         coarse = torch.rand(4, 3, size // 4, size // 4, generator=generator)
@@ -29,7 +29,7 @@ def batches(count: int, size: int = 32, scale: int = 2) -> Iterator[tuple[Tensor
 
 
 def train(steps: int, vgg: str = "imagenet", checkpoint: Path | None = None) -> list[dict[str, float]]:
-    """Train up to a number of steps, on from ``checkpoint`` where it is there; return the losses of each step made."""
+    """Train up to ``steps``, starting from ``checkpoint`` if the file exists; return the losses of each step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     network = YourNetwork(num_feat=16, scale=2).to(device)
@@ -52,11 +52,11 @@ def train(steps: int, vgg: str = "imagenet", checkpoint: Path | None = None) -> 
         lq, gt = lq.to(device), gt.to(device)
         output = network(lq)
         l_pix = F.l1_loss(output, gt)
-        l_neg = spn(output, negatives(lq, gt))  # SPN: λ and the minus sign are in it
+        l_neg = spn(output, negatives(lq, gt))  # SPN: includes λ and the minus sign
         optimizer.zero_grad()
         (l_pix + l_neg).backward()
         optimizer.step()
-        negatives.update(network, iteration, output, gt)  # SPN: iterations count from 1
+        negatives.update(network, iteration, output, gt)  # SPN: iterations start at 1
         log.append({"iteration": iteration, "l_pix": l_pix.item(), "l_neg": l_neg.item()})
 
     if checkpoint is not None:
@@ -71,14 +71,14 @@ def train(steps: int, vgg: str = "imagenet", checkpoint: Path | None = None) -> 
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Parse the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=20, help="how many")
-    parser.add_argument("--vgg", default="imagenet", help="weights of the features: imagenet, random or a file")
-    parser.add_argument("--checkpoint", type=Path, help="file to go on from, and to write")
+    parser.add_argument("--steps", type=int, default=20, help="number of training steps")
+    parser.add_argument("--vgg", default="imagenet", help="VGG weights: imagenet, random or a file")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint to resume from and to write")
     arguments = parser.parse_args()
     for entry in train(arguments.steps, arguments.vgg, arguments.checkpoint):
-        print("  ".join(f"{name} {value:.6g}" for name, value in entry.items()))  # noqa: T201 (it is a command)
+        print("  ".join(f"{name} {value:.6g}" for name, value in entry.items()))  # noqa: T201 (a command-line script)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A network of your own, as any project has one: only the decorator and the spec come from mcir."""
+"""A network of your own. Only the decorator and the spec belong to mcir."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,16 +9,16 @@ from mcir.network_spec import NetworkSpec
 
 @mcir.ARCHS.register()
 class YourNetwork(nn.Module):
-    """Enlarge (B, 3, H, W) images in [0, 1] to (B, 3, scale·H, scale·W).
+    """Enlarge images (B, 3, H, W) in [0, 1] to (B, 3, scale·H, scale·W).
 
     Args:
-        num_feat: channels within.
-        scale: how many times larger the result is.
+        num_feat: number of features.
+        scale: factor by which height and width grow.
     """
 
     def __init__(self, num_feat: int = 32, scale: int = 2) -> None:
         super().__init__()
-        self.spec = NetworkSpec(scale=scale)
+        self.spec = NetworkSpec(scale=scale)  # for checks of the options and for restoring; optional for scale 1
         self.body = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
             nn.ReLU(inplace=True),

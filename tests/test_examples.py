@@ -1,4 +1,4 @@
-"""The examples of the documentation, run as their readers run them."""
+"""The examples of the documentation, run as in the documentation."""
 
 import importlib
 import os
@@ -18,14 +18,14 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture
 def in_clone(monkeypatch):
-    """As in a clone's root folder, from which option files import ``examples.your_network``."""
+    """Run in the root folder of a clone, from which option files import ``examples.your_network``."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
 @pytest.fixture
 def loop(in_clone, monkeypatch):
-    """The module of the loop, with the network that its option file uses: a class has one name in the registry."""
+    """Return the module of the loop, with the same network class as the option file."""
     monkeypatch.setitem(sys.modules, "your_network", importlib.import_module("examples.your_network"))
     yield importlib.import_module("spn_in_your_loop")
     sys.modules.pop("spn_in_your_loop")
@@ -38,10 +38,10 @@ def test_the_loop_runs_as_a_script():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["iteration", str(number)] for number in (1, 2, 3)]
-    assert all(float(line.split()[5]) < 0 for line in lines)  # l_neg carries its minus sign
+    assert all(float(line.split()[5]) < 0 for line in lines)  # l_neg includes its minus sign
 
 
-def test_the_loop_trains_with_the_negatives_and_goes_on_from_its_checkpoint(loop, tmp_path):
+def test_the_loop_trains_and_resumes_from_its_checkpoint(loop, tmp_path):
     whole = loop.train(8, "random")
     assert whole[-1]["l_pix"] < whole[0]["l_pix"]
     file = tmp_path / "state.pth"
