@@ -1,12 +1,13 @@
 """Read weight files, detect the architecture that they belong to, and build the network.
 
 Official releases store weights at the top level of a file or under ``params``, ``params_ema``, ``state_dict``,
-``model`` and so on, with the key prefixes of parallel or compiled training. :func:`read_weights` always returns the
-weights by the keys of the network. Code in a file is never executed.
+``model`` and so on, with the key prefixes of parallel or compiled training. :func:`read_weights` returns them with the
+keys of the network. Code in a file is never executed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import zipfile
@@ -22,17 +23,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mcir.network_spec import NetworkSpec, derived_buffer_names, spec_of
-from mcir.registry import ARCHS
+from mcir.registry import ARCHS, stored_arguments
 
 _LOG = logging.getLogger("mcir")
 
 KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-"""Where files keep the weights, the preferred place first."""
+"""Keys of files that contain weights, in order of preference."""
 
-_PREFIXES = ("module.", "_orig_mod.")  # of parallel training, of torch.compile
-_NUMBERS: list[Any] = [  # which training scripts keep beside the weights: a best PSNR, say
-    *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core")),
-    *((np.zeros(0).__reduce__()[0], f"numpy.{home}.multiarray._reconstruct") for home in ("core", "_core")),
+_PREFIXES = ("module.", "_orig_mod.")  # added by parallel training and by torch.compile
+_NUMPY_TYPES: list[Any] = [  # training scripts store NumPy numbers next to the weights, such as the best PSNR
+    *((np.float64(0).__reduce__()[0], f"numpy.{name}.multiarray.scalar") for name in ("core", "_core")),
+    *((np.zeros(0).__reduce__()[0], f"numpy.{name}.multiarray._reconstruct") for name in ("core", "_core")),
     np.ndarray,
     np.dtype,
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
@@ -40,18 +41,21 @@ _NUMBERS: list[Any] = [  # which training scripts keep beside the weights: a bes
 
 
 class WeightsError(ValueError):
-    """A weight file that cannot be read, or weights that do not fit a network."""
+    """A weight file cannot be read, or weights do not match a network."""
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a network, and what their file says of it.
+    """The weights of a network, with the metadata of their file.
 
     Attributes:
-        tensors: the weights by the network's own keys.
-        found_under: the key that held them; None where the file holds nothing else.
-        architecture: its registered name, where the file says it.
-        hyperparameters: its arguments, where the file says them.
+        tensors: weights by the keys of the network.
+        found_under: key of the file that contained them; None if they are the whole file.
+        architecture: registered name of the network, if the file contains it.
+        hyperparameters: constructor arguments of the network, if the file contains them.
     """
 
     tensors: dict[str, Tensor]
@@ -62,68 +66,72 @@ class Weights:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by its key."""
-        return {key: tuple(value.shape) for key, value in self.tensors.items()}
+        return _shapes(self.tensors)
 
 
 def read_weights(file: str | Path, key: str | None = None) -> Weights:
-    """Read the weights of a network from a ``.safetensors`` or a ``.pth`` file.
+    """Read the weights of a network from a ``.safetensors`` or ``.pth`` file.
 
-    A file in the current format is mapped, so that only what is used is read.
+    Files in the current formats are memory-mapped.
 
     Args:
-        file: where they are.
-        key: which of the file's weights, like ``params``; without it the first of ``KEYS`` that is there.
+        file: path of the file.
+        key: key of the weights in the file, like ``params``; None for the first of ``KEYS`` that the file has.
 
     Raises:
-        WeightsError: the file is missing, damaged, holds code instead of tensors, or has no such key.
+        WeightsError: the file is missing, damaged, contains code instead of tensors, or does not have the key.
     """
     file = Path(file)
     try:
         if file.suffix == ".safetensors":
             return _read_safetensors(file, key)
-        with torch.serialization.safe_globals(_NUMBERS):
+        with torch.serialization.safe_globals(_NUMPY_TYPES):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except FileNotFoundError:
-        raise WeightsError(f"{file}: there is no such weight file.") from None
+        raise WeightsError(f"{file}: the weight file does not exist.") from None
     except IsADirectoryError:
-        raise WeightsError(f"{file} is a folder: name a weight file in it.") from None
+        raise WeightsError(f"{file}: expected a weight file, got a folder.") from None
     except WeightsError:
         raise
     except Exception as error:
-        if not _may_be_of_torch(file):
-            why = "it is neither a file of PyTorch nor one of safetensors"
-        elif "weights_only" in str(error):
-            why = "it holds more than tensors"
-        else:
-            why = _first_line(error) if zipfile.is_zipfile(file) else f"it is damaged or cut off ({_first_line(error)})"
-        raise WeightsError(f"{file} cannot be read as weights: {why}.") from error
-    tensors, found_under = _find(content, key, file)
-    return Weights(_without_prefixes(tensors), found_under, *_facts(content, file))
+        raise WeightsError(f"{file} cannot be read as weights: {_reason(file, error)}.") from error
+    tensors, found_under = _find_tensors(content, key, file)
+    return Weights(_strip_prefixes(tensors), found_under, *_read_metadata(content, file))
+
+
+def network_config(network: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return the registered name and the constructor arguments of a network; none if its class is not registered."""
+    return vars(network).get("registered_as", type(network).__name__), stored_arguments(network) or {}
 
 
 def network_metadata(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a weight file: the network's registered name and its constructor arguments."""
+    """Return the metadata of a weight file from which :func:`load_network` rebuilds the network.
+
+    Args:
+        architecture: registered name of the network.
+        hyperparameters: constructor arguments of the network.
+    """
     return {"architecture": architecture, "hyperparameters": json.dumps(dict(hyperparameters), default=repr)}
 
 
 def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a ``.safetensors`` file; weights that share memory are stored one by one.
+    """Return the content of a ``.safetensors`` file; tensors that share memory are copied, which the format requires.
 
-    The format's own writer would leave a file that nobody else may read.
+    The result is written by the caller, because the format's own writer creates files that only their owner can read.
     """
-    apart: dict[str, Tensor] = {}
+    separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
         value = tensor.contiguous()
-        apart[key] = value.clone() if value.data_ptr() in seen else value
+        separate[key] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
-    return save(apart, dict(metadata))
+    return save(separate, dict(metadata))
 
 
-def _find(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return the weights in what a file holds, and the key that they were under."""
+def _find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the weights in the content of a ``.pth`` file, and the key that contains them."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise WeightsError(f"{file} holds no weights.")
+        raise WeightsError(f"{file}: the file contains no weights.")
     sections = {name: value for name, value in content.items() if isinstance(value, Mapping)}
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     found = next((name for name in ([key] if key else KEYS) if name in sections), None)
@@ -132,19 +140,29 @@ def _find(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor],
         if section and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in section.items()):
             return dict(section), found
         if not any(isinstance(value, Tensor) for value in section.values()):
-            return _find(section, None, file)[0], found
-        raise WeightsError(f"{file} holds no weights under '{found}'.")
-    if tensors and not sections:
-        return tensors, None
+            return _find_tensors(section, None, file)[0], found
+        raise WeightsError(f"{file}: the key '{found}' contains no weights.")
     if sections:
-        looked_for = f"no '{key}'" if key else f"none of {', '.join(KEYS)}"
-        raise WeightsError(f"{file} has {looked_for}; as the key name {' or '.join(sorted(sections))}.")
-    raise WeightsError(f"{file} holds no weights.")
+        expected = f"the key '{key}'" if key else f"one of the keys {', '.join(KEYS)}"
+        raise WeightsError(f"{file}: expected {expected}, got {', '.join(sorted(sections))}. Set the key.")
+    if not tensors:
+        raise WeightsError(f"{file}: the file contains no weights.")
+    return tensors, None
 
 
-def _facts(content: Mapping[str, Any], file: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Return the architecture and its arguments, where a file says them."""
-    architecture, text = content.get("architecture"), content.get("hyperparameters")
+def _read_safetensors(file: Path, key: str | None) -> Weights:
+    with safe_open(file, "pt") as content:
+        metadata = content.metadata() or {}
+        stored = metadata.get("weights")
+        if key is not None and stored is not None and key != stored:
+            raise WeightsError(f"{file}: expected the key '{key}', got '{stored}'. The .pth file contains both.")
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
+    return Weights(_strip_prefixes(tensors), stored, *_read_metadata(metadata, file))
+
+
+def _read_metadata(metadata: Mapping[str, Any], file: Path) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the architecture and its arguments, if a file contains them."""
+    architecture, text = metadata.get("architecture"), metadata.get("hyperparameters")
     if not isinstance(architecture, str) or not isinstance(text, str):
         return None, None
     try:
@@ -152,36 +170,28 @@ def _facts(content: Mapping[str, Any], file: Path) -> tuple[str | None, dict[str
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise WeightsError(f"{file}: what it says of its network's arguments cannot be read: {text[:80]!r}.")
+        raise WeightsError(f"{file}: 'hyperparameters' of the network: expected a JSON object, got {text[:80]!r}.")
     return architecture, arguments
 
 
-def _read_safetensors(file: Path, key: str | None) -> Weights:
-    with safe_open(file, "pt") as content:
-        facts = content.metadata() or {}
-        held = facts.get("weights")
-        if key is not None and held is not None and key != held:
-            raise WeightsError(f"{file} holds '{held}', not '{key}'; the .pth file beside it has both.")
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
-    return Weights(_without_prefixes(tensors), held, *_facts(facts, file))
-
-
-def _without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take away what parallel training and compilation put before every name."""
+def _strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove prefixes of parallel training and compilation that all keys have."""
     keys = list(weights)
     while prefix := next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), ""):
         keys = [key.removeprefix(prefix) for key in keys]
     return dict(zip(keys, weights.values(), strict=True))
 
 
-def _may_be_of_torch(file: Path) -> bool:
-    """Tell whether a file begins like one that ``torch.save`` wrote, in this format or that of before torch 1.6."""
+def _reason(file: Path, error: Exception) -> str:
+    """Return why reading a file failed."""
     with file.open("rb") as stream:
-        return file.suffix == ".safetensors" or stream.read(2) in (b"PK", b"\x80\x02")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        is_torch = stream.read(2) in (b"PK", b"\x80\x02")  # the current format, and that before PyTorch 1.6
+    if file.suffix != ".safetensors" and not is_torch:
+        return "it is neither a PyTorch nor a safetensors file"
+    if "weights_only" in str(error):
+        return "it contains other objects than tensors"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if zipfile.is_zipfile(file) else f"it is damaged or truncated ({line})"
 
 
 # -- networks ---------------------------------------------------------------------------------------------------------
@@ -189,15 +199,15 @@ def _first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class DetectedNetwork:
-    """An architecture whose state dict has the keys and shapes of a file, or nearly; or the one that the file states.
+    """The architecture that a file's metadata names, or whose state dict has the keys and shapes of its weights.
 
     Attributes:
-        architecture: its registered name.
-        arguments: what could be read off, or is stated; the constructor's defaults hold for the others.
-        guessed: those of the arguments that no key or shape tells, but that go with published configurations.
-        scale: how much larger the output is.
-        parameters: how many numbers are learnt.
-        mismatches: what is nevertheless different, a line each.
+        architecture: registered name.
+        arguments: constructor arguments that are stored or detected; the others have their defaults.
+        guessed: detected arguments that leave no trace in keys and shapes, from published configurations.
+        scale: height and width of the output divided by those of the input.
+        parameters: number of learned parameters.
+        mismatches: remaining differences of keys and shapes, one per line.
     """
 
     architecture: str
@@ -210,128 +220,124 @@ class DetectedNetwork:
     def __str__(self) -> str:
         return f"{self.architecture} ({', '.join(f'{key}: {value}' for key, value in self.arguments.items())})"
 
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section that builds the network."""
+        return {"type": self.architecture, **self.arguments}
+
 
 def derived_keys(network: nn.Module, weights: Iterable[str] = ()) -> set[str]:
-    """Return the keys of buffers that the network computes itself, among its own and those of ``weights``."""
+    """Return the keys of buffers that the network computes itself, in its own state dict and in ``weights``."""
     derived = derived_buffer_names(network)
     return {key for key in (*network.state_dict(), *weights) if key.rpartition(".")[2] in derived}
 
 
 def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return what of the weights a network can take over, and what differs, a line each, sorted.
+    """Return the weights that a network can load, and the mismatches of the others, one per line and sorted.
 
-    Buffers that the network computes itself (``derived_buffers``) are its own, whatever the file says of them.
+    Buffers that the network computes itself (``NetworkSpec.derived_buffers``) keep the network's values.
     """
-    own = network.state_dict()
-    derived = derived_keys(network, weights)
+    own, derived = network.state_dict(), derived_keys(network, weights)
+    expected = {key: shape for key, shape in _shapes(own).items() if key not in derived}
+    given = {key: shape for key, shape in _shapes(weights).items() if key not in derived}
+    mismatches = [f"{key} (missing in the file)" for key in expected.keys() - given.keys()]
+    mismatches += [f"{key} (not in the network)" for key in given.keys() - expected.keys()]
+    mismatches += [
+        f"{key} (expected {expected[key]}, got {given[key]})"
+        for key in expected.keys() & given.keys()
+        if expected[key] != given[key]
+    ]
     computed = {key: own[key] for key in derived & own.keys()}
-    given = {key: value for key, value in weights.items() if key not in derived}
-    shapes = {key: tuple(value.shape) for key, value in own.items() if key not in computed}
-    mismatches = _differences(shapes, {key: tuple(value.shape) for key, value in given.items()})
-    fits = {key: value for key, value in given.items() if shapes.get(key) == tuple(value.shape)}
-    return {**computed, **fits}, mismatches
+    matching = {key: weights[key] for key, shape in given.items() if expected.get(key) == shape}
+    return {**computed, **matching}, sorted(mismatches)
 
 
 def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches: list[str]) -> WeightsError:
-    """Return the error of weights that must fit and do not: the first ten differences, and what they look like."""
-    shown = "\n  ".join(mismatches[:10] + ([f"and {len(mismatches) - 10} more"] if len(mismatches) > 10 else []))
-    message = f"{len(mismatches)} weights do not fit {type(network).__name__}:\n  {shown}"
+    """Return the error for weights that do not match a network: ten mismatches, and the network that would match."""
+    lines = mismatches[:10] + ([f"and {len(mismatches) - 10} more"] if len(mismatches) > 10 else [])
+    message = "\n  ".join([f"{len(mismatches)} weights do not match {type(network).__name__}:", *lines])
     found = detect(weights)
     if found is not None and not found.mismatches:
-        message += f"\nThe weights look like those of {found}."
+        message += f"\nThe weights match {found}."
     return WeightsError(message)
 
 
 def detect(weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
-    """Return the architecture and the arguments that the keys and shapes of weights tell, or None if none does.
+    """Return the registered architecture with the keys and shapes of the weights, or None.
 
-    Of several architectures that know the keys, the one with the fewest differences is returned.
+    If several architectures recognise the keys, the one with the fewest mismatches is returned.
     """
-    found = [candidate for name in ARCHS.names() if (candidate := _candidate(name, weights)) is not None]
+    found = [candidate for name in ARCHS.names() if (candidate := _detect_as(name, weights)) is not None]
     return min(found, key=lambda candidate: len(candidate.mismatches), default=None)
 
 
-def _candidate(name: str, weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
-    """Ask one architecture whether it knows the weights; one that inherits the answer of another is not asked."""
+def _detect_as(name: str, weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
+    """Return what one architecture detects. A class that inherits ``detect`` from another architecture is skipped."""
     cls = ARCHS.get(name)
     if "detect" not in vars(cls):
         return None
     try:
-        arguments = cls.detect({key: tuple(value.shape) for key, value in weights.items()})
-        if arguments is None:
-            return None
-        with torch.device("meta"):
-            network: nn.Module = ARCHS.build({"type": name, **arguments})
-    except (LookupError, ValueError, TypeError, ArithmeticError):  # keys are missing, or shapes are none of its own
+        arguments = cls.detect(_shapes(weights))
+        return None if arguments is None else _compare({"type": name, **arguments}, weights)
+    except (LookupError, ValueError, TypeError, ArithmeticError):  # missing keys or impossible shapes
         return None
-    guessed = (spec_of(network) or NetworkSpec()).guessed
-    return _compared(network, name, arguments, tuple(key for key in guessed if key in arguments), weights)
 
 
-def _compared(
-    network: nn.Module, name: str, arguments: dict[str, Any], guessed: tuple[str, ...], weights: Mapping[str, Tensor]
-) -> DetectedNetwork:
+def _compare(section: Mapping[str, Any], weights: Mapping[str, Tensor]) -> DetectedNetwork:
+    """Build a network without memory, and compare its state dict with weights."""
+    with torch.device("meta"):
+        network: nn.Module = ARCHS.build(section)
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    spec = spec_of(network) or NetworkSpec()
+    guessed = tuple(key for key in spec.guessed if key in arguments)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    scale = (spec_of(network) or NetworkSpec()).scale
-    return DetectedNetwork(name, arguments, guessed, scale, parameters, match_state_dict(network, weights)[1])
+    mismatches = match_state_dict(network, weights)[1]
+    return DetectedNetwork(section["type"], arguments, guessed, spec.scale, parameters, mismatches)
 
 
 def stored_config(weights: Weights) -> dict[str, Any] | None:
-    """Return type and arguments of the network as a file states them beside its weights; None if it does not."""
+    """Return the network's section from a file's metadata, or None if it has none."""
     if weights.architecture is None or weights.hyperparameters is None:
         return None
     return {"type": weights.architecture, **weights.hyperparameters}
 
 
 def detect_network(weights: Weights) -> DetectedNetwork | None:
-    """Return the network that a file states, or else the one that its keys and shapes tell, or None.
+    """Return the network from a file's metadata, otherwise from its keys and shapes, or None.
 
     Raises:
-        ValueError: the file states one that is not known here, or not with these arguments.
+        ValueError: the metadata names an unknown architecture, or arguments that it does not accept.
     """
     section = stored_config(weights)
     if section is None:
         return detect(weights.tensors)
-    with torch.device("meta"):
-        network: nn.Module = ARCHS.build(section)
-    name = section.pop("type")
-    return _compared(network, name, section, (), weights.tensors)
+    return dataclasses.replace(_compare(section, weights.tensors), guessed=())
 
 
 def load_network(file: str | Path, key: str | None = None, section: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the network of a checkpoint and give it its weights: in ``eval`` mode, on the CPU.
-
-    The architecture and its arguments are those of ``section``, or else those that the file states, or else those that
-    its keys and shapes tell.
+    """Build the network of a checkpoint and load its weights, in evaluation mode on the CPU.
 
     Args:
-        file: ``.safetensors`` or ``.pth``, of mcir or of an official release.
-        key: which of the file's weights, like ``params``.
-        section: type and arguments of the network, as an option file has them in ``network_g``.
+        file: ``.safetensors`` or ``.pth`` file, from mcir or an official release.
+        key: key of the weights in the file, like ``params``.
+        section: type and arguments of the network, as in ``network_g`` of an option file. None: those in the file's
+            metadata, otherwise those that follow from its keys and shapes.
 
     Raises:
-        WeightsError: the file cannot be read, or no architecture fits it, or the section does not.
+        WeightsError: the file cannot be read, its architecture is unknown, or the section does not match it.
     """
     weights = read_weights(file, key)
-    own = stored_config(weights)
-    if section is not None:
-        if own is not None and (others := _others(own, section)):
-            _LOG.warning("%s was trained with %s; here it is %s.", file, *map(", ".join, zip(*others, strict=True)))
-        section = dict(section)
-    elif own is not None:
-        section = own
-    else:
-        found = detect(weights.tensors)
-        if found is None:
-            raise WeightsError(
-                f"{file}: its {len(weights.tensors)} keys are of no architecture that is known here "
-                f"({', '.join(ARCHS.names())}); the first are {', '.join(list(weights.tensors)[:5])}."
-            )
-        section = {"type": found.architecture, **found.arguments}
+    stored = stored_config(weights)
+    if section is None:
+        section = stored or _detected_section(weights.tensors, file)
+    elif stored is not None and (changes := _changes(stored, section)):
+        _LOG.warning(
+            "%s was trained with %s, but is loaded with %s.", file, *map(", ".join, zip(*changes, strict=True))
+        )
     try:
         network: nn.Module = ARCHS.build(section)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: its network cannot be built here. {error}") from error
+        raise WeightsError(f"{file}: the network cannot be built: {error}") from error
     tensors, mismatches = match_state_dict(network, weights.tensors)
     if mismatches:
         raise mismatch_error(network, weights.tensors, mismatches)
@@ -339,33 +345,25 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
     return network.eval()
 
 
-def _others(own: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the arguments of a network that are others in a section than in the one that a file states, each twice."""
+def _detected_section(weights: Mapping[str, Tensor], file: str | Path) -> dict[str, Any]:
+    found = detect(weights)
+    if found is None:
+        raise WeightsError(
+            f"{file}: no known architecture ({', '.join(ARCHS.names())}) has these {len(weights)} keys: "
+            f"{', '.join(list(weights)[:5])} …"
+        )
+    return found.section
+
+
+def _changes(stored: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the arguments of a network that differ between a file's metadata and a section, as two texts each."""
     name = str(section["type"])
-    if own["type"] != name:
-        return [(str(own["type"]), name)]
+    if stored["type"] != name:
+        return [(str(stored["type"]), name)]
     defaults = {key: parameter.default for key, parameter in ARCHS.parameters(name).items()}
-    one, other = ({**defaults, **given} for given in (own, section))
-    return [
-        (f"{key} {one[key]}", f"{key} {other[key]}")
-        for key in defaults
-        if _as_stored(one[key]) != _as_stored(other[key])
-    ]
+    before, after = (json.loads(json.dumps({**defaults, **each}, default=repr)) for each in (stored, section))
+    return [(f"{key} {before[key]}", f"{key} {after[key]}") for key in defaults if before[key] != after[key]]
 
 
-def _as_stored(value: Any) -> Any:
-    """Return a value as a file states it, tuples as lists."""
-    return json.loads(json.dumps(value, default=repr))
-
-
-def _differences(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
-    def lines() -> Iterable[str]:
-        for key in own.keys() - given.keys():
-            yield f"{key} (missing in the file)"
-        for key in given.keys() - own.keys():
-            yield f"{key} (not in the network)"
-        for key in own.keys() & given.keys():
-            if own[key] != given[key]:
-                yield f"{key} ({given[key]} in the file, {own[key]} here)"
-
-    return sorted(lines())
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}

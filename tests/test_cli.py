@@ -202,7 +202,7 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     weights["body.0.conv1.bias"] = torch.zeros(5)
     torch.save(weights, tmp_path / "odd.pth")
     assert main(["inspect", str(tmp_path / "odd.pth")]) == 1
-    assert "differs       body.0.conv1.bias ((5,) in the file, (8,) here)" in capsys.readouterr().out
+    assert "differs       body.0.conv1.bias (expected (8,), got (5,))" in capsys.readouterr().out
 
     stated = {**option, "img_range": 1.0}
     facts = network_metadata(stated.pop("type"), stated)
@@ -219,4 +219,4 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     assert "features.0.weight (2, 3)" in told
 
     assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1
-    assert "there is no such weight file" in capsys.readouterr().err
+    assert "the weight file does not exist" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Weights from files of every origin: found and brought to one form; and never code."""
+"""Weight files of every layout are read; code in them is never executed."""
 
 import argparse
 import os
@@ -47,17 +47,21 @@ def test_weights_are_read_from_safetensors(tmp_path):
     assert_equal(read_weights(tmp_path / "net.safetensors", "params").tensors, ONE)
     save_file(ONE, tmp_path / "net.safetensors", {"weights": "params_ema"})
     assert_equal(read_weights(tmp_path / "net.safetensors", "params_ema").tensors, ONE)
-    with pytest.raises(WeightsError, match=r"holds 'params_ema', not 'params'; the \.pth file beside it has both"):
+    with pytest.raises(
+        WeightsError, match=r"expected the key 'params', got 'params_ema'\. The \.pth file contains both"
+    ):
         read_weights(tmp_path / "net.safetensors", "params")
 
 
-def test_a_file_without_weights_in_the_usual_places_names_what_it_has(tmp_path):
+def test_a_file_without_a_usual_key_lists_its_keys(tmp_path):
     torch.save({"generator": ONE, "step": 3}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"none of params_ema, params, .*; as the key name generator\.$"):
+    with pytest.raises(
+        WeightsError, match=r"expected one of the keys params_ema, params, .*, got generator\. Set the key\.$"
+    ):
         read_weights(tmp_path / "net.pth")
 
 
-def test_the_prefix_of_parallel_training_is_taken_from_safetensors_too(tmp_path):
+def test_prefixes_of_parallel_training_are_removed_from_safetensors(tmp_path):
     save_file({"module.a.weight": torch.ones(2)}, tmp_path / "net.safetensors")
     assert_equal(read_weights(tmp_path / "net.safetensors").tensors, ONE)
 
@@ -68,22 +72,22 @@ def test_a_submodule_called_module_keeps_its_name(tmp_path):
     assert_equal(read_weights(tmp_path / "net.pth").tensors, content)
 
 
-def test_a_missing_key_is_told_with_what_there_is(tmp_path):
+def test_a_missing_key_lists_the_keys_of_the_file(tmp_path):
     torch.save({"params": ONE, "params_ema": TWO}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"has no 'generator'; as the key name params or params_ema\.$"):
+    with pytest.raises(WeightsError, match=r"expected the key 'generator', got params, params_ema\. Set the key\.$"):
         read_weights(tmp_path / "net.pth", "generator")
 
 
 @pytest.mark.parametrize("content", [3, {}, {"params": {"a": torch.ones(1), "b": "text"}}, {1: torch.ones(1)}, [ONE]])
-def test_what_is_no_weights_is_refused(tmp_path, content):
+def test_content_without_weights_is_rejected(tmp_path, content):
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match="holds no weights"):
+    with pytest.raises(WeightsError, match="contains no weights"):
         read_weights(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 8])
-def test_garbage_is_refused(tmp_path, name, content):
+def test_other_files_are_rejected(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name} cannot be read as weights: ."):
         read_weights(tmp_path / name)
@@ -97,7 +101,7 @@ class Malicious:
         return os.mkdir, (self.folder,)
 
 
-def test_code_in_a_file_is_refused_and_not_run(tmp_path):
+def test_code_in_a_file_is_rejected_and_not_executed(tmp_path):
     file, folder = tmp_path / "net.pth", tmp_path / "owned"
     for protocol in (torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2))):
         protocol({"params": {"a": Malicious(str(folder))}}, file)
@@ -105,10 +109,10 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path):
             read_weights(file)
     assert not folder.exists()
     torch.load(file, weights_only=False) if file.read_bytes()[:2] == b"PK" else pickle.loads(file.read_bytes())
-    assert folder.is_dir()  # the trap was armed
+    assert folder.is_dir()  # the file would have created the folder
 
 
-def test_numbers_of_numpy_beside_the_weights_do_no_harm(tmp_path):
+def test_numpy_numbers_next_to_the_weights_are_accepted(tmp_path):
     content = {"model": ONE, "max_psnr": np.float64(36.4), "ssims": np.array([0.9, 0.8]), "step": np.int64(3)}
     torch.save(content, tmp_path / "net.pth")
     read = read_weights(tmp_path / "net.pth")
@@ -116,32 +120,32 @@ def test_numbers_of_numpy_beside_the_weights_do_no_harm(tmp_path):
     assert read.found_under == "model"
 
 
-def test_objects_of_other_classes_are_refused(tmp_path):
+def test_objects_of_other_classes_are_rejected(tmp_path):
     torch.save({"params": ONE, "args": argparse.Namespace(lr=1)}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match="it holds more than tensors"):
+    with pytest.raises(WeightsError, match="it contains other objects than tensors"):
         read_weights(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("share", [0.5, 0.98])
-def test_a_file_that_is_cut_off_is_called_so(tmp_path, suffix, share):
+def test_a_truncated_file_is_reported(tmp_path, suffix, share):
     file = tmp_path / f"net{suffix}"
     content = {"a": torch.ones(300)}
     save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(WeightsError, match="cannot be read as weights: it is damaged or cut off"):
+    with pytest.raises(WeightsError, match="cannot be read as weights: it is damaged or truncated"):
         read_weights(file)
 
 
-def test_what_is_no_weight_file_at_all_is_called_so(tmp_path):
+def test_other_formats_and_folders_are_reported(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(WeightsError, match="it is neither a file of PyTorch nor one of safetensors"):
+    with pytest.raises(WeightsError, match="it is neither a PyTorch nor a safetensors file"):
         read_weights(tmp_path / "photo.png")
-    with pytest.raises(WeightsError, match="is a folder: name a weight file in it"):
+    with pytest.raises(WeightsError, match="expected a weight file, got a folder"):
         read_weights(tmp_path)
 
 
-def test_weights_that_share_memory_are_stored_apart(tmp_path):
+def test_weights_that_share_memory_are_stored_separately(tmp_path):
     shared = torch.arange(6.0).view(2, 3)
     content = to_safetensors(
         {"one": shared, "same": shared, "turned": shared.mT}, network_metadata("EDSR", {"num_feat": 4})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mcir.atomic import whole_file
 from mcir.models import Model
-from mcir.weights import network_metadata, read_weights, to_safetensors
+from mcir.weights import network_config, network_metadata, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
@@ -47,9 +47,7 @@ class NetworkFile:
     @classmethod
     def of(cls, model: Model) -> "NetworkFile":
         """Return the content for the network of a model."""
-        network = model.network
-        name = getattr(network, "registered_as", type(network).__name__)
-        return cls(model.weights(), name, getattr(network, "hyperparameters", {}))
+        return cls(model.weights(), *network_config(model.network))
 
 
 class Checkpoints:

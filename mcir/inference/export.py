@@ -29,7 +29,7 @@ from mcir.inference.export_backends import (
 )
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.version import __version__
-from mcir.weights import load_network, network_metadata, to_safetensors
+from mcir.weights import load_network, network_config, network_metadata, to_safetensors
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
 """Formats, and the extensions of their files."""
@@ -137,9 +137,8 @@ def network_facts(network: nn.Module) -> dict[str, str]:
     ``size_multiple``, ``min_size`` and ``padding`` are those of the network; a program pads by itself.
     """
     spec = spec_of(network) or NetworkSpec()
-    name = getattr(network, "registered_as", type(network).__name__)
     return {
-        **network_metadata(name, getattr(network, "hyperparameters", {})),
+        **network_metadata(*network_config(network)),
         "scale": str(spec.scale),
         "in_channels": str(spec.in_channels),
         "size_multiple": str(spec.size_multiple),

@@ -16,7 +16,7 @@ from mcir.config import Options, load
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, DATASETS, Section, suggestion
 from mcir.tables.inputs import facts_of
-from mcir.weights import detect, read_weights
+from mcir.weights import detect_network, read_weights
 
 HOME = Path(__file__).with_name("proxy.yml")
 RANDOM = "random"
@@ -273,13 +273,10 @@ def section_of(file: Path) -> Section:
     Raises:
         ValueError: the file cannot be read, or is of no architecture that is known.
     """
-    weights = read_weights(file)
-    if weights.architecture is not None and weights.hyperparameters is not None:
-        return {"type": weights.architecture, **weights.hyperparameters}
-    found = detect(weights.tensors)
+    found = detect_network(read_weights(file))
     if found is None:
         raise ValueError(f"{file}: its weights are of no architecture that is known here ({', '.join(ARCHS.names())}).")
-    return {"type": found.architecture, **found.arguments}
+    return found.section
 
 
 def _named(row: str) -> tuple[str, Path | None]:

@@ -160,7 +160,7 @@ def made_here(run, *changes):
 
 
 def test_what_else_is_missing_is_named(run, networks, sets):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth: there is no such weight file"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth: the weight file does not exist"):
         made_here(run).test(["nowhere.pth"])
     with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
         made_here(run, "val.metrics={}")
@@ -172,9 +172,9 @@ def test_what_else_is_missing_is_named(run, networks, sets):
 
 
 def test_weights_of_another_network_are_refused(run, networks, sets):
-    with pytest.raises(ValueError, match="do not fit EDSR") as caught:
+    with pytest.raises(ValueError, match="do not match EDSR") as caught:
         made_here(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
-    assert "conv_first.weight ((4, 3, 3, 3) in the file, (8, 3, 3, 3) here)" in str(caught.value)
+    assert "conv_first.weight (expected (8, 3, 3, 3), got (4, 3, 3, 3))" in str(caught.value)
     assert not list(run.folder.rglob("results.json"))
 
 

@@ -196,7 +196,7 @@ def test_files_that_do_not_match_are_refused_with_the_difference(vgg16: str, tmp
     assert expected in str(caught.value)
     VGGFeatures(["relu1_2"], "vgg16", str(file))  # needs neither of them
     torch.save([state], file)
-    with pytest.raises(WeightsError, match="holds no weights"):
+    with pytest.raises(WeightsError, match="contains no weights"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
     file.write_bytes(Path(vgg16).read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read as weights"):

@@ -151,7 +151,7 @@ def test_weights_are_loaded_except_for_the_last_layer(scale):
 
 def test_a_body_that_does_not_fit_is_rejected():
     model = build()
-    with pytest.raises(ValueError, match="98 weights do not fit UNet"):
+    with pytest.raises(ValueError, match="98 weights do not match UNet"):
         model.load_weights(RestorationModel(network_g={**NETWORK, "num_feat": 3}).network.state_dict())
     weights = RestorationModel(network_g=NETWORK).network.state_dict()
     del weights["encoder.0.conv1.weight"], weights["last.weight"]
@@ -184,7 +184,7 @@ def test_a_resumed_run_continues_bit_for_bit(batch):
 WORK = """
 import sys
 import torch
-from mcir.config.options import DistOptions
+from mcir.config.schema import DistOptions
 from mcir.engine.distributed import init_distributed
 from tests.models.test_proxy import build
 

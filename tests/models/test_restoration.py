@@ -88,7 +88,7 @@ def test_a_state_of_another_model_is_rejected():
 def test_weights_that_do_not_fit_are_listed():
     model = build()
     other = build(network_g={**NETWORK, "upscale": 4}).network.state_dict()
-    with pytest.raises(ValueError, match=r"do not fit EDSR:\n  upsample.2.bias \(not in the network\)"):
+    with pytest.raises(ValueError, match=r"do not match EDSR:\n  upsample.2.bias \(not in the network\)"):
         model.load_weights(other)
     mismatches = model.load_weights(other, strict=False)
     assert [key.partition(" ")[0] for key in mismatches] == ["upsample.2.bias", "upsample.2.weight"]

@@ -110,7 +110,7 @@ def test_costs_are_estimated_without_reading_weights(images):
         ({"count": 0}, "count: expected a positive integer, got 0"),
         ({"weights": []}, "weights: expected 'random' or checkpoint files"),
         ({"weights": "a.pth", "count": 2}, "count: expected 1, because weights is not 'random'"),
-        ({"weights": "not/there.pth"}, "there is no such weight file"),
+        ({"weights": "not/there.pth"}, "the weight file does not exist"),
         (
             {"arch": {**NETWORK, "upscale": 4}},
             "with scale 2 and 3 channels, got EDSR with scale 4",
@@ -125,7 +125,7 @@ def test_invalid_arguments_are_rejected(section, message):
 
 def test_weights_of_another_architecture_are_rejected(tmp_path):
     file = saved(tmp_path / "a.pth", other())
-    with pytest.raises(WeightsError, match=r"a\.pth: .*do not fit EDSR(.|\n)*look like those of SwinIR"):
+    with pytest.raises(WeightsError, match=r"a\.pth: .*do not match EDSR(.|\n)*weights match SwinIR"):
         FrozenNegatives(make_network(), arch=NETWORK, weights=file)
     with pytest.raises(ValueError, match="like Conv2d cannot be built"):
         FrozenNegatives(torch.nn.Conv2d(3, 3, 1))
