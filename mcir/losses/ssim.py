@@ -46,7 +46,7 @@ class _Blur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
-        return blurred(images, _WINDOW, zeros_beyond=True)
+        return blurred(images, _WINDOW, zero_padding=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

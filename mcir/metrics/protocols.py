@@ -1,6 +1,6 @@
-"""The test protocols of single papers, each a metric of its own, so that a number can say how it was measured.
+"""The test protocols of single papers. Each one is a metric of its own, so that its name says how a value was measured.
 
-As in ``fidelity``, images (B, C, H, W) in [0, 1] go in, arithmetic is float64, and one number an image comes out.
+As in ``fidelity``, images are (B, C, H, W) in [0, 1], arithmetic is float64, and the result is one value per image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.metrics.fidelity import WINDOW, FullReference, as_floats, as_saved, decibels
+from mcir.metrics.fidelity import PSNR, SSIM, WINDOW, FloatSSIM, FullReference, as_floats, as_saved
 from mcir.metrics.windows import mean_similarity
 from mcir.registry import METRICS
 
@@ -24,35 +24,31 @@ _BLOCK = 8
 
 
 @METRICS.register()
-class ZeroPaddedSSIM(FullReference):
-    """FFA-Net's structural similarity: of floats, under a window that sees zeros beyond the image.
+class ZeroPaddedSSIM(FloatSSIM):
+    """FFA-Net's structural similarity: of floats, with a window that sees zeros outside the image.
 
-    RGB in [0, 1], clamped and not rounded; a Gaussian of 11×11 pixels with σ 1.5; mean over a map as large as the
-    image. It goes with ``FloatPSNR``.
+    RGB in [0, 1], clamped and not rounded; a Gaussian of 11×11 pixels with σ 1.5; mean over a map of the size of the
+    image. Use it with ``FloatPSNR``.
     """
+
+    smallest = 1
 
     def __init__(self) -> None:
         super().__init__()
 
     def values(self, images: Tensor) -> Tensor:
-        """Return the images clamped to [0, 1], with zeros around."""
+        """Return the images clamped to [0, 1] and padded with zeros."""
         return F.pad(as_floats(images), [_RADIUS] * 4)
-
-    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the similarity of each pair of images in [0, 1]."""
-        return mean_similarity(output, gt, WINDOW, 1)
 
 
 @METRICS.register()
-class PooledSSIM(FullReference):
-    """DehazeFormer's structural similarity: of floats, after images were averaged down to about 256 pixels.
+class PooledSSIM(FloatSSIM):
+    """DehazeFormer's structural similarity: of floats, of images that are downsampled to about 256 pixels.
 
-    RGB in [0, 1], clamped and not rounded, is pooled by max(1, round(min(H, W) / 256)), adaptively; then a Gaussian of
-    11×11 pixels with σ 1.5 that stays on the image. For images of up to 384 pixels it is ``FloatSSIM``. It goes with
-    ``FloatPSNR``.
+    RGB in [0, 1], clamped and not rounded, is average-pooled by max(1, round(min(H, W) / 256)), adaptively; the window
+    is a Gaussian of 11×11 pixels with σ 1.5 that stays inside the image. For images of up to 384 pixels it equals
+    ``FloatSSIM``. Use it with ``FloatPSNR``.
     """
-
-    smallest = len(WINDOW)
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,58 +59,42 @@ class PooledSSIM(FullReference):
         ratio = max(1, round(min(height, width) / 256))
         return F.adaptive_avg_pool2d(as_floats(images), (height // ratio, width // ratio))
 
-    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the similarity of each pair of images in [0, 1]."""
-        return mean_similarity(output, gt, WINDOW, 1)
-
 
 # -- deraining --------------------------------------------------------------------------------------------------------
 
 
 class _RoundedLuma(FullReference):
-    """Metrics on the luma as MATLAB's ``rgb2ycbcr`` makes it of 8-bit images: rounded (half up) to 8 bits itself."""
+    """Metrics of the luma that MATLAB's ``rgb2ycbcr`` computes from 8-bit images: rounded (half up) to 8 bits."""
 
     def __init__(self) -> None:
         super().__init__(test_y_channel=True)
 
     def values(self, images: Tensor) -> Tensor:
         saved = as_saved(images)
-        weights = saved.new_tensor((65481, 128553, 24966)).view(1, 3, 1, 1)  # whole numbers, so that a half is a half
+        weights = saved.new_tensor((65481, 128553, 24966)).view(1, 3, 1, 1)  # integers, so that halves are exact
         return ((saved * weights).sum(1, keepdim=True) / 255000 + 16.5).floor()
 
 
 @METRICS.register()
-class DerainPSNR(_RoundedLuma):
-    """The deraining papers' PSNR in dB, as their MATLAB script computes it on saved files.
+class DerainPSNR(_RoundedLuma, PSNR):
+    """The deraining papers' PSNR in dB, as their MATLAB script computes it from saved files.
 
-    Luma (ITU-R BT.601, studio range) of 8-bit RGB, itself rounded to 8 bits; no border is cropped. IDT, and Restormer
-    and those who share the script, on Rain200L/H, DID, DDN, SPA and Rain100L/H. Infinite for equal images.
+    Luma (ITU-R BT.601, studio range) of 8-bit RGB, rounded to 8 bits; no border is cropped. Used by IDT, and by
+    Restormer and others with the same script, on Rain200L/H, DID, DDN, SPA and Rain100L/H. Infinite for equal images.
     """
-
-    unit = "dB"
-
-    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the ratio of each pair of lumas."""
-        return decibels(output, gt, 255)
 
 
 @METRICS.register()
-class DerainSSIM(_RoundedLuma):
-    """The deraining papers' structural similarity, as their MATLAB script computes it on saved files.
+class DerainSSIM(_RoundedLuma, SSIM):
+    """The deraining papers' structural similarity, as their MATLAB script computes it from saved files.
 
-    Luma (ITU-R BT.601, studio range) of 8-bit RGB, itself rounded to 8 bits; no border is cropped; a Gaussian of 11×11
-    pixels with σ 1.5 that stays on the image. It goes with ``DerainPSNR``.
+    Luma (ITU-R BT.601, studio range) of 8-bit RGB, rounded to 8 bits; no border is cropped; a Gaussian of 11×11 pixels
+    with σ 1.5 that stays inside the image. Use it with ``DerainPSNR``.
     """
-
-    smallest = len(WINDOW)
-
-    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the similarity of each pair of lumas."""
-        return mean_similarity(output, gt, WINDOW, 255)
 
 
 class _FullRangeLuma(FullReference):
-    """Metrics on the luma as OpenCV's YCrCb makes it of 8-bit images, on sides cut to multiples of 4."""
+    """Metrics of the luma that OpenCV's YCrCb conversion computes from 8-bit images, cropped to multiples of 4."""
 
     def __init__(self) -> None:
         super().__init__(test_y_channel=True)
@@ -122,41 +102,36 @@ class _FullRangeLuma(FullReference):
     def values(self, images: Tensor) -> Tensor:
         height, width = (size // 4 * 4 for size in images.shape[2:])
         saved = as_saved(images[..., :height, :width])
-        weights = saved.new_tensor((4899, 9617, 1868)).view(1, 3, 1, 1)  # 0.299, 0.587, 0.114 in 14 bits, as OpenCV has
+        weights = saved.new_tensor((4899, 9617, 1868)).view(1, 3, 1, 1)  # 0.299, 0.587, 0.114 in 14 bits, as in OpenCV
         return (((saved * weights).sum(1, keepdim=True) + 2**13) / 2**14).floor()
 
 
 @METRICS.register()
-class RaindropPSNR(_FullRangeLuma):
-    """The raindrop benchmark's PSNR in dB, as its Python script computes it on saved files.
+class RaindropPSNR(_FullRangeLuma, PSNR):
+    """The raindrop benchmark's PSNR in dB, as its Python script computes it from saved files.
 
-    Full-range luma (OpenCV's YCrCb, whole numbers 0 … 255) of 8-bit RGB; right and bottom are cut to multiples of 4.
-    IDT on the raindrop set of AGAN (Qian et al., CVPR 2018). Infinite for equal images.
+    Full-range luma (OpenCV's YCrCb, integers 0 … 255) of 8-bit RGB, cropped at the right and bottom to multiples of 4.
+    Used by IDT on the raindrop set of AGAN (Qian et al., CVPR 2018). Infinite for equal images.
     """
 
-    unit = "dB"
     smallest = 4
-
-    def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the ratio of each pair of lumas."""
-        return decibels(output, gt, 255)
 
 
 @METRICS.register()
 class RaindropSSIM(_FullRangeLuma):
-    """The raindrop benchmark's structural similarity, as its Python script computes it on saved files.
+    """The raindrop benchmark's structural similarity, as its Python script computes it from saved files.
 
-    Full-range luma (OpenCV's YCrCb, whole numbers 0 … 255) of 8-bit RGB; right and bottom are cut to multiples of 4.
-    The window is scikit-image's: 7×7 pixels of equal weight that stay on the image, variances unbiased. It goes with
+    Full-range luma (OpenCV's YCrCb, integers 0 … 255) of 8-bit RGB, cropped at the right and bottom to multiples of 4.
+    The window is scikit-image's: 7×7 pixels of equal weight that stay inside the image, unbiased variances. Use it with
     ``RaindropPSNR``.
     """
 
     smallest = 8
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the similarity of each pair of lumas."""
+        """Return the SSIM of each pair of lumas."""
         count = len(_BOX) ** 2
-        return mean_similarity(output, gt, _BOX, 255, correction=count / (count - 1))
+        return mean_similarity(output, gt, _BOX, self.peak, correction=count / (count - 1))
 
 
 # -- deblurring and denoising -----------------------------------------------------------------------------------------
@@ -164,34 +139,34 @@ class RaindropSSIM(_FullRangeLuma):
 
 @METRICS.register()
 class SSIM3D(FullReference):
-    """NAFNet's structural similarity: the window reaches over the colours, too.
+    """NAFNet's structural similarity, with a window over height, width and colour.
 
-    8-bit images; one Gaussian of 11×11×11 with σ 1.5 over height, width and colour, the edge pixel going on beyond each
-    side; mean over a map as large as the image. It reads higher than ``SSIM`` (0.966 where that says 0.909), so numbers
-    of the two do not compare. It goes with ``PSNR``. On luma or grey it is a window of 11×11.
+    8-bit images; one Gaussian of 11×11×11 with σ 1.5; edge values are repeated outside the image; mean over a map of
+    the size of the image. Its values are higher than those of ``SSIM`` (0.966 instead of 0.909 for one image) and not
+    comparable with them. Use it with ``PSNR``. On luma or grey images the window is 11×11.
 
     Args:
-        crop_border: pixels left out on each side.
-        test_y_channel: compare the luma (ITU-R BT.601, studio range, not rounded) rather than RGB.
+        crop_border: pixels that are ignored on each side.
+        test_y_channel: compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
 
     Raises:
-        ValueError: a negative border.
+        ArgumentError: ``crop_border`` is negative.
     """
 
     def values(self, images: Tensor) -> Tensor:
-        """Return the images in [0, 255], or their luma, with the edge pixels going on around."""
+        """Return the images in [0, 255], or their luma, padded with edge pixels."""
         return F.pad(super().values(images), [_RADIUS] * 4, mode="replicate")
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the similarity of each pair of images in [0, 255]."""
+        """Return the SSIM of each pair of images."""
         channels = output.shape[1]
-        shares = torch.zeros(channels, channels, dtype=output.dtype)  # of colour j in the window around colour i
+        mixing = torch.zeros(channels, channels, dtype=output.dtype)  # weight of colour j in the window of colour i
         for colour in range(channels):
             for offset, weight in enumerate(WINDOW, start=-_RADIUS):
-                shares[colour, min(max(colour + offset, 0), channels - 1)] += weight
-        shares = shares.to(output.device)
+                mixing[colour, min(max(colour + offset, 0), channels - 1)] += weight
+        mixing = mixing.to(output.device)
         return mean_similarity(
-            output, gt, WINDOW, 255, across=lambda images: (shares @ images.flatten(2)).view_as(images)
+            output, gt, WINDOW, self.peak, across=lambda images: (mixing @ images.flatten(2)).view_as(images)
         )
 
 
@@ -200,33 +175,32 @@ class SSIM3D(FullReference):
 
 @METRICS.register()
 class PSNRB(FullReference):
-    """PSNR-B in dB (Yim and Bovik, IEEE TIP 2011), as SwinIR measures the removal of JPEG's artefacts.
+    """PSNR-B in dB (Yim and Bovik, IEEE TIP 2011), SwinIR's metric for JPEG artefacts.
 
-    To the mean squared error is added how much larger the steps between neighbouring pixels of the output are on the
-    borders of 8×8 blocks than elsewhere, so blocks that are still seen cost more. 8-bit images; mean over channels of
-    the dB. Sides should be multiples of 8: on others a step is divided by the number of borders between whole blocks,
-    as in SwinIR's code, which counts one too few there.
+    A blocking term is added to the mean squared error: by how much the squared steps between neighbouring pixels of the
+    output are larger at the borders of 8×8 blocks than elsewhere. 8-bit images; mean of the dB over channels. Height
+    and width should be multiples of 8: otherwise SwinIR's code, and this metric, counts one block border too few.
 
     Args:
-        crop_border: pixels left out on each side.
-        test_y_channel: compare the luma (ITU-R BT.601, studio range, not rounded) rather than RGB.
+        crop_border: pixels that are ignored on each side.
+        test_y_channel: compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
 
     Raises:
-        ValueError: a negative border.
+        ArgumentError: ``crop_border`` is negative.
     """
 
     unit = "dB"
     smallest = 2 * _BLOCK
 
     def compare(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Return the ratio of each pair of images in [0, 255]."""
+        """Return the PSNR-B of each pair of images."""
         height, width = output.shape[2:]
         down, across = output.diff(dim=2).square(), output.diff(dim=3).square()
-        on_borders = down[:, :, _BLOCK - 1 :: _BLOCK].sum((2, 3)) + across[..., _BLOCK - 1 :: _BLOCK].sum((2, 3))
+        at_borders = down[:, :, _BLOCK - 1 :: _BLOCK].sum((2, 3)) + across[..., _BLOCK - 1 :: _BLOCK].sum((2, 3))
         borders = width * (height // _BLOCK - 1) + height * (width // _BLOCK - 1)
         others = width * (height - 1) + height * (width - 1) - borders
-        elsewhere = (down.sum((2, 3)) + across.sum((2, 3)) - on_borders) / others
-        excess = (on_borders / borders - elsewhere).clamp(min=0)
+        elsewhere = (down.sum((2, 3)) + across.sum((2, 3)) - at_borders) / others
+        excess = (at_borders / borders - elsewhere).clamp(min=0)
         blocking = math.log2(_BLOCK) / math.log2(min(height, width)) * excess
         error = (output - gt).square().mean((2, 3)) + blocking
-        return (10 * torch.log10(255**2 / error)).mean(1)
+        return (10 * torch.log10(self.peak**2 / error)).mean(1)

@@ -1,6 +1,6 @@
-"""Sliding windows over images, and structural similarity under any of them (Wang et al., IEEE TIP 2004).
+"""Sliding windows over images, and structural similarity with any window (Wang et al., IEEE TIP 2004).
 
-Every published SSIM is this formula; what differs is the window, what it sees beyond the image's edge, and the images.
+Every published SSIM is this formula. They differ in the window, in the padding, and in the compared values.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-_STRIP = 64  # rows at a time on a CPU: what is computed of them stays in its cache
+_STRIP = 64  # rows per step on a CPU, so that intermediate results stay in its cache
 
 
 def gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
-    """Return the weights of a Gaussian window of an odd ``size`` along one axis; their sum is 1."""
+    """Return the weights of a Gaussian window of odd ``size`` along one axis, with sum 1."""
     weights = [math.exp(-((index - size // 2) ** 2) / (2 * sigma**2)) for index in range(size)]
     return [weight / sum(weights) for weight in weights]
 
 
-def blurred(images: Tensor, window: Sequence[float], zeros_beyond: bool = False) -> Tensor:
-    """Return images (…, H, W) under a separable window.
+def blurred(images: Tensor, window: Sequence[float], zero_padding: bool = False) -> Tensor:
+    """Return the weighted means of images (…, H, W) under a separable window.
 
-    Along each axis it is a weighted sum of shifted images, which costs far less than a convolution of one channel.
+    They are sums of shifted images along each axis, which is much faster than a convolution of single channels.
 
     Args:
-        images: of any floating-point type.
-        window: weights along one axis, symmetric, of odd number K.
-        zeros_beyond: the window sees zeros beyond the image, rather than staying on it.
+        images: images (…, H, W) of any floating-point type.
+        window: K weights along one axis, symmetric, K odd.
+        zero_padding: extend the images with zeros, instead of keeping the window inside them.
 
     Returns:
-        (…, H, W) with zeros beyond, else (…, H−K+1, W−K+1).
+        means (…, H, W) with zero padding, otherwise (…, H−K+1, W−K+1).
     """
-    along = _along_with_zeros if zeros_beyond else _along
+    along = _along_with_zeros if zero_padding else _along
     return along(along(images, window, -1), window, -2)
 
 
@@ -66,10 +66,10 @@ def similarity(
         SSIM = (2 μ_x μ_y + C₁) (2 σ_xy + C₂) / ((μ_x² + μ_y² + C₁) (σ_x² + σ_y² + C₂))
 
     Args:
-        output: (B, C, H, W).
-        gt: (B, C, H, W).
-        blur: the mean under the window at each place; it may leave out places near the edge.
-        peak: the largest value that a pixel can have.
+        output: restored images (B, C, H, W).
+        gt: ground truths of the same shape.
+        blur: function that returns the mean under the window at each pixel; it may omit pixels near the border.
+        peak: largest possible pixel value.
         correction: factor of variances and covariance; n / (n − 1) makes those of n pixels unbiased.
     """
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
@@ -88,15 +88,15 @@ def mean_similarity(
     correction: float = 1.0,
     across: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Tensor:
-    """Return the mean of ``similarity`` of each pair of images under a window that stays on them, (B,).
+    """Return the mean structural similarity (B,) of each pair of images, with a window that stays inside them.
 
     Args:
-        output: (B, C, H, W).
-        gt: (B, C, H, W).
-        window: weights along one axis, symmetric, of odd number K.
-        peak: the largest value that a pixel can have.
+        output: restored images (B, C, H, W).
+        gt: ground truths of the same shape.
+        window: K weights along one axis, symmetric, K odd.
+        peak: largest possible pixel value.
         correction: factor of variances and covariance.
-        across: what the window does across channels after height and width, (B, C, h, w) to the same shape.
+        across: function that applies the window across channels, from (B, C, h, w) to the same shape.
     """
     halo = len(window) - 1
     rows, columns = (size - halo for size in output.shape[2:])

@@ -1,4 +1,4 @@
-"""Windows against convolutions written out, and the similarity in strips against the whole."""
+"""Windows equal convolutions, and SSIM in strips equals SSIM of the whole image."""
 
 import math
 
@@ -18,23 +18,23 @@ def test_the_gaussian_is_the_published_window():
 
 
 @pytest.mark.parametrize("window", [gaussian(), [1 / 7] * 7, gaussian(3, 0.8), [1.0]])
-@pytest.mark.parametrize("zeros_beyond", [False, True])
-def test_blurring_is_a_convolution(window, zeros_beyond):
+@pytest.mark.parametrize("zero_padding", [False, True])
+def test_blurring_equals_a_convolution(window, zero_padding):
     images = torch.rand(2, 3, 12, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     axis = torch.tensor(window, dtype=torch.float64)
     kernel = torch.outer(axis, axis).expand(3, 1, -1, -1)
-    expected = F.conv2d(images, kernel, padding=len(window) // 2 if zeros_beyond else 0, groups=3)
-    torch.testing.assert_close(blurred(images, window, zeros_beyond), expected, rtol=0, atol=1e-14)
+    expected = F.conv2d(images, kernel, padding=len(window) // 2 if zero_padding else 0, groups=3)
+    torch.testing.assert_close(blurred(images, window, zero_padding), expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 3, 1), (2, 1, 5, 40)])
-def test_images_smaller_than_the_window_may_see_zeros(shape):
+def test_zero_padding_of_images_smaller_than_the_window(shape):
     images = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     padded = F.pad(images, [5] * 4)
     torch.testing.assert_close(blurred(images, gaussian(), True), blurred(padded, gaussian()), rtol=0, atol=1e-14)
 
 
-def test_blurring_changes_nothing_in_its_place():
+def test_blurring_does_not_modify_its_input():
     images = torch.rand(1, 1, 12, 12)
     before = images.clone()
     blurred(images, gaussian(), True)
@@ -43,7 +43,7 @@ def test_blurring_changes_nothing_in_its_place():
 
 
 @pytest.mark.parametrize("height", [11, 12, 26, 27, 40])
-def test_strips_of_rows_change_nothing(height, monkeypatch):
+def test_strips_do_not_change_the_value(height, monkeypatch):
     monkeypatch.setattr(windows, "_STRIP", 8)
     output, gt = torch.rand(2, 2, 3, height, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = similarity(output, gt, lambda x: blurred(x, gaussian()), 1).mean((1, 2, 3))
