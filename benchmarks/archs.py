@@ -1,10 +1,10 @@
-"""How fast the networks are: every published configuration, forward and forward with backward.
+"""Measure the speed of every published network configuration, forward and forward with backward.
 
-Where a network has parts that could be written more plainly (attention, normalisation), the plain form of the paper
-(``literal``) takes turns with ours. Times are processor seconds of one thread on a CPU, seconds of the device on a GPU;
-medians of interleaved rounds. FLOPs are those of convolutions, linear layers and attention products; *of rate* is the
-share of the time that they would take at this machine's own rate for a large convolution and a large matrix product.
-*step* is forward with backward, which counts as two forwards; its peak memory is measured in a process of its own::
+Networks with optimised parts (attention, normalisation) are compared with a direct implementation of the paper
+(``literal``), in interleaved rounds. Times are medians: CPU seconds of one thread, or device seconds on a GPU. FLOPs
+are those of convolutions, linear layers and attention products. *of rate* is the time that they would take at the rates
+of a large convolution and a large matrix product on this machine, divided by the measured time. *step* is forward with
+backward, counted as three forward passes; its peak memory is measured in a separate process::
 
     python benchmarks/archs.py --only 'swinir_light_x4' --batch-size 4 --json archs.json
 """
@@ -38,14 +38,14 @@ TARGETS = {"swinir_light_x4": (1.3, 1.1)}
 
 
 def build(config: str, device: torch.device) -> Network:
-    """Build a configuration with random weights, in the memory layout that convolutions like."""
+    """Build a configuration with random weights, in channels-last layout."""
     torch.manual_seed(0)
     net: Network = ARCHS.build(networks.load(config).section)
     return net.to(device=device, memory_format=torch.channels_last).eval()
 
 
 def images(config: str, batch_size: int, device: torch.device) -> Tensor:
-    """Return random images that are as large as the network's training crops, or smaller where those take long."""
+    """Return random images of about the size of the network's training crops, smaller if those are slow."""
     golden = networks.load(config)
     side = golden.kwargs["img_size"] if golden.family == "idt" else SIDES[golden.family]
     side -= side % golden.kwargs.get("window_size", 1)
@@ -66,7 +66,7 @@ def step(net: nn.Module, batch: Tensor) -> None:
 
 
 def flops(config: str, batch_size: int) -> dict[str, int]:
-    """Return the floating-point operations of a forward pass by kind; a multiply-add is two."""
+    """Return the floating-point operations of a forward pass by kind; a multiply-add counts as two."""
     meta = torch.device("meta")
     with FlopCounterMode(display=False) as counter:
         forward(build(config, meta), images(config, batch_size, meta))
@@ -76,10 +76,10 @@ def flops(config: str, batch_size: int) -> dict[str, int]:
     return counts
 
 
-def measured(
+def measure(
     config: str, batch_size: int, rounds: int, device: torch.device, memory: bool, rates: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return the numbers of one configuration."""
+    """Return the measurements of one configuration."""
     net, batch = build(config, device), images(config, batch_size, device)
     forms = {"mcir": net}
     literal = LITERAL.get(type(net).__name__)
@@ -107,7 +107,7 @@ def measured(
 
 
 def print_memory(config: str, form: str, batch_size: int, device: torch.device) -> None:
-    """Make two steps and print the rise of the peak memory over that of the built network, in MiB."""
+    """Run two steps and print by how much the peak memory exceeds that of the built network, in MiB."""
     net: nn.Module = build(config, device)
     if form == "literal":
         net = LITERAL[type(net).__name__](net)
@@ -119,7 +119,7 @@ def print_memory(config: str, form: str, batch_size: int, device: torch.device) 
 
 
 def row(result: dict[str, Any]) -> list[str]:
-    """Return the cells of one configuration."""
+    """Return the table row of one configuration."""
     cells = [result["config"], "×".join(map(str, result["images"]))]
     count = result["images"][0]
     cells.append(f"{sum(result['forward']['flops'].values()) / 2e9 / count:.2f}")
@@ -136,12 +136,12 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print a table and write the numbers."""
+    """Measure, print a table, and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="a glob over the names of configurations, like 'nafnet_*'")
-    parser.add_argument("--batch-size", type=int, default=1, help="images at a time (default: 1)")
+    parser.add_argument("--only", default="*", help="glob pattern of configuration names, like 'nafnet_*'")
+    parser.add_argument("--batch-size", type=int, default=1, help="images per batch (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
@@ -154,14 +154,14 @@ def main() -> None:
     table = Table(title=f"Networks on {device}")
     table.add_column("configuration", no_wrap=True)
     table.add_column("images", no_wrap=True)
-    speed = ("images/s", "GFLOP/s", "of rate", "literal / it")
+    speed = ("images/s", "GFLOP/s", "of rate", "literal / mcir")
     headings = ["GMACs", *(f"forward {each}" for each in speed), *(f"step {each}" for each in speed)]
-    for heading in (*headings, "step MiB", "of literal"):
+    for heading in (*headings, "step MiB", "/ literal"):
         table.add_column(heading, justify="right")
     console = Console(width=170)
     results = []
     for config in filter(lambda name: fnmatchcase(name, arguments.only), networks.configs()):
-        result = measured(config, arguments.batch_size, arguments.rounds, device, not arguments.no_memory, rates)
+        result = measure(config, arguments.batch_size, arguments.rounds, device, not arguments.no_memory, rates)
         results.append(result)
         table.add_row(*row(result))
         print(*row(result), file=sys.stderr, flush=True)

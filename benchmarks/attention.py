@@ -1,8 +1,8 @@
-"""Why ``mcir.archs.attention`` is as it is: a layer of window attention computed in several ways.
+"""Compare implementations of window attention with ``mcir.archs.attention``.
 
-A layer of SwinIR-light and one of the 11.9 M networks, with shifted windows, for a batch of 4 × 64 × 64: the literal
-form, bias and mask folded into ``baddbmm`` or given to ``scaled_dot_product_attention``, and mcir's. Processor time of
-one thread, the fastest of interleaved rounds::
+A layer of SwinIR-light and one of the network with 11.9 M parameters, with shifted windows, for a batch of 4 × 64 × 64:
+the direct implementation of the paper (``literal``), bias and mask as an operand of ``baddbmm`` or of
+``scaled_dot_product_attention``, and mcir's. CPU time of one thread, minimum of interleaved rounds::
 
     python benchmarks/attention.py --rounds 10
 """
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.literal import LiteralWindowAttention
-from mcir.archs.attention import relative_position_index, shifted_window_mask, window_kinds
+from mcir.archs.attention import relative_position_index, shifted_window_mask, window_mask_index
 from mcir.archs.swinir import WindowAttention
 
 BATCH, SIDE, WINDOW, HEADS = 4, 64, 8, 6
@@ -36,57 +36,57 @@ CHANNELS = {"light": 60, "classical": 180}
 Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
-class FoldedAttention(nn.Module):
-    """Window attention with bias and mask in one operand of one of torch's operations."""
+class CombinedBiasAttention(nn.Module):
+    """Window attention with bias and mask combined into one operand of a PyTorch function."""
 
     def __init__(self, attention: WindowAttention, core: Core) -> None:
         super().__init__()
-        self.own = copy.deepcopy(attention)
+        self.attention = copy.deepcopy(attention)
         self.core = core
 
-    def forward(self, windows: Tensor, masks: Tensor, kinds: Tensor) -> Tensor:
+    def forward(self, windows: Tensor, masks: Tensor, mask_index: Tensor) -> Tensor:
         """Map windows (B·nW, N, C) to the same shape."""
         count, tokens, channels = windows.shape
-        heads = self.own.qkv(windows).view(count, tokens, 3, HEADS, channels // HEADS).permute(2, 0, 3, 1, 4)
+        heads = self.attention.qkv(windows).view(count, tokens, 3, HEADS, channels // HEADS).permute(2, 0, 3, 1, 4)
         query, key, value = heads.reshape(3, count * HEADS, tokens, -1)
-        bias = self.own.relative_position_bias_table[relative_position_index(WINDOW)].permute(2, 0, 1)
-        folded = (bias + masks[:, None])[kinds].expand(BATCH, -1, -1, -1, -1).reshape(-1, tokens, tokens)
-        attended = self.core(query, key, value, folded, self.own.scale).view(count, HEADS, tokens, -1)
-        mixed: Tensor = self.own.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
-        return mixed
+        bias = self.attention.relative_position_bias_table[relative_position_index(WINDOW)].permute(2, 0, 1)
+        combined = (bias + masks[:, None])[mask_index].expand(BATCH, -1, -1, -1, -1).reshape(-1, tokens, tokens)
+        attended = self.core(query, key, value, combined, self.attention.scale).view(count, HEADS, tokens, -1)
+        projected: Tensor = self.attention.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
+        return projected
 
 
 def by_baddbmm(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attend with the bias as what the products are added to."""
+    """Attend with the bias as the first operand of ``baddbmm``."""
     return torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1) @ value
 
 
 def by_sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attend by the fused operation."""
+    """Attend with the fused function."""
     query, key, value, bias = (each.unflatten(0, (-1, HEADS)) for each in (query, key, value, bias))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale).flatten(0, 1)
 
 
 def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """Return, by form, milliseconds without and with gradients, and how far the result is from the literal one."""
+    """Return milliseconds without and with gradients, and the largest difference to the literal result, by name."""
     torch.manual_seed(0)
     attention = WindowAttention(channels, WINDOW, HEADS)
     forms = {
         "literal": LiteralWindowAttention(copy.deepcopy(attention)),
-        "baddbmm": FoldedAttention(attention, by_baddbmm),
-        "SDPA": FoldedAttention(attention, by_sdpa),
+        "baddbmm": CombinedBiasAttention(attention, by_baddbmm),
+        "SDPA": CombinedBiasAttention(attention, by_sdpa),
         "mcir": attention,
     }
     windows = torch.randn(BATCH * (SIDE // WINDOW) ** 2, WINDOW**2, channels, requires_grad=True)
     masks = shifted_window_mask(2 * WINDOW, 2 * WINDOW, WINDOW, WINDOW // 2, windows.device)
-    hidden = (masks, window_kinds(SIDE, SIDE, WINDOW, windows.device))
+    shift = (masks, window_mask_index(SIDE, SIDE, WINDOW, windows.device))
 
     def without(form: nn.Module) -> None:
         with torch.no_grad():
-            form(windows, *hidden)
+            form(windows, *shift)
 
     def with_gradients(form: nn.Module) -> None:
-        form(windows, *hidden).sum().backward()
+        form(windows, *shift).sum().backward()
 
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in forms}
     for _ in range(rounds):
@@ -96,7 +96,7 @@ def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]
                 way(form)
                 taken.append(1000 * (time.process_time() - began))
     with torch.no_grad():
-        results = {name: form(windows, *hidden) for name, form in forms.items()}
+        results = {name: form(windows, *shift) for name, form in forms.items()}
     return {
         name: (min(one), min(other), float((results[name] - results["literal"]).abs().max()))
         for name, (one, other) in times.items()
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (default: 10)")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    table = Table(title="A layer of window attention, milliseconds of one processor")
-    for heading in ("network", "form", "forward", "literal / form", "with backward", "literal / form", "differs by"):
+    table = Table(title="A layer of window attention, milliseconds of one CPU core")
+    for heading in ("network", "form", "forward", "literal / form", "with backward", "literal / form", "difference"):
         table.add_column(heading, justify="left" if heading in ("network", "form") else "right")
     for network, channels in CHANNELS.items():
         measured = measure(channels, rounds)

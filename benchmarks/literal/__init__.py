@@ -1,6 +1,6 @@
-"""Networks written out as their papers print them, to measure against and to test with: same weights, same results.
+"""Direct implementations of the papers' equations, for benchmarks and tests: same weights, same outputs.
 
-EDSR and UNet are not here: they are convolutions, and written as their papers print them already.
+EDSR and UNet consist of convolutions only, and are implemented like this in ``mcir.archs`` already.
 """
 
 from benchmarks.literal.dehazeformer import literal_dehazeformer
@@ -17,7 +17,7 @@ LITERAL = {
     "NAFNetLocal": literal_nafnet,
     "SwinIR": literal_swinir,
 }
-"""By architecture: what makes the literal form of a network, which keeps its weights."""
+"""Functions that return the direct implementation of a network with its weights, by architecture."""
 
 __all__ = [
     "LITERAL",

@@ -1,7 +1,7 @@
-"""DehazeFormer in the plain words of its paper, to measure mcir's against.
+"""Direct implementation of DehazeFormer.
 
-Queries, keys and values are joined, mirrored and cut into windows; softmax(QKᵀ/√d + bias)·V is computed one operation
-after the other; normalisation and its undoing are written out, and images keep the layout that they come in.
+Queries, keys and values are concatenated, padded by reflection and split into windows; softmax(QKᵀ/√d + bias)·V is
+computed one operation after the other. Images keep their layout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Network(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Dehaze (B, C, H, W) in [0, 1]; the sides are multiples of 4 that the network takes without padding."""
+        """Dehaze (B, C, H, W) in [0, 1] of a size that needs no padding."""
         net, image = self.net, images * 2 - 1
         first = self.stages[0](net.patch_embed(image))
         second = self.stages[1](net.patch_merge1(first))
@@ -58,35 +58,35 @@ class _Block(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         norm, shortcut = self.block.norm1, x
         if norm is None:
-            x = shortcut + _mixed(self.block.attn, x)
+            x = shortcut + _attention(self.block.attn, x)
         else:
             mean = x.mean((1, 2, 3), keepdim=True)
             std = ((x - mean).pow(2).mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
             normalised = (x - mean) / std * norm.weight + norm.bias
-            x = shortcut + (_mixed(self.block.attn, normalised) * norm.meta1(std) + norm.meta2(mean))
+            x = shortcut + (_attention(self.block.attn, normalised) * norm.meta1(std) + norm.meta2(mean))
         return x + self.block.mlp(x)
 
 
-def _mixed(attn: Attention, x: Tensor) -> Tensor:
+def _attention(attn: Attention, x: Tensor) -> Tensor:
     if not attn.has_values:
-        mixed: Tensor = attn.conv(x)
-        return mixed
+        features: Tensor = attn.conv(x)
+        return features
     value = attn.V(x)
-    mixed = attn.conv(value)
+    features = attn.conv(value)
     if attn.use_attn:
-        mixed = mixed + _attended(attn, torch.cat((attn.QK(x), value), 1))
-    projected: Tensor = attn.proj(mixed)
+        features = features + _window_attention(attn, torch.cat((attn.QK(x), value), 1))
+    projected: Tensor = attn.proj(features)
     return projected
 
 
-def _attended(attn: Attention, joined: Tensor) -> Tensor:
+def _window_attention(attn: Attention, qkv: Tensor) -> Tensor:
     window, shift, heads = attn.window, attn.shift, attn.heads
-    height, width = joined.shape[2:]
-    joined = F.pad(joined, (shift, -(width + shift) % window, shift, -(height + shift) % window), mode="reflect")
-    joined = joined.permute(0, 2, 3, 1)
-    batch, rows, columns, channels = joined.shape
+    height, width = qkv.shape[2:]
+    qkv = F.pad(qkv, (shift, -(width + shift) % window, shift, -(height + shift) % window), mode="reflect")
+    qkv = qkv.permute(0, 2, 3, 1)
+    batch, rows, columns, channels = qkv.shape
     grid = (batch, rows // window, window, columns // window, window)
-    windows = joined.view(*grid, channels).permute(0, 1, 3, 2, 4, 5).reshape(-1, window**2, channels)
+    windows = qkv.view(*grid, channels).permute(0, 1, 3, 2, 4, 5).reshape(-1, window**2, channels)
     parts = windows.view(len(windows), window**2, 3, heads, channels // (3 * heads)).permute(2, 0, 3, 1, 4)
     query, key, value = parts.unbind(0)
     bias = attn.attn.meta(attn.attn.relative_positions).permute(2, 0, 1)

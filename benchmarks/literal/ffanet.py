@@ -1,4 +1,4 @@
-"""FFA-Net computed in the plain way of the paper, to measure mcir's against."""
+"""Direct implementation of FFA-Net."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcir.archs.ffanet import FEATURES, Block, ChannelAttention, FFANet, Group, 
 
 
 def literal_ffanet(net: FFANet) -> nn.Module:
-    """Return a copy of the network that computes each equation as it stands, in the layout that it is given."""
+    """Return a copy of the network that computes each equation directly, in the layout of its input."""
     return _Literal(copy.deepcopy(net))
 
 

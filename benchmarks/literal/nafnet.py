@@ -1,4 +1,4 @@
-"""NAFNet and NAFNetLocal computed in the plain way of the papers, to measure mcir's against."""
+"""Direct implementation of NAFNet and NAFNetLocal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcir.archs.nafnet import LayerNorm2d, Mean2d, NAFBlock, NAFNet
 
 
 def literal_nafnet(net: NAFNet) -> nn.Module:
-    """Return a copy of the network that computes each equation as it stands, in the layout that it is given."""
+    """Return a copy of the network that computes each equation directly, in the layout of its input."""
     return _Literal(copy.deepcopy(net))
 
 
@@ -52,8 +52,8 @@ def _block(block: NAFBlock, x: Tensor) -> Tensor:
 
 
 def _gate(x: Tensor) -> Tensor:
-    one, other = x.chunk(2, dim=1)
-    return one * other
+    first, second = x.chunk(2, dim=1)
+    return first * second
 
 
 def _norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Return the mean of the map, or of the window around each pixel from a table of sums over rectangles."""
+    """Return the mean of the feature map, or of the window around each pixel from sums over rectangles."""
     height, width = x.shape[2:]
     if window is None or (window[0] >= height and window[1] >= width):
         return F.adaptive_avg_pool2d(x, 1)

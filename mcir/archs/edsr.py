@@ -1,7 +1,7 @@
 """EDSR, the enhanced deep super-resolution network (Lim et al., CVPR workshops 2017, arXiv:1707.02921).
 
-Residual blocks without normalisation at low resolution, one long skip over all of them, and sub-pixel convolutions at
-the end. Keys and shapes of the state dict are those of the weights that BasicSR publishes.
+Residual blocks without normalisation at low resolution, a skip connection around all of them, and sub-pixel
+convolutions for upsampling. The state dict has the keys and shapes of the weights that BasicSR publishes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Network, Shapes, check_above_zero, check_at_least
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS
+from mcir.registry import ARCHS, ArgumentError
 
 
 class ResidualBlock(nn.Module):
-    """conv, ReLU, conv and a shortcut around the three: ``x + res_scale * conv2(relu(conv1(x)))``.
+    """Residual block, ``x + res_scale * conv2(relu(conv1(x)))``.
 
     Args:
-        num_feat: channels in and out.
+        num_feat: number of features.
         res_scale: factor of the residual; the large networks use 0.1.
     """
 
@@ -50,15 +50,15 @@ class EDSR(Network):
     Args:
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.
-        num_feat: channels within.
-        num_block: residual blocks.
-        upscale: 3 or a power of two; 1 keeps the size.
+        num_feat: number of features.
+        num_block: number of residual blocks.
+        upscale: upsampling factor, 3 or a power of two; 1 keeps the size.
         res_scale: factor of each block's residual.
-        img_range: the network works on ``(x - rgb_mean) * img_range``.
-        rgb_mean: mean of the training images in [0, 1], one number a channel, or a single one for all.
+        img_range: factor of the normalised images; the layers process ``(x - rgb_mean) * img_range``.
+        rgb_mean: mean of the training images in [0, 1], one number per channel or a single one for all channels.
 
     Raises:
-        ValueError: a scale that cannot be built, an ``rgb_mean`` that does not fit the channels, or a size below 1.
+        ArgumentError: ``upscale`` is not supported, ``rgb_mean`` does not match the channels, or a number is too small.
     """
 
     mean: Tensor
@@ -75,15 +75,16 @@ class EDSR(Network):
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         if len(rgb_mean) != 1 and not len(rgb_mean) == num_in_ch == num_out_ch:
-            raise ValueError(
-                f"EDSR: rgb_mean has {len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels; "
-                "give one number a channel, or a list of a single number for all, like [0.5]."
+            raise ArgumentError(
+                "rgb_mean",
+                f"rgb_mean: expected one number per channel or a single one for all channels, like [0.5], got "
+                f"{len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels.",
             )
-        if min(num_in_ch, num_out_ch, num_feat) < 1 or num_block < 0 or img_range <= 0:
-            raise ValueError(
-                "EDSR: channels and features start at 1, blocks at 0 and img_range is above 0, not "
-                f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {num_block=}, {img_range=}."
-            )
+        if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
+            raise ArgumentError("upscale", f"upscale: expected 3 or a power of two (1, 2, 4, 8, …), got {upscale}.")
+        check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
+        check_at_least(0, num_block=num_block)
+        check_above_zero(img_range=img_range)
         guessed = ("res_scale", "rgb_mean")
         super().__init__(NetworkSpec(in_channels=num_in_ch, scale=upscale, last_layer="conv_last", guessed=guessed))
         self.img_range = img_range
@@ -104,7 +105,7 @@ class EDSR(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells; the factor of the residuals goes with the published sizes."""
+        """Return the arguments that follow from a state dict; ``res_scale`` is that of the published sizes."""
         if not {"conv_first.weight", "conv_after_body.weight", "body.0.conv1.weight"} <= shapes.keys():
             return None
         num_feat, num_in_ch = shapes["conv_first.weight"][:2]
@@ -122,9 +123,7 @@ class EDSR(Network):
 
 
 def _upsampling(num_feat: int, scale: int) -> list[nn.Module]:
-    """Return the sub-pixel convolutions that enlarge by ``scale``: one step of 3, or as many of 2 as it takes."""
-    if scale != 3 and (scale < 1 or scale & (scale - 1)):
-        raise ValueError(f"EDSR: upscale is 3 or a power of two (1, 2, 4, 8, …), not {scale}.")
+    """Return the sub-pixel convolutions that upsample by ``scale``: one step of 3, or several of 2."""
     steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
     layers: list[nn.Module] = []
     for step in steps:

@@ -1,7 +1,7 @@
 """FFA-Net, the feature fusion attention network for dehazing (Qin et al., AAAI 2020, arXiv:1911.07559).
 
-Groups of residual blocks with channel and pixel attention; the groups' outputs are weighted channel by channel, added
-and attended to once more. Keys and shapes of the state dict are those of the published weights.
+Groups of residual blocks with channel and pixel attention. The outputs of the groups are weighted by channel attention,
+summed, and weighted by pixel attention. The state dict has the keys and shapes of the published weights.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Network, Shapes, check_at_least
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 FEATURES = 64
-"""Channels within."""
+"""Number of features."""
 
 
 class ChannelAttention(nn.Module):
-    """A factor in (0, 1) for each channel of an image, from the means of all channels."""
+    """Channel attention: a factor in (0, 1) per channel, computed from the means of all channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the factors (B, C, 1, 1)."""
+        """Return the factors (B, C, 1, 1) of (B, C, H, W)."""
         factors: Tensor = self.ca(x.mean((2, 3), keepdim=True))
         return factors
 
 
 class PixelAttention(nn.Module):
-    """A factor in (0, 1) for each pixel, from all its channels."""
+    """Pixel attention: a factor in (0, 1) per pixel, computed from its channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class PixelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the factors (B, 1, H, W)."""
+        """Return the factors (B, 1, H, W) of (B, C, H, W)."""
         factors: Tensor = self.pa(x)
         return factors
 
 
 class Block(nn.Module):
-    """``x + PA(CA(conv2(x + relu(conv1(x)))))`` with 3×3 convolutions."""
+    """Residual block, ``x + PA(CA(conv2(x + relu(conv1(x)))))`` with 3×3 convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Blocks and a convolution, with a shortcut around them all.
+    """Residual group: blocks and a convolution, with a skip connection around them.
 
     Args:
-        blocks: how many.
+        blocks: number of blocks.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -93,21 +93,21 @@ class Group(nn.Module):
 
 @ARCHS.register(aliases=["FFA"])
 class FFANet(Network):
-    """FFA-Net: (B, 3, H, W) in [0, 1], RGB, to the same shape, not clamped.
+    """FFA-Net: RGB images (B, 3, H, W) in [0, 1] to the same shape, not clamped.
 
-    The published network has 3 groups of 19 blocks. It was trained on normalised images and unchanged targets, and it
-    adds what it makes to its normalised input; ``forward`` normalises, ``restore`` is the published network.
+    The published network has 3 groups of 19 blocks. It was trained on normalised inputs and unnormalised targets, and
+    its global residual is added to the normalised input. ``forward`` normalises; ``restore`` is the published network.
 
     Args:
-        gps: groups.
-        blocks: blocks in each group.
+        gps: number of groups.
+        blocks: number of blocks per group.
 
     Attributes:
-        input_mean: what is subtracted from the input, a number a channel …
-        input_std: … and what the rest is divided by.
+        input_mean: mean that is subtracted from the input, per channel.
+        input_std: standard deviation that the input is divided by, per channel.
 
     Raises:
-        ValueError: fewer than one group or block.
+        ArgumentError: fewer than one group or block.
     """
 
     input_mean: ClassVar[tuple[float, float, float]] = (0.64, 0.6, 0.58)
@@ -117,15 +117,14 @@ class FFANet(Network):
     std: Tensor
 
     def __init__(self, gps: int = 3, blocks: int = 19) -> None:
-        if min(gps, blocks) < 1:
-            raise ValueError(f"FFANet: groups and blocks start at 1, not {gps=}, {blocks=}.")
+        check_at_least(1, gps=gps, blocks=blocks)
         super().__init__(NetworkSpec(global_context=True, last_layer="post.1"))
         self.register_buffer("mean", torch.tensor(self.input_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.input_std).view(1, 3, 1, 1), persistent=False)
         for group in range(gps):
             self.add_module(f"g{group + 1}", Group(blocks))
         self.ca = nn.Sequential(
-            nn.Identity(),  # the published keys count the mean, which is taken of each group by itself
+            nn.Identity(),  # in place of the pooling, so that the keys have the published numbers
             nn.Conv2d(gps * FEATURES, FEATURES // 16, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(FEATURES // 16, gps * FEATURES, 1),
@@ -140,12 +139,12 @@ class FFANet(Network):
         self.gps = gps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Dehaze images (B, 3, H, W) in [0, 1], of any size, to the same shape, not clamped."""
+        """Dehaze images (B, 3, H, W) in [0, 1] of any size to the same shape, not clamped."""
         return super().forward((self.checked(x) - self.mean) / self.std)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Dehaze normalised images of any size; the result is in the range of images."""
-        features = self.pre(_laid_out(x))
+        """Dehaze normalised images of any size; the result is in [0, 1], approximately."""
+        features = self.pre(_channels_last(x))
         groups = []
         for group in range(self.gps):
             features = self.get_submodule(f"g{group + 1}")(features)
@@ -158,7 +157,7 @@ class FFANet(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells: both."""
+        """Return both arguments."""
         blocks = {match.groups() for key in shapes if (match := re.match(r"g(\d+)\.gp\.(\d+)\.palayer\.", key))}
         if not blocks or not {"pre.0.weight", "post.1.weight", "ca.1.weight"} <= shapes.keys():
             return None
@@ -166,8 +165,8 @@ class FFANet(Network):
         return {"gps": gps, "blocks": len(blocks) // gps}
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    """Return the images channels last where that is faster by measurement: on a processor, without gradients."""
+def _channels_last(x: Tensor) -> Tensor:
+    """Return the images in channels-last layout if that was measured to be faster: on a CPU, without gradients."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)
     return x

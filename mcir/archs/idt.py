@@ -1,17 +1,16 @@
 """IDT, the image deraining transformer (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2022).
 
-A U-shaped network of window attention without shifts. What windows cannot tell each other is left to one spatial
-transformer a level: there a whole window of one channel is a token, and attention runs over the windows of the image.
-Keys, shapes and outputs are those of the authors' weights, including two habits of their code: the spatial
-transformer's results come back window after window, not at the pixels they were taken from, and "dowsample" is how it
-is spelt.
+A U-Net of window attention without shifts. Windows exchange information in one spatial transformer per level: there, a
+whole window of one channel is a token, and attention runs over the windows of the image. The state dict has the keys
+and shapes of the authors' weights, and the outputs are theirs. This includes two quirks: the spatial transformer writes
+its results back window after window, not to the pixels that they come from, and "dowsample" is the official spelling.
 
-The number of windows is part of the weights, so the network itself takes squares of ``img_size`` only. Larger images
-are restored in overlapping tiles that are averaged with the weight 1 / distance to the tile's centre, as the authors
-test.
+The number of windows determines the shapes of weights, so the network itself takes only squares of ``img_size``. Larger
+images are restored in overlapping tiles, averaged with the weight 1 / distance to the tile's centre, as in the authors'
+test code.
 
-Shapes: B images, H × W pixels, C channels, nW windows an image, N = win_size² pixels a window. Within, pictures are
-(B, H, W, C), which convolutions see as channels_last.
+Shapes: B images, H × W pixels, C channels, nW windows per image, N = win_size² pixels per window. Features are
+(B, H, W, C), which is channels-last for convolutions.
 """
 
 from __future__ import annotations
@@ -27,47 +26,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
-from mcir.archs.network import Blocks, Network, Shapes, is_exporting, stochastic_depth
+from mcir.archs.network import (
+    Blocks,
+    Network,
+    Shapes,
+    check_above_zero,
+    check_at_least,
+    check_probability,
+    is_exporting,
+    stochastic_depth,
+)
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS
+from mcir.registry import ARCHS, ArgumentError
 
 LEVELS = 4
-"""Times that the encoder halves the picture."""
+"""Number of times that the encoder halves the resolution."""
 
 WINDOW_BOUND = 8
-"""Relative positions of pixels are told apart below this many rows and columns."""
+"""Largest distance of pixels, plus one, that has its own bias in window attention."""
 
 GRID_BOUNDS = (16, 8, 4, 2)
-"""The same for windows in the spatial transformers, by level."""
+"""The same for distances of windows in the spatial transformers, by level."""
 
 TILES_AT_ONCE = 8
-"""Tiles of a large picture that are restored together: as much memory as a training batch of as many images."""
+"""Tiles of a large image that are restored as one batch."""
 
 
 class RelativeAttention(nn.Module):
-    """Attention of the tokens of a square grid, with learned relative positions and a position-extracting branch.
+    """Attention over the tokens of a square grid, with a learned position bias and a position-extracting branch.
 
     ``proj(softmax(q kᵀ / √d + bias) v + position(r))``: r is a second value, and ``position`` a depthwise and a
-    pointwise convolution (one group a head) over the grid.
+    pointwise convolution (one group per head) over the grid.
 
     Args:
         dim: channels of a token.
         side: tokens along a side of the grid.
-        num_heads: heads of the attention; they divide ``dim``.
-        bound: relative positions this far or farther apart share the bias of those one nearer.
-        qkv_bias: whether queries, keys and values have biases.
+        num_heads: number of attention heads, a divisor of ``dim``.
+        bound: distance from which on tokens share the bias of the distance ``bound − 1``.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        qk_scale: factor of the products of queries and keys; None or 0 for 1 / √d.
     """
 
-    rows: Tensor
+    index: Tensor
 
-    def __init__(self, dim: int, side: int, num_heads: int, bound: int, qkv_bias: bool) -> None:
+    def __init__(
+        self, dim: int, side: int, num_heads: int, bound: int, qkv_bias: bool, qk_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.side = side
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * bound - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("rows", _table_rows(side, bound), persistent=False)
+        self.register_buffer("index", _bias_index(side, bound), persistent=False)
         kernel = 2 * min(side - 1, 2) + 1
         self.Position_Extract = nn.Sequential(
             nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim), nn.Conv2d(dim, dim, 1, groups=num_heads)
@@ -81,22 +92,22 @@ class RelativeAttention(nn.Module):
         """Map grids (G, side², C) to the same shape."""
         heads = (*x.shape[:2], self.num_heads, -1)
         query = self.qkv["to_q"](x)
-        key, value, placed = self.qkv["to_kv"](x).chunk(3, dim=-1)
-        bias = self.relative_position_bias_table[self.rows].view(x.shape[1], x.shape[1], -1).permute(2, 0, 1)
+        key, value, position = self.qkv["to_kv"](x).chunk(3, dim=-1)
+        bias = self.relative_position_bias_table[self.index].view(x.shape[1], x.shape[1], -1).permute(2, 0, 1)
         query, key, value = (each.view(heads).transpose(1, 2) for each in (query, key, value))
         attended = attend(query, key, value, bias.contiguous(), scale=self.scale)
-        placed = placed.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        position: Tensor = self.Position_Extract(placed).permute(0, 2, 3, 1)
-        mixed: Tensor = self.proj((position.reshape(heads) + attended.transpose(1, 2)).flatten(2))
-        return mixed
+        position = position.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        position = self.Position_Extract(position).permute(0, 2, 3, 1)
+        projected: Tensor = self.proj((position.reshape(heads) + attended.transpose(1, 2)).flatten(2))
+        return projected
 
 
 class LeFF(nn.Module):
     """Locally enhanced feed-forward network: Linear, GELU, ``h + gelu(depthwise 3×3(h))``, Linear.
 
     Args:
-        dim: channels in and out.
-        hidden: channels within.
+        dim: number of features.
+        hidden: number of hidden features.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -109,28 +120,26 @@ class LeFF(nn.Module):
         """Map (B, H, W, C) to the same shape."""
         hidden = F.gelu(self.linear1(x))
         local = self.dwconv(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        mixed: Tensor = self.linear2(F.gelu(local).add_(hidden))
-        return mixed
+        features: Tensor = self.linear2(F.gelu(local).add_(hidden))
+        return features
 
 
 class WindowBlock(nn.Module):
-    """Attention within windows, then LeFF, each behind a LayerNorm and with a shortcut around it.
+    """Window attention, then LeFF, each with layer normalisation before and a residual connection.
 
     Args:
-        dim: channels.
-        window: side of a window in pixels.
-        num_heads: heads of the attention.
-        hidden: channels within LeFF.
-        qkv_bias: whether queries, keys and values have biases.
-        drop_path: probability of leaving a residual out, for each image of a batch on its own.
+        attn: attention over the pixels of a window.
+        dim: number of features.
+        hidden: hidden features of LeFF.
+        drop_path: probability of dropping an image's residual branch in training.
     """
 
-    def __init__(self, dim: int, window: int, num_heads: int, hidden: int, qkv_bias: bool, drop_path: float) -> None:
+    def __init__(self, attn: RelativeAttention, dim: int, hidden: int, drop_path: float) -> None:
         super().__init__()
-        self.window = window
+        self.window = attn.side
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = RelativeAttention(dim, window, num_heads, WINDOW_BOUND, qkv_bias)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = LeFF(dim, hidden)
 
@@ -142,27 +151,22 @@ class WindowBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Attention between the windows of a picture, each channel on its own, then LeFF behind a LayerNorm.
+    """Attention between the windows of an image, in each channel separately, then LeFF.
 
-    A token is a window of one channel. The results are added window after window: the first row of windows' worth of
-    pixels gets the first windows, whatever places they had.
+    A token is a window of one channel. The results are added window after window: those of the first windows go to the
+    first rows of pixels, whatever the position of the windows.
 
     Args:
-        dim: channels.
-        grid: windows along a side of the picture.
-        window: side of a window in pixels.
-        num_heads: heads of the attention; they divide window².
-        hidden: channels within LeFF.
-        bound: relative positions of windows are told apart below it.
-        qkv_bias: whether queries, keys and values have biases.
+        attn: attention over the windows; tokens have window² channels.
+        dim: number of features.
+        window: height and width of a window.
+        hidden: hidden features of LeFF.
     """
 
-    def __init__(
-        self, dim: int, grid: int, window: int, num_heads: int, hidden: int, bound: int, qkv_bias: bool
-    ) -> None:
+    def __init__(self, attn: RelativeAttention, dim: int, window: int, hidden: int) -> None:
         super().__init__()
         self.window = window
-        self.attn = RelativeAttention(window * window, grid, num_heads, bound, qkv_bias)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = LeFF(dim, hidden)
 
@@ -173,16 +177,16 @@ class SpatialTransformer(nn.Module):
         tokens = x.reshape(batch, rows, self.window, columns, self.window, channels).permute(0, 5, 1, 3, 2, 4)
         tokens = self.attn(tokens.reshape(batch * channels, rows * columns, -1))
         x = x + tokens.view(batch, channels, height, width).permute(0, 2, 3, 1)
-        mixed: Tensor = x + self.mlp(self.norm2(x))
-        return mixed
+        features: Tensor = x + self.mlp(self.norm2(x))
+        return features
 
 
 class Convolution(nn.Module):
-    """A convolution of (B, H, W, C), under the name that its kind has in the official keys.
+    """Convolution of features (B, H, W, C), under its official name.
 
     Args:
         name: ``proj``, ``conv`` or ``deconv``.
-        layers: the convolution, and an activation where there is one.
+        layers: the convolution and an optional activation.
     """
 
     def __init__(self, name: str, *layers: nn.Module) -> None:
@@ -192,34 +196,37 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H', W', C')."""
-        mapped: Tensor = self.get_submodule(self.name)(x.permute(0, 3, 1, 2))
-        return mapped.permute(0, 2, 3, 1)
+        features: Tensor = self.get_submodule(self.name)(x.permute(0, 3, 1, 2))
+        return features.permute(0, 2, 3, 1)
 
 
 @ARCHS.register()
 class IDT(Network):
     """IDT: (B, in_chans, H, W) in [0, 1] to the same shape, not clamped.
 
-    An image of ``img_size`` goes straight through, as in training; smaller sides are padded to it, larger images are
-    cut into tiles. The published sizes are the defaults and ``img_size`` 64.
+    Images of ``img_size`` are processed as a whole, as in training. Smaller ones are padded to it, and larger ones are
+    cut into tiles. The published networks have the default sizes and ``img_size`` 128 or 64.
 
     Args:
         in_chans: channels of an image.
-        embed_dim: channels at full size; each level below has twice as many.
-        depths: window blocks of the four encoder levels, the bottleneck and the four decoder levels. (The authors'
-            code takes these numbers for stochastic depth only and always has the blocks of the defaults.)
-        num_heads: heads of the attention of the same nine levels.
-        win_size: side of a window in pixels; the bottleneck's are smaller where its picture is.
-        mlp_ratio: channels within the feed-forward networks for each channel outside; the spatial transformers'
-            networks have ``mlp_ratio · win_size²``.
-        qkv_bias: whether queries, keys and values have biases.
-        img_size: side of the squares that the network takes: ``8 · win_size``, or a multiple of ``16 · win_size``.
-        drop_path_rate: stochastic depth in training: the probability of leaving out a window block's residuals grows
-            from 0 at the first to this at the bottleneck and falls again to 0.
-        overlap: pixels by which neighbouring tiles of a larger image overlap at least.
+        embed_dim: number of features at full resolution; it doubles with each level.
+        depths: number of window blocks of the four encoder levels, the bottleneck and the four decoder levels. (The
+            authors' code uses these numbers for stochastic depth only and always builds the blocks of our defaults.)
+        num_heads: number of attention heads of the same nine levels.
+        win_size: height and width of a window. The bottleneck's windows are smaller if its feature maps are.
+        mlp_ratio: hidden features of the feed-forward networks divided by ``embed_dim``, or by ``win_size²`` in the
+            spatial transformers.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        img_size: height and width of the network's input, ``8 · win_size`` or a multiple of ``16 · win_size``.
+        drop_path_rate: probability of dropping the residual branches of the bottleneck in training. It rises linearly
+            from 0 in the encoder and falls to 0 in the decoder.
+        overlap: smallest overlap of neighbouring tiles of a larger image, in pixels.
+        qk_scale: factor of the products of queries and keys; null for 1 / √d with d channels per head.
+        use_checkpoint: recompute the blocks in the backward pass, to save memory in training.
+        patch_norm: no effect, as in the authors' code.
 
     Raises:
-        ValueError: numbers that do not fit each other; the message says which.
+        ArgumentError: an argument is out of range, or does not match another one.
     """
 
     def __init__(
@@ -234,12 +241,19 @@ class IDT(Network):
         img_size: int = 128,
         drop_path_rate: float = 0.1,
         overlap: int = 20,
+        qk_scale: float | None = None,
+        use_checkpoint: bool = False,
+        patch_norm: bool = True,
     ) -> None:
-        _check(in_chans, embed_dim, depths, num_heads, win_size, mlp_ratio, img_size, drop_path_rate, overlap)
+        check_at_least(1, in_chans=in_chans, embed_dim=embed_dim, win_size=win_size, img_size=img_size)
+        check_at_least(1, depths=depths, num_heads=num_heads)
+        check_above_zero(mlp_ratio=mlp_ratio)
+        check_probability(drop_path_rate=drop_path_rate)
+        _check_sizes(embed_dim, depths, num_heads, win_size, img_size, overlap)
         spec = NetworkSpec(
             in_channels=in_chans,
             min_size=img_size,
-            shift_period=img_size - overlap,  # the distance between tiles
+            shift_period=img_size - overlap,  # distance between tiles
             tile_remainder=overlap,
             tiles_internally=True,
             last_layer="output_proj.proj.0",
@@ -249,17 +263,20 @@ class IDT(Network):
         self.overlap = overlap
         rates = _drop_rates(depths, drop_path_rate)
 
-        def layer(place: int, dim: int) -> Blocks:
-            level = min(place, 2 * LEVELS - place)
-            heads, side = num_heads[place], img_size >> level
+        def attention(channels: int, side: int, heads: int, bound: int) -> RelativeAttention:
+            return RelativeAttention(channels, side, heads, bound, qkv_bias, qk_scale)
+
+        def layer(number: int, dim: int) -> Blocks:
+            level = min(number, 2 * LEVELS - number)
+            heads, side = num_heads[number], img_size >> level
             blocks: list[nn.Module] = [
-                WindowBlock(dim, min(win_size, side), heads, int(dim * mlp_ratio), qkv_bias, rate)
-                for rate in rates[place]
+                WindowBlock(attention(dim, min(win_size, side), heads, WINDOW_BOUND), dim, int(dim * mlp_ratio), rate)
+                for rate in rates[number]
             ]
             if level < LEVELS:
-                grid, hidden = side // win_size, int(win_size**2 * mlp_ratio)
-                blocks.append(SpatialTransformer(dim, grid, win_size, heads, hidden, GRID_BOUNDS[level], qkv_bias))
-            return Blocks(blocks)
+                attn = attention(win_size**2, side // win_size, heads, GRID_BOUNDS[level])
+                blocks.append(SpatialTransformer(attn, dim, win_size, int(win_size**2 * mlp_ratio)))
+            return Blocks(blocks, use_checkpoint)
 
         self.input_proj = Convolution("proj", nn.Conv2d(in_chans, embed_dim, 3, padding=1), nn.LeakyReLU(inplace=True))
         self.output_proj = Convolution("proj", nn.Conv2d(2 * embed_dim, in_chans, 3, padding=1))
@@ -270,18 +287,18 @@ class IDT(Network):
         dim = embed_dim << LEVELS
         self.bottle = layer(LEVELS, dim)
         for step in range(LEVELS):
-            skipped = embed_dim << LEVELS - 1 - step
-            self.add_module(f"upsample_{step}", Convolution("deconv", nn.ConvTranspose2d(dim, skipped, 2, stride=2)))
-            dim = 2 * skipped
+            num_skip = embed_dim << LEVELS - 1 - step
+            self.add_module(f"upsample_{step}", Convolution("deconv", nn.ConvTranspose2d(dim, num_skip, 2, stride=2)))
+            dim = 2 * num_skip
             self.add_module(f"decoderlayer_{step}", layer(LEVELS + 1 + step, dim))
-        self.apply(_initialise)
+        self.apply(_init_weights)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Restore images whose sides are at least ``img_size``: whole if they are as large, otherwise in tiles.
+        """Restore images of at least ``img_size`` pixels in height and width.
 
-        Tiles lie ``img_size − overlap`` apart, the last at the edge. A pixel is the mean of the tiles that it lies in,
-        weighted by 1 / distance to their centres. A few tiles are restored at a time, so that memory grows with the
-        image only by what the image itself takes.
+        Tiles start every ``img_size − overlap`` pixels; the last one ends at the border. A pixel is the mean of the
+        tiles that contain it, weighted by 1 / distance to their centres. A few tiles are restored at a time, so that
+        memory grows only by the size of the images themselves.
         """
         if is_exporting():
             return self._restore_at_once(x)
@@ -291,60 +308,59 @@ class IDT(Network):
             return self.restore_tile(x)
         corners = list(product(*(tile_starts(side, size, self.overlap) for side in (height, width))))
         dtype = torch.promote_types(x.dtype, torch.float32)
-        closeness = centre_weights(size, x.device).to(dtype)
+        tile_weights = centre_weights(size, x.device).to(dtype)
         mean = torch.zeros_like(x, dtype=dtype)
         weight = mean.new_zeros(height, width)
-        together = max(TILES_AT_ONCE // len(x), 1)
-        for first in range(0, len(corners), together):
-            places = [
-                (..., slice(top, top + size), slice(left, left + size))
-                for top, left in corners[first : first + together]
+        count = max(TILES_AT_ONCE // len(x), 1)
+        for first in range(0, len(corners), count):
+            areas = [
+                (..., slice(top, top + size), slice(left, left + size)) for top, left in corners[first : first + count]
             ]
-            tiles = self.restore_tile(torch.cat([x[place] for place in places])).to(dtype)
-            for place, tile in zip(places, tiles.view(-1, *x.shape[:2], size, size), strict=True):
-                mean[place].addcmul_(tile, closeness)
-                weight[place].add_(closeness)
+            tiles = self.restore_tile(torch.cat([x[area] for area in areas])).to(dtype)
+            for area, tile in zip(areas, tiles.view(-1, *x.shape[:2], size, size), strict=True):
+                mean[area].addcmul_(tile, tile_weights)
+                weight[area].add_(tile_weights)
         return mean.div_(weight).to(x.dtype)
 
     def _restore_at_once(self, x: Tensor) -> Tensor:
-        """Restore the same with all tiles at a time, which a program that is traced for many sizes can do."""
+        """Return the same with all tiles in one batch, which can be exported for any image size."""
         size, (batch, channels, height, width) = self.img_size, x.shape
-        rows, columns = (_tile_places(side, size, self.overlap, x.device) for side in (height, width))
+        rows, columns = (_tile_positions(side, size, self.overlap, x.device) for side in (height, width))
         tiles = x[:, :, rows[:, None, :, None], columns[None, :, None, :]]
         down, right = rows.shape[0], columns.shape[0]
         tiles = self.restore_tile(tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size))
         tiles = tiles.view(batch, down, right, channels, size, size).permute(0, 3, 1, 4, 2, 5)
-        closeness = centre_weights(size, x.device).to(x.dtype)
-        closeness = closeness[:, None].expand(down, size, right, size)
+        tile_weights = centre_weights(size, x.device).to(x.dtype)
+        tile_weights = tile_weights[:, None].expand(down, size, right, size)
 
-        def laid_out(parts: Tensor) -> Tensor:
-            of_rows = _laid_out(parts, width, self.overlap)
-            return _laid_out(of_rows.permute(*range(of_rows.dim() - 3), -1, -3, -2), height, self.overlap).mT
+        def merge(parts: Tensor) -> Tensor:
+            rows = _sum_tiles(parts, width, self.overlap)
+            return _sum_tiles(rows.permute(*range(rows.dim() - 3), -1, -3, -2), height, self.overlap).mT
 
-        return laid_out(tiles * closeness) / laid_out(closeness)
+        return merge(tiles * tile_weights) / merge(tile_weights)
 
     def restore_tile(self, x: Tensor) -> Tensor:
-        """Restore (B, in_chans, img_size, img_size): the network of the paper."""
-        picture = self.input_proj(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1))
-        skipped = []
+        """Restore (B, in_chans, img_size, img_size) with the network of the paper."""
+        features = self.input_proj(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1))
+        skips = []
         for level in range(LEVELS):
-            picture = self.get_submodule(f"encoderlayer_{level}")(picture)
-            skipped.append(picture)
-            picture = self.get_submodule(f"dowsample_{level}")(picture)
-        picture = self.bottle(picture)
+            features = self.get_submodule(f"encoderlayer_{level}")(features)
+            skips.append(features)
+            features = self.get_submodule(f"dowsample_{level}")(features)
+        features = self.bottle(features)
         for step in range(LEVELS):
-            picture = self.get_submodule(f"upsample_{step}")(picture)
-            picture = torch.cat([picture, skipped.pop()], dim=-1)
-            picture = self.get_submodule(f"decoderlayer_{step}")(picture)
-        restored: Tensor = x + self.output_proj(picture).permute(0, 3, 1, 2)
+            features = self.get_submodule(f"upsample_{step}")(features)
+            features = torch.cat([features, skips.pop()], dim=-1)
+            features = self.get_submodule(f"decoderlayer_{step}")(features)
+        restored: Tensor = x + self.output_proj(features).permute(0, 3, 1, 2)
         return restored
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells.
+        """Return the arguments that follow from a state dict.
 
-        Of the image sizes with more than two windows at the deepest encoder level the smallest is taken: the shapes
-        are the same for all of them.
+        All image sizes with more than two windows at the lowest encoder level have the same shapes. The smallest one is
+        returned.
         """
         if (
             not {"input_proj.proj.0.weight", "dowsample_0.conv.0.weight", "bottle.blocks.0.norm1.weight"}
@@ -373,103 +389,90 @@ class IDT(Network):
 
 
 def tile_starts(side: int, tile: int, overlap: int) -> list[int]:
-    """Return where tiles begin along a side that is at least as long: ``tile − overlap`` apart, the last at the end."""
+    """Return the starts of tiles along a side, ``tile − overlap`` apart; the last tile ends with the side."""
     return [*range(0, side - tile, tile - overlap), side - tile]
 
 
-def _tile_places(side: int, tile: int, overlap: int, device: torch.device) -> Tensor:
-    """Return the places along a side of the pixels of each tile (tiles, tile), int64."""
+def _tile_positions(side: int, tile: int, overlap: int, device: torch.device) -> Tensor:
+    """Return the positions along a side of the pixels of each tile, (tiles, tile), int64."""
     step = tile - overlap
     starts = torch.arange((side - tile + step - 1) // step + 1, device=device) * step
     return starts.clamp(max=side - tile)[:, None] + torch.arange(tile, device=device)
 
 
-def _laid_out(tiles: Tensor, side: int, overlap: int) -> Tensor:
-    """Return the sums (…, side) of tiles (…, tiles, tile) that lie as ``_tile_places`` says.
+def _sum_tiles(tiles: Tensor, side: int, overlap: int) -> Tensor:
+    """Return the sums (…, side) of tiles (…, tiles, tile) at the positions of ``_tile_positions``.
 
-    Each pixel looks up the tiles that it lies in. To add each tile where it lies is no way for a program: where places
-    repeat, ONNX Runtime loses additions when it has several threads.
+    Each pixel gathers the tiles that contain it. Scattering the tiles is not an option for exported programs: with
+    repeated indices, ONNX Runtime loses additions if it has several threads.
     """
     count, tile = tiles.shape[-2:]
-    flat, here = tiles.flatten(-2), torch.arange(side, device=tiles.device)
-    within = here - (side - tile)  # the last one
-    total = torch.where(within >= 0, flat.index_select(-1, (count - 1) * tile + within.clamp(min=0)), 0)
+    flat, position = tiles.flatten(-2), torch.arange(side, device=tiles.device)
+    offset = position - (side - tile)  # in the last tile
+    total = torch.where(offset >= 0, flat.index_select(-1, (count - 1) * tile + offset.clamp(min=0)), 0)
     for back in range(-(-tile // (tile - overlap))):
-        number = here // (tile - overlap) - back
-        within = here - number * (tile - overlap)
-        is_there = (number >= 0) & (number < count - 1) & (within < tile)
-        total = total + torch.where(is_there, flat.index_select(-1, (number * tile + within) * is_there), 0)
+        number = position // (tile - overlap) - back
+        offset = position - number * (tile - overlap)
+        is_inside = (number >= 0) & (number < count - 1) & (offset < tile)
+        total = total + torch.where(is_inside, flat.index_select(-1, (number * tile + offset) * is_inside), 0)
     return total
 
 
 def centre_weights(tile: int, device: torch.device | None = None) -> Tensor:
-    """Return the weight of each pixel of a tile (tile, tile): 1 / √(distance² to the middle + 0.001), float32."""
+    """Return the weight of each pixel of a tile, (tile, tile): 1 / √(distance² to the centre + 0.001), float32."""
     squared = (torch.arange(tile, device=device) - tile // 2).square()
     return (squared[:, None] + squared[None, :] + 1e-3).rsqrt()
 
 
-def _table_rows(side: int, bound: int) -> Tensor:
-    """Return for each pair of tokens of a grid the row of the bias table, flat: query after query."""
-    place = torch.arange(side)
-    offset = (place[:, None] - place[None, :]).clamp(1 - bound, bound - 1) + bound - 1
+def _bias_index(side: int, bound: int) -> Tensor:
+    """Return the row of the bias table for each pair of tokens of a grid, flattened query by query."""
+    position = torch.arange(side)
+    offset = (position[:, None] - position[None, :]).clamp(1 - bound, bound - 1) + bound - 1
     return (offset[:, None, :, None] * (2 * bound - 1) + offset[None, :, None, :]).flatten()
 
 
-def _drop_rates(depths: Sequence[int], most: float) -> list[list[float]]:
-    """Return the probability of each window block of the nine levels."""
+def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
+    """Return the stochastic-depth probability of each window block, by level."""
     down, up = sum(depths[:LEVELS]), sum(depths[LEVELS + 1 :])
-    rates = [most * block / max(down - 1, 1) for block in range(down)]
-    rates += [most] * depths[LEVELS]
-    rates += [most * block / max(up - 1, 1) for block in reversed(range(up))]
-    ends = [sum(depths[:place]) for place in range(len(depths) + 1)]
+    rates = [highest * block / max(down - 1, 1) for block in range(down)]
+    rates += [highest] * depths[LEVELS]
+    rates += [highest * block / max(up - 1, 1) for block in reversed(range(up))]
+    ends = [sum(depths[:number]) for number in range(len(depths) + 1)]
     return [rates[start:end] for start, end in pairwise(ends)]
 
 
-def _initialise(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _check(
-    in_chans: int,
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    win_size: int,
-    mlp_ratio: float,
-    img_size: int,
-    drop_path_rate: float,
-    overlap: int,
+def _check_sizes(
+    embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], win_size: int, img_size: int, overlap: int
 ) -> None:
+    """Check that the numbers match one another."""
     for name, numbers in (("depths", depths), ("num_heads", num_heads)):
-        if len(numbers) != 2 * LEVELS + 1 or min(numbers) < 1:
-            raise ValueError(
-                f"IDT: {name} are nine numbers from 1 on (four encoder levels, bottleneck, four decoder levels), "
-                f"not {list(numbers)}."
+        if len(numbers) != 2 * LEVELS + 1:
+            raise ArgumentError(
+                name,
+                f"{name}: expected nine numbers (four encoder levels, bottleneck, four decoder levels), got "
+                f"{list(numbers)}.",
             )
-    if min(in_chans, embed_dim, win_size) < 1 or mlp_ratio <= 0:
-        raise ValueError(
-            "IDT: in_chans, embed_dim and win_size start at 1 and mlp_ratio is above 0, not "
-            f"{in_chans=}, {embed_dim=}, {win_size=}, {mlp_ratio=}."
-        )
-    for place, heads in enumerate(num_heads):
-        dim = embed_dim << (place if place <= LEVELS else 2 * LEVELS + 1 - place)
-        if dim % heads or (place != LEVELS and win_size**2 % heads):
-            raise ValueError(
-                f"IDT: num_heads[{place}] must divide the level's {dim} channels"
-                + (f" and a window's {win_size**2} pixels" if place != LEVELS else "")
-                + f"; {heads} does not."
+    for number, heads in enumerate(num_heads):
+        dim = embed_dim << (number if number <= LEVELS else 2 * LEVELS + 1 - number)
+        if dim % heads or (number != LEVELS and win_size**2 % heads):
+            pixels = f" and of the {win_size**2} pixels of a window" if number != LEVELS else ""
+            raise ArgumentError(
+                "num_heads",
+                f"num_heads[{number}]: expected a divisor of the level's {dim} features{pixels}, got {heads}.",
             )
-    if img_size < 1 or (img_size % (16 * win_size) and (img_size != 8 * win_size or win_size % 2)):
+    if img_size % (16 * win_size) and (img_size != 8 * win_size or win_size % 2):
         nearest = 16 * win_size * max(round(img_size / (16 * win_size)), 1)
-        raise ValueError(
-            "IDT: img_size is a multiple of 16 · win_size"
-            + (f", or {8 * win_size}" if win_size % 2 == 0 else "")
-            + f", not {img_size}; the nearest multiple is {nearest}."
+        smallest = f" or {8 * win_size}" if win_size % 2 == 0 else ""
+        raise ArgumentError(
+            "img_size",
+            f"img_size: expected a multiple of 16 · win_size{smallest}, like {nearest}, got {img_size}.",
         )
-    if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"IDT: drop_path_rate is a probability below 1, not {drop_path_rate}.")
     if not 0 <= overlap < img_size:
-        raise ValueError(f"IDT: overlap is from 0 to img_size − 1 = {img_size - 1} pixels, not {overlap}.")
+        raise ArgumentError("overlap", f"overlap: expected 0 to img_size − 1 = {img_size - 1} pixels, got {overlap}.")

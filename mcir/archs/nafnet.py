@@ -1,16 +1,16 @@
 """NAFNet, a restoration network without non-linear activation functions, and its test-time local converter.
 
-NAFNet: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022, arXiv:2204.04676. A U of blocks in which a
-product of two halves of the channels stands for every activation, and the image's mean of each channel for attention.
+NAFNet: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022, arXiv:2204.04676. A U-Net whose blocks replace
+activations by the product of two halves of the channels, and use the image's channel means as attention.
 
 NAFNetLocal: Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022,
-arXiv:2112.04491. A network trained on patches meets the statistics of patches; so its means are taken over windows of
-about their size instead of over the whole image.
+arXiv:2112.04491. A network trained on patches has seen the statistics of patches only. Its means are therefore taken
+over windows of about the patch size instead of the whole image.
 
-Keys and shapes of the state dict are those of the published weights, of both.
+Both have the keys and shapes of the published weights.
 
-The maps are held channels last: there the normalisation over channels needs no copy, and takes a third of the time
-that it takes channels first (measured on a processor, forward and backward).
+Features are in channels-last layout: normalisation over channels then needs no copy, and takes a third of the time of
+channels-first (measured on a CPU, forward and backward).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Network, Shapes, check_at_least, check_unsupported
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS
+from mcir.registry import ARCHS, ArgumentError
 
 Window = tuple[int, int]
-"""Height and width of a window, in pixels of the map that it lies on."""
+"""Height and width of a window, in pixels of its feature map."""
 
 
 class LayerNorm2d(nn.Module):
-    """Normalise (B, C, H, W) over the channels of each pixel, with a learned scale and offset a channel.
+    """Normalise (B, C, H, W) over the channels of each pixel, with a learned scale and offset per channel.
 
     Args:
-        channels: C.
-        eps: added to the variance.
+        channels: number of channels.
+        eps: constant that is added to the variance.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -46,16 +46,16 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape; a map that is held channels last is not copied."""
+        """Map (B, C, H, W) to the same shape; features in channels-last layout are not copied."""
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
 
 class Mean2d(nn.Module):
-    """The mean of each channel, over the whole map or over a window around each place.
+    """Mean of each channel, over the whole feature map or over a window around each pixel.
 
     Args:
-        window: height and width of the window, None for the whole map.
+        window: height and width of the window; None for the whole feature map.
     """
 
     def __init__(self, window: Window | None = None) -> None:
@@ -63,9 +63,9 @@ class Mean2d(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H', W'), the means of all windows that lie within the map.
+        """Map (B, C, H, W) to (B, C, H', W'), the means of all windows inside the feature map.
 
-        A side that is not longer than the window's is averaged whole: H' is then 1, else H − window + 1.
+        H' is H − window + 1, or 1 if the window is at least as high as the feature map. The same holds for W'.
         """
         if self.window is None:
             return x.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
@@ -74,13 +74,13 @@ class Mean2d(nn.Module):
 
 
 class NAFBlock(nn.Module):
-    """Two residuals: a gated depthwise convolution with channel attention, then a gated pair of 1×1 convolutions.
+    """Two residual branches: a gated depthwise convolution with channel attention, and gated 1×1 convolutions.
 
     ``y = x + beta · conv3(a · sca(a))`` with ``a = gate(conv2(conv1(norm1(x))))``, then
-    ``y + gamma · conv5(gate(conv4(norm2(y))))``. ``beta`` and ``gamma`` start at zero.
+    ``y + gamma · conv5(gate(conv4(norm2(y))))``. ``beta`` and ``gamma`` are initialised to zero.
 
     Args:
-        channels: channels in and out.
+        channels: number of features.
     """
 
     def __init__(self, channels: int) -> None:
@@ -99,7 +99,7 @@ class NAFBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         gated = gate(self.conv2(self.conv1(self.norm1(x))))
-        gated = gated * spread(self.sca(gated), *gated.shape[2:])
+        gated = gated * expand_means(self.sca(gated), *gated.shape[2:])
         x = _scaled(self.conv3, self.beta, gated).add_(x)
         return _scaled(self.conv5, self.gamma, gate(self.conv4(self.norm2(x)))).add_(x)
 
@@ -108,18 +108,19 @@ class NAFBlock(nn.Module):
 class NAFNet(Network):
     """NAFNet: (B, img_channel, H, W) in [0, 1] to the same shape, not clamped.
 
-    The published networks have ``width`` 32 or 64 and blocks ``(1, 1, 1, 28)``, 1, ``(1, 1, 1, 1)`` for deblurring
-    (GoPro, the defaults here), ``(2, 2, 4, 8)``, 12, ``(2, 2, 2, 2)`` for denoising (SIDD).
+    The published networks have ``width`` 32 or 64. Their numbers of blocks (encoder, middle, decoder) are
+    ``(1, 1, 1, 28)``, 1, ``(1, 1, 1, 1)`` for deblurring (GoPro, the defaults) and ``(2, 2, 4, 8)``, 12,
+    ``(2, 2, 2, 2)`` for denoising (SIDD).
 
     Args:
         img_channel: channels of an image.
-        width: channels within, at full resolution; each level down has twice as many.
-        middle_blk_num: blocks at the bottom.
-        enc_blk_nums: blocks of each level on the way down, full resolution first.
-        dec_blk_nums: blocks of each level on the way up, full resolution last.
+        width: number of features at full resolution; it doubles with each level.
+        middle_blk_num: number of blocks at the lowest resolution.
+        enc_blk_nums: number of blocks of each encoder level, full resolution first.
+        dec_blk_nums: number of blocks of each decoder level, full resolution last.
 
     Raises:
-        ValueError: a number that cannot be built, or not as many levels up as down.
+        ArgumentError: a number is too small, or encoder and decoder have different numbers of levels.
     """
 
     def __init__(
@@ -130,7 +131,14 @@ class NAFNet(Network):
         enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
         dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
-        _check(type(self).__name__, img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
+        if len(enc_blk_nums) != len(dec_blk_nums):
+            raise ArgumentError(
+                "dec_blk_nums",
+                f"dec_blk_nums: expected as many levels as enc_blk_nums has, {len(enc_blk_nums)}, got "
+                f"{len(dec_blk_nums)}.",
+            )
+        check_at_least(1, img_channel=img_channel, width=width)
+        check_at_least(0, middle_blk_num=middle_blk_num, enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
         levels = len(enc_blk_nums)
         spec = NetworkSpec(
             in_channels=img_channel,
@@ -152,7 +160,7 @@ class NAFNet(Network):
         )
 
     def restore(self, x: Tensor) -> Tensor:
-        """Restore images whose sides are multiples of 2 to the number of levels."""
+        """Restore images whose height and width are multiples of 2 to the power of the number of levels."""
         deep = self.intro(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -165,9 +173,9 @@ class NAFNet(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells: all of them.
+        """Return all arguments.
 
-        NAFNetLocal has the same keys and shapes and is told as NAFNet, which it is on images within its windows.
+        A state dict of NAFNetLocal has the same keys and shapes and is detected as NAFNet.
         """
         if not {"intro.weight", "ending.weight"} <= shapes.keys() or not any(
             key.startswith(("encoders.", "middle_blks.", "decoders.")) and key.endswith(".sca.1.weight")
@@ -191,25 +199,24 @@ class NAFNet(Network):
 
 @ARCHS.register()
 class NAFNetLocal(NAFNet):
-    """NAFNet with the test-time local converter: each mean over the image becomes one over a window.
+    """NAFNet with the test-time local converter: means over windows instead of means over the image.
 
-    The window is one and a half times as high and as wide as the training patches (on the maps of lower resolution in
-    proportion): on an image that is not larger in either direction, and so in training, the network is NAFNet. Where
-    the map is larger, each place has the mean of the window around it, and places near an edge that of the nearest
-    window within the map. The weights are those of NAFNet.
+    A window is 1.5 times as high and wide as the training patches, in proportion to the resolution of the level. On
+    images that are not larger than the window, and therefore in training, the network equals NAFNet. On larger feature
+    maps, each pixel uses the mean of the window around it, or of the nearest window inside the feature map. The weights
+    are those of NAFNet.
 
     Args:
         img_channel: channels of an image.
-        width: channels within, at full resolution; each level down has twice as many.
-        middle_blk_num: blocks at the bottom.
-        enc_blk_nums: blocks of each level on the way down, full resolution first.
-        dec_blk_nums: blocks of each level on the way up, full resolution last.
-        train_size: (B, C, H, W) of the batches that the network was trained with; only H and W count.
-        fast_imp: False. The authors' code has a second, faster way that gives other numbers; no published result uses
-            it and it is not built here, where the exact way takes little time.
+        width: number of features at full resolution; it doubles with each level.
+        middle_blk_num: number of blocks at the lowest resolution.
+        enc_blk_nums: number of blocks of each encoder level, full resolution first.
+        dec_blk_nums: number of blocks of each decoder level, full resolution last.
+        train_size: shape (B, C, H, W) of the training batches, of which only H and W matter.
+        fast_imp: must be False. The authors' code has an approximation that no published result uses.
 
     Raises:
-        ValueError: a number that cannot be built, not as many levels up as down, or ``fast_imp``.
+        ArgumentError: a number is too small, encoder and decoder have different numbers of levels, or ``fast_imp``.
     """
 
     def __init__(
@@ -224,15 +231,12 @@ class NAFNetLocal(NAFNet):
     ) -> None:
         super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
         if len(train_size) != 4 or min(train_size[2:]) < 1:
-            raise ValueError(
-                "NAFNetLocal: train_size is (B, C, H, W) of a training batch, for example [1, 3, 256, 256], "
-                f"not {list(train_size)}."
+            raise ArgumentError(
+                "train_size",
+                "train_size: expected the shape (B, C, H, W) of a training batch, like [1, 3, 256, 256], got "
+                f"{list(train_size)}.",
             )
-        if fast_imp:
-            raise ValueError(
-                "NAFNetLocal: fast_imp=True, an approximation that no published result uses, is not here: "
-                "leave it at false."
-            )
+        check_unsupported(fast_imp=(fast_imp, False, "no published result uses the approximation"))
         windows = _windows(train_size[2], train_size[3], len(enc_blk_nums))
         for block in self.modules():
             if isinstance(block, NAFBlock):
@@ -241,33 +245,33 @@ class NAFNetLocal(NAFNet):
 
 
 def gate(x: Tensor) -> Tensor:
-    """Return (B, C, H, W), the product of the two halves of the channels of (B, 2C, H, W)."""
-    one, other = x.chunk(2, 1)
-    return one * other
+    """Return the product (B, C, H, W) of the two halves of the channels of (B, 2C, H, W)."""
+    first, second = x.chunk(2, 1)
+    return first * second
 
 
-def spread(means: Tensor, height: int, width: int) -> Tensor:
-    """Give each pixel of a map H × W the mean of the window around it, or of the nearest one within the map.
+def expand_means(means: Tensor, height: int, width: int) -> Tensor:
+    """Return for each pixel of a feature map the mean of the window around it, or of the nearest window inside the map.
 
     Args:
-        means: (B, C, H', W'), one value for each window that lies within the map.
-        height: H.
-        width: W.
+        means: means (B, C, H', W') of all windows inside the feature map.
+        height: height of the feature map.
+        width: width of the feature map.
 
     Returns:
-        (B, C, H, W); an H' or W' of 1 is left to broadcasting.
+        means (B, C, H, W); an H' or W' of 1 stays and is broadcast later.
     """
-    down, right = (0 if kept == 1 else side - kept for side, kept in zip((height, width), means.shape[2:], strict=True))
+    sides = zip((height, width), means.shape[2:], strict=True)
+    down, right = (0 if count == 1 else side - count for side, count in sides)
     if not down and not right:
         return means
     return F.pad(means, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
 
 
 def _running_mean(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return the means of all runs of ``length`` along an axis; of the whole axis where it is not longer.
+    """Return the means of all runs of ``length`` along an axis, or of the whole axis if it is not longer.
 
-    As differences of running sums, one axis after the other: the sums stay as short as a side is long, so that
-    little is lost when they are subtracted.
+    They are differences of cumulative sums along one axis at a time. Sums over rectangles would lose more precision.
     """
     size = x.shape[axis]
     if _is_symbol(size):
@@ -281,9 +285,9 @@ def _running_mean(x: Tensor, axis: int, length: int) -> Tensor:
 
 
 def _running_mean_of_any_size(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return the same, already spread over the axis, without asking which of the two is longer.
+    """Return the same, already expanded to the length of the axis, without branching on its size.
 
-    For a program that is traced with the size as a symbol; four times slower than the way above.
+    Exported programs use it, whose sizes are symbols. It is four times slower.
     """
     size = x.shape[axis]
     run: Any = torch.sym_min(size, length)
@@ -295,7 +299,7 @@ def _running_mean_of_any_size(x: Tensor, axis: int, length: int) -> Tensor:
 
 
 def _running_sum(x: Tensor, axis: int) -> Tensor:
-    """Return the sums of all values up to each, in float32 at least."""
+    """Return the cumulative sums, in float32 or higher precision."""
     return x.cumsum(axis, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
@@ -304,7 +308,7 @@ def _is_symbol(size: object) -> bool:
 
 
 def _scaled(conv: nn.Conv2d, scale: Tensor, x: Tensor) -> Tensor:
-    """Return ``scale * conv(x)`` of a 1×1 convolution; the small weights are scaled, not the large map."""
+    """Return ``scale * conv(x)`` of a 1×1 convolution; the small weights are scaled, not the large feature map."""
     bias = None if conv.bias is None else conv.bias * scale.flatten()
     return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias)
 
@@ -314,31 +318,15 @@ def _blocks(count: int, channels: int) -> nn.Sequential:
 
 
 def _up(channels: int) -> nn.Sequential:
-    """Return the step up to ``channels``, from twice as many."""
+    """Return the layers that double the resolution and halve the features to ``channels``."""
     return nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 1, bias=False), nn.PixelShuffle(2))
 
 
 def _windows(height: int, width: int, levels: int) -> list[Window]:
-    """Return the windows of each level for training patches of that size, the full resolution first."""
+    """Return the window of each level, full resolution first, for training patches of that size."""
 
     def length(side: int, level: int) -> int:
-        whole = -(-side >> levels) << levels
-        return (whole >> level) * (3 * side // 2) // side
+        padded = -(-side >> levels) << levels
+        return (padded >> level) * (3 * side // 2) // side
 
     return [(length(height, level), length(width, level)) for level in range(levels + 1)]
-
-
-def _check(
-    name: str, img_channel: int, width: int, middle: int, encoder: Sequence[int], decoder: Sequence[int]
-) -> None:
-    """Refuse what cannot be built."""
-    if len(encoder) != len(decoder):
-        raise ValueError(
-            f"{name}: enc_blk_nums has {len(encoder)} levels and dec_blk_nums {len(decoder)}; "
-            "give as many numbers up as down."
-        )
-    if min(img_channel, width) < 1 or min([middle, *encoder, *decoder]) < 0:
-        raise ValueError(
-            f"{name}: channels and width start at 1 and numbers of blocks at 0, not img_channel={img_channel}, "
-            f"width={width}, middle_blk_num={middle}, enc_blk_nums={list(encoder)}, dec_blk_nums={list(decoder)}."
-        )

@@ -6,20 +6,22 @@ states that, and this base class pads the images accordingly and crops the outpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mcir.network_spec import NetworkSpec, Padding
+from mcir.registry import ArgumentError
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shape of each entry of a state dict by its key."""
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-"""Whether a program for many sizes is traced, which may not ask what a size is (before torch 2.7: or compiled)."""
+"""Return whether a program for any image size is being traced. Python code must then not branch on sizes."""
 
 
 class Network(nn.Module):
@@ -46,35 +48,34 @@ class Network(nn.Module):
         return self.spec.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore images (B, C, H, W) in [0, 1], of any size, to (B, C, scale·H, scale·W), not clamped.
+        """Restore images (B, C, H, W) in [0, 1] of any size to (B, C, scale·H, scale·W), not clamped.
 
         Raises:
-            ValueError: the images have another number of channels than the network takes.
+            ValueError: the images do not have the number of channels that the network expects.
         """
         height, width = self.checked(x).shape[-2:]
         restored = self.restore(pad(x, self.spec.size_multiple, self.spec.min_size, self.spec.padding))
         height, width = height * self.scale, width * self.scale
-        if is_exporting():  # a view's layout would depend on how much is cut off
+        if is_exporting():  # the strides of a view would depend on the amount of padding
             return F.pad(restored, (0, width - restored.shape[-1], 0, height - restored.shape[-2]))
         return restored[..., :height, :width]
 
     def checked(self, x: Tensor) -> Tensor:
-        """Return ``x`` if it is a batch of images with as many channels as the network takes.
+        """Return ``x`` if it is a batch of images that the network accepts.
 
         Raises:
-            ValueError: it is not, it is empty, or its values are whole numbers.
+            ValueError: wrong number of dimensions or channels, integer values, or no pixels.
         """
+        name = type(self).__name__
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"{type(self).__name__} takes images (B, {self.in_channels}, H, W), not {tuple(x.shape)}: "
-                "look at the network's channels and at the data set's 'color'."
+                f"{name}: expected images (B, {self.in_channels}, H, W), got {tuple(x.shape)}. "
+                "Check the network's channels and the data set's 'color'."
             )
         if not x.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} takes images of floats in [0, 1], not of {x.dtype}: divide by 255."
-            )
+            raise ValueError(f"{name}: expected floating-point images in [0, 1], got {x.dtype}. Divide by 255.")
         if not is_exporting() and x.numel() == 0:
-            raise ValueError(f"{type(self).__name__}: there is no pixel in images of {tuple(x.shape)}.")
+            raise ValueError(f"{name}: expected images with at least one pixel, got {tuple(x.shape)}.")
         return x
 
     def restore(self, x: Tensor) -> Tensor:
@@ -83,39 +84,44 @@ class Network(nn.Module):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor's arguments that a state dict of these shapes tells, or None if it is another's.
+        """Return the constructor arguments of the network that has this state dict, or None if it is another class's.
 
-        Arguments that are not in the answer keep their defaults. A class that inherits this from another architecture
-        is not asked.
+        Arguments that are not in the result keep their defaults. A subclass that inherits this method from another
+        architecture is not detected.
         """
         return None
 
 
 class Blocks(nn.Module):
-    """Blocks one after the other, under the name ``blocks`` that official weights give them.
+    """Blocks in sequence, under the name ``blocks`` that they have in official weights.
 
     Args:
         blocks: the blocks.
+        use_checkpoint: do not store activations inside the blocks for the backward pass; compute them again.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], use_checkpoint: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.use_checkpoint = use_checkpoint
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map what the blocks map."""
+        """Apply the blocks."""
         for block in self.blocks:
-            x = block(x)
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         return x
 
 
 def stochastic_depth(branch: Tensor, probability: float, training: bool) -> Tensor:
-    """Return a residual (B, …); in training, those of some images are left out and the others larger in return.
+    """Drop the residual branch (B, …) of random images in training, and scale the others up to keep the mean.
 
     Args:
         branch: the residual.
-        probability: of leaving that of an image out (Huang et al., ECCV 2016).
-        training: whether the network is trained.
+        probability: probability of dropping an image's residual (Huang et al., ECCV 2016).
+        training: whether the network is in training mode.
     """
     if not training or not probability:
         return branch
@@ -124,43 +130,96 @@ def stochastic_depth(branch: Tensor, probability: float, training: bool) -> Tens
 
 
 def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") -> Tensor:
-    """Return (B, C, H, W) continued at the bottom and right until each side is a multiple and at least ``least``.
+    """Extend (B, C, H, W) at the bottom and right until each side is a multiple of ``multiple`` and at least ``least``.
 
-    Mirroring goes back and forth where a side is shorter than what is to be added; a single pixel is repeated. Nothing
-    is copied when nothing is to be added.
+    If a side is shorter than its padding, the image is reflected back and forth; a single pixel is repeated. The tensor
+    itself is returned if nothing has to be added.
     """
     if is_exporting():
         return _pad_any_size(x, multiple, least, padding)
     height, width = x.shape[-2:]
-    bottom, right = (_target(side, multiple, least) - side for side in (height, width))
+    bottom, right = (-(-max(side, least) // multiple) * multiple - side for side in (height, width))
     if padding == "zeros":
         return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
     if bottom < height and right < width:
         return F.pad(x, (0, right, 0, bottom), mode="reflect") if right or bottom else x
     for axis, (side, extra) in {-2: (height, bottom), -1: (width, right)}.items():
-        place = torch.arange(side + extra, device=x.device) % max(2 * (side - 1), 1)
-        x = x.index_select(axis, torch.minimum(place, (2 * (side - 1) - place).abs()))
+        index = torch.arange(side + extra, device=x.device) % max(2 * (side - 1), 1)
+        x = x.index_select(axis, torch.minimum(index, (2 * (side - 1) - index).abs()))
     return x
 
 
 def _pad_any_size(x: Tensor, multiple: int, least: int, padding: Padding) -> Tensor:
-    """Return the same without asking what a size is, in operations that every exported format has.
+    """Return the same as ``pad`` without branching on sizes, in operations that every exported format has.
 
-    Divisions are of positive numbers, which ONNX rounds as Python does; a remainder is of two tensors.
+    Only positive numbers are divided, which ONNX rounds as Python does, and remainders are taken of two tensors.
     """
     if multiple == least == 1:
         return x
     for axis in (-2, -1):
         side: Any = x.shape[axis]
-        whole = (torch.sym_max(side, least) + multiple - 1) // multiple * multiple
+        target = (torch.sym_max(side, least) + multiple - 1) // multiple * multiple
         if padding == "zeros":
-            x = F.pad(x, (0, whole - side) if axis == -1 else (0, 0, 0, whole - side))
+            x = F.pad(x, (0, target - side) if axis == -1 else (0, 0, 0, target - side))
             continue
-        place = torch.arange(whole, device=x.device)
-        place = place % torch.full_like(place, 2 * (side - 1)).clamp(min=1)
-        x = x.index_select(axis, torch.minimum(place, (2 * (side - 1) - place).abs()))
+        index = torch.arange(target, device=x.device)
+        index = index % torch.full_like(index, 2 * (side - 1)).clamp(min=1)
+        x = x.index_select(axis, torch.minimum(index, (2 * (side - 1) - index).abs()))
     return x
 
 
-def _target(side: int, multiple: int, least: int) -> int:
-    return -(-max(side, least) // multiple) * multiple
+# -- checks of constructor arguments ----------------------------------------------------------------------------------
+
+
+def check_at_least(least: int, **arguments: int | Sequence[int]) -> None:
+    """Check that numbers, or all numbers of a list, are at least ``least``.
+
+    Raises:
+        ArgumentError: one is smaller.
+    """
+    for name, value in arguments.items():
+        numbers = [value] if isinstance(value, int) else list(value)
+        if any(number < least for number in numbers):
+            shown = value if isinstance(value, int) else numbers
+            expected = "a number" if isinstance(value, int) else "numbers"
+            raise ArgumentError(name, f"{name}: expected {expected} of at least {least}, got {shown}.")
+
+
+def check_above_zero(**arguments: float) -> None:
+    """Check that numbers are positive.
+
+    Raises:
+        ArgumentError: one is not.
+    """
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ArgumentError(name, f"{name}: expected a number above 0, got {value}.")
+
+
+def check_probability(**arguments: float) -> None:
+    """Check probabilities of dropping something: at least 0 and below 1.
+
+    Raises:
+        ArgumentError: one is outside this range.
+    """
+    for name, value in arguments.items():
+        if not 0 <= value < 1:
+            raise ArgumentError(name, f"{name}: expected a probability of at least 0 and below 1, got {value}.")
+
+
+def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
+    """Check that official arguments that are not implemented have the one value that is supported.
+
+    Args:
+        arguments: value, supported value and reason, by argument name.
+
+    Raises:
+        ArgumentError: names all arguments that have another value.
+    """
+    wrong = [
+        (name, f"{name}: expected {supported!r}, got {value!r} ({reason})")
+        for name, (value, supported, reason) in arguments.items()
+        if value != supported
+    ]
+    if wrong:
+        raise ArgumentError(wrong[0][0], "; ".join(message for _, message in wrong) + ".")

@@ -1,8 +1,8 @@
 """SwinIR, image restoration by windowed transformers (Liang et al., ICCV workshops 2021, arXiv:2108.10257).
 
-Groups of transformer blocks, each group closed by a convolution and a shortcut; every other block cuts its windows half
-a window further down and right. A convolution before them and one of several heads after them. Keys and shapes of the
-state dict are those of the published weights.
+Groups of transformer blocks, each followed by a convolution and a residual connection; every second block shifts its
+windows by half a window. A convolution comes before the groups, and one of several upsampling heads after them. The
+state dict has the keys and shapes of the published weights.
 """
 
 from __future__ import annotations
@@ -24,116 +24,133 @@ from mcir.archs.attention import (
     shifted_window_mask,
     split_heads,
     to_windows,
-    window_kinds,
+    window_mask_index,
 )
-from mcir.archs.network import Blocks, Network, Shapes, stochastic_depth
+from mcir.archs.network import (
+    Blocks,
+    Network,
+    Shapes,
+    check_above_zero,
+    check_at_least,
+    check_probability,
+    check_unsupported,
+    stochastic_depth,
+)
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, suggestion
+from mcir.registry import ARCHS, ArgumentError, suggestion
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within windows, with a learnt bias for each relative position.
+    """Self-attention within windows, with a learned bias per relative position.
 
     Args:
         dim: channels of a token.
-        window: side of a window.
-        heads: how many attend side by side.
+        window: height and width of a window.
+        heads: number of attention heads.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        qk_scale: factor of the products of queries and keys; None or 0 for (dim / heads)^(-1/2).
+        attn_drop: probability of dropping an attention weight in training.
+        drop: probability of dropping an output value in training.
     """
 
     relative_position_index: Tensor
 
-    def __init__(self, dim: int, window: int, heads: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        window: int,
+        heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        drop: float = 0.0,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.window = window
-        self.scale = (dim // heads) ** -0.5
+        self.scale = qk_scale or (dim // heads) ** -0.5
+        self.attn_drop = attn_drop
+        self.drop = drop
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_position_index(window).to(self._device(), copy=True))
-        self.qkv = nn.Linear(dim, 3 * dim)
+        index = relative_position_index(window).to(self.relative_position_bias_table.device, copy=True)
+        self.register_buffer("relative_position_index", index)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def _device(self) -> torch.device:
-        return self.relative_position_bias_table.device
-
-    def forward(self, windows: Tensor, masks: Tensor | None, kinds: Tensor | None) -> Tensor:
+    def forward(self, windows: Tensor, masks: Tensor | None, mask_index: Tensor | None) -> Tensor:
         """Map windows (B·nW, N, C) to the same shape.
 
         Args:
-            windows: row by row.
-            masks: (4, N, N), added to the scores; None where nothing is hidden.
-            kinds: which of the masks each window of an image takes.
+            windows: tokens of each window, in raster order.
+            masks: summands of the scores, (4, N, N); None without shift.
+            mask_index: index of the mask of each window of an image, (nW,).
         """
         query, key, value = split_heads(windows, self.qkv, self.heads)
         index = relative_position_index(self.window, windows.device)
         bias = self.relative_position_bias_table.mT.index_select(1, index.flatten()).view(-1, *index.shape)
         if masks is not None:
             bias = bias + masks[:, None].to(bias.dtype)
-        return join_heads(attend(query, key, value, bias, kinds, self.scale), self.proj)
+        dropout = self.attn_drop if self.training else 0.0
+        attended = join_heads(attend(query, key, value, bias, mask_index, self.scale, dropout), self.proj)
+        return F.dropout(attended, self.drop, self.training)
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, on each token by itself."""
+    """Two linear layers with a GELU between them, applied to each token."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
+        self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to the same shape."""
-        mixed: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return mixed
+        hidden = F.dropout(F.gelu(self.fc1(x)), self.drop, self.training)
+        return F.dropout(self.fc2(hidden), self.drop, self.training)
 
 
 class Block(nn.Module):
-    """A transformer block: attention within windows, then an MLP, each normalised first and added to its input.
+    """Transformer block: window attention and an MLP, each with layer normalisation before and a residual connection.
 
     Args:
-        dim: channels.
-        heads: how many attend side by side.
-        window: side of a window.
-        shift: by how much the windows are cut further down and right.
-        mlp_ratio: how many times more channels the MLP has within.
-        drop_path: how often in training a sample does without a branch.
-        mask: what official files call ``attn_mask``, for the size of the training images; not used.
+        attn: attention within the windows.
+        mlp: the MLP.
+        dim: channels of a token.
+        shift: pixels by which the windows are shifted to the bottom and right.
+        drop_path: probability of dropping a residual branch in training.
+        mask: buffer ``attn_mask`` of official files, for the size of the training images; it is not used.
     """
 
     attn_mask: Tensor | None
 
     def __init__(
-        self,
-        dim: int,
-        heads: int,
-        window: int,
-        shift: int,
-        mlp_ratio: float,
-        drop_path: float,
-        mask: Tensor | None,
+        self, attn: WindowAttention, mlp: Mlp, dim: int, shift: int, drop_path: float, mask: Tensor | None
     ) -> None:
         super().__init__()
-        self.window = window
+        self.window = attn.window
         self.shift = shift
         self.drop_path = drop_path
         self.register_buffer("attn_mask", mask)
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, window, heads)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = mlp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
         height, width = x.shape[1:3]
-        masks = kinds = None
+        masks = mask_index = None
         branch = self.norm1(x)
         if self.shift:
             masks = shifted_window_mask(2 * self.window, 2 * self.window, self.window, self.shift, x.device)
-            kinds = window_kinds(height, width, self.window, x.device)
+            mask_index = window_mask_index(height, width, self.window, x.device)
             branch = branch.roll((-self.shift, -self.shift), (1, 2))
-        branch = from_windows(self.attn(to_windows(branch, self.window), masks, kinds), height, width)
+        branch = from_windows(self.attn(to_windows(branch, self.window), masks, mask_index), height, width)
         if self.shift:
             branch = branch.roll((self.shift, self.shift), (1, 2))
         x = x + stochastic_depth(branch, self.drop_path, self.training)
@@ -141,53 +158,63 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Transformer blocks, a convolution and a shortcut around them."""
+    """Residual group: transformer blocks and a convolution."""
 
-    def __init__(self, blocks: Sequence[Block], conv: nn.Module) -> None:
+    def __init__(self, blocks: Blocks, conv: nn.Module) -> None:
         super().__init__()
-        self.residual_group = Blocks(blocks)
+        self.residual_group = blocks
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        mixed: Tensor = self.conv(self.residual_group(x).permute(0, 3, 1, 2))
-        return mixed.permute(0, 2, 3, 1) + x
+        features: Tensor = self.conv(self.residual_group(x).permute(0, 3, 1, 2))
+        return features.permute(0, 2, 3, 1) + x
 
 
-class _Norm(nn.Module):
-    """A normalisation, under the name that official files give it."""
+class _PatchNorm(nn.Module):
+    """Layer normalisation under its official name, or nothing."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, patch_norm: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if patch_norm else nn.Identity()
 
 
 @ARCHS.register()
 class SwinIR(Network):
     """SwinIR: (B, in_chans, H, W) in [0, 1] to (B, in_chans, upscale·H, upscale·W), not clamped.
 
-    None of the published networks has the defaults: those of 11.9 M parameters have 180 channels, 6 groups of 6 blocks
-    and ``mlp_ratio`` 2, the light ones 60 channels, 4 groups and ``mlp_ratio`` 2.
+    No published network has the default sizes. Those with 11.9 M parameters have 180 features, 6 groups of 6 blocks and
+    ``mlp_ratio`` 2; the lightweight ones 60 features, 4 groups and ``mlp_ratio`` 2.
 
     Args:
-        img_size: side of the training images. It gives the shape of a mask that official files hold and decides whether
-            windows are shifted: not when an image is a single window. Any size can be restored.
-        in_chans: channels of the images, 3 or 1.
-        embed_dim: channels within.
-        depths: how many blocks each group has; every second one shifts its windows.
-        num_heads: heads of the attention in each group.
-        window_size: side of a window.
-        mlp_ratio: how many times more channels the MLPs have within.
-        drop_path_rate: how often in training a sample does without the last branches; the first ones are always there,
-            those between in proportion.
-        upscale: how much larger the output is.
-        img_range: the network works on ``(x - mean) * img_range``.
-        upsampler: ``pixelshuffle`` (super-resolution: 3 or a power of two), ``pixelshuffledirect`` (light: any),
-            ``nearest+conv`` (real photographs: 2 or 4), empty or null (no enlargement: noise, JPEG).
-        resi_connection: what closes a group: ``1conv``, or ``3conv`` with a quarter of the channels between.
+        img_size: height and width of the training images. It gives the shape of the mask in official files, and windows
+            are not shifted if it is at most ``window_size``. Images of any size can be restored.
+        in_chans: channels of an image, 3 or 1.
+        embed_dim: number of features.
+        depths: number of blocks of each group; every second block shifts its windows.
+        num_heads: number of attention heads of each group.
+        window_size: height and width of a window.
+        mlp_ratio: hidden features of the MLPs divided by ``embed_dim``.
+        drop_path_rate: probability of dropping the residual branches of the last block in training. It rises linearly
+            from 0 at the first block.
+        upscale: upsampling factor.
+        img_range: factor of the normalised images; the layers process ``(x - mean) * img_range``.
+        upsampler: ``pixelshuffle`` (super-resolution; upscale 3 or a power of two), ``pixelshuffledirect`` (lightweight
+            super-resolution; any upscale), ``nearest+conv`` (real-world super-resolution; upscale 2 or 4), empty or
+            null (denoising, JPEG artefacts; upscale 1).
+        resi_connection: layers at the end of a group: ``1conv``, or ``3conv`` with a bottleneck of a quarter of the
+            features.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        qk_scale: factor of the products of queries and keys; null for (embed_dim / heads)^(-1/2).
+        drop_rate: dropout probability of the features before the first group, of attention outputs and in the MLPs.
+        attn_drop_rate: dropout probability of the attention weights.
+        patch_norm: whether layer normalisation precedes the first group.
+        use_checkpoint: recompute the blocks in the backward pass, to save memory in training.
+        patch_size: must be 1, as in every published network.
+        ape: must be False. An absolute position embedding would fix the image size.
 
     Raises:
-        ValueError: arguments that do not fit each other; the message says which.
+        ArgumentError: an argument is out of range, or does not match another one.
     """
 
     mean: Tensor
@@ -206,12 +233,26 @@ class SwinIR(Network):
         img_range: float = 1.0,
         upsampler: str | None = "",
         resi_connection: str = "1conv",
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        patch_size: int = 1,
+        ape: bool = False,
     ) -> None:
         upsampler = upsampler or ""
-        _check_sizes(img_size, in_chans, embed_dim, depths, num_heads, window_size, mlp_ratio, img_range)
-        _check_head(upsampler, upscale)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"SwinIR: drop_path_rate is at least 0 and below 1, not {drop_path_rate}.")
+        check_unsupported(
+            patch_size=(patch_size, 1, "tokens are pixels in every published network"),
+            ape=(ape, False, "an absolute position embedding would fix the image size"),
+        )
+        check_at_least(1, img_size=img_size, in_chans=in_chans, embed_dim=embed_dim, window_size=window_size)
+        check_at_least(1, depths=depths, num_heads=num_heads)
+        check_above_zero(mlp_ratio=mlp_ratio, img_range=img_range)
+        check_probability(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
+        _check_sizes(img_size, embed_dim, depths, num_heads, window_size)
+        _check_head(upsampler, upscale, resi_connection)
         spec = NetworkSpec(
             in_channels=in_chans,
             scale=upscale,
@@ -223,37 +264,36 @@ class SwinIR(Network):
         super().__init__(spec)
         self.upsampler = upsampler
         self.img_range = img_range
+        self.drop_rate = drop_rate
         mean = RGB_MEAN if in_chans == 3 else (0.0,)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
-        self.patch_embed = _Norm(embed_dim)
+        self.patch_embed = _PatchNorm(embed_dim, patch_norm)
         window, shift = min(window_size, img_size), window_size // 2 if img_size > window_size else 0
         mask = None
         if shift:
             mask = shifted_window_mask(img_size, img_size, window, shift, "cpu").to(self.mean.device, copy=True)
-        drops = iter([drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))])
+        drop_paths = iter([drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))])
+
+        def block(index: int, heads: int) -> Block:
+            attn = WindowAttention(embed_dim, window, heads, qkv_bias, qk_scale, attn_drop_rate, drop_rate)
+            mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
+            is_shifted = index % 2 == 1
+            own_shift, own_mask = (shift, mask) if is_shifted else (0, None)
+            return Block(attn, mlp, embed_dim, own_shift, next(drop_paths), own_mask)
+
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
-            blocks = [
-                Block(
-                    embed_dim,
-                    heads,
-                    window,
-                    shift if place % 2 else 0,
-                    mlp_ratio,
-                    next(drops),
-                    mask if place % 2 else None,
-                )
-                for place in range(depth)
-            ]
-            self.layers.append(Group(blocks, _closing(embed_dim, resi_connection)))
+            blocks = Blocks((block(index, heads) for index in range(depth)), use_checkpoint)
+            self.layers.append(Group(blocks, _residual_conv(embed_dim, resi_connection)))
         self.norm = nn.LayerNorm(embed_dim)
-        self.conv_after_body = _closing(embed_dim, resi_connection)
+        self.conv_after_body = _residual_conv(embed_dim, resi_connection)
         self._build_head(embed_dim, in_chans)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def _build_head(self, dim: int, channels: int) -> None:
         if self.upsampler == "pixelshuffledirect":
@@ -277,20 +317,22 @@ class SwinIR(Network):
         self.conv_last = nn.Conv2d(dim, channels, 3, padding=1)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Restore images whose sides are multiples of the window."""
+        """Restore images whose height and width are multiples of the window."""
         x = (x - self.mean) * self.img_range
         shallow = self.conv_first(x.contiguous(memory_format=torch.channels_last))
         deep = self.patch_embed.norm(shallow.permute(0, 2, 3, 1))
+        deep = F.dropout(deep, self.drop_rate, self.training)
         for group in self.layers:
             deep = group(deep)
         deep = self.conv_after_body(self.norm(deep).permute(0, 3, 1, 2)) + shallow
-        restored = self._enlarged(deep) if self.upsampler else x + self.conv_last(deep)
+        restored = self._upsample(deep) if self.upsampler else x + self.conv_last(deep)
         return torch.add(self.mean, restored, alpha=1 / self.img_range)
 
-    def _enlarged(self, deep: Tensor) -> Tensor:
+    def _upsample(self, deep: Tensor) -> Tensor:
+        """Return the output image in the range of the layers, from features (B, C, H, W)."""
         if self.upsampler == "pixelshuffledirect":
-            enlarged: Tensor = self.upsample(deep)
-            return enlarged
+            upsampled: Tensor = self.upsample(deep)
+            return upsampled
         deep = self.conv_before_upsample(deep)
         if self.upsampler == "pixelshuffle":
             deep = self.upsample(deep)
@@ -303,7 +345,7 @@ class SwinIR(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells; an ``img_range`` of 255 goes with windows of 7 (JPEG)."""
+        """Return the arguments that follow from a state dict; networks with windows of 7 (JPEG) have img_range 255."""
         first_block = "layers.0.residual_group.blocks.0."
         table = shapes.get(f"{first_block}attn.relative_position_bias_table")
         if table is None or "conv_first.weight" not in shapes or f"{first_block}mlp.fc1.weight" not in shapes:
@@ -330,26 +372,26 @@ class SwinIR(Network):
             "img_range": 255.0 if window == 7 else 1.0,
             "upsampler": upsampler,
             "resi_connection": "3conv" if "conv_after_body.0.weight" in shapes else "1conv",
+            **({} if f"{first_block}attn.qkv.bias" in shapes else {"qkv_bias": False}),
+            **({} if "patch_embed.norm.weight" in shapes else {"patch_norm": False}),
         }
 
 
-def _closing(dim: int, kind: str) -> nn.Module:
-    """Return what closes a group: one convolution, or three with a quarter of the channels between."""
-    if kind == "1conv":
+def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
+    """Return the layers at the end of a group: one convolution, or three with a bottleneck."""
+    if resi_connection == "1conv":
         return nn.Conv2d(dim, dim, 3, padding=1)
-    if kind == "3conv":
-        return nn.Sequential(
-            nn.Conv2d(dim, dim // 4, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(dim // 4, dim // 4, 1),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(dim // 4, dim, 3, padding=1),
-        )
-    raise ValueError(f"SwinIR: resi_connection is '1conv' or '3conv', not '{kind}'.")
+    return nn.Sequential(
+        nn.Conv2d(dim, dim // 4, 3, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(dim // 4, dim // 4, 1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(dim // 4, dim, 3, padding=1),
+    )
 
 
 def _head_of(shapes: Shapes, channels: int) -> tuple[str, int]:
-    """Return the upsampler and the scale that a state dict tells."""
+    """Return the upsampler and the scale of a state dict."""
     if "conv_hr.weight" in shapes:
         return "nearest+conv", 4 if "conv_up2.weight" in shapes else 2
     steps = [shape for key, shape in shapes.items() if re.fullmatch(r"upsample\.\d+\.weight", key)]
@@ -361,47 +403,45 @@ def _head_of(shapes: Shapes, channels: int) -> tuple[str, int]:
 
 
 def _check_sizes(
-    img_size: int,
-    in_chans: int,
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    window_size: int,
-    mlp_ratio: float,
-    img_range: float,
+    img_size: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: int
 ) -> None:
-    if min(img_size, in_chans, embed_dim, window_size) < 1 or min(mlp_ratio, img_range) <= 0:
-        raise ValueError(
-            "SwinIR: sizes and channels start at 1, mlp_ratio and img_range are above 0, not "
-            f"{img_size=}, {in_chans=}, {embed_dim=}, {window_size=}, {mlp_ratio=}, {img_range=}."
+    """Check that the numbers match one another."""
+    if not depths:
+        raise ArgumentError("depths", "depths: expected one number per group, got an empty list.")
+    if len(depths) != len(num_heads):
+        raise ArgumentError(
+            "num_heads",
+            f"num_heads: expected one number per group, as depths has ({len(depths)}), got {list(num_heads)}.",
         )
-    if not depths or len(depths) != len(num_heads) or min(*depths, *num_heads) < 1:
-        raise ValueError(
-            "SwinIR: depths and num_heads have a number of at least 1 for each group, not "
-            f"{list(depths)} and {list(num_heads)}."
-        )
-    odd = [heads for heads in num_heads if embed_dim % heads]
-    if odd:
-        raise ValueError(f"SwinIR: embed_dim is a multiple of num_heads, but {embed_dim} is none of {odd[0]}.")
+    for heads in num_heads:
+        if embed_dim % heads:
+            raise ArgumentError("num_heads", f"num_heads: expected divisors of embed_dim {embed_dim}, got {heads}.")
     if img_size > window_size and img_size % window_size:
-        raise ValueError(
-            f"SwinIR: img_size is a multiple of window_size, but {img_size} is none of {window_size}; the nearest are "
-            f"{img_size // window_size * window_size} and {-(-img_size // window_size) * window_size}."
+        raise ArgumentError(
+            "img_size",
+            f"img_size: expected a multiple of window_size {window_size}, like "
+            f"{img_size // window_size * window_size} or {-(-img_size // window_size) * window_size}, got {img_size}.",
         )
 
 
-def _check_head(upsampler: str, upscale: int) -> None:
+def _check_head(upsampler: str, upscale: int, resi_connection: str) -> None:
+    """Check the names, and that the head can upsample by ``upscale``."""
     if upsampler not in UPSAMPLERS:
-        raise ValueError(
-            f"SwinIR: upsampler is one of {', '.join(repr(name) for name in UPSAMPLERS)}, not '{upsampler}'."
-            f"{suggestion(upsampler, [name for name in UPSAMPLERS if name])}"
+        raise ArgumentError(
+            "upsampler",
+            f"upsampler: expected one of {', '.join(map(repr, UPSAMPLERS))}, got '{upsampler}'."
+            f"{suggestion(upsampler, [name for name in UPSAMPLERS if name])}",
+        )
+    if resi_connection not in ("1conv", "3conv"):
+        raise ArgumentError(
+            "resi_connection", f"resi_connection: expected '1conv' or '3conv', got '{resi_connection}'."
         )
     is_power = upscale >= 1 and not upscale & (upscale - 1)
-    fits, expected = {
+    is_valid, expected = {
         "pixelshuffle": (upscale == 3 or is_power, "3 or a power of two (1, 2, 4, 8, …)"),
-        "pixelshuffledirect": (upscale >= 1, "at least 1"),
+        "pixelshuffledirect": (upscale >= 1, "a number of at least 1"),
         "nearest+conv": (upscale in (2, 4), "2 or 4"),
-        "": (upscale == 1, "1; to enlarge, choose an upsampler, like 'pixelshuffle'"),
+        "": (upscale == 1, "1 (set an upsampler, like 'pixelshuffle', to upsample)"),
     }[upsampler]
-    if not fits:
-        raise ValueError(f"SwinIR: upscale with upsampler '{upsampler}' is {expected}, not {upscale}.")
+    if not is_valid:
+        raise ArgumentError("upscale", f"upscale: expected {expected} for upsampler '{upsampler}', got {upscale}.")

@@ -1,8 +1,8 @@
 """U-Net (Ronneberger, Fischer and Brox, MICCAI 2015, arXiv:1505.04597) for restoration.
 
-The four-level network that residual contrastive learning trains: two 3×3 convolutions at each level, half the size and
-twice the channels a level down, back up with what was skipped, and a 1×1 convolution, ``last``, that makes the image.
-Other than the paper's its convolutions are padded and normalised over the batch. The names of the keys are our own.
+The four-level network that residual contrastive learning trains: two 3×3 convolutions per level, half the resolution
+and twice the features on the next level, skip connections, and a final 1×1 convolution, ``last``. Unlike the paper's,
+the convolutions are padded and followed by batch normalisation. The state dict has our own keys.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes
+from mcir.archs.network import Network, Shapes, check_at_least
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 LEVELS = 4
-"""Times that the picture is halved."""
+"""Number of times that the resolution is halved."""
 
 
 class ConvolutionPair(nn.Module):
-    """Twice: 3×3 convolution without bias, batch normalisation, ReLU.
+    """Two times: 3×3 convolution without bias, batch normalisation, ReLU.
 
     Args:
-        num_in: channels in.
-        num_mid: channels between the two.
-        num_out: channels out.
+        num_in: input channels.
+        num_mid: channels between the two convolutions.
+        num_out: output channels.
     """
 
     def __init__(self, num_in: int, num_mid: int, num_out: int) -> None:
@@ -44,74 +44,70 @@ class ConvolutionPair(nn.Module):
         return F.relu_(self.norm2(self.conv2(x)))
 
 
-class Rise(nn.Module):
-    """One level up: enlarge by two, join with the picture that was skipped, a pair of convolutions.
+class UpBlock(nn.Module):
+    """Decoder level: upsample by two, concatenate with the skip connection, apply a pair of convolutions.
 
     Args:
-        num_skipped: channels of the skipped picture; the enlarged one has as many.
-        num_out: channels out.
-        bilinear: enlarge by interpolation, corners on corners; otherwise by a transposed convolution that halves the
+        num_skip: channels of the skip connection, and of the upsampled features.
+        num_out: output channels.
+        bilinear: upsample bilinearly with aligned corners, instead of with a transposed convolution that halves the
             channels.
     """
 
-    def __init__(self, num_skipped: int, num_out: int, bilinear: bool) -> None:
+    def __init__(self, num_skip: int, num_out: int, bilinear: bool) -> None:
         super().__init__()
         self.up: nn.Module = (
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             if bilinear
-            else nn.ConvTranspose2d(2 * num_skipped, num_skipped, 2, stride=2)
+            else nn.ConvTranspose2d(2 * num_skip, num_skip, 2, stride=2)
         )
-        self.pair = ConvolutionPair(2 * num_skipped, num_skipped, num_out)
+        self.pair = ConvolutionPair(2 * num_skip, num_skip, num_out)
 
-    def forward(self, below: Tensor, skipped: Tensor) -> Tensor:
-        """Map (B, C, ⌊H/2⌋, ⌊W/2⌋) and (B, num_skipped, H, W) to (B, num_out, H, W).
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map (B, C, ⌊H/2⌋, ⌊W/2⌋) and (B, num_skip, H, W) to (B, num_out, H, W).
 
-        Where a side is odd, the enlarged picture is a row or column short; it gets one of zeros.
+        If H or W is odd, the upsampled features are padded with a row or column of zeros.
         """
-        raised = self.up(below)
-        bottom, right = skipped.shape[2] - raised.shape[2], skipped.shape[3] - raised.shape[3]
+        upsampled = self.up(x)
+        bottom, right = skip.shape[2] - upsampled.shape[2], skip.shape[3] - upsampled.shape[3]
         if torch.compiler.is_compiling() or bottom or right:
-            raised = F.pad(raised, (0, right, 0, bottom))
-        mixed: Tensor = self.pair(torch.cat([skipped, raised], dim=1))
-        return mixed
+            upsampled = F.pad(upsampled, (0, right, 0, bottom))
+        features: Tensor = self.pair(torch.cat([skip, upsampled], dim=1))
+        return features
 
 
 @ARCHS.register()
 class UNet(Network):
     """U-Net: (B, num_in_ch, H, W) in [0, 1] to (B, num_out_ch, scale·H, scale·W), not clamped; no residual.
 
-    With the defaults it has 31,037,763 parameters, and 17,263,107 when ``bilinear``. All of it works at the size of the
-    input: to enlarge, the last convolution makes scale² pixels of each, and nothing else changes.
+    It has 31,037,763 parameters with the defaults, and 17,263,107 if ``bilinear``. For super-resolution, only the last
+    convolution differs: it computes scale² pixels from each.
 
-    In training the lowest level normalises over a sixteenth of the sides: take crops of 32 pixels and more, or several
-    images in a batch.
+    Batch normalisation at the lowest level sees images 16 times smaller: train on crops of at least 32 pixels, or on
+    batches of several images.
 
     Args:
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.
-        num_feat: channels at full size; each level below has twice as many.
-        bilinear: rise a level by interpolation instead of transposed convolutions; then the lowest level has no more
-            channels than the one above.
-        scale: how much larger the output is.
+        num_feat: number of features at full resolution; it doubles with each level.
+        bilinear: upsample bilinearly instead of with transposed convolutions. The lowest level then has no more
+            features than the one above.
+        scale: upsampling factor.
 
     Raises:
-        ValueError: a number below 1.
+        ArgumentError: a number is below 1.
     """
 
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, bilinear: bool = False, scale: int = 1
     ) -> None:
-        if min(num_in_ch, num_out_ch, num_feat, scale) < 1:
-            raise ValueError(
-                "UNet: channels, features and scale start at 1, not "
-                f"{num_in_ch=}, {num_out_ch=}, {num_feat=}, {scale=}."
-            )
+        check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, scale=scale)
         spec = NetworkSpec(
             in_channels=num_in_ch,
             scale=scale,
             min_size=2**LEVELS,
             shift_period=2**LEVELS,
-            global_context=bilinear,  # corners are aligned with corners
+            global_context=bilinear,  # aligned corners: sampling positions depend on the image size
             last_layer="last",
             guessed=("num_out_ch", "scale"),
         )
@@ -120,38 +116,42 @@ class UNet(Network):
         if bilinear:
             widths[LEVELS] = widths[LEVELS - 1]
         self.encoder = nn.ModuleList(
-            ConvolutionPair(above, width, width) for above, width in zip([num_in_ch, *widths[:-1]], widths, strict=True)
+            ConvolutionPair(num_in, width, width)
+            for num_in, width in zip([num_in_ch, *widths[:-1]], widths, strict=True)
         )
         self.decoder = nn.ModuleList(
-            Rise(widths[level], widths[max(level - 1, 0)] if bilinear else widths[level], bilinear)
+            UpBlock(widths[level], widths[max(level - 1, 0)] if bilinear else widths[level], bilinear)
             for level in reversed(range(LEVELS))
         )
         self.last = nn.Conv2d(num_feat, num_out_ch * scale**2, 1)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Restore images of at least 16×16."""
-        skipped = [self.encoder[0](x)]
+        """Restore images of at least 16×16 pixels."""
+        skips = [self.encoder[0](x)]
         for pair in self.encoder[1:]:
-            skipped.append(pair(F.max_pool2d(skipped[-1], 2)))
-        picture = skipped.pop()
-        for rise in self.decoder:
-            picture = rise(picture, skipped.pop())
-        restored: Tensor = self.last(picture)
+            skips.append(pair(F.max_pool2d(skips[-1], 2)))
+        features = skips.pop()
+        for block in self.decoder:
+            features = block(features, skips.pop())
+        restored: Tensor = self.last(features)
         return F.pixel_shuffle(restored, self.scale) if self.scale > 1 else restored
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that a state dict tells; an output of the input's channels is taken to be enlarged."""
+        """Return the arguments that follow from a state dict.
+
+        ``scale`` is above 1 if the last convolution has the input's channels times a square number.
+        """
         if not {"encoder.0.conv1.weight", "decoder.0.pair.conv1.weight", "last.weight"} <= shapes.keys():
             return None
         num_feat, num_in_ch = shapes["encoder.0.conv1.weight"][:2]
-        made = shapes["last.weight"][0]
-        scale = math.isqrt(made // num_in_ch)
-        enlarges = scale > 1 and made == num_in_ch * scale**2
+        outputs = shapes["last.weight"][0]
+        scale = math.isqrt(outputs // num_in_ch)
+        upsamples = scale > 1 and outputs == num_in_ch * scale**2
         return {
             "num_in_ch": num_in_ch,
-            "num_out_ch": num_in_ch if enlarges else made,
+            "num_out_ch": num_in_ch if upsamples else outputs,
             "num_feat": num_feat,
             "bilinear": "decoder.0.up.weight" not in shapes,
-            "scale": scale if enlarges else 1,
+            "scale": scale if upsamples else 1,
         }

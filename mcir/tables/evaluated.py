@@ -12,7 +12,7 @@ from typing import Any
 import mcir
 from mcir.atomic import write_atomically
 from mcir.config import DatasetOptions, Options
-from mcir.config.options import thaw
+from mcir.config.schema import thaw
 from mcir.engine.distributed import init_distributed
 from mcir.engine.loggers import as_json
 from mcir.engine.tester import Tester

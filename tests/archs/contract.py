@@ -1,4 +1,4 @@
-"""What every architecture promises: a test class inherits the contract and gives the section to build."""
+"""The contract of every architecture. A test class inherits it and sets the section to build."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from mcir.inference.export_backends import trace
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS
 from mcir.weights import derived_keys, detect
-from tests.archs.sizes import complaint, takes_sides, usable_sides
+from tests.archs.sizes import complaint, accepts_sides, usable_sides
 
 
 class ArchitectureContract:
     """Base of the tests of one architecture.
 
-    ``section`` builds a network that is small enough for a test and has every kind of layer of the architecture.
-
-    ``no_gradient`` names parameters that cannot influence the output (patterns) and why. ``reach``
-    is how many pixels of the input around a pixel its restored value depends on; None where every pixel depends on all.
-    ``found_as`` is another architecture that has the same keys and is the one that is found.
+    Attributes:
+        section: section of a small network that has every kind of layer of the architecture.
+        channels: channels of its images.
+        no_gradient: patterns of parameters that cannot influence the output, and the reason.
+        reach: radius of the input pixels that an output pixel depends on; None if it depends on all of them.
+        detected_as: architecture with the same keys that is detected instead.
     """
 
     section: ClassVar[dict[str, Any]]
     channels: ClassVar[int] = 3
     no_gradient: ClassVar[dict[str, str]] = {}
     reach: ClassVar[int | None] = None
-    found_as: ClassVar[str | None] = None
+    detected_as: ClassVar[str | None] = None
 
     @pytest.fixture
     def net(self) -> Network:
@@ -40,19 +41,19 @@ class ArchitectureContract:
         return ARCHS.build(self.section)
 
     def images(self, net: Network, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Random images of that size in [0, 1]."""
+        """Return random images of that size in [0, 1]."""
         return torch.rand(batch, self.channels, height, width, generator=torch.Generator().manual_seed(seed))
 
-    # -- facts and sizes ------------------------------------------------------------------------------------------
+    # -- spec and sizes -------------------------------------------------------------------------------------------
 
-    def test_states_its_facts(self, net: Network) -> None:
+    def test_has_a_spec(self, net: Network) -> None:
         assert isinstance(net, Network)
         assert net.in_channels == self.channels
         assert spec_of(net) is net.spec
         assert net.spec.padding in ("reflect", "zeros")
         assert all(fact >= 1 for fact in (net.scale, net.spec.size_multiple, net.spec.min_size, net.spec.shift_period))
 
-    def test_the_stated_last_layer_is_the_last_one(self, net: Network) -> None:
+    def test_the_last_layer_of_the_spec_runs_last(self, net: Network) -> None:
         order: list[str] = []
         for name, module in net.named_modules():
             if list(module.parameters(recurse=False)):
@@ -62,13 +63,13 @@ class ArchitectureContract:
         assert order[-1] == net.spec.last_layer
         assert isinstance(net.get_submodule(net.spec.last_layer), torch.nn.Conv2d)
 
-    def test_the_stated_sizes_are_those_it_takes(self, net: Network) -> None:
+    def test_the_sizes_of_the_spec_are_those_that_the_layers_accept(self, net: Network) -> None:
         multiple, least = (
             net.spec.size_multiple,
             -(-net.spec.min_size // net.spec.size_multiple) * net.spec.size_multiple,
         )
         most = least + 2 * multiple + 4
-        wrong = complaint(net.eval(), usable_sides(takes_sides(net, least), most), most)
+        wrong = complaint(net.eval(), usable_sides(accepts_sides(net, least), most), most)
         assert wrong is None, wrong
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 12), (17, 16)])
@@ -79,8 +80,8 @@ class ArchitectureContract:
         assert output.dtype == torch.float32
         assert output.isfinite().all()
 
-    def test_padding_is_that_of_the_image(self, net: Network) -> None:
-        """An odd size is restored as the image that goes on beyond its edge, then cut."""
+    def test_odd_sizes_are_padded_and_cropped(self, net: Network) -> None:
+        """The output equals that of the padded image, cropped."""
         net.eval()
         for height in range(1, net.spec.size_multiple + 3):
             image = self.images(net, 1, height, 2 * net.spec.size_multiple + 1)
@@ -89,9 +90,9 @@ class ArchitectureContract:
                 expected = net(whole)[..., : height * net.scale, : image.shape[3] * net.scale]
                 torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
 
-    def test_far_from_the_edge_the_padding_does_not_matter(self, net: Network) -> None:
+    def test_padding_does_not_matter_far_from_the_border(self, net: Network) -> None:
         if self.reach is None:
-            pytest.skip("pixels depend on all others, or another configuration of this architecture is tested")
+            pytest.skip("every pixel depends on all others, or another test class covers this")
         side = -(-(2 * self.reach + net.spec.min_size) // net.spec.size_multiple) * net.spec.size_multiple
         image = self.images(net, 1, side, side)
         kept = (side - max(net.spec.size_multiple // 2, 1) - self.reach) * net.scale
@@ -101,15 +102,15 @@ class ArchitectureContract:
         torch.testing.assert_close(cut[..., :kept], whole[..., :kept], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(cut[..., kept:], whole[..., kept : cut.shape[3]], rtol=1e-4, atol=1e-5)
 
-    def test_another_number_of_channels_is_refused(self, net: Network) -> None:
-        with pytest.raises(ValueError, match=rf"takes images \(B, {self.channels}, H, W\)"):
+    def test_another_number_of_channels_is_rejected(self, net: Network) -> None:
+        with pytest.raises(ValueError, match=rf"expected images \(B, {self.channels}, H, W\)"):
             net(torch.rand(1, self.channels + 1, 16, 16))
 
-    def test_what_is_no_image_is_refused(self, net: Network) -> None:
-        with pytest.raises(ValueError, match=r"takes images of floats in \[0, 1\], not of torch.uint8"):
+    def test_other_tensors_are_rejected(self, net: Network) -> None:
+        with pytest.raises(ValueError, match=r"expected floating-point images in \[0, 1\], got torch.uint8"):
             net(torch.zeros(1, self.channels, 16, 16, dtype=torch.uint8))
         for shape in ((0, self.channels, 16, 16), (1, self.channels, 0, 16)):
-            with pytest.raises(ValueError, match="there is no pixel in images of"):
+            with pytest.raises(ValueError, match="expected images with at least one pixel"):
                 net(torch.zeros(shape))
 
     # -- gradients and arithmetic ---------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class ArchitectureContract:
         """Return why a parameter has no gradient, if that is known."""
         return next((reason for pattern, reason in self.no_gradient.items() if fnmatchcase(name, pattern)), None)
 
-    def test_bfloat16_autocast_stays_near_float32(self, net: Network) -> None:
+    def test_bfloat16_autocast_is_close_to_float32(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         gradients = []
@@ -145,7 +146,7 @@ class ArchitectureContract:
         assert torch.linalg.vector_norm(gradients[1] - gradients[0]) < 0.1 * torch.linalg.vector_norm(gradients[0])
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_runs_with_short_weights(self, net: Network, dtype: torch.dtype) -> None:
+    def test_runs_in_half_precision(self, net: Network, dtype: torch.dtype) -> None:
         images = self.images(net)
         with torch.no_grad():
             expected = net.eval()(images)
@@ -162,7 +163,7 @@ class ArchitectureContract:
             output = net(images.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
-    def test_same_input_same_bits(self, net: Network) -> None:
+    def test_is_deterministic(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
@@ -179,7 +180,7 @@ class ArchitectureContract:
         for one, other in zip(compiled, eager, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
-    def test_a_traced_program_takes_any_size(self, net: Network) -> None:
+    def test_an_exported_program_accepts_any_size(self, net: Network) -> None:
         program = trace(net).module()
         least = max(net.spec.min_size, net.spec.size_multiple)
         for batch, height, width in ((1, 1, 1), (3, least, least + 1), (1, least // 2 + 1, 3 * least + 2)):
@@ -189,36 +190,36 @@ class ArchitectureContract:
 
     # -- use ------------------------------------------------------------------------------------------------------
 
-    def test_forward_leaves_its_input_alone(self, net: Network) -> None:
+    def test_forward_does_not_modify_its_input(self, net: Network) -> None:
         images = self.images(net)
         before = images.clone()
         with torch.no_grad():
             net(images)
         assert torch.equal(images, before)
 
-    def test_images_of_a_batch_do_not_meet(self, net: Network) -> None:
+    def test_images_of_a_batch_are_independent(self, net: Network) -> None:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
             apart = torch.cat([net(images[:1]), net(images[1:])])
             torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-5)
 
-    def test_rebuilt_from_its_hyperparameters(self, net: Network) -> None:
+    def test_is_rebuilt_from_its_hyperparameters(self, net: Network) -> None:
         images = self.images(net)
         again = type(net)(**net.hyperparameters)
         again.load_state_dict(net.state_dict(), strict=True)
         with torch.no_grad():
             assert torch.equal(again.eval()(images), net.eval()(images))
 
-    def test_found_again_from_its_shapes(self, net: Network) -> None:
+    def test_is_detected_from_its_shapes(self, net: Network) -> None:
         found = detect(net.state_dict())
         assert found is not None
-        assert found.architecture == (self.found_as or self.section["type"])
+        assert found.architecture == (self.detected_as or self.section["type"])
         assert found.mismatches == []
         assert found.scale == net.scale
         assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
 
-    def test_damaged_weights_are_recognised_or_not_but_never_a_crash(self, net: Network) -> None:
+    def test_detection_of_damaged_weights_does_not_fail(self, net: Network) -> None:
         weights = {key: value.to("meta") for key, value in net.state_dict().items()}
         needed = sorted(weights.keys() - derived_keys(net))
         for number, key in enumerate(needed[:: -(-len(needed) // 40)]):
@@ -240,7 +241,7 @@ class ArchitectureContract:
                 parameter.add_(1)
             assert torch.equal(twin(images), expected)
 
-    def test_built_on_the_meta_device_without_memory(self, net: Network) -> None:
+    def test_is_built_on_the_meta_device(self, net: Network) -> None:
         with torch.device("meta"):
             shadow = ARCHS.build(self.section)
         shapes = {key: value.shape for key, value in net.state_dict().items()}
@@ -248,7 +249,7 @@ class ArchitectureContract:
         assert all(value.is_meta for value in [*shadow.parameters(), *shadow.buffers()])
         assert shadow(self.images(net).to("meta")).shape == net(self.images(net)).shape
 
-    def test_follows_to_in_every_part(self, net: Network) -> None:
+    def test_to_converts_every_part(self, net: Network) -> None:
         images = self.images(net)
         with torch.no_grad():
             expected = net.eval()(images)

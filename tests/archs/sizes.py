@@ -1,4 +1,4 @@
-"""Which sides a network takes, by trying them all, and what it should therefore state as its facts."""
+"""Sizes that the layers of a network accept, found by trying, and the spec that describes them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from mcir.archs.network import Network
 
 
-def usable_sides(takes: Callable[[int], bool], most: int) -> list[int]:
-    """Return the sides from 1 to ``most`` that are taken."""
-    return [side for side in range(1, most + 1) if takes(side)]
+def usable_sides(accepts: Callable[[int], bool], most: int) -> list[int]:
+    """Return the accepted sides from 1 to ``most``."""
+    return [side for side in range(1, most + 1) if accepts(side)]
 
 
-def facts_of(sides: Iterable[int], most: int) -> tuple[int, int] | None:
-    """Return the smallest multiple and side that describe the usable sides up to ``most``; None if there are none.
+def spec_for(sides: Iterable[int], most: int) -> tuple[int, int] | None:
+    """Return the smallest ``size_multiple`` and ``min_size`` that describe the usable sides, or None.
 
-    Every multiple from that side on is usable, and no other side that is larger.
+    Every multiple from ``min_size`` on is usable, and no other larger side is.
     """
     usable = set(sides)
     for multiple in range(1, most + 1):
@@ -28,10 +28,10 @@ def facts_of(sides: Iterable[int], most: int) -> tuple[int, int] | None:
     return None
 
 
-def takes_sides(net: Network, fixed: int) -> Callable[[int], bool]:
-    """Return a function that tells whether ``restore`` takes a side, as height and as width, beside a ``fixed`` one."""
+def accepts_sides(net: Network, fixed: int) -> Callable[[int], bool]:
+    """Return a function that tries whether ``restore`` accepts a side as height and width, next to a ``fixed`` one."""
 
-    def takes(side: int) -> bool:
+    def accepts(side: int) -> bool:
         for height, width in ((side, fixed), (fixed, side)):
             image = torch.rand(1, net.in_channels, height, width, generator=torch.Generator().manual_seed(side))
             try:
@@ -43,18 +43,18 @@ def takes_sides(net: Network, fixed: int) -> Callable[[int], bool]:
                 return False
         return True
 
-    return takes
+    return accepts
 
 
 def complaint(net: Network, sides: Iterable[int], most: int) -> str | None:
-    """Say what the network should state instead of its facts, or None when they describe the usable sides."""
+    """Return the correction of a spec that does not describe the usable sides, or None if it does."""
     sides = sorted(sides)
-    facts = facts_of(sides, most)
+    found = spec_for(sides, most)
     multiple, least = net.spec.size_multiple, net.spec.min_size
-    if (multiple, -(-least // multiple) * multiple) == facts:
+    if (multiple, -(-least // multiple) * multiple) == found:
         return None
-    right = facts and f"state size_multiple = {facts[0]} and min_size = {facts[1]}"
+    correction = found and f"expected size_multiple = {found[0]} and min_size = {found[1]}"
     return (
-        f"{type(net).__name__} states size_multiple = {multiple} and min_size = {least}, but of the "
-        f"sides up to {most} it takes {sides}: {right or 'no facts describe these'}."
+        f"{type(net).__name__} has size_multiple = {multiple} and min_size = {least}, but accepts these sides up to "
+        f"{most}: {sides}: {correction or 'no spec describes them'}."
     )

@@ -14,7 +14,7 @@ from mcir.archs.attention import (
     shifted_window_mask,
     split_heads,
     to_windows,
-    window_kinds,
+    window_mask_index,
 )
 
 SIZES = [(8, 12, 4, 2), (4, 4, 4, 2), (4, 12, 4, 1), (14, 7, 7, 3), (20, 16, 4, 3)]
@@ -29,7 +29,7 @@ def operands(windows: int = 6, heads: int = 2, tokens: int = 5, channels: int = 
 
 
 def slow(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float) -> Tensor:
-    """One query at a time; a bias (heads, N, N) for each window."""
+    """Compute one query at a time, with a bias (heads, N, N) per window."""
     attended = torch.zeros_like(value)
     windows, heads, tokens, _ = query.shape
     for window in range(windows):
@@ -47,61 +47,62 @@ def slow(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float
 
 
 def biases_of(kind: str, windows: int = 6) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A bias, the kinds that go with it and what each window gets."""
-    if kind == "one for all":
+    """Return a bias, its mask index, and the bias of each window."""
+    if kind == "shared":
         bias = random(2, 5, 5, seed=7)
         return bias, None, bias.expand(windows, -1, -1, -1)
-    if kind == "one a window":
+    if kind == "per window":
         bias = random(3, 2, 5, 5, seed=8)
         return bias, None, bias.repeat(windows // 3, 1, 1, 1)
-    bias, kinds = random(4, 2, 5, 5, seed=9), torch.tensor([3, 0, 1])
-    return bias, kinds, bias[kinds].repeat(windows // 3, 1, 1, 1)
+    bias, mask_index = random(4, 2, 5, 5, seed=9), torch.tensor([3, 0, 1])
+    return bias, mask_index, bias[mask_index].repeat(windows // 3, 1, 1, 1)
 
 
-BIASES = ["one for all", "one a window", "kinds"]
+BIASES = ["shared", "per window", "mask_index"]
 
 
-@pytest.fixture(params=["at once", "in pieces"])
-def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "in pieces":  # of four windows, so that the last piece is another size
+@pytest.fixture(params=["one chunk", "several chunks"])
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "several chunks":  # of four windows, so that the last chunk is smaller
         monkeypatch.setattr(attention, "CACHED_SCORES", 4 * 2 * 5 * 5 // torch.get_num_threads())
         monkeypatch.setattr(attention, "MOST_MATRICES", 4 * 2)
 
 
 @pytest.mark.parametrize("kind", BIASES)
-def test_attends_as_the_equation_says(kind: str, pieces: None) -> None:
-    bias, kinds, biases = biases_of(kind)
+def test_equals_the_equation(kind: str, chunks: None) -> None:
+    bias, mask_index, biases = biases_of(kind)
     expected = slow(*operands(), biases, 0.7)
-    torch.testing.assert_close(attend(*operands(), bias, kinds, 0.7), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attend(*operands(), bias, mask_index, 0.7), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", BIASES)
 @pytest.mark.parametrize("form", [attention._attend_fused, attention._attend_plainly])
-def test_what_other_devices_use_gives_the_same(form, kind: str, pieces: None) -> None:
-    bias, kinds, biases = biases_of(kind)
-    if kind == "one a window":
-        kinds = torch.arange(3)
-    attended = form(*operands(), bias, kinds, 0.7)
+def test_the_variants_of_other_devices_are_equal(form, kind: str, chunks: None) -> None:
+    bias, mask_index, biases = biases_of(kind)
+    if kind == "per window":
+        mask_index = torch.arange(3)
+    attended = form(*operands(), bias, mask_index, 0.7)
     torch.testing.assert_close(attended, slow(*operands(), biases, 0.7), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", BIASES)
-def test_gradients(kind: str, pieces: None) -> None:
-    bias, kinds, _ = biases_of(kind)
+def test_gradients(kind: str, chunks: None) -> None:
+    bias, mask_index, _ = biases_of(kind)
     inputs = [each.requires_grad_() for each in (*operands(), bias)]
-    assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, kinds, 0.7), inputs)
+    assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, mask_index, 0.7), inputs)
 
 
 @pytest.mark.parametrize("layout", ["tokens first", "channels first"])
-def test_any_layout_gives_the_same(layout: str) -> None:
-    def laid_out(x: Tensor) -> Tensor:
+def test_the_memory_layout_does_not_matter(layout: str) -> None:
+    def change_layout(x: Tensor) -> Tensor:
         return x.transpose(1, 2).contiguous().transpose(1, 2) if layout == "tokens first" else x.mT.contiguous().mT
 
-    bias, kinds, _ = biases_of("kinds")
+    bias, mask_index, _ = biases_of("mask_index")
     plain, other = [
-        [change(each).requires_grad_() for each in operands()] for change in (lambda each: each.contiguous(), laid_out)
+        [change(each).requires_grad_() for each in operands()]
+        for change in (lambda each: each.contiguous(), change_layout)
     ]
-    results = [attend(*own, bias, kinds) for own in (plain, other)]
+    results = [attend(*own, bias, mask_index) for own in (plain, other)]
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
     gradients = [
         torch.autograd.grad(result.square().sum(), own) for result, own in zip(results, (plain, other), strict=True)
@@ -110,16 +111,16 @@ def test_any_layout_gives_the_same(layout: str) -> None:
         torch.testing.assert_close(one, another, rtol=0, atol=1e-11)
 
 
-def test_the_scores_of_many_windows_are_not_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scores_of_many_windows_are_not_stored_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "CACHED_SCORES", 2 * 2 * 32 * 32 // torch.get_num_threads())
     query, key, value = (each.requires_grad_() for each in operands(windows=6, tokens=32))
-    kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    stored: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: stored.append(x.numel()) or x, lambda x: x):
         attend(query, key, value, torch.zeros(2, 32, 32, dtype=torch.float64))
-    assert kept and max(kept) < 6 * 2 * 32 * 32
+    assert stored and max(stored) < 6 * 2 * 32 * 32
 
 
-def test_short_types_are_computed_in_float32() -> None:
+def test_half_precision_is_computed_in_float32() -> None:
     short = [each.bfloat16().requires_grad_() for each in operands()]
     long = [each.detach().float().requires_grad_() for each in short]
     bias = random(2, 5, 5).float()
@@ -132,7 +133,7 @@ def test_short_types_are_computed_in_float32() -> None:
         torch.testing.assert_close(one.grad.float(), other.grad, rtol=1e-2, atol=1e-3)
 
 
-def test_autocast_changes_nothing_within() -> None:
+def test_autocast_does_not_change_the_result() -> None:
     inputs = [each.bfloat16().requires_grad_() for each in operands()]
     bias = random(2, 5, 5).float().requires_grad_()
     results = []
@@ -144,18 +145,18 @@ def test_autocast_changes_nothing_within() -> None:
         assert torch.equal(one, other)
 
 
-def test_tables_of_tensors_without_values_are_not_kept() -> None:
+def test_fake_tensors_are_not_cached() -> None:
     with FakeTensorMode():
         attention.relative_position_index(3)
-        attention.window_kinds(6, 6, 3, "cpu")
-    for made in (attention.relative_position_index(3), attention.window_kinds(6, 6, 3, "cpu")):
+        attention.window_mask_index(6, 6, 3, "cpu")
+    for made in (attention.relative_position_index(3), attention.window_mask_index(6, 6, 3, "cpu")):
         assert not isinstance(made, FakeTensor)
     with FakeTensorMode():
         assert isinstance(attention.relative_position_index(3), FakeTensor)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_heads_are_split_and_joined_as_linear_layers_do(parts: int) -> None:
+def test_splitting_and_joining_heads_equals_linear_layers(parts: int) -> None:
     torch.manual_seed(0)
     layer, windows = nn.Linear(6, 6 * parts).double(), random(4, 9, 6).requires_grad_()
     expected = layer(windows).view(4, 9, parts, 2, 3)
@@ -172,7 +173,7 @@ def test_heads_are_split_and_joined_as_linear_layers_do(parts: int) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_windows_are_cut_row_by_row_and_put_back() -> None:
+def test_windows_are_split_in_raster_order_and_joined() -> None:
     image = torch.arange(2 * 6 * 9 * 2).view(2, 6, 9, 2)
     windows = to_windows(image, 3)
     assert windows.shape == (2 * 2 * 3, 9, 2)
@@ -185,7 +186,7 @@ def test_windows_are_cut_row_by_row_and_put_back() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 2, 7])
-def test_rows_of_the_bias_table(window: int) -> None:
+def test_relative_position_index(window: int) -> None:
     index = relative_position_index(window)
     assert index.shape == (window**2, window**2) and index.dtype == torch.int64
     for query in range(window**2):
@@ -195,28 +196,46 @@ def test_rows_of_the_bias_table(window: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
-def test_strangers_are_masked(height: int, width: int, window: int, shift: int) -> None:
-    """Tokens are strangers when they lie in different cells of the grid that the shift makes of the image."""
-    place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
-    cells = (place - shift).div(window, rounding_mode="floor")
+def test_tokens_of_different_regions_are_masked(height: int, width: int, window: int, shift: int) -> None:
+    """Regions are the cells of the shifted grid."""
+    position = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
+    cells = (position - shift).div(window, rounding_mode="floor")
     cells = to_windows(cells.roll((-shift, -shift), (0, 1))[None], window)
-    strangers = (cells[:, :, None] != cells[:, None, :]).any(-1)
+    masked = (cells[:, :, None] != cells[:, None, :]).any(-1)
     mask = shifted_window_mask(height, width, window, shift, "cpu")
-    assert torch.equal(mask, torch.where(strangers, -100.0, 0.0))
-    assert strangers.any()
+    assert torch.equal(mask, torch.where(masked, -100.0, 0.0))
+    assert masked.any()
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
-def test_four_masks_are_enough(height: int, width: int, window: int, shift: int) -> None:
+def test_four_masks_suffice(height: int, width: int, window: int, shift: int) -> None:
     four = shifted_window_mask(2 * window, 2 * window, window, shift, "cpu")
-    kinds = window_kinds(height, width, window, "cpu")
-    assert torch.equal(four[kinds], shifted_window_mask(height, width, window, shift, "cpu"))
+    mask_index = window_mask_index(height, width, window, "cpu")
+    assert torch.equal(four[mask_index], shifted_window_mask(height, width, window, shift, "cpu"))
 
 
-def test_tables_are_computed_once_and_serve_training_after_inference() -> None:
+def test_tables_are_cached_and_usable_in_training_after_inference() -> None:
     device = torch.device("cpu")
     with torch.inference_mode():
-        first = window_kinds(36, 44, 4, device)
-    assert window_kinds(36, 44, 4, device) is first
+        first = window_mask_index(36, 44, 4, device)
+    assert window_mask_index(36, 44, 4, device) is first
     assert not first.is_inference()
-    assert window_kinds(44, 36, 4, device) is not first
+    assert window_mask_index(44, 36, 4, device) is not first
+
+
+@pytest.mark.parametrize("kind", BIASES)
+def test_dropout_of_attention_weights(kind: str) -> None:
+    bias, mask_index, biases = biases_of(kind)
+    query, key, value = operands()
+    torch.manual_seed(0)
+    attended = attend(query, key, value, bias, mask_index, 0.7, dropout=0.25)
+    torch.manual_seed(0)
+    weights = nn.functional.dropout((0.7 * query @ key.mT + biases).softmax(-1), 0.25)
+    torch.testing.assert_close(attended, weights @ value, rtol=0, atol=1e-12)
+
+
+def test_splitting_heads_without_bias() -> None:
+    layer, windows = nn.Linear(6, 18, bias=False).double(), random(4, 8, 6)
+    expected = layer(windows).view(4, 8, 3, 2, 3)
+    for index, part in enumerate(split_heads(windows, layer, 2)):
+        torch.testing.assert_close(part, expected[:, :, index].transpose(1, 2), rtol=0, atol=1e-12)

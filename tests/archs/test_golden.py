@@ -1,6 +1,6 @@
-"""Every configuration against its authors' code: keys, shapes, parameters, work, outputs, gradients.
+"""Every configuration equals its authors' code: keys, shapes, parameters, multiply-adds, outputs, gradients.
 
-The networks are run without the normalisation that their authors do outside the network.
+The networks run without the normalisation that their authors do outside the network.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tests.golden.deterministic import deterministic_state_dict
 from tests.golden.networks import Golden
 
 FLOAT32 = 2e-5
-"""Largest error in float32, in units of the output's standard deviation; convolutions round differently by library."""
+"""Largest error in float32, relative to the output's standard deviation; libraries round convolutions differently."""
 
 EXACT = 1e-9
-"""Largest error in float64, in units of the output's standard deviation."""
+"""Largest error in float64, relative to the output's standard deviation."""
 
 
 @pytest.fixture(scope="module", params=networks.configs())
@@ -34,7 +34,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(scope="module")
 def net(golden: Golden) -> Iterator[Network]:
-    """The network with the generated weights; buffers that the constructor computes keep their values."""
+    """Return the network with generated weights; derived buffers keep their values."""
     net = ARCHS.build(golden.section)
     weights = {
         golden.own_name(key): value for key, value in deterministic_state_dict(golden.shapes, golden.gain).items()
@@ -45,14 +45,14 @@ def net(golden: Golden) -> Iterator[Network]:
     del net
 
 
-def test_every_configuration_that_was_measured_is_here() -> None:
+def test_every_measured_configuration_is_stored() -> None:
     measured = {file.stem for file in networks.manifests()}
     if not measured:
-        pytest.skip("the full set of measurements is not beside the repository")
+        pytest.skip("the full measurements are not available")
     assert set(networks.configs()) == measured
 
 
-def test_keys_shapes_and_parameters_are_the_official_ones(golden: Golden, net: Network) -> None:
+def test_keys_shapes_and_parameters_are_official(golden: Golden, net: Network) -> None:
     own = {key: list(value.shape) for key, value in net.state_dict().items()}
     official = {golden.own_name(key): shape for key, shape in golden.shapes.items()}
     assert own == official
@@ -60,8 +60,8 @@ def test_keys_shapes_and_parameters_are_the_official_ones(golden: Golden, net: N
     assert sum(parameter.numel() for parameter in net.parameters()) == golden.param_count
 
 
-def work_left_out(net: Network) -> int:
-    """Return the multiply-adds that ours does not make: DehazeFormer's bias of positions that come again and again."""
+def saved_work(net: Network) -> int:
+    """Return the multiply-adds that mcir saves: DehazeFormer's bias is computed once per relative position."""
     parts = [part for part in net.modules() if isinstance(part, dehazeformer.WindowAttention)]
     pairs = [part.relative_positions[..., 0].numel() - len(part.positions) for part in parts]
     return sum(
@@ -70,16 +70,16 @@ def work_left_out(net: Network) -> int:
     )
 
 
-def test_work_is_the_official_one(golden: Golden) -> None:
+def test_multiply_adds_are_official(golden: Golden) -> None:
     with torch.device("meta"):
         shadow = ARCHS.build(golden.section).eval()
     for work in golden.macs:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             Network.forward(shadow, torch.empty(work["input_shape"], device="meta"))
-        assert counter.get_total_flops() // 2 == work["macs"] - work_left_out(shadow)
+        assert counter.get_total_flops() // 2 == work["macs"] - saved_work(shadow)
 
 
-def test_outputs_are_the_official_ones(golden: Golden, net: Network, record_property) -> None:
+def test_outputs_are_official(golden: Golden, net: Network, record_property) -> None:
     with torch.no_grad():
         for case in golden.cases:
             error = case.error(Network.forward(net, case.input))
@@ -87,8 +87,8 @@ def test_outputs_are_the_official_ones(golden: Golden, net: Network, record_prop
             assert error < FLOAT32, case.name
 
 
-def test_float64_tells_every_constant(golden: Golden, net: Network, record_property) -> None:
-    """Outputs and the gradient of each parameter in float64, where an epsilon or a variant of GELU shows."""
+def test_float64_outputs_and_gradients_are_official(golden: Golden, net: Network, record_property) -> None:
+    """In float64, a different epsilon or variant of GELU is visible."""
     net.double()
     try:
         for case in golden.cases:

@@ -1,4 +1,4 @@
-"""The literal forms that benchmarks measure against give what the networks give: the same weights, the same outputs."""
+"""The reference implementations of the benchmarks have the outputs of the networks."""
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", sorted(LITERAL))
-def test_literal_forms_are_the_same_function(name: str) -> None:
+def test_reference_implementations_are_equal(name: str) -> None:
     torch.manual_seed(0)
     net = ARCHS.build({"type": name, **SMALL[name]}).double().eval()
-    for parameter in net.parameters():  # also those that start at zero
+    for parameter in net.parameters():  # also those that are initialised to zero
         torch.nn.init.normal_(parameter, std=0.1)
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcir.archs import NAFNet, NAFNetLocal
-from mcir.archs.nafnet import LayerNorm2d, Mean2d, NAFBlock, spread
+from mcir.archs.nafnet import LayerNorm2d, Mean2d, NAFBlock, expand_means
 from mcir.archs.network import Network
 from mcir.registry import ARCHS
 from tests.archs.contract import ArchitectureContract
@@ -16,8 +16,8 @@ GOPRO: dict[str, Any] = {"middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 28], "de
 SIDD: dict[str, Any] = {"middle_blk_num": 12, "enc_blk_nums": [2, 2, 4, 8], "dec_blk_nums": [2, 2, 2, 2]}
 
 
-def awake(net: Network) -> Network:
-    """Give each beta and gamma a value: at zero, as they start, the blocks are shut and get no gradient."""
+def with_active_blocks(net: Network) -> Network:
+    """Set beta and gamma to random values: they are initialised to zero, where other parameters get no gradient."""
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith(("beta", "gamma")):
@@ -31,7 +31,7 @@ class TestContract(ArchitectureContract):
     @pytest.fixture
     def net(self) -> Network:
         torch.manual_seed(0)
-        return awake(ARCHS.build(self.section))
+        return with_active_blocks(ARCHS.build(self.section))
 
 
 class TestContractOfGrey(TestContract):
@@ -40,10 +40,10 @@ class TestContractOfGrey(TestContract):
 
 
 class TestContractOfLocal(TestContract):
-    """The windows (9, 4 and 2 pixels) are smaller than some of the contract's images and larger than others."""
+    """The windows of 9, 4 and 2 pixels are smaller than some of the contract's images and larger than others."""
 
     section: ClassVar = {"type": "NAFNetLocal", **SMALL, "train_size": [1, 3, 6, 6]}
-    found_as = "NAFNet"
+    detected_as = "NAFNet"
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------
@@ -60,12 +60,12 @@ def test_normalises_over_the_channels_of_each_pixel() -> None:
     norm = LayerNorm2d(5).double()
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
-    x = 1e-3 * torch.randn(2, 5, 3, 4, dtype=torch.float64)  # small enough for eps to count
+    x = 1e-3 * torch.randn(2, 5, 3, 4, dtype=torch.float64)  # small values, for which eps matters
     torch.testing.assert_close(norm(x), norm_by_hand(x, norm.weight, norm.bias), rtol=0, atol=1e-12)
 
 
 def local_mean_by_hand(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Each mean as a loop: the means of all windows within the map, then the outer ones repeated."""
+    """Compute the means of all windows inside the feature map in a loop, and repeat the outer ones."""
     height, width = x.shape[2:]
     rows, columns = min(window[0], height), min(window[1], width)
     means = torch.empty(*x.shape[:2], height - rows + 1, width - columns + 1, dtype=x.dtype)
@@ -82,22 +82,22 @@ def local_mean_by_hand(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize("window", [(1, 1), (2, 3), (3, 2), (4, 20), (20, 4), (5, 6), (6, 7), (7, 9), (30, 30)])
-def test_local_means_are_those_of_a_loop(window: tuple[int, int]) -> None:
+def test_local_means_equal_a_loop(window: tuple[int, int]) -> None:
     x = torch.randn(2, 3, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    means = spread(Mean2d(window)(x), 7, 9).expand_as(x)
+    means = expand_means(Mean2d(window)(x), 7, 9).expand_as(x)
     torch.testing.assert_close(means, local_mean_by_hand(x, window), rtol=0, atol=1e-13)
-    layered = Mean2d(window)(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(spread(layered, 7, 9).expand_as(x), means, rtol=0, atol=1e-13)
+    channels_last = Mean2d(window)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(expand_means(channels_last, 7, 9).expand_as(x), means, rtol=0, atol=1e-13)
 
 
 def test_gradients_of_local_means() -> None:
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: spread(Mean2d((2, 3))(x), 4, 5), x)
+    assert torch.autograd.gradcheck(lambda x: expand_means(Mean2d((2, 3))(x), 4, 5), x)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 3e-6), (torch.bfloat16, 4e-3)])
-def test_local_means_of_large_maps_lose_nothing(dtype: torch.dtype, error: float) -> None:
-    """One side after the other: differences of sums over rectangles of the whole map err by 4e-5 in float32."""
+def test_local_means_of_large_maps_are_precise(dtype: torch.dtype, error: float) -> None:
+    """Differences of sums over rectangles of the whole feature map would have an error of 4e-5 in float32."""
     x = torch.rand(1, 2, 600, 900, generator=torch.Generator().manual_seed(0)).to(dtype)
     exact = Mean2d((48, 32))(x.double())
     assert ((Mean2d((48, 32))(x) - exact).abs() / exact).max() < error
@@ -132,12 +132,12 @@ def test_block_agrees_with_the_equations() -> None:
 # -- the networks -----------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_block_changes_nothing() -> None:
+def test_an_initialised_block_is_the_identity() -> None:
     x = torch.rand(1, 4, 5, 6)
     assert torch.equal(NAFBlock(4)(x), x)
 
 
-def test_adds_to_its_input() -> None:
+def test_has_a_global_residual_connection() -> None:
     net = NAFNet(**SMALL)
     torch.nn.init.zeros_(net.ending.weight)
     torch.nn.init.zeros_(net.ending.bias)
@@ -151,11 +151,11 @@ def test_adds_to_its_input() -> None:
         ([1, 3, 256, 256], GOPRO, [(384, 384), (192, 192), (96, 96), (48, 48), (24, 24)]),
         ([1, 3, 32, 32], SIDD, [(48, 48), (24, 24), (12, 12), (6, 6), (3, 3)]),
         ([8, 3, 64, 128], GOPRO, [(96, 192), (48, 96), (24, 48), (12, 24), (6, 12)]),
-        ([1, 3, 33, 31], SMALL, [(53, 47), (26, 23), (13, 11)]),  # 33 is padded to 36, 31 to 32
+        ([1, 3, 33, 31], SMALL, [(53, 47), (26, 23), (13, 11)]),  # 33 is padded to 36, and 31 to 32
     ],
 )
 def test_windows_follow_from_the_training_size(train_size: list[int], blocks: Any, windows: Any) -> None:
-    """On every level the map of a padded training patch, times the window of the image, over the patch."""
+    """On each level: the size of a padded training patch, times the ratio of window to patch at full resolution."""
     with torch.device("meta"):
         net = NAFNetLocal(**{"width": 2, **blocks}, train_size=train_size)
     stages = [[*stage.children()] for stage in (*net.encoders, net.middle_blks)]
@@ -166,9 +166,9 @@ def test_windows_follow_from_the_training_size(train_size: list[int], blocks: An
 
 
 @pytest.mark.parametrize(("size", "equal"), [((24, 24), True), ((7, 13), True), ((24, 28), False), ((28, 4), False)])
-def test_local_is_global_as_long_as_the_windows_hold_the_map(size: tuple[int, int], equal: bool) -> None:
+def test_local_equals_global_on_images_within_the_window(size: tuple[int, int], equal: bool) -> None:
     torch.manual_seed(0)
-    net, local = awake(NAFNet(**SMALL)), NAFNetLocal(**SMALL, train_size=[1, 3, 16, 16])
+    net, local = with_active_blocks(NAFNet(**SMALL)), NAFNetLocal(**SMALL, train_size=[1, 3, 16, 16])
     local.load_state_dict(net.state_dict(), strict=True)
     images = torch.rand(2, 3, *size)
     with torch.no_grad():
@@ -176,9 +176,9 @@ def test_local_is_global_as_long_as_the_windows_hold_the_map(size: tuple[int, in
 
 
 def test_local_exported_for_any_size() -> None:
-    """One program on maps within the windows, larger in one direction and in both."""
+    """One program for feature maps that are smaller than the window, larger in one direction, and in both."""
     torch.manual_seed(0)
-    net = awake(NAFNetLocal(**SMALL, train_size=[1, 3, 16, 16])).eval()
+    net = with_active_blocks(NAFNetLocal(**SMALL, train_size=[1, 3, 16, 16])).eval()
     height, width = (torch.export.Dim(name, min=2, max=64) for name in ("height", "width"))
     free = {2: 4 * height, 3: 4 * width}
     program = torch.export.export(net, (torch.rand(1, 3, 40, 44),), dynamic_shapes=(free,)).module()
@@ -186,50 +186,3 @@ def test_local_exported_for_any_size() -> None:
         images = torch.rand(1, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("width", [32, 64])
-@pytest.mark.parametrize("blocks", [GOPRO, SIDD])
-def test_every_published_network_is_found_from_its_shapes(width: int, blocks: dict[str, Any]) -> None:
-    arguments = {"img_channel": 3, "width": width, **blocks}
-    with torch.device("meta"):
-        net = NAFNet(**arguments)
-    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    assert NAFNet.detect(shapes) == arguments
-
-
-def test_other_state_dicts_are_not_its_own() -> None:
-    with torch.device("meta"):
-        others = [ARCHS.build({"type": "EDSR"}), ARCHS.build({"type": "FFANet", "blocks": 1})]
-    for other in others:
-        assert NAFNet.detect({key: tuple(value.shape) for key, value in other.state_dict().items()}) is None
-    assert NAFNet.detect({"intro.weight": (8, 3, 3, 3), "ending.weight": (3, 8, 3, 3)}) is None
-
-
-@pytest.mark.parametrize("network", [NAFNet, NAFNetLocal])
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dec_blk_nums": [1, 1, 1]}, "enc_blk_nums has 4 levels and dec_blk_nums 3"),
-        ({"width": 0}, "width=0"),
-        ({"img_channel": 0}, "img_channel=0"),
-        ({"middle_blk_num": -1}, "middle_blk_num=-1"),
-        ({"enc_blk_nums": [1, -1, 1, 1]}, r"enc_blk_nums=\[1, -1, 1, 1\]"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(network: type[NAFNet], arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"{network.__name__}: .*{message}"):
-        network(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"train_size": [256, 256]}, r"train_size is \(B, C, H, W\) .* not \[256, 256\]"),
-        ({"train_size": [1, 3, 0, 64]}, r"not \[1, 3, 0, 64\]"),
-        ({"fast_imp": True}, "leave it at false"),
-    ],
-)
-def test_local_refuses_what_it_cannot_do(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"NAFNetLocal: .*{message}"):
-        NAFNetLocal(**SMALL, **arguments)

@@ -1,4 +1,4 @@
-"""What all architectures share: padding, stochastic depth, blocks."""
+"""Code shared by all architectures: padding, stochastic depth, blocks, the spec."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from torch import nn
 
 from mcir.archs import network
 from mcir.archs.network import Blocks, Network, pad, stochastic_depth
-from mcir.network_spec import NetworkSpec, Padding
+from mcir.network_spec import NetworkSpec, Padding, derived_buffer_names, spec_of
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (4, 8), (5, 2), (7, 7), (11, 12), (12, 16)])
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (4, 10), (8, 8), (1, 13)])
-def test_images_go_on_as_numpy_has_it(height: int, width: int, multiple: int, least: int) -> None:
+def test_padding_equals_numpy(height: int, width: int, multiple: int, least: int) -> None:
     image = torch.rand(2, 3, height, width)
     for padding, mode in (("reflect", "reflect"), ("zeros", "constant")):
         padded = pad(image, multiple, least, padding)
@@ -20,12 +20,12 @@ def test_images_go_on_as_numpy_has_it(height: int, width: int, multiple: int, le
         assert np.array_equal(padded.numpy(), np.pad(image, ((0, 0), (0, 0), (0, bottom), (0, right)), mode))
         for side, before in zip(padded.shape[2:], (height, width), strict=True):
             assert side % multiple == 0 and side >= max(before, least)
-            assert side - multiple < max(before, least)  # no more than needed
+            assert side - multiple < max(before, least)  # not more than necessary
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (2, 1), (4, 10), (8, 8), (1, 13)])
-def test_a_traced_program_pads_the_same(
+def test_padding_of_exported_programs_is_the_same(
     monkeypatch: pytest.MonkeyPatch, multiple: int, least: int, padding: Padding
 ) -> None:
     for height, width in ((1, 1), (1, 9), (2, 3), (5, 8), (12, 16)):
@@ -36,7 +36,7 @@ def test_a_traced_program_pads_the_same(
             assert torch.equal(pad(image, multiple, least, padding), expected)
 
 
-def test_nothing_is_copied_where_nothing_is_added() -> None:
+def test_images_that_need_no_padding_are_not_copied() -> None:
     image = torch.rand(1, 3, 8, 16)
     assert pad(image, 8, 8) is image
     assert pad(image, 8, 8, "zeros") is image
@@ -55,7 +55,7 @@ def test_a_network_pads_restores_and_crops() -> None:
     assert torch.equal(Doubling()(image), nn.functional.interpolate(image, scale_factor=2, mode="nearest"))
 
 
-def test_residuals_are_left_out_by_image_and_only_in_training() -> None:
+def test_residuals_are_dropped_per_image_and_only_in_training() -> None:
     branch = torch.ones(4000, 2, 3)
     torch.manual_seed(0)
     kept = stochastic_depth(branch, 0.25, training=True)
@@ -65,7 +65,22 @@ def test_residuals_are_left_out_by_image_and_only_in_training() -> None:
     assert stochastic_depth(branch, 0.0, training=True) is branch
 
 
-def test_blocks_come_one_after_the_other() -> None:
+def test_blocks_run_in_sequence() -> None:
     blocks = Blocks([nn.Linear(2, 3), nn.Linear(3, 4)])
     assert list(blocks.state_dict()) == ["blocks.0.weight", "blocks.0.bias", "blocks.1.weight", "blocks.1.bias"]
     assert blocks(torch.rand(5, 2)).shape == (5, 4)
+
+
+def test_the_spec_is_read_from_any_module() -> None:
+    own = nn.Linear(1, 1)
+    assert spec_of(own) is None
+    own.spec = nn.Identity()  # a submodule of that name
+    assert spec_of(own) is None
+    own = nn.Linear(1, 1)
+    own.spec = NetworkSpec(scale=2, size_multiple=8, derived_buffers=("mask",))  # type: ignore[assignment]
+    spec = spec_of(own)
+    assert spec is not None and (spec.scale, spec.shift_period) == (2, 8)
+    assert spec_of(torch.compile(own)) is spec  # type: ignore[arg-type]
+    assert derived_buffer_names(nn.Sequential(nn.ReLU(), own)) == {"mask"}
+    with pytest.raises(AttributeError):
+        Network().scale = 2  # type: ignore[misc]

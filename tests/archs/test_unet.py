@@ -6,29 +6,28 @@ from torch import Tensor
 
 from mcir.archs import UNet
 from tests.archs.contract import ArchitectureContract
-from tests.golden import networks
 
 
 class TestContract(ArchitectureContract):
     section: ClassVar = {"type": "UNet", "num_feat": 4}
-    reach = 110  # convolutions 62 on the way down and 30 up, poolings 15
+    reach = 110  # convolutions 62 in the encoder and 30 in the decoder, pooling 15
 
     def images(self, net: Any, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Larger where batches are normalised: a single pixel an image at the lowest level has hardly a variance."""
+        """Larger images in training, because batch normalisation of single pixels has almost no variance."""
         return super().images(net, batch, height + 32 * net.training, width + 32 * net.training, seed)
 
 
 class TestContractOfBilinear(TestContract):
     section: ClassVar = {"type": "UNet", "num_feat": 2, "num_in_ch": 1, "num_out_ch": 1, "bilinear": True}
     channels = 1
-    reach = None  # corners are aligned: where a pixel looks depends on the size
+    reach = None  # aligned corners: sampling positions depend on the image size
 
 
-class TestContractOfEnlarging(TestContract):
+class TestContractOfUpsampling(TestContract):
     section: ClassVar = {"type": "UNet", "num_feat": 4, "scale": 2}
 
 
-# -- the network, slowly -----------------------------------------------------------------------------------------------
+# -- slow reference ---------------------------------------------------------------------------------------------------
 
 
 def randomised(net: UNet) -> UNet:
@@ -59,8 +58,8 @@ def plain_pair(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return x
 
 
-def plain_rise(state: dict[str, Tensor], below: Tensor, skipped: Tensor) -> Tensor:
-    """Enlarge pixel by pixel; what is missing beside an odd picture stays zero."""
+def plain_up(state: dict[str, Tensor], below: Tensor, skipped: Tensor) -> Tensor:
+    """Upsample pixel by pixel; the last row and column of odd sizes stay zero."""
     height, width = below.shape[2:]
     raised = torch.zeros_like(skipped)
     for row in range(2 * height):
@@ -84,7 +83,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (19, 31)])
-def test_agrees_with_its_description(bilinear: bool, size: tuple[int, int]) -> None:
+def test_equals_a_slow_reference(bilinear: bool, size: tuple[int, int]) -> None:
     net = randomised(UNet(2, 5, num_feat=2, bilinear=bilinear))
     state, images = net.state_dict(), torch.rand(2, 2, *size, dtype=torch.float64)
     pictures = [plain_pair(part(state, "encoder.0."), images)]
@@ -96,7 +95,7 @@ def test_agrees_with_its_description(bilinear: bool, size: tuple[int, int]) -> N
         pictures.append(plain_pair(part(state, f"encoder.{level}."), largest))
     x = pictures.pop()
     for step in range(4):
-        x = plain_rise(part(state, f"decoder.{step}."), x, pictures.pop())
+        x = plain_up(part(state, f"decoder.{step}."), x, pictures.pop())
     expected = torch.einsum("dc,bchw->bdhw", state["last.weight"][..., 0, 0], x) + state["last.bias"].view(-1, 1, 1)
     torch.testing.assert_close(net(images), expected, rtol=1e-10, atol=1e-10)
 
@@ -109,8 +108,8 @@ def test_parameters(bilinear: bool, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in net.last.parameters()) == 195
 
 
-def test_enlarging_changes_the_last_layer_alone() -> None:
-    """Each pixel of the features makes scale² pixels; channel c·scale² + row·scale + column makes (row, column)."""
+def test_upsampling_changes_only_the_last_layer() -> None:
+    """Channel c·scale² + row·scale + column of the last layer becomes channel c at (row, column) of each block."""
     net, twin = randomised(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
     own, body = net.state_dict(), twin.state_dict()
     assert [key for key in own if own[key].shape != body[key].shape] == ["last.weight", "last.bias"]
@@ -124,32 +123,9 @@ def test_enlarging_changes_the_last_layer_alone() -> None:
             torch.testing.assert_close(enlarged[..., row::2, column::2], twin(images))
 
 
-def test_what_an_enlarged_output_is_taken_for() -> None:
+def test_detection_of_upsampling() -> None:
     for arguments in ({"scale": 2}, {"scale": 3, "num_in_ch": 1, "num_out_ch": 1}, {"num_in_ch": 1, "num_out_ch": 3}):
         shapes = {key: tuple(value.shape) for key, value in UNet(num_feat=2, **arguments).state_dict().items()}
         found = UNet.detect(shapes)
         assert found is not None
         assert {key: found[key] for key in arguments} == arguments
-
-
-# -- recognition and mistakes ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("config", [config for config in networks.configs() if config.startswith("unet")])
-def test_configurations_are_found_again(config: str) -> None:
-    golden = networks.load(config)
-    shapes = {golden.own_name(key): tuple(shape) for key, shape in golden.shapes.items()}
-    assert {"type": "UNet", **(UNet.detect(shapes) or {})} == {**golden.section, "num_feat": 64, "scale": 1}
-
-
-@pytest.mark.parametrize("config", networks.configs())
-def test_other_names_are_not_taken_for_it(config: str) -> None:
-    """Neither other networks nor U-Nets whose keys are named otherwise."""
-    assert UNet.detect({key: tuple(shape) for key, shape in networks.load(config).shapes.items()}) is None
-
-
-@pytest.mark.parametrize("arguments", [{"num_in_ch": 0}, {"num_out_ch": 0}, {"num_feat": 0}, {"scale": 0}])
-def test_what_cannot_be_built_is_refused(arguments: dict[str, int]) -> None:
-    name = next(iter(arguments))
-    with pytest.raises(ValueError, match=rf"UNet: channels, features and scale start at 1, not .*{name}=0"):
-        UNet(**arguments)

@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from mcir.config import load
-from mcir.config.options import (
+from mcir.config.schema import (
     DatasetOptions,
     DistOptions,
     Fixed,
