@@ -15,7 +15,7 @@ from mcir.inference.export_backends import trace
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS
 from mcir.weights import derived_keys, detect
-from tests.archs.sizes import complaint, accepts_sides, usable_sides
+from tests.archs.sizes import accepts_sides, complaint, usable_sides
 
 
 class ArchitectureContract:
