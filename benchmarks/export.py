@@ -1,8 +1,8 @@
-"""What exported networks cost and whether they are right: published configurations, in every format.
+"""Export published configurations to every format; measure the time, the differences and the speed.
 
-Each is written by ``mcir.inference.export``, run on images of two sizes and compared with its network (the largest
-difference; weights are random and every part is awake). *s to write* are processor seconds of the ONNX file; *image*
-is the time of 1×3×128×128 on one thread, PyTorch and ONNX Runtime taking turns, medians::
+``mcir.inference.export`` writes each program and compares it with its network on images of two sizes (weights are
+random, and no layer is zero). *s to write*: processor seconds for the ONNX file. *image*: seconds for 1×3×128×128 with
+one thread, medians of interleaved rounds of PyTorch and ONNX Runtime::
 
     python benchmarks/export.py --only 'swinir_light_x4'
 """
@@ -47,8 +47,8 @@ CONFIGS = (
 HEAD = ("configuration", "s to write", "MiB", "ONNX", "TorchScript", "torch.export", "image: PyTorch", "ONNX Runtime")
 
 
-def awake(config: str) -> Network:
-    """Build a configuration with random weights and nothing that starts at zero."""
+def build(config: str) -> Network:
+    """Build a configuration with random weights, none of them zero."""
     torch.manual_seed(0)
     network: Network = ARCHS.build(networks.load(config).section).eval()
     for parameter in network.parameters():
@@ -57,12 +57,12 @@ def awake(config: str) -> Network:
     return network
 
 
-def measured(config: str, rounds: int, folder: Path) -> list[str]:
-    """Return the cells of one configuration."""
-    network = awake(config)
-    began = time.process_time()
+def measure(config: str, rounds: int, folder: Path) -> list[str]:
+    """Return the row of one configuration."""
+    network = build(config)
+    start = time.process_time()
     exported = export_network(network, {"onnx": folder / "net.onnx"})
-    seconds = time.process_time() - began
+    seconds = time.process_time() - start
     exported += export_network(
         network, {form: folder / f"net{FORMATS[form]}" for form in ("torchscript", "torch-export")}
     )
@@ -84,10 +84,10 @@ def print_row(cells: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="configurations that fit, a glob")
-    parser.add_argument("--rounds", type=int, default=5, help="of the times (default: 5)")
+    parser.add_argument("--only", default="*", help="pattern of configurations")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing (default: 5)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print_row(HEAD)
@@ -95,7 +95,7 @@ def main() -> None:
     for config in CONFIGS:
         if fnmatchcase(config, arguments.only):
             with tempfile.TemporaryDirectory() as folder:
-                print_row(measured(config, arguments.rounds, Path(folder)))
+                print_row(measure(config, arguments.rounds, Path(folder)))
 
 
 if __name__ == "__main__":

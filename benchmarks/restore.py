@@ -1,9 +1,9 @@
-"""What restoring pictures takes: memory as they grow, and time a megapixel in tiles and without.
+"""Measure the memory of restoring images of different sizes, and the time per megapixel with and without tiles.
 
-Memory: a process of its own reads a PNG, restores it with a small NAFNet and writes a PNG, all with the defaults; its
-peak is what the operating system saw (all of the process, PyTorch's own part included). Targets are for a processor.
+Memory: a separate process reads a PNG, restores it with a small NAFNet and writes a PNG, with default settings. The
+peak is that of the whole process, including PyTorch, as the operating system reports it. Targets are for a CPU.
 
-Time: processor seconds of one thread, seconds of the device on a GPU; medians of interleaved rounds::
+Time: processor seconds of one thread, or seconds of the GPU; medians of interleaved rounds::
 
     python benchmarks/restore.py --megapixels 1 10 100 --json restore.json
 """
@@ -49,15 +49,15 @@ TIMED: dict[str, dict[str, Any]] = {
 
 
 def photograph(megapixels: float) -> np.ndarray[Any, Any]:
-    """Return a picture of so many megapixels, (H, W, 3), 8 bit: a photograph again and again."""
+    """Return an 8-bit image (H, W, 3) of a size, a photograph that is repeated."""
     side = round((megapixels * 1e6) ** 0.5)
-    once = data.astronaut()
-    times = -(-side // len(once))
-    return np.ascontiguousarray(np.tile(once, (times, times, 1))[:side, :side])
+    photo = data.astronaut()
+    count = -(-side // len(photo))
+    return np.ascontiguousarray(np.tile(photo, (count, count, 1))[:side, :side])
 
 
 def restore_file(source: Path, device: torch.device) -> None:
-    """Read, restore and write a picture, and print the peak memory of the process in megabytes."""
+    """Read, restore and write an image, and print the peak memory of the process in megabytes."""
     torch.manual_seed(0)
     restorer = Restorer(ARCHS.build(SMALL), device=device)
     write_picture(source.with_suffix(".out.png"), restorer.pictures([read_picture(source)])[0])
@@ -65,7 +65,7 @@ def restore_file(source: Path, device: torch.device) -> None:
 
 
 def peaks(sizes: list[float], device: torch.device) -> dict[float, float]:
-    """Return the peak memory in megabytes for pictures of so many megapixels."""
+    """Return the peak memory in megabytes for images of these sizes in megapixels."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -75,8 +75,10 @@ def peaks(sizes: list[float], device: torch.device) -> dict[float, float]:
     return found
 
 
-def ways(section: dict[str, Any], side: int, tiles: list[int], device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Return the ways of restoring a picture that take turns."""
+def variants(
+    section: dict[str, Any], side: int, tiles: list[int], device: torch.device
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that restore an image with different settings."""
     torch.manual_seed(0)
     net = ARCHS.build(section)
     pixels = photograph((side / 1000) ** 2)
@@ -88,15 +90,17 @@ def ways(section: dict[str, Any], side: int, tiles: list[int], device: torch.dev
 
 
 def main() -> None:
-    """Measure, print tables and write the numbers."""
+    """Measure, print tables and write a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 10, 100], help="whose peak is measured")
-    parser.add_argument("--side", type=int, default=768, help="side of the picture that is timed (default: 768)")
-    parser.add_argument("--tiles", type=int, nargs="*", default=[256, 384, 512], help="tiles that are timed")
-    parser.add_argument("--networks", nargs="*", default=list(TIMED), choices=list(TIMED), help="which are timed")
+    parser.add_argument(
+        "--megapixels", type=float, nargs="*", default=[1, 10, 100], help="sizes whose peak is measured"
+    )
+    parser.add_argument("--side", type=int, default=768, help="side of the timed image (default: 768)")
+    parser.add_argument("--tiles", type=int, nargs="*", default=[256, 384, 512], help="sides of the timed tiles")
+    parser.add_argument("--networks", nargs="*", default=list(TIMED), choices=list(TIMED), help="timed networks")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--json", type=Path, help="file of the report")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = arguments.device
@@ -114,13 +118,15 @@ def main() -> None:
 
     times: dict[str, dict[str, float]] = {}
     for name in arguments.networks:
-        calls = ways(TIMED[name], arguments.side, arguments.tiles, device)
+        calls = variants(TIMED[name], arguments.side, arguments.tiles, device)
         measured = interleaved(calls, arguments.rounds, device)
-        times[name] = {way: statistics.median(each) / (arguments.side / 1000) ** 2 for way, each in measured.items()}
+        times[name] = {
+            variant: statistics.median(each) / (arguments.side / 1000) ** 2 for variant, each in measured.items()
+        }
     if times:
-        table = Table("", *times, title=f"Seconds a megapixel, {arguments.side}×{arguments.side}")
-        for way in next(iter(times.values())):
-            table.add_row(way, *(f"{of_network[way]:.2f}" for of_network in times.values()))
+        table = Table("", *times, title=f"Seconds per megapixel, {arguments.side}×{arguments.side}")
+        for name in next(iter(times.values())):
+            table.add_row(name, *(f"{seconds[name]:.2f}" for seconds in times.values()))
         console.print(table)
     write_report(arguments.json, {"peak_mb": memory, "seconds_per_megapixel": times, "side": arguments.side}, device)
 

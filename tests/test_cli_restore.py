@@ -129,13 +129,13 @@ def test_invalid_arguments(words, message, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nothing", "-w", "x2.pth"), "nothing: no such file"),
+        (("nothing", "-w", "x2.pth"), "'nothing': no such file"),
         (("empty", "-w", "x2.pth"), "no image found in empty; searched for .bmp, "),
         (("photos", "-w", "none.pth"), "none.pth: the weight file does not exist"),
         (("photos", "-w", "photos/a.png"), "photos/a.png cannot be read as weights"),
         (("photos", "-w", "x2.pth", "--key", "params_ema"), "expected the key 'params_ema'"),
         (("photos", "-w", "x2.pth", "-o", "photos"), "would overwrite the input photos/a.png"),
-        (("photos", "photos/a.png/..", "-w", "x2.pth"), "photos/a.png/..: no such file"),
+        (("photos", "photos/a.png/..", "-w", "x2.pth"), "'photos/a.png/..': no such file"),
         (("photos", "twice", "-w", "x2.pth"), "is also that of"),
         (("photos", "-w", "x2.pth", "--gt", "empty"), "empty: no image found"),
         (("photos", "-w", "x2.pth", "--gt", "twice"), "none of 2 images has a ground truth"),

@@ -13,8 +13,6 @@ from mcir.data.storage import Folder, stem
 from mcir.inference.batch.jobs import Job
 from mcir.inference.batch.search import Report
 
-_SCALE = re.compile(r"x\d$")
-
 
 class GroundTruths:
     """Ground truths of images, found by their names without extension.
@@ -33,14 +31,11 @@ class GroundTruths:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder.expanduser()
-        self._file = self.root if self.root.is_file() else None
-        keys = [] if self._file else Folder(self.root).keys()
-        if not keys and not self._file:
+        self._is_file = self.root.is_file()
+        keys = [""] if self._is_file else Folder(self.root).keys()
+        self.files = [self.root / key for key in keys]
+        if not self.files:
             raise DataError(f"{self.root}: no image found; searched for {', '.join(sorted(EXTENSIONS))}")
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            self._by_stem[stem(key)].append(key)
-        self.files = [self._file] if self._file else [self.root / key for key in keys]
 
     def match(self, jobs: Sequence[Job], report: Report) -> dict[Job, Path]:
         """Return the ground truth of each image that has one.
@@ -52,19 +47,23 @@ class GroundTruths:
         Raises:
             DataError: no image has a ground truth, or there is one file for several images.
         """
-        if self._file:
+        if self._is_file:
             if len(jobs) != 1:
                 raise DataError(f"{self.root}: one ground truth for {len(jobs)} images; name a folder")
-            return {jobs[0]: self._file}
+            return {jobs[0]: self.root}
+        by_stem: defaultdict[str, list[Path]] = defaultdict(list)
+        for file in self.files:
+            by_stem[stem(file.relative_to(self.root).as_posix())].append(file)
         found, problems = {}, []
         for job in jobs:
             name = stem(job.name)
-            keys = self._named(name) or self._named(_SCALE.sub("", name))
-            same = [key for key in keys if Path(key).suffix == job.source.suffix] or keys
+            names = [form for one in (name, re.sub(r"x\d$", "", name)) for form in (one, one.rpartition("/")[2])]
+            files = next((by_stem[one] for one in names if one in by_stem), [])
+            same = [file for file in files if file.suffix == job.source.suffix] or files
             if len(same) == 1:
-                found[job] = self.root / same[0]
+                found[job] = same[0]
             elif same:
-                problems.append((str(job.source), f"several ground truths: {', '.join(sorted(same))}"))
+                problems.append((str(job.source), f"several ground truths: {', '.join(map(str, sorted(same)))}"))
             else:
                 problems.append((str(job.source), f"no ground truth {self.root / name} with any extension"))
         if not found:
@@ -72,6 +71,3 @@ class GroundTruths:
         for problem in problems:
             report(*problem)
         return found
-
-    def _named(self, name: str) -> list[str]:
-        return self._by_stem.get(name) or self._by_stem.get(name.rpartition("/")[2], [])

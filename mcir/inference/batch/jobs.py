@@ -57,17 +57,18 @@ def plan_outputs(
             the next time, or would leave the folder of the results through a link.
     """
     out = out.expanduser()
+    out_extension = "" if out.is_dir() else out.suffix.lower()
     if set("/\\\0") & set(suffix):
         raise DataError(f"--suffix: expected the end of a name without slashes, got {suffix!r}")
-    if _is_file_name(out):
+    if out_extension in EXTENSIONS:
         if len(found) != 1 or found[0].root is not None:
             raise DataError(f"{out}: a file name, for one image; name a folder for a folder or several files")
         if suffix or (extension is not None and extension != out.suffix):
             raise DataError(f"{out}: a complete file name; remove --suffix and --format")
         out, names = out.parent, [out.name]
     else:
-        if out.exists() and not out.is_dir():
-            raise DataError(f"{out}: a file; name a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
+        if out_extension in Image.registered_extensions() or (out.exists() and not out.is_dir()):
+            raise DataError(f"{out}: name a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
         names = [f"{stem(one.name)}{suffix}{extension or _own_extension(one)}" for one in found]
     jobs = [
         Job(one.name, one.source, out / name, _comparison(out, name) if compare else None)
@@ -75,20 +76,6 @@ def plan_outputs(
     ]
     _check_targets(jobs, found, out, protected)
     return out, jobs
-
-
-def _is_file_name(out: Path) -> bool:
-    """Return whether the output is the name of a file.
-
-    Raises:
-        DataError: it is, but in a format that cannot be written.
-    """
-    extension = out.suffix.lower()
-    if out.is_dir():
-        return False
-    if extension not in EXTENSIONS and extension in Image.registered_extensions():
-        raise DataError(f"{out}: this format cannot be written; expected one of {', '.join(sorted(EXTENSIONS))}")
-    return extension in EXTENSIONS
 
 
 def _own_extension(found: Found) -> str:
@@ -102,30 +89,24 @@ def _comparison(out: Path, name: str) -> Path:
 
 def _check_targets(jobs: Sequence[Job], found: Sequence[Found], out: Path, protected: Iterable[Path]) -> None:
     """Raise if a result would do harm."""
-    taken: dict[Path, str] = {}
+    owners: dict[Path, str] = {}
     for file in (*(job.source for job in jobs), *protected):
-        taken |= dict.fromkeys((_written(file), file.resolve()), f"the input {file}")
+        owners |= dict.fromkeys((_written(file), file.resolve()), f"would overwrite the input {file}")
     home = out.resolve()
     roots = {one.root.resolve() for one in found if one.root is not None}
     roots = {root for root in roots if root == home or home in root.parents}
-    owners: dict[Path, str] = {}
     problems = []
     for job in jobs:
         for path in filter(None, (job.target, job.comparison)):
             target = _written(path)
-            if target in taken:
-                problem = f"would overwrite {taken[target]}"
-            elif home not in target.parents:
+            if (problem := owners.get(target)) is None and home not in target.parents:
                 problem = f"would be written to {target}, through a link"
-            elif any(root in target.parents for root in roots):
+            elif problem is None and any(root in target.parents for root in roots):
                 problem = "would be among the input images, and be restored itself the next time"
-            elif target in owners:
-                problem = f"is also that of {owners[target]}"
-            else:
-                owners[target] = str(job.source)
-                continue
-            problems.append(f"{job.source}: its result {path} {problem}")
-            break
+            owners.setdefault(target, f"is also that of {job.source}")
+            if problem:
+                problems.append(f"{job.source}: its result {path} {problem}")
+                break
     raise_data_errors(problems, f"results in {out} (name another folder with -o, or fewer inputs)")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -29,22 +29,20 @@ class BatchProgress:
         self.megapixels = 0.0
         self._shown = 0.0
         self._start = self._printed = time.monotonic()
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
-            self._bar.add_task(self._text(), total=megapixels)
+        columns = (BarColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task(self._text(), total=megapixels)
 
     def __enter__(self) -> BatchProgress:
-        """Start to measure the time."""
-        self._start = self._printed = time.monotonic()
-        if self._bar is not None:
-            self._bar.start()
+        """Show the bar."""
+        self._bar.start()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def finish(self, images: int, megapixels: float) -> None:
         """Count images that are done, and their megapixels."""
@@ -55,9 +53,8 @@ class BatchProgress:
     def update(self, megapixels: float) -> None:
         """Show how much of the current images is done, in megapixels."""
         self._shown = max(self._shown, self.megapixels + megapixels)  # computed images may not be written yet
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._shown, description=self._text())
-        elif time.monotonic() - self._printed >= INTERVAL:
+        self._bar.update(self._task, completed=self._shown, description=self._text())
+        if self._bar.disable and time.monotonic() - self._printed >= INTERVAL:
             self._printed = time.monotonic()
             self._console.print(self._text())
 

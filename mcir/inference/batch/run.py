@@ -32,7 +32,7 @@ from mcir.inference.batch.scores import Scores, draw_comparison, printable, scor
 from mcir.inference.batch.search import find_images
 from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
-from mcir.inference.images.writing import DEEP, FORMATS
+from mcir.inference.images.writing import FORMATS
 from mcir.inference.restorer import OVERLAP, Restorer
 from mcir.weights import load_network
 
@@ -197,9 +197,8 @@ class _Run:
         picture = read_picture(job.source)
         if self.settings.bits == 16:
             picture = with_bits(picture, 16)
-        refusal = FORMATS[job.target.suffix.lower()].refusal(picture, self.settings.bits, self.scale)
-        if refusal is not None:
-            raise PictureError(f"{refusal.reason}{', or --bits 8' if refusal.missing == (DEEP,) else ''}")
+        if refusal := FORMATS[job.target.suffix.lower()].refusal(picture, self.settings.bits, self.scale):
+            raise PictureError(refusal)
         return picture
 
     def restore(

@@ -35,13 +35,13 @@ class Found:
 def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report) -> list[Found]:
     """Return the images that files, folders and patterns name, in order and without duplicates.
 
-    Folders are searched at any depth. Links to folders are followed; hidden files and files with other suffixes are
-    ignored. A file that is named itself is accepted with any suffix.
+    Folders are searched at any depth. Links to folders are followed; hidden files and files with other extensions are
+    ignored. A file that is named itself may have any extension.
 
     Args:
         inputs: paths, or patterns with ``*``, ``?``, ``[…]`` and ``**``; an existing path is never a pattern.
         excluded: folders that are not searched, such as that of the results.
-        report: called for unreadable folders, and for paths with the suffix of an image that are not files.
+        report: called for unreadable folders, and for paths with the extension of an image that are not files.
 
     Raises:
         DataError: an input does not exist, or there is no image.
@@ -51,19 +51,15 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
     problems = []
     for text in inputs:
         path = Path(text).expanduser()
-        if not text:
-            problems.append("an input is empty: name a file, a folder or a pattern")
-        elif path.is_file():
+        if path.is_file():
             found.append(Found(path, path.name))
-        elif path.is_dir():
+        elif path.is_dir() and text:
             if len(inputs) == 1 or path.resolve() not in excluded:  # the shell expands photos/* to the results, too
                 found += _in_folder(path, path, excluded, report)
-        elif path.exists() or path.is_symlink():
-            problems.append(f"{text}: neither a file nor a folder")
-        elif matches := _matching(path, excluded, report):
+        elif matches := list(_matching(path, excluded, report)):
             found += matches
         else:
-            problems.append(f"{text}: no such file" if matches is None else f"{text}: no image matches this pattern")
+            problems.append(f"'{text}': no such file or folder, and no image matches it as a pattern")
     raise_data_errors(problems, "images to restore")
     if not found:
         raise DataError(f"no image found in {', '.join(inputs)}; searched for {', '.join(sorted(EXTENSIONS))}")
@@ -73,47 +69,43 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
     return list(unique.values())
 
 
-def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Report) -> Iterator[Found]:
-    """Yield the images of a folder at any depth, sorted; a link back to a parent folder is not followed."""
+def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Report) -> list[Found]:
+    """Return the images of a folder at any depth, sorted; a link back to a parent folder is not followed."""
 
     def on_error(error: OSError) -> None:
         report(f"{error.filename}/", error.strerror or str(error))
 
-    inside = _inside(excluded, folder)
     parents: dict[str, frozenset[str]] = {}
-    found = []
+    paths: list[Path] = []
     for current, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
         real = os.path.realpath(current)
         above = parents.get(os.path.dirname(current), frozenset())  # noqa: PTH120
         parents[current] = above | {real}
-        if real in above or Path(real) in inside:
+        if real in above or Path(real) in _inside(excluded, folder):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(current, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if _is_image(path, report)]
-    yield from (Found(path, path.relative_to(root).as_posix(), root) for path in sorted(found))
+        paths += [Path(current, name) for name in files if not name.startswith(".")]
+    images = sorted(path for path in paths if _is_image(path, report))
+    return [Found(path, path.relative_to(root).as_posix(), root) for path in images]
 
 
-def _matching(pattern: Path, excluded: Sequence[Path], report: Report) -> list[Found] | None:
-    """Return the images that match a pattern, in files and folders; None if the text is not a pattern."""
+def _matching(pattern: Path, excluded: Sequence[Path], report: Report) -> Iterator[Found]:
+    """Yield the images that match a pattern, in files and folders."""
     root, rest = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
     while rest and (root / rest[0]).exists():  # a folder may be called `a[1]`
         root /= rest.pop(0)
-    if not any(_MAGIC & set(part) for part in rest) or not root.is_dir():
-        return None
-    inside = _inside(excluded, root)
-    found: list[Found] = []
+    if not any(_MAGIC & set(part) for part in rest):
+        return
     for path in sorted(root.glob(str(Path(*rest)))):
         real = path.resolve()
         is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if is_hidden or inside & {real, *real.parents}:
+        if is_hidden or {real, *real.parents} & _inside(excluded, root):
             continue
         if path.is_dir():
-            found += _in_folder(path, root, excluded, report)
+            yield from _in_folder(path, root, excluded, report)
         elif _is_image(path, report):
-            found.append(Found(path, path.relative_to(root).as_posix(), root))
-    return found
+            yield Found(path, path.relative_to(root).as_posix(), root)
 
 
 def _inside(excluded: Sequence[Path], folder: Path) -> set[Path]:
@@ -122,10 +114,10 @@ def _inside(excluded: Sequence[Path], folder: Path) -> set[Path]:
 
 
 def _is_image(path: Path, report: Report) -> bool:
-    """Return whether a file has the suffix of an image; report one that is not a file."""
+    """Return whether a file has the extension of an image; report one that is not a file."""
     if path.suffix.lower() not in EXTENSIONS:
         return False
     if not path.is_file():  # opening a pipe would block
-        report(str(path), "a link to a missing file" if path.is_symlink() else "not a file")
+        report(str(path), "not a file, or a link to a missing file")
         return False
     return True

@@ -78,7 +78,7 @@ def probe_inputs(
         except ValueError as error:
             report(str(job.source), f"not measured: {error}")
             gt = None
-        exists = skip_existing and _size(job.target) == (info.height * scale, info.width * scale)
+        exists = skip_existing and _has_size(job.target, (info.height * scale, info.width * scale))
         return Task(job, gt, exists, info)
 
     return [task for task in in_order(probe, jobs, None) if task is not None]
@@ -98,13 +98,13 @@ def batches(tasks: Sequence[Task], largest: int, bytes_of: Callable[[Task], int]
         key = (task.exists, task.info)
         batch = waiting.setdefault(key, [])
         batch.append(task)
-        if len(batch) == largest or sum(map(bytes_of, batch)) + bytes_of(task) > limit:
+        if len(batch) == largest or (len(batch) + 1) * bytes_of(task) > limit:
             yield waiting.pop(key)
     yield from waiting.values()
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _has_size(path: Path, size: tuple[int, int]) -> bool:
     try:
-        return probe_picture(path)[:2]
+        return probe_picture(path)[:2] == size
     except ValueError:
-        return None
+        return False

@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mcir.atomic import whole_file
 from mcir.data.codec import Array
-from mcir.inference.images.exif import TEXTS, with_size
+from mcir.inference.images.exif import RESOLUTION, TEXTS, with_size
 from mcir.inference.images.image import Picture, PictureError
 
 QUALITY = 95
 """Default quality of JPEG and WebP."""
 
-DEEP = "16 bits per sample"
-"""The missing capability of a format that is solved by 8 bits per sample."""
-
 _COMPRESSION_LEVEL = 4
-_ALPHA, _ICC, _EXIF, _COLOR = "transparency", "an ICC profile", "EXIF", "color"
+_DEEP, _ALPHA, _ICC, _EXIF, _COLOR = "16 bits per sample", "transparency", "an ICC profile", "EXIF", "color"
 _DEEP_GREY_ALPHA = "16-bit grey with transparency"  # hardly any program reads such TIFF files
-_SOLUTIONS = {
-    DEEP: "with_bits(picture, 8)",
-    _DEEP_GREY_ALPHA: "with_bits(picture, 8)",
-    _ALPHA: "replace(picture, alpha=None)",
-    _ICC: "replace(picture, icc=None)",
-    _EXIF: "replace(picture, exif=None)",
-}
 
-Writer = Callable[[BinaryIO, Picture, str, int], None]
+Writer: TypeAlias = Callable[[BinaryIO, Picture, str, int], None]
 """Writes an image to a stream, given the name of the format and the quality."""
-
-
-class Refusal(NamedTuple):
-    """Why a format cannot hold an image.
-
-    Attributes:
-        reason: message that names the formats that can.
-        missing: capabilities that the format lacks; empty if only the size is the problem.
-    """
-
-    reason: str
-    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +39,7 @@ class Format:
         name: name for Pillow and for messages.
         write_8: writer of 8-bit images.
         write_16: writer of 16-bit images, if the format can hold them.
-        lacks: other capabilities that the format lacks.
+        lacks: other properties of an image that the format cannot hold.
         max_side: largest height and width.
     """
 
@@ -70,36 +49,35 @@ class Format:
     lacks: frozenset[str] = frozenset()
     max_side: int = 2**31 - 1
 
-    def can_hold(self, needs: list[str]) -> bool:
-        """Return whether the format has all of these capabilities."""
-        return self.lacks.isdisjoint(needs) and (self.write_16 is not None or DEEP not in needs)
+    def missing(self, needs: Iterable[str]) -> list[str]:
+        """Return the properties that the format cannot hold."""
+        return [name for name in needs if name in self.lacks or (name == _DEEP and self.write_16 is None)]
 
-    def refusal(self, picture: Picture, bits: int | None = None, scale: int = 1) -> Refusal | None:
+    def refusal(self, picture: Picture, bits: int | None = None, scale: int = 1) -> str | None:
         """Return why an image cannot be written; None if it can.
 
         Args:
-            picture: the image, or the image that will be restored.
-            bits: bits per sample of the image to write; default: those of ``picture``.
-            scale: factor by which the image to write is larger than ``picture``.
+            picture: the image, or its input.
+            bits: bits per sample of the image; default: those of ``picture``.
+            scale: factor by which the image is larger than ``picture``.
         """
         height, width = picture.height * scale, picture.width * scale
         if max(height, width) > self.max_side:
-            return Refusal(f"{self.name} files have at most {self.max_side} rows and columns, got {height}×{width}")
-        is_deep = (bits or picture.bits) == 16
-        traits = {
-            DEEP: is_deep,
-            _ALPHA: picture.alpha is not None,
-            _DEEP_GREY_ALPHA: is_deep and picture.alpha is not None and picture.channels == 1,
+            return f"{self.name} files have at most {self.max_side} rows and columns, got {height}×{width}"
+        is_deep, has_alpha = (bits or picture.bits) == 16, picture.alpha is not None
+        properties = {
+            _DEEP: is_deep,
+            _ALPHA: has_alpha,
+            _DEEP_GREY_ALPHA: is_deep and has_alpha and picture.channels == 1,
             _ICC: picture.icc,
             _EXIF: picture.exif,
             _COLOR: picture.channels == 3,
         }
-        needs = [name for name, is_needed in traits.items() if is_needed]
-        if self.can_hold(needs):
-            return None
-        missing = tuple(name for name in needs if not self.can_hold([name]))
-        others = dict.fromkeys(other.name for other in FORMATS.values() if other.can_hold(needs))
-        return Refusal(f"{self.name} files cannot hold {' and '.join(missing)}; use {' or '.join(others)}", missing)
+        needs = [name for name, is_needed in properties.items() if is_needed]
+        others = dict.fromkeys(other.name for other in FORMATS.values() if not other.missing(needs))
+        if missing := self.missing(needs):
+            return f"{self.name} files cannot hold {' and '.join(missing)}; use {' or '.join(others)}"
+        return None
 
 
 def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) -> None:
@@ -114,8 +92,7 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
         quality: quality of JPEG and WebP, 1 to 100.
 
     Raises:
-        PictureError: the suffix or the quality is invalid, or the format cannot hold the image; the message names the
-            formats that can, and what to remove for this one.
+        PictureError: the suffix or the quality is invalid, or the format cannot hold the image.
         OSError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
@@ -125,8 +102,7 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
     if not 1 <= quality <= 100:
         raise PictureError(f"{path}: quality: expected 1 to 100, got {quality}.")
     if refusal := form.refusal(picture):
-        solutions = [_SOLUTIONS[name] for name in refusal.missing if name in _SOLUTIONS]
-        raise PictureError(f"{path}: {refusal.reason}{', or write ' * bool(solutions)}{' and '.join(solutions)}.")
+        raise PictureError(f"{path}: {refusal}.")
     if picture.exif:
         picture = replace(picture, exif=with_size(picture.exif, picture.height, picture.width))
     write = form.write_8 if picture.bits == 8 else form.write_16
@@ -181,14 +157,7 @@ def _with_tifffile(stream: BinaryIO, picture: Picture, name: str, quality: int) 
     samples = _samples(picture)
     if samples.nbytes >= 2**32 - 2**25:
         raise PictureError("TIFF files hold at most 4 GiB of samples; use PNG")
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
-    resolution: Any = exif.get(Base.XResolution), exif.get(Base.YResolution)
-    directories = {int(tag): directory for tag in (IFD.Exif, IFD.GPSInfo) if (directory := exif.get_ifd(tag))}
-    texts = {tag: exif[tag] for tag in TEXTS & set(exif)}
-    tags: list[Any] = [(tag, "B", len(text), text, True) for tag, text in texts.items() if isinstance(text, bytes)]
-    tags += [(tag, "s", 0, text.encode("latin-1"), True) for tag, text in texts.items() if isinstance(text, str)]
-    tags += [(tag + 1, "I", 1, 0, True) for tag in directories]  # + 1: tifffile refuses the real numbers
+    metadata, directories = _tiff_metadata(picture.exif or b"")
     tifffile.imwrite(
         stream,
         samples,
@@ -200,30 +169,41 @@ def _with_tifffile(stream: BinaryIO, picture: Picture, name: str, quality: int) 
         compressionargs={"level": _COMPRESSION_LEVEL},
         predictor=True,
         iccprofile=picture.icc,
-        resolution=resolution if all(resolution) else None,
-        resolutionunit=exif.get(Base.ResolutionUnit),
         software=False,
         metadata=None,
-        extratags=tags,
         maxworkers=1,
+        **metadata,
     )
-    for tag, values in directories.items():
-        _link_directory(stream, tag, values)
+    for tag, directory in directories.items():
+        offset = stream.seek(0, io.SEEK_END)
+        stream.write(directory.tobytes(offset))
+        stream.seek(0)
+        stream.seek(tifffile.TiffFile(stream).pages.first.tags[tag + 1].offset)
+        stream.write(struct.pack("<HHII", tag, 4, 1, offset))
 
 
-def _link_directory(stream: BinaryIO, tag: int, values: Mapping[int, Any]) -> None:
-    """Append a directory to a TIFF file, and replace the tag ``tag + 1`` by a link to it."""
-    import tifffile
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    directory = ImageFileDirectory_v2(prefix=b"II", group=tag)
-    directory.update(values)
-    offset = stream.seek(0, io.SEEK_END)
-    stream.write(directory.tobytes(offset))
-    stream.seek(0)
-    entry = tifffile.TiffFile(stream).pages.first.tags[tag + 1].offset
-    stream.seek(entry)
-    stream.write(struct.pack("<HHII", tag, 4, 1, offset))
+def _tiff_metadata(exif: bytes) -> tuple[dict[str, Any], dict[int, ImageFileDirectory_v2]]:
+    """Return arguments of ``tifffile.imwrite`` for an EXIF block, and its directories; damaged EXIF is dropped."""
+    try:
+        block = Image.Exif()
+        block.load(exif)
+        directories = {}
+        for tag in (int(IFD.Exif), int(IFD.GPSInfo)):
+            if values := block.get_ifd(tag):
+                directories[tag] = ImageFileDirectory_v2(prefix=b"II", group=tag)
+                directories[tag].update(values)
+                directories[tag].tobytes()  # fails now rather than later
+        texts = {tag: block[tag] for tag in TEXTS & set(block)}
+        tags: list[Any] = [(tag, "B", len(text), text, True) for tag, text in texts.items() if isinstance(text, bytes)]
+        tags += [(tag, "s", 0, text.encode("latin-1"), True) for tag, text in texts.items() if isinstance(text, str)]
+        tags += [(tag + 1, "I", 1, 0, True) for tag in directories]  # placeholders: tifffile refuses the real tags
+        metadata: dict[str, Any] = {"extratags": tags}
+        if set(block) >= RESOLUTION and block[Base.ResolutionUnit] in (2, 3):
+            metadata["resolution"] = float(block[Base.XResolution]), float(block[Base.YResolution])
+            metadata["resolutionunit"] = block[Base.ResolutionUnit]
+    except Exception:
+        return {}, {}
+    return metadata, directories
 
 
 _JPEG = Format("JPEG", _with_pillow, lacks=frozenset({_ALPHA}), max_side=65500)

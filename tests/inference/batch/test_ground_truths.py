@@ -40,7 +40,7 @@ def test_the_extension_of_the_image_is_preferred(tmp_path):
     found = found_in(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", report=lambda *problem: reports.append(problem))
     assert found == {"a.jpg": "a.jpg", "c.jpg": "c.png"}
     assert reports == [
-        ("in/b.jpg", "several ground truths: b.png, b.tif"),
+        ("in/b.jpg", f"several ground truths: {tmp_path}/b.png, {tmp_path}/b.tif"),
         ("in/d.jpg", f"no ground truth {tmp_path}/d with any extension"),
     ]
 

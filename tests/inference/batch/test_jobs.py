@@ -54,9 +54,9 @@ def test_one_file(photos, tmp_path):
 
 
 def test_invalid_outputs(photos, tmp_path):
-    with pytest.raises(DataError, match=r"notes.txt: a file; name a folder"):
+    with pytest.raises(DataError, match=r"notes.txt: name a folder, or a file with one of"):
         targets([photos], photos / "notes.txt")
-    with pytest.raises(DataError, match=r"this format cannot be written; expected one of .bmp, "):
+    with pytest.raises(DataError, match=r"b.gif: name a folder, or a file with one of .bmp, "):
         targets([photos / "b.png"], tmp_path / "b.gif")
 
 

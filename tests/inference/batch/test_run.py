@@ -227,14 +227,12 @@ def test_formats_that_cannot_hold_a_result_are_found_before_computing(space, cap
     assert made == [1]
     rows = problems(capsys.readouterr().err)
     assert "cannot hold 16 bits per sample; use " in rows[str(space.root / "in/deep.png")]
-    assert rows[str(space.root / "in/deep.png")].endswith(", or --bits 8")
     assert "cannot hold transparency; use " in rows[str(space.root / "in/clear.png")]
     space.restore(format="jpg", bits=8, status=1)
     assert space.files() == ["a.jpg", "deep.jpg"]
     space.add("both.png", kind=np.uint16, alpha=True).restore(format="jpg", status=1)
     captured = problems(capsys.readouterr().err)[str(space.root / "in/both.png")]
     assert "cannot hold 16 bits per sample and transparency" in captured
-    assert "--bits" not in captured
 
 
 def test_images_of_a_failed_batch_are_restored_alone(space, monkeypatch, capsys):
