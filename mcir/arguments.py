@@ -31,14 +31,17 @@ def option(
     Args:
         help: the help text, without the default.
         flags: the flags. Default: ``--`` and the name of the field, with dashes.
-        default: the value without the option. A list is empty by default, a flag is False.
+        default: the value without the option; ``[]`` for a list. On the command line a list is empty by default, and a
+            flag is False.
         required: whether the option is required.
         metavar: the name of the value in the help text.
         parse: a function from the text to the value. Default: the type of the field.
         group: the name of a group of options that exclude one another.
     """
     metadata = {"help": help, "flags": flags, "required": required, "metavar": metavar, "parse": parse, "group": group}
-    return field(default=default, metadata=metadata)
+    return (
+        field(default_factory=list, metadata=metadata) if default == [] else field(default=default, metadata=metadata)
+    )
 
 
 def positional(help: str, *, default: Any = MISSING, metavar: str | None = None) -> Any:
@@ -61,7 +64,7 @@ class LaunchArguments:
     """The arguments that choose how trainings are started; a command adds ``launcher`` with its choices."""
 
     nproc: int = option("processes per training", default=1)
-    slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", metavar="KEY=VALUE")
+    slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")
     no_wait: bool = option("submit the Slurm jobs, list them and return", default=False)
 
 

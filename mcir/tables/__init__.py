@@ -1,1 +1,1 @@
-"""The paper's tables as commands: what stands in them, how each row is made again, and the pages that tell of it."""
+"""The tables of the papers as data, the commands that reproduce them, and the reports that they write."""

@@ -1,17 +1,18 @@
-"""The commands ``mcir reproduce`` and ``mcir proxy``: their arguments as dataclasses. Slow imports are local."""
+"""The commands ``mcir reproduce`` and ``mcir proxy``: their settings are their arguments. Slow imports are local."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mcir.arguments import LaunchArguments, option, positional
 
-_JOBS = "trainings at a time (default: one per core, or one on a GPU)"
-_DATA = "folder of clean images (default: the bundled photographs)"
 _OVERRIDE = "A.B=C"
+_JOBS = "trainings at a time (default: one per core, or one on a GPU)"
+_DATA = "folder or LMDB of clean images (default: the bundled photographs)"
 
 
 def reproduce_commands() -> dict[str, type]:
@@ -26,7 +27,7 @@ def reproduce_commands() -> dict[str, type]:
 
 
 @dataclass(kw_only=True)
-class TableArguments(LaunchArguments):
+class TableCommand(LaunchArguments):
     """The arguments of all tables."""
 
     table: ClassVar[str]
@@ -34,37 +35,11 @@ class TableArguments(LaunchArguments):
     launcher: Literal["torchrun", "slurm"] = option(
         "torchrun: one training after another on this machine; slurm: each training as a job", default="torchrun"
     )
-    row: list[str] = option("only the rows that match a glob pattern like '*SPN'")
-    train: bool = option("train what has no checkpoint, or resume it")
+    row: list[str] = option("only the rows that match a glob pattern like '*SPN'", default=[])
+    train: bool = option("train what has no checkpoint, or resume it", default=False)
     options: Path = option("folder of the option files", default=Path("options"))
     results: Path = option("folder of the results", default=Path("results"))
-    set: list[str] = option("overrides of every option file", metavar=_OVERRIDE)
-
-    def settings(self, **more: Any) -> Any:
-        """Return the settings of the table."""
-        from mcir.tables.plan import Settings
-        from mcir.tables.slurm import read_parameters
-
-        return Settings(
-            options=self.options,
-            results=self.results,
-            rows=self.row or ("*",),
-            overrides=self.set,
-            train=self.train,
-            processes=self.nproc,
-            launcher=self.launcher,
-            slurm=read_parameters(self.slurm),
-            wait=not self.no_wait,
-            **more,
-        )
-
-
-@dataclass(kw_only=True)
-class PaperTable(TableArguments):
-    """A table of the MCIR paper."""
-
-    checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: as the table says)")
-    again: bool = option("repeat evaluations that have results")
+    set: list[str] = option("overrides of every option file", default=[], metavar=_OVERRIDE)
 
     def run(self) -> int:
         """Reproduce the table."""
@@ -72,34 +47,27 @@ class PaperTable(TableArguments):
         from mcir.tables.reproduce import reproduce
 
         log_to_console()
-        return reproduce(self.table, self.settings(checkpoint=self.checkpoint, again=self.again))
+        return reproduce(self.table, self)
 
 
 @dataclass(kw_only=True)
-class RclTable(TableArguments):
+class PaperTable(TableCommand):
+    """A table of the MCIR paper."""
+
+    checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: as the table says)")
+    again: bool = option("repeat evaluations that have results", default=False)
+
+
+@dataclass(kw_only=True)
+class RclTable(TableCommand):
     """A table of the RCL paper."""
 
-    labels: list[int] = option("numbers of labelled images, instead of those of the table")
-    trials: int = option("trainings of each row on labelled images", default=5)
+    labels: list[int] = option("numbers of labelled images, instead of those of the table", default=[])
+    trials: int = option("trainings of each row on labelled images, with seeds 0, 1, …", default=5)
     steps: int | None = option("steps of each of them (default: as the table says)")
     jobs: int | None = option(_JOBS)
     resnet: str = option("weights of the consistency loss: imagenet, random or a file", default="imagenet")
-    proxy_set: list[str] = option("overrides of the trainings on labelled images", metavar=_OVERRIDE)
-
-    def run(self) -> int:
-        """Reproduce the table."""
-        from mcir.tables.rcl import RclSettings, reproduce_rcl
-
-        settings = RclSettings(
-            tables=self.settings(),
-            labels=self.labels,
-            trials=self.trials,
-            steps=self.steps,
-            jobs=self.jobs,
-            classifier=self.resnet,
-            overrides=self.proxy_set,
-        )
-        return reproduce_rcl(self.table, settings)
+    proxy_set: list[str] = option("overrides of the trainings on labelled images", default=[], metavar=_OVERRIDE)
 
 
 @dataclass(kw_only=True)
@@ -116,75 +84,69 @@ class RclFigure2:
 
     def run(self) -> int:
         """Reproduce the figure."""
-        from mcir.tables.rcl_fig2 import Fig2Settings, reproduce_fig2
+        from mcir.tables.rcl_fig2 import reproduce_fig2
 
-        return reproduce_fig2(Fig2Settings(**vars(self)))
+        return reproduce_fig2(self)
 
 
 @dataclass(kw_only=True)
-class Mini:
+class StudyCommand:
+    """The arguments of both small studies."""
+
+    study: ClassVar[str]
+
+    task: list[str] = option("only this task; may be repeated", default=[])
+    method: list[str] = option("only this method, and the one that all are compared with; may be repeated", default=[])
+    seeds: int | None = option("trainings of each method (default: 5 for mini, 3 for rcl-mini)")
+    data: Path | None = option(_DATA + "; every fifth image is held out")
+    jobs: int | None = option(_JOBS)
+    quick: bool = option("test run: two seeds, a few iterations", default=False)
+    results: Path | None = option("folder of the results (default: results/mini or results/rcl-mini)")
+    set: list[str] = option(
+        "overrides of every training; of rcl-mini: every pre-training", default=[], metavar=_OVERRIDE
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the results."""
+        return self.results or Path("results", self.study)
+
+    @property
+    def features(self) -> str:
+        """Weights of the feature network."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Make the study."""
+        from mcir.tables.mini import reproduce_mini
+
+        return reproduce_mini(self)
+
+
+@dataclass(kw_only=True)
+class Mini(StudyCommand):
     """Small networks and many seeds: half an hour on two cores."""
 
-    task: list[Literal["sr", "denoise", "dehaze"]] = option("only this task; may be repeated")
-    method: list[str] = option("only this method, and plain; may be repeated")
-    seeds: int = option("trainings of each method", default=5)
-    data: Path | None = option(_DATA)
+    study = "mini"
     vgg: str = option("weights of the feature network: random, imagenet or a file", default="random")
-    jobs: int | None = option(_JOBS)
-    quick: bool = option("test run: two seeds, a few iterations")
-    results: Path = option("folder of the results", default=Path("results/mini"))
-    set: list[str] = option("overrides of every training", metavar=_OVERRIDE)
 
-    def run(self) -> int:
-        """Make the study."""
-        from mcir.tables.mini import MiniSettings, reproduce_mini
-        from mcir.tables.mini_report import METHODS, TASKS
-
-        settings = MiniSettings(
-            results=self.results,
-            seeds=self.seeds,
-            tasks=self.task or tuple(TASKS),
-            methods=self.method or tuple(METHODS),
-            data=self.data,
-            vgg=self.vgg,
-            jobs=self.jobs,
-            quick=self.quick,
-            overrides=self.set,
-        )
-        return reproduce_mini(settings)
+    @property
+    def features(self) -> str:
+        """Weights of the feature network."""
+        return self.vgg
 
 
 @dataclass(kw_only=True)
-class RclMini:
+class RclMini(StudyCommand):
     """Residual contrastive learning with small networks: half an hour on two cores."""
 
-    task: list[Literal["denoise", "sr"]] = option("only this task; may be repeated")
-    method: list[str] = option("only this method, and RCL-EMD; may be repeated")
-    seeds: int = option("trainings of each method", default=3)
-    data: Path | None = option(_DATA)
+    study = "rcl-mini"
     resnet: str = option("weights of the consistency loss: random, imagenet or a file", default="random")
-    jobs: int | None = option(_JOBS)
-    quick: bool = option("test run: two seeds, a few steps")
-    results: Path = option("folder of the results", default=Path("results/rcl-mini"))
-    set: list[str] = option("overrides of every pre-training", metavar=_OVERRIDE)
 
-    def run(self) -> int:
-        """Make the study."""
-        from mcir.tables.rcl_mini import RclMiniSettings, reproduce_rcl_mini
-        from mcir.tables.rcl_mini_report import METHODS, TASKS
-
-        settings = RclMiniSettings(
-            results=self.results,
-            seeds=self.seeds,
-            tasks=self.task or tuple(TASKS),
-            methods=self.method or METHODS,
-            data=self.data,
-            resnet=self.resnet,
-            jobs=self.jobs,
-            quick=self.quick,
-            overrides=self.set,
-        )
-        return reproduce_rcl_mini(settings)
+    @property
+    def features(self) -> str:
+        """Weights of the feature network."""
+        return self.resnet
 
 
 @dataclass(kw_only=True)
@@ -196,23 +158,26 @@ class Proxy:
         metavar="CHECKPOINT",
     )
     task: str = option("denoise, sr, jdensr or demosaic", default="denoise")
-    labels: list[int] = option("numbers of labelled images, nested (default: all)")
-    trials: int = option("trainings of each row", default=5)
+    labels: list[int] = option("numbers of labelled images, nested (default: all)", default=[])
+    trials: int = option("trainings of each row, with seeds 0, 1, …", default=5)
     steps: int = option("steps of each training", default=2000)
     patch: int = option("side of a crop of the degraded image", default=128)
     batch: int = option("images of a step", default=64)
-    finetune: bool = option("train all weights; with 0 labels use them as they are")
+    finetune: bool = option("train all weights; with 0 labels use them as they are", default=False)
     pretrain_steps: int = option("steps of the pre-training for oracle and sl-den", default=10_000)
-    data: Path | None = option("folder of clean training images (default: the bundled photographs)")
-    test: Path | None = option("folder of clean test images")
+    data: Path | None = option("folder or LMDB of clean training images (default: the bundled photographs)")
+    test: Path | None = option("folder or LMDB of clean test images")
     jobs: int | None = option(_JOBS)
     results: Path = option("folder of the results", default=Path("results/proxy"))
-    set: list[str] = option("overrides of every training", metavar=_OVERRIDE)
+    set: list[str] = option("overrides of every training", default=[], metavar=_OVERRIDE)
+    network: Mapping[str, Any] | None = None
+    """Section of the network of rows without a file; None: that of the first file, or else ``UNet``."""
+    pretrain_seed: int = 0
+    subset_seed: int = 0
+    """Seed of the choice of labelled images."""
 
     def run(self) -> int:
         """Evaluate the weights."""
         from mcir.tables.proxy import proxy
-        from mcir.tables.proxy_plan import ProxySettings
 
-        settings = dict(vars(self))
-        return proxy(ProxySettings(overrides=settings.pop("set"), **settings))
+        return proxy(self)

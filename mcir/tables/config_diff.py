@@ -1,101 +1,57 @@
-"""Paired differences over the seeds: how large, how sure, and in words what they say, whatever the sign."""
+"""Compare the options with which a checkpoint was trained with the options that a table specifies."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from mcir.tables.formatting import counted, signed
-from mcir.tables.paired_stats import Interval, holm, mean_interval, paired_test
+import torch
+import yaml
 
-LIMIT = 0.05
-"""Of the adjusted p, below which a difference is called significant."""
+from mcir.config import Options
 
-
-@dataclass(frozen=True)
-class Difference:
-    """The differences of two trainings of equal seeds in dB, over the seeds that ended with finite numbers in both.
-
-    ``p`` is that of the paired test, ``adjusted`` the same with all comparisons of a report considered.
-    """
-
-    gains: list[float]
-    diverged: int
-    interval: Interval | None
-    p: float | None
-    adjusted: float | None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the gain or loss is more than chance explains, all comparisons considered."""
-        return self.adjusted is not None and self.adjusted < LIMIT and not self.diverged
-
-    def verdict(self) -> str:
-        """Return in words what the seeds say."""
-        if self.interval is None or self.p is None or self.adjusted is None:
-            return "no seed ended with finite numbers"
-        if self.diverged:
-            pairs, verb = counted(len(self.gains) + self.diverged, "pair"), "has" if self.diverged == 1 else "have"
-            return f"no verdict: of {pairs}, {self.diverged} {verb} no finite numbers"
-        if self.is_significant:
-            return "significantly better" if self.interval.mean > 0 else "significantly worse"
-        if self.p < LIMIT:
-            return "not significant once all comparisons are counted"
-        return "not significant"
-
-    def sentence(self) -> str:
-        """Return mean, interval, adjusted p and verdict in a line."""
-        lost = f"; {counted(self.diverged, 'seed')} diverged" if self.diverged else ""
-        if self.interval is None or self.adjusted is None:
-            return self.verdict() + lost
-        return (
-            f"{signed(self.interval.mean, 3)} dB (95 %: {ends(self.interval)}), p = {self.adjusted:.2g}: "
-            f"{self.verdict()}{lost}"
-        )
-
-    def cells(self) -> list[str]:
-        """Return for a table: mean, interval, how many seeds are better, p and p adjusted."""
-        if self.interval is None or self.p is None or self.adjusted is None:
-            return ["–"] * 5
-        better = f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}"
-        return [signed(self.interval.mean, 3), ends(self.interval), better, f"{self.p:.2g}", f"{self.adjusted:.2g}"]
-
-    def as_data(self) -> dict[str, Any]:
-        """Return the same for JSON."""
-        return {
-            "gains": self.gains,
-            "mean_gain": None if self.interval is None else self.interval.mean,
-            "interval_95": None if self.interval is None else [self.interval.low, self.interval.high],
-            "p": self.p,
-            "p_holm": self.adjusted,
-            "diverged": self.diverged,
-            "verdict": self.verdict(),
-        }
+_IRRELEVANT = {"name", "num_gpu", "imports", "logger", "dist_params", "val", "path", "datasets"}
+_ABSENT = "nothing"
 
 
-def compared(comparisons: Sequence[Sequence[float]]) -> list[Difference]:
-    """Return the differences of each comparison, tested and adjusted by Holm for their number.
+def training_differences(state: Path, options: Options) -> list[str] | None:
+    """Return the options on which weights depend that differ between a training and its specification.
+
+    Compared are seed, networks, initial weights, training set and training.
 
     Args:
-        comparisons: of each, the differences in dB, one a seed; what is not finite is a seed that diverged.
+        state: training state of the checkpoint; it contains the options of its training.
+        options: options that the table specifies.
+
+    Returns:
+        One line per differing option. None if there is no readable state.
     """
-    kept = [[gain for gain in gains if math.isfinite(gain)] for gains in comparisons]
-    p = [paired_test(gains) for gains in kept if gains]
-    adjusted, single = iter(holm(p)), iter(p)
+    try:
+        content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads no tensors
+        actual = dict(_relevant(yaml.safe_load(content["options"])))
+    except Exception:  # a damaged file raises errors of many kinds
+        return None
+    expected = dict(_relevant(yaml.safe_load(options.dump())))
     return [
-        Difference(
-            finite,
-            diverged=len(gains) - len(finite),
-            interval=mean_interval(finite) if finite else None,
-            p=next(single) if finite else None,
-            adjusted=next(adjusted) if finite else None,
-        )
-        for gains, finite in zip(comparisons, kept, strict=True)
+        f"{key} {actual.get(key, _ABSENT)} instead of {expected.get(key, _ABSENT)}"
+        for key in dict.fromkeys([*actual, *expected])
+        if actual.get(key, _ABSENT) != expected.get(key, _ABSENT)
     ]
 
 
-def ends(interval: Interval) -> str:
-    """Write the ends of an interval."""
-    return f"{signed(interval.low, 3)} … {signed(interval.high, 3)}"
+def _relevant(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options on which weights depend, by their dotted names."""
+    kept = {key: value for key, value in tree.items() if key not in _IRRELEVANT}
+    kept["path"] = {"pretrain_network_g": tree["path"]["pretrain_network_g"]}
+    train = tree["datasets"]["train"]
+    kept["datasets"] = {"train": {k: v for k, v in train.items() if k not in ("name", "num_worker_per_gpu")}}
+    return _leaves(kept)
+
+
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, tree

@@ -1,4 +1,4 @@
-"""Work that is shared out over processes, one thread of arithmetic each."""
+"""Distribute work over processes, each with one thread of arithmetic."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 import torch
+
+from mcir.device import best_device, cpu_count
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def worker_count(jobs: int | None) -> int:
-    """Return how many jobs run at a time: as asked, or as many as there are cores, or one on a GPU.
+    """Return the number of processes: ``jobs``, or by default one on a GPU, and one per core on a CPU.
 
     Raises:
-        ValueError: fewer than one is asked for.
+        ValueError: ``jobs`` is less than 1.
     """
     if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs is at least 1, not {jobs}.")
-    return jobs or (1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)))
+        raise ValueError(f"--jobs: expected at least 1, got {jobs}.")
+    return jobs or (cpu_count() if best_device().type == "cpu" else 1)
 
 
 def run_parallel(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
-    """Yield what ``work`` makes of each item, as it is done; with one job, here and in order."""
+    """Yield the results of ``work`` as they are finished; with one job in this process and in order."""
     if jobs == 1 or len(items) < 2:
         yield from map(work, items)
         return
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(items)), spawning, initializer=_begin) as pool:
-        pending = {pool.submit(work, item) for item in items}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(items)), spawn, initializer=_start_worker) as pool:
         try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+            for future in as_completed([pool.submit(work, item) for item in items]):
+                yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _start_worker() -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that happened."""
+def _exit_with_parent() -> None:
+    """End this process when its parent has ended, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,7 +1,4 @@
-"""The pre-trainings that the tables of residual contrastive learning compare: the runs of ``pretraining.yml``.
-
-An option file with data has that file as its base; the runs are the same wherever it does, and so are their names.
-"""
+"""The pre-training methods that the RCL tables compare: the sweep of ``pretraining.yml``."""
 
 from __future__ import annotations
 
@@ -12,27 +9,27 @@ from pathlib import Path
 from mcir.config.load import read_with_bases, runs_of
 from mcir.config.sweep import SWEEP
 
-HOME = Path(__file__).with_name("pretraining.yml")
-CONSISTENCY = "train.consistency_opt"
+PRETRAINING = Path(__file__).with_name("pretraining.yml")
+_CONSISTENCY = "train.consistency_opt"
 
 
 @cache
 def methods() -> Sequence[str]:
-    """Return the names of all methods, in order; each is a run of an option file: ``sweep=NAME``."""
-    return tuple(runs_of(HOME))
+    """Return the names of all methods; each is a run of an option file based on ``pretraining.yml``."""
+    return tuple(runs_of(PRETRAINING))
 
 
 @cache
-def is_consistent(method: str) -> bool:
+def has_consistency(method: str) -> bool:
     """Return whether a method has a consistency loss, and so needs a trained classifier."""
-    return CONSISTENCY in read_with_bases(HOME).plain()[SWEEP][method]
+    return _CONSISTENCY in read_with_bases(PRETRAINING).plain()[SWEEP][method]
 
 
 def overrides_for(method: str, classifier: str = "imagenet") -> list[str]:
-    """Return what chooses a method, and the weights of the classifier where it needs one.
+    """Return the overrides that choose a method and, if it needs one, the weights of the classifier.
 
     Args:
         method: one of :func:`methods`.
-        classifier: the weights: ``imagenet``, ``random`` or a file.
+        classifier: weights: ``imagenet``, ``random`` or a file.
     """
-    return [f"sweep={method}", *([f"{CONSISTENCY}.weights={classifier}"] if is_consistent(method) else [])]
+    return [f"sweep={method}", *([f"{_CONSISTENCY}.weights={classifier}"] if has_consistency(method) else [])]

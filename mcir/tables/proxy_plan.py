@@ -1,32 +1,30 @@
-"""What a proxy evaluation needs: its settings, and the trainings that they ask for."""
+"""The trainings of a proxy evaluation."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import mcir
 from mcir.config import Options, load
-from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, DATASETS, Section, suggestion
-from mcir.tables.inputs import facts_of
-from mcir.weights import detect_network, read_weights
+from mcir.tables.commands import Proxy
+from mcir.tables.inputs import image_facts
+from mcir.tables.training import StudyRun, device_kind, fingerprint, versions
+from mcir.weights import DetectedNetwork, detect_network, read_weights
 
-HOME = Path(__file__).with_name("proxy.yml")
+PROXY = Path(__file__).with_name("proxy.yml")
 RANDOM = "random"
-PRETRAINED_HERE = {"oracle": "", "sl-den": "denoise"}
-"""Rows whose supervised pre-training is made here, and its task; empty: the task that is evaluated."""
+ORACLES = {"oracle": "", "sl-den": "denoise"}
+"""Rows with a supervised pre-training, and its task; empty: the task of the evaluation."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What labelled images are made of: ``scale``, and the degradation of the clean ones."""
+    """A task: its title, the scale, and the degradation of the clean images."""
 
     title: str
     scale: int
@@ -34,153 +32,62 @@ class Task:
 
 
 _NOISE: Section = {"type": "HeteroscedasticNoise"}
-_SMALL: Section = {"type": "BicubicDown"}
+_DOWNSCALING: Section = {"type": "BicubicDown"}
 TASKS = {
     "denoise": Task("denoising", 1, _NOISE),
-    "sr": Task("super-resolution ×2", 2, _SMALL),
-    "jdensr": Task("denoising and super-resolution ×2", 2, {"type": "Chain", "degradations": [_SMALL, _NOISE]}),
+    "sr": Task("super-resolution ×2", 2, _DOWNSCALING),
+    "jdensr": Task("denoising and super-resolution ×2", 2, {"type": "Chain", "degradations": [_DOWNSCALING, _NOISE]}),
     "demosaic": Task("demosaicing", 1, {"type": "BayerMosaic"}),
 }
 
 
-@dataclass(frozen=True)
-class ProxySettings:
-    """How weights are evaluated.
-
-    Attributes:
-        weights: the rows: weight files, ``NAME=FILE`` to call one otherwise than by its file, ``random``, ``oracle``
-            (supervised pre-training for the task) or ``sl-den`` (supervised pre-training for denoising).
-        task: one of ``TASKS``.
-        labels: numbers of labelled images, nested subsets; none: all images. 0, with ``finetune``, takes weights as
-            they are.
-        trials: trainings of each row, with the seeds 0, 1, … of initialisation, order, crops and noise.
-        steps: of each training.
-        patch: side of a crop of the degraded images.
-        batch: images of a step.
-        finetune: train all weights, from the last layer of the pre-training where it fits the task.
-        pretrain_steps: of the supervised pre-trainings, on all labelled images.
-        pretrain_seed: of the supervised pre-trainings.
-        subset_seed: decides which images are labelled.
-        network: of the rows that have no file; that of the first file without, or else ``UNet``.
-        data: folder or data base of clean images to train on, instead of the bundled photographs.
-        test: the same of clean images to test on.
-        results: where ``runs.jsonl`` and the report go.
-        jobs: trainings at a time, each on one core; None: as many as cores, one on a GPU.
-        overrides: ``a.b=c``, laid over every training.
-    """
-
-    weights: Sequence[str] = (RANDOM,)
-    task: str = "denoise"
-    labels: Sequence[int] = ()
-    trials: int = 5
-    steps: int = 2000
-    patch: int = 128
-    batch: int = 64
-    finetune: bool = False
-    pretrain_steps: int = 10_000
-    pretrain_seed: int = 0
-    subset_seed: int = 0
-    network: Section | None = None
-    data: Path | None = None
-    test: Path | None = None
-    results: Path = Path("results/proxy")
-    jobs: int | None = None
-    overrides: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A training to be made, and all that decides its result.
-
-    Attributes:
-        name: of its row.
-        task: one of ``TASKS``.
-        finetune: whether all weights are trained.
-        labels: how many labelled images; None: all.
-        seed: of the trial.
-        root: where it has a folder of its own.
-        weights: what it starts from.
-        contents: a digest of the weights and of the images.
-        overrides: laid over ``home``.
-        home: the option file.
-    """
-
-    name: str
-    task: str
-    finetune: bool
-    labels: int | None
-    seed: int
-    root: Path
-    weights: Path | None
-    contents: str
-    overrides: tuple[str, ...]
-    home: Path = HOME
-
-    @property
-    def folder(self) -> Path:
-        """Its own folder."""
-        return self.root / self.fingerprint()
-
-    def options(self) -> Options:
-        """Return the checked options."""
-        start = "" if self.weights is None else str(self.weights)
-        places = {"path.experiments_root": str(self.folder), "path.pretrain_network_g": start or None}
-        return load(self.home, [*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in places.items())])
-
-    def fingerprint(self) -> str:
-        """Return what two trainings have in common whose results are the same."""
-        options = load(self.home, self.overrides)
-        device = "cuda" if options.num_gpu != 0 and torch.cuda.is_available() else "cpu"
-        facts = [options.dump(), mcir.__version__, torch.__version__, device, self.contents, str(self.labels == 0)]
-        lists = [part["meta_info_file"] for part in _sections(options) if part.get("meta_info_file") is not None]
-        facts += [hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() for file in lists]
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-
-
-def check(settings: ProxySettings) -> None:
-    """Check settings, data and labels, before anything is trained.
+def check(settings: Proxy) -> None:
+    """Check settings, data and labels before anything is trained.
 
     Raises:
-        ValueError: something makes no sense or cannot be read.
+        ValueError: a setting is not valid, or data cannot be read.
     """
     if settings.task not in TASKS:
         raise ValueError(f"There is no task '{settings.task}'.{suggestion(settings.task, TASKS)}")
-    names = [name for name, _ in map(_named, settings.weights)]
+    names = [name for name, _ in map(row_of, settings.weights)]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"Rows need names of their own, like NAME=FILE; these are {', '.join(names) or 'none'}.")
+        raise ValueError(f"Rows need distinct names, such as NAME=FILE; got {', '.join(names) or 'none'}.")
     for name in ("trials", "steps", "patch", "batch", "pretrain_steps"):
         if (number := getattr(settings, name)) < 1:
-            raise ValueError(f"{name} is at least 1, not {number}.")
-    if any(count < 0 for count in settings.labels):
-        raise ValueError(f"labels are numbers of images from 0 on, not {list(settings.labels)}.")
-    if len(set(settings.labels)) < len(settings.labels):
-        raise ValueError(f"labels are numbers that differ, not {list(settings.labels)}.")
-    if 0 in settings.labels and not settings.finetune:
-        raise ValueError("Without labels no last layer can be trained: 0 labels go with finetune.")
+            raise ValueError(f"{name}: expected at least 1, got {number}.")
+    labels = list(settings.labels)
+    if any(count < 0 for count in labels) or len(set(labels)) < len(labels):
+        raise ValueError(f"labels: expected distinct numbers of images, 0 or more, got {labels}.")
+    if 0 in labels and not settings.finetune:
+        raise ValueError("A new last layer cannot be trained without labels: 0 labels need finetune.")
     if (settings.data is None) != (settings.test is None):
-        raise ValueError("Give both images to train on and images to test on (--data and --test), or neither.")
-    overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.overrides]
-    parts = _sections(load(HOME, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
-    roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in parts]
-    lists = [part.get("meta_info_file") for part in parts]
+        raise ValueError("Set both the images to train on and the images to test on (--data and --test), or neither.")
+    _check_data(settings)
+
+
+def _check_data(settings: Proxy) -> None:
+    overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.set]
+    sections = _data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
+    roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in sections]
+    lists = [part.get("meta_info_file") for part in sections]
     if roots[0] is not None and roots[0] == roots[1] and (None in lists or lists[0] == lists[1]):
         raise ValueError(
-            f"{settings.test}: would be tested on images that are trained on. Name another folder, or disjoint lists "
+            f"{settings.test}: contains the images that are trained on. Choose another folder, or disjoint lists "
             "(mcir prepare split makes them): --set datasets.train.meta_info_file=… datasets.val.meta_info_file=…"
         )
-    for part in parts:
-        DATASETS.build(part)
+    for section in sections:
+        DATASETS.build(section)
 
 
-def pretrainings(settings: ProxySettings) -> dict[str, Trial]:
+def pretrainings(settings: Proxy) -> dict[str, StudyRun]:
     """Return the supervised pre-trainings that rows need, by the names of the rows.
 
     Raises:
-        ValueError: weights that cannot be read, or a network that does not fit the task.
+        ValueError: weights cannot be read, or a network does not fit the task.
     """
     network, found = _default_network(settings), {}
-    for name in (name for name, _ in map(_named, settings.weights) if name in PRETRAINED_HERE):
-        task, seed = PRETRAINED_HERE[name] or settings.task, settings.pretrain_seed
+    for name in (name for name, _ in map(row_of, settings.weights) if name in ORACLES):
+        task, seed = ORACLES[name] or settings.task, settings.pretrain_seed
         overrides = (
             *overrides_for(task, network, settings),
             "name=pretrained",
@@ -188,70 +95,88 @@ def pretrainings(settings: ProxySettings) -> dict[str, Trial]:
             f"train.total_iter={settings.pretrain_steps}",
             f"val.val_freq={settings.pretrain_steps}",
             f"manual_seed={seed}",
-            *settings.overrides,
+            *settings.set,
         )
-        root = settings.results / "pretrained"
-        found[name] = Trial(name, task, False, None, seed, root, None, _images(settings), overrides)
+        found[name] = study_run(name, task, seed, overrides, settings.results / "pretrained", _image_digest(settings))
     return found
 
 
-def planned(settings: ProxySettings, pretrained: dict[str, Path]) -> list[Trial]:
-    """Return the trainings in order: row by row, from few labels to many as asked, trial by trial.
+def pretrained_file(run: StudyRun, settings: Proxy) -> Path:
+    """Return the weight file of a supervised pre-training."""
+    return run.folder / "pretrained/models" / f"net_g_{settings.pretrain_steps}.pth"
+
+
+def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
+    """Return the trainings in order: row by row, then by number of labels, then by trial.
 
     Args:
-        settings: of the evaluation.
-        pretrained: the weights of supervised pre-trainings, by the names of their rows.
+        settings: settings of the evaluation.
+        pretrained: weight files of the supervised pre-trainings by row.
 
     Raises:
-        ValueError: weights that cannot be read, or a network that does not fit the task.
+        ValueError: weights cannot be read, or a network does not fit the task.
     """
-    trials, images = [], _images(settings)
+    runs: list[StudyRun] = []
+    images = _image_digest(settings)
     counts: Sequence[int | None] = settings.labels or [None]
-    for name, given in map(_named, settings.weights):
-        file = pretrained.get(name, given)
-        network = _default_network(settings) if file is None else section_of(file)
+    for name, file in map(row_of, settings.weights):
+        file = pretrained.get(name, file)
+        network = _default_network(settings) if file is None else network_section(file)
         contents = images if file is None else images + hashlib.sha256(file.read_bytes()).hexdigest()
-        fits = file is None or _scale_of(network) == TASKS[settings.task].scale
-        common = [
+        fits = file is None or detect_file(file).scale == TASKS[settings.task].scale
+        common = (
             *overrides_for(settings.task, network, settings),
             f"model_type={'RestorationModel' if settings.finetune else 'ProxyModel'}",
             f"train.total_iter={settings.steps}",
             f"val.val_freq={settings.steps}",
             f"path.strict_load_g={json.dumps(fits or not settings.finetune)}",
-        ]
+        )
         for labels in counts:
             if labels == 0 and (file is None or not fits):
-                continue  # there is nothing that could restore
-            own = [*common, *_labelled(labels, settings)]
+                continue  # no weights for the task
             for seed in range(1 if labels == 0 else settings.trials):
-                over = (*own, f"manual_seed={seed}", *settings.overrides)
+                overrides = (*common, *_labelled(labels, settings), f"manual_seed={seed}", *settings.set)
                 root = settings.results / "runs"
-                trials.append(Trial(name, settings.task, settings.finetune, labels, seed, root, file, contents, over))
-    return trials
+                runs.append(study_run(name, settings.task, seed, overrides, root, contents, file, labels))
+    return runs
 
 
-def rows_without(settings: ProxySettings) -> list[str]:
-    """Return the rows that 0 labels are asked for and that have no weights for the task: no result can be had.
+def study_run(
+    name: str,
+    task: str,
+    seed: int,
+    overrides: Sequence[str],
+    root: Path,
+    contents: str = "",
+    weights: Path | None = None,
+    labels: int | None = None,
+    file: Path = PROXY,
+) -> StudyRun:
+    """Return a training; its fingerprint covers the lists of images that its options name.
 
-    Raises:
-        ValueError: weights that cannot be read.
+    Args:
+        name: name of the row.
+        task: task.
+        seed: seed of the trial.
+        overrides: overrides of ``file``.
+        root: folder that contains the run's own folder.
+        contents: digest of the weights and images.
+        weights: initial weights.
+        labels: number of labelled images; None: all.
+        file: option file.
     """
-    scale, found = TASKS[settings.task].scale, []
-    for name, file in map(_named, settings.weights) if 0 in settings.labels else ():
-        if file is not None:
-            fits = _scale_of(section_of(file)) == scale
-        else:
-            fits = name != RANDOM and TASKS[PRETRAINED_HERE[name] or settings.task].scale == scale
-        if not fits:
-            found.append(name)
-    return found
+    options = load(file, overrides)
+    lists = [part["meta_info_file"] for part in _data_sections(options) if part.get("meta_info_file") is not None]
+    facts = [*versions(), device_kind(options), contents, str(labels == 0)]
+    facts += [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in lists]
+    return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
 
 
-def overrides_for(task: str, network: Section, settings: ProxySettings) -> list[str]:
-    """Return what is laid over ``proxy.yml`` for a task: the data of it, and the network with the task's head.
+def overrides_for(task: str, network: Section, settings: Proxy) -> list[str]:
+    """Return the overrides of ``proxy.yml`` for a task: its data, and the network with the scale of the task.
 
     Raises:
-        ValueError: the network cannot enlarge as the task asks.
+        ValueError: the network cannot enlarge as the task requires.
     """
     scale = TASKS[task].scale
     common = {"scale": scale, "degradation": TASKS[task].degradation}
@@ -267,71 +192,71 @@ def overrides_for(task: str, network: Section, settings: ProxySettings) -> list[
     return [f"{key}={json.dumps(value)}" for key, value in tree.items()]
 
 
-def section_of(file: Path) -> Section:
-    """Return the section of the network that a weight file is of.
+def network_section(file: Path) -> Section:
+    """Return the option section of the network that a weight file belongs to.
 
     Raises:
-        ValueError: the file cannot be read, or is of no architecture that is known.
+        ValueError: the file cannot be read, or its architecture is unknown.
     """
-    found = detect_network(read_weights(file))
-    if found is None:
-        raise ValueError(f"{file}: its weights are of no architecture that is known here ({', '.join(ARCHS.names())}).")
-    return found.section
+    return detect_file(file).section
 
 
-def _named(row: str) -> tuple[str, Path | None]:
-    """Return the name of a row and its file, if it has one."""
-    known = (RANDOM, *PRETRAINED_HERE)
-    if row in known:
-        return row, None
-    name, equals, file = row.partition("=")
-    place = Path(file if equals else row)
-    if not place.is_file():
-        raise ValueError(
-            f"{row}: there is no such weight file, and the other rows are {', '.join(known)}.{suggestion(row, known)}"
-        )
-    name = name if equals else place.stem
-    if name in known:
-        raise ValueError(f"{row}: '{name}' is a row that has no file. Call it otherwise, like NAME={place}.")
-    return name, place
+def detect_file(file: Path) -> DetectedNetwork:
+    """Return the network that a weight file belongs to.
 
-
-def _default_network(settings: ProxySettings) -> Section:
-    if settings.network is not None:
-        return settings.network
-    files = [file for _, file in map(_named, settings.weights) if file is not None]
-    return section_of(files[0]) if files else {"type": "UNet"}
-
-
-def _with_scale(network: Section, scale: int) -> Section:
-    """Return the section of a network with the head of a task."""
-    key = next((key for key in ("scale", "upscale") if key in ARCHS.parameters(network["type"])), None)
-    if key is not None:
-        return {**network, key: scale}
-    if scale != 1:
-        raise ValueError(f"{network['type']} does not enlarge, and the task asks for ×{scale}.")
+    Raises:
+        ValueError: the file cannot be read, or its architecture is unknown.
+    """
+    network = detect_network(read_weights(file))
+    if network is None:
+        raise ValueError(f"{file}: the weights fit no known architecture ({', '.join(ARCHS.names())}).")
     return network
 
 
-def _scale_of(network: Section) -> int:
-    with torch.device("meta"):
-        return (spec_of(ARCHS.build(network)) or NetworkSpec()).scale
+def row_of(text: str) -> tuple[str, Path | None]:
+    """Return the name of a row, and its file if it has one."""
+    named = (RANDOM, *ORACLES)
+    if text in named:
+        return text, None
+    name, equals, path = text.partition("=")
+    file = Path(path if equals else text)
+    if not file.is_file():
+        near = suggestion(text, named)
+        raise ValueError(f"{text}: there is no such weight file; the other rows are {', '.join(named)}.{near}")
+    name = name if equals else file.stem
+    if name in named:
+        raise ValueError(f"{text}: '{name}' is the name of a row without a file. Choose another: NAME={file}.")
+    return name, file
 
 
-def _labelled(labels: int | None, settings: ProxySettings) -> list[str]:
-    """Return what chooses the labelled images."""
+def _default_network(settings: Proxy) -> Section:
+    if settings.network is not None:
+        return settings.network
+    files = [file for _, file in map(row_of, settings.weights) if file is not None]
+    return network_section(files[0]) if files else {"type": "UNet"}
+
+
+def _with_scale(network: Section, scale: int) -> Section:
+    """Return the section of a network with the scale of a task."""
+    key = next((key for key in ("scale", "upscale") if key in ARCHS.parameters(network["type"])), None)
+    if key is None and scale != 1:
+        raise ValueError(f"{network['type']} does not enlarge, but the task needs ×{scale}.")
+    return {**network, key: scale} if key else network
+
+
+def _labelled(labels: int | None, settings: Proxy) -> list[str]:
+    """Return the overrides that choose the labelled images."""
     chosen = {"max_images": labels, "subset_seed": settings.subset_seed} if labels else {}
     return [f"datasets.train.{key}={value}" for key, value in chosen.items()]
 
 
-def _sections(options: Options) -> list[Section]:
-    """Return what the images to train on are, and those to test on."""
+def _data_sections(options: Options) -> list[Section]:
+    """Return the sections of the images to train on and to test on."""
     assert options.datasets.train is not None
     return [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
 
 
-def _images(settings: ProxySettings) -> str:
-    """Return a digest of one's own images: of other images, trainings are other ones."""
+def _image_digest(settings: Proxy) -> str:
+    """Return a digest of the user's own images."""
     roots = [root for root in (settings.data, settings.test) if root is not None]
-    lines = [line for root in roots for line in facts_of(root)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(line for root in roots for line in image_facts(root)).encode()).hexdigest()

@@ -1,125 +1,86 @@
-"""Figure 2 of residual contrastive learning (arXiv:2106.10070): does a network tell images apart by their residuals?
+"""Figure 2 of RCL (arXiv:2106.10070): are images distinguishable by the residuals of a network?
 
-For the residual of a patch, how much farther that of another image is than that of the same image: the differences
-``EMD(anchor, negative) − EMD(anchor, positive)`` of all anchors and negatives. The paper draws their density for a
-network as it begins, for the same one after pre-training, and for the true noise, which the second is to be nearer to.
+For the residual of a patch, the figure shows how much farther away the residual of another image is than that of the
+same image: the differences ``EMD(anchor, negative) − EMD(anchor, positive)`` over all anchors and negatives. The
+paper draws their density for an untrained network, for the pre-trained network and for the true noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 import mcir
-from mcir.atomic import write_atomically
 from mcir.data import to_device
 from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.sampler import SampleIndex, permutation
-from mcir.engine.loggers import as_json
 from mcir.losses.distances import EarthMoversDistance
-from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS
-from mcir.report.figures import curves
-from mcir.report.page import Report, Section
+from mcir.tables.cache import Log
+from mcir.tables.commands import RclFigure2
 from mcir.tables.formatting import counted
-from mcir.tables.proxy_plan import section_of
-from mcir.tables.training import Say
+from mcir.tables.proxy_plan import detect_file, network_section
+from mcir.tables.render import Section, curves, page, write_results
 from mcir.weights import load_network
 
 NAME = "rcl-fig2"
-BEGINNING, TRAINED, NOISE = "at its beginning", "pre-trained", "true noise"
+UNTRAINED, TRAINED, NOISE = "untrained", "pre-trained", "true noise"
 _BINS = 60
-_TILE = 2  # bundled photographs are cut into squares of so many patches at a side
+_TILE = 2  # side of a bundled tile in patches
 
 
-@dataclass(frozen=True)
-class Fig2Settings:
-    """What the figure is made of.
-
-    Attributes:
-        weights: of a network that does not enlarge.
-        data: folder or data base of clean images; without, the bundled photographs, in squares.
-        patch: side of the patches.
-        batch: images that are compared with each other; fewer where there are not so many.
-        batches: how many times.
-        seed: of images, patches and noise, and of the network as it begins.
-        results: where the page goes.
-    """
-
-    weights: Path
-    data: Path | None = None
-    patch: int = 128
-    batch: int = 64
-    batches: int = 4
-    seed: int = 0
-    results: Path = Path("results")
-
-
-def reproduce_fig2(settings: Fig2Settings, say: Say = print) -> int:
+def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
     """Make the figure, and return 0.
 
     Raises:
-        ValueError: weights or images that cannot be read or do not fit, or numbers that make no sense.
+        ValueError: weights or images cannot be read, or settings are not valid.
     """
-    found = measured(settings)
+    found = measure(settings)
     noise = found[NOISE]
     rows = [["residuals", "mean", "above 0", "W₁ to the true noise"]]
     data: dict[str, Any] = {}
     for name, values in found.items():
-        mean, share = values.mean().item(), (values > 0).double().mean().item()
-        away = wasserstein(values, noise)
-        data[name] = {"mean": mean, "above_0": share, "w1_to_noise": away, "differences": len(values)}
-        rows.append([name, f"{mean:.5f}", f"{share:.3f}", f"{away:.5f}"])
-    nearer = data[TRAINED]["w1_to_noise"] < data[BEGINNING]["w1_to_noise"]
-    verdict = (
-        f"The paper's claim: pre-training brings the density nearer to that of the true noise. Here it is "
-        f"{'nearer' if nearer else 'not nearer'}."
-    )
-    told = (
+        mean, share, distance = values.mean().item(), (values > 0).double().mean().item(), wasserstein(values, noise)
+        data[name] = {"mean": mean, "above_0": share, "w1_to_noise": distance, "differences": len(values)}
+        rows.append([name, f"{mean:.5f}", f"{share:.3f}", f"{distance:.5f}"])
+    nearer = data[TRAINED]["w1_to_noise"] < data[UNTRAINED]["w1_to_noise"]
+    paragraphs = [
         f"{settings.weights}: EMD(anchor, negative) − EMD(anchor, positive) of residuals, "
-        f"{counted(len(noise), 'difference')}, intensities in [0, 1]. Both networks normalise over the batch, as they "
-        "do in training."
-    )
+        f"{counted(len(noise), 'difference')}, intensities in [0, 1]. Both networks normalize over the batch, as in "
+        "training.",
+        "The paper claims that pre-training brings the density closer to that of the true noise. Here it "
+        f"{'is closer' if nearer else 'is not closer'}.",
+    ]
     figure = curves(densities(found), "Density of the differences", "difference of EMD", "density")
-    report = Report(
-        "rcl-fig2: are images told apart by their residuals?", [Section("Differences", [told, verdict], rows, [figure])]
-    )
-    given = {
-        key: None if value is None else str(value) if isinstance(value, Path) else value
-        for key, value in asdict(settings).items()
-    }
-    settings.results.mkdir(parents=True, exist_ok=True)
-    target = settings.results / f"{NAME}.json"
+    title = f"{NAME}: are images distinguishable by their residuals?"
+    report = page(title, [Section("Differences", paragraphs, rows, [figure])])
+    log(report.as_markdown())
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
     content = {"figure": NAME, "mcir": mcir.__version__, "settings": given, "nearer": nearer, "residuals": data}
-    write_atomically(target, (as_json(content, indent=2) + "\n").encode())
-    say(report.as_markdown())
-    for path in [target, *report.write(settings.results, NAME)]:
-        say(f"results: {path}")
+    write_results(settings.results, NAME, content, report, log)
     return 0
 
 
-def measured(settings: Fig2Settings) -> dict[str, Tensor]:
-    """Return all differences by what their residuals are of: the network untrained and trained, and the noise itself.
+def measure(settings: RclFigure2) -> dict[str, Tensor]:
+    """Return the differences for the residuals of both networks and for the noise itself.
 
     Raises:
-        ValueError: weights or images that cannot be read or do not fit, or numbers that make no sense.
+        ValueError: weights or images cannot be read, or settings are not valid.
     """
     if settings.batch < 2 or settings.batches < 1:
         raise ValueError(
-            f"A batch has at least 2 images, and there is at least 1, not {settings.batch} and {settings.batches}."
+            f"expected a batch of at least 2 images and at least 1 batch, got {settings.batch} and {settings.batches}"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained = load_network(settings.weights)
-    if (spec_of(trained) or NetworkSpec()).scale != 1:
-        raise ValueError(f"{settings.weights}: its network enlarges, so there is no residual of input and output.")
+    if detect_file(settings.weights).scale != 1:
+        raise ValueError(f"{settings.weights}: the network enlarges, so input minus output is not defined.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        networks = {BEGINNING: ARCHS.build(section_of(settings.weights)), TRAINED: trained}
+        networks = {UNTRAINED: ARCHS.build(network_section(settings.weights)), TRAINED: load_network(settings.weights)}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for network in networks.values():
         network.to(device).train()
     where: dict[str, Any] = {"dataroot": str(settings.data), "patch_size": settings.patch, "small": "skip"}
@@ -128,29 +89,24 @@ def measured(settings: Fig2Settings) -> dict[str, Tensor]:
     noisy, clean = NoisyPatchPairs(**where), NoisyPatchPairs(**where, noise=None)
     count = min(settings.batch, len(noisy))
     if count < 2:
-        raise ValueError(f"{where['dataroot']}: one image has no negatives.")
-    found: dict[str, list[Tensor]] = {BEGINNING: [], TRAINED: [], NOISE: []}
+        raise ValueError(f"{where['dataroot']}: expected at least two images, got {count}.")
+    found: dict[str, list[Tensor]] = {UNTRAINED: [], TRAINED: [], NOISE: []}
     for number in range(settings.batches):
         chosen = permutation(len(noisy), settings.seed, number)[:count]
-        draws = [SampleIndex(int(index), number * count + place, settings.seed) for place, index in enumerate(chosen)]
+        samples = [SampleIndex(int(image), number * count + index, settings.seed) for index, image in enumerate(chosen)]
         x, y = (
-            to_device(default_collate([{"lq": images[draw]["lq"]} for draw in draws]), device)["lq"].flatten(0, 1)
+            to_device(default_collate([{"lq": images[sample]["lq"]} for sample in samples]), device)["lq"].flatten(0, 1)
             for images in (noisy, clean)
         )
-        for name, network in networks.items():
-            found[name].append(_differences_of(x - _output(network, x)))
-        found[NOISE].append(_differences_of(x - y))
+        with torch.no_grad():
+            for name, network in networks.items():
+                found[name].append(_residual_differences(x - network(x)))
+        found[NOISE].append(_residual_differences(x - y))
     return {name: torch.cat(values).cpu() for name, values in found.items()}
 
 
-@torch.no_grad()
-def _output(network: nn.Module, images: Tensor) -> Tensor:
-    output: Tensor = network(images)
-    return output
-
-
-def _differences_of(residuals: Tensor) -> Tensor:
-    """Return the differences of residuals (2B, C, P, P), the two of an image side by side."""
+def _residual_differences(residuals: Tensor) -> Tensor:
+    """Return the differences for residuals (2B, C, P, P), the two patches of an image next to each other."""
     return differences(EarthMoversDistance()(residuals[::2], residuals[1::2]))
 
 
@@ -161,17 +117,20 @@ def differences(distances: Tensor) -> Tensor:
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
-    """Return the 1-Wasserstein distance of two samples (N) of the same size."""
-    return (a.double().sort().values - b.double().sort().values).abs().mean().item()
+    """Return the 1-Wasserstein distance of two samples (N)."""
+    from scipy import stats
+
+    return float(stats.wasserstein_distance(a.double().numpy(), b.double().numpy()))
 
 
 def densities(found: dict[str, Tensor]) -> dict[str, list[tuple[float, float]]]:
-    """Return points (difference, density) of each sample, over the range that all but a hundredth of each lies in."""
-    ends = [values.double().quantile(torch.tensor([0.005, 0.995], dtype=torch.float64)) for values in found.values()]
+    """Return points (difference, density) of each sample, over a range that covers 99 % of each."""
+    limits = torch.tensor([0.005, 0.995], dtype=torch.float64)
+    ends = [values.double().quantile(limits) for values in found.values()]
     low, high = min(end[0].item() for end in ends), max(end[1].item() for end in ends)
     width = (high - low) / _BINS or 1.0
-    drawn: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     for name, values in found.items():
         counts = torch.histc(values.double(), _BINS, low, low + _BINS * width) / (len(values) * width)
-        drawn[name] = [(low + (place + 0.5) * width, float(count)) for place, count in enumerate(counts.tolist())]
-    return drawn
+        points[name] = [(low + (index + 0.5) * width, float(count)) for index, count in enumerate(counts.tolist())]
+    return points

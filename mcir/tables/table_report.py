@@ -1,313 +1,183 @@
-"""What a table of the paper tells: its numbers as data and as pages, beside our own."""
+"""The report of a table: our numbers next to the published ones, gains, curves and images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-import torch
-from torch import Tensor
+from mcir.tables.formatting import MISSING, counted, decimals, signed, with_deviation
+from mcir.tables.proxy_plan import TASKS
+from mcir.tables.published import NOT_ENTERED, Column, Row, Table
+from mcir.tables.render import Figure, Report, Section, bars, curves, page
+from mcir.tables.results import Cell, Results
 
-import mcir
-from mcir.data import to_device
-from mcir.engine.checkpoint import load_into
-from mcir.engine.distributed import DistContext, init_distributed
-from mcir.engine.tester import Tester
-from mcir.registry import DATASETS
-from mcir.report.comparison import error_map, picture
-from mcir.report.figures import Figure, bars, curves, picture_figure
-from mcir.report.page import Report, Section
-from mcir.report.records import read_records
-from mcir.tables.evaluated import Evaluated, column_of
-from mcir.tables.formatting import digits_of, signed
-from mcir.tables.paper import NOT_ENTERED, Row, Table
-from mcir.tables.plan import Job, evaluation_parts
-
-_LARGEST = 320  # pixels at each side of a picture in the page
-_MARKS = {"paper": "", "release": " ‡", "authors": " †"}
-_PUBLISHED, _OTHERWISE = " §", " ¶"
+_PUBLISHER_MARKS = {"paper": "", "release": " ‡", "authors": " †"}
+_PUBLISHED_WEIGHTS, _OTHER_OPTIONS = " §", " ¶"
+_METRICS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
 
 
-class Found:
-    """What was found for a table.
+def table_report(results: Results, sections: Sequence[Section], missing: Sequence[str]) -> Report:
+    """Return the report of a table.
 
     Args:
-        table: the table.
-        jobs: the trainings that were asked for.
-        results: of those that could be evaluated.
-        overrides: what the person laid over every option file.
+        results: our results.
+        sections: sections with curves and images.
+        missing: lines about the trainings and what is missing.
     """
-
-    def __init__(
-        self, table: Table, jobs: Sequence[Job], results: Sequence[Evaluated], overrides: Sequence[str]
-    ) -> None:
-        self.table = table
-        self.jobs = jobs
-        self.results = results
-        self.overrides = list(overrides)
-
-    def of(self, row: Row, data_set: str) -> Evaluated | None:
-        """Return the results of a row that a column is from."""
-        of_row = (result for result in self.results if result.job.row is row)
-        return next((result for result in of_row if data_set in result.sets), None)
-
-    def ours(self, row: Row, data_set: str, metric: str) -> float | None:
-        """Return our number, or None."""
-        result = self.of(row, data_set)
-        return None if result is None else result.score(data_set, metric)
-
-    def pairs(self) -> list[tuple[Row, Row]]:
-        """Return the rows that are compared with another one, each behind that."""
-        return [(self.table.row(row.against), row) for row in self.table.rows if row.against]
-
-    def gains(self, row: Row, metric: str) -> dict[str, float]:
-        """Return by data set how much better a row is than the one that it is compared with, where both are alike."""
-        if row.against is None:
-            return {}
-        other, gains = self.table.row(row.against), {}
-        for name in self.table.sets:
-            value, reference = self.ours(row, name, metric), self.ours(other, name, metric)
-            if value is not None and reference is not None and not self.unlike(row, name):
-                gains[name] = value - reference
-        return gains
-
-    def published_gains(self, row: Row, metric: str) -> dict[str, float]:
-        """Return the same of the published numbers."""
-        if row.against is None:
-            return {}
-        numbers = {n: (row.number(n, metric), self.table.row(row.against).number(n, metric)) for n in self.table.sets}
-        return {
-            name: own.value - other.value
-            for name, (own, other) in numbers.items()
-            if own and other and own.value is not None and other.value is not None
-        }
-
-    def unlike(self, row: Row, data_set: str) -> str:
-        """Return why two rows differ in more than their names say, so that their difference is no gain; or nothing."""
-        other = self.table.row(row.against) if row.against else row
-        own, reference = self.of(row, data_set), self.of(other, data_set)
-        if own is None or reference is None:
-            return ""
-        if own.is_own != reference.is_own:
-            name = other.name if own.is_own else row.name
-            return f"{name} is of published weights, of another training"
-        if (own.otherwise or []) != (reference.otherwise or []):
-            return f"{row.name} and {other.name} were not trained alike"
-        return ""
+    table = results.table
+    return page(
+        f"{table.name}: {table.title}",
+        [
+            Section("What is compared", _introduction(results), _column_conditions(results)),
+            *(_numbers(results, metric) for metric in table.metrics),
+            *([_gains(results)] if results.compared_rows() else []),
+            *sections,
+            Section("Notes on the paper and on open questions", table.notes),
+            Section("Trainings, and what is missing", code="\n".join(missing)),
+        ],
+    )
 
 
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-def as_data(found: Found) -> dict[str, Any]:
-    """Return a table as JSON has it."""
-    table, rows = found.table, []
-    for row in table.rows:
-        cells = {name: {metric: _cell(found, row, name, metric) for metric in table.metrics} for name in table.sets}
-        jobs = [job for job in found.jobs if job.row is row]
-        left_out = [text for job in jobs for text in job.left_out]
-        gains = {"mean_gain": found.gains, "mean_published_gain": found.published_gains}
-        rows.append(
-            {
-                "row": row.name,
-                "against": row.against,
-                "weights": [str(use[1]) for job in jobs if (use := job.to_evaluate())],
-                "problems": [result.problem for result in found.results if result.job.row is row and result.problem],
-                "overrides_left_out": list(dict.fromkeys(left_out)),
-                "sets": cells,
-                **{
-                    key: {metric: fmean(values.values()) for metric in table.metrics if (values := of(row, metric))}
-                    for key, of in gains.items()
-                },
-            }
-        )
-    given = {"table": table.name, "title": table.title, "mcir": mcir.__version__, "coverage": table.coverage()}
-    return {**given, "overrides": found.overrides, "notes": table.notes, "rows": rows}
-
-
-def _cell(found: Found, row: Row, name: str, metric: str) -> dict[str, Any]:
-    number, ours, result = row.number(name, metric), found.ours(row, name, metric), found.of(row, name)
-    value = None if number is None else number.value
-    return {
-        "published": value,
-        "by": None if number is None else number.by,
-        "source": NOT_ENTERED if number is None else number.source,
-        "ours": ours,
-        "evaluated": None if result is None else "own" if result.is_own else "published",
-        "trained_otherwise": None if result is None else result.otherwise,
-        "difference": None if value is None or ours is None else ours - value,
-        "gain": found.gains(row, metric).get(name),
-        "published_gain": found.published_gains(row, metric).get(name),
+def _introduction(results: Results) -> list[str]:
+    table = results.table
+    paragraphs = [_proxy_evaluation(table)] if table.is_proxy else []
+    paragraphs.append(table.coverage())
+    conditions = {
+        key: ", ".join(map(str, v)) if isinstance(v, list) else v for key, v in results.conditions.items() if v
     }
+    if conditions:
+        paragraphs.append("; ".join(f"{key}: {value}" for key, value in conditions.items()) + ".")
+    return [*paragraphs, *results.remarks]
 
 
-# -- pages ------------------------------------------------------------------------------------------------------------
+def _proxy_evaluation(table: Table) -> str:
+    labels = "the labelled images" if table.finetune else counted(table.columns[0].labels, "labelled image")
+    trained = "all weights are trained" if table.finetune else "all layers are frozen except a new last layer, trained"
+    return (
+        f"Starting from the weights of each row, {trained} on {labels}: {counted(table.steps, 'step')}, with the same "
+        "images, order and seeds for every row. Mean ± standard deviation over the trials (the paper gives means of "
+        "five); RGB, including the border."
+    )
 
 
-def tell(found: Found, lacking: Sequence[str]) -> Report:
-    """Return the pages of a table; ``lacking`` tells of its trainings and what is missing."""
-    table = found.table
-    sections = [Section("What is compared", _conditions(found)), *(_numbers(found, metric) for metric in table.metrics)]
-    sections += [_gain_section(found), _curve_section(found), _picture_section(found)]
-    sections.append(Section("The paper's slips, and what is to be known", table.notes))
-    sections.append(Section("Trainings, and what is missing", code="\n".join(lacking)))
-    kept = [part for part in sections if part.paragraphs or part.table or part.figures or part.code]
-    return Report(f"{table.name}: {table.title}", kept)
+def _column_conditions(results: Results) -> list[list[str]]:
+    """Return the conditions as a table; columns that are evaluated together share them."""
+    groups = [(group, results.column_conditions.get(group[0].name, {})) for group in results.table.groups()]
+    rows = [
+        [", ".join(c.name for c in group), *(MISSING if value is None else str(value) for value in conditions.values())]
+        for group, conditions in groups
+        if conditions
+    ]
+    head = next((["column", *conditions] for _, conditions in groups if conditions), [])
+    return [head, *rows] if rows else []
 
 
-def _conditions(found: Found) -> list[str]:
-    told = [found.table.coverage()]
-    if found.overrides:
-        told.append(
-            f"Laid over every option file, so that ours are not the recipes alone: {', '.join(found.overrides)}."
-        )
-    for job in found.jobs:
-        if job.left_out:
-            told.append(f"{job.row.name} goes without {', '.join(job.left_out)}: it has no such section.")
-    for result in found.results:
-        if result.otherwise:
-            told.append(f"¶ {result.job.row.name} was trained otherwise: {', '.join(result.otherwise)}.")
-    return told
-
-
-def _numbers(found: Found, metric: str) -> Section:
-    table, digits = found.table, digits_of(metric)
-    head = ["row", *(f"{name}: {what}" for name in table.sets for what in ("published", "ours", "difference"))]
-    rows, sources, marks = [head], dict[str, list[str]](), set[str]()
+def _numbers(results: Results, metric: str) -> Section:
+    table, digits = results.table, decimals(metric)
+    head = ["row", *(f"{c.name}: {what}" for c in table.columns for what in ("published", "ours", "difference"))]
+    rows = [head, *([_input_row(results, metric)] if table.is_proxy else [])]
+    sources: dict[str, list[str]] = {}
+    marks: set[str] = set()
     for row in table.rows:
         cells = [row.name]
-        for name in table.sets:
-            number, result, ours = row.number(name, metric), found.of(row, name), found.ours(row, name, metric)
-            value = None if number is None else number.value
-            by, own = "", ""
+        for column in table.columns:
+            number, cell = row.number(column.name, metric), results.cell(row, column)
+            published, ours = results.published(row, column, metric), results.ours(row, column, metric)
+            by = "" if number is None else _PUBLISHER_MARKS[number.by]
             if number is not None:
-                by = _MARKS[number.by]
-                sources.setdefault(number.source + by, []).append(f"{row.name} ({name})")
-            if result is not None:
-                own = (_OTHERWISE if result.otherwise else "") if result.is_own else _PUBLISHED
-                marks.add(own)
+                sources.setdefault(number.source + by, []).append(f"{row.name} ({column.name})")
+            mark = _mark(cell)
+            marks.add(mark)
             cells += [
-                "–" if value is None else f"{value:.{digits}f}{by}",
-                "–" if ours is None else f"{ours:.{digits}f}{own}",
-                "–" if value is None or ours is None else signed(ours - value, digits),
+                MISSING if published is None else f"{published:.{digits}f}{by}",
+                MISSING if ours is None or cell is None else _ours(cell, metric, table.is_proxy) + mark,
+                MISSING if published is None or ours is None else signed(ours - published, digits),
             ]
         rows.append(cells)
-    told = [
-        f"“–” in a column “published”: {NOT_ENTERED}. † published by the authors of the network, ‡ with the paper's "
-        "released code, not in the paper itself as far as was checked."
+    return Section(_METRICS.get(metric, metric), [*_legend(table, marks), *_sources(sources)], rows)
+
+
+def _input_row(results: Results, metric: str) -> list[str]:
+    """Return the row of the degraded images themselves."""
+    enlarged = any(TASKS[column.task].scale > 1 for column in results.table.columns)
+    cells = ["bicubic enlargement" if enlarged else "the input itself"]
+    for column in results.table.columns:
+        value = results.inputs.get(column.name, {}).get(metric)
+        cells += [MISSING, MISSING if value is None else f"{value:.{decimals(metric)}f}", MISSING]
+    return cells
+
+
+def _ours(cell: Cell, metric: str, with_trials: bool) -> str:
+    text = with_deviation(cell.means[metric], cell.stds.get(metric), decimals(metric))
+    return f"{text} ({cell.trials})" if with_trials else text
+
+
+def _mark(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return _PUBLISHED_WEIGHTS if not cell.is_own else _OTHER_OPTIONS if cell.differences else ""
+
+
+def _legend(table: Table, marks: set[str]) -> list[str]:
+    paragraphs = [
+        f"“{MISSING}” in a column “published”: {NOT_ENTERED}. † published by the authors of the network, ‡ published "
+        "with the paper's released code; not checked in the paper itself."
     ]
-    if _PUBLISHED in marks:
-        told.append("§ measured here, but of published weights, which others trained: no training of ours.")
-    if _OTHERWISE in marks:
-        told.append("¶ trained otherwise than the row says; how stands above.")
-    told += [f"From {source}: {', '.join(places)}." for source, places in sources.items()]
-    return Section(metric, told, rows)
+    if table.is_proxy:
+        paragraphs = [f"“{MISSING}” in a column “published”: {NOT_ENTERED}. In brackets: the number of trials."]
+    if _PUBLISHED_WEIGHTS in marks:
+        paragraphs.append("§ measured here with published weights, which others trained; not our own training.")
+    if _OTHER_OPTIONS in marks:
+        paragraphs.append("¶ trained with other options than the row specifies; they are listed above.")
+    return paragraphs
 
 
-def _gain_section(found: Found) -> Section:
-    section = Section("Gain over the same network without")
+def _sources(sources: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"From {source}: {', '.join(cells)}." for source, cells in sources.items()]
+
+
+def _gains(results: Results) -> Section:
+    section = Section("Gain over the same network without negatives")
     rows = [["row", "against", "metric", "our mean gain", "over", "published mean gain", "over"]]
-    for other, row in found.pairs():
-        reasons = dict.fromkeys(found.unlike(row, name) for name in found.table.sets)
-        section.paragraphs += [f"{row.name}: {reason}; no gain is told of them." for reason in reasons if reason]
-        for metric in found.table.metrics:
-            ours, published = found.gains(row, metric), found.published_gains(row, metric)
+    metrics = results.table.metrics
+    for other, row in results.compared_rows():
+        reasons = dict.fromkeys(results.incomparable(row, column) for column in results.table.columns)
+        section.paragraphs += [f"{row.name}: {reason}, so no gain is given." for reason in reasons if reason]
+        for metric in metrics:
+            ours, published = results.gains(row, metric), results.published_gains(row, metric)
             if ours or published:
-                rows.append([row.name, other.name, metric, *_mean(ours, metric), *_mean(published, metric)])
-            if ours and metric == found.table.metrics[0]:
-                section.figures.append(bars(ours, f"{row.name}: gain over {other.name} per set", metric))
+                rows.append([row.name, other.name, metric, *_mean_gain(ours, metric), *_mean_gain(published, metric)])
+            if ours and metric == metrics[0]:
+                section.figures.append(bars(ours, f"{row.name}: gain over {other.name} per data set", metric))
     if len(rows) > 1:
         section.table = rows
     if not section.figures:
-        section.paragraphs.append(
-            "No row and the one it is compared with are both here, trained alike: no gain of ours to tell of."
-        )
+        section.paragraphs.append("We have no gain: no two comparable rows are both trained.")
     return section
 
 
-def _mean(gains: Mapping[str, float], metric: str) -> tuple[str, str]:
-    """Return a mean gain and the sets that it is over."""
-    return (signed(fmean(gains.values()), digits_of(metric) + 1), ", ".join(gains)) if gains else ("–", "–")
+def _mean_gain(gains: Mapping[str, float], metric: str) -> tuple[str, str]:
+    """Return a mean gain and the columns that it covers."""
+    if not gains:
+        return MISSING, MISSING
+    return signed(fmean(gains.values()), decimals(metric) + 1), ", ".join(gains)
 
 
-def _curve_section(found: Found) -> Section:
-    section = Section("While they trained")
-    metric = found.table.metrics[0]
-    for other, row in found.pairs():
-        for name in found.table.sets:
-            series = {r.name: points for r in (other, row) if (points := _curve(found, r, name, metric))}
-            if len(series) == 2:
-                section.figures.append(curves(series, f"{name}, while training", "iteration", metric))
-    return section
+def curves_by_labels(results: Results) -> Section:
+    """Return the section that shows PSNR by the number of labelled images."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in results.table.rows:
+        for column in results.table.columns:
+            for name, value in _both(results, row, column):
+                if value is not None and column.labels:
+                    series.setdefault(f"{row.name}, {name}", []).append((math.log10(column.labels), value))
+    title = "PSNR by the number of labelled images"
+    figures: list[Figure] = []
+    if series:
+        figures.append(curves(series, title, "log₁₀ of labelled images", "PSNR in dB"))
+    return Section(title, figures=figures)
 
 
-def _curve(found: Found, row: Row, data_set: str, metric: str) -> list[tuple[float, float]]:
-    points: dict[int, float] = {}
-    for job in found.jobs:
-        if job.row.name == row.name and job.options is not None:
-            points |= _history(job.folder / "results.jsonl", data_set, metric)
-    return sorted(points.items())
-
-
-def _history(file: Path, data_set: str, metric: str) -> dict[int, float]:
-    """Return a metric by iteration from the log of a run; of an iteration that stands there twice, the last."""
-    found: dict[int, float] = {}
-    for record in read_records(file):
-        if record["kind"] == "val" and record["dataset"] == data_set:
-            value = column_of({key: entry for key, entry in record.items() if key != "images"}, metric)
-            if value is not None:
-                found[record["iteration"]] = float(value)
-    return found
-
-
-def _picture_section(found: Found) -> Section:
-    section = Section("Pictures")
-    for other, row in found.pairs():
-        for name, numbers in found.table.pictures.items():
-            first, second = found.of(other, name), found.of(row, name)
-            if first is not None and second is not None:
-                with init_distributed(second.options.num_gpu, second.options.dist_params) as process:
-                    try:
-                        for number in numbers:
-                            section.figures += _side_by_side((first, second), name, number, process)
-                    except (ValueError, OSError) as error:  # images that were there when they were evaluated
-                        section.paragraphs.append(f"{row.name}, {name}: {error}")
-    return section
-
-
-def _side_by_side(pair: tuple[Evaluated, Evaluated], data_set: str, number: int, process: DistContext) -> list[Figure]:
-    """Return input, both outputs, ground truth and the divergence of the outputs (the paper's Fig. 5), cut alike."""
-    labels = [result.job.row.name for result in pair]
-    outputs: list[Tensor] = []
-    for result in pair:
-        part = next(part for part in evaluation_parts(result.options).values() if part.name == data_set)
-        dataset = DATASETS.build(part.section)
-        if number >= len(dataset):
-            return []
-        item = dataset[number]
-        batch = to_device({**item, "lq": item["lq"][None], "gt": item["gt"][None]}, process.device)
-        tester = Tester(result.options, process)
-        load_into(tester.model, result.checkpoint)
-        outputs.append(tester.model.restore(batch["lq"])[0])
-    lq, gt = batch["lq"][0], batch["gt"][0]
-    scale = gt.shape[-1] // lq.shape[-1]
-    outputs, gt = [_middle(output, lq, scale) for output in outputs], _middle(gt, lq, scale)
-    lq = _middle(lq, lq, 1, _LARGEST // scale).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    named = f"{data_set}, image {number}"
-    figures = [
-        picture_figure(picture(image), f"{named}: {label}")
-        for image, label in zip((lq, *outputs, gt), ("input", *labels, "ground truth"), strict=True)
-    ]
-    errors = (outputs[0].clamp(0, 1) - outputs[1].clamp(0, 1)).abs().float().mean(0)
-    limit = max(1.0, 255 * float(torch.quantile(errors, 0.99)))
-    told = f"{named}: divergence |{labels[0]} − {labels[1]}| (bright: {limit:.1f} of 255, the 99th percentile or 1)"
-    return [*figures, picture_figure(error_map(outputs[0], outputs[1].clamp(0, 1), limit), told)]
-
-
-def _middle(image: Tensor, lq: Tensor, scale: int, side: int = _LARGEST) -> Tensor:
-    """Return of an image (C, H, W) the part, at most ``side`` high and wide, that belongs to the middle of ``lq``."""
-    within = side // scale
-    top, left = (scale * max(0, (length - within) // 2) for length in lq.shape[1:])
-    return image[:, top : top + within * scale, left : left + within * scale]
+def _both(results: Results, row: Row, column: Column) -> list[tuple[str, float | None]]:
+    return [("paper", results.published(row, column, "psnr")), ("ours", results.ours(row, column, "psnr"))]

@@ -1,71 +1,121 @@
-"""How the trainings of a table are started: here, one after another, or each as a job of a Slurm cluster."""
+"""The trainings of a study, made in this process by the training loop of the engine."""
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from mcir.features.base import imagenet_file
-from mcir.tables.plan import Job, Settings
-from mcir.tables.slurm import Cluster
+import torch
 
-Say = Callable[[str], None]
+import mcir
+from mcir.config import Options, load
+from mcir.engine.checkpoint import load_into
+from mcir.engine.distributed import init_distributed
+from mcir.engine.evaluation import Evaluation, evaluation_sets
+from mcir.engine.trainer import Trainer
+from mcir.registry import MODELS
+from mcir.report.records import Run, read_run
 
 
-def train(jobs: Sequence[Job], settings: Settings, say: Say) -> bool:
-    """Train what is not trained, or go on with it, where all that it needs is there.
+@dataclass(frozen=True)
+class StudyRun:
+    """A training of a study.
 
-    Returns whether every training is at its end or, where the jobs of a cluster are not waited for, on its way.
+    Attributes:
+        name: method or row.
+        task: task.
+        seed: seed.
+        file: option file.
+        overrides: overrides of the option file.
+        fingerprint: digest of everything that decides the result.
+        root: folder that contains the run's own folder.
+        weights: initial weights.
+        labels: number of labelled images; None: all.
+    """
+
+    name: str
+    task: str
+    seed: int
+    file: Path
+    overrides: Sequence[str]
+    fingerprint: str
+    root: Path
+    weights: Path | None = None
+    labels: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run, while it trains."""
+        return self.root / self.fingerprint
+
+    def options(self) -> Options:
+        """Return the checked options of the training."""
+        weights = None if self.weights is None else str(self.weights)
+        paths = {"experiments_root": str(self.folder), "pretrain_network_g": weights}
+        return load(self.file, [*self.overrides, *(f"path.{key}={json.dumps(value)}" for key, value in paths.items())])
+
+
+def fingerprint(options: Options, facts: Sequence[str]) -> str:
+    """Return a digest of options and of other facts that decide a result."""
+    return hashlib.sha256("\n".join([options.dump(), *facts]).encode()).hexdigest()[:16]
+
+
+def versions() -> tuple[str, str]:
+    """Return the versions of mcir and torch."""
+    return mcir.__version__, torch.__version__
+
+
+def device_kind(options: Options) -> str:
+    """Return the kind of device on which options train on this machine."""
+    return "cuda" if options.num_gpu not in (0, "cpu") and torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its weight file, its last evaluation, and its scalars and metrics by iteration."""
+
+    weights: Path
+    evaluation: Evaluation
+    history: Run
+
+
+def train(options: Options) -> Trained:
+    """Train to the end, or resume a training that was stopped. Its output goes to ``log.txt`` next to its folder.
 
     Raises:
-        ValueError: there is no Slurm here, or it refuses a job.
+        ValueError: the options do not fit together, or data or weights cannot be read.
+        SystemExit: a signal stopped the training; its checkpoint is saved.
     """
-    if settings.launcher == "slurm":
-        cluster = Cluster(settings, say)
-        on_its_way = {cluster.submit(job) for job in jobs if _can_train(job, say)}
-        if not settings.wait:
-            return all(job.options is not None and (job.trained() or job.folder in on_its_way) for job in jobs)
-        cluster.wait()
-    else:
-        for job in jobs:
-            if _can_train(job, say):
-                _train_here(job, settings.processes, say)
-    return all(job.options is not None and job.trained() for job in jobs)
+    root = Path(options.path.experiments_root)
+    root.mkdir(parents=True, exist_ok=True)
+    changes = {"print_freq": options.val.val_freq, "keep_checkpoints": 1, "use_tb_logger": False, "report": False}
+    options = options.model_copy(update={"logger": options.logger.model_copy(update=changes)})
+    with (
+        (root / "log.txt").open("a", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
+        init_distributed(options.num_gpu, options.dist_params) as dist,
+    ):
+        trainer = Trainer(options, dist, resume=True)
+        if status := trainer.train():
+            raise SystemExit(status)
+        # a training that a signal stopped after its last step has its weights, but no evaluation
+        evaluations = trainer.last_evaluations or [part.evaluate(trainer.model.restore) for part in trainer.sets]
+    weights = trainer.checkpoints.models / f"net_g_{trainer.total}.pth"
+    return Trained(weights, evaluations[0], read_run(trainer.folder))
 
 
-def _can_train(job: Job, say: Say) -> bool:
-    """Return whether it is to be trained and can be; what is missing is told."""
-    if job.options is None or job.trained() is not None:
-        return False
-    missing = job.missing_to_train()
-    if missing:
-        say(f"{job.row.name}: cannot be trained, {', '.join(missing)} missing")
-        return False
-    try:
-        for network in job.feature_networks():  # once, before many processes want them, or a job without a network
-            imagenet_file(network)
-    except ValueError as error:
-        say(f"{job.row.name}: cannot be trained. {error}")
-        return False
-    return True
+def evaluate(options: Options) -> Evaluation:
+    """Evaluate the weights that the options name, without any training.
 
-
-def _train_here(job: Job, processes: int, say: Say) -> None:
-    command = [sys.executable, "-m", "mcir.tables.held"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    command += ["mcir.train", *job.arguments()]
-    say(f"{job.row.name}: {shlex.join(command)}")
-    child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 — our own module, the person's own arguments
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:  # the training got it, too, and saves before it ends
-        child.wait()
-        raise
-    finally:
-        assert child.stdin is not None
-        child.stdin.close()
-    if status:
-        say(f"{job.row.name}: the training ended with status {status}, why is told above; {job.to_go_on()}.")
+    Raises:
+        ValueError: weights or data cannot be read, or do not fit.
+    """
+    with init_distributed(options.num_gpu, options.dist_params) as dist:
+        (held_out,) = evaluation_sets(options, "val", dist)
+        model = MODELS.build({"type": "RestorationModel", "network_g": options.network_g}).to(dist.device)
+        load_into(model, Path(options.path.pretrain_network_g or ""), options.path.param_key_g)
+        return held_out.evaluate(model.restore)

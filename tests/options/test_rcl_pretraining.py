@@ -8,7 +8,7 @@ import yaml
 from mcir.config import load
 from mcir.config.load import runs_of
 from mcir.data.manifest import known_manifests, read_manifest
-from mcir.tables.pretraining import is_consistent, methods, overrides_for
+from mcir.tables.pretraining import has_consistency, methods, overrides_for
 
 ROOT = Path(__file__).parents[2] / "options/rcl"
 FILES = ["mit", "stanford", "voc2012"]
@@ -50,7 +50,7 @@ def test_a_method_is_its_model_and_losses(method):
         assert contrast["type"] == f"{kind}Loss"
         if kind == "PixContrast":
             assert contrast.get("momentum_iter") is None  # it rises throughout the training, however long
-    assert is_consistent(method) == (consistency is not None)
+    assert has_consistency(method) == (consistency is not None)
     assert (consistency is not None) == (method in RCL or method.endswith("+") or method == "consistency")
 
 

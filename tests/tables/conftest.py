@@ -1,4 +1,4 @@
-"""A tiny table: two pictures, a network of a thousand parameters, two iterations, and the same with negatives."""
+"""A tiny table: two images, a network with a thousand parameters, two iterations, and the same with negatives."""
 
 import cv2
 import numpy as np
@@ -8,14 +8,14 @@ import yaml
 
 from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.registry import ARCHS
-from mcir.tables.paper import Table
-from mcir.tables.proxy_plan import ProxySettings
+from mcir.tables.commands import Proxy
+from mcir.tables.published import Table
 
 SCORES = {"psnr": {"type": "PSNR"}, "ssim_y": {"type": "SSIM", "test_y_channel": True}}
 
 
-def options(pictures, name, **train):
-    data = {"type": "PairedImageDataset", "dataroot_gt": str(pictures), "degradation": {"type": "BicubicDown"}}
+def options(images, name, **train):
+    data = {"type": "PairedImageDataset", "dataroot_gt": str(images), "degradation": {"type": "BicubicDown"}}
     return {
         "name": name,
         "model_type": "RestorationModel",
@@ -38,9 +38,9 @@ TABLE = {
     "name": "table_tiny",
     "title": "A tiny table",
     "metrics": ["psnr", "ssim"],
-    "sets": ["Two", "Elsewhere"],
+    "columns": ["Two", "Elsewhere"],
     "pictures": {"Two": [0, 9]},
-    "notes": ["A slip."],
+    "notes": ["An error."],
     "rows": [
         {
             "name": "plain",
@@ -51,7 +51,7 @@ TABLE = {
             ],
         },
         {"name": "plain + SPN", "against": "plain", "runs": [{"option": "sr/spn.yml", "variant": "steps_1"}]},
-        {"name": "another's network"},
+        {"name": "a network of others"},
     ],
 }
 
@@ -63,20 +63,20 @@ def table():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """The current folder, with option files and pictures."""
+    """The current folder, with option files and images."""
     monkeypatch.chdir(tmp_path)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     generator = np.random.default_rng(0)
     for number in range(2):
-        slope = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
-        cv2.imwrite(str(pictures / f"{number}.png"), (slope + generator.integers(0, 56, (24, 28, 3))).astype(np.uint8))
+        gradient = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
+        cv2.imwrite(str(images / f"{number}.png"), (gradient + generator.integers(0, 56, (24, 28, 3))).astype(np.uint8))
     (tmp_path / "options/sr/test").mkdir(parents=True)
 
     def write(name, tree):
         (tmp_path / "options" / name).write_text(yaml.safe_dump(tree))
 
-    plain = options(pictures, "plain")
+    plain = options(images, "plain")
     write("sr/plain.yml", plain)
     published = {**plain, "name": "plain_published", "path": {"pretrain_network_g": "pretrained/plain.pth"}}
     del published["train"]
@@ -86,8 +86,8 @@ def home(tmp_path, monkeypatch):
         "contrastive_opt": {"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_1": 1.0}},
         "negatives": {"type": "HistoryNegatives"},
     }
-    pushed = {**options(pictures, "spn", **contrast), "model_type": "ContrastiveModel"}
-    write("sr/spn.yml", {**pushed, "sweep": {"train.negatives.steps": [[1], [2]]}})
+    spn = {**options(images, "spn", **contrast), "model_type": "ContrastiveModel"}
+    write("sr/spn.yml", {**spn, "sweep": {"train.negatives.steps": [[1], [2]]}})
     return tmp_path
 
 
@@ -98,15 +98,16 @@ PROXY_NETWORK = {"type": "UNet", "num_feat": 2}
 
 @pytest.fixture
 def proxy_settings(tmp_path):
-    """Six pictures to train on, two to test on, and the smallest training."""
+    """Settings with six images to train on, two to test on, and the smallest training."""
     generator = np.random.default_rng(0)
     for kind, count in (("train", 6), ("test", 2)):
         (tmp_path / kind).mkdir()
         for number in range(count):
-            slope = np.linspace(0, 200, 64)[:, None, None] * np.ones((64, 68, 3))
-            image = (slope + generator.integers(0, 56, (64, 68, 3))).astype(np.uint8)
+            gradient = np.linspace(0, 200, 64)[:, None, None] * np.ones((64, 68, 3))
+            image = (gradient + generator.integers(0, 56, (64, 68, 3))).astype(np.uint8)
             cv2.imwrite(str(tmp_path / kind / f"{number}.png"), image)
-    return ProxySettings(
+    return Proxy(
+        weights=["random"],
         trials=2,
         steps=2,
         pretrain_steps=2,
@@ -117,13 +118,13 @@ def proxy_settings(tmp_path):
         test=tmp_path / "test",
         results=tmp_path / "results",
         jobs=1,
-        overrides=["num_gpu=0"],
+        set=["num_gpu=0"],
     )
 
 
 @pytest.fixture
 def proxy_weights(tmp_path):
-    """A network's weight file."""
+    """The weight file of a network."""
     torch.manual_seed(5)
     network = ARCHS.build(PROXY_NETWORK)
     write_network(tmp_path / "rcl", NetworkFile({"params": network.state_dict()}, "UNet", {"num_feat": 2}), 0)

@@ -1,30 +1,57 @@
-"""Differences over the seeds: tested, adjusted, and told whatever the sign."""
+"""The options of a checkpoint's training, compared with those that a table specifies."""
 
-import math
+from pathlib import Path
 
 import pytest
+import torch
 
-from mcir.tables.config_diff import compared
-from mcir.tables.paired_stats import holm, mean_interval, paired_test
-
-CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
-NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
+from mcir.config import load
+from mcir.tables.config_diff import training_differences
 
 
-def test_each_comparison_is_tested_and_all_are_adjusted_together():
-    clear, noise = compared([CLEAR, NOISE])
-    assert [clear.p, noise.p] == [paired_test(CLEAR), paired_test(NOISE)]
-    assert [clear.adjusted, noise.adjusted] == holm([clear.p, noise.p])
-    assert clear.interval == mean_interval(CLEAR) and clear.is_significant and not noise.is_significant
-    assert clear.sentence().startswith("+0.300 dB (95 %: +0.280 … +0.320), p = ")
-    assert clear.cells()[:3] == ["+0.300", "+0.280 … +0.320", "5 of 5"]
-    assert clear.as_data()["mean_gain"] == pytest.approx(0.3)
+def options(*overrides):
+    return load("options/sr/spn.yml", ["sweep=steps_1", *overrides])
 
 
-def test_seeds_that_diverged_take_the_verdict_away():
-    some, none = compared([[0.3, math.nan, 0.31, 0.29], [math.inf]])
-    assert (some.gains, some.diverged, some.is_significant) == ([0.3, 0.31, 0.29], 1, False)
-    assert some.verdict() == "no verdict: of 4 pairs, 1 has no finite numbers"
-    assert some.adjusted == some.p  # the other was no comparison
-    assert none.cells() == ["–"] * 5 and none.sentence() == "no seed ended with finite numbers; 1 seed diverged"
-    assert none.as_data()["interval_95"] is None
+@pytest.fixture
+def state(home):
+    """A function that writes the training state of a training with other options."""
+
+    def write(*overrides):
+        torch.save({"format": 1, "iteration": 2, "options": options(*overrides).dump()}, home / "2.state")
+        return home / "2.state"
+
+    return write
+
+
+def test_options_without_effect_on_the_weights_are_not_compared(state):
+    assert training_differences(state(), options()) == []
+    others = ["num_gpu=auto", "logger.print_freq=9", "val.val_freq=2", "path.results_root=x", "name=other"]
+    assert training_differences(state(*others, "datasets.train.num_worker_per_gpu=3"), options()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("manual_seed=5", "manual_seed 5 instead of 0"),
+        ("train.total_iter=3", "train.total_iter 3 instead of 2"),
+        ("network_g.num_feat=6", "network_g.num_feat 6 instead of 4"),
+        ("datasets.train.gt_size=8", "datasets.train.gt_size 8 instead of 16"),
+        ("path.pretrain_network_g=a.pth", "path.pretrain_network_g a.pth instead of None"),
+        ("train.negatives.steps=[1,2]", "train.negatives.steps [1, 2] instead of [1]"),
+        ("train.negatives.weight=0.5", "train.negatives.weight 0.5 instead of nothing"),
+    ],
+)
+def test_every_option_that_weights_depend_on_is_compared(state, override, line):
+    assert training_differences(state(override), options()) == [line]
+    if line.endswith("nothing"):
+        assert training_differences(state(), options(override)) == ["train.negatives.weight nothing instead of 0.5"]
+
+
+def test_a_missing_or_damaged_state_is_unknown(state, home):
+    assert training_differences(Path("nowhere.state"), options()) is None
+    file = state()
+    file.write_bytes(file.read_bytes()[:200])
+    assert training_differences(file, options()) is None
+    torch.save({"format": 1}, file)
+    assert training_differences(file, options()) is None

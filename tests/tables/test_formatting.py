@@ -1,11 +1,13 @@
-"""Words around numbers."""
+"""Numbers in reports and messages."""
 
-from mcir.tables.formatting import counted, digits_of, signed
+from mcir.tables.formatting import counted, decimals, deviation, mean_of, signed
 
 
-def test_numbers_in_words():
+def test_numbers():
     assert (signed(0.126, 2), signed(-0.126, 2), signed(-0.001, 2)) == ("+0.13", "-0.13", "0.00")
-    assert (digits_of("psnr_y"), digits_of("ssim")) == (2, 4)
+    assert (decimals("psnr_y"), decimals("ssim")) == (2, 4)
+    assert (mean_of([30.0, 32.0], 2), mean_of([30.0], 2)) == ("31.00 ± 1.41", "30.00")
+    assert deviation([30.0, float("inf")]) is None
 
 
 def test_one_is_singular():

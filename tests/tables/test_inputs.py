@@ -1,4 +1,4 @@
-"""Images and weights of one's own."""
+"""The user's own images and weights."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 
 from mcir.data.prepare import create_lmdb
-from mcir.tables.inputs import digest_of, facts_of, held_out_lists
+from mcir.tables.inputs import held_out_lists, image_facts, weights_digest
 from tests.data.pictures import noise, save
 
 
@@ -17,7 +17,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_fifth_image_is_held_out_and_lists_are_named_by_what_they_are_of(folder, tmp_path):
+def test_every_fifth_image_is_held_out_and_the_lists_are_named_after_the_images(folder, tmp_path):
     lists = held_out_lists(folder, tmp_path / "out")
     assert lists["val"].read_text().split() == ["0.png", "5.png"]
     assert lists["train"].read_text().split() == ["1.png", "2.png", "3.png", "4.png", "6.png"]
@@ -26,26 +26,26 @@ def test_every_fifth_image_is_held_out_and_lists_are_named_by_what_they_are_of(f
     assert held_out_lists(folder, tmp_path / "out")["train"] != lists["train"]
 
 
-def test_a_data_base_is_told_apart_by_its_file_too(tmp_path):
+def test_an_lmdb_is_distinguished_by_its_file_too(tmp_path):
     for number, name in enumerate("ab"):
         save(tmp_path / name / "0.png", noise(8, 8, seed=number))
         create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb")
         os.utime(tmp_path / f"{name}.lmdb/data.mdb", (number, number))
-    one, other = facts_of(tmp_path / "a.lmdb"), facts_of(tmp_path / "b.lmdb")
+    one, other = image_facts(tmp_path / "a.lmdb"), image_facts(tmp_path / "b.lmdb")
     assert one[:-1] == other[:-1] == ["0.png "] and one != other
-    assert facts_of(tmp_path / "a.lmdb") == one
+    assert image_facts(tmp_path / "a.lmdb") == one
 
 
 def test_one_image_is_too_few(tmp_path):
     (tmp_path / "0.png").touch()
-    with pytest.raises(ValueError, match="needs images to train on and others to test on"):
+    with pytest.raises(ValueError, match="expected at least two images"):
         held_out_lists(tmp_path, tmp_path)
 
 
-def test_a_digest_is_of_what_a_file_holds(tmp_path):
+def test_a_digest_depends_on_the_content_of_a_file(tmp_path):
     file = tmp_path / "a.pth"
     file.write_bytes(b"weights")
-    assert digest_of(str(file), "--vgg") == hashlib.sha256(b"weights").hexdigest()[:16]
-    assert digest_of("random", "--vgg") == digest_of("imagenet", "--vgg") == ""
-    with pytest.raises(ValueError, match="--resnet is random, imagenet or a file of weights: there is no file b"):
-        digest_of("b.pth", "--resnet")
+    assert weights_digest(str(file), "--vgg") == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert weights_digest("random", "--vgg") == weights_digest("imagenet", "--vgg") == ""
+    with pytest.raises(ValueError, match="--resnet: expected random, imagenet or a weight file; there is no file b"):
+        weights_digest("b.pth", "--resnet")

@@ -1,4 +1,4 @@
-"""The mini reproduction: fair pairs, and runs that are not repeated."""
+"""The small study of negatives: fair pairs, and trainings that are not repeated."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,30 @@ import pytest
 from mcir.cli import main
 from mcir.config import load, runs_of
 from mcir.tables import mini
-from mcir.tables.mini import METHODS, TASKS, MiniSettings, planned, read_runs, reproduce_mini
+from mcir.tables.cache import RunCache
+from mcir.tables.commands import Mini
+from mcir.tables.mini import plan, reproduce_mini, train_one
+from mcir.tables.study import complete, read_study
 from tests.processes import check_killed
 from tests.tables.pages import Page
+
+STUDY = read_study("mini")
+
+
+def planned(**settings):
+    return plan(STUDY, complete(Mini(**settings), STUDY))
+
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_option_files_describe_the_methods():
-    for task in TASKS:
-        assert runs_of(mini.HOME / f"{task}.yml") == list(METHODS)
-
-
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", STUDY.tasks)
 def test_methods_differ_in_their_negatives_alone(task):
-    plain = load(mini.HOME / f"{task}.yml", ["sweep=plain"])
-    for method in list(METHODS)[1:]:
-        options = load(mini.HOME / f"{task}.yml", [f"sweep={method}"])
+    file = STUDY.folder / f"{task}.yml"
+    assert runs_of(file) == list(STUDY.methods)
+    plain = load(file, ["sweep=plain"])
+    for method in list(STUDY.methods)[1:]:
+        options = load(file, [f"sweep={method}"])
         assert options.model_type == "ContrastiveModel"
         own = dict(options.train.model)
         for key in ("contrastive_opt", "negatives", "balance"):
@@ -38,18 +45,18 @@ def test_methods_differ_in_their_negatives_alone(task):
 
 
 def test_all_methods_of_a_seed_come_before_the_next_seed():
-    runs = planned(MiniSettings(seeds=2, tasks=["sr", "dehaze"], methods=["cr"]))
+    runs = planned(seeds=2, task=["sr", "dehaze"], method=["cr"])
     expected = [(s, t, m) for s in (0, 1) for t in ("sr", "dehaze") for m in ("plain", "cr")]
-    assert [(run.seed, run.task, run.method) for run in runs] == expected
-    assert len(planned(MiniSettings())) == 90
-    assert len({run.fingerprint() for run in runs}) == len(runs)
+    assert [(run.seed, run.task, run.name) for run in runs] == expected
+    assert len({run.fingerprint for run in runs}) == len(runs)
+    defaults = complete(Mini(), STUDY)
+    assert (defaults.seeds, list(defaults.task), list(defaults.method)) == (5, list(STUDY.tasks), list(STUDY.methods))
 
 
-def test_seed_features_and_changes_reach_the_options(tmp_path):
+def test_seed_features_and_overrides_reach_the_options(tmp_path):
     vgg = tmp_path / "a.pth"
     vgg.write_bytes(b"weights")
-    settings = MiniSettings(seeds=2, tasks=["sr"], methods=["spn"], vgg=str(vgg), overrides=["train.total_iter=9"])
-    runs = planned(settings)
+    runs = planned(seeds=2, task=["sr"], method=["spn"], vgg=str(vgg), set=["train.total_iter=9"])
     options = runs[3].options()
     assert (options.manual_seed, options.train.total_iter) == (1, 9)
     assert options.train.model.contrastive_opt.weights == str(vgg)
@@ -59,43 +66,52 @@ def test_seed_features_and_changes_reach_the_options(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (MiniSettings(tasks=["derain"]), "no task 'derain'"),
-        (MiniSettings(methods=["pcl"]), "no method 'pcl'. Known are plain, spn"),
-        (MiniSettings(seeds=0), "at least one seed"),
-        (MiniSettings(vgg="vgg16.pth"), "random, imagenet or a file of weights: there is no file vgg16.pth"),
+        ({"task": ["derain"]}, "no task 'derain'"),
+        ({"method": ["pcl"]}, "no method 'pcl'. Known: plain, spn"),
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"vgg": "vgg16.pth"}, "--vgg: expected random, imagenet or a weight file; there is no file vgg16.pth"),
     ],
 )
-def test_what_is_refused(settings, message):
+def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        planned(settings)
+        planned(**settings)
 
 
-# -- the runs ---------------------------------------------------------------------------------------------------------
-
-QUICK = ["reproduce", "mini", "--quick", "--jobs", "1", "--task", "sr"]
+# -- the trainings ----------------------------------------------------------------------------------------------------
 
 
-def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, capsys, monkeypatch):
-    arguments = [*QUICK, "--results", str(tmp_path)]
+@pytest.fixture
+def own(tmp_path):
+    """A folder with six small images."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 255, (24, 32, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, capsys, monkeypatch):
+    arguments = ["reproduce", "mini", "--quick", "--jobs", "1", "--task", "sr", "--results", str(tmp_path)]
     assert main([*arguments, "--method", "spn"]) == 0
     file = tmp_path / "runs.jsonl"
     first = file.read_text()
-    assert first.count("\n") == 4
     runs = [json.loads(text) for text in first.splitlines()]
     assert [(run["method"], run["seed"]) for run in runs] == [("plain", 0), ("spn", 0), ("plain", 1), ("spn", 1)]
-    assert all(run["curve"][-1] == [4, run["psnr"]] for run in runs)
+    assert all([point[0] for point in run["curve"]] == [2, 4] for run in runs)
+    assert all(run["curve"][-1][1] == run["psnr"] and run["training_seconds"] > 0 for run in runs)
     assert runs[0]["psnr"] != runs[2]["psnr"]
     assert runs[0]["ratio"] is None and 0 < runs[1]["ratio"] < 1
+    assert list((tmp_path / "runs").iterdir()) == []
 
-    file.write_text(first + '{"half": ')  # as a killed process leaves it
+    file.write_text(first + '{"half": ')  # a killed process leaves half a line
     made = []
-    train = mini.train_one
-    monkeypatch.setattr(mini, "train_one", lambda run: made.append(run.method) or train(run))
+    monkeypatch.setattr(mini, "train_one", lambda run: made.append(run.name) or train_one(run))
     assert main([*arguments, "--method", "spn", "--method", "random"]) == 0
     assert made == ["random", "random"]
     made.clear()
     assert main([*arguments, "--method", "spn", "--set", "train.total_iter=2"]) == 0
-    assert len(made) == 4  # other options are other runs
+    assert len(made) == 4  # other options are other trainings
     capsys.readouterr()
     assert main([*arguments, "--method", "spn"]) == 0
     assert len(made) == 4 and "4 trainings, 4 of them in" in capsys.readouterr().out
@@ -106,105 +122,45 @@ def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, capsys, monkeypatch
     assert found["gains"] == pytest.approx(gains) and found["mean_gain"] == pytest.approx(sum(gains) / 2)
     assert data["quick"] and "its numbers mean nothing" in (tmp_path / "mini.md").read_text()
     page = Page((tmp_path / "mini.html").read_text())
-    assert METHODS["spn"] in page.cells and page.tags.count("svg") == 2
+    assert STUDY.title_of("spn") in page.cells and page.tags.count("svg") == 2
 
 
-def test_a_run_depends_on_its_seed_alone():
-    run = planned(MiniSettings(quick=True, tasks=["denoise"], methods=["cr"]))[1]
-    assert run.method == "cr"
-    assert mini.train_one(run)["psnr"] == mini.train_one(run)["psnr"]
-
-
-@pytest.fixture
-def own(tmp_path):
-    """Six small images."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    for number in range(6):
-        image = np.random.default_rng(number).integers(0, 255, (24, 32, 3)).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{number}.png"), image)
-    return folder
-
-
-def test_several_jobs_give_the_same(tmp_path, own):
-    settings = MiniSettings(quick=True, tasks=["sr"], methods=["plain"], data=own, results=tmp_path / "out", jobs=2)
-    reproduce_mini(settings, lambda _: None)
-    together = read_runs(tmp_path / "out/runs.jsonl")
-    alone = [mini.train_one(run) for run in planned(settings)]
-    assert len(together) == 2
-    assert {run["fingerprint"]: run["psnr"] for run in alone} == {key: run["psnr"] for key, run in together.items()}
-
-
-def test_images_of_ones_own(tmp_path, own):
-    settings = MiniSettings(results=tmp_path / "out", data=own, quick=True, jobs=1, methods=["plain"])
-    assert reproduce_mini(settings, lambda _: None) == 0
-    runs = json.loads((tmp_path / "out/mini.json").read_text())["runs"]
-    assert len(runs) == 6 and all(set(run["images"]) == {"0", "5"} for run in runs)  # every fifth is held out
-    train = planned(settings)[0].options().datasets.train
+def test_jobs_and_own_images(tmp_path, own):
+    settings = {"quick": True, "task": ["sr"], "method": ["plain"], "data": own, "results": tmp_path / "out"}
+    reproduce_mini(Mini(**settings, jobs=2), lambda _: None)
+    together = RunCache(tmp_path / "out/runs.jsonl").records
+    runs = planned(**settings)
+    alone = {run.fingerprint: train_one(run) for run in runs}
+    assert len(together) == 2 and {key: run["psnr"] for key, run in alone.items()} == {
+        key: run["psnr"] for key, run in together.items()
+    }
+    assert all(set(run["images"]) == {"0", "5"} for run in together.values())  # every fifth image is held out
+    train = runs[0].options().datasets.train
     assert Path(train.section.meta_info_file).read_text().split() == ["1.png", "2.png", "3.png", "4.png"]
     assert (train.section.gt_size, train.batch_size_per_gpu) == (16, 4)
 
 
-def test_too_few_images_of_ones_own(tmp_path):
-    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((24, 24, 3), np.uint8))
-    with pytest.raises(ValueError, match="needs images to train on and others"):
-        planned(MiniSettings(results=tmp_path / "out", data=tmp_path, tasks=["sr"]))
-
-
-# -- what is measured otherwise, or elsewhere -------------------------------------------------------------------------
-
-
-def test_results_measured_otherwise_are_told_and_not_mixed_in(tmp_path, own, monkeypatch):
-    monkeypatch.setattr(mini, "train_one", made := Made())
+@pytest.mark.parametrize("change", ["vgg", "torch", "mcir", "device"])
+def test_results_of_other_conditions_are_not_used(tmp_path, monkeypatch, change):
     weights = tmp_path / "vgg.pth"
     weights.write_bytes(b"first")
-    settings = MiniSettings(
-        results=tmp_path / "out", data=own, quick=True, jobs=1, tasks=["sr"], methods=["cr"], vgg=str(weights)
-    )
-
-    def again():
-        made.methods.clear()
-        said = []
-        reproduce_mini(settings, said.append)
-        return [text for text in said if "measured otherwise" in text]
-
-    assert again() == [] and made.methods == ["plain", "cr"] * 2
-    assert again() == [] and made.methods == []
-    weights.write_bytes(b"second")
-    (told,) = again()
-    assert "2 results in the file, measured otherwise (features a7937b64b8caa58f)" in told
-    assert made.methods == ["cr", "cr"]  # plain training has no features
-    monkeypatch.setattr(mini.torch, "__version__", "99")
-    (told,) = again()
-    assert "torch " in told and "are made again" in told and made.methods == ["plain", "cr"] * 2
-    monkeypatch.setattr(mini.torch.cuda, "is_available", lambda: True)
-    (told,) = again()
-    assert "device cpu" in told and len(made.methods) == 4
-    monkeypatch.setattr(mini.mcir, "__version__", "99")
-    (told,) = again()
-    assert "mcir 0" in told and len(made.methods) == 4
-    assert again() == []
+    settings = {"task": ["sr"], "method": ["cr"], "vgg": str(weights), "seeds": 1}
+    plain, contrast = (run.fingerprint for run in planned(**settings))
+    if change == "vgg":
+        weights.write_bytes(b"second")
+    elif change == "device":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    else:
+        monkeypatch.setattr(f"{change}.__version__", "99")
+    other_plain, other = (run.fingerprint for run in planned(**settings))
+    assert other != contrast
+    assert (other_plain == plain) == (change == "vgg")  # a plain training has no features
 
 
-class Made:
-    """Trainings that take no time, and which they were."""
-
-    def __init__(self):
-        self.methods = []
-
-    def __call__(self, run):
-        self.methods.append(run.method)
-        numbers = {"psnr": 30.0, "ssim": 0.9, "psnr_of_input": 20.0, "training_seconds": 1.0, "seconds": 1.0}
-        names = {"task": run.task, "method": run.method, "seed": run.seed, "fingerprint": run.fingerprint()}
-        facts = {"conditions": run.conditions(), "images": {}, "curve": [[1, 30.0]], "ratio": None}
-        return {**names, **numbers, **facts, "device": "cpu", "torch": "2"}
-
-
-def test_a_killed_command_leaves_no_process_and_is_alone_while_it_runs(tmp_path, own):
-    arguments = ["mini", "--task", "sr", "--method", "plain", "--data", str(own)]
+def test_a_killed_command_leaves_no_process_and_locks_its_folder(tmp_path, own):
     check_killed(
         tmp_path,
-        arguments,
+        ["mini", "--task", "sr", "--method", "plain", "--data", str(own)],
         "train.pixel_opt",
-        lambda results: reproduce_mini(MiniSettings(results, data=own, quick=True, tasks=["sr"]), print),
+        lambda results: reproduce_mini(Mini(results=results, data=own, quick=True, task=["sr"]), print),
     )

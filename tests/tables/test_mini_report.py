@@ -1,21 +1,37 @@
-"""The answer of the mini reproduction: paired, adjusted for the number of comparisons, and said as it is."""
+"""The report of the small studies: paired, adjusted for the number of comparisons, and the same for either sign."""
 
+import json
 import math
 import re
 
 import pytest
 
-from mcir.tables.mini_report import METHODS, Conditions, compare, tell
-from mcir.tables.paired_stats import holm, mean_interval, paired_test
+from mcir.engine.loggers import as_json
+from mcir.tables.commands import Mini, RclMini
+from mcir.tables.mini_report import compare_methods, mini_report
+from mcir.tables.paired_stats import holm, paired_test
+from mcir.tables.study import read_study
 from tests.tables.pages import Page
 
+STUDY, RCL = read_study("mini"), read_study("rcl-mini")
 
-def record(method, seed, psnr, task="sr", seconds=1.0, ratio=0.125):
+
+def text_of(report):
+    return " ".join(text for section in report.sections for text in section.paragraphs)
+
+
+# -- mini -------------------------------------------------------------------------------------------------------------
+
+CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
+NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
+
+
+def record(method, seed, psnr, seconds=1.0, ratio=0.125):
     return {
-        "task": task,
+        "task": "sr",
         "method": method,
         "seed": seed,
-        "fingerprint": f"{task}{method}{seed}",
+        "fingerprint": f"{method}{seed}",
         "psnr": psnr,
         "ssim": 0.9,
         "psnr_of_input": 20.0,
@@ -29,27 +45,27 @@ def record(method, seed, psnr, task="sr", seconds=1.0, ratio=0.125):
     }
 
 
-CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
-NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
-
-
 def records(**gains):
     plain = [30.0, 29.0, 31.0, 30.5, 28.0]
     rows = [record("plain", seed, psnr) for seed, psnr in enumerate(plain)]
-    for method, of_seed in gains.items():
-        rows += [record(method, seed, plain[seed] + gain, seconds=2.0) for seed, gain in enumerate(of_seed)]
+    for method, values in gains.items():
+        rows += [record(method, seed, plain[seed] + gain, seconds=2.0) for seed, gain in enumerate(values)]
     return rows
 
 
+def report(found, **settings):
+    return mini_report(STUDY, Mini(**settings), found)
+
+
 def test_comparisons_are_paired_and_adjusted_for_their_number():
-    found = compare(records(spn=CLEAR, cr=NOISE))
+    found = compare_methods(STUDY, records(spn=CLEAR, cr=NOISE))
     assert [part.method for part in found] == ["spn", "cr"]
     for part, gains in zip(found, (CLEAR, NOISE), strict=True):
-        assert part.gains == pytest.approx(gains)
-        assert part.interval.mean == pytest.approx(mean_interval(gains).mean)
-        assert part.p == pytest.approx(paired_test(gains))
+        assert part.difference.gains == pytest.approx(gains)
+        assert part.difference.p == pytest.approx(paired_test(gains))
         assert (part.slowdown, part.ratio) == (2.0, 0.125)
-    assert [part.adjusted for part in found] == pytest.approx(holm([paired_test(CLEAR), paired_test(NOISE)]))
+    expected = holm([paired_test(CLEAR), paired_test(NOISE)])
+    assert [part.difference.adjusted for part in found] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -62,88 +78,151 @@ def test_comparisons_are_paired_and_adjusted_for_their_number():
     ],
 )
 def test_verdicts(gains, verdict):
-    (found,) = compare(records(spn=gains))
-    assert found.verdict() == verdict
-    text = tell(records(spn=gains), Conditions())[0].as_markdown()
+    found, data = report(records(spn=gains))
+    assert data["comparisons"][0]["verdict"] == verdict
+    text = found.as_markdown()
     assert f": {verdict}" in text
     assert ("Nothing here is significant" in text) == ("significantly" not in verdict)
+    Page(found.as_html())
 
 
-def test_a_gain_that_is_significant_only_alone_is_not_called_so():
+def test_a_gain_that_is_significant_only_alone_is_not_called_significant():
     faint = [0.3, 0.1, 0.25, 0.02, 0.2]
     assert 0.025 < paired_test(faint) < 0.05
-    (alone,) = compare(records(spn=faint))
-    assert alone.verdict() == "significantly better"
-    among = compare(records(spn=faint, cr=NOISE, random=NOISE))
-    assert among[0].verdict() == "not significant once all comparisons are counted"
+    assert compare_methods(STUDY, records(spn=faint))[0].difference.verdict() == "significantly better"
+    among = compare_methods(STUDY, records(spn=faint, cr=NOISE, random=NOISE))
+    assert among[0].difference.verdict() == "not significant after correction for all comparisons"
 
 
 def test_a_seed_that_diverged_is_counted_and_left_out():
-    (found,) = compare(records(spn=[math.nan, *CLEAR[1:]]))
-    assert (found.diverged, len(found.gains)) == (1, 4)
-    assert found.verdict() == "no verdict: of 5 pairs, 1 has no finite numbers"
-    assert not found.is_significant
-    report, data = tell(records(spn=[math.nan, *CLEAR[1:]]), Conditions())
-    assert "; 1 seed diverged" in report.as_markdown() and data["comparisons"][0]["diverged"] == 1
-    Page(report.as_html())
+    found, data = report(records(spn=[math.nan, *CLEAR[1:]]))
+    assert data["comparisons"][0]["diverged"] == 1
+    assert data["comparisons"][0]["verdict"] == "no verdict: of 5 pairs, 1 has no finite numbers"
+    assert "; 1 seed diverged" in found.as_markdown()
 
 
-def test_the_report_shows_losses_as_losses():
-    report, data = tell(records(spn=[-gain for gain in CLEAR]), Conditions())
-    page = Page(report.as_html())
+def test_losses_are_shown_as_losses():
+    found, data = report(records(spn=[-gain for gain in CLEAR]))
+    page = Page(found.as_html())
     assert "-0.300" in page.cells and "0 of 5" in page.cells and "2.00" in page.cells
     assert data["comparisons"][0]["mean_gain"] == pytest.approx(-0.3)
 
 
-def test_of_one_the_words_are_singular():
-    one = tell([record("plain", 0, 30.0), record("spn", 0, 30.1)], Conditions())[0].as_markdown()
+def test_numbers_and_nouns_agree():
+    one = report([record("plain", 0, 30.0), record("spn", 0, 30.1)])[0].as_markdown()
     assert "2 trainings on" in one and ", 1 seed each" in one and "for the one comparison of this page" in one
-    assert "for all 2 comparisons" in tell(records(spn=CLEAR, cr=NOISE), Conditions())[0].as_markdown()
-    alone = tell([record("plain", 0, 30.0)], Conditions())[0].as_markdown()
+    assert "| – | 1.00 | 0.12 | not significant |" in one  # a single seed shows nothing
+    alone = report([record("plain", 0, 30.0)])[0].as_markdown()
     assert "1 training on" in alone and "comparison" not in alone
 
 
-def test_drawings_bear_names_that_a_person_reads():
-    gains = {method: CLEAR for method in METHODS if method != "plain"}
-    figures = tell(records(**gains), Conditions())[0].sections[1].figures
-    for figure in figures:
+def test_drawings_have_short_names():
+    gains = {method: CLEAR for method in STUDY.methods if method != "plain"}
+    for figure in report(records(**gains))[0].sections[1].figures:
         names = re.findall(r"<(?:text|span)[^>]*>([^<]*[A-Za-z]{2}[^<]*)</", figure.markup)
         assert {"SPN, ratio 0.1", "random network"} <= set(names) and not [name for name in names if "_" in name]
         assert all(len(name) < 17 for name in names)  # at 12 pixels a letter of 7, a bar of five has 112
 
 
-def test_a_row_says_its_gradient_ratio_and_whether_it_tests_anything():
+def test_losses_that_are_too_weak_are_named():
     rows = records(spn=NOISE, random=NOISE) + records(**{"spn_balanced_0.1": CLEAR})[len(CLEAR) :]
     for row in rows:
         row["ratio"] = {"spn": 0.0002, "random": 0.00099, "spn_balanced_0.1": 0.001}.get(row["method"])
-    report, data = tell(rows, Conditions())
-    text = report.as_markdown()
-    assert "not significant, at a gradient ratio of 0.0002, which tests nothing." in text
+    found, data = report(rows)
+    text = found.as_markdown()
+    assert "not significant, at a gradient ratio of 0.0002, too weak to have an effect." in text
     assert "significantly better, at a gradient ratio of 0.001." in text
-    assert "2 rows, of “+ SPN, the paper's λ = 1e-4” and “+ a random frozen network" in text and "None was." in text
+    assert "2 rows, of “+ SPN, the paper's λ = 1e-4” and “+ a random frozen" in text and "There is none." in text
     assert "moved single seeds by -0.300 … +0.300 dB" in text
-    cells = Page(report.as_html()).cells
-    assert cells.count("not significant; tests nothing") == 2 and cells.count("significantly better") == 1
+    cells = Page(found.as_html()).cells
+    assert cells.count("not significant; too weak to have an effect") == 2
     assert [part["tests_nothing"] for part in data["comparisons"]] == [True, True, False]
-    strong = tell(records(spn=CLEAR, random=NOISE), Conditions())[0].as_markdown()
-    assert "nothing: it is" not in strong and "None was." not in strong and "single seeds" not in strong
+    strong = report(records(spn=CLEAR, random=NOISE))[0].as_markdown()
+    assert "too weak" not in strong and "There is none." not in strong and "single seeds" not in strong
 
 
-def test_the_smallest_difference_that_could_be_seen_is_where_the_test_turns():
-    (found,) = compare(records(spn=NOISE))
-    centred = [gain - sum(NOISE) / len(NOISE) for gain in NOISE]
-    for tests in (1, 15):
-        smallest = found.smallest(tests)
-        assert paired_test([gain + 1.001 * smallest for gain in centred]) < 0.05 / tests
-        assert paired_test([gain + 0.999 * smallest for gain in centred]) > 0.05 / tests
-    assert f"{found.smallest():.3f} / {found.smallest():.3f}" in tell(records(spn=NOISE), Conditions())[0].as_markdown()
-    data = tell(records(spn=NOISE, cr=CLEAR), Conditions())[1]["comparisons"][0]
-    assert data["smallest_difference"] == pytest.approx(found.smallest())
-    assert data["smallest_difference_holm"] == pytest.approx(found.smallest(2))
+# -- rcl-mini ---------------------------------------------------------------------------------------------------------
+
+AS_IN_THE_PAPER = {"RCL-EMD": 30.0, "N2N": 29.0, "N2S": 28.0, "DenseCL+": 20.0, "random": 15.0, "oracle": 30.5}
+NUMBERS = {"steps": 1200, "batch": 16, "patch": 48, "proxy_steps": 500, "proxy_rate": 1e-2}
 
 
-def test_one_seed_shows_nothing_however_large_the_difference():
-    (found,) = compare([record("plain", 0, 30.0), record("spn", 0, 40.0)])
-    assert found.smallest() is None
-    text = tell([record("plain", 0, 30.0), record("spn", 0, 40.0)], Conditions())[0].as_markdown()
-    assert "“Could show”" not in text and "| – | not significant |" in text
+def rcl_records(means, task="denoise", noise=None):
+    return [
+        {
+            "method": method,
+            "seed": seed,
+            "task": task,
+            "fingerprint": f"{task}{method}{seed}",
+            "psnr": mean + gap * (noise or {}).get(method, 1),
+            "ssim": 0.9,
+            "psnr_of_input": 29.5,
+            "seconds": 30.0,
+        }
+        for method, mean in means.items()
+        for seed, gap in enumerate((0.01, -0.02, 0.0))
+    ]
+
+
+def rcl_report(found, **settings):
+    common = {"psnr": 12.0, "psnr_of_input": 29.5, "seconds": 60.0, "torch": "2", "seed": 0}
+    rows = [("RCL-EMD", ""), ("N2N", ""), ("oracle", "denoise")]
+    pretrained = [{"method": method, "task": task, "fingerprint": method, **common} for method, task in rows]
+    written, data = mini_report(RCL, RclMini(**settings), found, pretrained, NUMBERS)
+    json.loads(as_json(data))
+    return written, text_of(written), data
+
+
+def test_differences_are_rcl_minus_the_other_method():
+    found = rcl_records(AS_IN_THE_PAPER, noise={"N2N": 3}) + rcl_records(AS_IN_THE_PAPER, "sr")
+    parts = compare_methods(RCL, found)
+    others = [method for method in AS_IN_THE_PAPER if method != "RCL-EMD"]
+    assert [(part.task, part.method) for part in parts] == [(t, m) for t in ("denoise", "sr") for m in others]
+    assert parts[0].difference.gains == pytest.approx([1.0 - 2 * gap for gap in (0.01, -0.02, 0.0)])
+    assert [part.difference.adjusted for part in parts] == holm([part.difference.p for part in parts])
+    assert parts[0].difference.verdict() == "significantly better"
+    assert parts[4].difference.verdict() == "significantly worse"  # the oracle is better
+
+
+def test_the_order_is_next_to_the_papers():
+    _, text, data = rcl_report(rcl_records(AS_IN_THE_PAPER))
+    assert "Order here: oracle 30.50 > RCL-EMD 30.00 > N2N 29.00 > N2S 28.00 > DenseCL+ 20.00 > random 15.00." in text
+    assert "Order in the paper: RCL-EMD > N2N > N2S > DenseCL+. 6 of 6 pairs have the same order here." in text
+    assert "The paper's rank of random, oracle is not known here." in text
+    assert data["orders"]["denoise"][0] == "oracle"
+    _, text, _ = rcl_report(rcl_records({**AS_IN_THE_PAPER, "N2N": 30.25}))
+    assert "5 of 6 pairs have the same order here; the others: N2N is +0.250 dB from RCL-EMD." in text
+    _, text, _ = rcl_report(rcl_records(AS_IN_THE_PAPER, "sr"))
+    assert "RCL-EMD > N2N; RCL-EMD > oracle. 1 of 2 pairs have the same order" in text
+    _, text, _ = rcl_report(rcl_records({"RCL-EMD": 30.0, "random": 20.0}))
+    assert "The paper's order of these methods is not known here." in text
+
+
+def test_methods_that_are_not_better_than_the_input_are_named():
+    _, text, _ = rcl_report(rcl_records(AS_IN_THE_PAPER))
+    assert "The degraded images themselves have 29.50 dB; not better: N2N, N2S, DenseCL+, random." in text
+    _, text, _ = rcl_report(rcl_records({"RCL-EMD": 31.0, "N2N": 30.0}))
+    assert "29.50 dB; every method is better." in text
+
+
+def test_a_method_that_diverged_comes_last_and_has_no_verdict():
+    found = rcl_records(AS_IN_THE_PAPER)
+    next(row for row in found if row["method"] == "N2S")["psnr"] = math.nan
+    written, text, data = rcl_report(found)
+    assert data["orders"]["denoise"][-1] == "N2S" and "no verdict: of 3 pairs, 1 has no finite numbers" in text
+    assert "N2S" in Page(written.as_html()).cells
+
+
+def test_the_conditions_are_in_the_report():
+    written, text, data = rcl_report(rcl_records(AS_IN_THE_PAPER))
+    assert "1,200 steps" in text and "ResNet50 with random weights" in text and "numbers mean nothing" not in text
+    assert data["proxy_rate"] == 0.01 and data["resnet"] == "random"
+    page = Page(written.as_html())
+    assert page.tags.count("svg") == 1 and "29.997 ± 0.015" in page.cells
+    _, text, _ = rcl_report(rcl_records(AS_IN_THE_PAPER), resnet="imagenet", quick=True)
+    assert "random weights" not in text and "numbers mean nothing" in text
+
+
+def test_the_papers_order_names_known_methods():
+    named = {name for chains in RCL.paper.values() for chain in chains for group in chain for name in group}
+    assert named <= set(RCL.methods)

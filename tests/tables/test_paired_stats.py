@@ -1,4 +1,4 @@
-"""Statistics: against scipy, and against numbers worked out by hand."""
+"""Statistics against scipy, and against numbers computed by hand."""
 
 import math
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mcir.tables.paired_stats import holm, mean_interval, paired_test
+from mcir.tables.paired_stats import compare, holm, mean_interval, paired_test
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])
-def test_interval_and_test_are_scipys(count):
+def test_interval_and_test_agree_with_scipy(count):
     values = np.random.default_rng(count).normal(0.1, 0.3, count)
     interval = mean_interval(values.tolist())
     low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-    assert (interval.mean, interval.count) == (pytest.approx(values.mean()), count)
+    assert interval.mean == pytest.approx(values.mean())
     assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
     assert paired_test(values.tolist()) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     other = np.random.default_rng(7).normal(size=count)
@@ -41,7 +41,7 @@ def test_few_or_equal_values():
     assert paired_test([0.5, 0.5]) == 0
     assert paired_test([0.0, 0.0]) == 1
     for wrong in (lambda: mean_interval([]), lambda: paired_test([]), lambda: mean_interval([1.0, 2.0], 1.0)):
-        with pytest.raises(ValueError, match="needs"):
+        with pytest.raises(ValueError, match="expected"):
             wrong()
 
 
@@ -51,3 +51,36 @@ def test_holm_by_hand():
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([0.03]) == [0.03]
     assert holm([]) == []
+
+
+CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
+NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
+
+
+def test_each_comparison_is_tested_and_all_are_adjusted_together():
+    clear, noise = compare([CLEAR, NOISE])
+    assert [clear.p, noise.p] == [paired_test(CLEAR), paired_test(NOISE)]
+    assert [clear.adjusted, noise.adjusted] == holm([clear.p, noise.p])
+    assert clear.interval == mean_interval(CLEAR) and clear.is_significant and not noise.is_significant
+    assert clear.sentence().startswith("+0.300 dB (95 %: +0.280 … +0.320), p = ")
+    assert clear.cells()[:3] == ["+0.300", "+0.280 … +0.320", "5 of 5"]
+    assert clear.data()["mean_gain"] == pytest.approx(0.3)
+
+
+def test_seeds_that_diverged_prevent_a_verdict():
+    some, none = compare([[0.3, math.nan, 0.31, 0.29], [math.inf]])
+    assert (some.gains, some.diverged, some.is_significant) == ([0.3, 0.31, 0.29], 1, False)
+    assert some.verdict() == "no verdict: of 4 pairs, 1 has no finite numbers"
+    assert some.adjusted == some.p  # the other was no comparison
+    assert none.cells() == ["–"] * 5 and none.sentence() == "no seed ended with finite numbers; 1 seed diverged"
+    assert none.data()["interval_95"] is None
+
+
+def test_the_smallest_detectable_difference_is_where_the_test_turns():
+    (found,) = compare([NOISE])
+    centred = [gain - sum(NOISE) / len(NOISE) for gain in NOISE]
+    for tests in (1, 15):
+        smallest = found.smallest_detectable(tests)
+        assert paired_test([gain + 1.001 * smallest for gain in centred]) < 0.05 / tests
+        assert paired_test([gain + 0.999 * smallest for gain in centred]) > 0.05 / tests
+    assert compare([[0.3]])[0].smallest_detectable() is None

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from mcir.archs import UNet
 from mcir.cli import main
-from mcir.tables.rcl_fig2 import BEGINNING, NOISE, TRAINED, Fig2Settings, densities, differences, measured, wasserstein
+from mcir.tables.commands import RclFigure2
+from mcir.tables.rcl_fig2 import NOISE, TRAINED, UNTRAINED, densities, differences, measure
 from tests.tables.pages import Page
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/fig2.npz")
@@ -23,31 +23,25 @@ def test_differences_are_those_of_the_reference(number, of):
     assert (found > 0).double().mean().item() == pytest.approx(GOLDEN["frac_positive"][number])
 
 
-def test_differences_stand_row_by_row():
+def test_differences_are_row_by_row():
     distances = torch.tensor([[1.0, 2.0, 4.0], [8.0, 3.0, 5.0], [9.0, 9.5, 2.0]])
     assert differences(distances).tolist() == [1.0, 3.0, 5.0, 2.0, 7.0, 7.5]
 
 
-def test_distance_of_samples_is_scipys():
-    a, b = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
-    assert wasserstein(a, 2 * b + 1) == pytest.approx(stats.wasserstein_distance(a, 2 * b + 1), rel=1e-6)
-    assert wasserstein(a, a.flip(0)) == 0
-
-
-def test_densities_share_their_places_and_hold_all_but_a_hundredth():
+def test_densities_share_their_bins_and_cover_99_percent():
     generator = torch.Generator().manual_seed(0)
     found = {"a": torch.randn(5000, generator=generator), "b": 3 + torch.randn(5000, generator=generator)}
     drawn = densities(found)
-    places = [[place for place, _ in points] for points in drawn.values()]
-    assert places[0] == places[1]
-    width = places[0][1] - places[0][0]
+    bins = [[center for center, _ in points] for points in drawn.values()]
+    assert bins[0] == bins[1]
+    width = bins[0][1] - bins[0][0]
     assert all(0.98 < width * sum(height for _, height in points) <= 1 for points in drawn.values())
-    assert len(densities({"same": torch.zeros(5)})["same"]) == len(places[0])
+    assert len(densities({"same": torch.zeros(5)})["same"]) == len(bins[0])
 
 
 @pytest.fixture
 def weights(tmp_path):
-    """A network that restores nothing: its output is black, so the residual is the noisy image."""
+    """A network with black output, so that the residual is the noisy image."""
     network = UNet(num_feat=2)
     torch.nn.init.zeros_(network.last.weight)
     torch.nn.init.zeros_(network.last.bias)
@@ -56,24 +50,24 @@ def weights(tmp_path):
 
 
 def test_the_noise_is_what_was_added(weights):
-    found = measured(Fig2Settings(weights, patch=32, batch=6, batches=2))
-    assert {name: len(values) for name, values in found.items()} == {BEGINNING: 60, TRAINED: 60, NOISE: 60}
+    found = measure(RclFigure2(weights=weights, patch=32, batch=6, batches=2))
+    assert {name: len(values) for name, values in found.items()} == {UNTRAINED: 60, TRAINED: 60, NOISE: 60}
     noise, image = found[NOISE], found[TRAINED]
     assert (noise > 0).double().mean() > 0.8  # patches of one image have noise of one strength
     assert 0 < noise.mean() < 20 / 255 and image.mean() > 2 * noise.mean()
-    again = measured(Fig2Settings(weights, patch=32, batch=6, batches=2))
+    again = measure(RclFigure2(weights=weights, patch=32, batch=6, batches=2))
     assert all(torch.equal(found[name], again[name]) for name in found)
-    assert not torch.equal(measured(Fig2Settings(weights, patch=32, batch=6, batches=2, seed=1))[NOISE], noise)
+    assert not torch.equal(measure(RclFigure2(weights=weights, patch=32, batch=6, batches=2, seed=1))[NOISE], noise)
 
 
 def test_the_command_writes_numbers_and_a_drawing(weights, home, capsys):
-    arguments = ["reproduce", "rcl-fig2", "--weights", str(weights), "--data", "pictures", "--patch", "16"]
+    arguments = ["reproduce", "rcl-fig2", "--weights", str(weights), "--data", "images", "--patch", "16"]
     assert main([*arguments, "--results", "out"]) == 0
     data = json.loads(Path("out/rcl-fig2.json").read_text())
-    assert data["settings"]["data"] == "pictures" and data["settings"]["patch"] == 16
+    assert data["settings"]["data"] == "images" and data["settings"]["patch"] == 16
     noise = data["residuals"][NOISE]
     assert noise["w1_to_noise"] == 0 and noise["differences"] == 4 * 2  # two images, four batches
-    assert data["nearer"] == (data["residuals"][TRAINED]["w1_to_noise"] < data["residuals"][BEGINNING]["w1_to_noise"])
+    assert data["nearer"] == (data["residuals"][TRAINED]["w1_to_noise"] < data["residuals"][UNTRAINED]["w1_to_noise"])
     page = Page(Path("out/rcl-fig2.html").read_text())
     assert page.tags.count("svg") == 1 and page.tags.count("polyline") == 3
     assert f"| {TRAINED} |" in capsys.readouterr().out
@@ -81,7 +75,7 @@ def test_the_command_writes_numbers_and_a_drawing(weights, home, capsys):
 
 def test_a_network_that_enlarges_has_no_residual(home, tmp_path, capsys):
     torch.save(UNet(num_feat=2, scale=2).state_dict(), tmp_path / "twice.pth")
-    assert main(["reproduce", "rcl-fig2", "--weights", str(tmp_path / "twice.pth"), "--data", "pictures"]) == 1
-    assert "no residual" in capsys.readouterr().err
+    assert main(["reproduce", "rcl-fig2", "--weights", str(tmp_path / "twice.pth"), "--data", "images"]) == 1
+    assert "input minus output is not defined" in capsys.readouterr().err
     with pytest.raises(ValueError, match="at least 2 images"):
-        measured(Fig2Settings(tmp_path / "twice.pth", batch=1))
+        measure(RclFigure2(weights=tmp_path / "twice.pth", batch=1))

@@ -1,4 +1,4 @@
-"""The small reproduction of residual contrastive learning: fair pairs, and trainings that are not repeated."""
+"""The small study of residual contrastive learning: fair pairs, and trainings that are not repeated."""
 
 import json
 
@@ -11,18 +11,28 @@ from mcir.cli import main
 from mcir.config import load
 from mcir.registry import ARCHS
 from mcir.tables import rcl_mini
+from mcir.tables.cache import RunCache
+from mcir.tables.commands import RclMini
+from mcir.tables.mini import reproduce_mini
 from mcir.tables.pretraining import methods, overrides_for
-from mcir.tables.rcl_mini import HOME, RclMiniSettings, known_methods, reproduce_rcl_mini
-from mcir.tables.rcl_mini_report import METHODS
-from mcir.tables.run_cache import read_runs
+from mcir.tables.rcl_mini import RclPlan
+from mcir.tables.study import complete, read_study
 from tests.processes import check_killed
 from tests.tables.pages import Page
+
+STUDY = read_study("rcl-mini")
+FILE = STUDY.folder / "pretraining.yml"
+
+
+def planned(**settings):
+    return RclPlan(STUDY, complete(RclMini(**settings), STUDY))
+
 
 # -- fairness ---------------------------------------------------------------------------------------------------------
 
 
 def test_pretrainings_differ_in_the_method_alone():
-    ours, *others = (load(HOME, overrides_for(method, "random")) for method in methods())
+    ours, *others = (load(FILE, overrides_for(method, "random")) for method in methods())
     for options in others:
         for part in ("networks", "val", "scale", "manual_seed"):
             assert getattr(options, part) == getattr(ours, part)
@@ -37,9 +47,8 @@ def test_pretrainings_differ_in_the_method_alone():
 
 
 def test_seeds_and_steps_are_the_same_for_pretraining_oracle_and_proxies(tmp_path):
-    settings = RclMiniSettings(tmp_path, seeds=2, methods=["N2N", "oracle", "random"])
-    plan = rcl_mini._Plan(settings)
-    assert plan.methods == ["RCL-EMD", "N2N", "random", "oracle"]
+    plan = planned(results=tmp_path, seeds=2, method=["N2N", "oracle", "random"])
+    assert plan.command.method == ["RCL-EMD", "N2N", "random", "oracle"]
     names = [(one.seed, one.name, one.task) for one in plan.pretrainings]
     one_seed = [("RCL-EMD", ""), ("N2N", ""), ("oracle", "denoise"), ("oracle", "sr")]
     assert names == [(seed, *name) for seed in (0, 1) for name in one_seed]
@@ -51,12 +60,12 @@ def test_seeds_and_steps_are_the_same_for_pretraining_oracle_and_proxies(tmp_pat
         data = options.datasets.train
         assert data.section.get("gt_size", data.section.get("patch_size")) == size
         assert data.batch_size_per_gpu * (1 if one.name == "oracle" else 2) == plan.batch
-    assert len({one.fingerprint() for one in plan.pretrainings}) == len(names)
+    assert len({one.fingerprint for one in plan.pretrainings}) == len(names)
     weights = tmp_path / "net.pth"
     torch.save({"params": ARCHS.build(plan.pretrainings[0].options().networks["network_g"]).state_dict()}, weights)
     trials = plan.trials({(name, task, seed): weights for seed, name, task in names})
     assert [(one.seed, one.task, one.name) for one in trials] == [
-        (seed, task, name) for seed in (0, 1) for task in ("denoise", "sr") for name in plan.methods
+        (seed, task, name) for seed in (0, 1) for task in ("denoise", "sr") for name in plan.command.method
     ]
     for trial in trials:
         options = trial.options()
@@ -66,47 +75,52 @@ def test_seeds_and_steps_are_the_same_for_pretraining_oracle_and_proxies(tmp_pat
         assert (options.path.pretrain_network_g is None) == (trial.name == "random")
 
 
-def test_classifier_and_changes_reach_those_whom_they_concern(tmp_path):
+def test_classifier_and_overrides_reach_the_trainings_that_they_concern(tmp_path):
     weights = tmp_path / "resnet.pth"
     weights.write_bytes(b"weights")
-    settings = RclMiniSettings(tmp_path / "out", 1, ["sr"], ["N2N", "oracle"], resnet=str(weights))
+    settings = {"results": tmp_path / "out", "seeds": 1, "task": ["sr"], "method": ["N2N", "oracle"]}
+    settings["resnet"] = str(weights)
     changes = ["num_gpu=0", "train.total_iter=9", "network_g.num_feat=4"]
-    before = {one.name: one.fingerprint() for one in rcl_mini._Plan(settings).pretrainings}
-    ours, n2n, oracle = rcl_mini._Plan(RclMiniSettings(**{**vars(settings), "overrides": changes})).pretrainings
+    before = {run.name: run.fingerprint for run in planned(**settings).pretrainings}
+    ours, n2n, oracle = planned(**settings, set=changes).pretrainings
     assert ours.options().train.model.consistency_opt["weights"] == str(weights)
-    for one in (ours, n2n, oracle):
-        options = one.options()
+    for run in (ours, n2n, oracle):
+        options = run.options()
         assert (options.num_gpu, options.train.total_iter, options.networks["network_g"]["num_feat"]) == (0, 9, 4)
     weights.write_bytes(b"others")
-    after = {one.name: one.fingerprint() for one in rcl_mini._Plan(settings).pretrainings}
+    after = {run.name: run.fingerprint for run in planned(**settings).pretrainings}
     assert [name for name in before if before[name] != after[name]] == ["RCL-EMD"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ["derain"]}, "no task 'derain'. Known are denoise, sr"),
-        ({"methods": ["SimCLR"]}, "no method 'SimCLR'. Known are RCL-EMD, RCL-BD"),
-        ({"methods": []}, "no method ''"),
-        ({"seeds": 0}, "at least one seed"),
-        ({"resnet": "resnet.pth"}, "--resnet is random, imagenet or a file of weights: there is no file resnet.pth"),
-        ({"jobs": 0}, "--jobs is at least 1"),
-        ({"overrides": ["train.totaliter=2"]}, "totaliter"),
+        ({"task": ["derain"]}, "no task 'derain'. Known: denoise, sr"),
+        ({"method": ["SimCLR"]}, "no method 'SimCLR'. Known: RCL-EMD, RCL-BD"),
+        ({"resnet": "resnet.pth"}, "--resnet: expected random, imagenet or a weight file; there is no file resnet"),
+        ({"jobs": 0}, "--jobs: expected at least 1"),
+        ({"set": ["train.totaliter=2"]}, "totaliter"),
     ],
 )
-def test_what_is_refused_before_anything_is_trained(changes, message, tmp_path):
+def test_settings_that_are_refused_before_anything_is_trained(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        reproduce_rcl_mini(RclMiniSettings(tmp_path, **changes), lambda _: None)
+        reproduce_mini(RclMini(results=tmp_path, **changes), lambda _: None)
 
 
-# -- the runs ---------------------------------------------------------------------------------------------------------
+def test_the_default_is_the_small_comparison(tmp_path):
+    settings = complete(RclMini(), STUDY)
+    assert list(settings.method) == ["RCL-EMD", "N2N", "N2S", "DenseCL+", "random", "oracle"] and settings.seeds == 3
+    assert list(STUDY.methods) == [*methods(), "random", "oracle"]
+
+
+# -- the trainings ----------------------------------------------------------------------------------------------------
 
 SMALL = ["num_gpu=0", "network_g.num_feat=4"]
 
 
 @pytest.fixture
 def own(tmp_path):
-    """Six small images."""
+    """A folder with six small images."""
     folder = tmp_path / "own"
     folder.mkdir()
     for number in range(6):
@@ -115,12 +129,12 @@ def own(tmp_path):
     return folder
 
 
-def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, own, capsys, monkeypatch):
+def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, own, capsys, monkeypatch):
     out = tmp_path / "out"
     arguments = ["reproduce", "rcl-mini", "--quick", "--jobs", "1", "--data", str(own), "--results", str(out)]
     arguments += ["--set", *SMALL, "--method", "oracle"]
     assert main(arguments) == 0
-    runs = list(read_runs(out / "runs.jsonl").values())
+    runs = list(RunCache(out / "runs.jsonl").records.values())
     proxies = [run for run in runs if "labels" in run]
     found = [(run["seed"], run["task"], run["method"]) for run in proxies]
     assert found == [(s, t, m) for s in (0, 1) for t in ("denoise", "sr") for m in ("RCL-EMD", "oracle")]
@@ -142,44 +156,36 @@ def test_a_quick_run_is_made_told_and_not_repeated(tmp_path, own, capsys, monkey
         work = getattr(rcl_mini, name)
         monkeypatch.setattr(rcl_mini, name, lambda one, work=work: made.append(one.name) or work(one))
     lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
-    (out / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])  # as a killed process leaves it
+    (out / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])  # a killed process leaves half a line
     assert main(arguments) == 0
     assert made == ["oracle"]
-    again = read_runs(out / "runs.jsonl")
+    again = RunCache(out / "runs.jsonl").records
     key = runs[-1]["fingerprint"]
     assert again[key]["psnr"] == runs[-1]["psnr"] and len(again) == len(runs)
     made.clear()
     next((out / "weights").glob("RCL-EMD_seed1*")).unlink()
     assert main(arguments) == 0
-    assert made == ["RCL-EMD"]  # weights that are gone are made again, and are the same
+    assert made == ["RCL-EMD"]  # missing weights are trained again, and are the same
     made.clear()
     capsys.readouterr()
     assert main([*arguments, "--task", "denoise"]) == 0
     assert made == [] and "proxy training: 4 trainings, 4 of them in" in capsys.readouterr().out
 
 
-def test_several_jobs_give_the_same(tmp_path, own):
+def test_several_jobs_give_the_same_results(tmp_path, own):
     psnr = []
     for jobs in (1, 2):
-        settings = RclMiniSettings(
-            tmp_path / str(jobs), 2, ["denoise"], ["N2S"], own, jobs=jobs, quick=True, overrides=SMALL
-        )
-        reproduce_rcl_mini(settings, lambda _: None)
-        runs = read_runs(settings.results / "runs.jsonl").values()
+        settings = {"task": ["denoise"], "method": ["N2S"], "quick": True, "set": SMALL}
+        reproduce_mini(RclMini(results=tmp_path / str(jobs), data=own, jobs=jobs, **settings), lambda _: None)
+        runs = RunCache(tmp_path / str(jobs) / "runs.jsonl").records.values()
         psnr.append({(run["method"], run["seed"], "labels" in run): run["psnr"] for run in runs})
     assert len(psnr[0]) == 8 and psnr[0] == psnr[1]
 
 
-def test_the_default_is_the_small_comparison():
-    assert RclMiniSettings().methods == METHODS and set(METHODS) < set(known_methods())
-    assert RclMiniSettings().seeds == 3
-
-
-def test_a_killed_command_leaves_no_process_and_is_alone_while_it_runs(tmp_path, own):
-    arguments = ["rcl-mini", "--method", "RCL-BD", "--data", str(own), "--set", *SMALL]
+def test_a_killed_command_leaves_no_process_and_locks_its_folder(tmp_path, own):
     check_killed(
         tmp_path,
-        arguments,
+        ["rcl-mini", "--method", "RCL-BD", "--data", str(own), "--set", *SMALL],
         "train.consistency_opt",
-        lambda results: reproduce_rcl_mini(RclMiniSettings(results, data=own, quick=True), print),
+        lambda results: reproduce_mini(RclMini(results=results, data=own, quick=True), print),
     )

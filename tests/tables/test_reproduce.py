@@ -1,4 +1,4 @@
-"""A tiny table made whole: trained, evaluated, told of; and what is said when something is not there."""
+"""A tiny table, reproduced: trained, evaluated and reported; and what is written when something is missing."""
 
 import json
 import re
@@ -6,239 +6,319 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mcir.cli import main
 from mcir.config import load
+from mcir.launch import SlurmCluster
 from mcir.registry import MODELS
-from mcir.tables import evaluated as module
-from mcir.tables.paper import Table
-from mcir.tables.plan import Settings
-from mcir.tables.reproduce import make
+from mcir.tables import evaluation as module
+from mcir.tables import reproduce as command
+from mcir.tables.commands import PaperTable
+from mcir.tables.evaluation import evaluate_run
+from mcir.tables.plan import plan
+from mcir.tables.published import Table
+from mcir.tables.reproduce import reproduce_table
+from tests.fake_cluster import FakeCluster
 from tests.tables.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
 
 def save(name, target, seed, variant=()):
-    """Write the checkpoint of a run that was never made."""
+    """Write the checkpoint of a training that was never made."""
     options = load(f"options/sr/{name}.yml", [*variant, f"manual_seed={seed}"])
     weights = MODELS.build(options.model_section()).weights()
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     torch.save(weights, target)
 
 
-def state(run, options, iteration=2):
-    """Write the training state of a run that was made with other options."""
+def save_state(run, options, iteration=2):
+    """Write the training state of a training with given options."""
     target = Path(f"experiments/{run}/training_states/{iteration}.state")
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": 1, "iteration": iteration, "options": options.dump()}, target)
 
 
-def trained():
-    save("plain", "experiments/plain/models/net_g_2.pth", 0)
-    save("spn", "experiments/spn_steps_1/models/net_g_2.pth", 1, ["sweep=steps_1"])
+def save_both(seeds=(0, 1)):
+    save("plain", "experiments/plain/models/net_g_2.pth", seeds[0])
+    save("spn", "experiments/spn_steps_1/models/net_g_2.pth", seeds[1], ["sweep=steps_1"])
+
+
+def reproduce(table, log=lambda text: None, **settings):
+    return reproduce_table(table, PaperTable(**settings), log)
 
 
 def read():
     return json.loads(Path("results/table_tiny.json").read_text())
 
 
-def line(iteration, psnr):
+def psnr_cells():
+    return [row["sets"]["Two"]["psnr"] for row in read()["rows"]]
+
+
+def validation(iteration, psnr):
     return json.dumps({"kind": "val", "iteration": iteration, "dataset": "Two", "psnr": psnr, "images": {}}) + "\n"
 
 
-def test_nothing_is_here_yet(home, table):
-    said = []
-    assert make(table, Settings(), said.append) == 1
-    told = "\n".join(said)
-    assert "plain  (options/sr/plain.yml)  not trained" in told and "pretrained/plain.pth" in told
-    data = json.loads(Path("results/table_tiny.json").read_text())
-    cell = data["rows"][0]["sets"]["Two"]["psnr"]
-    assert cell == {
-        "published": 20.5,
-        "by": "paper",
-        "source": "a page",
-        "ours": None,
-        "evaluated": None,
-        "trained_otherwise": None,
-        "difference": None,
-        "gain": None,
-        "published_gain": None,
-    }
-    assert data["rows"][1]["sets"]["Two"]["psnr"]["source"] == "not entered: to be read from the paper"
+def test_without_any_training(home, table):
+    lines = []
+    assert reproduce(table, lines.append) == 1
+    text = "\n".join(lines)
+    assert "plain  (options/sr/plain.yml)  not trained" in text and "pretrained/plain.pth" in text
+    plain, spn, _ = psnr_cells()
+    absent = ("ours", "std", "evaluated", "trained_otherwise", "difference", "gain", "published_gain")
+    published = {"published": 20.5, "by": "paper", "source": "a page", "trials": 0}
+    assert plain == {**published, **dict.fromkeys(absent)}
+    assert spn["source"] == "not entered: to be read from the paper"
     page = Page(Path("results/table_tiny.html").read_text())
     assert "20.50" in page.cells and "31.25 †" in page.cells
     assert "From a page: plain (Two)." in page.text and "From another page †: plain (Elsewhere)." in page.text
-    assert "no gain of ours to tell of" in page.text and "A slip." in page.text and not page.pictures
+    assert "We have no gain" in page.text and "An error." in page.text and not page.pictures
 
 
-def test_numbers_gains_curves_and_pictures(home, table):
-    trained()
-    Path("experiments/plain/results.jsonl").write_text(line(1, 10.0) + line(2, 11.0))
-    Path("experiments/spn_steps_1/results.jsonl").write_text(line(1, 10.0) + line(2, 99.0) + line(2, 12.0))
-    assert make(table, Settings(), lambda _: None) == 0
-    ours = {
-        name: json.loads(Path(f"results/{run}/results.json").read_text())[f"experiments/{run}/models/net_g_2.pth"][
-            "Two"
-        ]
-        for name, run in (("plain", "plain"), ("plain + SPN", "spn_steps_1"))
-    }
-    data = json.loads(Path("results/table_tiny.json").read_text())
-    plain, pushed, other = data["rows"]
-    psnr = ours["plain"]["psnr"]["mean"]
+def test_numbers_gains_curves_and_images(home, table):
+    save_both()
+    Path("experiments/plain/results.jsonl").write_text(validation(1, 10.0) + validation(2, 11.0))
+    lines = validation(1, 10.0) + validation(2, 99.0) + validation(2, 12.0)
+    Path("experiments/spn_steps_1/results.jsonl").write_text(lines)
+    assert reproduce(table) == 0
+    scores = []
+    for run in ("plain", "spn_steps_1"):
+        results = json.loads(Path(f"results/{run}/results.json").read_text())
+        scores.append(results[f"experiments/{run}/models/net_g_2.pth"]["Two"])
+    plain, spn, other = read()["rows"]
+    psnr = scores[0]["psnr"]["mean"]
     assert plain["sets"]["Two"]["psnr"]["ours"] == psnr
     assert plain["sets"]["Two"]["psnr"]["difference"] == pytest.approx(psnr - 20.5)
-    assert plain["sets"]["Two"]["ssim"]["ours"] == ours["plain"]["ssim_y"]["mean"]  # its column by any name of it
-    gain = ours["plain + SPN"]["psnr"]["mean"] - psnr
+    assert plain["sets"]["Two"]["ssim"]["ours"] == scores[0]["ssim_y"]["mean"]  # a column names any variant of a metric
+    gain = scores[1]["psnr"]["mean"] - psnr
     assert abs(gain) > 1e-3
-    assert pushed["sets"]["Two"]["psnr"]["gain"] == pytest.approx(gain)
-    assert pushed["mean_gain"]["psnr"] == pytest.approx(gain)
+    assert spn["sets"]["Two"]["psnr"]["gain"] == pytest.approx(gain)
+    assert spn["mean_gain"]["psnr"] == pytest.approx(gain)
     assert plain["sets"]["Elsewhere"]["psnr"]["ours"] is None and other["weights"] == []
 
     page = Page(Path("results/table_tiny.html").read_text())
-    for text in (f"{psnr:.2f}", f"{psnr - 20.5:+.2f}", f"{gain:+.3f}", "31.25 †", "another's network"):
+    for text in (f"{psnr:.2f}", f"{psnr - 20.5:+.2f}", f"{gain:+.3f}", "31.25 †", "a network of others"):
         assert text in page.cells, text
-    assert page.tags.count("svg") == 2 and "99" not in page.text.replace(
-        "99th", ""
-    )  # of an iteration that stands there twice, the last
-    assert "gain over plain per set" in page.text and "while training" in page.text
-    assert [picture.shape for picture in page.pictures] == [(24, 28, 3)] * 5  # there is no image 9
-    given, first, second, gt, divergence = page.pictures
-    assert (given[::2, ::2] == given[1::2, 1::2]).all() and not (gt[::2, ::2] == gt[1::2, 1::2]).all()
-    assert (first != second).any() and divergence.any()
+    assert page.tags.count("svg") == 2 and "99.0" not in page.text  # the last value of an iteration counts
+    assert "gain over plain per data set" in page.text and "during training" in page.text
+    assert [image.shape for image in page.pictures] == [(24, 28, 3)] * 5  # there is no image 9
+    degraded, first, second, gt, difference = page.pictures
+    assert (degraded[::2, ::2] == degraded[1::2, 1::2]).all() and not (gt[::2, ::2] == gt[1::2, 1::2]).all()
+    assert (first != second).any() and difference.max() > 240  # drawn to its own scale
+    assert re.search(r"\(brightest: \d+\.\d of 255, the 99th percentile", page.text)
     assert f"| {gain:+.3f} |" in Path("results/table_tiny.md").read_text()
 
 
-def test_divergence_of_equal_networks_is_nothing(home, table):
-    save("plain", "experiments/plain/models/net_g_2.pth", 0)
-    save("spn", "experiments/spn_steps_1/models/net_g_2.pth", 0, ["sweep=steps_1"])
-    make(table, Settings(), lambda _: None)
-    divergence = Page(Path("results/table_tiny.html").read_text()).pictures[-1]
-    assert (divergence == divergence[0, 0]).all()
-    assert json.loads(Path("results/table_tiny.json").read_text())["rows"][1]["mean_gain"]["psnr"] == 0
+def test_equal_networks_have_no_difference(home, table):
+    save_both(seeds=(0, 0))
+    reproduce(table)
+    difference = Page(Path("results/table_tiny.html").read_text()).pictures[-1]
+    assert (difference == difference[0, 0]).all()
+    assert read()["rows"][1]["mean_gain"]["psnr"] == 0
 
 
-def test_an_evaluation_is_not_repeated_for_the_same_weights(home, table, monkeypatch):
-    trained()
-    make(table, Settings(), lambda _: None)
-    asked = []
-    of_tester = module.Tester.test
-    monkeypatch.setattr(module.Tester, "test", lambda self, files: asked.append(files) or of_tester(self, files))
-    assert make(table, Settings(), lambda _: None) == 0 and asked == []
-    make(table, Settings(again=True), lambda _: None)
-    assert len(asked) == 2
-    save("plain", "experiments/plain/models/net_g_2.pth", 5)
-    make(table, Settings(), lambda _: None)
-    assert asked[2:] == [["experiments/plain/models/net_g_2.pth"]]
-
-
-def test_published_weights_are_evaluated_by_their_own_options(home, table):
-    save("plain", "pretrained/plain.pth", 3)
-    assert make(table, Settings(rows=["plain"]), lambda _: None) == 0
-    found = json.loads(Path("results/plain_published/results.json").read_text())
-    data = read()
-    assert data["rows"][0]["weights"] == ["pretrained/plain.pth"]
-    assert data["rows"][0]["sets"]["Two"]["psnr"]["ours"] == found["pretrained/plain.pth"]["Two"]["psnr"]["mean"]
-
-
-def test_published_weights_are_marked_and_no_gain_is_taken_against_them(home, table):
-    save("plain", "pretrained/plain.pth", 3)
-    save("spn", "experiments/spn_steps_1/models/net_g_2.pth", 1, ["sweep=steps_1"])
-    assert make(table, Settings(), lambda _: None) == 0
-    plain, pushed, _ = read()["rows"]
-    assert plain["sets"]["Two"]["psnr"]["evaluated"] == "published"
-    assert pushed["sets"]["Two"]["psnr"]["evaluated"] == "own"
-    assert pushed["sets"]["Two"]["psnr"]["gain"] is None and pushed["mean_gain"] == {}
-    page = Page(Path("results/table_tiny.html").read_text())
-    assert f"{plain['sets']['Two']['psnr']['ours']:.2f} §" in page.cells
-    assert f"{pushed['sets']['Two']['psnr']['ours']:.2f}" in page.cells
-    assert "plain + SPN: plain is of published weights, of another training; no gain is told" in page.text
-
-
-def test_weights_of_another_training_are_told_apart(home, table):
-    trained()
-    state("plain", load("options/sr/plain.yml"))
-    pushed = ["sweep=steps_1", "train.contrastive_opt.loss_weight=0.5", "logger.print_freq=7"]
-    state("spn_steps_1", load("options/sr/spn.yml", pushed))
-    said = []
-    assert make(table, Settings(), said.append) == 1
-    plain, other, _ = read()["rows"]
-    assert plain["sets"]["Two"]["psnr"]["trained_otherwise"] == []
-    cell = other["sets"]["Two"]["psnr"]
-    assert cell["trained_otherwise"] == ["train.contrastive_opt.loss_weight 0.5 instead of nothing"]
-    assert cell["gain"] is None and other["mean_gain"] == {}
-    assert "trained otherwise: experiments/spn_steps_1/models/net_g_2.pth; train.contrastive_opt" in "\n".join(said)
-    for suffix in ("md", "html"):
-        text = Path(f"results/table_tiny.{suffix}").read_text()
-        assert f"{cell['ours']:.2f} ¶" in text and "¶ plain + SPN was trained otherwise: train.contrastive_opt" in text
-    assert make(table, Settings(overrides=["train.contrastive_opt.loss_weight=0.5"]), said.append) == 0
-    data = read()
-    assert data["overrides"] == ["train.contrastive_opt.loss_weight=0.5"]
-    assert data["rows"][1]["sets"]["Two"]["psnr"]["trained_otherwise"] == []
-    assert data["rows"][0]["overrides_left_out"] == data["overrides"]
-    for suffix in ("md", "html"):
-        assert "Laid over every option file" in Path(f"results/table_tiny.{suffix}").read_text()
-
-
-def test_a_longer_training_passed_by_is_no_training_of_fewer_iterations(home, table):
-    save("plain", "experiments/plain/models/net_g_1.pth", 0)
-    state("plain", load("options/sr/plain.yml"), 1)
-    assert make(table, Settings(rows=["plain"], overrides=["train.total_iter=1"]), lambda _: None) == 1
-    assert read()["rows"][0]["sets"]["Two"]["psnr"]["trained_otherwise"] == ["train.total_iter 2 instead of 1"]
-
-
-def test_published_gains_stand_beside_ours(home, table):
-    numbers = [{"set": "Two", "metric": "psnr", "value": 20.75, "source": "a page"}]
+def test_published_gains_are_next_to_ours(home, table):
     tree = table.model_dump()
-    tree["rows"][1]["numbers"] = numbers
-    assert make(Table.model_validate(tree), Settings(), lambda _: None) == 1
+    tree["rows"][1]["numbers"] = [{"set": "Two", "metric": "psnr", "value": 20.75, "source": "a page"}]
+    assert reproduce(Table.model_validate(tree)) == 1
     assert read()["rows"][1]["mean_published_gain"] == {"psnr": 0.25}
     page = Page(Path("results/table_tiny.html").read_text())
-    assert "+0.250" in page.cells and "no gain of ours" in page.text
+    assert "+0.250" in page.cells and "We have no gain" in page.text
 
 
-def test_the_divergence_is_drawn_to_its_own_scale(home, table):
-    trained()
-    make(table, Settings(), lambda _: None)
+# -- whose weights, and how they were trained -------------------------------------------------------------------------
+
+
+def test_published_weights_are_marked_and_give_no_gain(home, table):
+    save("plain", "pretrained/plain.pth", 3)
+    save("spn", "experiments/spn_steps_1/models/net_g_2.pth", 1, ["sweep=steps_1"])
+    assert reproduce(table) == 0
+    found = json.loads(Path("results/plain_published/results.json").read_text())
+    plain, spn, _ = psnr_cells()
+    assert read()["rows"][0]["weights"] == ["pretrained/plain.pth"]
+    assert plain["ours"] == found["pretrained/plain.pth"]["Two"]["psnr"]["mean"]
+    assert (plain["evaluated"], spn["evaluated"]) == ("published", "own")
+    assert spn["gain"] is None and read()["rows"][1]["mean_gain"] == {}
     page = Page(Path("results/table_tiny.html").read_text())
-    assert re.search(r"\(bright: \d+\.\d of 255, the 99th percentile", page.text)
-    assert page.pictures[-1].max() > 240
+    assert f"{plain['ours']:.2f} §" in page.cells and f"{spn['ours']:.2f}" in page.cells
+    assert "plain + SPN: plain has published weights, from a different training, so no gain is given." in page.text
 
 
-def test_images_that_went_bad_leave_the_numbers(home, table):
-    trained()
-    make(table, Settings(), lambda _: None)
+def test_trainings_with_other_options_are_marked_and_give_no_gain(home, table):
+    save_both()
+    save_state("plain", load("options/sr/plain.yml"))
+    changed = ["sweep=steps_1", "train.contrastive_opt.loss_weight=0.5", "logger.print_freq=7"]
+    save_state("spn_steps_1", load("options/sr/spn.yml", changed))
+    lines = []
+    assert reproduce(table, lines.append) == 1
+    plain, spn, _ = psnr_cells()
+    assert plain["trained_otherwise"] == []
+    assert spn["trained_otherwise"] == ["train.contrastive_opt.loss_weight 0.5 instead of nothing"]
+    assert spn["gain"] is None and read()["rows"][1]["mean_gain"] == {}
+    assert "trained with other options: experiments/spn_steps_1/models/net_g_2.pth; train.contr" in "\n".join(lines)
+    for suffix in ("md", "html"):
+        text = Path(f"results/table_tiny.{suffix}").read_text()
+        assert f"{spn['ours']:.2f} ¶" in text and "¶ plain + SPN was trained with other options: train.contr" in text
+    overrides = ["train.contrastive_opt.loss_weight=0.5"]
+    assert reproduce(table, set=overrides) == 0
+    assert psnr_cells()[1]["trained_otherwise"] == []
+    assert read()["overrides"] == read()["rows"][0]["overrides_left_out"] == overrides
+    for suffix in ("md", "html"):
+        text = Path(f"results/table_tiny.{suffix}").read_text()
+        assert "overrides: train.contrastive_opt.loss_weight=0.5." in text
+        assert "plain ignores train.contrastive_opt.loss_weight=0.5: it has no such section." in text
+
+
+def test_an_intermediate_checkpoint_of_a_longer_training_is_a_training_with_other_options(home, table):
+    save("plain", "experiments/plain/models/net_g_1.pth", 0)
+    save_state("plain", load("options/sr/plain.yml"), 1)
+    assert reproduce(table, row=["plain"], set=["train.total_iter=1"]) == 1
+    assert psnr_cells()[0]["trained_otherwise"] == ["train.total_iter 2 instead of 1"]
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The checkpoints that were evaluated."""
+    files, test = [], module.Tester.test
+    monkeypatch.setattr(module.Tester, "test", lambda self, names: files.append(names[0]) or test(self, names))
+    return files
+
+
+@pytest.mark.parametrize("change", ["weights", "metrics", "data", "version", "again"])
+def test_an_evaluation_is_repeated_only_if_something_has_changed(home, table, evaluated, change, monkeypatch):
+    def evaluate(again=False, **settings):
+        return evaluate_run(plan(table, PaperTable(row=["plain"], **settings))[0], again, lambda text: None)
+
+    save("plain", "experiments/plain/models/net_g_2.pth", 0)
+    first = evaluate().mean("Two", "psnr")
+    assert evaluate().mean("Two", "psnr") == first and len(evaluated) == 1
+    overrides = {"metrics": ["val.metrics.psnr.crop_border=4"], "data": ["datasets.val.max_images=1"]}
+    if change == "version":
+        monkeypatch.setattr(module.mcir, "__version__", "another")
+    elif change == "weights":
+        save("plain", "experiments/plain/models/net_g_2.pth", 5)
+    again = evaluate(change == "again", set=overrides.get(change, []))
+    assert len(evaluated) == 2
+    assert (again.mean("Two", "psnr") == first) == (change in ("version", "again"))
+
+
+def test_existing_data_sets_are_evaluated_and_the_others_later(home, table, evaluated):
+    save("plain", "experiments/plain/models/net_g_2.pth", 0)
+    file = Path("options/sr/plain.yml")
+    tree = yaml.safe_load(file.read_text())
+    tree["datasets"]["val_2"] = {**tree["datasets"]["val"], "name": "Elsewhere", "dataroot_gt": str(home / "far")}
+    file.write_text(yaml.safe_dump(tree))
+    lines = []
+    assert reproduce(table, lines.append, row=["plain"]) == 1
+    cells = read()["rows"][0]["sets"]
+    assert cells["Two"]["psnr"]["ours"] > 0 and cells["Elsewhere"]["psnr"]["ours"] is None
+    assert f"{home}/far is missing" in "\n".join(lines)
+    (home / "images").rename(home / "far")
+    (home / "images").symlink_to(home / "far")
+    assert reproduce(table, lines.append, row=["plain"]) == 0
+    cells = read()["rows"][0]["sets"]
+    assert cells["Elsewhere"]["psnr"]["ours"] == cells["Two"]["psnr"]["ours"] and len(evaluated) == 2
+    assert [line for line in lines if "evaluating" in line][-1].endswith("net_g_2.pth on Elsewhere")
+
+
+def test_a_damaged_checkpoint_is_a_problem_of_its_row_alone(home, table):
+    save_both()
+    file = Path("experiments/plain/models/net_g_2.pth")
+    file.write_bytes(file.read_bytes()[:500])
+    lines = []
+    assert reproduce(table, lines.append) == 1
+    plain, spn, _ = read()["rows"]
+    assert plain["sets"]["Two"]["psnr"]["ours"] is None and spn["sets"]["Two"]["psnr"]["ours"] > 0
+    assert str(file) in plain["problems"][0] and spn["problems"] == []
+    assert f"plain: {plain['problems'][0]}" in "\n".join(lines)
+
+
+def test_images_that_were_damaged_later_keep_their_numbers(home, table):
+    save_both()
+    reproduce(table)
     before = read()
-    (home / "pictures/0.png").write_bytes(b"no picture")
-    assert make(table, Settings(), lambda _: None) == 0
+    (home / "images/0.png").write_bytes(b"no image")
+    assert reproduce(table) == 0
     page = Page(Path("results/table_tiny.html").read_text())
     assert read() == before and not page.pictures
     assert re.search(r"plain \+ SPN, Two: .*0", page.text)
 
 
-def test_what_is_missing_is_told_once_for_the_table(home, capsys):
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_makes_what_is_missing_and_resumes(home, table, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    lines = []
+    assert reproduce(table, lines.append, train=True) == 0
+    assert sum(" mcir.train " in text for text in lines) == 2
+    assert [cell["trained_otherwise"] for cell in psnr_cells()] == [[], [], None]
+    lines.clear()
+    assert reproduce(table, lines.append, train=True, row=["*SPN"], set=["train.total_iter=3"]) == 0
+    assert sum(" mcir.train " in text for text in lines) == 2
+    log = [json.loads(text) for text in Path("experiments/spn_steps_1/results.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in log if record["kind"] == "val"] == [1, 2, 3]
+
+
+def test_training_without_data_names_what_is_missing(home, table):
+    (home / "images").rename(home / "moved")
+    lines = []
+    assert reproduce(table, lines.append, train=True) == 1
+    assert f"plain: cannot be trained, {home}/images missing" in lines
+
+
+def test_cluster_jobs_are_submitted_and_not_waited_for(home, table, monkeypatch, capsys):
+    cluster = FakeCluster(home / "cluster")
+    cluster.block()
+    monkeypatch.setenv("CLUSTER", str(cluster.home))
+    monkeypatch.setenv("PATH", f"{cluster.home / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(command, "read_table", lambda name: table)
+    monkeypatch.setattr(SlurmCluster, "poll_seconds", 0.2)
+    arguments = ["reproduce", "table4", "--train", "--launcher", "slurm", "--slurm", "partition=gpu", "--no-wait"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "plain: job 100 for experiments/plain is submitted; its log: results/slurm/plain/100_0_log.out" in text
+    assert "plain + SPN: job 101 for experiments/spn_steps_1 is submitted" in text
+    assert "--partition=gpu" in cluster.script(100) and not Path("results/table_tiny.json").exists()
+    (home / "images").rename(home / "moved")
+    cluster.end(100)
+    assert reproduce(table, train=True, launcher="slurm", no_wait=True) == 1
+    assert cluster.jobs() == [100, 101]
+    capsys.readouterr()
+    assert main(["reproduce", "table4", "--launcher", "slurm"]) == 1
+    assert "it needs --train" in capsys.readouterr().err
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_data_are_listed_once(home, capsys):
     main(["reproduce", "table1", "--options", str(ROOT / "options")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].startswith("EDSR-light ×2  (") and lines[10].startswith("SwinIR ×4 + SPN  (") and not lines[11]
-    assert sum("belongs in datasets/DIV2K" in line for line in lines) == 1
-    following = lines[next(number for number, line in enumerate(lines) if "belongs in datasets/DIV2K" in line) + 1]
-    assert following.startswith("    for: EDSR-light ×2, EDSR-light ×2 + SPN, EDSR-light ×4")
+    (number,) = [number for number, line in enumerate(lines) if "belongs in datasets/DIV2K" in line]
+    assert lines[number + 1].startswith("    needed by: EDSR-light ×2, EDSR-light ×2 + SPN, EDSR-light ×4")
     main(["reproduce", "table7", "--options", str(ROOT / "options")])
     assert "table7.yml, sweep=steps_500)  not trained" in capsys.readouterr().out
 
 
-def test_the_help_says_what_a_table_shows(capsys):
+def test_the_help_shows_the_titles_of_the_tables(capsys):
     with pytest.raises(SystemExit):
         main(["reproduce", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Table 7 of the paper: The update step s of the negatives: FFANet, SOTS-indoor" in told
-    assert "Table 2 of residual contrastive learning: Super-resolution ×2 by proxy" in told
+    text = " ".join(capsys.readouterr().out.split())
+    assert "table 7 of the MCIR paper: The update step s of the negatives: FFANet, SOTS-indoor" in text
+    assert "table 2 of the RCL paper: Super-resolution ×2 by proxy" in text
 
 
-def test_the_command_lists_a_table(home, capsys):
+def test_the_command(home, capsys):
     assert main(["reproduce", "table4", "--options", str(ROOT / "options"), "--results", "out"]) == 1
-    told = capsys.readouterr().out
-    assert "NAFNet + SPN" in told and "mcir prepare verify gopro datasets/GoPro" in told
+    text = capsys.readouterr().out
+    assert "NAFNet + SPN" in text and "mcir prepare verify gopro datasets/GoPro" in text
     assert "32.93" in Path("out/table4.md").read_text()
     assert main(["reproduce", "table4", "--row", "x", "--options", str(ROOT / "options")]) == 1
-    assert "No row of table4 fits 'x'" in capsys.readouterr().err
+    assert "No row of table4 matches 'x'" in capsys.readouterr().err

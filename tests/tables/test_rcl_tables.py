@@ -1,4 +1,4 @@
-"""Tables of residual contrastive learning by their command, on tiny pictures in the place of real ones."""
+"""The RCL tables by their command, on tiny images in place of the real ones."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def command(table, *more):
 
 
 def draw(folder, count, side, ending="png"):
-    """Write smooth pictures, wider than they are high by a fifth."""
+    """Write smooth images, wider than high by a fifth."""
     generator = np.random.default_rng(0)
     Path(folder).mkdir(parents=True)
     for number in range(count):
@@ -48,7 +48,7 @@ def draw(folder, count, side, ending="png"):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, in which processes find this mcir and modules that lie there."""
+    """The current folder, in which processes find this mcir and the modules in the folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -64,7 +64,7 @@ def voc(folder):
 
 @pytest.fixture
 def stanford(folder):
-    """Rooms in two sizes, of two areas, and their lists."""
+    """Rooms of two areas in two sizes, and their lists."""
     for area in (1, 2):
         draw(f"datasets/Stanford/LR/area_{area}", 3, 40)
         draw(f"datasets/Stanford/HR/area_{area}", 3, 80)
@@ -78,8 +78,8 @@ def read(name):
 
 def test_what_is_missing_and_where_to_get_it(folder, capsys):
     assert main(["reproduce", "rcl-table1", "--options", OPTIONS]) == 1
-    told = capsys.readouterr().out
-    for text in (
+    text = capsys.readouterr().out
+    for part in (
         f"RCL-EMD  ({OPTIONS}/rcl/mit.yml)  not trained",
         "no checkpoint experiments/rcl_voc2012_DenseCL+/models/net_g_50000.pth: --train makes it",
         "MIT demosaicing belongs in datasets/MIT",
@@ -87,21 +87,21 @@ def test_what_is_missing_and_where_to_get_it(folder, capsys):
         "mcir prepare split Stanford/LR Stanford/splits --test 1 --folders",
         "mcir prepare verify voc2012 datasets/VOC2012",
     ):
-        assert text in told, text
-    assert told.count("PASCAL VOC 2012 belongs in") == 1
+        assert part in text, part
+    assert text.count("PASCAL VOC 2012 belongs in") == 1
     columns = read("rcl-table1")["rows"][0]["columns"]
     assert columns["VOC2012"]["psnr"]["published"] == 31.39 and columns["VOC2012"]["psnr"]["ours"] is None
     assert "| RCL-MMD |" in Path("results/rcl-table1.md").read_text()
     assert main(["reproduce", "rcl-table2", "--options", OPTIONS, "--train", "--row", "N2N"]) == 1
-    told = capsys.readouterr().out
-    assert "N2N: cannot be trained, datasets/Stanford/LR" in told and "datasets/Stanford/HR" in told
+    text = capsys.readouterr().out
+    assert "N2N: cannot be trained, datasets/Stanford/LR" in text and "datasets/Stanford/HR" in text
     assert main(["reproduce", "rcl-table3", "--options", OPTIONS, "--row", "N2N"]) == 1
     assert "Its rows are 'SL', 'RCL+SL'" in capsys.readouterr().err
     assert main(["reproduce", "rcl-table3", "--options", "nowhere"]) == 1
     assert "no folder nowhere" in capsys.readouterr().err
 
 
-def test_pre_trained_evaluated_and_told_of(stanford, capfd):
+def test_a_table_is_pre_trained_evaluated_and_reported(stanford, capfd):
     arguments = command("rcl-table2", "--labels", "2", "--row", "[ns]*[2)]*")  # N2N, N2S, SL (Den)
     assert main([*arguments, "--train"]) == 0
     assert "1/6  N2N, 2 labels, trial 0" in capfd.readouterr().out
@@ -118,12 +118,12 @@ def test_pre_trained_evaluated_and_told_of(stanford, capfd):
     assert columns["Stanford SR"]["input"]["psnr"] > columns["Stanford JDenSR"]["input"]["psnr"]  # that has noise, too
     first = Path("results/rcl-table2.html").read_text()
     (pretrained,) = Path("results/rcl-table2/stanford_sr/pretrained").glob("*/pretrained/models/net_g_2.pth")
-    assert main(arguments) == 0  # what is known is told again, and nothing is made
-    assert "to be made" not in capfd.readouterr().out and Path("results/rcl-table2.html").read_text() == first
+    assert main(arguments) == 0  # reports known results, without training
+    assert " of them in " not in capfd.readouterr().out and Path("results/rcl-table2.html").read_text() == first
     assert main([*arguments, "--train"]) == 0
-    assert "6 trainings, 0 of them to be made" in capfd.readouterr().out
+    assert "6 trainings, 6 of them in" in capfd.readouterr().out
     pretrained.unlink()
-    assert main(arguments) == 1  # without its weights, a row is not taken for one of random weights
+    assert main(arguments) == 1  # without its weights, a row is not mistaken for one of random weights
     cells = read("rcl-table2")["rows"][2]["columns"]
     assert cells["Stanford SR"]["psnr"]["ours"] is None and cells["Stanford JDenSR"]["psnr"]["trials"] == 2
 
@@ -139,39 +139,33 @@ def test_labels_against_none_from_a_pre_training(voc):
     assert [cell["psnr"]["trials"] for cell in pretrained["columns"].values()] == [1, 2]
     assert pretrained["columns"]["0"]["psnr"]["difference"] == pretrained["columns"]["0"]["psnr"]["ours"] - 22.62
     assert plain["columns"]["4"]["psnr"]["ours"] != pretrained["columns"]["4"]["psnr"]["ours"]
-    (given,) = {json.dumps(column["conditions"]) for column in read("rcl-table3")["columns"]}
-    given = json.loads(given)
-    assert (given["steps"], given["pre-training steps"], given["patch"], given["batch"]) == (2, 2, 32, 2)
-    assert given["labelled images"] == "datasets/VOC2012/JPEGImages" and given["device"] == "cpu"
+    (conditions,) = {json.dumps(column["conditions"]) for column in read("rcl-table3")["columns"]}
+    conditions = json.loads(conditions)
+    names = ("pretrain-steps", "steps", "patch", "batch", "data")
+    assert [conditions[name] for name in names] == [2, 2, 32, 2, "datasets/VOC2012/JPEGImages"]
     everywhere = read("rcl-table3")["conditions"]
     assert everywhere["torch"] == torch.__version__ and everywhere["seeds of the trials"] == [0, 1]
-    assert everywhere["laid over the pre-trainings"] == TINY
+    assert everywhere["overrides of the pre-trainings"] == TINY
     assert main(command("rcl-table3", "--labels", "0", "4", "--proxy-set", "manual_seed=7")) == 1
-    assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["ours"] is None  # of other trainings
-    others = ["datasets.train.gt_size=16", "datasets.train.batch_size_per_gpu=1"]
-    assert main(command("rcl-table3", "--labels", "0", "4", "--proxy-set", *others)) == 1
-    given = read("rcl-table3")["columns"][0]["conditions"]
-    assert (given["patch"], given["batch"], given["pre-training patch"], given["pre-training batch"]) == (16, 1, 32, 2)
+    assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["ours"] is None  # results of other trainings
     page = Path("results/rcl-table3.md").read_text()
-    assert (
-        f"laid over the trainings on labelled images: {', '.join(others)}" in page and "| pre-training batch |" in page
-    )
+    assert "overrides of the trainings on labelled images: manual_seed=7" in page and "| pretrain-steps |" in page
 
 
-def test_a_pre_training_otherwise_than_asked_is_marked_and_not_whole(voc, capsys):
+def test_a_pre_training_with_other_options_is_marked_and_incomplete(voc, capsys):
     arguments = command("rcl-table3", "--labels", "4", "--row", "RCL+SL", "--train")
     assert main([*arguments, "--resnet", "random"]) == 0
     assert read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]["trained_otherwise"] == []
     assert "¶" not in Path("results/rcl-table3.md").read_text()
     capsys.readouterr()
-    assert main(arguments) == 1  # asked for is ImageNet's classifier
-    assert "trained otherwise: experiments/rcl_voc2012_RCL-EMD/models/net_g_2.pth" in capsys.readouterr().out
+    assert main(arguments) == 1  # the row needs the ImageNet classifier
+    assert "trained with other options: experiments/rcl_voc2012_RCL-EMD/models/net_g_2.pth" in capsys.readouterr().out
     cell = read("rcl-table3")["rows"][0]["columns"]["4"]["psnr"]
     way = "train.consistency_opt.weights random instead of imagenet"
     assert cell["trials"] == 2 and cell["trained_otherwise"] == [way]
     for ending in ("md", "html"):
         page = Path(f"results/rcl-table3.{ending}").read_text()
-        assert "(2) ¶" in page and f"¶ RCL+SL was pre-trained otherwise (rcl/voc2012.yml): {way}." in page
+        assert "(2) ¶" in page and f"¶ RCL+SL was pre-trained with other options (rcl/voc2012.yml): {way}." in page
 
 
 def test_several_rows(voc):
@@ -181,17 +175,17 @@ def test_several_rows(voc):
 
 def test_one_number_of_labels_where_columns_are_data(voc, capsys):
     assert main(command("rcl-table1", "--labels", "2", "4")) == 1
-    assert "one number of labelled images, not 2 of them" in capsys.readouterr().err
+    assert "expected one number of labelled images, got 2" in capsys.readouterr().err
 
 
-def test_more_labels_than_images_are_told_of_before_anything_is_trained(voc, capsys):
+def test_more_labels_than_images_are_an_error_before_anything_is_trained(voc, capsys):
     assert main(command("rcl-table3", "--labels", "50", "--train")) == 1
     assert "max_images is 50 of 5 images" in capsys.readouterr().err
     assert main(command("rcl-table3", "--labels", "4", "--train", "--trials", "0")) == 1
     assert not Path("experiments").exists()
 
 
-def test_a_killed_table_goes_on_where_it_was(voc):
+def test_a_killed_table_resumes(voc):
     arguments = [
         sys.executable,
         "-m",
@@ -205,13 +199,13 @@ def test_a_killed_table_goes_on_where_it_was(voc):
     first.wait()
     done = runs.read_text().splitlines()
     assert 1 <= len(done) < 4
-    told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert f"4 trainings, {4 - len(done)} of them to be made" in told
+    text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert f"4 trainings, {len(done)} of them in" in text
     after = runs.read_text().splitlines()
     assert after[: len(done)] == done and len({json.loads(line)["fingerprint"] for line in after}) == len(after) == 4
 
 
-def test_a_killed_pre_training_ends_and_goes_on(voc):
+def test_a_killed_pre_training_ends_and_resumes(voc):
     Path("pausing.py").write_text(PAUSING_LOSS)
     Path("hold").touch()
     changes = ["imports=['pausing']", "train.pixel_opt={type: PausingLoss}", "logger.save_checkpoint_freq=1"]
@@ -225,10 +219,10 @@ def test_a_killed_pre_training_ends_and_goes_on(voc):
     wait_until(lambda: not is_running(training))
     folder = Path("experiments/rcl_voc2012_N2N")
     assert (folder / "models/net_g_1.pth").is_file()
-    told = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-m", "mcir.cli", *arguments], capture_output=True, text=True, check=False
     ).stdout
     assert (folder / "models/net_g_2.pth").is_file()
-    assert "begins at the beginning" not in told.partition("proxy denoise")[0].partition("rcl_voc2012_N2N:")[2]
+    assert "from iteration 1 to iteration 2" in text
     columns = read("rcl-table1")["rows"][0]["columns"]
     assert columns["VOC2012"]["psnr"]["trials"] == 2 and columns["MIT"]["psnr"]["trials"] == 0

@@ -1,0 +1,72 @@
+"""The data sets that options read: which are missing, and where to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcir.config import DatasetOptions
+from mcir.data.manifest import Manifest, known_manifests, read_manifest
+
+
+def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
+    """Return the missing folders, LMDBs and lists that data sets read, without duplicates."""
+    paths = [path for section in sections for path in _paths(section.section)]
+    return [path for path in dict.fromkeys(paths) if not Path(path).exists()]
+
+
+def _paths(section: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key, value in section.items():
+        if key.startswith("dataroot") or key == "meta_info_file":
+            found += [value] if isinstance(value, str) else list(value or ())
+    return found
+
+
+def how_to_get(paths: Iterable[str], rows: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """Return lines that describe missing folders, their sources and where to put them.
+
+    Args:
+        paths: missing folders, LMDBs and lists.
+        rows: by path, the names of the rows that need it.
+    """
+    rows = rows or {}
+    manifests = [read_manifest(name) for name in known_manifests()]
+    missing: dict[str, list[str]] = {}
+    lines = []
+    for path in paths:
+        manifest = _manifest_of(path, manifests)
+        if manifest is not None:
+            missing.setdefault(manifest.name, []).append(path)
+        else:
+            needed_by = f" Needed by: {', '.join(rows[path])}." if path in rows else ""
+            lines.append(f"{path} is missing; no manifest describes it.{needed_by}")
+    return [*lines, *(line for name, found in missing.items() for line in _instructions(name, found, rows))]
+
+
+def _instructions(name: str, paths: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the lines about missing parts of one data set."""
+    manifest = read_manifest(name)
+    root = f"datasets/{manifest.root}"
+    lines = [f"{manifest.title} belongs in {root}. Missing there:"]
+    if needed_by := dict.fromkeys(row for path in paths for row in rows.get(path, ())):
+        lines.append(f"    needed by: {', '.join(needed_by)}")
+    for path in paths:
+        rule = next((rule for rule in manifest.folders if f"{root}/{rule.path}" == path), None)
+        if rule is None:
+            lines.append(f"    {path}: not part of the published data set; the option file describes it")
+        else:
+            lines.append(f"    {path}: {rule.holds}" + (f", {rule.images:,} images" if rule.images else ""))
+    lines.append(f"    source: {manifest.source.strip()} (Terms: {manifest.terms.strip()})")
+    if manifest.prepare:
+        lines.append("    then, in the folder datasets:")
+        lines += [f"        {line}" for line in manifest.prepare.strip().splitlines()]
+    lines.append(f"    check: mcir prepare verify {manifest.name} {root}")
+    return lines
+
+
+def _manifest_of(path: str, manifests: Sequence[Manifest]) -> Manifest | None:
+    exact = (m for m in manifests for rule in m.folders if f"datasets/{m.root}/{rule.path}" == path)
+    below = (m for m in manifests if path.startswith(f"datasets/{m.root}/"))
+    return next(exact, None) or next(below, None)

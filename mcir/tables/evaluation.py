@@ -1,0 +1,114 @@
+"""Evaluate the trained networks of a table: once for the same weights, protocol and version of mcir."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mcir
+from mcir.config import DatasetOptions, Options
+from mcir.config.schema import thaw
+from mcir.engine.distributed import init_distributed
+from mcir.engine.tester import Tester
+from mcir.tables.cache import Log, RunCache
+from mcir.tables.datasets import missing_paths
+from mcir.tables.runs import TableRun, test_sets
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The results of a training of a table.
+
+    Attributes:
+        run: training.
+        options: options of the evaluation.
+        checkpoint: weight file.
+        scores: scores by data set and metric, for the data sets that exist on this machine.
+        problem: why existing data sets have no scores.
+        differences: how the training differs from the row; None: unknown.
+    """
+
+    run: TableRun
+    options: Options
+    checkpoint: Path
+    scores: dict[str, dict[str, Any]]
+    problem: str
+    differences: list[str] | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the weights are those of our own training, not published ones."""
+        return self.options is self.run.options
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all data sets have scores, of published weights or of a training as the row specifies it."""
+        return not self.differences and len(self.scores) == len(test_sets(self.options))
+
+    def mean(self, data_set: str, metric: str) -> float | None:
+        """Return the mean of a metric, or None."""
+        score = select_metric(self.scores.get(data_set, {}), metric)
+        return None if score is None else float(score["mean"])
+
+
+def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
+    """Evaluate a training by the protocol of its option file, on the data sets that exist; use known results.
+
+    Args:
+        run: training.
+        again: whether to repeat evaluations with known results.
+        log: function that receives lines of text for the user.
+
+    Returns:
+        The results; None if there are no weights.
+    """
+    found = run.to_evaluate()
+    if found is None:
+        return None
+    options, checkpoint = found
+    parts = {key: part for key, part in test_sets(options).items() if not missing_paths([part])}
+    digests = {part.name: _digest(options, part, checkpoint) for part in parts.values()}
+    cache, problem = RunCache(Path(options.path.results_root) / options.name / "evaluated.jsonl"), ""
+    missing = {key: part for key, part in parts.items() if again or digests[part.name] not in cache.records}
+    if missing:
+        log(f"{run.row.name}: evaluating {checkpoint} on {', '.join(part.name for part in missing.values())}")
+        try:
+            results = _test(options, missing, checkpoint)
+        except (ValueError, OSError) as error:  # the other rows are still evaluated
+            problem = f"cannot be evaluated: {error}"
+        else:
+            for name in (part.name for part in missing.values()):
+                facts = {"fingerprint": digests[name], "checkpoint": str(checkpoint), "set": name}
+                cache.add({**facts, "scores": results[name]})
+    scores = {name: cache.records[key]["scores"] for name, key in digests.items() if key in cache.records}
+    return RunResult(run, options, checkpoint, scores, problem, run.differences() if options is run.options else [])
+
+
+def _test(options: Options, parts: dict[str, DatasetOptions], checkpoint: Path) -> dict[str, Any]:
+    key = "test" if options.datasets.test else "val"
+    chosen = options.model_copy(update={"datasets": options.datasets.model_copy(update={key: parts})})
+    with init_distributed(options.num_gpu, options.dist_params) as dist:
+        file = Tester(chosen, dist).test([str(checkpoint)])
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[str(checkpoint)]
+    return results
+
+
+def _digest(options: Options, part: DatasetOptions, checkpoint: Path) -> str:
+    """Return a digest of everything that decides the scores of an evaluation."""
+    file = checkpoint.stat()
+    facts = {
+        "mcir": mcir.__version__,
+        "weights": [str(checkpoint), file.st_size, file.st_mtime_ns],
+        "model": thaw(options.model_section()),
+        "metrics": thaw(options.val.metrics),
+        "data": [part.name, thaw(part.section)],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def select_metric(scores: dict[str, Any], metric: str) -> Any:
+    """Return the score of a column; ``psnr`` selects ``psnr`` or a variant of it, such as ``psnr_y``."""
+    return next((score for key, score in scores.items() if key == metric or key.startswith(f"{metric}_")), None)

@@ -1,0 +1,156 @@
+"""Our results for a table next to the published ones: differences, gains, and all of it as JSON data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import mcir
+from mcir.tables.published import NOT_ENTERED, Column, Row, Table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Our results for one row and column.
+
+    Attributes:
+        means: mean of each metric.
+        stds: standard deviation of each metric over the trials.
+        trials: number of trials.
+        is_own: whether the weights are those of our own training, not published ones.
+        differences: how the training differs from the row; None: unknown.
+    """
+
+    means: Mapping[str, float]
+    stds: Mapping[str, float | None] = field(default_factory=dict)
+    trials: int = 1
+    is_own: bool = True
+    differences: Sequence[str] | None = ()
+
+
+@dataclass
+class Results:
+    """Our results for a table.
+
+    Attributes:
+        table: table.
+        cells: results by the names of row and column.
+        inputs: metrics of the degraded images themselves, by column.
+        conditions: conditions of all results by name.
+        column_conditions: conditions of the results of a column by name, by column.
+        row_facts: further JSON data by row.
+        remarks: remarks about trainings for the report.
+    """
+
+    table: Table
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    inputs: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    column_conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    row_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def cell(self, row: Row, column: Column) -> Cell | None:
+        """Return our results for a row and a column."""
+        return self.cells.get((row.name, column.name))
+
+    def ours(self, row: Row, column: Column, metric: str) -> float | None:
+        """Return our mean, or None."""
+        cell = self.cell(row, column)
+        return None if cell is None else cell.means.get(metric)
+
+    def published(self, row: Row, column: Column, metric: str) -> float | None:
+        """Return the published number, or None."""
+        number = row.number(column.name, metric)
+        return None if number is None else number.value
+
+    def compared_rows(self) -> list[tuple[Row, Row]]:
+        """Return the rows that are compared with another row, each after that other row."""
+        return [(self.table.row(row.against), row) for row in self.table.rows if row.against]
+
+    def gains(self, row: Row, metric: str) -> dict[str, float]:
+        """Return by column how much our result exceeds that of the row it is compared with, if both are comparable."""
+        return {
+            column.name: gain
+            for column in self.table.columns
+            if not self.incomparable(row, column)
+            and (gain := _minus(self.ours(row, column, metric), self._against(self.ours, row, column, metric)))
+            is not None
+        }
+
+    def published_gains(self, row: Row, metric: str) -> dict[str, float]:
+        """Return by column how much the published number exceeds that of the row that this one is compared with."""
+        return {
+            column.name: gain
+            for column in self.table.columns
+            if (gain := _minus(self.published(row, column, metric), self._against(self.published, row, column, metric)))
+            is not None
+        }
+
+    def _against(self, numbers: Any, row: Row, column: Column, metric: str) -> float | None:
+        value: float | None = numbers(self.table.row(row.against), column, metric) if row.against else None
+        return value
+
+    def incomparable(self, row: Row, column: Column) -> str:
+        """Return why the difference to the row that this one is compared with is no gain; empty if it is."""
+        other = self.table.row(row.against) if row.against else row
+        own, reference = self.cell(row, column), self.cell(other, column)
+        if own is None or reference is None:
+            return ""
+        if own.is_own != reference.is_own:
+            return f"{other.name if own.is_own else row.name} has published weights, from a different training"
+        if list(own.differences or ()) != list(reference.differences or ()):
+            return f"{row.name} and {other.name} were trained with different options"
+        return ""
+
+    def data(self) -> dict[str, Any]:
+        """Return the table as JSON data."""
+        table, key = self.table, "columns" if self.table.is_proxy else "sets"
+        rows = []
+        for row in table.rows:
+            cells = {c.name: {m: self._cell_data(row, c, m) for m in table.metrics} for c in table.columns}
+            gains = {
+                name: {metric: fmean(values.values()) for metric in table.metrics if (values := of(row, metric))}
+                for name, of in {"mean_gain": self.gains, "mean_published_gain": self.published_gains}.items()
+            }
+            rows.append(
+                {"row": row.name, "against": row.against, **self.row_facts.get(row.name, {}), key: cells} | gains
+            )
+        data: dict[str, Any] = {"table": table.name, "title": table.title, "mcir": mcir.__version__}
+        data |= {"coverage": table.coverage(), "notes": table.notes}
+        if table.is_proxy:
+            data |= {"finetune": table.finetune, "steps": table.steps, "conditions": dict(self.conditions)}
+            data["columns"] = [
+                {
+                    **column.model_dump(mode="json"),
+                    "conditions": dict(self.column_conditions.get(column.name, {})),
+                    "input": dict(self.inputs.get(column.name, {})),
+                }
+                for column in table.columns
+            ]
+        else:
+            data |= self.conditions
+        return {**data, "rows": rows}
+
+    def _cell_data(self, row: Row, column: Column, metric: str) -> dict[str, Any]:
+        number, cell, ours = row.number(column.name, metric), self.cell(row, column), self.ours(row, column, metric)
+        otherwise = None if cell is None or cell.differences is None else list(cell.differences)
+        return {
+            "published": None if number is None else number.value,
+            "by": None if number is None else number.by,
+            "source": NOT_ENTERED if number is None else number.source,
+            "ours": ours,
+            "std": None if cell is None else cell.stds.get(metric),
+            "trials": 0 if cell is None else cell.trials,
+            "evaluated": None if cell is None else "own" if cell.is_own else "published",
+            "trained_otherwise": otherwise,
+            "difference": _minus(ours, None if number is None else number.value),
+            "gain": self.gains(row, metric).get(column.name),
+            "published_gain": self.published_gains(row, metric).get(column.name),
+        }
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

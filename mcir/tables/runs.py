@@ -1,0 +1,182 @@
+"""A training of a table's row: its option file, its folder, how far it is, and what it needs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcir.config import DatasetOptions, OptionError, Options, load
+from mcir.features.base import imagenet_source
+from mcir.launch import TrainingJob
+from mcir.registry import LOSSES
+from mcir.tables.config_diff import training_differences
+from mcir.tables.formatting import counted
+from mcir.tables.published import Row, Which
+
+
+@dataclass
+class TableRun:
+    """A training of a row, and how far it is.
+
+    Attributes:
+        row: row of the table.
+        file: option file.
+        overrides: overrides of the option file.
+        options: checked options; None if they are not valid.
+        problem: why the options are not valid.
+        published: options that name published weights of the network.
+        which: checkpoint to evaluate.
+        variant: run of an option file with a sweep.
+        ignored: overrides of the user that concern sections that this training does not have.
+    """
+
+    row: Row
+    file: Path
+    overrides: list[str]
+    options: Options | None = None
+    problem: str = ""
+    published: Options | None = None
+    which: Which = "last"
+    variant: str | None = None
+    ignored: Sequence[str] = ()
+
+    @classmethod
+    def load(cls, row: Row, file: Path, overrides: Sequence[str], **others: Any) -> TableRun:
+        """Return a training with its checked options, or with the problem of its options."""
+        run = cls(row, file, list(overrides), **others)
+        try:
+            run.options = load(file, run.overrides)
+            if run.options.train is None:
+                run.options, run.problem = None, f"{file} has no section 'train'."
+        except OptionError as error:
+            run.problem = str(error)
+        return run
+
+    @property
+    def origin(self) -> str:
+        """The option file and its run."""
+        return f"{self.file}, sweep={self.variant}" if self.variant else str(self.file)
+
+    @property
+    def job(self) -> TrainingJob:
+        """The training as the launcher starts it."""
+        assert self.options is not None
+        return TrainingJob(self.row.name, self.arguments(), self.options)
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``mcir train`` that train or resume it."""
+        return ["-opt", str(self.file), "--auto_resume", "--set", *self.overrides]
+
+    def checkpoint(self) -> Path | None:
+        """Return the checkpoint of the complete training, or None."""
+        if self.options is None or not (last := self.job.checkpoint).is_file():
+            return None
+        best = last.with_name("net_g_best.pth")
+        return best if self.which == "best" and best.is_file() else last
+
+    def differences(self) -> list[str] | None:
+        """Return how the training of the checkpoint differs from the row; None if unknown."""
+        assert self.options is not None
+        return training_differences(self.job.folder / "training_states" / f"{self.job.total}.state", self.options)
+
+    def to_evaluate(self) -> tuple[Options, Path] | None:
+        """Return the weights to evaluate with their options: those of the training, or else the published ones."""
+        own = self.checkpoint()
+        if own is not None:
+            assert self.options is not None
+            return self.options, own
+        file = Path(self.published.path.pretrain_network_g or "") if self.published else None
+        return (self.published, file) if self.published and file and file.is_file() else None
+
+    def state(self) -> str:
+        """Describe how far the training is."""
+        if self.options is None:
+            return "its option file is not valid"
+        found = self.to_evaluate()
+        if found is None:
+            return self.job.progress()
+        if found[0] is not self.options:
+            return f"published weights: {found[1]}"
+        differences = self.differences()
+        if differences is None:
+            return f"trained: {found[1]}; with unknown options, because its training state cannot be read"
+        if not differences:
+            return f"trained: {found[1]}"
+        more = f" and {counted(len(differences) - 4, 'more option')}" if len(differences) > 4 else ""
+        return f"trained with other options: {found[1]}; {', '.join(differences[:4])}{more}"
+
+    def missing_for_evaluation(self) -> list[str]:
+        """Return what is missing for an evaluation, with a remedy for each."""
+        if self.options is None:
+            return [self.problem]
+        if self.to_evaluate() is not None:
+            return []
+        command = shlex.join(["mcir", "train", *self.arguments()])
+        lines = [f"no checkpoint {self.job.checkpoint}: --train makes it, or `{command}`"]
+        if self.published is not None:
+            file = self.published.path.pretrain_network_g
+            lines.append(f"or put the published weights at {file}; options/README.md lists their sources")
+        lines += [f"the training needs {file}, which is missing" for file in self.missing_weights()]
+        lines += [
+            f"the training needs {file}, which it downloads from {url}; without a network, put the file there yourself"
+            for file, url in map(imagenet_source, self.feature_networks())
+            if not file.is_file()
+        ]
+        return lines
+
+    def missing_weights(self) -> list[str]:
+        """Return the missing weight files that the training reads."""
+        if self.options is None or self.options.train is None or self.checkpoint() is not None:
+            return []
+        files = [self.options.path.pretrain_network_g, *_weight_files_in(self.options.train.model)]
+        return [file for file in dict.fromkeys(files) if file and not Path(file).is_file()]
+
+    def feature_networks(self) -> list[str]:
+        """Return the feature networks whose ImageNet weights the losses need."""
+        if self.options is None or self.options.train is None:
+            return []
+        found = _features_in(self.options.train.model)
+        return list(dict.fromkeys(network for network, weights in found if weights == "imagenet"))
+
+    def test_sets(self) -> dict[str, DatasetOptions]:
+        """Return the data sets of the evaluation by their keys."""
+        assert self.options is not None
+        return test_sets(self.options)
+
+    def training_sets(self) -> list[DatasetOptions]:
+        """Return the data sets that the training reads."""
+        assert self.options is not None
+        train = self.options.datasets.train
+        return [*([train] if train else []), *self.options.datasets.val.values()]
+
+
+def test_sets(options: Options) -> dict[str, DatasetOptions]:
+    """Return the data sets that options are evaluated on, by their keys."""
+    return options.datasets.test or options.datasets.val
+
+
+def _features_in(tree: Any) -> Iterator[tuple[str, str]]:
+    """Yield the feature network and its weights for every loss in a tree of options."""
+    if isinstance(tree, Mapping):
+        kind = tree.get("type")
+        if isinstance(kind, str) and kind in LOSSES and "weights" in (parameters := LOSSES.parameters(kind)):
+            values = {key: tree.get(key, parameter.default) for key, parameter in parameters.items()}
+            yield values.get("network") or values["vgg_type"], values["weights"]
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for entry in tree:
+            yield from _features_in(entry)
+
+
+def _weight_files_in(tree: Any) -> Iterator[str]:
+    """Yield the names of weight files in a tree of options."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for entry in tree:
+            yield from _weight_files_in(entry)
+    elif isinstance(tree, str) and tree.endswith((".pth", ".pt", ".safetensors")):
+        yield tree

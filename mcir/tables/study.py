@@ -1,0 +1,91 @@
+"""The description of a small study (``study.yml`` in its folder)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from mcir.tables.commands import StudyCommand
+from mcir.tables.published import HOME, Part
+
+
+class Method(Part):
+    """A method: its name in tables and in drawings (default: its key), and whether it is trained only if asked for."""
+
+    title: str = ""
+    short: str = ""
+    optional: bool = False
+
+
+class Study(Part):
+    """A small study.
+
+    Attributes:
+        name: name for ``mcir reproduce``.
+        title: title of the report.
+        seeds: default number of seeds.
+        reference: method that all others are compared with.
+        reference_first: whether a difference is the reference minus the other method, not the other way round.
+        flag: command-line flag for the weights of the feature network.
+        tasks: titles of the tasks.
+        methods: methods in order.
+        introduction: text about the trainings, with fields for their numbers.
+        difference: text about what is compared.
+        random_features: text about random weights of the feature network.
+        paper: by task, the order of methods in the paper: chains of groups, better ones first.
+    """
+
+    name: str
+    title: str
+    seeds: int
+    reference: str
+    reference_first: bool = False
+    flag: str
+    tasks: dict[str, str]
+    methods: dict[str, Method]
+    introduction: str
+    difference: str
+    random_features: str = ""
+    paper: dict[str, list[list[list[str]]]] = Field(default={})
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the option files."""
+        return HOME / self.name.replace("-", "_")
+
+    def title_of(self, method: str) -> str:
+        """Return the name of a method in tables."""
+        return self.methods[method].title or method
+
+    def short_title_of(self, method: str) -> str:
+        """Return the name of a method in drawings."""
+        return self.methods[method].short or method
+
+
+def read_study(name: str) -> Study:
+    """Return the description of a study."""
+    text = (HOME / name.replace("-", "_") / "study.yml").read_text(encoding="utf-8")
+    return Study.model_validate(yaml.safe_load(text))
+
+
+def complete(command: StudyCommand, study: Study) -> StudyCommand:
+    """Return a command with the defaults of its study, and the methods in the order of the study.
+
+    Raises:
+        ValueError: an unknown task or method, or no seed.
+    """
+    for kind, asked, known in (("task", command.task, study.tasks), ("method", command.method, study.methods)):
+        if unknown := [name for name in asked if name not in known]:
+            raise ValueError(f"{study.name} has no {kind} '{', '.join(unknown)}'. Known: {', '.join(known)}.")
+    if command.seeds is not None and command.seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {command.seeds}.")
+    methods = command.method or [name for name, method in study.methods.items() if not method.optional]
+    return replace(
+        command,
+        seeds=2 if command.quick else command.seeds or study.seeds,
+        task=command.task or list(study.tasks),
+        method=[name for name in study.methods if name in methods or name == study.reference],
+    )
