@@ -1,9 +1,8 @@
-"""What a training step will cost, computed without data, weights or a device."""
+"""A training step without data or values: does it run with these options, and what does it cost?"""
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -19,16 +18,70 @@ from mcir.registry import MODELS, ComponentError, Section, Where
 _LOG = logging.getLogger("mcir")
 
 
+def dry_run(options: Options, processes: int = 1) -> None:
+    """Compute the losses of a training on the meta device, before any data is read.
+
+    The crops are the smallest of all stages. If their size is unknown, or a network cannot run without values, nothing
+    is checked, and the training itself reports what is wrong.
+
+    Args:
+        options: the options of the training.
+        processes: the number of processes that share a batch.
+
+    Raises:
+        ValueError: the losses cannot be computed; the message starts with the location in the option file.
+    """
+    training = options.datasets.train
+    specs = _sample_specs(training) if training else []
+    if not training or not specs:
+        return
+    smallest = min(specs, key=lambda spec: spec.lq_size)
+    section = options.model_section()
+    try:
+        model = _meta_model({**section, "accumulation_steps": 1}, options.where_in_model)
+        images = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
+        batch = model.example_batch(images, smallest.lq_size, smallest.gt_size, smallest.negatives)
+        with torch.no_grad():
+            model.compute_losses(batch)
+    except ComponentError as error:
+        if error.location is not None:
+            raise
+        in_dataset = options.where("datasets", "train")
+        where = options.where_in_model(error.path) if error.path else in_dataset((smallest.size_argument,))
+        raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error.message}") from error
+    except Exception as error:  # a network of the user's own may need what the meta device does not have
+        _LOG.debug("There is no dry run of this model: %r", error)
+
+
+def check_consistency(options: Options, model: Model) -> None:
+    """Check what the sections of an option file require of each other.
+
+    Raises:
+        ValueError: the network has another scale, or a batch cannot be divided into equal parts.
+    """
+    assert options.datasets.train is not None
+    spec, training = spec_of(model.network), options.datasets.train
+    if spec is not None and spec.scale != options.scale:
+        raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
+    for size in (training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)):
+        if size % model.accumulation_steps:
+            raise ValueError(
+                "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
+                f"({model.accumulation_steps}), got {size}."
+            )
+
+
 @dataclass(frozen=True)
 class StepCost:
-    """The cost of one training step of one process.
+    """The cost of one training step in one process.
 
     Attributes:
-        parameters: of the network.
+        parameters: the number of parameters of the network.
         flops: floating-point operations of convolutions, linear layers and attention, forward and backward; a
-            multiplication and an addition are two.
-        state_bytes: weights, averages, negatives, feature networks, gradients and the optimizer's moments.
-        activation_bytes: what the forward pass keeps for the backward pass; bf16 and fp16 are taken as half of float32.
+            multiplication and an addition count as two.
+        state_bytes: the size of weights, averages, negatives, feature networks, gradients and the optimizer's state.
+        activation_bytes: the size of what the forward pass keeps for the backward pass; bf16 and fp16 count as half of
+            float32.
     """
 
     parameters: int
@@ -40,91 +93,46 @@ class StepCost:
 def step_cost(
     section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int], stored: int = 0
 ) -> StepCost:
-    """Make one step of a model on the meta device, where tensors have shapes but no values.
+    """Measure one step of a model on the meta device, where tensors have shapes but no values.
 
     Args:
-        section: of the model.
-        batch_size: B, images per process.
+        section: the section of the model.
+        batch_size: the number of images per process.
         lq_size: (H, W) of the degraded images.
         gt_size: (H, W) of the ground truths.
-        stored: K, the stored negatives of an image that the data set brings.
+        stored: the number of stored negatives per image.
 
     Raises:
-        ValueError: the section does not fit, or the network cannot be run at this size.
+        ValueError: the model cannot be built, or its network does not accept this size.
     """
     parts = section.get("accumulation_steps", 1)
-    model = _without_values(section)
-    model.configure_optimizer()
-    assert model.optimizer is not None
-    batch = model.example_batch(batch_size // parts, lq_size, gt_size, stored)
+    model = _meta_model({**section, "accumulation_steps": 1})
     static = [*model.parts.parameters(), *model.parts.buffers()]
-    lasting = {tensor.untyped_storage()._cdata for tensor in static}
+    static_storages = {tensor.untyped_storage()._cdata for tensor in static}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in lasting:
+        if storage._cdata not in static_storages:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        losses = model.compute_losses(batch)
-        torch.stack([loss.float() for loss in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
-    model.optimizer.step()
-    gradients = [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]
+        model.training_step(model.example_batch(batch_size // parts, lq_size, gt_size, stored), iteration=1)
+    assert model.optimizer is not None
+    gradients = [parameter.grad for parameter in model.network.parameters()]
     moments = [value for state in model.optimizer.state.values() for value in state.values()]
-    state_bytes = _bytes([*static, *gradients, *moments])
-    activations = sum(kept.values())
+    activation_bytes = sum(kept.values())
     return StepCost(
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         flops=counter.get_total_flops() * parts,
-        state_bytes=state_bytes,
-        activation_bytes=activations // 2 if section.get("precision") in ("bf16", "fp16") else activations,
+        state_bytes=_bytes([*static, *gradients, *moments]),
+        activation_bytes=activation_bytes // 2 if section.get("precision") in ("bf16", "fp16") else activation_bytes,
     )
 
 
-def dry_run(options: Options, processes: int = 1) -> None:
-    """Make a step, up to its losses, of the smallest crops of a training on the meta device, before what is costly.
-
-    Nothing is done where the size of the crops is not known (a data set that has none, or is not of mcir), nor is
-    anything said where a network needs values or a device to run: the training itself will tell.
-
-    Args:
-        options: of the training.
-        processes: that share a batch.
-
-    Raises:
-        ValueError: the section does not fit, or a step cannot be made; the message says which crops, and where in the
-            option file.
-    """
-    training = options.datasets.train
-    if training is None:
-        return
-    specs = _sample_specs(training)
-    if not specs:
-        return  # unknown, or the data set rejects it with a better message
-    smallest = min(specs, key=lambda spec: spec.lq_size)
-    section = options.model_section()
-    try:
-        model = _without_values(section, options.where_in_model)
-        count = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
-        batch = model.example_batch(count, smallest.lq_size, smallest.gt_size, smallest.negatives)
-        with torch.no_grad():
-            model.compute_losses(batch)
-    except ValueError as error:
-        if isinstance(error, ComponentError) and error.location is not None:
-            raise
-        if not _is_said_by_mcir(error.__cause__ or error):
-            return
-        path = error.path if isinstance(error, ComponentError) else ()
-        where = options.where_in_model(path) if path else options.where("datasets", "train")((smallest.size_argument,))
-        raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error}") from error
-    except Exception as error:  # networks of others may ask for what the meta device does not have
-        _LOG.debug("A step could not be rehearsed: %r", error)
-
-
 def estimate(options: Options) -> list[str]:
-    """Return lines about the cost of a training step, for every stage of the training.
+    """Return lines about the cost of a step in every stage of a training.
 
     Raises:
         ValueError: the options do not fit together.
@@ -135,8 +143,7 @@ def estimate(options: Options) -> list[str]:
     specs = _sample_specs(training)
     if not specs:
         return [f"{training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated"]
-    with torch.device("meta"):
-        check_consistency(options, MODELS.build(options.model_section(), where=options.where_in_model))
+    check_consistency(options, _meta_model(options.model_section(), options.where_in_model))
     stages = [(0, training.batch_size_per_gpu)]
     stages += [(stage.start, stage.batch_size_per_gpu) for stage in training.progressive]
     lines = []
@@ -160,35 +167,10 @@ def _sample_specs(training: DatasetOptions) -> list[SampleSpec]:
     return specs if len(specs) == len(sections) else []
 
 
-def check_consistency(options: Options, model: Model) -> None:
-    """Check what the sections of an option file require of each other.
-
-    Raises:
-        ValueError: the network has another scale, or a batch cannot be divided into equal parts.
-    """
-    assert options.datasets.train is not None
-    spec, training = spec_of(model.network), options.datasets.train
-    if spec is not None and spec.scale != options.scale:
-        raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
-    for size in (training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)):
-        if size % model.accumulation_steps:
-            raise ValueError(
-                "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
-                f"({model.accumulation_steps}), got {size}."
-            )
-
-
-def _is_said_by_mcir(error: BaseException) -> bool:
-    """Whether an error was raised in this package, and is no fault that Python or a library found in code."""
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).startswith("mcir.")
-
-
-def _without_values(section: Section, where: Where | None = None) -> Model:
-    """Return a model on the meta device."""
+def _meta_model(section: Section, where: Where | None = None) -> Model:
+    """Return a model on the meta device, which has neither autocast nor torch.compile."""
     with torch.device("meta"):
-        section = {**section, "compile": False, "precision": "fp32", "accumulation_steps": 1}
-        model: Model = MODELS.build(section, where=where)
+        model: Model = MODELS.build({**section, "compile": False, "precision": "fp32"}, where=where)
     return model
 
 
