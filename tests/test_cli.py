@@ -61,7 +61,7 @@ def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
         assert main(["report", "plain", "spn"]) == 0
     assert "spn, running: iteration 10" in (tmp_path / "report.html").read_text()
     assert main(["report", "spm"]) == 1
-    assert "mcir report: spm: there is no such folder, nor experiments/spm." in capsys.readouterr().err
+    assert "mcir report: spm: there is no such folder, and no experiments/spm." in capsys.readouterr().err
 
 
 def test_check_prints_resolved_options_and_the_cost(run, capsys):  # noqa: F811

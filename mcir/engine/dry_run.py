@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from mcir.config import DatasetOptions, Options
 from mcir.data import SampleSpec, sample_spec
 from mcir.models import Model
 from mcir.network_spec import spec_of
-from mcir.registry import MODELS, ComponentError, Section, Where
+from mcir.registry import ARCHS, MODELS, ComponentError, Section, Where
 
 _LOG = logging.getLogger("mcir")
 
@@ -53,21 +52,22 @@ def dry_run(options: Options, processes: int = 1) -> None:
         _LOG.debug("There is no dry run of this model: %r", error)
 
 
-def check_consistency(options: Options, model: Model) -> None:
+def check_consistency(options: Options, network: nn.Module) -> None:
     """Check what the sections of an option file require of each other.
 
     Raises:
         ValueError: the network has another scale, or a batch cannot be divided into equal parts.
     """
     assert options.datasets.train is not None
-    spec, training = spec_of(model.network), options.datasets.train
+    spec, training = spec_of(network), options.datasets.train
     if spec is not None and spec.scale != options.scale:
         raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
+    parts = options.model_section().get("accumulation_steps", 1)
     for size in (training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)):
-        if size % model.accumulation_steps:
+        if size % parts:
             raise ValueError(
                 "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
-                f"({model.accumulation_steps}), got {size}."
+                f"({parts}), got {size}."
             )
 
 
@@ -105,8 +105,11 @@ def step_cost(
     Raises:
         ValueError: the model cannot be built, or its network does not accept this size.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
     parts = section.get("accumulation_steps", 1)
     model = _meta_model({**section, "accumulation_steps": 1})
+    batch = model.example_batch(batch_size // parts, lq_size, gt_size, stored)
     static = [*model.parts.parameters(), *model.parts.buffers()]
     static_storages = {tensor.untyped_storage()._cdata for tensor in static}
     kept: dict[int, int] = {}
@@ -118,7 +121,7 @@ def step_cost(
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        model.training_step(model.example_batch(batch_size // parts, lq_size, gt_size, stored), iteration=1)
+        model.training_step(batch, iteration=1)
     assert model.optimizer is not None
     gradients = [parameter.grad for parameter in model.network.parameters()]
     moments = [value for state in model.optimizer.state.values() for value in state.values()]
@@ -143,7 +146,8 @@ def estimate(options: Options) -> list[str]:
     specs = _sample_specs(training)
     if not specs:
         return [f"{training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated"]
-    check_consistency(options, _meta_model(options.model_section(), options.where_in_model))
+    with torch.device("meta"):
+        check_consistency(options, ARCHS.build(options.network_g, where=options.where("network_g")))
     stages = [(0, training.batch_size_per_gpu)]
     stages += [(stage.start, stage.batch_size_per_gpu) for stage in training.progressive]
     lines = []

@@ -128,7 +128,7 @@ class Trainer:
         with dist.rank_zero_first():  # rank 0 downloads the weights of feature networks
             self.model: Model = MODELS.build(options.model_section(), where=options.where_in_model)
         self.model.require_trainable()
-        check_consistency(options, self.model)
+        check_consistency(options, self.model.network)
         self.iteration = 0
         self.best: float | None = None
         self.last_evaluations: list[Evaluation] = []
