@@ -2,7 +2,7 @@
 
 from mcir.config.json_schema import json_schema
 from mcir.config.load import load, network_section, runs_of
-from mcir.config.schema import DatasetOptions, DistOptions, Options, PathOptions, Stage
+from mcir.config.options import DatasetOptions, DistOptions, Options, PathOptions, Stage
 from mcir.config.tree import OptionError
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Old names: the one module that knows the vocabulary of BasicSR, NAFNet and the MCIR paper's released code.
+"""Translation of old names: the only module that knows those of BasicSR, NAFNet and the MCIR paper's released code.
 
-Tables say what is renamed, what is dropped because mcir has no need of it, and what is refused because it asks for
-something that would not happen. What takes more than a row is the released code's negatives, at the end.
+Tables list the keys that are renamed, dropped because mcir does not need them, or refused because mcir does not do what
+they ask for. What a table cannot express is in ``_Translation``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mcir.registry import DATASETS, METRICS, KeyPath, Location
 
 
 class Renamed(NamedTuple):
-    """A key that has another name today; ``*`` stands for any key, the same in both patterns."""
+    """A key with a new name; ``*`` matches any key, the same one in both patterns."""
 
     old: str
     new: str
@@ -22,20 +22,23 @@ class Renamed(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A key that is not needed, as long as its value is harmless; any other value is refused."""
+    """A key that is not needed if its value is harmless; any other value is refused."""
 
     old: str
     why: str
-    harmless: Callable[[Any], bool] = lambda value: True
-    refusal: str = ""
+    is_harmless: Callable[[Any], bool] = lambda value: True
 
 
 class Release(NamedTuple):
-    """A model class of the paper's released code, which keeps its own negatives."""
+    """A model class of the paper's released code, with negatives of its own.
+
+    Attributes:
+        negatives: mcir's kind of negatives.
+        start: default fraction of random weights in the first negatives.
+    """
 
     negatives: str
     start: float
-    """The share of random weights in the first negatives, if the file does not say it."""
 
 
 MODEL_TYPES = {
@@ -65,79 +68,65 @@ RENAMED = (
 )
 METRIC_TYPES = {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"}
 NAFNET_METRIC_TYPES = {**METRIC_TYPES, "calculate_ssim": "SSIM3D"}
-"""NAFNet's code gives BasicSR's name to a similarity whose window reaches over the colours."""
+"""NAFNet's code uses BasicSR's name for an SSIM whose window also spans the color channels."""
 
 
 def _is(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-def _without_project(wandb: Any) -> bool:
+def _has_no_project(wandb: Any) -> bool:
     return not (wandb.get("project") if isinstance(wandb, dict) else wandb)
 
 
-def _nothing(section: Any) -> bool:
+def _has_no_weights(section: Any) -> bool:
     entries = section if isinstance(section, dict) else {}
     return not any(value for key, value in entries.items() if not key.startswith("strict_load"))
 
 
 DROPPED = (
-    Dropped("datasets.*.phase", "the data set's key says what it is for"),
-    Dropped(
-        "datasets.train.use_shuffle",
-        "training samples are always shuffled",
-        _is(True),
-        "Training samples are always shuffled.",
-    ),
-    Dropped("datasets.*.use_shuffle", "evaluation goes through the images in order"),
-    Dropped("datasets.*.dataset_enlarge_ratio", "the stream of samples is endless, so no epoch's end costs time"),
-    Dropped("datasets.*.prefetch_mode", "the next batch is always made ready ahead"),
-    Dropped("datasets.*.num_prefetch_queue", "the next batch is always made ready ahead"),
-    Dropped("datasets.*.pin_memory", "memory is pinned where there is a GPU"),
-    Dropped("datasets.*.persistent_workers", "the loader's processes always live on"),
-    Dropped("path.ignore_resume_networks", "a training state holds every network"),
-    Dropped(
-        "path_neg", "negatives begin from the network", _nothing, "Negatives begin from the network, not from a file."
-    ),
+    Dropped("datasets.*.phase", "the key of the data set defines its purpose"),
+    Dropped("datasets.train.use_shuffle", "training samples are always shuffled", _is(True)),
+    Dropped("datasets.*.use_shuffle", "evaluation loads the images in order"),
+    Dropped("datasets.*.dataset_enlarge_ratio", "sampling is endless, so there is no pause between epochs"),
+    Dropped("datasets.*.prefetch_mode", "the next batch is always prefetched"),
+    Dropped("datasets.*.num_prefetch_queue", "the next batch is always prefetched"),
+    Dropped("datasets.*.pin_memory", "memory is pinned if there is a GPU"),
+    Dropped("datasets.*.persistent_workers", "the loader's processes are always persistent"),
+    Dropped("path.ignore_resume_networks", "a training state contains every network"),
+    Dropped("path_neg", "negatives start from the network, not from a file", _has_no_weights),
     Dropped("val.pbar", "progress is always shown"),
     Dropped("val.use_pbar", "progress is always shown"),
-    Dropped("val.rgb2bgr", "images are RGB throughout and files are written as such"),
-    Dropped("val.use_image", "metrics see images rounded to 8 bit", _is(True), "Metrics see images rounded to 8 bit."),
-    Dropped("val.grids", "whole images are restored", _is(False), "Evaluation restores whole images."),
+    Dropped("val.rgb2bgr", "images are RGB everywhere"),
+    Dropped("val.use_image", "metrics use images rounded to 8 bit", _is(True)),
+    Dropped("val.grids", "evaluation restores whole images", _is(False)),
     Dropped("val.max_minibatch", "whole images are restored one by one"),
     Dropped("val.metrics.*.input_order", "metrics take tensors"),
-    Dropped(
-        "logger.wandb",
-        "no project is named",
-        _without_project,
-        "Weights & Biases is not supported; TensorBoard and JSON lines are written.",
-    ),
+    Dropped("logger.wandb", "mcir writes TensorBoard logs and JSON lines, not Weights & Biases", _has_no_project),
     Dropped("dist_params.port", "torchrun chooses the port"),
-    Dropped("train.update_scaling", "the released code does nothing with it"),
+    Dropped("train.update_scaling", "the released code does not use it"),
 )
-_NORMALISED = (
-    "Images stay in [0, 1]; a network that wants them otherwise, like FFANet, normalises them itself. Leave it out."
-)
+_NORMALIZED = "Images stay in [0, 1]; a network that needs another range, like FFANet, normalizes them. Leave it out."
 REFUSED = {
-    "train.use_grad_norm": "No released code reads 'use_grad_norm': nothing was clipped. Leave it out to train as they "
-    "did, or clip with 'grad_clip: {value}'. Did you mean 'grad_clip'?",
-    "datasets.*.mean": _NORMALISED,
-    "datasets.*.std": _NORMALISED,
-    "train.perceptual_contrastive_opt": "The released code does not hold the loss that this asks for. The negative "
-    "loss is 'contrastive_opt'.",
+    "train.use_grad_norm": "The released code does not read 'use_grad_norm', so nothing was clipped. Leave it out to "
+    "reproduce that, or clip with 'grad_clip: {value}'. Did you mean 'grad_clip'?",
+    "datasets.*.mean": _NORMALIZED,
+    "datasets.*.std": _NORMALIZED,
+    "train.perceptual_contrastive_opt": "The released code does not contain this loss. The negative loss is "
+    "'contrastive_opt'.",
 }
 NAFNET_CLIP = 0.01
-"""NAFNet's code clips to this norm unless ``use_grad_clip: false`` forbids it."""
+"""The norm to which NAFNet's code clips gradients unless ``use_grad_clip: false`` is set."""
 
 
 def translate(root: Node) -> tuple[list[str], list[Problem]]:
-    """Replace the old names in a tree by today's.
+    """Replace old names in a tree by current ones.
 
     Args:
-        root: the whole option file; it is changed.
+        root: whole option file; it is changed.
 
     Returns:
-        What was changed, one line each, and what cannot be translated.
+        The changes, one line each, and the problems of what cannot be translated.
     """
     translation = _Translation(root)
     translation.run()
@@ -154,41 +143,47 @@ class _Translation:
         self.model_type = old.value if old and isinstance(old.value, str) else ""
 
     def run(self) -> None:
-        released = RELEASED.get(self.model_type)
-        new = "ContrastiveModel" if released else MODEL_TYPES.get(self.model_type)
+        release = RELEASED.get(self.model_type)
+        new = "ContrastiveModel" if release else MODEL_TYPES.get(self.model_type)
         if new:
             self.change_value(("model_type",), new)
         metric_types = NAFNET_METRIC_TYPES if self.model_type == NAFNET else METRIC_TYPES
-        for path, node in self.found("val.metrics.*.type"):
+        for path, node in self.find("val.metrics.*.type"):
             if isinstance(node.value, str) and node.value in metric_types:
                 self.change_value(path, metric_types[node.value])
-        for row in DROPPED:
-            for path, node in self.found(row.old):
-                self.drop(path, node, row.why) if row.harmless(node.plain()) else self.refuse(path, row.refusal)
-        for pattern, refusal in REFUSED.items():
-            for path, node in self.found(pattern):
-                norm = node.value if type(node.value) in (int, float) else 0.05
-                self.refuse(path, refusal.format(value=norm))
-        for path, node in self.found("path.root"):  # one old key, two of today's
-            self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
-        for renamed in RENAMED:
-            for path, node in self.found(renamed.old):
-                target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
-                self.move(path, target, Node(renamed.value(node.value), node.location))
+        self.apply_tables()
         self.metrics()
         if new:
             self.weights_entry()
         train = self.root.child("train")
         if train and isinstance(train.value, dict):
-            self.gradient_clipping(released)
-            if released:
+            self.gradient_clipping(release)
+            if release:
                 self.negative_loss()
-                self.negatives(released)
+                self.negatives(release)
 
-    # -- steps ----------------------------------------------------------------------------------------------------
+    def apply_tables(self) -> None:
+        for row in DROPPED:
+            for path, node in self.find(row.old):
+                if row.is_harmless(node.plain()):
+                    self.drop(path, node, row.why)
+                else:
+                    self.refuse(path, f"not supported: {row.why}.")
+        for pattern, refusal in REFUSED.items():
+            for path, node in self.find(pattern):
+                norm = node.value if type(node.value) in (int, float) else 0.05
+                self.refuse(path, refusal.format(value=norm))
+        for path, node in self.find("path.root"):  # becomes two keys; the other one is in RENAMED
+            self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
+        for renamed in RENAMED:
+            for path, node in self.find(renamed.old):
+                target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
+                self.move(path, target, Node(renamed.value(node.value), node.location))
 
-    def found(self, pattern: str) -> list[tuple[KeyPath, Node]]:
-        """Return what matches a pattern, without the arguments of data sets that take them under the old name."""
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    def find(self, pattern: str) -> list[tuple[KeyPath, Node]]:
+        """Return the matches of a pattern, without keys that are arguments of their data set's class."""
         return [(path, node) for path, node in self.root.find(pattern) if not self.is_argument(path)]
 
     def is_argument(self, path: KeyPath) -> bool:
@@ -202,6 +197,9 @@ class _Translation:
         node: Node = section.value.pop(path[-1])
         return node
 
+    def report(self, location: Location, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem.at(location, path, message))
+
     def change_value(self, path: KeyPath, value: Any) -> None:
         node = self.root.at(path)
         assert node is not None
@@ -213,10 +211,10 @@ class _Translation:
         self.changes.append((node.location, f"{dotted(path)} is dropped: {why}"))
 
     def refuse(self, path: KeyPath, message: str) -> None:
-        self.problems.append(Problem.at(self.remove(path).location, path, message))
+        self.report(self.remove(path).location, path, message)
 
     def move(self, old: KeyPath, new: KeyPath, node: Node, note: str = "") -> None:
-        """Remove ``old`` and set ``node`` at ``new``; what the command line says there already goes above it."""
+        """Remove ``old`` and set ``node`` at ``new``, where the command line overrides it."""
         self.remove(old)
         self.changes.append((node.location, f"{dotted(old)} -> {dotted(new)}" + (f": {note}" if note else "")))
         self.set(new, node.moved_from(old))
@@ -225,96 +223,95 @@ class _Translation:
         for depth in range(1, len(path)):
             section = self.root.at(path[:depth])
             if section and section.value is not None and not isinstance(section.value, dict):
-                return  # the check of types says that this is no section
+                return  # validation reports that this is not a section
         present = self.root.at(path)
-        if present and present.location.line is None:  # said on the command line
+        if present and present.location.line is None:  # set on the command line
             self.root.put(path, merge(node, present))
         elif present is None or present.value is None:
             self.root.put(path, node)
         else:
-            message = f"'{dotted(path)}' stands at {present.location} already: keep one of the two."
-            self.problems.append(Problem.at(node.location, path, message))
+            self.report(node.location, path, f"'{dotted(path)}' is also at {present.location}: keep one of the two.")
 
-    # -- what a table cannot say ----------------------------------------------------------------------------------
+    # -- what a table cannot express ------------------------------------------------------------------------------
 
     def metrics(self) -> None:
-        """``better`` is a fact of the metric."""
-        for path, node in self.found("val.metrics.*.better"):
+        """Drop ``better``, a fact about the metric's class."""
+        for path, node in self.find("val.metrics.*.better"):
             kind = self.root.at((*path[:-1], "type"))
             if kind is None or not isinstance(kind.value, str) or kind.value not in METRICS:
-                continue  # the check of types says what is wrong
+                continue  # validation reports it
             better = "higher" if METRICS.get(kind.value).higher_is_better else "lower"
             if node.value == better:
-                self.drop(path, node, f"{kind.value} knows that {better} is better")
+                self.drop(path, node, f"for {kind.value}, {better} is always better")
             else:
-                self.refuse(path, f"Of {kind.value} {better} is better.")
+                self.refuse(path, f"For {kind.value}, {better} is better.")
 
     def weights_entry(self) -> None:
-        """BasicSR reads ``params`` unless told otherwise."""
+        """Set BasicSR's default ``params`` for the entry of a weight file."""
         file, key = ("path", "pretrain_network_g"), ("path", "param_key_g")
         node = self.root.at(file)
         if node is not None and node.value is not None and self.root.at(key) is None:
             self.set(key, Node("params", node.location))
-            self.changes.append((node.location, "path.param_key_g is set to params, which BasicSR reads unasked"))
+            self.changes.append((node.location, "path.param_key_g is set to params, BasicSR's default"))
 
-    def gradient_clipping(self, released: Release | None) -> None:
-        """``use_grad_clip`` is a switch or the norm itself; NAFNet's code clips unless told not to."""
+    def gradient_clipping(self, release: Release | None) -> None:
+        """Translate ``use_grad_clip``, a switch or the norm itself; NAFNet's code clips by default."""
         path, target = ("train", "use_grad_clip"), ("train", "grad_clip")
         node = self.root.at(path)
         if node is None:
             if self.model_type == NAFNET and self.root.at(target) is None:
-                place = self.root.locate(("model_type",))
-                self.root.put(target, Node(NAFNET_CLIP, place))
-                self.changes.append((place, f"train.grad_clip is set to {NAFNET_CLIP}: NAFNet's code clips unasked"))
+                location = self.root.locate(("model_type",))
+                self.root.put(target, Node(NAFNET_CLIP, location))
+                self.changes.append((location, f"train.grad_clip is set to {NAFNET_CLIP}: NAFNet's code clips"))
         elif node.value in (False, None):
             self.drop(path, node, "without 'grad_clip' nothing is clipped")
         elif node.value is True:
-            norm = 1.0 if released else NAFNET_CLIP  # the release hands the switch on as the norm
-            self.move(path, target, Node(norm, node.location), f"{norm}, the norm that the switch stood for")
+            norm = 1.0 if release else NAFNET_CLIP  # the released code passes the switch on as the norm
+            self.move(path, target, Node(norm, node.location), f"{norm}, the norm that the switch stands for")
         else:
             self.move(path, target, node)
 
     def negative_loss(self) -> None:
-        """The release calls the loss towards the negatives ``perceptual_opt``, the one to the truth ``…_pos_opt``."""
+        """Translate the released losses: ``perceptual_opt`` takes negatives, ``perceptual_pos_opt`` ground truths."""
         path = ("train", "perceptual_opt")
         node = self.root.at(path)
         if node is not None and isinstance(node.value, dict):
             entries = dict(node.value)
             kind, style = entries.pop("type", None), entries.pop("style_weight", None)
+            location = kind.location if kind else node.location
             if style and style.value != 0:
-                message = "The negative loss has no style term: it must be 0."
-                self.problems.append(Problem.at(style.location, (*path, "style_weight"), message))
+                message = f"The negative loss has no style term: expected 0, got {style.value}."
+                self.report(style.location, (*path, "style_weight"), message)
             if kind is None or kind.value != "PerceptualLoss":
-                message = f"{self.model_type} compares with the negatives by PerceptualLoss."
-                self.problems.append(Problem.at(kind.location if kind else node.location, (*path, "type"), message))
-            given = {
-                "type": Node("SPNLoss", kind.location if kind else node.location),
-                "vgg_type": Node("vgg19", node.location),  # PerceptualLoss' defaults, which are not SPNLoss'
+                message = f"{self.model_type} requires PerceptualLoss for the negatives."
+                self.report(location, (*path, "type"), message)
+            old = {
+                "type": Node("SPNLoss", location),
+                "vgg_type": Node("vgg19", node.location),  # PerceptualLoss's defaults differ from SPNLoss's
                 "perceptual_weight": Node(1.0, node.location),
                 **entries,
             }
-            section = {{"perceptual_weight": "loss_weight"}.get(key, key): entry for key, entry in given.items()}
+            section = {{"perceptual_weight": "loss_weight"}.get(key, key): entry for key, entry in old.items()}
             self.move(path, ("train", "contrastive_opt"), Node(section, node.location), "SPNLoss, subtracted")
         positive = self.root.at(("train", "perceptual_pos_opt"))
         if positive is not None:
             self.move(("train", "perceptual_pos_opt"), path, positive)
 
-    def negatives(self, released: Release) -> None:
-        """``neg_iter``, ``neg_decay``, ``neg_start`` and ``neg_t`` become the section ``negatives``."""
+    def negatives(self, release: Release) -> None:
+        """Translate ``neg_iter``, ``neg_decay``, ``neg_start`` and ``neg_t`` to the section ``negatives``."""
         section = ("train", "negatives")
         steps, decay = self.root.at(("train", "neg_iter")), self.root.at(("train", "neg_decay"))
         count = len(steps.value) if steps and isinstance(steps.value, list) else 1
-        self.set((*section, "type"), Node(released.negatives, self.root.locate(("model_type",))))
-        if released.negatives == "AdaptiveHistoryNegatives":
+        self.set((*section, "type"), Node(release.negatives, self.root.locate(("model_type",))))
+        if release.negatives == "AdaptiveHistoryNegatives":
             self.adaptive(steps or decay)
         else:
             for key, node in (("neg_iter", steps), ("neg_decay", decay)):
                 if node is None:
-                    place = self.root.locate(("train",))
-                    self.problems.append(Problem.at(place, ("train",), f"{self.model_type} needs '{key}'."))
+                    self.report(self.root.locate(("train",)), ("train",), f"{self.model_type} requires '{key}'.")
             if steps:
                 entries = steps.value[::-1] if isinstance(steps.value, list) else [steps]
-                note = "reversed, for the i-th decay belongs to the i-th step from the end" if count > 1 else ""
+                note = "reversed, because the i-th decay belongs to the i-th step from the end" if count > 1 else ""
                 self.move(("train", "neg_iter"), (*section, "steps"), Node(entries, steps.location), note)
             if decay:
                 self.move(("train", "neg_decay"), (*section, "weight"), self.one_if_equal(decay, count))
@@ -322,15 +319,15 @@ class _Translation:
         if start:
             self.move(("train", "neg_start"), (*section, "start"), start)
         else:
-            self.set((*section, "start"), Node(released.start, self.root.locate(("model_type",))))
+            self.set((*section, "start"), Node(release.start, self.root.locate(("model_type",))))
 
     def one_if_equal(self, decay: Node, count: int) -> Node:
         values = decay.plain()
         if not isinstance(values, list):
             return decay
         if len(values) != count:
-            message = f"{count} 'neg_iter' need {count} 'neg_decay', not {len(values)}."
-            self.problems.append(Problem.at(decay.location, ("train", "neg_decay"), message))
+            message = f"expected {count} 'neg_decay', one for each 'neg_iter', got {len(values)}."
+            self.report(decay.location, ("train", "neg_decay"), message)
         return Node(values[0], decay.location) if len(values) == count and len(set(map(repr, values))) == 1 else decay
 
     def adaptive(self, counted: Node | None) -> None:
@@ -342,7 +339,7 @@ class _Translation:
         for key in ("neg_iter", "neg_decay"):
             node = self.root.at(("train", key))
             if node:
-                self.drop(("train", key), node, "the adaptive negatives follow 'neg_t' alone")
+                self.drop(("train", key), node, "adaptive negatives use only 'neg_t'")
         threshold = self.root.at(("train", "neg_t"))
         if threshold:
             self.move(("train", "neg_t"), (*section, "threshold"), threshold)

@@ -2,7 +2,7 @@
 
 import inspect
 
-from mcir.config.annotations import describe
+from mcir.config.components import describe
 from mcir.registry import Registry, RegistryError, suggestion
 
 

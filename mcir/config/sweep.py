@@ -1,18 +1,18 @@
-"""Sweeps: one option file for a row of runs that differ along an axis.
+"""Sweeps: one option file for several runs.
 
-Either options and the values that each takes; several make a grid::
+Either options with lists of values, which form a grid::
 
     sweep:
       train.contrastive_opt.loss_weight: [0, 1e-2, 1e-3]
 
-or runs by name, and what each lays over the file (``merge`` says how)::
+or named runs with the options that each changes (see ``merge``)::
 
     sweep:
       cr: {train.contrastive_opt: {type: ContrastiveRegularization}, train.negatives: {type: InputNegatives}}
       plain: {}
 
-A run is chosen by ``--set sweep=NAME`` and is called ``<name>_NAME``. On an axis NAME is the option's last key and the
-value, ``loss_weight_0.01``; the items of a list are joined by dashes, ``steps_100-500``.
+``--set sweep=NAME`` selects a run, whose name becomes ``<name>_NAME``. In a grid, NAME is the last key of the option
+and the value, ``loss_weight_0.01``; the items of a list are joined by dashes, ``steps_100-500``.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from mcir.registry import KeyPath, suggestion
 SWEEP = "sweep"
 
 Changes = Mapping[str, Node]
-"""What a run lays over the file, by dotted option."""
+"""The options that a run changes, by dotted key path."""
 
 
 def take_sweep(root: Node) -> dict[str, Changes]:
-    """Take the section ``sweep`` out of a tree and return the runs by name, in order; none without a section.
+    """Remove the section ``sweep`` from a tree and return its runs by name, in order.
 
     Raises:
-        OptionError: the section is none.
+        OptionError: the section is not valid.
     """
     node = root.value.pop(SWEEP, None)
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict) or not node.value:
-        raise _problem(node, "Expected options with lists of values, or names of runs with what each changes.")
+        raise _problem(node, "expected options with lists of values, or named runs with their changes.")
     kinds = {type(entry.value) for entry in node.value.values()}
     if kinds == {dict}:
         return {name: dict(entry.value) for name, entry in node.value.items()}
     if kinds != {list}:
-        odd = next((key for key, entry in node.value.items() if not isinstance(entry.value, dict | list)), None)
-        found = "lists and sections mixed" if odd is None else f"the single value of '{odd}'"
-        raise _problem(node, f"Expected a list for every option, or a section for every run, not {found}.")
+        scalar = next((key for key, entry in node.value.items() if not isinstance(entry.value, dict | list)), None)
+        found = "both lists and sections" if scalar is None else f"the single value of '{scalar}'"
+        raise _problem(node, f"expected a list for every option, or a section for every run, got {found}.")
     empty = [key for key, entry in node.value.items() if not entry.value]
     if empty:
         raise _problem(node, f"'{empty[0]}' has no values.")
@@ -56,29 +56,29 @@ def take_sweep(root: Node) -> dict[str, Changes]:
         changes = dict(zip(node.value, values, strict=True))
         name = "_".join(f"{key.rpartition('.')[2]}_{_in_name(value.plain())}" for key, value in changes.items())
         if name in runs:
-            raise _problem(node, f"Two runs would be called '{name}'.")
+            raise _problem(node, f"Two runs have the same name '{name}'.")
         runs[name] = changes
     return runs
 
 
 def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) -> list[str]:
-    """Lay the run that ``sweep=NAME`` names among the overrides over the tree; return the other overrides.
+    """Apply the run that ``sweep=NAME`` selects among the overrides to the tree; return the other overrides.
 
     Raises:
-        OptionError: the file has a sweep and no run is chosen, or there is no run of that name.
+        OptionError: the file has a sweep and no run is selected, or there is no such run.
     """
     chosen = [text.partition("=")[2].strip() for text in overrides if _is_choice(text)]
     rest = [text for text in overrides if not _is_choice(text)]
     known = ", ".join(runs)
     if not runs:
         if chosen:
-            raise _problem(root, f"The file has no sweep: --set sweep={chosen[-1]} chooses nothing.", ())
+            raise _problem(root, f"The file has no sweep, so --set sweep={chosen[-1]} selects nothing.", ())
         return rest
     if not chosen:
         raise _problem(
             root,
-            f"The file describes {len(runs)} run{'s' * (len(runs) > 1)}. Choose one, --set sweep={next(iter(runs))}, "
-            f"or let `mcir reproduce` make all of a table. The runs are {known}.",
+            f"The file describes {len(runs)} run{'s' * (len(runs) > 1)}. Select one, --set sweep={next(iter(runs))}, "
+            f"or use `mcir reproduce` for all runs of a table. The runs are {known}.",
         )
     name = chosen[-1]
     if name not in runs:
@@ -99,7 +99,7 @@ def _is_choice(text: str) -> bool:
 
 
 def _in_name(value: Any) -> str:
-    """Write a value so that a folder can bear it."""
+    """Return a value as a part of a folder's name."""
     if isinstance(value, list):
         return "-".join(_in_name(item) for item in value)
     if isinstance(value, float):

@@ -1,16 +1,16 @@
-"""Strict YAML: what looks like a number is one, nothing else changes its type behind the writer's back.
+"""Strict YAML: a scalar has the type that it looks like.
 
-The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers, only ``true`` and ``false``
-are booleans (``no``, ``off``, ``yes``, ``on`` stay text), ``~``, ``null`` and nothing are null; there are no base-60
-numbers, no octal numbers from a leading zero, no dates. Duplicate keys and tabs are errors with file and line. The tags
-``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are understood, others are not.
+The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false``
+are booleans (``no``, ``off``, ``yes``, ``on`` remain text); ``~``, ``null`` and an empty value are null. There are no
+base-60 numbers, no octal numbers with a leading zero, and no dates. Duplicate keys and tabs are errors with file and
+line. Only the tags ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -28,7 +28,7 @@ def _float(text: str) -> float:
 
 
 _SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
-    # tag: its pattern, the characters a plain scalar of it begins with, its value
+    # tag: its pattern, the first characters of its plain scalars, its value
     "null": (r"~|null|Null|NULL|", "~nN", lambda text: None),
     "bool": (_TRUE_OR_FALSE, "tTfF", lambda text: text.lower() == "true"),
     "int": (r"[-+]?[0-9]+", "-+0123456789", int),
@@ -36,29 +36,29 @@ _SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
 }
 
 _HINTS = {
-    "cannot start any token": "A value that begins with this character needs quotes; indent with spaces, not tabs.",
-    "mapping values are not allowed": "Is the indentation that of its neighbours? A ': ' inside a value needs quotes.",
-    "could not find expected ':'": "A key is written 'key: value', with a space after the colon.",
-    "expected <block end>": "The indentation does not fit the lines above.",
+    "cannot start any token": "A value that starts with this character needs quotes. Indent with spaces, not tabs.",
+    "mapping values are not allowed": "Check the indentation. A value that contains ': ' needs quotes.",
+    "could not find expected ':'": "Write 'key: value', with a space after the colon.",
+    "expected <block end>": "The indentation does not match the lines above.",
     "expected ',' or": "A bracket is not closed, or a comma is missing.",
     "expected a single document": "An option file is one document: remove '---'.",
-    "undefined alias": "An alias *name repeats what was marked with &name before.",
+    "undefined alias": "An alias *name repeats a value that is marked with &name above.",
 }
 
 
 class StrictLoader(yaml.SafeLoader):
     """PyYAML's SafeLoader with the scalars of YAML 1.2."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so by PyYAML)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so by PyYAML
 
 
 class StrictDumper(yaml.SafeDumper):
-    """Writes what StrictLoader reads; lists of scalars stand on one line."""
+    """Dumper for StrictLoader; a list of scalars is written in one line."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so by PyYAML)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so by PyYAML
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal values out each time."""
+        """Return True: equal values are written out each time."""
         return True
 
 
@@ -78,70 +78,63 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
 StrictDumper.add_representer(list, _represent_list)
 
 
-def read_file(path: str | FilePath) -> Node:
+def read_file(path: str | Path) -> Node:
     """Read an option file.
 
     Raises:
-        OptionError: there is no such file, it is no UTF-8 text, no YAML or no mapping, or has duplicate keys or tabs.
+        OptionError: the file does not exist, is not UTF-8 text, YAML or a mapping, or has duplicate keys or tabs.
     """
     name = str(path)
-    path = FilePath(path)
+    path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         files = path.parent.iterdir() if path.parent.is_dir() else ()
         near = [file.name for file in files if suggestion(path.stem, [file.stem])]
-        _fail(name, None, f"There is no such file.{suggestion(path.name, near)}")
+        _fail(name, None, f"The file does not exist.{suggestion(path.name, near)}")
     except OSError as error:
         _fail(name, None, f"The file cannot be read: {error.strerror}.")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        _fail(name, line, f"The file is not UTF-8 text (byte 0x{byte:02x}). Save it as UTF-8.")
-    indented_by_tab = [
-        number for number, line in enumerate(text.splitlines(), 1) if "\t" in line[: len(line) - len(line.lstrip())]
-    ]
-    if indented_by_tab:
-        raise OptionError(
-            Problem(Location(name, number), "A tab in the indentation. YAML wants spaces.")
-            for number in indented_by_tab
-        )
+        _fail(name, line, f"The file is not UTF-8 text (byte 0x{error.object[error.start]:02x}). Save it as UTF-8.")
+    tabs = [number for number, line in enumerate(text.splitlines(), 1) if "\t" in line[: -len(line.lstrip()) or None]]
+    if tabs:
+        message = "A tab in the indentation. YAML requires spaces."
+        raise OptionError(Problem(Location(name, number), message) for number in tabs)
     root = _read(text, Location(name, 1))
     if root.value is None:
         _fail(name, None, "The file is empty.")
     if not isinstance(root.value, dict):
-        what = "a list" if isinstance(root.value, list) else f"the single value {root.value!r}"
-        _fail(name, 1, f"An option file is a mapping of lines 'key: value', not {what}.")
+        found = "a list" if isinstance(root.value, list) else f"the single value {root.value!r}"
+        _fail(name, 1, f"expected a mapping with lines 'key: value', got {found}.")
     return root
 
 
 def read_value(text: str, location: Location) -> Node:
-    """Read one value as it would stand after ``key: `` in an option file; every node gets ``location``.
+    """Read a single value, like the text after ``key: `` in an option file; every node gets ``location``.
 
     Raises:
-        OptionError: the text is no YAML value.
+        OptionError: the text is not valid YAML.
     """
     return _read(text, location)
 
 
 def write(tree: Any) -> str:
-    """Return mappings, lists and scalars as YAML that ``read_file`` understands."""
+    """Return mappings, lists and scalars as YAML that ``read_file`` reads."""
     return yaml.dump(
         tree, Dumper=StrictDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
     )
 
 
 def _read(text: str, origin: Location) -> Node:
-    """Read YAML text whose first line is at ``origin``; without a line there, all of it is."""
+    """Read YAML text whose first line is at ``origin``; if that has no line, every node gets ``origin``."""
     try:
         loader = StrictLoader(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        hint = next(
-            (f" {hint}" for part, hint in _HINTS.items() if part in str(error.problem) + str(error.context)), ""
-        )
-        _fail(origin.source, mark.line + 1 if mark and origin.line else None, f"No valid YAML: {error.problem}.{hint}")
+        mark, text = error.problem_mark or error.context_mark, f"{error.problem} {error.context}"
+        hint = next((f" {hint}" for part, hint in _HINTS.items() if part in text), "")
+        _fail(origin.source, mark.line + 1 if mark and origin.line else None, f"Invalid YAML: {error.problem}.{hint}")
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1 if origin.line else None
         _fail(origin.source, line, f"The character U+{error.character:04X} is not allowed in YAML.")
@@ -159,13 +152,13 @@ def _fail(source: str, line: int | None, message: str) -> NoReturn:
 
 
 class _Builder:
-    """Turns PyYAML's nodes into ours, collecting problems."""
+    """Converts PyYAML's nodes to ours and collects problems."""
 
     def __init__(self, loader: StrictLoader, origin: Location) -> None:
         self.loader = loader
         self.origin = origin
         self.problems: list[Problem] = []
-        self.open: set[int] = set()  # the nodes that are being built, to see one that holds itself
+        self.parents: set[int] = set()  # nodes that are being built, to detect one that contains itself
 
     def location(self, node: yaml.Node) -> Location:
         return self.origin._replace(line=node.start_mark.line + 1) if self.origin.line else self.origin
@@ -175,36 +168,34 @@ class _Builder:
 
     def build(self, node: yaml.Node, location: Location) -> Node:
         value: Any = None
-        if id(node) in self.open:
-            self.problem(node, "An alias that holds itself.")
+        if id(node) in self.parents:
+            self.problem(node, "An alias contains itself.")
             return Node(None, location)
-        self.open.add(id(node))
+        self.parents.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             value = self.scalar(node)
         elif node.tag not in (_PREFIX + "seq", _PREFIX + "map"):
-            self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
+            self.unknown_tag(node)
         elif isinstance(node, yaml.SequenceNode):
             value = [self.build(child, self.location(child)) for child in node.value]
         elif isinstance(node, yaml.MappingNode):
             value = self.mapping(node)
-        self.open.remove(id(node))
+        self.parents.remove(id(node))
         return Node(value, location)
 
     def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self.problem(key, "A key is a name, not a list or a mapping.")
+                self.problem(key, "A key must be a name, not a list or a mapping.")
             elif key.value in lines:
-                self.problem(
-                    key, f"The key '{key.value}' stands twice in one section, first in line {lines[key.value]}."
-                )
+                self.problem(key, f"Duplicate key '{key.value}', first in line {lines[key.value]}.")
             else:
                 lines[key.value] = key.start_mark.line + 1
         try:
             self.loader.flatten_mapping(node)  # `<<: *name` becomes ordinary keys, before the section's own
         except yaml.constructor.ConstructorError as error:
-            self.problem(node, f"No valid YAML: {error.problem}.")
+            self.problem(node, f"Invalid YAML: {error.problem}.")
         pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
         return {key.value: self.build(value, self.location(key)) for key, value in pairs}
 
@@ -212,11 +203,12 @@ class _Builder:
         tag = node.tag.removeprefix(_PREFIX)
         if tag in ("str", "merge"):
             return node.value
-        pattern, _, value = _SCALARS.get(tag, (None, "", None))
-        if pattern is None or value is None:
-            self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not understood.")
-        elif not re.fullmatch(pattern, node.value):
-            self.problem(node, f"!!{tag} does not fit '{node.value}'.")
-        else:
-            return value(node.value)
-        return None
+        if tag not in _SCALARS:
+            return self.unknown_tag(node)
+        pattern, _, value = _SCALARS[tag]
+        if not re.fullmatch(pattern, node.value):
+            return self.problem(node, f"'{node.value}' does not match the tag !!{tag}.")
+        return value(node.value)
+
+    def unknown_tag(self, node: yaml.Node) -> None:
+        self.problem(node, f"The tag {node.tag.replace(_PREFIX, '!!')} is not supported.")

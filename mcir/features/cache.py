@@ -19,11 +19,14 @@ class _Entry:
 
 
 class FeatureCache:
-    """The activations of the latest image per feature network, once with and once without a graph.
+    """The activations of the latest images in each feature network.
 
-    Losses that share a feature network ask for the activations of the same tensor within a step. An entry answers for
-    that tensor object only, as long as neither its values nor the arithmetic have changed. Call :meth:`clear` as soon
-    as all losses of a step are computed. Without that call, an entry lives until the next image replaces it.
+    Within a step, losses that share a feature network need the activations of the same tensors: those of the output
+    with a graph, and those of the ground truth without one. The cache has one entry of each kind per network. An entry
+    is valid for the same tensor object, while neither its values nor the autocast state change.
+
+    Call :meth:`clear` when all losses of a step are computed. Without that call, an entry stays until the next images
+    replace it, so memory is bounded and activations are never stale.
     """
 
     def __init__(self) -> None:
@@ -35,15 +38,15 @@ class FeatureCache:
     def activations(
         self, network: FeatureNetwork, images: Tensor, layers: Sequence[str], with_graph: bool
     ) -> dict[str, Tensor]:
-        """Return the activations of an image, computed or from the cache. Do not change them.
+        """Return the activations of images by layer, from the cache if possible; they must not be changed.
 
         Args:
-            network: the feature network.
-            images: images as the network expects them, (B, 3, H, W).
-            layers: names of the layers that all users of the network need together.
-            with_graph: whether the activations are differentiable.
+            network: feature network.
+            images: images, (B, 3, H, W).
+            layers: layers that the losses need together.
+            with_graph: whether the activations have a graph.
         """
-        if images.is_inference():  # such tensors do not count their changes
+        if images.is_inference():  # these tensors have no version counter
             return dict(network.stream(images, layers))
         key = (network, with_graph)
         device = "cpu" if images.is_meta else images.device.type  # autocast does not know the meta device

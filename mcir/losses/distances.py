@@ -122,8 +122,8 @@ class BhattacharyyaDistance(Distance):
     """The Bhattacharyya distance of Gaussians with the mean μ and (co)variance Σ (divided by n) of the residuals.
 
     ``⅛ Δμᵀ Σ⁻¹ Δμ + ½ ln(|Σ| / √(|Σ_a| |Σ_b|))`` with ``Σ = (Σ_a + Σ_b) / 2``. It is not a metric: it has no triangle
-    inequality and no upper bound. It does not change if both residuals are shifted or scaled alike. Moments and
-    distances are float64.
+    inequality and no upper bound. It does not change if both residuals are shifted or scaled by the same amount.
+    Moments and distances are float64.
     """
 
     channels: Literal["pooled", "separate", "joint"] = "pooled"

@@ -213,7 +213,7 @@ def share_features(criteria: nn.Module) -> FeatureCache:
 
     Networks are the same if their architecture, weights and preparation of images are equal. The shared instance has
     the layers of all its losses. Within a step, the activations of an output are computed once, and so are those of a
-    ground truth that several losses use.
+    ground truth that several losses use. Compute all losses of a step before its backward pass, which frees the graph.
 
     Returns:
         The cache of these activations; call its ``clear()`` when all losses of a step are computed.

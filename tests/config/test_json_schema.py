@@ -37,9 +37,10 @@ def fits(value, schema):
         return False
     if "if" in schema and fits(value, schema["if"]) and not fits(value, schema["then"]):
         return False
-    if isinstance(value, list) and "items" in schema:
-        items = schema["items"] if isinstance(schema["items"], list) else [schema["items"]] * len(value)
-        return len(value) >= schema.get("minItems", 0) and all(map(fits, value, items))
+    if isinstance(value, list) and ("items" in schema or "prefixItems" in schema):
+        items = schema.get("prefixItems") or [schema["items"]] * len(value)
+        fits_length = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
+        return fits_length and all(map(fits, value, items))
     if isinstance(value, dict):
         if not set(schema.get("required", ())) <= value.keys():
             return False
@@ -84,10 +85,13 @@ def test_the_arguments_of_training_follow_the_model():
 
 
 def test_fixed_options_carry_their_descriptions():
-    assert SCHEMA["properties"]["scale"]["description"] == "Size of the output over the size of the input."
+    assert SCHEMA["properties"]["scale"]["description"] == "Output size divided by input size."
     assert SCHEMA["properties"]["scale"]["minimum"] == 1
-    assert SCHEMA["properties"]["num_gpu"]["anyOf"] == [{"enum": ["auto"]}, {"type": "integer", "minimum": 0}]
-    assert SCHEMA["properties"]["logger"]["properties"]["print_freq"]["default"] == 100
+    assert SCHEMA["properties"]["num_gpu"]["anyOf"] == [
+        {"type": "string", "enum": ["auto", "cpu", "cuda", "mps"]},
+        {"type": "integer", "minimum": 0},
+    ]
+    assert SCHEMA["$defs"]["LoggerOptions"]["properties"]["print_freq"]["default"] == 100
 
 
 def test_a_good_file_fits(write, good):

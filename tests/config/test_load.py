@@ -56,7 +56,7 @@ def test_a_mapping_that_is_an_argument_is_replaced_whole(problems, write, good):
     loss = load(write(above.format(0.5))).train.model.contrastive_opt
     assert loss == {"type": "SPNLoss", "loss_weight": 2.0, "layer_weights": {"relu2_2": 0.5}}
     assert problems(above.format("much")) == [
-        "x.yml:5: train.contrastive_opt.layer_weights.relu2_2: Expected a number, not the text 'much'."
+        "x.yml:5: train.contrastive_opt.layer_weights.relu2_2: expected a number, got 'much'."
     ]
 
 
@@ -75,20 +75,20 @@ def test_without_its_negatives_an_spn_file_is_its_plain_neighbour(file):
 def test_what_is_null_needs_no_taker_but_a_name_that_exists(problems, write, good):
     load(write(good), BASELINE[:3])
     assert problems(good, overrides=[*BASELINE[:3], "train.contrastve_opt=null", "train.balance=1"]) == [
-        "--set train.balance=1: train.balance: RestorationModel takes no 'balance'.",
-        "--set train.contrastve_opt=null: train.contrastve_opt: RestorationModel takes no 'contrastve_opt'.",
+        "--set train.balance=1: train.balance: RestorationModel has no argument 'balance'.",
+        "--set train.contrastve_opt=null: train.contrastve_opt: RestorationModel has no argument 'contrastve_opt'.",
     ]
     (found,) = problems(good, overrides=["network_g.num_feats=null"])
-    assert found.endswith("EDSR takes no 'num_feats'. Did you mean 'num_feat'?")
+    assert found.endswith("EDSR has no argument 'num_feats'. Did you mean 'num_feat'?")
     (found,) = problems(good, overrides=["network_g=null"])
-    assert found == "x.yml:1: An option file needs 'network_g', the section of a network."
+    assert found == ("--set network_g=null: network_g: expected the section of an architecture, {type: …}, got null.")
 
 
 def test_a_problem_names_the_file_that_holds_it(problems, write, good):
     write(good.replace("num_in_ch: 3", "num_in_chs: 3"), "bases/b.yml")
     assert problems("_base_: bases/b.yml\nscale: two\n") == [
-        "bases/b.yml:11: network_g.num_in_chs: EDSR takes no 'num_in_chs'. Did you mean 'num_in_ch'?",
-        "x.yml:2: scale: Expected an integer, not the text 'two'.",
+        "bases/b.yml:11: network_g.num_in_chs: EDSR has no argument 'num_in_chs'. Did you mean 'num_in_ch'?",
+        "x.yml:2: scale: expected an integer ≥ 1, got 'two'.",
     ]
 
 
@@ -97,9 +97,9 @@ def test_a_problem_names_the_file_that_holds_it(problems, write, good):
     [
         ("_base_: x.yml\n", "x.yml:1: _base_: The file is its own base: x.yml -> x.yml."),
         ("_base_: y.yml\n", "y.yml:2: _base_: The file is its own base: x.yml -> y.yml -> x.yml."),
-        ("_base_: {a: b}\n", "x.yml:1: _base_: Expected the name of an option file, or a list of names."),
-        ("a: 1\n_base_:\n- y.ymll\n", "x.yml:3: _base_: 'y.ymll': There is no such file. Did you mean 'y.yml'?"),
-        ("_base_: bad.yml\n", "bad.yml:2: The key 'a' stands twice in one section, first in line 1."),
+        ("_base_: {a: b}\n", "x.yml:1: _base_: expected the name of an option file, or a list of names."),
+        ("a: 1\n_base_:\n- y.ymll\n", "x.yml:3: _base_: 'y.ymll': The file does not exist. Did you mean 'y.yml'?"),
+        ("_base_: bad.yml\n", "bad.yml:2: Duplicate key 'a', first in line 1."),
     ],
 )
 def test_bases_that_cannot_be(problems, write, text, message):
@@ -151,19 +151,19 @@ def test_the_last_word_counts(write, good):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("scale", "--set scale: Expected 'key.key=value', like 'train.total_iter=1000'."),
-        ("=3", "--set =3: Expected 'key.key=value', like 'train.total_iter=1000'."),
-        ("a..b=3", "--set a..b=3: Expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("scale", "--set scale: expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("=3", "--set =3: expected 'key.key=value', like 'train.total_iter=1000'."),
+        ("a..b=3", "--set a..b=3: expected 'key.key=value', like 'train.total_iter=1000'."),
         ("scale.x=3", "--set scale.x=3: scale: This is a single value: nothing can be set below it."),
-        ("train.scheduler.milestones.2=3", "--set train.scheduler.milestones.2=3: train.scheduler.milestones: This is "
-         "a list of 2; '2' is no index between 0 and 1."),
+        ("train.scheduler.milestones.2=3", "--set train.scheduler.milestones.2=3: train.scheduler.milestones: "
+         "expected an index between 0 and 1 of this list, got '2'."),
         ("train.scheduler.milestones.last=3", "--set train.scheduler.milestones.last=3: train.scheduler.milestones: "
-         "This is a list of 2; 'last' is no index between 0 and 1."),
-        ("scale=[1", "--set scale=[1: No valid YAML: expected ',' or ']', but got '<stream end>'. A bracket is not "
+         "expected an index between 0 and 1 of this list, got 'last'."),
+        ("scale=[1", "--set scale=[1: Invalid YAML: expected ',' or ']', but got '<stream end>'. A bracket is not "
          "closed, or a comma is missing."),
-        ("scale=two", "--set scale=two: scale: Expected an integer, not the text 'two'."),
-        ("network_g.num_feats=3", "--set network_g.num_feats=3: network_g.num_feats: EDSR takes no 'num_feats'. Did "
-         "you mean 'num_feat'?"),
+        ("scale=two", "--set scale=two: scale: expected an integer ≥ 1, got 'two'."),
+        ("network_g.num_feats=3", "--set network_g.num_feats=3: network_g.num_feats: EDSR has no argument "
+         "'num_feats'. Did you mean 'num_feat'?"),
         ("loger.print_freq=3", "--set loger.print_freq=3: loger: There is no option 'loger'. Did you mean 'logger'?"),
         ("name=__import__('os').getcwd()", None),
     ],
@@ -193,7 +193,9 @@ def test_imports_bring_components_of_the_current_folder(write, good, monkeypatch
     options = load(write(text))
     assert options.imports == ("thrown_pkg_a.arch",)
     assert options.network_g.type == "Thrown"
-    with pytest.raises(OptionError, match=r"x.yml:12: network_g.widht: Thrown takes no 'widht'. Did you mean 'width'"):
+    with pytest.raises(
+        OptionError, match=r"x.yml:12: network_g.widht: Thrown has no argument 'widht'. Did you mean 'width'"
+    ):
         load(write(text.replace("Thrown}", "Thrown, widht: 3}")))
 
 
@@ -206,7 +208,7 @@ def test_a_failed_import_names_module_file_and_line(problems, write, good, monke
     assert first.endswith("thrown_b.py:2)")
     assert second == (
         "x.yml:22: imports.1: Importing thrown_d.arch failed: ModuleNotFoundError: No module named 'thrown_d'. "
-        "Install the package, or start in the folder that holds it."
+        "Install the package, or run the command in its parent folder."
     )
     assert "numpy.nothing_there" in third
     assert third.endswith("thrown_c.py:1)")
@@ -231,8 +233,8 @@ def test_of_a_network_alone_the_rest_of_the_file_need_not_be_whole(write, good, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\n", r"The file needs 'network_g', the section of a network\."),
-        ("network_q: {type: EDSR}\n", "Is it misspelt as 'network_q'"),
+        ("name: x\n", r"The file requires 'network_g', the section of an architecture"),
+        ("network_q: {type: EDSR}\n", "There is no option 'network_q'. Did you mean 'network_g'"),
         ("network_g: {type: EDSR, num_feats: 8}\n", r"x\.yml:1: network_g\.num_feats: .* Did you mean 'num_feat'"),
         ("network_g: EDSR\n", r"Write \{type: EDSR\}"),
         ("sweep: {network_g.num_feat: [1, 2]}\nnetwork_g: {type: EDSR}\n", "have different networks"),

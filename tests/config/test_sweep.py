@@ -75,7 +75,7 @@ def test_a_resolved_run_is_an_ordinary_file(write, good):
 def test_a_file_without_sweep_has_no_runs(write, good):
     assert runs_of(write(good)) == []
     assert runs_of(write(good + "\nsweep:\n")) == []
-    with pytest.raises(OptionError, match="no sweep: --set sweep=x chooses nothing"):
+    with pytest.raises(OptionError, match="no sweep, so --set sweep=x selects nothing"):
         load(write(good, "plain.yml"), ["sweep=x"])
 
 
@@ -91,12 +91,12 @@ def test_who_chooses_no_run_is_told_how(write, good):
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ("3", "Expected options with lists"),
-        ("{}", "Expected options with lists"),
-        ("{scale: 2}", "not the single value of 'scale'"),
-        ("{scale: [2], plain: {}}", "not lists and sections mixed"),
+        ("3", "expected options with lists"),
+        ("{}", "expected options with lists"),
+        ("{scale: 2}", "got the single value of 'scale'"),
+        ("{scale: [2], plain: {}}", "got both lists and sections"),
         ("{scale: []}", "'scale' has no values"),
-        ("{scale: [2, 2]}", "Two runs would be called 'scale_2'"),
+        ("{scale: [2, 2]}", "Two runs have the same name 'scale_2'"),
     ],
 )
 def test_what_is_no_sweep(write, good, sweep, message):

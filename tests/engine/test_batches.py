@@ -107,13 +107,16 @@ def test_stages_are_read_from_an_option_file_and_written_again(tmp_path):
 @pytest.mark.parametrize(
     ("progressive", "message"),
     [
-        ({"start": 6}, "datasets.train.progressive: Expected a list of stages"),
-        ([{"start": 6, "gt_size": 32}], r"progressive.0: A stage needs 'batch_size_per_gpu', an integer"),
-        ([{"start": 6, "gtsize": 32, "batch_size_per_gpu": 1}], r"A stage takes no 'gtsize'. Did you mean 'gt_size'"),
-        ([{"start": 0, "gt_size": 32, "batch_size_per_gpu": 1}], r"progressive.0.start: Expected an integer"),
+        ({"start": 6}, "datasets.train.progressive: expected a list of mappings"),
+        ([{"start": 6, "gt_size": 32}], r"progressive.0: A stage requires 'batch_size_per_gpu', an integer"),
+        (
+            [{"start": 6, "gtsize": 32, "batch_size_per_gpu": 1}],
+            "A stage has no option 'gtsize'",
+        ),
+        ([{"start": 0, "gt_size": 32, "batch_size_per_gpu": 1}], r"progressive.0.start: expected an integer"),
         (
             [{"start": start, "gt_size": 32, "batch_size_per_gpu": 1} for start in (6, 3)],
-            r"Stages stand in the order of their beginnings, not \[6, 3\]",
+            r"expected stages in the order of their starts, got \[6, 3\]",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import DistContext, StopRequest, init_distributed
 from tests.engine.conftest import ROOT
 
@@ -95,7 +95,7 @@ WORK = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import StopRequest, init_distributed
 
 folder = Path(sys.argv[1])

@@ -17,7 +17,7 @@ from mcir.weights import WeightsError
 class FeatureNetworkContract:
     """Base of the tests of one kind of feature network.
 
-    ``layers`` are in network order; ``wrong_layers`` are names that must be refused, and what the message says.
+    ``layers`` are in network order; ``wrong_layers`` maps names that must be refused to the expected message.
     ``deeper`` is a layer after all others, and ``shape`` its activation for an image of 32×32.
     """
 

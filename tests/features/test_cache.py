@@ -1,4 +1,4 @@
-"""The cache of activations: what an entry answers for, and how long it lives."""
+"""The cache of activations: when an entry is valid, and how long it is kept."""
 
 import copy
 import gc
@@ -55,7 +55,7 @@ def test_a_changed_image_and_other_arithmetic_are_computed_again(network: Counti
         assert cache.activations(network, image, LAYERS, False)["relu1_1"].dtype == torch.bfloat16
     network.double()
     assert cache.activations(network, image, LAYERS, False)["relu1_1"].dtype == torch.float64
-    equal = image.clone()  # equal values in another tensor are another image
+    equal = image.clone()  # a different tensor with equal values
     passes = network.passes
     cache.activations(network, equal, LAYERS, False)
     assert network.passes == passes + 1

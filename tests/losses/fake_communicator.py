@@ -1,10 +1,10 @@
-"""Stand-ins for several processes in tests: what the others say is a function of what this one says."""
+"""A fake communicator: the values of other processes are a function of the value of this one."""
 
 from mcir.communicator import SingleProcess
 
 
 class OtherRanks(SingleProcess):
-    """One process of several, whose joint mean is whatever ``mean`` makes of a value."""
+    """One process of several, with a function that computes their mean from the value of this one."""
 
     def __init__(self, mean):
         self.mean = mean

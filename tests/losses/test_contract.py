@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,7 @@ CASES = [
         {"layer_weights": {"layer1": 1.0}, "network": "resnet18", "weights": "random"},
         wrong={**REDUCTION, "layer_weights": [{"layer9": 1.0}], "weights": ["nowhere.pth"]},
     ),
+    feature_case("ConsistencyLoss", layer_weights={"layer1": 1.0}, network="resnet18", reduction="sum"),
     Case("VADeRLoss", {"pixels": 9, **DENSE}, wrong={**MOMENTUM, "pixels": [0], "queue_size": [0]}),
     Case("DenseCLLoss", {"grid": 3, **DENSE}, wrong={**MOMENTUM, "grid": [0], "dense_share": [1.5]}),
     Case("PixContrastLoss", {"grid": 3, **DENSE}, wrong={**MOMENTUM, "grid": [0], "max_distance": [0.0, math.inf]}),
@@ -118,7 +120,7 @@ def inputs(loss: Loss, batch: int = 2, dtype: torch.dtype = torch.float32) -> tu
         key = Projected(random(batch, 4, 3, 3), random(batch, 5, 3, 3), random(batch, 5, 1, 1))
         queues = {name: torch.nn.functional.normalize(random(7, 5)) for name in ("cells", "image")}
         return random(batch, 5, 3, 3), [key, boxes, queues]
-    if loss.compares == "residuals":  # zero mean, and another spread in each image
+    if loss.compares == "residuals":  # zero mean, a different spread in each image
         spread = torch.linspace(0.1, 0.3, batch, dtype=dtype).view(-1, 1, 1, 1)
         return (random(batch, 3, 16, 16) - 0.5) * spread, [(random(batch, 3, 16, 16) - 0.5) * spread]
     output = random(batch, 3, 16, 16)
@@ -131,6 +133,17 @@ def call(loss: Loss, output: Tensor, others: list[Any]) -> Tensor:
         query = Projected(others[0].features, output, others[0].image.detach() * 0.5)
         return loss(query, *others)
     return loss(output, *others)
+
+
+def _map(function: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """Apply a function to every tensor in the arguments of a loss."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, Projected):
+        return Projected(*(function(part) for part in values))
+    if isinstance(values, dict):
+        return {name: function(value) for name, value in values.items()}
+    return [_map(function, value) for value in values]
 
 
 def tensors(values: Any) -> list[Tensor]:
@@ -156,6 +169,9 @@ def test_is_a_finite_scalar_in_at_least_float32_with_a_gradient(case: Case, dtyp
     assert value.shape == () and value.isfinite()
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert grad.shape == output.shape and grad.dtype == dtype and grad.isfinite().all() and grad.any()
+    if dtype == torch.bfloat16:  # images in half precision are compared in float32
+        in_float32 = call(loss, output.float(), _map(torch.Tensor.float, others))
+        torch.testing.assert_close(value, in_float32, rtol=1e-5, atol=0)
     assert all(torch.equal(*pair) for pair in zip(before, tensors(others), strict=True)), "an input was overwritten"
 
 
@@ -232,22 +248,12 @@ def test_runs_on_the_meta_device(case: Case) -> None:
     with torch.device("meta"):
         loss = build(case)
     output, others = inputs(loss)
-    on_meta = [_to_meta(value) for value in others]
+    on_meta = _map(lambda tensor: tensor.to("meta"), others)
     if case.name == "VADeRLoss":
         on_meta[1] = others[1]  # boxes are read on the CPU
     value = call(loss.to("meta"), output.to("meta").requires_grad_(), on_meta)
     assert value.is_meta and value.shape == ()
     value.backward()
-
-
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, Projected):
-        return Projected(*(part.to("meta") for part in value))
-    return (
-        {name: one.to("meta") for name, one in value.items()} if isinstance(value, dict) else list(map(_to_meta, value))
-    )
 
 
 @every_loss

@@ -64,40 +64,6 @@ def test_value_and_gradient_are_the_official_ones(vgg19: str) -> None:
     check_golden("aecr_cr", ContrastiveRegularization(weights=vgg19, loss_weight=1.0), 1e-12)
 
 
-def test_attraction_and_repulsion_add_up() -> None:
-    """The gradient of the output is the sum of the gradients of attraction and repulsion."""
-    loss = ContrastiveRegularization(**TINY).double()
-    output, negatives, positives = stacks(6)
-    negatives.requires_grad_()
-    positives.requires_grad_()
-    shares = loss.shares(negatives).tolist()
-
-    def gradient(near: bool, far: bool) -> Tensor:
-        """The gradient through one or both of the distances."""
-        leaf = output.clone().requires_grad_()
-        total = leaf.new_zeros(())
-        for layer, weight in loss.layer_weights.items():
-            anchor = loss.features(leaf)[layer]
-            a, b = (anchor if moves else anchor.detach() for moves in (near, far))
-            attract = (a - loss.features(positives[0].detach())[layer]).abs().mean()
-            repel = sum(
-                share * (b - loss.features(n.detach())[layer]).abs().mean()
-                for share, n in zip(shares, negatives, strict=True)
-            )
-            total = total + weight * attract / (repel + loss.eps)
-        (loss.loss_weight * total).backward()
-        assert leaf.grad is not None
-        return leaf.grad
-
-    _, both = value_and_grad(loss, output, negatives, positives)
-    attraction, repulsion = gradient(True, False), gradient(False, True)
-    assert attraction.norm() > 0 and repulsion.norm() > 0
-    torch.testing.assert_close(both, attraction + repulsion, rtol=1e-9, atol=1e-14)
-    assert negatives.grad is None and positives.grad is None
-    assert not list(loss.parameters()) and not any(buffer.requires_grad for buffer in loss.buffers())
-    assert not loss(output, negatives, positives).requires_grad
-
-
 def test_gradient_descent_reduces_the_loss_to_zero_at_the_positive() -> None:
     loss = ContrastiveRegularization(**TINY).double()
     output, negatives, positives = stacks(2)

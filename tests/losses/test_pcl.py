@@ -73,24 +73,6 @@ def test_value_and_gradient_are_the_official_ones(vgg19: str, name: str) -> None
         assert rest.abs().max() <= 3e-6 * gradient.abs().max()
 
 
-def test_only_the_output_gets_a_gradient() -> None:
-    """Unlike in the released code, the output gets one; negatives, positives and the feature network do not."""
-    loss = PCLLoss(**TINY).double()
-    output, negatives, positives = stacks(2, 2)
-    negatives.requires_grad_()
-    positives.requires_grad_()
-    _, gradient = value_and_grad(loss, output, negatives, positives)
-    assert negatives.grad is None and positives.grad is None
-    assert not list(loss.parameters()) and not any(buffer.requires_grad for buffer in loss.buffers())
-    other = positives.detach().flip(-1)
-    for changed in ((negatives.flip(-1), positives), (negatives, other)):  # both matter
-        assert (value_and_grad(loss, output, *changed)[1] - gradient).norm() > 1e-3 * gradient.norm() > 0
-    assert not loss(output, negatives, positives).requires_grad
-    with torch.no_grad():
-        step = 0.01 * gradient / gradient.abs().max()
-        assert loss(output - step, negatives, positives) < loss(output, negatives, positives)
-
-
 def test_feature_vectors_of_zeros_have_neither_similarity_nor_gradient() -> None:
     anchor = torch.rand(1, 4, 2, 2, dtype=torch.float64)
     anchor[:, :, 0, 0] = 0

@@ -106,19 +106,14 @@ def test_channels_last_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_under_autocast_only_the_features_are_bfloat16(criterion: Any) -> None:
+def test_under_autocast_bfloat16_features_are_compared_in_float32(criterion: Any) -> None:
     loss = SPNLoss(LAYERS, weights="random", criterion=criterion)
     output, negatives = images()
-    expected, reference = value_and_grad(loss, output, negatives)
     with torch.autocast("cpu", torch.bfloat16):
         value, gradient = value_and_grad(loss, output, negatives)
-        rounded = value_and_grad(lambda *x: literal(loss, *x), output, negatives)
-    assert value.dtype == torch.float32 and gradient.dtype == torch.float32
-    assert math.isclose(value.item(), rounded[0].item(), rel_tol=1e-5)  # same features, compared in float32
-    assert (gradient - rounded[1]).norm() < 0.03 * rounded[1].norm()
-    assert value != expected
-    assert math.isclose(value.item(), expected.item(), rel_tol=0.02)
-    assert torch.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0) > 0.9
+        expected, reference = value_and_grad(lambda *x: literal(loss, *x), output, negatives)
+    assert math.isclose(value.item(), expected.item(), rel_tol=1e-5)
+    assert (gradient - reference).norm() < 0.03 * reference.norm()
 
 
 def test_output_passes_once_and_each_negative_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,17 +136,6 @@ def test_memory_does_not_grow_with_the_negatives() -> None:
     six = saved_bytes(lambda: loss(output, negatives))
     assert six == saved_bytes(lambda: loss(output, negatives[:1]))
     assert six < 0.3 * saved_bytes(lambda: literal(loss, output, negatives))
-
-
-@pytest.mark.parametrize("norm", [True, False])
-def test_images_in_half_precision_are_compared_in_float32(norm: bool) -> None:
-    loss = SPNLoss(LAYERS, weights="random", use_input_norm=norm)
-    output, negatives = (x.bfloat16() for x in images())
-    value, gradient = value_and_grad(loss, output, negatives)
-    expected, reference = value_and_grad(loss, output.float(), negatives.float())
-    assert value.dtype == torch.float32 and gradient.dtype == torch.bfloat16
-    assert value == expected
-    torch.testing.assert_close(gradient.float(), reference, rtol=0.01, atol=0)
 
 
 def test_work_can_be_counted_on_the_meta_device() -> None:

@@ -403,7 +403,7 @@ LOGGED = {"network_g": PLAIN, "optim_g": {"type": "SGD", "lr": 0.1}, "consistenc
 WORK = """
 import sys
 import torch
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import init_distributed
 from tests.models.test_dense import LOGGED, build, make_batch, weights
 

@@ -184,7 +184,7 @@ def test_a_resumed_run_continues_bit_for_bit(batch):
 WORK = """
 import sys
 import torch
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import init_distributed
 from tests.models.test_proxy import build
 

@@ -231,7 +231,7 @@ def test_the_estimated_cost_is_that_of_all_patches():
 WORK = """
 import sys
 import torch
-from mcir.config.schema import DistOptions
+from mcir.config.options import DistOptions
 from mcir.engine.distributed import init_distributed
 from tests.models.test_residual import build, weights
 

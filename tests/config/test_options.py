@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from mcir.config import load
-from mcir.config.schema import (
+from mcir.config.options import (
     DatasetOptions,
     DistOptions,
     Fixed,

@@ -1,0 +1,273 @@
+"""The sections of an option file that are the same for every task, and the validated options as a whole.
+
+What differs from task to task (a network, a loss, a data set) is a *component*: its section contains the arguments of
+the registered class that its ``type`` names, and is validated against the constructor's signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import addict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+)
+
+from mcir.config.components import Arguments, annotation_of, field_type, validate_value
+from mcir.config.tree import Node
+from mcir.config.wording import problem
+from mcir.config.yaml_loader import write
+from mcir.registry import MODELS, KeyPath, Location, MetricSection, Where
+
+
+class Fixed(Arguments):
+    """A section whose keys are the same for every task."""
+
+    unknown = "{owner} has no option '{key}'."
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _convert(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return validate_value(annotation_of(cls.model_fields[info.field_name]), value, handler)
+
+
+def freeze(value: Any) -> Any:
+    """Return mappings as frozen ``addict.Dict``: entries are attributes, and a missing one raises ``KeyError``."""
+    if isinstance(value, Mapping):
+        section = addict.Dict()
+        for key, entry in value.items():
+            dict.__setitem__(section, key, freeze(entry))
+        section.freeze()
+        return section
+    if isinstance(value, list | tuple):
+        return type(value)(freeze(entry) for entry in value)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """Return a frozen tree as ordinary mappings, lists and scalars."""
+    if isinstance(value, Mapping):
+        return {key: thaw(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [thaw(entry) for entry in value]
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)
+
+
+def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
+    starts = [stage.start for stage in stages]
+    if starts != sorted(set(starts)):
+        raise problem(f"expected stages in the order of their starts, got {starts}.")
+    return stages
+
+
+FolderName = Annotated[
+    str,
+    Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$"),
+    WithJsonSchema({"type": "string", "title": "text without slashes"}),
+]
+Frozen = Annotated[Any, AfterValidator(freeze)]
+"""Arguments of components, frozen."""
+
+if TYPE_CHECKING:
+    NumGpu = str | int
+    Metrics = Mapping[str, Any]
+else:
+    NumGpu = field_type(Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0)])
+    Metrics = Annotated[
+        field_type(Mapping[str, MetricSection]), BeforeValidator(lambda value: value or {}), AfterValidator(freeze)
+    ]
+
+
+class PathOptions(Fixed):
+    """Files that a run starts from, and folders that it writes to."""
+
+    owner = "'path'"
+    pretrain_network_g: str | None = Field(default=None, description="Weights that the network starts from.")
+    strict_load_g: bool = Field(default=True, description="Require the file and the network to have the same weights.")
+    param_key_g: str | None = Field(
+        default=None,
+        description="Entry of the file that contains the weights; null: params_ema, else params, else the whole file.",
+    )
+    resume_state: str | None = Field(default=None, description="Training state from which the run resumes.")
+    experiments_root: str = Field(default="experiments", description="Parent folder of the training runs.")
+    results_root: str = Field(default="results", description="Parent folder of the test results.")
+
+
+class ValOptions(Fixed):
+    """How a network is evaluated, during and after training."""
+
+    owner = "'val'"
+    val_freq: int = Field(default=5000, ge=1, description="Evaluation interval in iterations.")
+    save_img: bool = Field(default=False, description="Save every restored image as a file.")
+    suffix: str | None = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
+    pictures: int = Field(default=4, ge=0, description="Number of images per data set that are shown side by side.")
+    metrics: Metrics = Field(default=freeze({}), description="Metrics, by the name of their results.")
+
+
+class LoggerOptions(Fixed):
+    """What a run logs and saves."""
+
+    owner = "'logger'"
+    print_freq: int = Field(default=100, ge=1, description="Logging interval in iterations.")
+    save_checkpoint_freq: int = Field(default=5000, ge=1, description="Checkpoint interval in iterations.")
+    keep_checkpoints: int = Field(default=5, ge=1, description="Number of latest checkpoints that are kept.")
+    use_tb_logger: bool = Field(default=True, description="Write a TensorBoard log.")
+    report: bool = Field(default=True, description="Write the page report.html at the end of the training.")
+
+
+class DistOptions(Fixed):
+    """Distributed training."""
+
+    owner = "'dist_params'"
+    backend: Literal["auto", "nccl", "gloo"] = Field(default="auto", description="auto: nccl on GPUs, gloo on CPUs.")
+    find_unused_parameters: bool = Field(default=False, description="Allow weights without gradient; slower.")
+    timeout_minutes: float = Field(default=30.0, gt=0, description="Time after which a waiting process fails.")
+
+
+class Stage(Fixed):
+    """A stage of progressive training: other crops and batches from an iteration on."""
+
+    owner = "A stage"
+    start: int = Field(ge=1, description="Number of iterations before the stage.")
+    gt_size: int = Field(ge=1, description="Side of the square crops of the ground truth.")
+    batch_size_per_gpu: int = Field(ge=1, description="Batch size of each process.")
+
+
+Stages = Annotated[
+    tuple[Stage, ...],
+    AfterValidator(_in_order),
+    Field(description="Later stages of the training, in order, usually with larger crops in smaller batches."),
+]
+BatchSize = Annotated[int, Field(ge=1, description="Batch size of each process.")]
+
+
+LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive")
+"""Keys of a training set that are the loader's."""
+
+
+class EvaluationKeys(Fixed):
+    """Keys of an evaluation set that are not arguments of its class."""
+
+    unknown = Arguments.unknown
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("batch_size_per_gpu", "progressive"), "Evaluation loads image by image: leave this out here."
+    )
+    name: FolderName = Field(description="Name of the data set in results; default: its key in the option file.")
+    num_worker_per_gpu: int = Field(
+        default=0, ge=0, description="Number of processes that load data; 0: the training process loads them itself."
+    )
+
+
+class TrainingKeys(EvaluationKeys):
+    """Keys of a training set that are not arguments of its class."""
+
+    elsewhere = Arguments.elsewhere
+    batch_size_per_gpu: BatchSize
+    progressive: Stages = ()
+
+
+class DatasetOptions(EvaluationKeys):
+    """A data set and how it is loaded."""
+
+    section: Frozen = Field(description="Type and arguments of the data set's class.")
+    batch_size_per_gpu: BatchSize = 1
+    progressive: Stages = ()
+
+
+class Datasets(Fixed):
+    """The data sets of a run."""
+
+    train: DatasetOptions | None = None
+    val: dict[str, DatasetOptions] = Field(default_factory=dict)
+    test: dict[str, DatasetOptions] = Field(default_factory=dict)
+
+
+class TrainOptions(Fixed):
+    """The length of a training, and the arguments of the model's constructor."""
+
+    total_iter: int = Field(ge=1, description="Number of iterations.")
+    model: Frozen = Field(description="Arguments of the model's class.")
+
+
+class General(Fixed):
+    """The single values at the top of an option file."""
+
+    owner = "An option file"
+    unknown = "There is no option '{key}'."
+    name: FolderName = Field(description="Name of the run and of its folder.")
+    model_type: str = Field(description="Class of the model, which defines a training step.")
+    scale: int = Field(default=1, ge=1, description="Output size divided by input size.")
+    num_gpu: NumGpu = Field(
+        default="auto",
+        description="Number of GPUs, or the device: cpu, cuda or mps; auto: all GPUs of the machine, 0: CPU.",
+    )
+    manual_seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
+    imports: tuple[str, ...] = Field(default=(), description="Modules that register components of your own.")
+
+
+class Options(General):
+    """A validated option file."""
+
+    datasets: Datasets
+    networks: Frozen = Field(description="Sections of the networks: network_g and others.")
+    path: PathOptions = Field(default_factory=PathOptions)
+    train: TrainOptions | None = None
+    val: ValOptions = Field(default_factory=ValOptions)
+    logger: LoggerOptions = Field(default_factory=LoggerOptions)
+    dist_params: DistOptions = Field(default_factory=DistOptions)
+
+    _root: Node = PrivateAttr(default_factory=lambda: Node({}, Location("options")))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the values, not the locations."""
+        return isinstance(other, Options) and self.model_dump() == other.model_dump()
+
+    def where(self, *section: str) -> Where:
+        """Return the function that finds the locations of a section's values, for ``Registry.build``."""
+        return lambda path: self._root.locate((*section, *path))
+
+    def where_in_model(self, path: KeyPath) -> Location:
+        """Return the location of a value in ``model_section()``."""
+        at_top = bool(path) and str(path[0]).startswith("network_")
+        return self._root.locate(path if at_top else ("train", *path))
+
+    @property
+    def network_g(self) -> Any:
+        """The section of the network that restores images."""
+        return self.networks["network_g"]
+
+    def model_section(self) -> Any:
+        """Return the section for ``MODELS.build``; without training options it contains only the networks."""
+        section = {"type": self.model_type, **self.networks}
+        if "seed" in MODELS.parameters(self.model_type):
+            section["seed"] = self.manual_seed
+        return freeze(section | (self.train.model if self.train else {}))
+
+    def dump(self) -> str:
+        """Return the options as an option file in current names, with merged bases and defaults filled in."""
+        tree = {key: getattr(self, key) for key in General.model_fields}
+        train = {"train": self.datasets.train} if self.datasets.train else {}
+        tree["datasets"] = {
+            key: {
+                "name": dataset.name,
+                **dataset.section,
+                **{name: dataset.model_dump()[name] for name in (LOADER_KEYS if key == "train" else LOADER_KEYS[1:2])},
+            }
+            for key, dataset in {**train, **self.datasets.val, **self.datasets.test}.items()
+        }
+        tree |= self.networks
+        tree["path"] = self.path.model_dump()
+        if self.train:
+            tree["train"] = {"total_iter": self.train.total_iter, **self.train.model}
+        for section in ("val", "logger", "dist_params"):
+            tree[section] = getattr(self, section).model_dump()
+        return write(thaw(tree))

@@ -1,0 +1,84 @@
+"""Wording of error messages: expected X, got Y."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import PydanticCustomError
+
+from mcir.registry import with_article
+
+COMPLETE = "option"
+"""Error type of messages that need no more wording."""
+SECTION = "a section, lines 'key: value' indented below this one"
+_WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
+_LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_PLURALS = {
+    "an integer": "integers",
+    "a number": "numbers",
+    "text": "texts",
+    "true or false": "booleans",
+    "a mapping": "mappings",
+}
+
+
+class JsonSchema(GenerateJsonSchema):
+    """Pydantic's generator without titles of fields, and without a schema for what JSON cannot express."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # declared so by pydantic
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return False."""
+        return False
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        """Return the schema that accepts everything."""
+        return {}
+
+
+def in_words(schema: Mapping[str, Any]) -> str:
+    """Return the values that a JSON schema accepts, in words: ``a list of integers or null``."""
+    if "component" in schema:
+        return f"the section of {with_article(schema['component'])}, {{type: …}}"
+    if "$ref" in schema:
+        return "a mapping"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))
+    if "enum" in schema or "const" in schema:
+        choices = schema.get("enum", [schema.get("const")])
+        return ("one of " if len(choices) > 1 else "") + ", ".join(map(describe_value, choices))
+    if "prefixItems" in schema:
+        items = schema["prefixItems"]
+        return f"a list of {len(items)} ({', '.join(map(in_words, items))})"
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        item = in_words(schema.get("items", {}))
+        return f"a list of {_PLURALS.get(item, item)}"
+    if "title" in schema and kind != "object":
+        return str(schema["title"])
+    limits = " and ".join(f"{sign} {schema[name]}" for name, sign in _LIMITS.items() if name in schema)
+    return " ".join([_WORDS.get(kind, "a mapping" if kind == "object" else kind), limits]).strip()
+
+
+def describe_value(value: Any) -> str:
+    """Return a value as a message shows it."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(describe_value, value))}]"
+        return text if len(text) <= 40 else f"a list of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def problem(message: str) -> PydanticCustomError:
+    """Return the error of the value that is validated, with a complete message."""
+    return PydanticCustomError(COMPLETE, message)  # type: ignore[arg-type,unused-ignore]  # typed for literals only
+
+
+def unexpected(expected: str, value: Any, hint: str = "") -> PydanticCustomError:
+    """Return the error of a value that does not match its description, with a hint after it."""
+    return problem(f"expected {expected}, got {describe_value(value)}.{hint}")
