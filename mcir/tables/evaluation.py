@@ -10,7 +10,7 @@ from typing import Any
 
 import mcir
 from mcir.config import DatasetOptions, Options
-from mcir.config.schema import thaw
+from mcir.config.options import thaw
 from mcir.engine.distributed import init_distributed
 from mcir.engine.tester import Tester
 from mcir.tables.cache import Log, RunCache

@@ -57,6 +57,7 @@ def test_the_model_section_builds_the_model_with_the_seed(write, good):
     assert "total_iter" not in section
     model = MODELS.build(section)
     assert model.seed == 7
+    model.configure_optimizer()
     assert model.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
