@@ -209,7 +209,7 @@ class Restore:
     def run(self) -> int:
         """Restore the images."""
         from mcir.engine.loggers import log_to_console
-        from mcir.inference.batch.run import FolderSettings, restore_folder
+        from mcir.inference.batch import FolderSettings, restore_folder
 
         log_to_console()
         settings = {key: value for key, value in vars(self).items() if key not in ("half", "bf16")}

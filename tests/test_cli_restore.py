@@ -98,10 +98,10 @@ def test_all_options(here):
     ],
 )
 def test_arguments_become_settings(monkeypatch, words, options):
-    from mcir.inference.batch import run as folder
+    from mcir.inference import batch
 
     calls = []
-    monkeypatch.setattr(folder, "restore_folder", lambda settings: calls.append(settings) or 0)
+    monkeypatch.setattr(batch, "restore_folder", lambda settings: calls.append(settings) or 0)
     assert cli.main(["restore", "in", "more", "-w", "x.pth", *words]) == 0
     (settings,) = calls
     assert settings.inputs == ["in", "more"]

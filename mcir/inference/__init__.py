@@ -1,7 +1,8 @@
 """Restore images of any size and file format with a trained network."""
 
+from mcir.inference.functional import restore
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
-from mcir.inference.restorer import Restorer, restore
+from mcir.inference.restorer import Restorer
 
 __all__ = [
     "Picture",

@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import Literal, TypeAlias, get_args
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from mcir.data.codec import Array
 from mcir.device import best_device, resolve_device
-from mcir.inference.convert import (
-    as_array,
-    as_floats,
-    as_tensor,
-    checked,
-    from_pil,
-    join_alpha,
-    split_alpha,
-    stacked,
-    to_pil,
-    upright,
-)
-from mcir.inference.images import Picture, read_picture
+from mcir.inference.convert import as_array, as_floats, as_tensor, checked, stacked
+from mcir.inference.images import Picture
 from mcir.inference.memory import memory_cost
 from mcir.inference.output_buffer import OutputBuffer, enlarge_alpha
 from mcir.inference.tile_planner import Tile, TilePlanner
 from mcir.inference.tiling import blended, smallest_tile, spans
 from mcir.network_spec import NetworkSpec, spec_of
-from mcir.weights import load_network
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
-Checkpoint: TypeAlias = "str | Path | nn.Module | Restorer"
 Progress: TypeAlias = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
-
-Kind = TypeVar("Kind", Image.Image, Array, Tensor)
 
 OVERLAP = 64
 """Default of the overlap: pixels of the input that neighboring tiles share."""
@@ -267,94 +248,6 @@ class Restorer:
         small, large = (torch.zeros(1, channels, side, side, device=self.device, dtype=self._dtype) for side in sides)
         with torch.inference_mode(), _eval_mode(self.network):
             return memory_cost(self._forward, (small, large))
-
-
-@overload
-def restore(
-    image: str | Path,
-    checkpoint: Checkpoint,
-    *,
-    key: str | None = None,
-    device: str | torch.device | None = None,
-    tile: Tile = "auto",
-    overlap: int = OVERLAP,
-    ensemble: bool = False,
-    precision: Precision = "fp32",
-) -> Picture: ...
-@overload
-def restore(
-    image: Kind,
-    checkpoint: Checkpoint,
-    *,
-    key: str | None = None,
-    device: str | torch.device | None = None,
-    tile: Tile = "auto",
-    overlap: int = OVERLAP,
-    ensemble: bool = False,
-    precision: Precision = "fp32",
-) -> Kind: ...
-def restore(
-    image: Any,
-    checkpoint: Checkpoint,
-    *,
-    key: str | None = None,
-    device: str | torch.device | None = None,
-    tile: Tile = "auto",
-    overlap: int = OVERLAP,
-    ensemble: bool = False,
-    precision: Precision = "fp32",
-) -> Any:
-    """Restore one image of any type to the same type.
-
-    For many images, pass a ``Restorer`` as the checkpoint: a file is read again in each call.
-
-    Args:
-        image: file, whose result is a ``Picture``; PIL image, which is rotated according to its EXIF orientation
-            (palette and CMYK become RGB); array (H, W), (H, W, 1), (H, W, 3), or with alpha (H, W, 2), (H, W, 4),
-            uint8, uint16, or floats in [0, 1]; or tensor (C, H, W) or (B, C, H, W) of the same types, with as many
-            channels as the network takes, or 1.
-        checkpoint: file of weights, network, or restorer, which has its own options.
-        key: which weights of the file to use, such as ``params``.
-        device: see ``Restorer``.
-        tile: see ``Restorer``.
-        overlap: see ``Restorer``.
-        ensemble: see ``Restorer``.
-        precision: see ``Restorer``.
-
-    Returns:
-        the restored image: a ``Picture`` for a file, otherwise the type, dtype and device of the image. An alpha
-        channel is enlarged by bicubic interpolation.
-
-    Raises:
-        ValueError: the image or the checkpoint cannot be read, or an argument is invalid.
-    """
-    options = {"device": device, "tile": tile, "overlap": overlap, "ensemble": ensemble, "precision": precision}
-    restorer = _restorer(checkpoint, key, options)
-    if isinstance(image, str | Path):
-        return restorer.pictures([read_picture(Path(image))])[0]
-    if isinstance(image, Image.Image):
-        image = upright(image)
-        return to_pil(*restorer.array(*from_pil(image)), like=image)
-    if isinstance(image, np.ndarray):
-        return join_alpha(*restorer.array(*split_alpha(image, restorer.spec.in_channels)), like=image)
-    if isinstance(image, Tensor):
-        return restorer.tensor(image)
-    raise ValueError(f"image: expected a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}.")
-
-
-def _restorer(checkpoint: Any, key: str | None, options: dict[str, Any]) -> Restorer:
-    if key is not None and not isinstance(checkpoint, str | Path):
-        raise ValueError(f"key={key!r}: expected a file as the checkpoint, got {type(checkpoint).__name__}.")
-    if isinstance(checkpoint, Restorer):
-        defaults = inspect.signature(Restorer).parameters
-        if changed := [f"{name}={value!r}" for name, value in options.items() if value != defaults[name].default]:
-            raise ValueError(f"{', '.join(changed)}: pass this to the Restorer, not to restore().")
-        return checkpoint
-    if isinstance(checkpoint, str | Path):
-        return Restorer(load_network(checkpoint, key), **options)
-    if isinstance(checkpoint, nn.Module):
-        return Restorer(checkpoint, **options)
-    raise ValueError(f"checkpoint: expected a path, a network or a Restorer, got {type(checkpoint).__name__}.")
 
 
 def _check(architecture: str, smallest: int, tile: Tile, overlap: int, ensemble: bool, precision: Precision) -> None:

@@ -7,8 +7,8 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from mcir.data.resize import imresize
+from mcir.inference.functional import restore
 from mcir.inference.images import read_picture
-from mcir.inference.restorer import restore
 from tests.inference.samples import RANDOM, Enlarge
 
 

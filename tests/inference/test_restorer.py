@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import mcir
+from mcir.inference.functional import restore
 from mcir.inference.images import Picture, PictureError
 from mcir.inference.memory import LiveBytes
-from mcir.inference.restorer import Restorer, restore
+from mcir.inference.restorer import Restorer
 from tests.inference.samples import RANDOM, Enlarge, edsr, picture, run_network
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

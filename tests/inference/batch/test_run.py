@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mcir.inference.batch import FolderSettings, restore_folder
 from mcir.inference.batch import run as folder_module
-from mcir.inference.batch.run import FolderSettings, restore_folder
 from mcir.inference.images import Picture, read_picture, write_picture
 from mcir.inference.restorer import Restorer
 from mcir.metrics import PSNR, SSIM
