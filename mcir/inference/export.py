@@ -200,10 +200,10 @@ def _targets(settings: ExportSettings) -> dict[str, Path]:
         elif target.is_dir():
             problem = "is a folder"
         elif target.exists() and not settings.overwrite:
-            problem = "exists: replace it with --overwrite, or"
+            problem = "exists (replace it with --overwrite)"
         elif not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
             problem = f"cannot be written to {home}"
         else:
             continue
-        raise ExportError(f"{target} {problem}{'' if problem.endswith('or') else ':'} name another file with -o.")
+        raise ExportError(f"{target} {problem}; name another file with -o.")
     return targets

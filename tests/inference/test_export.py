@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch.nn import functional as F
 
 from mcir import cli
-from mcir.archs import EDSR
 from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.inference import export
 from mcir.inference.export import ExportSettings, export_network
@@ -121,17 +119,6 @@ def test_no_check(checkpoint, monkeypatch, capsys):
 # -- safetensors ------------------------------------------------------------------------------------------------------
 
 
-def test_safetensors_state_the_network(checkpoint, tmp_path):
-    export.export(ExportSettings(checkpoint, ["safetensors"], tmp_path / "new.safetensors"))
-    again = load_network(tmp_path / "new.safetensors")
-    assert isinstance(again, EDSR)
-    assert {key: again.hyperparameters[key] for key in SECTION if key != "type"}.items() <= SECTION.items()
-    with safe_open(tmp_path / "new.safetensors", "pt") as content:
-        assert content.metadata()["architecture"] == "EDSR"
-        assert set(content.keys()) == set(again.state_dict())
-    assert "params_ema" not in read_weights(tmp_path / "new.safetensors").tensors
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +140,7 @@ def test_the_checkpoint_is_never_replaced(checkpoint):
 def test_existing_files_are_replaced_only_on_request(checkpoint):
     target = checkpoint.with_suffix(".pt")
     target.write_text("older")
-    check_refusal(checkpoint, r"net\.pt exists: replace it with --overwrite, or name another file with -o")
+    check_refusal(checkpoint, r"net\.pt exists \(replace it with --overwrite\); name another file with -o")
     export.export(ExportSettings(checkpoint, ["torchscript"], overwrite=True))
     torch.testing.assert_close(restored(scripted(target)), restored(load_network(checkpoint)), rtol=0, atol=1e-6)
 
@@ -180,29 +167,9 @@ def test_extensions_must_match_the_format(checkpoint, tmp_path):
 def test_targets_that_cannot_be_written_are_found_first(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_network", None)
     (tmp_path / "file").touch()
-    check_refusal(checkpoint, r"file/net\.pt cannot be written to .*file: name another", output=tmp_path / "file")
+    check_refusal(checkpoint, r"file/net\.pt cannot be written to .*file; name another", output=tmp_path / "file")
     (tmp_path / "net.pt").mkdir()
-    check_refusal(checkpoint, r"net\.pt is a folder: name another", output=tmp_path, overwrite=True)
-
-
-def test_each_batch_is_checked(tmp_path, monkeypatch):
-    network, real = Custom(lambda x: x * 0.5), export.load_program
-    for wrong in (0, 1):
-        seen = []
-
-        def load_program(content, suffix, wrong=wrong, seen=seen):
-            run = real(content, suffix)
-
-            def restore(images):
-                seen.append(images)
-                return run(images) + 0.01 * (len(seen) - 1 == wrong)
-
-            return restore
-
-        monkeypatch.setattr(export, "load_program", load_program)
-        with pytest.raises(ExportError, match="differs from the network by"):
-            export_network(network, {"torchscript": tmp_path / "net.pt"})
-    assert not list(tmp_path.iterdir())
+    check_refusal(checkpoint, r"net\.pt is a folder; name another", output=tmp_path, overwrite=True)
 
 
 def test_a_network_that_fails_on_small_images(tmp_path):
@@ -227,12 +194,6 @@ def test_programs_that_differ_are_not_written(tmp_path):
     assert scripted(unchecked.file)(torch.zeros(1, 3, 4, 4)).max() == pytest.approx(0.001)
 
 
-def test_infinite_values_are_a_difference(tmp_path):
-    network = Custom(lambda x: x / 0 if x.shape[3] > 30 else x)
-    with pytest.raises(ExportError, match="differs from the network by"):
-        export_network(network, {"torchscript": tmp_path / "net.pt"})
-
-
 def test_programs_with_another_size_and_programs_that_fail(tmp_path):
     """The branch is chosen during tracing, and no base class crops the output."""
 
@@ -251,3 +212,8 @@ def test_programs_with_another_size_and_programs_that_fail(tmp_path):
     with pytest.raises(ExportError, match=r"torchscript: the program does not run, .* Output size is too small"):
         export_network(Pooling(), {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
+
+
+def test_infinite_values_are_a_difference(tmp_path):
+    with pytest.raises(ExportError, match="differs from the network by"):
+        export_network(Custom(lambda x: x / 0 if x.shape[3] > 30 else x), {"torchscript": tmp_path / "net.pt"})

@@ -15,8 +15,6 @@ from mcir.inference.batch.scores import (
     Scores,
     check_sizes,
     draw_comparison,
-    mean,
-    printable,
     score,
     scores_table,
     write_scores,
@@ -98,13 +96,6 @@ def test_sizes_that_cannot_be_compared(size, gt_size, scale, border, message):
         check_sizes(size, gt_size, scale, border)
 
 
-def test_smallest_sizes():
-    for size, gt_size, scale, border in (((11, 11), (11, 11), 1, 0), ((7, 8), (15, 17), 2, 1)):
-        check_sizes(size, gt_size, scale, border)
-        output = noise(size[0] * scale, size[1] * scale)
-        score(noise(*size), output, noise(*gt_size), scale, border)
-
-
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
@@ -140,10 +131,6 @@ def test_shrunk_comparisons_show_the_same(monkeypatch):
 
 
 # -- files and tables -------------------------------------------------------------------------------------------------
-
-
-def test_mean():
-    assert mean({"a": WORSE, "b": BETTER}) == Scores(25.0, 0.625, 19.5, 0.5)
 
 
 def test_json_and_csv(tmp_path):
@@ -189,8 +176,3 @@ def test_long_tables_are_cut():
     assert f" {scores_module.SHOWN}.png" not in text
     assert "… and 7 more" in text
     assert f"mean of {scores_module.SHOWN + 7}" in text
-
-
-def test_names_that_are_not_text():
-    assert printable("a\udce9.png") == "a�.png"
-    assert printable("ü.png") == "ü.png"

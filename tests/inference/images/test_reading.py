@@ -11,7 +11,6 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from mcir.inference.convert import from_pil, to_pil
 from mcir.inference.images import PictureError, probe_picture, read_picture
-from mcir.inference.images.reading import upright as rotated
 from tests.data.pictures import noise, save, smooth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -172,17 +171,6 @@ def test_orientations(tmp_path, suffix, orientation):
     assert dict(kept) == {271: "a camera"}
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations_of_arrays(orientation):
-    samples = noise(4, 5, 3, np.uint16)
-    image = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
-    exif = image.getexif()
-    exif[ORIENTATION] = orientation
-    order = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(rotated(samples, orientation), samples.reshape(20, 3)[order])
-    assert np.array_equal(rotated(samples[:, :, 0], orientation), samples.reshape(20, 3)[order][:, :, 0])
-
-
 def test_exif_behind_the_samples_of_png(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -206,13 +194,6 @@ def test_damaged_exif_is_ignored(tmp_path):
     found = read_picture(tmp_path / "x.png")
     assert np.array_equal(found.pixels, np.asarray(pillow("RGB")))
     assert found.exif is None
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_profiles_are_kept(tmp_path, suffix, mode):
-    pillow(mode).save(tmp_path / f"x.{suffix}", icc_profile=SRGB)
-    assert read_picture(tmp_path / f"x.{suffix}").icc == SRGB
 
 
 def cmyk_profile():
