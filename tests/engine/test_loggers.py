@@ -128,9 +128,9 @@ def test_pictures_are_kept_each_time_until_they_are_made_again(tmp_path):
     for iteration in (2, 4, 6):
         log.log_evaluation(iteration, evaluation())
     log.close()
-    assert list(progress.read(tmp_path)[0]["Set5"]["baby"].outputs) == [2, 4, 6]
+    assert list(progress.read_images(tmp_path)[0]["Set5"]["baby"].outputs) == [2, 4, 6]
     RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
-    (image,) = progress.read(tmp_path)[0]["Set5"].values()
+    (image,) = progress.read_images(tmp_path)[0]["Set5"].values()
     assert list(image.outputs) == [2, 4] and image.size == (6, 8)
 
 
