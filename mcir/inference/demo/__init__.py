@@ -1,4 +1,4 @@
-"""A page on which a person drops a picture and sees what a network makes of it (extra ``demo``: Gradio)."""
+"""A web page on which visitors restore images with a network (extra ``demo``: Gradio)."""
 
 from mcir.inference.demo.serve import DemoSettings, demo
 

@@ -1,4 +1,4 @@
-"""The page of the demo, of Gradio's components: what a visitor sees and presses."""
+"""The demo's page, built from Gradio's components."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ import gradio as gr
 
 from mcir.data.errors import DataError
 from mcir.inference.batch.scores import Scores
-from mcir.inference.demo.service import DAMAGES, PHOTOS, DemoService, Facts, Outcome, Refusal, photograph
+from mcir.inference.demo.service import (
+    DEGRADATIONS,
+    PHOTOS,
+    DemoService,
+    NetworkFacts,
+    RequestError,
+    Restoration,
+    photograph,
+)
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-_HEAD = "# Restore a picture\n\nDrop it here, press Restore, and draw the line from before to after."
+_HEAD = "# Restore an image\n\nDrop it here, press Restore, and move the divider between before and after."
 _STYLE = Path(__file__).with_name("page.css")
 
 
-def look() -> dict[str, Any]:
-    """Return how the page looks, as Gradio's arguments of a launch; nothing of it comes from elsewhere."""
+def appearance() -> dict[str, Any]:
+    """Return theme and style as arguments of ``launch``; nothing is loaded from other servers."""
     theme = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="slate",
@@ -31,37 +39,38 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css": _STYLE.read_text(encoding="utf-8")}
 
 
-def page(workshop: DemoService, waiting: int) -> gr.Blocks:
+def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) -> gr.Blocks:
     """Return the page.
 
     Args:
-        workshop: what does the work.
-        waiting: visitors that may wait; one more is told to come later.
+        service: operations behind the page.
+        queue: number of visitors that may wait; further ones are asked to come back later.
+        delete_cache: interval in seconds at which Gradio deletes uploads, and their age.
     """
-    first = workshop.names[0]
-    known = workshop.facts(first)
-    with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False) as blocks:
+    first = service.names[0]
+    known = service.facts(first)
+    with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False, delete_cache=delete_cache) as blocks:
         gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=2, min_width=300):
-                picture = _drop("Picture", "picture", 250)
-                gallery, damage = _examples(known)
+                picture = _upload("Image", "picture", 250)
+                gallery, degradation = _examples(known)
                 checkpoint = gr.Dropdown(
-                    list(workshop.names),
+                    list(service.names),
                     value=first,
                     label="Network",
-                    info=_told(known),
+                    info=_describe(known),
                     filterable=False,
                     elem_id="network",
                 )
                 ensemble = gr.Checkbox(
                     label="Mean of eight",
-                    info="Turned and mirrored: a little better, eight times slower.",
+                    info="Flips and rotations: slightly better, eight times slower.",
                     elem_id="eight",
                 )
                 button = gr.Button("Restore", variant="primary", size="lg", elem_id="restore")
                 with gr.Accordion("Compare with a ground truth", open=False, elem_id="compare") as compare:
-                    truth = _drop("Ground truth", "truth", 180)
+                    truth = _upload("Ground truth", "truth", 180)
             with gr.Column(scale=3, min_width=300):
                 slider = gr.ImageSlider(
                     label="Before and after",
@@ -75,74 +84,76 @@ def page(workshop: DemoService, waiting: int) -> gr.Blocks:
                 metrics = gr.Markdown(elem_id="metrics")
                 download = gr.DownloadButton("Download the result", visible=False, elem_id="download")
 
-        @_telling()
-        def on_restore(given: Any, name: Any, eight: Any) -> tuple[Any, ...]:
-            if given is None:
-                raise Refusal("Drop a picture first, or choose one of the photographs.")
-            outcome = workshop.restore(_file(given), _text(name), eight is True)
-            shown = (str(outcome.before), str(outcome.after))
-            caption = _caption(outcome, _text(name), eight is True)
-            return shown, caption, gr.DownloadButton(value=str(outcome.result), visible=True)
+        @_show_errors()
+        def on_restore(image: Any, name: Any, eight: Any) -> tuple[Any, ...]:
+            if image is None:
+                raise RequestError("Upload an image first, or choose one of the photographs.")
+            restoration = service.restore(_file(image), _text(name), eight is True)
+            shown = (str(restoration.before), str(restoration.after))
+            caption = _caption(restoration, _text(name), eight is True)
+            return shown, caption, gr.DownloadButton(value=str(restoration.result), visible=True)
 
-        def on_comparison(given: Any, made: Any, wanted: Any) -> str:
-            if not (given and made and wanted):
+        def on_comparison(image: Any, result: Any, truth: Any) -> str:
+            if not (image and result and truth):
                 return ""
             try:
-                return _table(workshop.measure(_file(given), _file(made), _file(wanted)))
-            except Refusal as refusal:
-                return f"<p>{html.escape(str(refusal))}</p>"
+                return _table(service.measure(_file(image), _file(result), _file(truth)))
+            except RequestError as error:
+                return f"<p>{html.escape(str(error))}</p>"
 
         def on_change() -> tuple[Any, ...]:
             return None, "", "", gr.DownloadButton(value=None, visible=False)
 
-        @_telling()
-        def on_drop(given: Any, name: Any, wanted: Any) -> tuple[Any, Any]:
-            is_of_example = wanted and workshop.photo_of(_file(wanted))
-            shown = given and workshop.preview(_file(given), _text(name))
+        @_show_errors()
+        def on_upload(image: Any, name: Any, truth: Any) -> tuple[Any, Any]:
+            is_of_example = truth and service.photo_of(_file(truth))
+            shown = image and service.preview(_file(image), _text(name))
             return shown, None if is_of_example else gr.skip()
 
-        @_telling()
-        def on_drop_of_truth(given: Any) -> Any:
-            return given and workshop.preview(_file(given))
+        @_show_errors()
+        def on_truth(truth: Any) -> Any:
+            return truth and service.preview(_file(truth))
 
-        @_telling()
-        def on_choice(name: Any, kind: Any, given: Any) -> tuple[Any, ...]:
-            chosen = workshop.facts(_text(name))
-            photo = given and workshop.photo_of(_file(given))
-            pair = workshop.example(photo, _text(name), _text(kind)) if photo else (gr.skip(), gr.skip())
-            return gr.Dropdown(info=_told(chosen)), gr.Radio(visible=chosen.scale == 1), *pair
+        @_show_errors()
+        def on_choice(name: Any, kind: Any, image: Any) -> tuple[Any, ...]:
+            chosen = service.facts(_text(name))
+            photo = image and service.photo_of(_file(image))
+            pair = service.example(photo, _text(name), _text(kind)) if photo else (gr.skip(), gr.skip())
+            return gr.Dropdown(info=_describe(chosen)), gr.Radio(visible=chosen.scale == 1), *pair
 
-        @_telling()
+        @_show_errors()
         def on_example(name: Any, kind: Any, event: gr.SelectData) -> tuple[Any, ...]:
             photo = dict(enumerate(PHOTOS)).get(event.index, "")
-            return *workshop.example(photo, _text(name), _text(kind)), gr.Accordion(open=True)
+            return *service.example(photo, _text(name), _text(kind)), gr.Accordion(open=True)
 
         common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
         computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
-        looking = {**common, "concurrency_id": "page", "show_progress": "hidden"}
+        previewing = {**common, "concurrency_id": "page", "show_progress": "hidden"}
         comparing = {**common, "concurrency_id": "metrics", "show_progress": "hidden", "trigger_mode": "always_last"}
         clearing = {**common, "concurrency_limit": None, "show_progress": "hidden"}
 
         restored = button.click(on_restore, [picture, checkpoint, ensemble], [slider, result, download], **computing)
         truth.upload(lambda: "", None, metrics, **clearing)
-        wished = truth.upload(on_drop_of_truth, truth, truth, **looking)
-        wished.failure(lambda: None, None, truth, **looking)
+        uploaded_truth = truth.upload(on_truth, truth, truth, **previewing)
+        uploaded_truth.failure(lambda: None, None, truth, **previewing)
         compared = [
             event(on_comparison, [picture, download, truth], metrics, **comparing)
-            for event in (restored.success, wished.success)
+            for event in (restored.success, uploaded_truth.success)
         ]
 
-        # A result goes with what it was made of; before all else, as what follows from an event is done in this order.
-        # With a picture that is removed it is hidden by the style: Gradio may lose an upload that comes upon a removal.
-        changes = [picture.upload, checkpoint.input, damage.input, ensemble.input, gallery.select]
+        # A change removes the result, before any other reaction. If the image itself is removed, the style sheet hides
+        # the result: Gradio may lose an upload that directly follows a removal.
+        changes = [picture.upload, checkpoint.input, degradation.input, ensemble.input, gallery.select]
         gr.on(changes, None, cancels=[restored, *compared])
         gr.on(changes, on_change, None, [slider, result, metrics, download], **clearing)
-        dropped = picture.upload(on_drop, [picture, checkpoint, truth], [picture, truth], **looking)
-        dropped.failure(lambda: None, None, picture, **looking)
-        for choice in (checkpoint, damage):
-            choice.input(on_choice, [checkpoint, damage, picture], [checkpoint, damage, picture, truth], **looking)
-        gallery.select(on_example, [checkpoint, damage], [picture, truth, compare], **looking)
-    blocks.queue(max_size=waiting, api_open=False, default_concurrency_limit=1)
+        uploaded = picture.upload(on_upload, [picture, checkpoint, truth], [picture, truth], **previewing)
+        uploaded.failure(lambda: None, None, picture, **previewing)
+        for choice in (checkpoint, degradation):
+            choice.input(
+                on_choice, [checkpoint, degradation, picture], [checkpoint, degradation, picture, truth], **previewing
+            )
+        gallery.select(on_example, [checkpoint, degradation], [picture, truth, compare], **previewing)
+    blocks.queue(max_size=queue, api_open=False, default_concurrency_limit=1)
     return blocks
 
 
@@ -150,19 +161,19 @@ def page(workshop: DemoService, waiting: int) -> gr.Blocks:
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """Show a visitor why something is refused; whatever else goes wrong is told in the terminal alone."""
+def _show_errors() -> Iterator[None]:
+    """Show a RequestError to the visitor; other errors appear in the terminal only."""
     try:
         yield
-    except Refusal as refusal:
-        raise gr.Error(html.escape(str(refusal)), print_exception=False) from refusal
+    except RequestError as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
-def _drop(label: str, name: str, height: int) -> Any:
-    """Return a place for a picture, which goes to the server as the file that it is."""
+def _upload(label: str, name: str, height: int) -> Any:
+    """Return an upload field; the file is sent to the server unchanged."""
     return gr.Image(
         label=label,
-        placeholder="Drop a picture here\nor click to choose one",
+        placeholder="Drop an image here\nor click to choose one",
         elem_id=name,
         height=height,
         type="filepath",
@@ -172,8 +183,8 @@ def _drop(label: str, name: str, height: int) -> Any:
     )
 
 
-def _examples(known: Facts) -> tuple[Any, Any]:
-    """Return photographs to try, and what is done to them for a network that keeps the size."""
+def _examples(known: NetworkFacts) -> tuple[Any, Any]:
+    """Return a gallery of photographs, and the choice of their degradation."""
     try:
         photos = [photograph(title) for title in PHOTOS]
     except DataError:
@@ -192,28 +203,32 @@ def _examples(known: Facts) -> tuple[Any, Any]:
         buttons=[],
         visible=bool(photos),
     )
-    damage = gr.Radio(
-        list(DAMAGES), value=next(iter(DAMAGES)), label="Photographs with", elem_id="damage", visible=known.scale == 1
+    degradation = gr.Radio(
+        list(DEGRADATIONS),
+        value=next(iter(DEGRADATIONS)),
+        label="Photographs with",
+        elem_id="damage",
+        visible=known.scale == 1,
     )
-    return gallery, damage
+    return gallery, degradation
 
 
-def _told(facts: Facts) -> str:
+def _describe(facts: NetworkFacts) -> str:
     scale = f"enlarges ×{facts.scale}" if facts.scale > 1 else "keeps the size"
     millions = f"{facts.parameters / 1e6:.2f} M" if facts.parameters >= 1e4 else f"{facts.parameters:,}"
     return f"{facts.architecture} · {scale} · {millions} parameters"
 
 
-def _caption(outcome: Outcome, name: str, ensemble: bool) -> str:
-    """Return what restored a picture, its sizes, and the time it took."""
-    (width, height), (wide, high) = outcome.size, outcome.restored
-    grown = f" → {wide}×{high}" if outcome.size != outcome.restored else ""
+def _caption(restoration: Restoration, name: str, ensemble: bool) -> str:
+    """Return network, sizes and time of a restoration."""
+    (width, height), (wide, high) = restoration.size, restoration.restored
+    enlarged = f" → {wide}×{high}" if restoration.size != restoration.restored else ""
     network = f"{name}, mean of eight" if ensemble else name
-    return f"<p>{html.escape(network)} · {width}×{height}{grown} pixels · {outcome.seconds:.2f} s</p>"
+    return f"<p>{html.escape(network)} · {width}×{height}{enlarged} pixels · {restoration.seconds:.2f} s</p>"
 
 
 def _table(scores: Scores) -> str:
-    """Return the metrics before and after."""
+    """Return the metrics before and after as a table."""
     rows = (
         ("PSNR", scores.psnr_of_input, scores.psnr, "{:.2f} dB", "{:+.2f} dB"),
         ("SSIM", scores.ssim_of_input, scores.ssim, "{:.4f}", "{:+.4f}"),
@@ -226,13 +241,13 @@ def _table(scores: Scores) -> str:
     return f"<table><tr><th></th><th>before</th><th>after</th><th>gain</th></tr>{table}</table>"
 
 
-def _file(given: Any) -> str:
-    """Return the path in what a page sends of a picture."""
-    path = given.get("path") if isinstance(given, dict) else None
+def _file(value: Any) -> str:
+    """Return the path in an image field of the page."""
+    path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str):
-        raise Refusal("This is no picture.")
+        raise RequestError("Expected an image.")
     return path
 
 
-def _text(given: Any) -> str:
-    return given if isinstance(given, str) else ""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

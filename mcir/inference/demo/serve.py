@@ -1,53 +1,44 @@
-"""``mcir demo``: the server around the page, from the checkpoints that are named to Ctrl-C."""
+"""``mcir demo``: check the checkpoints, start Gradio's server, and stop it with Ctrl-C."""
 
 from __future__ import annotations
 
-import errno
+import importlib.util
 import ipaddress
 import logging
+import math
 import os
-import re
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 
-from mcir.inference.demo.gate import Gate
-from mcir.inference.demo.service import DemoService
-from mcir.inference.demo.shelf import Shelf
+from mcir.inference.demo.service import KEPT_SECONDS, DemoService
 from mcir.inference.tile_planner import Tile
 
-HOST = "127.0.0.1"
-PORTS = range(7860, 7960)
+LOCALHOST = "127.0.0.1"
 
-OLDEST = [6, 31]
-"""Version of Gradio whose server and page were looked into; older ones load scripts from elsewhere."""
-
-_CONNECTIONS = 256  # at a time; a page holds two
-_VISITORS = 500  # whose choices Gradio remembers
+_SWEEP_SECONDS = 60
 _LOG = logging.getLogger("mcir")
-_PATIENCE = 2  # seconds that open connections have at the end
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What a demo serves, to whom, and how much.
+    """The networks and limits of a demo.
 
     Attributes:
-        checkpoints: files, ``NAME=FILE`` to call one otherwise than by its file.
-        host: address to listen on; this machine alone without.
-        port: the next free one from 7860 on without.
-        max_megapixels: of the largest restored picture.
-        max_size: megabytes (2²⁰ bytes) of an uploaded file.
-        queue: visitors that may wait.
-        device: where networks run; the best there is without.
-        tile: as ``Restorer`` has it.
+        checkpoints: weight files, or ``NAME=FILE`` to show another name than the file's.
+        host: address to listen on; None: this machine only.
+        port: port to listen on; None: the first free one from 7860.
+        max_megapixels: size of the largest restored image.
+        max_size: size of the largest uploaded file in MiB.
+        queue: number of visitors that may wait.
+        device: device of the networks; None: the best one available.
+        tile: tile size, as for ``Restorer``.
     """
 
     checkpoints: Sequence[str]
@@ -59,56 +50,45 @@ class DemoSettings:
     device: str | None = None
     tile: Tile = "auto"
 
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            ValueError: a limit is out of range.
+        """
+        for name, value in (("max-megapixels", self.max_megapixels), ("max-size", self.max_size)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"--{name}: expected a number above 0, got {value:g}.")
+        if self.queue < 1:
+            raise ValueError(f"--queue: expected at least 1, got {self.queue}.")
+
 
 def demo(settings: DemoSettings) -> int:
     """Serve the page until Ctrl-C, and return the exit status.
 
     Raises:
-        ValueError: a limit is out of range, a checkpoint is missing or cannot be loaded, two are called alike, Gradio
-            is not installed, or the address cannot be listened on.
+        ValueError: a checkpoint is missing or cannot be loaded, two have the same name, the address cannot be used, or
+            Gradio is not installed.
     """
-    require_gradio()
-    checkpoints = named(settings.checkpoints)
-    for name, value in (("max-megapixels", settings.max_megapixels), ("max-size", settings.max_size)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"--{name} is {value:g}; it must be above 0.")
-    if settings.queue < 1:
-        raise ValueError(f"--queue is {settings.queue}; it must be at least 1.")
-    with ExitStack() as stack:
-        place = stack.enter_context(listening(settings.host or HOST, settings.port))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcir-demo-", ignore_cleanup_errors=True)))
-        stack.enter_context(surroundings(folder))
-        shelf = Shelf(folder)
-        workshop = DemoService(checkpoints, shelf, settings.max_megapixels, settings.device, settings.tile)
-        workshop.check()
-        stack.callback(workshop.close)
-        _serve(application(workshop, shelf, settings), place)
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('The demo needs Gradio: run pip install -e ".[demo]" in the clone.')
+    checkpoints = named_checkpoints(settings.checkpoints)
+    _check_address(settings.host or LOCALHOST, settings.port)
+    with tempfile.TemporaryDirectory(prefix="mcir-demo-", ignore_cleanup_errors=True) as folder:
+        service = DemoService(checkpoints, Path(folder), settings.max_megapixels, settings.device, settings.tile)
+        service.check()
+        _serve(service, settings)
     return 0
 
 
-def require_gradio() -> None:
-    """See that Gradio, which makes the page, is there.
-
-    Raises:
-        ValueError: it is not, or too old.
-    """
-    try:
-        there = version("gradio")
-    except PackageNotFoundError:
-        there = ""
-    if [int(part) for part in re.findall(r"\d+", there)[:2]] < OLDEST:
-        what = f"is {there}; from {OLDEST[0]}.{OLDEST[1]} on it makes" if there else "is not installed; it makes"
-        raise ValueError(f'Gradio {what} the page of the demo: pip install -e ".[demo]".')
-
-
-def named(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """Return the files of checkpoints by the names that visitors see.
+def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
+    """Return the checkpoint files by the names that visitors see.
 
     Args:
         checkpoints: files, or ``NAME=FILE``.
 
     Raises:
-        ValueError: a file is not there, or two would be called alike.
+        ValueError: a file does not exist, or two have the same name.
     """
     files: dict[str, Path] = {}
     for text in checkpoints:
@@ -118,107 +98,59 @@ def named(checkpoints: Sequence[str]) -> dict[str, Path]:
         if not Path(file).is_file():
             raise ValueError(f"{file}: there is no such checkpoint.")
         if not name or name in files:
-            called = f"Two checkpoints are called '{name}'" if name else f"'{text}' gives no name"
-            raise ValueError(f"{called}: give each a name of its own, like FIRST={file}.")
+            problem = f"Two checkpoints have the name '{name}'" if name else f"'{text}' has no name before the '='"
+            raise ValueError(f"{problem}: write NAME={file} with a unique name.")
         files[name] = Path(file)
     return files
 
 
-def application(workshop: DemoService, shelf: Shelf, settings: DemoSettings) -> Gate:
-    """Return the whole server as an ASGI application: the gate, and behind it Gradio with the page.
+def _check_address(host: str, port: int | None) -> None:
+    """Check that the server can listen on an address.
 
-    Args:
-        workshop: what does the work.
-        shelf: where visitors' files are.
-        settings: the limits.
+    Raises:
+        ValueError: it cannot.
     """
-    import fastapi
-    import gradio
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"The demo cannot listen on {host}{f', port {port}' if port else ''}: {error}") from error
 
-    from mcir.inference.demo.page import look, page
 
-    bytes_at_most = int(settings.max_size * 2**20)
-    blocks = page(workshop, settings.queue)
-    blocks.state_session_capacity = _VISITORS
-    shelf.keep()
-    server = gradio.mount_gradio_app(
-        fastapi.FastAPI(openapi_url=None),
-        blocks,
-        path="/",
-        footer_links=[],
-        root_path="",
+def _serve(service: DemoService, settings: DemoSettings) -> None:
+    """Run Gradio's server until SIGINT or SIGTERM."""
+    host = settings.host or LOCALHOST
+    os.environ["GRADIO_TEMP_DIR"] = str(service.folder)  # uploads go here, and are deleted with it
+    from mcir.inference.demo.page import appearance, build_page
+
+    page = build_page(service, settings.queue, delete_cache=(_SWEEP_SECONDS, KEPT_SECONDS))
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=settings.port,
+        max_file_size=int(settings.max_size * 2**20),
+        allowed_paths=[str(service.results), str(service.examples)],  # uploads are served as attachments only
+        share=False,
         show_error=False,
-        max_file_size=bytes_at_most,
+        footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        **look(),
+        run_history=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        **appearance(),
     )
-    blocks.has_launched = True  # else Gradio copies any file that a visitor names to where it can be fetched
-    return Gate(server, shelf, bytes_at_most, () if settings.host else ("127.0.0.1", "localhost"))
-
-
-@contextmanager
-def listening(host: str, port: int | None) -> Iterator[socket.socket]:
-    """Give a socket that listens on a port, or on the next free one from 7860 on.
-
-    Raises:
-        ValueError: that port, or every one of them, is taken or not allowed, or there is no such address here.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reason: Exception | None = None
-    for number in PORTS if port is None else (port,):
-        try:
-            place = socket.create_server((host, number), family=family)
-        except (OSError, OverflowError) as error:
-            reason = error
-            if getattr(error, "errno", None) != errno.EADDRINUSE:
-                break
-        else:
-            with place:
-                yield place
-            return
-    tried = f"port {port}" if port is not None else f"any port from {PORTS.start} to {PORTS.stop - 1}"
-    raise ValueError(f"{host} cannot be listened on at {tried}: {str(reason).removesuffix('.')}.") from reason
-
-
-@contextmanager
-def surroundings(folder: Path) -> Iterator[None]:
-    """Set what Gradio reads from the environment: its files in a folder of ours, and no call to its makers."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    for name in before:
-        del os.environ[name]
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _serve(server: Gate, place: socket.socket) -> None:
-    """Answer until the process is told to end."""
-    import uvicorn
-
-    host, port = place.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if not ipaddress.ip_address(host).is_loopback:
-        _LOG.warning("Everybody who reaches this machine can use the page; there is no password.")
-    console.print(f"The page is at {address} (Ctrl-C ends it).")
-    config = uvicorn.Config(
-        server,
-        log_level="warning",
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_PATIENCE,
-        server_header=False,
-        ws="none",
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that the files are removed
+        _LOG.warning("Everyone who can reach this machine can use the demo; it has no password.")
+    console.print(f"The demo is at {address.rstrip('/')} (stop it with Ctrl-C).")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        uvicorn.Server(config).run(sockets=[place])
+        while True:
+            time.sleep(1)
     except KeyboardInterrupt:
-        console.print("The demo has ended.")
+        console.print("The demo has stopped.")
+    finally:
+        service.close()
+        page.close(verbose=False)

@@ -1,9 +1,10 @@
-"""What the demo does for a visitor, without a word of the web: look at a picture, restore it, measure the result."""
+"""The demo's work without its web page: check an uploaded image, restore it, compare the result."""
 
 from __future__ import annotations
 
 import logging
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -11,19 +12,17 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import nn
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mcir.atomic import write_atomically
 from mcir.data.bundled import TRAIN, VAL, photographs
-from mcir.data.codec import Array, any_size, encode_png
+from mcir.data.codec import Array, encode_png
 from mcir.data.degradations import build_degradation
 from mcir.inference.batch.scores import Scores, check_sizes, score
 from mcir.inference.convert import as_array, as_tensor
-from mcir.inference.demo.shelf import Shelf
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.output_buffer import enlarge_alpha
 from mcir.inference.restorer import Restorer
@@ -31,35 +30,37 @@ from mcir.inference.tile_planner import Tile
 from mcir.registry import Section
 from mcir.weights import load_network
 
-PHOTOS = {"cat": "chelsea.png", "coffee": "coffee.png", "astronaut": "astronaut.png", "rocket": "rocket.jpg"}
-"""Bundled photographs to try a network on. The small options of this repository train on the last two."""
+KEPT_SECONDS = 3600
+"""Time for which uploads and results are kept."""
 
-DAMAGES: dict[str, Section] = {
+PHOTOS = {"cat": "chelsea.png", "coffee": "coffee.png", "astronaut": "astronaut.png", "rocket": "rocket.jpg"}
+"""Bundled photographs to try a network on. The small option files of this repository train on the last two."""
+
+DEGRADATIONS: dict[str, Section] = {
     "noise": {"type": "GaussianNoise", "sigma": 25, "clip": True},
     "haze": {"type": "SyntheticHaze"},
     "rain": {"type": "RainStreaks"},
     "motion blur": {"type": "MotionBlur"},
     "JPEG": {"type": "JPEG", "quality": 20},
 }
-"""What is done to them for a network that keeps the size; they are shrunk for one that enlarges."""
+"""Degradations of the photographs for a network that keeps the size; for super-resolution they are downscaled."""
 
-_LOADED = 3  # networks that are kept at a time
-_SEEN_BY_BROWSERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
+_LOADED = 3  # networks that stay in memory
+_SHOWN_BY_BROWSERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 _PREVIEW = ".preview.png"
-_EXAMPLES = "examples"
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags; a tile can be larger than its image
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
-_TILE_WIDTH, _TILE_HEIGHT, _SMALLEST_TILE = 322, 323, 16  # TIFF's, which says so
 
 _LOG = logging.getLogger("mcir")
 
 
-class Refusal(ValueError):
-    """What a visitor asked for and does not get; the message is for them."""
+class RequestError(ValueError):
+    """A request that cannot be fulfilled; the message is shown to the visitor."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a person may want to know of a network."""
+class NetworkFacts:
+    """The facts about a network that the page shows."""
 
     architecture: str
     scale: int
@@ -67,16 +68,16 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a picture.
+class Restoration:
+    """The files of a restored image.
 
     Attributes:
         before: 8-bit file of the input, opaque, enlarged bicubically to the size of the output.
         after: 8-bit file of the output, opaque.
-        result: file of the output as it is, to be kept.
+        result: output with the bit depth and metadata of the input.
         size: width and height of the input.
         restored: width and height of the output.
-        seconds: that the network took.
+        seconds: time that the network took.
     """
 
     before: Path
@@ -88,27 +89,28 @@ class Outcome:
 
 
 class DemoService:
-    """The networks of a demo and what is made with them.
+    """The networks of a demo and the operations of its page.
 
     Args:
-        checkpoints: files by the names that visitors see.
-        shelf: where visitors' files are; nothing else is read for them.
-        megapixels: of the largest restored picture.
-        device: where networks run; the best there is without.
-        tile: the longest side of what is restored at once.
+        checkpoints: weight files by the names that visitors see.
+        folder: folder of uploads and results; no other file is read for a visitor.
+        megapixels: size of the largest restored image.
+        device: device of the networks; None: the best one available.
+        tile: tile size, as for ``Restorer``.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Path],
-        shelf: Shelf,
+        folder: Path,
         megapixels: float,
         device: str | None = None,
         tile: Tile = "auto",
     ) -> None:
         self.names = tuple(checkpoints)
+        self.folder = folder.resolve()
+        self.results, self.examples = self.folder / "results", self.folder / "examples"
         self._files = dict(checkpoints)
-        self._shelf = shelf
         self._megapixels = megapixels
         self._device = device
         self._tile = tile
@@ -117,182 +119,193 @@ class DemoService:
         self._is_closed = False
 
     def close(self) -> None:
-        """Let go of the picture that is being restored, and wait until nothing is written any more."""
+        """Stop the running restoration and wait until it has stopped."""
         self._is_closed = True
         with self._working:
             pass
 
     def check(self) -> None:
-        """See that every checkpoint can be loaded and restores here, so that no visitor finds out.
+        """Load every checkpoint once, so that an invalid one is found before the demo starts.
 
         Raises:
-            ValueError: one cannot, or not on this device or in these tiles.
+            ValueError: a checkpoint cannot be loaded, or cannot run on this device or with these tiles.
             OSError: a file cannot be read.
         """
-        for name in reversed(self.names):  # so that the first ones stay in memory
-            self._loaded(name)
+        for name in reversed(self.names):  # the first ones stay in memory
+            self._load(name)
 
-    def facts(self, name: str) -> Facts:
-        """Return the facts of a network, which is loaded if it is not.
+    def facts(self, name: str) -> NetworkFacts:
+        """Return the facts about a network.
 
         Raises:
-            Refusal: there is no such network, or its file cannot be read here.
+            RequestError: there is no such network, or its file cannot be read.
         """
         restorer = self._restorer(name)
         parameters = sum(parameter.numel() for parameter in restorer.network.parameters())
-        return Facts(restorer.architecture, restorer.scale, parameters)
+        return NetworkFacts(restorer.architecture, restorer.scale, parameters)
 
-    def admit(self, picture: str, name: str | None = None) -> tuple[int, int]:
-        """Return the height and width of a picture that a network may restore; only its header is read.
+    def check_image(self, file: str, name: str | None = None) -> tuple[int, int]:
+        """Return height and width of an uploaded image from its header, if it is not too large.
 
-        Without a network it is a picture that is compared with what is restored.
+        Args:
+            file: uploaded file.
+            name: network that will restore the image; None for a ground truth.
 
         Raises:
-            Refusal: it is no picture, or too large.
+            RequestError: the file is not an image, too large, or not an uploaded one.
         """
-        if not self._shelf.holds(picture):
-            raise Refusal("The picture is not here any more. Drop it again.")
+        if not self._is_uploaded(file):
+            raise RequestError("The image is no longer available. Upload it again.")
         scale = 1 if name is None else self.facts(name).scale
         try:
-            width, height = _stored_size(picture)
-            if width * height * scale**2 <= self._megapixels * 1e6:  # else nothing more is read of it
-                height, width, *_ = probe_picture(picture)
+            width, height = _size_in_header(file)
+            if width * height * scale**2 <= self._megapixels * 1e6:
+                height, width, *_ = probe_picture(file)
                 return height, width
         except PictureError as error:
-            raise _unreadable(error, picture) from error
-        becomes = f", restored {width * scale}×{height * scale}" if scale > 1 else ""
-        raise Refusal(
-            f"The picture has {width}×{height} pixels{becomes}. At most {self._megapixels:g} megapixels are restored "
-            "here: cut a part out of it."
+            raise _unreadable(error, file) from error
+        restored = f", restored {width * scale}×{height * scale}" if scale > 1 else ""
+        raise RequestError(
+            f"The image has {width}×{height} pixels{restored}. The limit of this demo is {self._megapixels:g} "
+            "megapixels: crop the image."
         )
 
-    def preview(self, picture: str, name: str | None = None) -> str:
-        """Return a file that shows an admitted picture in a browser: itself, or one beside it.
+    def preview(self, file: str, name: str | None = None) -> str:
+        """Return a file that shows an uploaded image in a browser: the file itself, or an 8-bit PNG next to it.
 
         Raises:
-            Refusal: it is no picture, or too large.
+            RequestError: the file is not an image, or too large.
         """
-        self.admit(picture, name)
-        image = _read(picture)
-        if image.format in _SEEN_BY_BROWSERS:
-            return picture
-        shown = f"{picture}{_PREVIEW}"
+        self.check_image(file, name)
+        image = _read(file)
+        if image.format in _SHOWN_BY_BROWSERS:
+            return file
+        shown = f"{file}{_PREVIEW}"
         write_picture(shown, _opaque(image))
         return shown
 
-    def example(self, photo: str, name: str, damage: str) -> tuple[str, str]:
-        """Return files of a degraded photograph and of its ground truth, fit for a network.
+    def example(self, photo: str, name: str, degradation: str) -> tuple[str, str]:
+        """Return the files of a degraded photograph and its ground truth.
 
         Args:
-            photo: of ``PHOTOS``.
+            photo: a key of ``PHOTOS``.
             name: the network.
-            damage: of ``DAMAGES``; a network that enlarges gets a shrunk photograph, whatever this says.
+            degradation: a key of ``DEGRADATIONS``; ignored for super-resolution, which gets a downscaled photograph.
 
         Raises:
-            Refusal: there is no such photograph, network or damage.
+            RequestError: there is no such photograph, network or degradation.
         """
         scale = self.facts(name).scale
-        if damage not in DAMAGES or photo not in PHOTOS:
-            raise Refusal("There is no such example.")
-        kind = f"x{scale}" if scale > 1 else damage.replace(" ", "-")
-        given, wanted = (self._shelf.folder / _EXAMPLES / f"{photo}-{part}.png" for part in (kind, f"truth-{kind}"))
-        if not (given.is_file() and wanted.is_file()):
+        if degradation not in DEGRADATIONS or photo not in PHOTOS:
+            raise RequestError("There is no such example.")
+        kind = f"x{scale}" if scale > 1 else degradation.replace(" ", "-")
+        degraded, truth = (self.examples / f"{photo}-{part}.png" for part in (kind, f"truth-{kind}"))
+        if not (degraded.is_file() and truth.is_file()):
             gt = photograph(photo)
             gt = np.ascontiguousarray(gt[: gt.shape[0] // scale * scale, : gt.shape[1] // scale * scale])
-            degrade = build_degradation({"type": "BicubicDown"} if scale > 1 else DAMAGES[damage], scale)
-            write_atomically(given, encode_png(as_array(degrade(as_tensor(gt), np.random.default_rng(0)))))
-            write_atomically(wanted, encode_png(gt))
-        return str(given), str(wanted)
+            degrade = build_degradation({"type": "BicubicDown"} if scale > 1 else DEGRADATIONS[degradation], scale)
+            write_atomically(degraded, encode_png(as_array(degrade(as_tensor(gt), np.random.default_rng(0)))))
+            write_atomically(truth, encode_png(gt))
+        return str(degraded), str(truth)
 
-    def photo_of(self, picture: str) -> str | None:
-        """Return which of ``PHOTOS`` an example was made of; None for a picture of the visitor's own."""
-        file = Path(picture)
-        return file.name.partition("-")[0] if file.parent == self._shelf.folder / _EXAMPLES else None
+    def photo_of(self, file: str) -> str | None:
+        """Return the key in ``PHOTOS`` of an example's file; None for an uploaded image."""
+        path = Path(file)
+        return path.name.partition("-")[0] if path.parent == self.examples else None
 
-    def restore(self, picture: str, name: str, ensemble: bool = False) -> Outcome:
-        """Restore a picture and write what came of it.
+    def restore(self, file: str, name: str, ensemble: bool = False) -> Restoration:
+        """Restore an image and write the result.
 
         Args:
-            picture: its file, or the one that ``preview`` made of it.
+            file: uploaded file, or its preview.
             name: the network.
-            ensemble: the mean over eight turned and mirrored versions.
+            ensemble: whether the result is the mean over eight flips and rotations.
 
         Raises:
-            Refusal: of the picture, or of the memory that is left.
+            RequestError: the image cannot be restored, or memory is not sufficient.
         """
-        picture = _original(picture)
-        self.admit(picture, name)
+        file = _original(file)
+        self.check_image(file, name)
         restorer = self._restorer(name)
-        source = _read(picture)
+        source = _read(file)
         with self._working:
             start = time.perf_counter()
             try:
                 restorer.ensemble = ensemble
-                (output,) = restorer.pictures([source])
-            except Refusal:
+                (output,) = restorer.pictures([source], self._check_open)
+            except RequestError:
                 raise
-            except ValueError as error:  # of the memory, or of the channels
-                raise Refusal(f"This cannot be done: {error}") from error
+            except ValueError as error:  # memory or channels
+                raise RequestError(f"The image cannot be restored: {error}") from error
             seconds = time.perf_counter() - start
-            before, after, result = self._written(source, output, f"{_plain(Path(picture).stem)}-{_plain(name)}.png")
+            before, after, result = self._write(source, output, f"{_safe(Path(file).stem)}-{_safe(name)}.png")
         restored = (output.width, output.height)
-        return Outcome(before, after, result, (source.width, source.height), restored, seconds)
+        return Restoration(before, after, result, (source.width, source.height), restored, seconds)
 
-    def measure(self, picture: str, result: str, truth: str) -> Scores:
-        """Compare what came of a picture, and the picture, with a ground truth.
+    def measure(self, file: str, result: str, truth: str) -> Scores:
+        """Compare an image and its restored version with a ground truth.
 
         Args:
-            picture: what was restored, as ``restore`` was given it.
-            result: the file of the output.
-            truth: the ground truth, or the file that ``preview`` made of it.
+            file: the restored file, as given to ``restore``.
+            result: the output file.
+            truth: ground truth, or its preview.
 
         Raises:
-            Refusal: one of them is no picture, or they do not fit each other.
+            RequestError: a file is not an image, or the sizes do not match.
         """
-        files = _original(picture), result, _original(truth)
-        size, restored, wanted = map(self.admit, files)
+        files = _original(file), result, _original(truth)
+        size, restored, expected = map(self.check_image, files)
         scale = restored[0] // size[0]
         if not scale or restored != (scale * size[0], scale * size[1]):
-            raise Refusal("This result is not that of the picture. Restore it again.")
+            raise RequestError("This result does not belong to the image. Restore it again.")
         try:
-            check_sizes(size, wanted, scale, 0)
+            check_sizes(size, expected, scale, 0)
         except ValueError as error:
-            raise Refusal(f"No comparison is possible: {error}.") from error
-        source, output, gt = (_read(file).pixels for file in files)
+            raise RequestError(f"The images cannot be compared: {error}.") from error
+        source, output, gt = (_read(path).pixels for path in files)
         return score(source, output, gt, scale)
 
-    def _written(self, source: Picture, output: Picture, name: str) -> tuple[Path, Path, Path]:
-        """Write what a page shows of a restored picture, and the picture."""
-        self._shelf.sweep()
-        folder = self._shelf.folder / uuid.uuid4().hex
+    def _is_uploaded(self, file: str) -> bool:
+        try:
+            path = Path(file).resolve()
+            return path.is_relative_to(self.folder) and path.is_file()
+        except (OSError, ValueError):  # a name that is too long or contains a null byte
+            return False
+
+    def _write(self, source: Picture, output: Picture, name: str) -> tuple[Path, Path, Path]:
+        """Write the two images that the page shows, and the result; remove old results."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        for old in self.results.iterdir():
+            if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = self.results / uuid.uuid4().hex
         views = (_opaque(_enlarged(source, output.width // source.width)), _opaque(output))
         files = (folder / "before.png", folder / "after.png", folder / name)
-        for file, picture in zip(files, (*views, replace(output, format="PNG")), strict=True):
-            write_picture(file, picture)
+        for path, image in zip(files, (*views, replace(output, format="PNG")), strict=True):
+            write_picture(path, image)
         return files
 
-    def _go_on(self, network: nn.Module, inputs: Any) -> None:
-        """Run before each tile: end at once when the demo ends."""
+    def _check_open(self, progress: float) -> None:
+        """Stop a restoration between two tiles when the demo stops."""
         if self._is_closed:
-            raise Refusal("The demo has ended.")
+            raise RequestError("The demo has stopped.")
 
     def _restorer(self, name: str) -> Restorer:
-        """Return what restores with a checkpoint, for a visitor, who is not told where it lies."""
+        """Return the restorer of a network, without showing the visitor where its file is."""
         if name not in self._files:
-            raise Refusal("There is no such network.")
+            raise RequestError("There is no such network.")
         try:
-            return self._loaded(name)
+            return self._load(name)
         except (ValueError, OSError, RuntimeError) as error:
             _LOG.error("%s", error)
-            raise Refusal(f"The network '{name}' cannot be loaded.") from error
+            raise RequestError(f"The network '{name}' cannot be loaded.") from error
 
-    def _loaded(self, name: str) -> Restorer:
-        """Return what restores with a checkpoint, loaded if it is not; what was not used for longest makes room."""
+    def _load(self, name: str) -> Restorer:
+        """Return the restorer of a network; the least recently used one is unloaded."""
         with self._loading:
             if name not in self._restorers:
-                restorer = Restorer(load_network(self._files[name]), device=self._device, tile=self._tile)
-                restorer.network.register_forward_pre_hook(self._go_on)
-                self._restorers[name] = restorer
+                network = load_network(self._files[name])
+                self._restorers[name] = Restorer(network, device=self._device, tile=self._tile)
             self._restorers.move_to_end(name)
             while len(self._restorers) > _LOADED:
                 self._restorers.popitem(last=False)
@@ -300,67 +313,60 @@ class DemoService:
 
 
 def photograph(title: str) -> Array:
-    """Return one of the ``PHOTOS`` (H, W, 3).
+    """Return one of ``PHOTOS`` as (H, W, 3), uint8.
 
     Raises:
-        DataError: scikit-image or its photograph is not there.
+        DataError: scikit-image or its photograph is missing.
     """
     file = PHOTOS[title]
     return photographs({file: {**TRAIN, **VAL}[file]}).read(file)
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _stored_size(picture: str) -> tuple[int, int]:
-    """Return width and height of what would have to be decoded, from the first bytes that say so."""
+def _size_in_header(file: str) -> tuple[int, int]:
+    """Return width and height that would have to be decoded, from the header of a file of a supported format."""
     try:
-        with any_size(), Image.open(picture, formats=_FORMATS) as image:
-            tags: Any = getattr(image, "tag_v2", {})
-            tile = (tags.get(_TILE_WIDTH, image.width), tags.get(_TILE_HEIGHT, image.height))
-            size = image.size
-    except Exception as error:  # Pillow's readers raise what they like
-        raise PictureError(f"{picture}: not an image of a known kind") from error
-    if min(tile) < min(*size, _SMALLEST_TILE):
-        raise PictureError(f"{picture}: a TIFF file of uncommonly small tiles")
-    return max(size[0], tile[0]), max(size[1], tile[1])
+        with Image.open(file, formats=_FORMATS) as image:
+            tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+            return max(image.width, tags.get(_TILE_WIDTH, 0)), max(image.height, tags.get(_TILE_LENGTH, 0))
+    except Exception as error:  # Pillow's readers raise many classes
+        raise PictureError(f"{file}: expected an image ({', '.join(_FORMATS)}): {error}") from error
 
 
-def _read(picture: str) -> Picture:
+def _read(file: str) -> Picture:
     try:
-        return read_picture(Path(picture))
+        return read_picture(Path(file))
     except PictureError as error:
-        raise _unreadable(error, picture) from error
+        raise _unreadable(error, file) from error
 
 
-def _unreadable(error: PictureError, picture: str) -> Refusal:
-    """Return what a visitor is told of a file that is no picture: nothing of where it lies."""
-    return Refusal(f"This file cannot be read as a picture: {str(error).replace(picture, Path(picture).name)}")
+def _unreadable(error: PictureError, file: str) -> RequestError:
+    """Return the error of an unreadable image, without its path."""
+    return RequestError(f"This file cannot be read as an image: {str(error).replace(file, Path(file).name)}")
 
 
-def _original(picture: str) -> str:
-    """Return the file that a preview was made of, or the file itself."""
-    original = picture.removesuffix(_PREVIEW)
-    return original if Path(original).is_file() else picture
+def _original(file: str) -> str:
+    """Return the file that a preview was made from, or the file itself."""
+    original = file.removesuffix(_PREVIEW)
+    return original if Path(original).is_file() else file
 
 
-def _plain(name: str) -> str:
-    """Return a name that is safe in any file system and header."""
-    return re.sub(r"[^\w.-]+", "_", name).encode()[:80].decode(errors="ignore").strip("._") or "picture"
+def _safe(name: str) -> str:
+    """Return a name that is valid in any file system and HTTP header."""
+    return re.sub(r"[^\w.-]+", "_", name).encode()[:80].decode(errors="ignore").strip("._") or "image"
 
 
-def _opaque(picture: Picture) -> Picture:
-    """Return a picture as a page shows it best: of 8 bits, on white where it is transparent."""
-    picture = with_bits(picture, 8)
-    pixels = picture.pixels
-    if picture.alpha is not None:
-        share = picture.alpha.astype(np.float32)[:, :, None] / 255
-        pixels = np.rint(255 + (pixels - np.float32(255)) * share).astype(np.uint8)
-    return replace(picture, pixels=pixels, alpha=None, exif=None, format="PNG")
+def _opaque(image: Picture) -> Picture:
+    """Return an image with 8 bits, on white where it is transparent."""
+    image = with_bits(image, 8)
+    pixels = image.pixels
+    if image.alpha is not None:
+        opacity = image.alpha.astype(np.float32)[:, :, None] / 255
+        pixels = np.rint(255 + (pixels - np.float32(255)) * opacity).astype(np.uint8)
+    return replace(image, pixels=pixels, alpha=None, exif=None, format="PNG")
 
 
-def _enlarged(picture: Picture, scale: int) -> Picture:
-    """Return a picture enlarged bicubically."""
-    pixels = np.dstack([enlarge_alpha(channel, scale) for channel in np.moveaxis(picture.pixels, 2, 0)])
-    alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, scale)
-    return replace(picture, pixels=pixels, alpha=alpha)
+def _enlarged(image: Picture, scale: int) -> Picture:
+    """Return an image enlarged with bicubic interpolation."""
+    pixels = np.dstack([enlarge_alpha(channel, scale) for channel in np.moveaxis(image.pixels, 2, 0)])
+    alpha = None if image.alpha is None else enlarge_alpha(image.alpha, scale)
+    return replace(image, pixels=pixels, alpha=alpha)

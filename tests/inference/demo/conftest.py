@@ -1,4 +1,4 @@
-"""A demo with two small networks, as a process of its own."""
+"""A demo with two small networks in a process of its own."""
 
 import contextlib
 import importlib.util
@@ -24,7 +24,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Two untrained networks, ×2 and of the same size, whose pictures are nevertheless not flat."""
+    """Two untrained networks, ×2 and ×1."""
     folder = tmp_path_factory.mktemp("checkpoints")
     files = {}
     for name, scale in (("double", 2), ("same", 1)):
@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory):
 
 @contextlib.contextmanager
 def serving(checkpoints, folder, *options):
-    """Run ``mcir demo`` until it tells its address; end it as Ctrl-C does, and see that nothing is left of it."""
+    """Run ``mcir demo`` in a process; at the end stop it like Ctrl-C and check that its files are deleted."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip('Gradio is not installed: pip install -e ".[demo]"')
     command = [sys.executable, "-m", "mcir.cli", "demo", *map(str, checkpoints.values()), *options]
@@ -48,11 +48,11 @@ def serving(checkpoints, folder, *options):
     )
     with process:
         try:
-            told, address = [], None
+            lines, address = [], None
             while address is None and (line := process.stdout.readline()):
-                told.append(line)
+                lines.append(line)
                 address = re.search(r"http://\S+", line)
-            assert address, "".join(told)
+            assert address, "".join(lines)
             yield Server(address[0], process, folder)
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 0
@@ -63,7 +63,7 @@ def serving(checkpoints, folder, *options):
 
 @pytest.fixture(scope="session")
 def server(checkpoints, tmp_path_factory):
-    """A demo that restores to 0.1 megapixels of files up to half a megabyte."""
+    """A demo with limits of 0.1 megapixels and half a megabyte per file."""
     folder = tmp_path_factory.mktemp("demo")
     with serving(checkpoints, folder, "--max-megapixels", "0.1", "--max-size", "0.5") as running:
         yield running

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person sees, drops, presses and downloads."""
+"""The page in a real browser: upload, restore, compare, download."""
 
 import re
 import shutil
@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from PIL import ImageCms
 
 import mcir
 from mcir.data.codec import decode
@@ -15,6 +16,8 @@ from mcir.inference.images import Picture, read_picture, write_picture
 from tests.inference.demo.conftest import serving
 
 SLIDER = "#slider img"
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
-    """The page, freshly opened; at the end no request has left this machine and nothing went wrong unseen."""
+    """The page in a new context; requests to other hosts and script errors fail the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     asked, wrong = [], []
@@ -63,7 +66,7 @@ def put(tmp_path):
 
 
 def until(page, expression):
-    """Wait until an expression of JavaScript is true; the page forbids what Playwright's own waiting does."""
+    """Wait until a JavaScript expression is true."""
     end = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
@@ -71,7 +74,7 @@ def until(page, expression):
 
 
 def press(page, place):
-    """Click as late as a person does: Gradio may lose what it is asked while it ends its answer to something else."""
+    """Click after a short pause: Gradio may lose an event while it finishes the previous one."""
     page.wait_for_timeout(400)
     page.click(place)
 
@@ -83,7 +86,7 @@ def drop(page, place, file):
 
 
 def draw(page, place, file):
-    """Draw a file onto the picture that is there."""
+    """Drop a file onto the current image."""
     page.wait_for_timeout(400)
     put = "([name, values]) => { const given = new DataTransfer(); \
         given.items.add(new File([new Uint8Array(values)], name, {type: 'image/png'})); return given }"
@@ -92,7 +95,7 @@ def draw(page, place, file):
 
 
 def restored(page):
-    """Press the button and return what is told of the result."""
+    """Press the button and return what is text of the result."""
     press(page, "#restore")
     page.wait_for_selector("#result p")
     until(page, f"[...document.querySelectorAll('{SLIDER}')].filter(i => i.naturalWidth).length == 2")
@@ -100,7 +103,7 @@ def restored(page):
 
 
 def shown(page):
-    """Return the two pictures of the slider as they came to the browser."""
+    """Return the two images of the slider as sent to the browser."""
     addresses = page.eval_on_selector_all(SLIDER, "images => images.map(image => image.src)")
     return [decode(page.request.get(address).body(), "") for address in addresses]
 
@@ -114,7 +117,7 @@ def downloaded(page, folder):
 
 
 def measured(page):
-    """Return the metrics, or what is told in their place."""
+    """Return the metrics, or what is text in their place."""
     return page.wait_for_selector("#metrics :is(table, p)").inner_text()
 
 
@@ -123,13 +126,13 @@ def remove(page, place):
     page.wait_for_selector(f"#{place} img", state="detached")
 
 
-def goes(page):
-    """See that the result goes, and with it all that is told of it."""
+def assert_no_result(page):
+    """See that the result goes, and with it all that is text of it."""
     for place in (SLIDER, "#result p", "#metrics :is(table, p)", "#download"):
         page.wait_for_selector(place, state="hidden")
 
 
-def refusal(page):
+def error_message(page):
     message = page.wait_for_selector(".toast-body").inner_text()
     page.click(".toast-close")
     page.wait_for_selector(".toast-body", state="detached")
@@ -149,13 +152,13 @@ def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, t
     drop(page, "picture", file)
     page.click("#compare button")
     drop(page, "truth", truth)
-    caption, told = restored(page), measured(page)
+    caption, text = restored(page), measured(page)
     expected, given = mcir.restore(file, network), read_picture(file)
     scores = score(given.pixels, expected.pixels, read_picture(truth).pixels, 2)
     assert re.fullmatch(r"double · 90×60 → 180×120 pixels · \d+\.\d\d s", caption)
     for number in (f"{scores.psnr_of_input:.2f} dB", f"{scores.psnr:.2f} dB", f"{scores.ssim:.4f}"):
-        assert number in told
-    assert f"{scores.ssim - scores.ssim_of_input:+.4f}" in told
+        assert number in text
+    assert f"{scores.ssim - scores.ssim_of_input:+.4f}" in text
     before, after = shown(page)
     assert before.shape == after.shape == (120, 180, 3)
     np.testing.assert_array_equal(after, expected.pixels)
@@ -164,7 +167,7 @@ def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, t
     np.testing.assert_array_equal(read_picture(result).pixels, expected.pixels)
 
 
-def test_the_second_network_restores_what_it_is_for(page, put, checkpoints):
+def test_the_second_network_restores_at_the_same_size(page, put, checkpoints):
     file = put("a.png", 60, 90)
     drop(page, "picture", file)
     assert not page.is_visible("#damage")
@@ -177,15 +180,15 @@ def test_the_second_network_restores_what_it_is_for(page, put, checkpoints):
     np.testing.assert_array_equal(after, mcir.restore(file, checkpoints["same"], ensemble=True).pixels)
 
 
-def test_a_photograph_to_try_follows_the_network(page, put):
-    """They are larger than this demo restores, which it says."""
+def test_an_example_follows_the_network(page, put):
+    """The photographs exceed the limit of this demo when enlarged, which it reports."""
     page.click("#examples button >> nth=0")
     page.wait_for_selector("#truth img")
     size = "image => [image.naturalWidth, image.naturalHeight]"
     page.wait_for_selector("#picture img[src*='cat-x2']")
     assert page.eval_on_selector("#picture img", size) == [225, 150]
     press(page, "#restore")
-    assert "450×300. At most 0.1 megapixels" in refusal(page)
+    assert "450×300. The limit of this demo is 0.1 megapixels" in error_message(page)
     choose(page, "same")
     page.wait_for_selector("#picture img[src*='cat-noise']")
     page.wait_for_selector("#truth img[src*='cat-truth-noise']")
@@ -199,7 +202,7 @@ def test_a_photograph_to_try_follows_the_network(page, put):
     assert page.locator("#metrics :is(table, p)").count() == 0
 
 
-def test_a_result_goes_with_what_it_was_made_of(page, put, tmp_path):
+def test_a_result_disappears_when_its_inputs_change(page, put, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     file = put("a.png", 60, 90)
     drop(page, "picture", file)
@@ -217,22 +220,22 @@ def test_a_result_goes_with_what_it_was_made_of(page, put, tmp_path):
         restored(page)
         measured(page)
         change()
-        goes(page)
+        assert_no_result(page)
     drop(page, "picture", file)
     restored(page)
     draw(page, "picture", put("b.png", 40, 60))
-    goes(page)
+    assert_no_result(page)
     page.wait_for_selector("#picture img[src*='b.png']")
     assert restored(page).startswith("same, mean of eight · 60×40 pixels")
     draw(page, "picture", tmp_path / "notes.png")
-    assert "cannot be read as a picture: notes.png" in refusal(page)
-    goes(page)
+    assert "cannot be read as an image: notes.png" in error_message(page)
+    assert_no_result(page)
     press(page, "#restore")
-    assert "Drop a picture first" in refusal(page)
+    assert "Upload an image first" in error_message(page)
 
 
-def test_what_was_chosen_meanwhile_counts(browser, checkpoints, tmp_path, put):
-    """A network that is at work when another is chosen has nothing to show any more, and the other has."""
+def test_a_choice_during_a_restoration_discards_it(browser, checkpoints, tmp_path, put):
+    """Choosing another network during a restoration discards the running one."""
     with serving(checkpoints, tmp_path) as server, browser.new_context() as context:
         page = context.new_page()
         page.goto(server.address)
@@ -247,54 +250,54 @@ def test_what_was_chosen_meanwhile_counts(browser, checkpoints, tmp_path, put):
         assert restored(page).startswith("same · 800×800 pixels")
 
 
-def test_a_ground_truth_is_compared_as_soon_as_it_comes(page, put, tmp_path):
+def test_a_ground_truth_is_compared_when_it_is_uploaded(page, put, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     drop(page, "picture", put("a.png", 60, 90))
     page.click("#compare button")
     drop(page, "truth", put("half.png", 30, 45))
     caption = restored(page)
-    told = "No comparison is possible: the ground truth has 45×30 pixels, the restored picture 180×120 (×2)."
-    assert measured(page) == told
+    text = "The images cannot be compared: the ground truth has 45×30 pixels, the restored image 180×120 (×2)."
+    assert measured(page) == text
     assert downloaded(page, tmp_path).name == "a-double.png"
     remove(page, "truth")
     page.wait_for_selector("#metrics p", state="hidden")
     drop(page, "truth", put("truth.tif", 120, 180))
     assert "PSNR" in page.wait_for_selector("#metrics table").inner_text()
     draw(page, "truth", tmp_path / "notes.png")
-    assert "cannot be read as a picture: notes.png" in refusal(page)
+    assert "cannot be read as an image: notes.png" in error_message(page)
     page.wait_for_selector("#metrics table", state="hidden")
     assert page.inner_text("#result") == caption
     assert len(shown(page)) == 2
 
 
-def test_what_is_no_picture_or_too_large_is_refused_in_words(page, put, tmp_path):
+def test_invalid_and_too_large_files_are_rejected(page, put, tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "notes.png").write_text("no picture")
     (tmp_path / "heavy.png").write_bytes(bytes(2**20))
     picture = "#picture input[type=file]"
     for file, message in (
-        (put("large.png", 200, 300), "300×200 pixels, restored 600×400. At most 0.1 megapixels"),
-        (tmp_path / "notes.png", "This file cannot be read as a picture: notes.png"),
+        (put("large.png", 200, 300), "300×200 pixels, restored 600×400. The limit of this demo is 0.1 megapixels"),
+        (tmp_path / "notes.png", "This file cannot be read as an image: notes.png"),
         (tmp_path / "notes.txt", "Invalid file type"),
         (tmp_path / "heavy.png", "exceed the maximum allowed size"),
     ):
         page.wait_for_selector(picture, state="attached")
         page.set_input_files(picture, file)
-        told = refusal(page)
-        assert message in told
-        assert str(tmp_path) not in told and "mcir-demo" not in told
+        text = error_message(page)
+        assert message in text
+        assert str(tmp_path) not in text and "mcir-demo" not in text
     press(page, "#restore")
-    assert "Drop a picture first" in refusal(page)
+    assert "Upload an image first" in error_message(page)
 
 
-def test_a_picture_that_no_browser_shows_is_shown_and_kept_whole(page, put, checkpoints, tmp_path):
-    file = put("a.tif", 40, 60, np.uint16, alpha=True, icc=b"a profile" * 20)
+def test_a_16_bit_tiff_is_shown_and_restored_at_full_depth(page, put, checkpoints, tmp_path):
+    file = put("a.tif", 40, 60, np.uint16, alpha=True, icc=PROFILE)
     drop(page, "picture", file)
     until(page, "document.querySelector('#picture img').naturalWidth == 60")
     restored(page)
     assert shown(page)[1].shape == (80, 120, 3)
     result, expected = read_picture(downloaded(page, tmp_path)), mcir.restore(file, checkpoints["double"])
-    assert (result.bits, result.icc) == (16, b"a profile" * 20)
+    assert (result.bits, result.icc) == (16, PROFILE)
     np.testing.assert_array_equal(result.pixels, expected.pixels)
     np.testing.assert_array_equal(result.alpha, expected.alpha)
 
@@ -315,7 +318,7 @@ def test_the_slider_zooms_and_fills_the_window(page, put):
 
 
 @pytest.mark.parametrize("width", [360, 1600])
-def test_nothing_sticks_out_of_the_window(width, page, put):
+def test_the_page_fits_the_window(width, page, put):
     page.set_viewport_size({"width": width, "height": 800})
     drop(page, "picture", put("a.png", 40, 60))
     restored(page)
@@ -324,7 +327,7 @@ def test_nothing_sticks_out_of_the_window(width, page, put):
     assert (right["y"] > left["y"] + left["height"]) is (width < 800)
 
 
-def test_two_visitors_do_not_see_each_other(page, browser, server, put):
+def test_visitors_do_not_see_each_others_images(page, browser, server, put):
     drop(page, "picture", put("a.png", 40, 60))
     restored(page)
     with browser.new_context() as context:
