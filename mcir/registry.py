@@ -42,19 +42,16 @@ C = TypeVar("C", bound=type)
 
 
 class Location(NamedTuple):
-    """Where an option was written.
-
-    Attributes:
-        source: option file, or the command-line words that set the option, like ``--set scale=2``.
-        line: line in the file, counted from 1; None on the command line.
-        key: key path of the option, like ``train.optim_g.lr``.
-        written: key path in the file, if it is an old name for ``key``.
-    """
+    """Where an option was written."""
 
     source: str
+    """Option file, or the command-line words that set the option, like ``--set scale=2``."""
     line: int | None = None
+    """Line in the file, counted from 1; None on the command line."""
     key: str = ""
+    """Key path of the option, like ``train.optim_g.lr``."""
     written: str = ""
+    """Key path in the file, if it is an old name for ``key``."""
 
     def __str__(self) -> str:
         position = self.source if self.line is None else f"{self.source}:{self.line}"
@@ -270,10 +267,9 @@ class Registry:
         """
         with locate_errors(where, key):
             if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
-                example = next(iter(self.names()), "…")
+                example = f"{{type: {next(iter(self.names()), '…')}, …}}"
                 raise RegistryError(
-                    f"Expected the section of {with_article(self.kind)}, a mapping with the key 'type' like "
-                    f"{{type: {example}, …}}, got {section!r}."
+                    f"{self.kind}: expected a mapping with the key 'type', like {example}, got {section!r}."
                 )
             name = section["type"]
             arguments = {key: value for key, value in section.items() if key != "type"}
@@ -307,14 +303,9 @@ class Registry:
         return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(origins) or 'nowhere'}."
 
 
-def with_article(noun: str) -> str:
-    """Return ``a data set`` or ``an optimizer``."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
 def _has_no_constructor(cls: type) -> bool:
     """Return whether a class inherits the constructor of ``object`` or of a torch module, which accept anything."""
-    construct = cls.__init__  # type: ignore[misc]
+    construct = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     return construct is object.__init__ or getattr(construct, "__module__", None) == "torch.nn.modules.module"
 
 
@@ -340,12 +331,6 @@ def _record_arguments(cls: type, name: str, skip: int) -> None:
     _show_mutable_defaults(cls)
     construct = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
-    if _has_no_constructor(cls):
-
-        def construct(self: Any, inherited: Any = construct) -> None:
-            inherited(self)
-
-        construct.__signature__ = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])  # type: ignore[attr-defined]
 
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""A package of someone else's: found by its entry point or by ``imports:``, and used without a change here."""
+"""A third-party package, found by its entry point or through ``imports:``."""
 
 import os
 import re
@@ -83,7 +83,7 @@ OPTIONS = {
 
 
 def install(folder, code=CODE):
-    """Lay a package and its metadata out as pip would."""
+    """Install a package and its metadata as pip does."""
     metadata = folder / "someones_plugin-1.0.dist-info"
     metadata.mkdir(parents=True)
     (folder / "someones_plugin.py").write_text(code)
@@ -109,7 +109,7 @@ def train(folder, *path, status=0, **changes):
 
 
 def check(folder, result):
-    """All three of the package's classes were at work."""
+    """Check that all three classes of the package were used."""
     assert "ContrastiveModel trains PluginNet" in result.stdout
     assert "with 6 images" in result.stdout
     assert re.search(r"4/4 +l_pix \d", result.stdout)
@@ -126,7 +126,7 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
     check(tmp_path, result)
 
 
-def test_a_module_beside_the_option_file_is_found_by_imports(tmp_path):
+def test_a_module_in_the_current_folder_is_found_through_imports(tmp_path):
     (tmp_path / "my_parts.py").write_text(CODE)
     result = train(tmp_path, imports=["my_parts"])
     check(tmp_path, result)
@@ -139,7 +139,7 @@ def test_without_the_package_its_names_are_unknown(tmp_path):
     assert "Traceback" not in message
 
 
-def test_its_sections_are_checked_like_our_own(tmp_path):
+def test_its_sections_are_validated(tmp_path):
     installed = install(tmp_path / "site")
     data = {"train": {"type": "PluginData", "batch_size_per_gpu": 2}}
     network = {"type": "PluginNet", "widht": 5}
@@ -164,7 +164,7 @@ def test_a_package_that_fails_to_import_is_named(tmp_path, code, reason):
     assert "Traceback" not in message
 
 
-def test_imports_that_fail_are_named_with_their_line(tmp_path):
+def test_failed_imports_are_reported_with_the_line(tmp_path):
     (tmp_path / "broken.py").write_text("import torch\nraise RuntimeError('too old')\n")
     message = " ".join(train(tmp_path, status=1, imports=["broken", "not_there"]).stderr.split())
     assert "Importing broken failed: RuntimeError: too old" in message

@@ -1,4 +1,4 @@
-"""The registry: entering, asking, building, and what it says when something is wrong."""
+"""The registry: registration, lookup, construction, and errors."""
 
 import inspect
 import pickle
@@ -31,7 +31,7 @@ def shapes():
     return registry, Box
 
 
-def test_a_section_builds_and_is_not_changed(shapes):
+def test_build_does_not_change_the_section(shapes):
     registry, box = shapes
     section = {"type": "Rectangle", "width": 3}
     built = registry.build(section, "canvas")
@@ -40,13 +40,13 @@ def test_a_section_builds_and_is_not_changed(shapes):
     assert section == {"type": "Rectangle", "width": 3}
 
 
-def test_an_instance_keeps_its_arguments_with_defaults(shapes):
+def test_an_instance_records_its_arguments_with_defaults(shapes):
     registry, box = shapes
     assert registry.build({"type": "Box", "width": 3}, "canvas").hyperparameters == {"width": 3, "height": 2}
     assert box("canvas", 5, height=1).hyperparameters == {"width": 5, "height": 1}
 
 
-def test_a_subclass_keeps_its_own_arguments_and_not_its_parents(shapes):
+def test_a_subclass_records_its_own_arguments(shapes):
     registry, box = shapes
 
     @registry.register()
@@ -57,7 +57,7 @@ def test_a_subclass_keeps_its_own_arguments_and_not_its_parents(shapes):
     assert Square("canvas", 4).hyperparameters == {"side": 4}
 
 
-def test_kept_arguments_do_not_change_with_the_callers():
+def test_recorded_arguments_are_copies():
     kept = Registry("list", "mcir.registry")
 
     @kept.register()
@@ -71,7 +71,7 @@ def test_kept_arguments_do_not_change_with_the_callers():
     assert keeper.hyperparameters == {"values": [1]}
 
 
-def test_names_are_sorted_and_globbed_without_case(shapes):
+def test_names_are_sorted_and_matched_ignoring_case(shapes):
     registry, _ = shapes
     assert registry.names() == ["Box"]
     assert registry.names("b*") == ["Box"]
@@ -81,7 +81,7 @@ def test_names_are_sorted_and_globbed_without_case(shapes):
     assert "Circle" not in registry
 
 
-def test_parameters_leave_out_what_is_given(shapes):
+def test_parameters_exclude_runtime_arguments(shapes):
     registry, _ = shapes
     assert list(registry.parameters("Box")) == ["width", "height"]
 
@@ -97,7 +97,7 @@ def test_parameters_leave_out_what_is_given(shapes):
         ({"type": 3}, "mapping with the key 'type'"),
     ],
 )
-def test_mistakes_are_named(shapes, section, message):
+def test_invalid_sections(shapes, section, message):
     with pytest.raises(RegistryError, match=message):
         shapes[0].build(section, "canvas")
 
@@ -116,7 +116,7 @@ def test_a_taken_name_is_refused(shapes):
     assert registry.get("Box") is box
 
 
-def test_a_constructor_that_swallows_arguments_is_refused(shapes):
+def test_a_constructor_with_unnamed_arguments_is_refused(shapes):
     with pytest.raises(RegistryError, match=r"\*\*rest.*hides misspelt options"):
 
         @shapes[0].register()
@@ -152,11 +152,11 @@ def test_a_plain_class_without_a_constructor_takes_no_arguments():
         registry.build({"type": "Thing", "width": 3})
 
 
-def test_a_registry_fills_itself():
+def test_a_registry_imports_its_home_package():
     assert "EDSR" in ARCHS.names()
 
 
-def test_suggestions_are_near_or_none():
+def test_suggestions():
     assert suggestion("num_feats", ["num_feat", "num_block"]) == " Did you mean 'num_feat'?"
     assert suggestion("edsr", ["EDSR"]) == " Did you mean 'EDSR'?"
     assert suggestion("zzz", ["num_feat"]) == ""
@@ -224,7 +224,7 @@ def test_a_located_error_can_be_sent_to_another_process(boxes):
     assert (str(received), received.name) == ("x.yml:2: box.width: expected a positive width, got 0.", "width")
 
 
-def test_what_a_class_takes_is_known(shapes):
+def test_takes(shapes):
     assert shapes[0].takes("height") and not shapes[0].takes("canvas") and not shapes[0].takes("heigth")
 
 

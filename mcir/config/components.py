@@ -32,8 +32,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
-from mcir.config.wording import COMPLETE, SECTION, JsonSchema, in_words, problem, unexpected
-from mcir.registry import DATASETS, DEGRADATIONS, Registry, RegistryError, closest, suggestion, with_article
+from mcir.config.wording import COMPLETE, SECTION, JsonSchema, in_words, problem, unexpected, with_article
+from mcir.registry import DATASETS, DEGRADATIONS, Registry, RegistryError, closest, suggestion
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
 _SEQUENCES = (list, tuple, Sequence, Iterable, Collection)

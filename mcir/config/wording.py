@@ -8,8 +8,6 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
-from mcir.registry import with_article
-
 COMPLETE = "option"
 """Error type of messages that need no more wording."""
 SECTION = "a section, lines 'key: value' indented below this one"
@@ -36,6 +34,11 @@ class JsonSchema(GenerateJsonSchema):
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
         """Return the schema that accepts everything."""
         return {}
+
+
+def with_article(noun: str) -> str:
+    """Return ``a data set`` or ``an optimizer``."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def in_words(schema: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A complete option file that the tests of this room bend in one place each."""
+"""A complete option file, which each test changes in one place."""
 
 import pytest
 
@@ -27,7 +27,7 @@ val: {metrics: {psnr: {type: PSNR, crop_border: 2}}}
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Write a file below the current folder, which is empty at first, and return its name."""
+    """Write a file to the temporary current folder and return its name."""
     monkeypatch.chdir(tmp_path)
 
     def write(text, name="x.yml"):
@@ -46,7 +46,7 @@ def good():
 
 @pytest.fixture
 def problems(write):
-    """Load an option file that does not fit and return the lines of the message."""
+    """Load an invalid option file and return the lines of the message."""
     from mcir.config import OptionError, load
 
     def problems(text, **arguments):

@@ -140,7 +140,7 @@ def test_one_mistake_gives_one_problem(section, path, message):
     assert check(section)[1] == [(path, message)]
 
 
-def test_an_unknown_class_is_named_with_the_nearest_one():
+def test_an_unknown_class_comes_with_the_closest_one():
     _, [(path, message)] = check({"type": "Weel"})
     assert path == "type"
     assert message.startswith("There is no gadget 'Weel'. Did you mean 'Wheel'?")
@@ -151,7 +151,7 @@ def test_all_problems_are_collected():
     assert sorted(path for path, _ in problems) == ["weight", "wheel", "wheel.spokes", "wheel.x"]
 
 
-def test_the_scale_is_filled_in_where_a_data_set_takes_it():
+def test_the_scale_is_filled_in_for_data_sets_and_degradations():
     section = {"type": "PairedImageDataset", "dataroot_gt": "a", "degradation": {"type": "BicubicDown"}}
     filled, problems = check(section, 3, DATASETS)
     assert problems == []

@@ -1,4 +1,4 @@
-"""The schema is tested by reading it as an editor does, for the few keywords that it uses."""
+"""The JSON schema, tested with a small validator for the keywords that it uses."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from mcir.registry import ARCHS, LOSSES, MODELS
 SCHEMA = json_schema()
 
 
-def fits(value, schema):
-    """Return whether a value fits a schema: the meaning of each keyword, written out plainly."""
+def is_valid(value, schema):
+    """Return whether a value is valid under a schema."""
     if "$ref" in schema:
-        return fits(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
+        return is_valid(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
     kind = schema.get("type")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -31,16 +31,16 @@ def fits(value, schema):
         return False
     if is_number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return False
-    if "anyOf" in schema and not any(fits(value, option) for option in schema["anyOf"]):
+    if "anyOf" in schema and not any(is_valid(value, option) for option in schema["anyOf"]):
         return False
-    if any(not fits(value, part) for part in schema.get("allOf", ())):
+    if any(not is_valid(value, part) for part in schema.get("allOf", ())):
         return False
-    if "if" in schema and fits(value, schema["if"]) and not fits(value, schema["then"]):
+    if "if" in schema and is_valid(value, schema["if"]) and not is_valid(value, schema["then"]):
         return False
     if isinstance(value, list) and ("items" in schema or "prefixItems" in schema):
         items = schema.get("prefixItems") or [schema["items"]] * len(value)
-        fits_length = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
-        return fits_length and all(map(fits, value, items))
+        has_length = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
+        return has_length and all(map(is_valid, value, items))
     if isinstance(value, dict):
         if not set(schema.get("required", ())) <= value.keys():
             return False
@@ -52,12 +52,12 @@ def fits(value, schema):
                 matching = [additional] if isinstance(additional, dict) else []
                 if additional is False:
                     return False
-            if not all(fits(entry, part) for part in matching):
+            if not all(is_valid(entry, part) for part in matching):
                 return False
     return True
 
 
-def test_the_schema_is_plain_json_and_its_references_exist():
+def test_the_schema_is_json_and_its_references_exist():
     text = json.dumps(SCHEMA)
     assert {name.rpartition("/")[2] for name in re.findall(r'"\$ref": "([^"]+)"', text)} <= SCHEMA["$defs"].keys()
 
@@ -73,7 +73,7 @@ def test_every_component_is_a_variant_with_types_and_defaults():
     assert {variant["title"] for variant in SCHEMA["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
 
 
-def test_the_arguments_of_training_follow_the_model():
+def test_the_training_options_depend_on_the_model():
     assert SCHEMA["properties"]["model_type"]["enum"] == MODELS.names()
     train = {
         part["if"]["properties"]["model_type"]["const"]: part["then"]["properties"]["train"] for part in SCHEMA["allOf"]
@@ -84,7 +84,7 @@ def test_the_arguments_of_training_follow_the_model():
     assert "total_iter" in train["RestorationModel"]["required"]
 
 
-def test_fixed_options_carry_their_descriptions():
+def test_fixed_options_have_descriptions():
     assert SCHEMA["properties"]["scale"]["description"] == "Output size divided by input size."
     assert SCHEMA["properties"]["scale"]["minimum"] == 1
     assert SCHEMA["properties"]["num_gpu"]["anyOf"] == [
@@ -94,12 +94,12 @@ def test_fixed_options_carry_their_descriptions():
     assert SCHEMA["$defs"]["LoggerOptions"]["properties"]["print_freq"]["default"] == 100
 
 
-def test_a_good_file_fits(write, good):
-    assert fits(read_file(write(good)).plain(), SCHEMA)
+def test_a_valid_file_is_valid_under_the_schema(write, good):
+    assert is_valid(read_file(write(good)).plain(), SCHEMA)
     more = "_base_: a.yml\nimports: b\nnum_gpu: 2\n" + good.replace(
         "datasets:", "datasets:\n  val_1: {type: BundledPhotos, split: val, num_worker_per_gpu: 1}"
     )
-    assert fits(read_file(write(more)).plain(), SCHEMA)
+    assert is_valid(read_file(write(more)).plain(), SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ def test_a_good_file_fits(write, good):
         ("type: PSNR", "type: EDSR"),
     ],
 )
-def test_a_mistake_does_not_fit(write, good, old, new):
-    assert not fits(read_file(write(good.replace(old, new, 1))).plain(), SCHEMA)
+def test_a_mistake_is_not_valid_under_the_schema(write, good, old, new):
+    assert not is_valid(read_file(write(good.replace(old, new, 1))).plain(), SCHEMA)

@@ -1,4 +1,4 @@
-"""Option files of BasicSR and of the MCIR paper's released code, in all their keys."""
+"""Option files of BasicSR and of the MCIR paper's released code, with all their keys."""
 
 import logging
 
@@ -187,7 +187,7 @@ SPN = {
 }
 
 
-def bent(text, *replacements):
+def changed(text, *replacements):
     for old, new in replacements:
         assert old in text
         text = text.replace(old, new)
@@ -195,7 +195,7 @@ def bent(text, *replacements):
 
 
 def line_of(text, words):
-    """Return the number of the line that holds the words."""
+    """Return the number of the line that contains the words."""
     assert text.count(words) == 1
     return text[: text.index(words)].count("\n") + 1
 
@@ -203,7 +203,7 @@ def line_of(text, words):
 # -- BasicSR ----------------------------------------------------------------------------------------------------------
 
 
-def test_basicsrs_training_options_are_understood_as_they_stand(write):
+def test_training_options_of_basicsr_are_translated(write):
     options = load(write(BASICSR))
     assert options.model_section() == {
         "type": "RestorationModel",
@@ -276,13 +276,13 @@ def test_basicsrs_training_options_are_understood_as_they_stand(write):
     ],
     ids=lambda scheduler: scheduler["type"],
 )
-def test_basicsrs_schedules(write, scheduler):
+def test_schedules_of_basicsr(write, scheduler):
     flow = ", ".join(f"{key}: {list(value) if isinstance(value, tuple) else value}" for key, value in scheduler.items())
     old = BASICSR[BASICSR.index("  scheduler:") : BASICSR.index("  total_iter")]
-    assert load(write(bent(BASICSR, (old, f"  scheduler: {{{flow}}}\n")))).train.model.scheduler == scheduler
+    assert load(write(changed(BASICSR, (old, f"  scheduler: {{{flow}}}\n")))).train.model.scheduler == scheduler
 
 
-def test_basicsrs_test_options(write):
+def test_test_options_of_basicsr(write):
     head = BASICSR[: BASICSR.index("datasets:")].replace("manual_seed: 10\n", "")
     network = BASICSR[BASICSR.index("network_g:") : BASICSR.index("path:")]
     sets = "".join(
@@ -306,14 +306,14 @@ def test_basicsrs_test_options(write):
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "SwinIRModel", "ImageRestorationModel"])
-def test_model_types_for_pairs(write, model_type):
-    options = load(write(bent(BASICSR, ("SRModel", model_type))))
+def test_model_types_for_paired_data(write, model_type):
+    options = load(write(changed(BASICSR, ("SRModel", model_type))))
     assert options.model_type == "RestorationModel"
 
 
 @pytest.mark.parametrize(("model_type", "metric"), [("SRModel", "SSIM"), ("ImageRestorationModel", "SSIM3D")])
-def test_one_name_for_two_similarities(write, model_type, metric):
-    options = load(write(bent(BASICSR, ("SRModel", model_type))))
+def test_calculate_ssim_depends_on_the_model_type(write, model_type, metric):
+    options = load(write(changed(BASICSR, ("SRModel", model_type))))
     assert options.val.metrics["ssim"] == {"type": metric, "crop_border": 4, "test_y_channel": False}
     assert options.val.metrics["psnr"].type == "PSNR"
 
@@ -325,14 +325,14 @@ def test_one_name_for_two_similarities(write, model_type, metric):
         ("SRModel", "use_grad_clip: true", 0.01),
         ("SRModel", "use_grad_clip: false", None),
         ("SRModel", "use_grad_clip: 0.5", 0.5),
-        ("ImageRestorationModel", "", 0.01),  # which NAFNet's code does although no option says so
+        ("ImageRestorationModel", "", 0.01),  # the default of NAFNet's code, without an option
         ("ImageRestorationModel", "use_grad_clip: true", 0.01),
         ("ImageRestorationModel", "use_grad_clip: false", None),
         ("ImageRestorationModel", "grad_clip: 0.3", 0.3),
     ],
 )
 def test_gradient_clipping(write, model_type, line, norm):
-    text = bent(BASICSR, ("SRModel", model_type), ("train:\n  ema", f"train:\n  {line}\n  ema"))
+    text = changed(BASICSR, ("SRModel", model_type), ("train:\n  ema", f"train:\n  {line}\n  ema"))
     assert load(write(text)).train.model.get("grad_clip") == norm
 
 
@@ -353,8 +353,8 @@ def test_gradient_clipping(write, model_type, line, norm):
          "There is no metric 'calculate_niqe'."),
     ],
 )  # fmt: skip
-def test_what_cannot_be_translated_is_said_at_its_place(problems, old, new, path, message):
-    text = bent(BASICSR, (old, new))
+def test_options_that_cannot_be_translated(problems, old, new, path, message):
+    text = changed(BASICSR, (old, new))
     [found] = problems(text)
     assert found.startswith(f"x.yml:{line_of(text, new)}: {path}: {message}")
 
@@ -366,7 +366,7 @@ def test_what_cannot_be_translated_is_said_at_its_place(problems, old, new, path
     "model_type", ["SRNegModel_Multi", "SwinIRNegModel_Multi", "ImageRestorationModel_FFANet_Neg_Multi"]
 )
 def test_the_released_options_become_a_contrastive_model(write, model_type):
-    options = load(write(bent(RELEASED, ("ImageRestorationModel_FFANet_Neg_Multi", model_type))))
+    options = load(write(changed(RELEASED, ("ImageRestorationModel_FFANet_Neg_Multi", model_type))))
     assert options.model_type == "ContrastiveModel"
     model = options.train.model
     assert model.negatives == HISTORY
@@ -377,13 +377,13 @@ def test_the_released_options_become_a_contrastive_model(write, model_type):
 
 
 def test_steps_are_reversed_and_decays_are_not(write):
-    options = load(write(bent(RELEASED, ("[0.1, 0.1, 0.1, 0.1]", "[0.1, 0.3, 0.5, 0.7]"))))
+    options = load(write(changed(RELEASED, ("[0.1, 0.1, 0.1, 0.1]", "[0.1, 0.3, 0.5, 0.7]"))))
     assert options.train.model.negatives.weight == (0.1, 0.3, 0.5, 0.7)
     assert options.train.model.negatives.steps == (1000, 500, 200, 100)
 
 
 def test_the_released_defaults_are_written_out(write):
-    text = bent(
+    text = changed(
         RELEASED, ("  neg_start: 0.1\n", ""), ("    vgg_type: vgg16\n", ""), ("    perceptual_weight: 0.001\n", "")
     )
     model = load(write(text)).train.model
@@ -392,7 +392,7 @@ def test_the_released_defaults_are_written_out(write):
 
 
 def test_the_single_negative(write):
-    text = bent(
+    text = changed(
         RELEASED,
         ("ImageRestorationModel_FFANet_Neg_Multi", "SRNegModel"),
         ("[0.1, 0.1, 0.1, 0.1]", "0.999"),
@@ -407,22 +407,22 @@ def test_the_single_negative(write):
 
 @pytest.mark.parametrize(("line", "threshold"), [("  neg_t: 0.05\n", {"threshold": 0.05}), ("", {})])
 def test_adaptive_negatives(write, line, threshold):
-    text = bent(RELEASED, ("Neg_Multi", "Neg_Multi_Adaptive_DDP"), ("  neg_start", f"{line}  neg_start"))
+    text = changed(RELEASED, ("Neg_Multi", "Neg_Multi_Adaptive_DDP"), ("  neg_start", f"{line}  neg_start"))
     expected = {"type": "AdaptiveHistoryNegatives", "members": 4, "start": 0.1, **threshold}
     assert load(write(text)).train.model.negatives == expected
 
 
 @pytest.mark.parametrize(("line", "norm"), [("use_grad_clip: 0.05", 0.05), ("use_grad_clip: true", 1.0)])
-def test_the_release_hands_its_switch_on_as_the_norm(write, line, norm):
-    assert load(write(bent(RELEASED, ("  neg_start", f"  {line}\n  neg_start")))).train.model.grad_clip == norm
+def test_the_released_clipping_switch_is_the_norm(write, line, norm):
+    assert load(write(changed(RELEASED, ("  neg_start", f"  {line}\n  neg_start")))).train.model.grad_clip == norm
 
 
-def test_the_positive_loss_is_the_perceptual_one(write):
+def test_the_released_positive_loss_is_the_perceptual_loss(write):
     positive = "  perceptual_pos_opt: {type: PerceptualLoss, layer_weights: {relu1_2: 1}}\n  perceptual_opt:"
-    model = load(write(bent(RELEASED, ("  perceptual_opt:", positive)))).train.model
+    model = load(write(changed(RELEASED, ("  perceptual_opt:", positive)))).train.model
     assert model.perceptual_opt.layer_weights == {"relu1_2": 1.0}
     assert model.contrastive_opt == SPN
-    nulls = bent(RELEASED, ("  pixel_opt:", "  grad_clip: ~\n  use_grad_clip: 0.05\n  pixel_opt:"))
+    nulls = changed(RELEASED, ("  pixel_opt:", "  grad_clip: ~\n  use_grad_clip: 0.05\n  pixel_opt:"))
     assert load(write(nulls)).train.model.grad_clip == 0.05
 
 
@@ -457,13 +457,13 @@ def test_the_positive_loss_is_the_perceptual_one(write):
     ],
 )  # fmt: skip
 def test_released_options_that_cannot_be_translated(problems, old, new, path, message):
-    text = bent(RELEASED, (old, new))
+    text = changed(RELEASED, (old, new))
     [found] = problems(text)
     line = line_of(text, "  perceptual_opt:" if "contrastive_opt: {" in new else new)
     assert found == f"x.yml:{line}: {path}: {message}"
 
 
-def test_the_command_line_speaks_both_languages(write):
+def test_the_command_line_accepts_old_and_current_names(write):
     modern = ["train.contrastive_opt.loss_weight=1e-5", "train.negatives.weight=0.2", "train.grad_clip=0.3"]
     model = load(write(RELEASED), modern).train.model
     assert model.contrastive_opt == {**SPN, "loss_weight": 1e-5}
@@ -477,7 +477,7 @@ def test_the_command_line_speaks_both_languages(write):
 
 
 @pytest.mark.parametrize("text", [BASICSR, RELEASED], ids=["basicsr", "released"])
-def test_one_notice_tells_every_change_and_the_same_in_todays_names(write, caplog, text):
+def test_one_notice_lists_every_change_and_the_file_in_current_names(write, caplog, text):
     with caplog.at_level(logging.INFO, "mcir"):
         options = load(write(text))
     [record] = caplog.records
@@ -491,7 +491,7 @@ def test_one_notice_tells_every_change_and_the_same_in_todays_names(write, caplo
     assert caplog.records == []
 
 
-def test_the_notice_tells_the_negatives(write, caplog):
+def test_the_notice_lists_the_negatives(write, caplog):
     load(write(RELEASED))
     for change in (
         "model_type: ImageRestorationModel_FFANet_Neg_Multi -> ContrastiveModel",
@@ -501,12 +501,12 @@ def test_the_notice_tells_the_negatives(write, caplog):
         assert change in caplog.text
 
 
-def test_todays_files_pass_without_a_notice(write, good, caplog):
+def test_a_file_in_current_names_gives_no_notice(write, good, caplog):
     load(write(good))
     assert caplog.records == []
 
 
-def test_a_data_set_that_takes_an_old_name_keeps_it(write, monkeypatch):
+def test_an_old_name_that_is_an_argument_of_the_data_set_is_kept(write, monkeypatch):
     from mcir.registry import DATASETS
 
     monkeypatch.setattr(DATASETS, "_classes", dict(DATASETS._classes))
@@ -519,5 +519,5 @@ def test_a_data_set_that_takes_an_old_name_keeps_it(write, monkeypatch):
 
     old = BASICSR[BASICSR.index("  val:\n") : BASICSR.index("network_g:")]
     new = "  val: {type: OldStyle, phase: val, dataset_enlarge_ratio: 3}\n"
-    section = load(write(bent(BASICSR, (old, new)))).datasets.val["val"].section
+    section = load(write(changed(BASICSR, (old, new)))).datasets.val["val"].section
     assert section == {"type": "OldStyle", "phase": "val", "dataset_enlarge_ratio": 3}

@@ -19,7 +19,7 @@ def test_every_option_file_of_the_repository_loads(file):
 # -- _base_ -----------------------------------------------------------------------------------------------------------
 
 
-def test_bases_are_merged_in_order_below_the_file(write, good):
+def test_bases_are_merged_in_order_and_overridden_by_the_file(write, good):
     write(good, "base/all.yml")
     write("scale: 3\nlogger: {print_freq: 7, keep_checkpoints: 2}\n", "base/log.yml")
     options = load(write("_base_: [base/all.yml, base/log.yml]\nscale: 4\nlogger: {print_freq: 9}\n"))
@@ -34,7 +34,7 @@ def test_bases_of_bases_are_relative_to_their_own_file(write, good):
     assert load(write("_base_: a/middle.yml\nname: top\n")).scale == 3
 
 
-def test_one_base_may_come_twice(write, good):
+def test_a_base_may_be_used_twice(write, good):
     write(good, "root.yml")
     write("_base_: root.yml\nscale: 3\n", "left.yml")
     write("_base_: root.yml\nmanual_seed: 5\n", "right.yml")
@@ -42,7 +42,7 @@ def test_one_base_may_come_twice(write, good):
     assert options.manual_seed == 5
 
 
-def test_null_switches_a_section_off_and_another_type_replaces(write, good):
+def test_null_removes_a_section_and_another_type_replaces_it(write, good):
     write(good, "base.yml")
     options = load(write("_base_: base.yml\ntrain: {scheduler: ~, optim_g: {type: SGD, lr: 1e-2}}\nval: ~\n"))
     assert options.train.model.scheduler is None
@@ -50,7 +50,7 @@ def test_null_switches_a_section_off_and_another_type_replaces(write, good):
     assert options.val.metrics == {}
 
 
-def test_a_mapping_that_is_an_argument_is_replaced_whole(problems, write, good):
+def test_a_mapping_argument_is_replaced_as_a_whole(problems, write, good):
     write(good.replace("{type: SPNLoss}", "{type: SPNLoss, loss_weight: 2, layer_weights: {relu1_2: 1}}"), "base.yml")
     above = "_base_: base.yml\ntrain:\n  contrastive_opt:\n    layer_weights:\n      relu2_2: {}\n"
     loss = load(write(above.format(0.5))).train.model.contrastive_opt
@@ -67,12 +67,12 @@ SPN = [file for file in sorted((REPOSITORY / "options").rglob("*_spn.yml")) if f
 
 
 @pytest.mark.parametrize("file", SPN, ids=lambda file: file.stem)
-def test_without_its_negatives_an_spn_file_is_its_plain_neighbour(file):
+def test_an_spn_file_without_negatives_is_the_plain_file(file):
     plain = load(file.with_name(file.name.replace("_spn", "")))
     assert load(file, [*BASELINE, f"name={plain.name}"]).dump() == plain.dump()
 
 
-def test_what_is_null_needs_no_taker_but_a_name_that_exists(problems, write, good):
+def test_a_null_argument_is_ignored_if_another_class_has_it(problems, write, good):
     load(write(good), BASELINE[:3])
     assert problems(good, overrides=[*BASELINE[:3], "train.contrastve_opt=null", "train.balance=1"]) == [
         "--set train.balance=1: train.balance: RestorationModel has no argument 'balance'.",
@@ -84,7 +84,7 @@ def test_what_is_null_needs_no_taker_but_a_name_that_exists(problems, write, goo
     assert found == ("--set network_g=null: network_g: expected the section of an architecture, {type: …}, got null.")
 
 
-def test_a_problem_names_the_file_that_holds_it(problems, write, good):
+def test_a_problem_names_the_file_that_contains_it(problems, write, good):
     write(good.replace("num_in_ch: 3", "num_in_chs: 3"), "bases/b.yml")
     assert problems("_base_: bases/b.yml\nscale: two\n") == [
         "bases/b.yml:11: network_g.num_in_chs: EDSR has no argument 'num_in_chs'. Did you mean 'num_in_ch'?",
@@ -102,13 +102,13 @@ def test_a_problem_names_the_file_that_holds_it(problems, write, good):
         ("_base_: bad.yml\n", "bad.yml:2: Duplicate key 'a', first in line 1."),
     ],
 )
-def test_bases_that_cannot_be(problems, write, text, message):
+def test_invalid_bases(problems, write, text, message):
     write("scale: 2\n_base_: [x.yml]\n", "y.yml")
     write("a: 1\na: 2\n", "bad.yml")
     assert problems(text) == [message]
 
 
-def test_all_missing_bases_are_named(problems):
+def test_all_missing_bases_are_reported(problems):
     assert len(problems("_base_: [one.yml, two.yml]\n")) == 2
 
 
@@ -133,7 +133,7 @@ def test_all_missing_bases_are_named(problems):
         ("path.pretrain_network_g=/a:b.pth", lambda o: o.path.pretrain_network_g, "/a:b.pth"),
     ],
 )
-def test_overrides_are_typed_as_in_the_file(write, good, override, get, value):
+def test_overrides_have_the_types_of_yaml(write, good, override, get, value):
     key, _, text = override.partition("=")
     for options in (
         load(write(good), [override]),
@@ -143,7 +143,7 @@ def test_overrides_are_typed_as_in_the_file(write, good, override, get, value):
         assert type(get(options)) is type(value)
 
 
-def test_the_last_word_counts(write, good):
+def test_the_last_override_wins(write, good):
     options = load(write(good), ["scale=3", "scale=4"], force_yml=["scale=5"])
     assert options.scale == 4
 
@@ -168,7 +168,7 @@ def test_the_last_word_counts(write, good):
         ("name=__import__('os').getcwd()", None),
     ],
 )  # fmt: skip
-def test_overrides_that_do_not_fit(problems, write, good, override, message):
+def test_invalid_overrides(problems, write, good, override, message):
     if message is None:
         assert load(write(good), [override]).name == "__import__('os').getcwd()"  # text, never code
     else:
@@ -178,7 +178,7 @@ def test_overrides_that_do_not_fit(problems, write, good, override, message):
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 
-def test_imports_bring_components_of_the_current_folder(write, good, monkeypatch):
+def test_imports_register_components_of_the_current_folder(write, good, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(ARCHS, "_classes", dict(ARCHS._classes))
     write(
@@ -217,7 +217,7 @@ def test_a_failed_import_names_module_file_and_line(problems, write, good, monke
 # -- the network alone ------------------------------------------------------------------------------------------------
 
 
-def test_of_a_network_alone_the_rest_of_the_file_need_not_be_whole(write, good, caplog):
+def test_network_section_ignores_the_rest_of_the_file(write, good, caplog):
     section = {"type": "EDSR", "upscale": 4, "num_feat": 8}
     write("network_g: {type: EDSR, upscale: 4, num_feat: 64}\n", "base.yml")
     for text in (
@@ -240,6 +240,6 @@ def test_of_a_network_alone_the_rest_of_the_file_need_not_be_whole(write, good, 
         ("sweep: {network_g.num_feat: [1, 2]}\nnetwork_g: {type: EDSR}\n", "have different networks"),
     ],
 )
-def test_a_network_that_is_none_is_told(write, text, message):
+def test_invalid_network_sections(write, text, message):
     with pytest.raises(OptionError, match=message):
         network_section(write(text))

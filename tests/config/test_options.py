@@ -32,7 +32,7 @@ def test_options_are_frozen(write, good):
         _ = options.train.model.optim_g.lrr
 
 
-def test_frozen_sections_nest_in_lists_and_travel_between_processes():
+def test_frozen_sections_nest_in_lists_and_can_be_pickled():
     section = freeze({"a": [{"b": 1}], "c": {"d": (1, {"e": 2})}})
     assert section.a[0].b == 1
     with pytest.raises(KeyError):
@@ -41,7 +41,7 @@ def test_frozen_sections_nest_in_lists_and_travel_between_processes():
     assert thaw(section) == {"a": [{"b": 1}], "c": {"d": [1, {"e": 2}]}}
 
 
-def test_every_option_of_a_fixed_section_is_described():
+def test_every_option_of_a_fixed_section_has_a_description():
     for section in (General, PathOptions, ValOptions, LoggerOptions, DistOptions, DatasetOptions, TrainOptions):
         assert issubclass(section, Fixed)
         for name, field in section.model_fields.items():
@@ -61,7 +61,7 @@ def test_the_model_section_builds_the_model_with_the_seed(write, good):
     assert model.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
 
 
-def test_without_training_the_model_section_holds_the_networks(write, good):
+def test_without_training_the_model_section_contains_the_networks(write, good):
     text = (
         good[: good.index("train:\n  total_iter")]
         .replace("  train:", "  test_1:")
@@ -82,7 +82,7 @@ def test_a_dump_loads_to_the_same_options(write, good):
     assert again.datasets.val["val_1"].name == "no"
 
 
-def test_loader_keys_are_apart_from_the_data_sets_arguments(write, good):
+def test_loader_keys_are_not_arguments_of_the_data_set(write, good):
     options = load(write(good), ["datasets.train.num_worker_per_gpu=3", "datasets.train.name=DIV2K"])
     training = options.datasets.train
     assert (training.name, training.batch_size_per_gpu, training.num_worker_per_gpu) == ("DIV2K", 4, 3)

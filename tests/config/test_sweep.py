@@ -1,4 +1,4 @@
-"""Sweeps: the runs of a file by name, what each of them is, and what a file with a sweep says to who forgets it."""
+"""Sweeps: names of runs, their changes, and errors."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ sweep:
 """
 
 
-def test_an_axis_gives_a_run_for_each_value(write, good):
+def test_a_list_of_values_gives_a_run_for_each_value(write, good):
     file = write(good + AXES)
     assert runs_of(file) == ["lr_0.0001", "lr_0.001"]
     name = load(write(good, "plain.yml")).name
@@ -28,7 +28,7 @@ def test_an_axis_gives_a_run_for_each_value(write, good):
         assert options.name == f"{name}_{run}"
 
 
-def test_several_axes_are_a_grid(write, good):
+def test_several_lists_form_a_grid(write, good):
     file = write(good + "\nsweep: {manual_seed: [1, 2], train.negatives.steps: [[100], [100, 500]]}\n")
     runs = runs_of(file)
     assert runs == [f"manual_seed_{seed}_steps_{steps}" for seed in (1, 2) for steps in ("100", "100-500")]
@@ -36,7 +36,7 @@ def test_several_axes_are_a_grid(write, good):
     assert (options.manual_seed, options.train.model.negatives.steps) == (2, (100, 500))
 
 
-def test_named_runs_lay_sections_over_the_file(write, good):
+def test_named_runs_override_the_file(write, good):
     file = write(good + RUNS)
     assert runs_of(file) == ["plain", "slow", "other"]
     before, slow = load(write(good, "plain.yml")), load(file, ["sweep=slow"])
@@ -44,7 +44,7 @@ def test_named_runs_lay_sections_over_the_file(write, good):
     assert load(file, ["sweep=other"]).train.model.optim_g == {"type": "SGD", "lr": 0.1}  # replaced: another class
 
 
-def test_a_run_replaces_a_mapping_that_is_an_argument(write, good):
+def test_a_run_replaces_a_mapping_argument(write, good):
     loss = "{type: SPNLoss, layer_weights: {relu1_2: 1}}"
     for change in ("train.contrastive_opt: {layer_weights: {relu2_2: 2}}",
                    "train.contrastive_opt.layer_weights: {relu2_2: 2}"):  # fmt: skip
@@ -52,13 +52,13 @@ def test_a_run_replaces_a_mapping_that_is_an_argument(write, good):
         assert load(file, ["sweep=deep"]).train.model.contrastive_opt.layer_weights == {"relu2_2": 2.0}
 
 
-def test_the_command_line_wins_over_the_run_and_the_run_over_the_file(write, good):
+def test_the_command_line_overrides_the_run_and_the_run_the_file(write, good):
     file = write(good + AXES)
     options = load(file, ["train.optim_g.lr=5", "sweep=lr_0.001", "name=mine"])
     assert (options.train.model.optim_g.lr, options.name) == (5, "mine")
 
 
-def test_a_sweep_comes_from_a_base_too(write, good, tmp_path):
+def test_a_sweep_may_be_in_a_base(write, good, tmp_path):
     base = write(good + AXES)
     above = tmp_path / "above.yml"
     above.write_text(f"_base_: {base}\nname: above\n")
@@ -79,7 +79,7 @@ def test_a_file_without_sweep_has_no_runs(write, good):
         load(write(good, "plain.yml"), ["sweep=x"])
 
 
-def test_who_chooses_no_run_is_told_how(write, good):
+def test_a_run_must_be_selected(write, good):
     with pytest.raises(OptionError) as caught:
         load(write(good + AXES))
     for part in ("describes 2 runs", "--set sweep=lr_0.0001", "mcir reproduce", "lr_0.0001, lr_0.001"):
@@ -99,7 +99,7 @@ def test_who_chooses_no_run_is_told_how(write, good):
         ("{scale: [2, 2]}", "Two runs have the same name 'scale_2'"),
     ],
 )
-def test_what_is_no_sweep(write, good, sweep, message):
+def test_invalid_sweeps(write, good, sweep, message):
     file = write(f"{good}\nsweep: {sweep}\n")
     with pytest.raises(OptionError, match=message) as caught:
         runs_of(file)
@@ -109,7 +109,7 @@ def test_what_is_no_sweep(write, good, sweep, message):
     assert f":{line}: sweep: " in str(caught.value)
 
 
-def test_a_wrong_value_of_a_run_names_its_line(write, good):
+def test_an_invalid_value_of_a_run_is_located(write, good):
     file = write(good + "\nsweep:\n  train.optim_g.lr:\n    - true\n    - 1e-3\n")
     line = next(number for number, text in enumerate(Path(file).read_text().splitlines(), 1) if text == "    - true")
     with pytest.raises(OptionError, match=f":{line}: train.optim_g.lr: "):

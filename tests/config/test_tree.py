@@ -7,7 +7,7 @@ FILE = Location("x.yml", 1)
 
 
 def tree(value, line=1):
-    """Build nodes from plain values, all at one line."""
+    """Return nodes of plain values, all at one line."""
     if isinstance(value, dict):
         value = {key: tree(entry, line) for key, entry in value.items()}
     elif isinstance(value, list):
@@ -32,25 +32,25 @@ def tree(value, line=1):
          {"n": {"type": "A", "of": {"type": "B", "x": 1, "y": 2}}}),
     ],
 )  # fmt: skip
-def test_merge_goes_deep_but_replaces_lists_nulls_arguments_and_components_of_another_type(below, above, merged):
+def test_merge_is_deep_but_replaces_lists_nulls_arguments_and_components_of_another_type(below, above, merged):
     below, above = tree(below), tree(above, line=2)
     before = below.plain()
     assert merge(below, above).plain() == merged
     assert below.plain() == before
 
 
-def test_merged_values_keep_their_own_places():
+def test_merged_values_keep_their_locations():
     merged = merge(tree({"a": {"b": 1, "c": 2}}, line=10), tree({"a": {"c": 3}}, line=20))
     assert merged.locate(("a", "b")).line == 10
     assert merged.locate(("a", "c")).line == 20
 
 
-def test_place_of_a_missing_key_is_that_of_its_section():
+def test_a_missing_key_has_the_location_of_its_section():
     root = Node({"a": tree({"b": 1}, line=7)}, FILE)
     assert root.locate(("a", "nothing", "below")).line == 7
 
 
-def test_put_makes_the_sections_on_the_way():
+def test_put_creates_missing_sections():
     root = tree({"a": None})
     root.put(("a", "b", "c"), tree(1, line=5))
     assert root.plain() == {"a": {"b": {"c": 1}}}
@@ -62,15 +62,20 @@ def test_find_matches_any_key_for_a_star():
     assert [(path, node.value) for path, node in root.find("d.*.x")] == [(("d", "one", "x"), 1), (("d", "two", "x"), 2)]
 
 
-def test_moved_from_tells_the_old_path_of_every_part():
+def test_moved_values_keep_their_old_paths():
     moved = tree({"a": [1], "b": {"c": 2}}).moved_from(("old",))
     assert moved.locate(("b", "c")).written == "old.b.c"
     assert moved.locate(("a", 0)).written == "old.a"
 
 
 def test_problems_are_sorted_by_file_and_line_with_the_command_line_last():
-    places = [Location("--set a=1"), Location("b.yml", 2), Location("a.yml", 10), Location("a.yml", 9, written="old")]
-    error = OptionError(Problem.at(place, ("k", 0), "wrong.") for place in [*places, places[1]])
+    locations = [
+        Location("--set a=1"),
+        Location("b.yml", 2),
+        Location("a.yml", 10),
+        Location("a.yml", 9, written="old"),
+    ]
+    error = OptionError(Problem.at(location, ("k", 0), "wrong.") for location in [*locations, locations[1]])
     assert str(error).splitlines() == [
         "a.yml:9: k.0 (written as 'old'): wrong.",
         "a.yml:10: k.0: wrong.",

@@ -62,7 +62,7 @@ def test_infinities_and_nan():
     assert math.isnan(read_value(".NaN", HERE).plain())
 
 
-def test_every_value_knows_its_line(write):
+def test_every_value_has_its_line(write):
     root = read_file(write("# first\na: 1\nb:\n  c: [x,\n    y]\n  d: 2\n"))
     lines = {
         path: root.locate(path)._replace(key="") for path in [("a",), ("b",), ("b", "c"), ("b", "c", 1), ("b", "d")]
@@ -76,7 +76,7 @@ def test_every_value_knows_its_line(write):
     }
 
 
-def test_keys_are_text_whatever_they_look_like(write):
+def test_keys_are_always_text(write):
     assert read_file(write("1: a\nno: b\n")).plain() == {"1": "a", "no": "b"}
 
 
@@ -89,7 +89,7 @@ def test_anchors_and_merge_keys(write):
     }
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(write):
+def test_a_byte_order_mark_is_ignored(write):
     assert read_file(write(b"\xef\xbb\xbfname: x\n")).plain() == {"name": "x"}
 
 
@@ -126,13 +126,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(write):
         ("a: 1\nb: \x07\n", "x.yml:2: The character U+0007 is not allowed in YAML."),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_said_with_its_line(write, text, message):
+def test_invalid_files_are_reported_with_the_line(write, text, message):
     with pytest.raises(OptionError) as caught:
         read_file(write(text))
     assert str(caught.value) == message
 
 
-def test_a_missing_file_names_its_neighbour(write):
+def test_a_missing_file_comes_with_the_closest_name(write):
     write("a: 1", "train_edsr.yml")
     write("a: 1", "other.yml")
     with pytest.raises(
@@ -148,6 +148,6 @@ def test_a_missing_file_names_its_neighbour(write):
     ["1e5", "1e-4", ".5", "no", "true", "~", "", "null", "2024-02-29", "12:30", "<<", "a: b", "# x", "{}", " x ", "é",
      "\n", 1e-8, 1e22, 5e3, 1.0, -3, True, None, [], {}, [[1, 2.5], {"a": []}], math.inf],
 )  # fmt: skip
-def test_what_is_written_reads_the_same(write, value):
+def test_values_survive_writing_and_reading(write, value):
     text = dump({"key": value, "list": [value], "after": 1})
     assert read_file(write(text)).plain() == {"key": value, "list": [value], "after": 1}

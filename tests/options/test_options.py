@@ -1,6 +1,6 @@
-"""The option files that come with mcir: they load, pass `mcir check`, say what the papers' recipes say, and train.
+"""The shipped option files: they load, pass `mcir check`, match the papers' recipes, and train.
 
-The data sets are not here, so what trains does it on the bundled photographs, with the stand-in of its task.
+The data sets are not available in the tests, so training uses the bundled photographs with a similar degradation.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.golden.networks import HERE as NETWORKS
 
 ROOT = Path(__file__).parents[2] / "options"
 BASES = sorted(ROOT.glob("_base_/**/*.yml"))
-ELSEWHERE = {*ROOT.glob("tables/*.yml"), *ROOT.glob("rcl/*.yml")}  # tests/tables and test_rcl.py have those
+ELSEWHERE = {*ROOT.glob("tables/*.yml"), *ROOT.glob("rcl/*.yml")}  # tested in tests/tables and test_rcl.py
 FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES) - ELSEWHERE)
 TESTS = [file for file in FILES if file.parent.name == "test"]
 TRAINED = [file for file in FILES if file not in TESTS]
@@ -54,7 +54,7 @@ def resolved(file):
 
 
 @each(FILES)
-def test_every_file_loads_and_says_what_it_is(file):
+def test_every_file_loads_and_has_a_header(file):
     options = load(file)
     assert file.read_text().startswith("# ")
     if file.stem != "quickstart":
@@ -81,13 +81,13 @@ def bases(file):
 def test_every_base_is_used():
     used = {base for file in FILES for base in bases(file)}
     unused = {base.stem for base in BASES} - {base.stem for base in used}
-    assert unused == {f"dehazeformer_{size}" for size in "dwml"}  # presets, which no table has
+    assert unused == {f"dehazeformer_{size}" for size in "dwml"}  # presets that are not in the tables
 
 
-def test_every_file_has_its_row_in_the_readme():
+def test_every_file_is_listed_in_the_readme():
     rows = (ROOT / "README.md").read_text()
-    told = set(re.findall(r"`((?:sr|dehaze|derain|deblur|denoise|quickstart)[\w/]*)\.yml`", rows))
-    assert told == {name(file) for file in FILES}
+    listed = set(re.findall(r"`((?:sr|dehaze|derain|deblur|denoise|quickstart)[\w/]*)\.yml`", rows))
+    assert listed == {name(file) for file in FILES}
 
 
 def roots():
@@ -98,7 +98,7 @@ def roots():
 
 
 @pytest.mark.parametrize("gt, lq, template, scale", sorted(set(roots()), key=str))
-def test_data_sets_lie_where_their_manifests_say(gt, lq, template, scale):
+def test_data_sets_are_where_their_manifests_put_them(gt, lq, template, scale):
     for manifest in map(read_manifest, known_manifests()):
         home = f"datasets/{manifest.root}/"
         folders = {home + folder.path for folder in manifest.folders}
@@ -108,14 +108,14 @@ def test_data_sets_lie_where_their_manifests_say(gt, lq, template, scale):
             fits = (template or "{}") in pair.filename_tmpl and (scale or 1) == pair.scale
             if fits and (gt, lq) == (home + pair.gt, home + pair.lq):
                 return
-    pytest.fail(f"no manifest tells of {gt} with {lq}")
+    pytest.fail(f"no manifest lists {gt} with {lq}")
 
 
 # -- the pairs --------------------------------------------------------------------------------------------------------
 
 
 @each(PAIRS)
-def test_a_pair_differs_in_its_negatives_alone(file):
+def test_a_pair_differs_only_in_its_negatives(file):
     pushed = dict(resolved(file))
     plain = dict(resolved(file.with_name(file.name.replace("_spn", ""))))
     assert (plain.pop("model_type"), pushed.pop("model_type")) == ("RestorationModel", "ContrastiveModel")
@@ -130,12 +130,12 @@ def test_a_pair_differs_in_its_negatives_alone(file):
     assert {"contrastive_opt": loss, "negatives": negatives} == spn
 
 
-def test_every_recipe_of_the_tables_has_its_pair():
+def test_every_recipe_of_the_tables_has_an_spn_file():
     paired = {file.with_name(file.name.replace("_spn", "")) for file in PAIRS}
     assert {file.stem for file in set(RECIPES) - paired} == {"swinir_color_dn25", "swinir_color_jpeg40"}
 
 
-def test_the_papers_lambda_w_and_s_stand_there():
+def test_lambda_w_and_s_are_those_of_the_paper():
     train = resolved(ROOT / "derain/idt_did_spn.yml")["train"]
     assert train["contrastive_opt"]["loss_weight"] == 1e-4
     assert train["contrastive_opt"]["vgg_type"] == "vgg16"
@@ -202,7 +202,7 @@ def fact(table, file):
 
 
 @each(RECIPES)
-def test_a_recipe_is_the_released_one(file):
+def test_recipes_match_the_released_code(file):
     tree = resolved(file)
     train, data = tree["train"], tree["datasets"]["train"]
     optimizer = train["optim_g"]
@@ -243,7 +243,7 @@ GOLDEN = json.loads((NETWORKS.parent / "schedules/schedules.json").read_text())[
 
 
 @each([file for file in RECIPES if any(re.fullmatch(pattern, name(file)) for pattern in SCHEDULES)])
-def test_a_rate_is_the_official_one_all_the_way(file):
+def test_learning_rates_match_the_official_ones(file):
     table, epoch = fact(SCHEDULES, file)
     train = resolved(file)["train"]
     schedule, base = SCHEDULERS.build(train["scheduler"]), train["optim_g"]["lr"]
@@ -256,7 +256,7 @@ def test_a_rate_is_the_official_one_all_the_way(file):
 
 
 @pytest.mark.parametrize("size, epochs, epoch, rate", [("t", 1001, 187, 2e-4), ("s", 1001, 375, 1e-4)])
-def test_dehazeformer_ends_at_a_hundredth_of_its_first_rate(size, epochs, epoch, rate):
+def test_dehazeformer_ends_at_a_hundredth_of_its_initial_rate(size, epochs, epoch, rate):
     train = resolved(ROOT / f"dehaze/dehazeformer_{size}_reside6k.yml")["train"]
     schedule = SCHEDULERS.build(train["scheduler"])
     last = (epochs - 1) * epoch
@@ -301,22 +301,22 @@ def official(config):
 
 
 @each([*RECIPES, *TESTS])
-def test_a_network_is_the_published_one(file):
+def test_networks_are_the_published_ones(file):
     config = next(config for pattern, config in OFFICIAL.items() if re.fullmatch(pattern, file.stem))
-    given, wanted = resolved(file)["network_g"], official(config)["kwargs"]
+    section, expected = resolved(file)["network_g"], official(config)["kwargs"]
     if file.stem == "swinir_x4":
-        wanted["upscale"] = 4
-    defaults = {key: parameter.default for key, parameter in ARCHS.parameters(given["type"]).items()}
-    assert {key: given.get(key, defaults.get(key)) for key in wanted} == wanted
-    beyond = given.keys() - wanted.keys() - {"type"}
-    if file.stem == "nafnet_gopro_w64":  # whose measurements are of the plain network
-        assert (given["type"], given["train_size"], beyond) == ("NAFNetLocal", [1, 3, 256, 256], {"train_size"})
+        expected["upscale"] = 4
+    defaults = {key: parameter.default for key, parameter in ARCHS.parameters(section["type"]).items()}
+    assert {key: section.get(key, defaults.get(key)) for key in expected} == expected
+    beyond = section.keys() - expected.keys() - {"type"}
+    if file.stem == "nafnet_gopro_w64":  # measured with the plain network
+        assert (section["type"], section["train_size"], beyond) == ("NAFNetLocal", [1, 3, 256, 256], {"train_size"})
     else:
-        assert {key: given[key] for key in beyond} == {key: defaults[key] for key in beyond}
+        assert {key: section[key] for key in beyond} == {key: defaults[key] for key in beyond}
 
 
 @pytest.mark.parametrize("size", "tsbdwml")
-def test_a_preset_of_dehazeformer_is_the_published_one(size):
+def test_dehazeformer_presets_are_the_published_ones(size):
     preset = read_with_bases(ROOT / f"_base_/networks/dehazeformer_{size}.yml").plain()["network_g"]
     facts = official(f"dehazeformer_{size}")
     assert preset == {"type": "DehazeFormer", **facts["kwargs"]}
@@ -334,7 +334,7 @@ FEWER = {
     "IDT": [f"network_g.{key}={value}" for key, value in {**TINY_IDT, "depths": 9 * [1], "num_heads": 9 * [2]}.items()],
     "NAFNet": [f"network_g.{key}_blk_nums=[1, 1, 1, 1]" for key in ("enc", "dec")] + ["network_g.width=8"],
 }
-"""Overrides that leave little of a network but every kind of its parts."""
+"""Overrides that make a network small but keep every kind of layer."""
 STAND_INS = {
     "sr": {"type": "BicubicDown"},
     "dehaze": {"type": "SyntheticHaze"},
@@ -357,7 +357,7 @@ def fewer(file):
 
 
 def photographs(file, split):
-    """Return the section of a data set that stands in for that of an option file."""
+    """Return the section of a data set that replaces that of an option file."""
     data = resolved(file)["datasets"].get("train", {})
     degradation = data.get("degradation") or STAND_INS[name(file).partition("/")[0]]
     section = {"type": "BundledPhotos", "split": split, "gt_size": small_crop(file), "degradation": degradation}
@@ -366,7 +366,7 @@ def photographs(file, split):
 
 @pytest.fixture(scope="module", autouse=True)
 def photographs_read_once():
-    """Keep the photographs that are read; nothing writes to them."""
+    """Cache the photographs that are read."""
     read, kept = bundled.photographs, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundled, "photographs", lambda parts: kept.setdefault(id(parts), read(parts)))
@@ -391,21 +391,21 @@ ONE_OF_EACH = list({work(file): file for file in PLAIN}.values())
 
 @each(ONE_OF_EACH)
 def test_check_passes_at_full_size(file, capsys):
-    told = check(file, [], capsys)
-    assert yaml.safe_load(told) == resolved(file)
-    assert "FLOPs of a step" in told
+    output = check(file, [], capsys)
+    assert yaml.safe_load(output) == resolved(file)
+    assert "FLOPs of a step" in output
     if file in RECIPES:
         config = next(config for pattern, config in OFFICIAL.items() if re.fullmatch(pattern, file.stem))
         if file.stem != "swinir_x4":
-            assert f"# parameters              {official(config)['param_count']:,}\n" in told
+            assert f"# parameters              {official(config)['param_count']:,}\n" in output
 
 
 @each([file for file in FILES if file not in ONE_OF_EACH])
 def test_check_passes(file, capsys):
     smaller = [] if file in TESTS else [*fewer(file), f"datasets.train.gt_size={small_crop(file)}"]
     one_negative = ["train.negatives.steps=[100]"] if file in PAIRS else []
-    told = check(file, [*smaller, *one_negative], capsys)
-    assert ("nothing to estimate" if file in TESTS else "FLOPs of a step") in told
+    output = check(file, [*smaller, *one_negative], capsys)
+    assert ("nothing to estimate" if file in TESTS else "FLOPs of a step") in output
 
 
 @pytest.mark.slow
@@ -425,21 +425,21 @@ def train_two_steps(file, folder, overrides):
     trainer = Trainer(options, DistContext(0, 1, torch.device("cpu")))
     before = {key: value.clone() for key, value in trainer.model.network.state_dict().items()}
     assert trainer.train() == 0
-    told = [json.loads(line) for line in (folder / options.name / "results.jsonl").read_text().splitlines()]
-    steps = [record for record in told if record["kind"] == "train"]
+    records = [json.loads(line) for line in (folder / options.name / "results.jsonl").read_text().splitlines()]
+    steps = [record for record in records if record["kind"] == "train"]
     assert [record["iteration"] for record in steps] == [1, 2]
     assert all(np.isfinite(record["l_pix"]) for record in steps)
     assert all(("l_neg" in record) == (file in PAIRS) for record in steps)
     if file in PAIRS:
         assert all(record["l_neg"] < 0 for record in steps)
-    (measured,) = [record for record in told if record["kind"] == "val"]
+    (measured,) = [record for record in records if record["kind"] == "val"]
     assert all(np.isfinite(measured[metric]) for metric in options.val.metrics)
     after = trainer.model.network.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     shutil.rmtree(folder / options.name)
 
 
-@each([file for file in TRAINED if file.stem != "quickstart"])  # that one is whole: the tests of runs train it
+@each([file for file in TRAINED if file.stem != "quickstart"])  # trained by the tests of runs
 def test_every_file_trains(file, tmp_path):
     train_two_steps(file, tmp_path, fewer(file))
 

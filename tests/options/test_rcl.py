@@ -1,4 +1,4 @@
-"""Residual contrastive learning by its option files, through the real trainer; and its weights in the other method."""
+"""Residual contrastive learning with its option files and the trainer, and its weights in SPN."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def pretrained(tmp_path_factory):
     return folder / "rcl_photographs/models/net_g_2.pth"
 
 
-def test_the_files_load_and_the_second_takes_what_the_first_makes():
+def test_the_second_file_starts_from_the_weights_of_the_first():
     first, second = (load(ROOT / f"{name}.yml") for name in ("photographs", "photographs_spn"))
     made = f"experiments/{first.name}/models/net_g_{first.train.total_iter}.pth"
     assert second.path.pretrain_network_g == made
@@ -46,7 +46,7 @@ def test_the_files_load_and_the_second_takes_what_the_first_makes():
     assert second.name == f"{first.name}_spn"
 
 
-def test_pre_training_runs_evaluates_and_can_be_restored_with(pretrained):
+def test_pre_training_evaluates_and_its_weights_restore(pretrained):
     assert read_weights(pretrained).architecture == "UNet"
     assert load_network(pretrained)(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
     log = pretrained.parents[1] / "results.jsonl"
@@ -55,7 +55,7 @@ def test_pre_training_runs_evaluates_and_can_be_restored_with(pretrained):
     assert lines[-1]["kind"] == "val" and len(lines[-1]["images"]["psnr"]) == 2
 
 
-def test_a_resumed_pre_training_is_the_same_bit_for_bit(pretrained, tmp_path):
+def test_resumed_pre_training_is_bit_equal(pretrained, tmp_path):
     for total, resume in ((1, False), (2, True)):
         over = [*PRETRAIN, f"path.experiments_root={tmp_path}", f"train.total_iter={total}"]
         assert Trainer(load(ROOT / "photographs.yml", over), ALONE, resume=resume).train() == 0
@@ -66,27 +66,27 @@ def test_a_resumed_pre_training_is_the_same_bit_for_bit(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["RestorationModel", "ContrastiveModel"])
-def test_pre_trained_weights_begin_another_training_in_one_line(pretrained, tmp_path, model_type):
+def test_pre_trained_weights_start_another_training(pretrained, tmp_path, model_type):
     over = [*TUNE, f"path.experiments_root={tmp_path}", f"path.pretrain_network_g={pretrained}"]
     if model_type == "RestorationModel":
         over += [f"model_type={model_type}", "train.contrastive_opt=null", "train.negatives=null"]
     trainer = Trainer(load(ROOT / "photographs_spn.yml", over), ALONE)
-    begin = read_weights(pretrained).tensors
+    initial = read_weights(pretrained).tensors
     assert type(trainer.model).__name__ == model_type
     for key, value in trainer.model.network.state_dict().items():
-        assert torch.equal(value, begin[key])
-    assert all(map(torch.equal, trainer.model.ema.network.state_dict().values(), begin.values()))
+        assert torch.equal(value, initial[key])
+    assert all(map(torch.equal, trainer.model.ema.network.state_dict().values(), initial.values()))
     assert trainer.train() == 0
     moved = trainer.model.network.state_dict()
-    assert not torch.equal(moved["encoder.0.conv1.weight"], begin["encoder.0.conv1.weight"])
+    assert not torch.equal(moved["encoder.0.conv1.weight"], initial["encoder.0.conv1.weight"])
 
 
-def test_check_tells_the_cost_of_a_pre_training_step(capsys):
+def test_check_prints_the_cost_of_a_pre_training_step(capsys):
     arguments = ["check", "-opt", str(ROOT / "photographs.yml"), "--set"]
-    told = {}
+    gflops = {}
     for batch in (2, 4):
         assert main([*arguments, *PRETRAIN, f"datasets.train.batch_size_per_gpu={batch}"]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "FLOPs of a step" in line]
         assert f"(batch of {batch}, one process)" in line
-        told[batch] = float(line.split()[5].replace(",", ""))
-    assert told[4] == pytest.approx(2 * told[2], abs=0.2) and told[2] > 0
+        gflops[batch] = float(line.split()[5].replace(",", ""))
+    assert gflops[4] == pytest.approx(2 * gflops[2], abs=0.2) and gflops[2] > 0

@@ -1,4 +1,4 @@
-"""The pre-trainings of residual contrastive learning on the paper's data sets: what their option files say."""
+"""Option files of residual contrastive pre-training on the paper's data sets."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_every_file_has_every_method(file):
 
 
 @pytest.mark.parametrize("method", NAMES)
-def test_a_method_is_its_model_and_losses(method):
+def test_methods_have_their_models_and_losses(method):
     tree = resolved("voc2012", method)
     train = tree["train"]
     kind = method.rstrip("+")
@@ -49,7 +49,7 @@ def test_a_method_is_its_model_and_losses(method):
         assert tree["model_type"] == "DenseContrastiveModel"
         assert contrast["type"] == f"{kind}Loss"
         if kind == "PixContrast":
-            assert contrast.get("momentum_iter") is None  # it rises throughout the training, however long
+            assert contrast.get("momentum_iter") is None  # it rises during the whole training
     assert has_consistency(method) == (consistency is not None)
     assert (consistency is not None) == (method in RCL or method.endswith("+") or method == "consistency")
 
@@ -67,7 +67,7 @@ def test_the_papers_recipe(file, method):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_data_lie_where_a_manifest_says_and_lists_are_those_of_its_split(file):
+def test_data_and_lists_are_those_of_the_manifest(file):
     known = [read_manifest(name) for name in known_manifests()]
     folders = {f"datasets/{m.root}/{folder.path}": m for m in known for folder in m.folders}
     datasets = resolved(file, "RCL-EMD")["datasets"]
@@ -81,7 +81,7 @@ def test_data_lie_where_a_manifest_says_and_lists_are_those_of_its_split(file):
     assert (train["dataroot"], train.get("meta_info_file")) != (test["dataroot_gt"], test.get("meta_info_file"))
 
 
-def test_weights_of_the_classifier_go_to_those_that_have_one():
+def test_classifier_weights_are_set_where_a_loss_has_a_classifier():
     assert overrides_for("N2N", "random") == ["sweep=N2N"]
     over = overrides_for("DenseCL+", "random")
     assert load(ROOT / "mit.yml", over).train.model["consistency_opt"]["weights"] == "random"
