@@ -25,43 +25,40 @@ _LONG = 4
 def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
     """Return the orientation (1 to 8) of an open image file, and its EXIF block without orientation and thumbnail.
 
-    Damaged metadata is ignored: the orientation is then 1 and the block None. Afterwards Pillow does not rotate the
+    Damaged metadata is ignored: the orientation is then 1, or the block None. Afterwards Pillow does not rotate the
     image when it decodes it.
     """
+    orientation = 1
     try:
         exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole image
-        orientation = exif.get(Base.Orientation, 1)
-        if image.format == "TIFF":
-            kept = TEXTS | {IFD.Exif, IFD.GPSInfo}
-            if exif.get(Base.ResolutionUnit) != 1:  # 1: no unit, a value that the format requires
-                kept |= RESOLUTION
-            for tag in set(exif) - kept:
-                del exif[tag]
-            block = exif.tobytes() if exif else None
-        else:
-            block = without_orientation(image.info.get("exif"))
+        if (value := exif.pop(Base.Orientation, 1)) in range(1, 9):
+            orientation = value
+        if image.format != "TIFF":
+            return orientation, without_orientation(image.info.get("exif") or b"")
+        kept = TEXTS | {IFD.Exif, IFD.GPSInfo}
+        if exif.get(Base.ResolutionUnit) != 1:  # 1: no unit, a value that the format requires
+            kept |= RESOLUTION
+        for tag in set(exif) - kept:
+            del exif[tag]
+        return orientation, exif.tobytes() if exif else None
     except Exception:
-        return 1, None
-    return (orientation if orientation in range(1, 9) else 1), block
+        return orientation, None
 
 
-def without_orientation(block: bytes | None) -> bytes | None:
-    """Return an EXIF block without orientation and thumbnail.
-
-    Raises:
-        struct.error, KeyError: the block is damaged.
-    """
-    if not block:
+def without_orientation(block: bytes) -> bytes | None:
+    """Return an EXIF block without orientation and thumbnail; None for a damaged block."""
+    try:
+        data, order, first = _parsed(block)
+        entries = _entries(data, order, first)
+        end = entries.stop
+        for start in reversed(entries):
+            if struct.unpack_from(order + "H", data, start)[0] == Base.Orientation:
+                data[start:end] = data[start + 12 : end] + bytes(12)
+                end -= 12
+        struct.pack_into(order + "H", data, first, (end - first - 2) // 12)
+        struct.pack_into("I", data, end, 0)  # the offset of the directory of the thumbnail
+    except (KeyError, struct.error):
         return None
-    data, order, first = _parsed(block)
-    entries = _entries(data, order, first)
-    end = entries.stop
-    for start in reversed(entries):
-        if struct.unpack_from(order + "H", data, start)[0] == Base.Orientation:
-            data[start:end] = data[start + 12 : end] + bytes(12)
-            end -= 12
-    struct.pack_into(order + "H", data, first, (end - first - 2) // 12)
-    struct.pack_into("I", data, end, 0)  # the offset of the directory of the thumbnail
     return _PREFIX + data
 
 
