@@ -243,7 +243,8 @@ def _comparison_cells(part: Comparison, tests: int, with_times: bool) -> list[st
 def _input_sentence(study: Study, task: str, value: float, means: Mapping[str, float]) -> str:
     subject = "Bicubic enlargement of the input has" if task == "sr" else "The degraded images themselves have"
     worse = [study.short_title_of(method) for method in best_first(means) if not means[method] > value]
-    return f"{subject} {value:.2f} dB; " + (f"not better: {', '.join(worse)}." if worse else "every method is better.")
+    rest = f"these methods are not better: {', '.join(worse)}" if worse else "every method is better"
+    return f"{subject} {value:.2f} dB; {rest}."
 
 
 def _disturbance(comparisons: Sequence[Comparison]) -> list[str]:
@@ -252,7 +253,7 @@ def _disturbance(comparisons: Sequence[Comparison]) -> list[str]:
     if not gains:
         return []
     return [
-        f"In the rows that are {_TOO_WEAK}, the disturbance alone moved single seeds by {signed(min(gains), 3)} … "
+        f"In the rows whose loss is {_TOO_WEAK}, the disturbance alone moved single seeds by {signed(min(gains), 3)} … "
         f"{signed(max(gains), 3)} dB: differences of that size between two trainings of this task are chance."
     ]
 
