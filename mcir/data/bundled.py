@@ -1,25 +1,25 @@
-"""Photographs that come with scikit-image: a training and a validation set without a download.
+"""The photographs of scikit-image: a training and a validation set without a download.
 
-They are read from the folder of the installed package. Only photographs that are in the public domain or under CC0
-and that are inside the wheel are used; nothing is ever fetched.
+They are read from the folder of the installed package. Only photographs in the public domain or under CC0 that are part
+of the wheel are used; nothing is downloaded.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from mcir.data.codec import decode
-from mcir.data.errors import DataError
-from mcir.data.paired import PairDataset
+from mcir.data.degradations import DefaultSection
+from mcir.data.errors import DataError, check_argument, check_choice
+from mcir.data.paired import PairDataset, Sources
 from mcir.data.samples import SampleSpec
 from mcir.data.storage import Memory
-from mcir.data.transforms import Color, Window
-from mcir.registry import DATASETS, DegradationSection
+from mcir.data.transforms import Window
+from mcir.registry import DATASETS, ArgumentError, DegradationSection
 
 TRAIN: dict[str, Window | None] = {
     "astronaut.png": None,
@@ -31,65 +31,49 @@ TRAIN: dict[str, Window | None] = {
     "retina.jpg": Window(200, 200, 1000, 1000),  # without the black around the eye
     "rocket.jpg": None,
 }
-"""The photographs that are trained on, and the part that is used (the whole without)."""
+"""Photographs for training, and the part that is used (None: all of it)."""
 
 VAL: dict[str, Window | None] = {
     "chelsea.png": None,
     "coffee.png": None,
 }
-"""The photographs that are held out, whole: a cat's fur, and a set table."""
+"""Photographs for validation."""
 
-_DEFAULT: DegradationSection = {"type": "BicubicDown"}
+_DEFAULT_DEGRADATION = DefaultSection(type="BicubicDown")
 
 
 @DATASETS.register()
+@dataclass(eq=False)
 class BundledPhotos(PairDataset):
-    """Photographs of scikit-image as ground truths, and what a degradation makes of them.
+    """Photographs of scikit-image as ground truths, and their degraded images."""
 
-    Args:
-        split: "train" (eight photographs, four of them grey) or "val" (two colour photographs that are not trained on).
-        scale: size of a ground truth / size of its degraded image.
-        gt_size: side of the square that is cut from a ground truth; without it images come whole.
-        use_hflip: mirror left-right with p = ½.
-        use_rot: mirror top-bottom and transpose, each with p = ½.
-        color: "rgb" (grey is repeated) or "gray" (luma of colours).
-        degradation: makes the degraded images; MATLAB's bicubic shrinking without.
-        tile_size: cut the photographs into squares of that side, each an image of its own; what is left over at the
-            bottom and right is not used. Without it the photographs are whole.
-        max_images: use so many images, chosen by their names alone; all without.
-        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
+    split: Literal["train", "val"]
+    """"train" (eight photographs, four of them gray) or "val" (two other photographs, in color)."""
+    _: KW_ONLY
+    scale: int = 2
+    """Size of a ground truth / size of its degraded image."""
+    degradation: DegradationSection | None = _DEFAULT_DEGRADATION
+    """Degradation that makes the degraded images."""
+    tile_size: int | None = None
+    """Side of the squares that the photographs are divided into, each an image of the set; the rest at the bottom and
+    right is not used. Default: photographs are not divided."""
 
-    Raises:
-        DataError: an argument is out of range, or the installed scikit-image lacks a photograph.
-    """
+    @property
+    def label(self) -> str:
+        """Name of the data set in messages."""
+        return f"BundledPhotos ({self.split})"
 
-    def __init__(
-        self,
-        split: Literal["train", "val"],
-        scale: int = 2,
-        gt_size: int | None = None,
-        use_hflip: bool = False,
-        use_rot: bool = False,
-        color: Color = "rgb",
-        degradation: DegradationSection = _DEFAULT,
-        tile_size: int | None = None,
-        max_images: int | None = None,
-        subset_seed: int = 0,
-    ) -> None:
-        if split not in ("train", "val"):
-            raise DataError(f"BundledPhotos: split is {split!r}; it must be 'train' or 'val'.")
-        super().__init__(
-            in_tiles(photographs(TRAIN if split == "train" else VAL), tile_size),
-            degradation=degradation,
-            scale=scale,
-            gt_size=gt_size,
-            use_hflip=use_hflip,
-            use_rot=use_rot,
-            color=color,
-            max_images=max_images,
-            subset_seed=subset_seed,
-            what=f"BundledPhotos ({split})",
-        )
+    def open_sources(self) -> Sources:
+        """Read the photographs.
+
+        Raises:
+            ArgumentError: an argument is out of range.
+            DataError: the installed scikit-image lacks a photograph.
+        """
+        check_choice("split", self.split, Literal["train", "val"])
+        if self.degradation is None:
+            raise ArgumentError("degradation", "degradation: expected a degradation, got null.")
+        return Sources(divide(photographs(TRAIN if self.split == "train" else VAL), self.tile_size))
 
     @classmethod
     def sample_spec(cls, *, scale: int = 2, **arguments: Any) -> SampleSpec | None:
@@ -98,36 +82,36 @@ class BundledPhotos(PairDataset):
 
 
 def photographs(parts: dict[str, Window | None]) -> Memory:
-    """Read the named photographs, cut to the named parts.
+    """Read photographs of scikit-image.
+
+    Args:
+        parts: part to read of each photograph, by file name; None: all of it.
 
     Raises:
-        DataError: scikit-image or one of its photographs is not there.
+        DataError: scikit-image or one of its photographs is missing.
     """
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
-        raise DataError("BundledPhotos: scikit-image, which brings the photographs, is not installed.")
+        raise DataError("The bundled photographs are part of scikit-image, which is not installed.")
     folder = Path(package.submodule_search_locations[0]) / "data"
     missing = [name for name in parts if not (folder / name).is_file()]
     if missing:
-        raise DataError(
-            f"BundledPhotos: {folder} has no {', '.join(missing)}; install scikit-image from its wheel (≥ 0.22)."
-        )
+        raise DataError(f"{folder}: {', '.join(missing)} is missing; install scikit-image from its wheel (≥ 0.22).")
     return Memory(
         {name: np.ascontiguousarray(decode((folder / name).read_bytes(), name, part)) for name, part in parts.items()}
     )
 
 
-def in_tiles(images: Memory, size: int | None) -> Memory:
-    """Return images as squares, ``rocket_s001.jpg`` and so on, counted along the rows; as they are without a size.
+def divide(images: Memory, size: int | None) -> Memory:
+    """Return the square tiles of images, ``rocket_s001.jpg`` …, numbered row by row; the images if the size is None.
 
     Raises:
-        DataError: an image is smaller than a square.
+        ArgumentError: an image is smaller than a tile.
     """
     if size is None:
         return images
-    least = min(min(images.info(name)[:2]) for name in images.keys())  # noqa: SIM118 (a storage is no mapping)
-    if not 1 <= size <= least:
-        raise DataError(f"BundledPhotos: tile_size is {size}; it must be from 1 to {least}.")
+    smallest = min(min(images.info(name)[:2]) for name in images.keys())  # noqa: SIM118 (not a mapping)
+    check_argument("tile_size", size, 1 <= size <= smallest, f"1 … {smallest}")
     tiles = {}
     for name in images.keys():  # noqa: SIM118
         info = images.info(name)

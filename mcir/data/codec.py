@@ -1,7 +1,7 @@
-"""Image files to arrays and back: RGB order, 8 or 16 bit as stored, alpha dropped, damage found.
+"""Decode and encode image files: RGB order, 8 or 16 bits as stored, without alpha; damaged files are detected.
 
-Everywhere in this room an image is a numpy array (H, W, C), C 1 (grey) or 3 (RGB), uint8 or uint16. An alpha channel is
-dropped and the colours under it are kept as the file holds them; nothing is blended with a background.
+An image is a numpy array (H, W, C), C = 1 (gray) or 3 (RGB), uint8 or uint16. An alpha channel is dropped; the colors
+of transparent pixels stay as they are in the file.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ Array: TypeAlias = npt.NDArray[Any]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"})
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TAIL = 4096
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
-_GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
-_COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
+_COLOR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _TIFF_BITS = 258
 
 
 class ImageInfo(NamedTuple):
-    """What a header says: the size, the channels without alpha (1 or 3) and the bits of a sample (8 or 16)."""
+    """Size of an image, its number of channels without alpha (1 or 3) and its bits per sample (8 or 16)."""
 
     height: int
     width: int
@@ -48,21 +46,21 @@ class ImageInfo(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
-        """The type of the decoded samples."""
+        """Type of the decoded samples."""
         return np.dtype(np.uint8) if self.bits == 8 else np.dtype(np.uint16)
 
 
 def info_of(image: Array) -> ImageInfo:
-    """Return the facts of a decoded image (H, W, C)."""
+    """Return the size, channels and bits of a decoded image (H, W, C)."""
     height, width, channels = image.shape
     return ImageInfo(height, width, channels, image.dtype.itemsize * 8)
 
 
 def probe(stream: BinaryIO) -> ImageInfo:
-    """Read the header of an image file and see whether its end is there, without decoding it.
+    """Read the header of an image file, and check that the file is not truncated, without decoding it.
 
     Raises:
-        DataError: no image, a truncated one, or one of a kind that cannot be read; the message does not name the file.
+        DataError: no image, a truncated one, or an unsupported format. The message does not name the file.
     """
     start = stream.read(33)
     size = stream.seek(0, io.SEEK_END)
@@ -70,11 +68,11 @@ def probe(stream: BinaryIO) -> ImageInfo:
         raise DataError("the file is empty")
     stream.seek(max(0, size - _TAIL))
     tail = stream.read()
-    if start.startswith(_PNG_START) and len(start) == 33:
+    if start.startswith(_PNG_START) and len(start) == 33:  # Pillow does not report 16-bit colors
         if _PNG_END not in tail:
             decode_to_the_end(stream)
-        width, height, depth, kind = struct.unpack(">IIBB", start[16:26])
-        return ImageInfo(height, width, 1 if kind in (0, 4) else 3, 16 if depth == 16 else 8)
+        width, height, depth, color_type = struct.unpack(">IIBB", start[16:26])
+        return ImageInfo(height, width, 1 if color_type in (0, 4) else 3, 16 if depth == 16 else 8)
     if start.startswith(_JPEG_START) and _JPEG_END not in tail:
         decode_to_the_end(stream)
     stream.seek(0)
@@ -83,46 +81,47 @@ def probe(stream: BinaryIO) -> ImageInfo:
             mode, (width, height) = image.mode, image.size
             bits = _bits(image, stream)
     except UnidentifiedImageError as error:
-        raise DataError("not an image of a known kind") from error
+        raise DataError("not an image of a known format") from error
     except Exception as error:
-        raise DataError(f"not an image that can be read ({error})") from error
-    if (mode not in _GREY_MODES and mode not in _COLOUR_MODES) or bits not in (8, 16):
-        raise DataError(f"mode {mode} with {bits} bits a sample; 8 or 16 bit grey or colour images can be read")
-    return ImageInfo(height, width, 1 if mode in _GREY_MODES else 3, bits)
+        raise DataError(f"not a readable image ({error})") from error
+    if (mode not in _GRAY_MODES and mode not in _COLOR_MODES) or bits not in (8, 16):
+        raise DataError(f"expected a gray or color image of 8 or 16 bits, got mode {mode} with {bits} bits per sample")
+    return ImageInfo(height, width, 1 if mode in _GRAY_MODES else 3, bits)
 
 
-class _SizeLimit:
-    """How many are within :func:`any_size`, and what Pillow's limit was before the first."""
+class _PillowLimit:
+    """Number of active ``any_size`` contexts, and Pillow's limit before the first."""
 
     lock = threading.Lock()
-    visitors = 0
+    active = 0
     pixels: int | None = None
 
 
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Lift Pillow's limit on the size of an image for a while: it guards servers, not a person's own files."""
-    with _SizeLimit.lock:
-        if not _SizeLimit.visitors:
-            _SizeLimit.pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _SizeLimit.visitors += 1
+    """Lift Pillow's limit on the size of images, which protects servers; here users open their own files."""
+    with _PillowLimit.lock:
+        if not _PillowLimit.active:
+            _PillowLimit.pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _PillowLimit.active += 1
     try:
         yield
     finally:
-        with _SizeLimit.lock:
-            _SizeLimit.visitors -= 1
-            if not _SizeLimit.visitors:
-                Image.MAX_IMAGE_PIXELS = _SizeLimit.pixels
+        with _PillowLimit.lock:
+            _PillowLimit.active -= 1
+            if not _PillowLimit.active:
+                Image.MAX_IMAGE_PIXELS = _PillowLimit.pixels
 
 
 def pnm_start(stream: BinaryIO) -> tuple[int, int] | None:
-    """Return the largest value of a binary PGM or PPM file, and where its samples begin; None for other files."""
+    """Return the maximum value of a binary PGM or PPM file and the offset of its samples; None for other files."""
     stream.seek(0)
     found = _PNM_START.match(stream.read(_TAIL))
     return None if found is None else (int(found[1]), found.end())
 
 
 def _bits(image: Image.Image, stream: BinaryIO) -> int:
+    """Return the bits per sample; Pillow's mode does not have them for color images."""
     if image.format == "PPM" and (start := pnm_start(stream)):
         return 16 if start[0] > 255 else 8
     if image.format == "TIFF":
@@ -132,7 +131,7 @@ def _bits(image: Image.Image, stream: BinaryIO) -> int:
 
 
 def decode_to_the_end(stream: BinaryIO) -> None:
-    """Settle by decoding whether a file whose last bytes look wrong is truncated or only has something behind it."""
+    """Decode a file with Pillow, which detects truncated data and wrong PNG checksums."""
     stream.seek(0)
     try:
         with any_size(), Image.open(stream) as image:
@@ -142,21 +141,21 @@ def decode_to_the_end(stream: BinaryIO) -> None:
 
 
 def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int] | None = None) -> Array:
-    """Decode an image file held in memory.
+    """Decode an image file in memory.
 
     Args:
-        data: the bytes of the file.
-        name: the file, for the message.
-        window: (top, left, height, width) of the part that is wanted; the whole image without.
+        data: content of the file.
+        name: name of the file, for the message.
+        window: (top, left, height, width) of the part to return; None: the full image.
 
     Returns:
-        (H, W, C), C 1 or 3 (RGB), uint8 or uint16.
+        (H, W, C), C = 1 or 3 (RGB), uint8 or uint16.
 
     Raises:
-        DataError: the bytes are no image, or a truncated one.
+        DataError: the data are no image, or a truncated one.
     """
     if data[:2] == _JPEG_START and _JPEG_END not in bytes(data[-_TAIL:]):
-        _check(data, name)  # some versions of OpenCV fill what is missing of a JPEG with grey and say nothing
+        _check(data, name)  # some versions of OpenCV fill the missing part of a JPEG with gray, without an error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         _check(data, name)
@@ -166,29 +165,27 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
         image = image[top : top + height, left : left + width]
     if image.ndim == 2:
         return np.ascontiguousarray(image)[:, :, None]
-    if image.shape[2] == 1:
-        return np.ascontiguousarray(image)
-    if image.shape[2] == 2:
+    if image.shape[2] < 3:
         return np.ascontiguousarray(image[:, :, :1])
     rgb: Array = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # grey with alpha comes as colour with alpha
+    if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # OpenCV decodes gray with alpha as BGRA
         return np.ascontiguousarray(rgb[:, :, :1])
     return rgb
 
 
 def decode_thoroughly(data: bytes | memoryview) -> None:
-    """Decode an image file to its end, with a decoder that minds every damage.
+    """Decode an image file completely, with Pillow and with OpenCV, to find damage anywhere in it.
 
     Raises:
-        DataError: it is damaged anywhere; the message does not name the file.
+        DataError: the file is damaged. The message does not name it.
     """
     probe(io.BytesIO(data))
     decode_to_the_end(io.BytesIO(data))
-    decode(data, "the decoder of the training")
+    decode(data, "OpenCV")
 
 
 def _check(data: bytes | memoryview, name: str) -> None:
-    """Raise if a file in memory is damaged, in the name of the file."""
+    """Raise an error that names the file, if it is damaged."""
     try:
         probe(io.BytesIO(data))
     except DataError as error:
@@ -196,8 +193,8 @@ def _check(data: bytes | memoryview, name: str) -> None:
 
 
 def encode_png(image: Array) -> bytes:
-    """Return an image (H, W, C) as the bytes of a PNG file."""
-    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
-    done, data = cv2.imencode(".png", ordered)
-    assert done
+    """Return an image (H, W, C) as a PNG file."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    is_encoded, data = cv2.imencode(".png", bgr)
+    assert is_encoded
     return bytes(data)

@@ -1,29 +1,58 @@
-"""What goes wrong with a person's images, said in one message."""
+"""Errors in image data, and checks of constructor arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, get_args
 
-SHOWN = 10
+from mcir.registry import ArgumentError
+
+MAX_LISTED = 10
 
 
 class DataError(ValueError):
-    """Images, folders or data bases that do not fit what was asked for; the message names the files."""
+    """Images, folders or databases cannot be used. The message names them."""
 
 
-def raise_data_errors(problems: Sequence[str], what: str) -> None:
-    """Raise one error for all problems of a set of images, or return where there is none.
+def raise_data_errors(problems: Sequence[str], source: str) -> None:
+    """Raise one error for all problems of a set of images, or return if there are none.
 
     Args:
-        problems: one line for each offending file, the file's name first.
-        what: the set, for the first line of the message.
+        problems: descriptions of the problems, one line each, starting with the file.
+        source: name of the set of images, for the first line of the message.
 
     Raises:
         DataError: there are problems; the message lists the first ten and counts the rest.
     """
     if not problems:
         return
-    lines = [f"{what}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", *problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"… and {len(problems) - SHOWN} more")
+    lines = [f"{source}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", *problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        lines.append(f"… and {len(problems) - MAX_LISTED} more")
     raise DataError("\n  ".join(lines))
+
+
+def check_argument(name: str, value: object, is_valid: bool, expected: str) -> None:
+    """Check a constructor argument.
+
+    Args:
+        name: name of the argument.
+        value: its value.
+        is_valid: whether the value is accepted.
+        expected: description of the accepted values.
+
+    Raises:
+        ArgumentError: the value is not accepted.
+    """
+    if not is_valid:
+        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.")
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Check that a constructor argument is one of the values of a ``Literal`` type.
+
+    Raises:
+        ArgumentError: it is none of them.
+    """
+    known = get_args(choices)
+    check_argument(name, value, value in known, f"one of {', '.join(map(repr, known))}")

@@ -1,14 +1,14 @@
-"""LMDB data bases of images: thousands of files in one, opened once and read by page.
+"""LMDB databases of images: thousands of files in one, memory-mapped.
 
-Two codecs. ``encoded`` keeps the bytes of each file as they are. ``raw`` keeps the decoded samples, larger on the
-disk, but a crop is cut out of the memory map: nothing is decoded, and of a large image only the pages of the crop are
+There are two codecs. ``encoded`` stores the bytes of each file as they are. ``raw`` stores the decoded samples. It
+needs more disk space, but a crop is copied from the memory map: nothing is decoded, and only the pages of the crop are
 read.
 
-The key of an image is its path relative to the folder it came from, byte for byte, so no two collide. Beside each image
-stands a small record of facts (size, depth, checksum, and what its source was), and beside all of them the summary that
-completes a data base, also written to ``mcir_lmdb.json`` for people. Keys of our own begin with a zero byte, which no
-path has. The writer is in ``lmdb_writer``; data bases of BasicSR (``meta_info.txt`` beside them, keys without
-extension) are read as they are.
+The key of an image is its path relative to the source folder, byte for byte, so no two keys collide. For each image
+there is a small record of facts (size, depth, checksum, and the state of its source file). A summary makes the
+database complete; it is also written to ``mcir_lmdb.json`` for people. The keys of these records start with a zero
+byte, which no path contains. ``lmdb_writer`` writes databases. Databases of BasicSR (``meta_info.txt`` in the folder,
+keys without extension) can be read, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BASICSR_LINE = re.compile(r"^(?P<name>.+?)\s+\(\d+(?:,\s*\d+)*\)(?:\s+\d+)?$")
 
 
 class Facts(NamedTuple):
-    """What is kept about an image: its header, the CRC-32 of the stored value, and size and time of its source file."""
+    """Record about an image: its header, the CRC-32 of the stored value, and size and time of its source file."""
 
     info: ImageInfo
     crc: int
@@ -55,34 +55,34 @@ class Facts(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Facts:
-        """Read the stored form."""
+        """Return the record of a stored form."""
         *info, crc, size, time = _FACTS.unpack(data)
         return cls(ImageInfo(*info), crc, size, time)
 
 
 def to_bytes(key: str) -> bytes:
-    """Return the stored form of a key; any file name of the system survives."""
+    """Return the stored form of a key; every file name of the system is preserved."""
     return os.fsencode(key)
 
 
 class _Environment:
-    """An open data base with one read transaction, for one process."""
+    """An open database and its read transaction, for one process."""
 
     def __init__(self, path: str) -> None:
-        self.closed = True
+        self.is_closed = True
         try:
             self.env = lmdb.open(
                 path, readonly=True, lock=False, readahead=False, meminit=False, subdir=Path(path).is_dir()
             )
         except lmdb.Error as error:
-            raise DataError(f"{path}: not an LMDB data base that can be read ({error})") from error
+            raise DataError(f"{path}: not a readable LMDB database ({error})") from error
         self.transaction = self.env.begin(buffers=True)
-        self.closed = False
+        self.is_closed = False
 
     def close(self) -> None:
-        """Close it, once; in the child of a fork that closes the child's inheritance alone."""
-        if not self.closed:
-            self.closed = True
+        """Close the database; in a forked process this does not affect the parent process."""
+        if not self.is_closed:
+            self.is_closed = True
             with contextlib.suppress(BufferError, lmdb.Error):
                 self.transaction.abort()
                 self.env.close()
@@ -91,118 +91,122 @@ class _Environment:
         self.close()
 
 
-_open: weakref.WeakValueDictionary[tuple[int, str], _Environment] = weakref.WeakValueDictionary()
+_environments: weakref.WeakValueDictionary[tuple[int, str], _Environment] = weakref.WeakValueDictionary()
+"""Open databases by process and path, since lmdb opens a database only once per process."""
 
 
 class LmdbStore:
-    """The images of a data base, read only.
+    """The images of a database, read-only.
 
-    The environment is opened when it is first needed and again in each process that a fork makes, without locks: do not
-    write to a data base that is being read.
+    The constructor reads the keys and closes the database. Each process opens it again when it reads its first image,
+    so a store can be pickled or inherited by a forked process. There are no locks: do not write to a database that is
+    being read.
 
     Raises:
-        DataError: no data base there, or one whose writing was never completed.
+        DataError: there is no database, or writing it was interrupted.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         if not (self.root / "data.mdb").is_file():
-            raise DataError(f"{self.root}: no LMDB data base (a folder with a file data.mdb)")
-        self._pid = -1
+            raise DataError(f"{self.root}: no LMDB database (a folder with a file data.mdb)")
+        self._process = -1
         self._environment: _Environment | None = None
         self._infos: dict[str, ImageInfo] = {}
         self._stored: dict[str, bytes] = {}
+        self.codec: Codec = "encoded"
+        self.summary: dict[str, Any] = {}
         summary = self._get(SUMMARY_KEY)
         if summary is None:
-            self.codec: Codec = "encoded"
-            self.summary: dict[str, Any] = {}
             self._read_basicsr()
-            return
-        self.summary = json.loads(bytes(summary))
-        if not self.summary.get("complete"):
-            raise DataError(
-                f"{self.root}: its writing was interrupted; run `mcir prepare lmdb` again, it goes on from there"
-            )
-        if self.summary["format"] != FORMAT:
-            raise DataError(f"{self.root}: format {self.summary['format']}; this version of mcir reads format {FORMAT}")
-        self.codec = self.summary["codec"]
-        self._infos = {os.fsdecode(key): facts.info for key, facts in all_facts(self._transaction())}
+        else:
+            self._read_summary(json.loads(bytes(summary)))
+            del summary
+        self._environment = None
 
     def keys(self) -> list[str]:
         """Return the relative paths of all images, sorted."""
         return sorted(self._infos or self._stored)
 
     def path(self, key: str) -> str:
-        """Return the data base and the key."""
+        """Return the path of the database, followed by the key."""
         return f"{self.root}/{key}"
 
     def info(self, key: str) -> ImageInfo:
-        """Return the facts of one image; what mcir wrote is not read for it."""
+        """Return the size, channels and bits of an image; only databases of BasicSR are read for it."""
         info = self._infos.get(key)
         if info is None:
             info = self._infos[key] = probe(io.BytesIO(self.value(key)))
         return info
 
     def read(self, key: str) -> Array:
-        """Return one image (H, W, C)."""
+        """Return an image (H, W, C)."""
         return self._raw(key).copy() if self.codec == "raw" else decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of one image; of the codec ``raw`` only its own rows are read, and nothing else is copied."""
+        """Return a part of an image; with the codec ``raw`` only this part is read and copied."""
         if self.codec == "raw":
             crop: Array = self._raw(key)[top : top + height, left : left + width].copy()
             return crop
         return decode(self.value(key), self.path(key), (top, left, height, width))
 
     def facts(self, key: str) -> Facts | None:
-        """Return what the writer kept about an image; None for a data base of another writer."""
+        """Return the record about an image; None in a database of BasicSR."""
         packed = self._get(FACTS_PREFIX + to_bytes(key))
         return None if packed is None else Facts.unpack(bytes(packed))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_environment": None, "_pid": -1}
-
-    # -- within ---------------------------------------------------------------------------------------------------
-
-    def _raw(self, key: str) -> Array:
-        """Return a view of the memory map, which must not leave this class: it dies with the store."""
-        height, width, channels, bits = self._infos[key]
-        samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
-        return samples.reshape(height, width, channels)
-
     def value(self, key: str) -> memoryview:
-        """Return the stored bytes of an image, a view of the memory map that dies with the store.
+        """Return the stored bytes of an image: a view of the memory map, valid only as long as the store exists.
 
         Raises:
-            DataError: no such image.
+            DataError: the database has no such image.
         """
         value = self._get(self._stored.get(key) or to_bytes(key))
         if value is None:
-            raise DataError(f"{self.path(key)}: no such image in the data base")
+            raise DataError(f"{self.path(key)}: no such image in the database")
         return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_environment": None, "_process": -1}
+
+    def _raw(self, key: str) -> Array:
+        """Return an image as a view of the memory map, which callers must copy."""
+        height, width, channels, bits = self._infos[key]
+        samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
+        return samples.reshape(height, width, channels)
 
     def _get(self, key: bytes) -> memoryview | None:
         value = self._transaction().get(key)
         return None if value is None else memoryview(value)
 
     def _transaction(self) -> lmdb.Transaction:
-        if self._environment is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            place = (self._pid, str(self.root.resolve()))
-            environment = _open.get(place)
+        if self._environment is None or self._process != os.getpid():
+            self._process = os.getpid()
+            path = str(self.root.resolve())
+            environment = _environments.get((self._process, path))
             if environment is None:
-                for (_, path), inherited in list(_open.items()):
-                    if path == place[1]:  # of the process that forked this one; lmdb opens a data base once only
+                for (_, other), inherited in list(_environments.items()):
+                    if other == path:  # opened by the parent process before it forked this one
                         inherited.close()
-                environment = _open[place] = _Environment(place[1])
+                environment = _environments[self._process, path] = _Environment(path)
             self._environment = environment
         return self._environment.transaction
+
+    def _read_summary(self, summary: dict[str, Any]) -> None:
+        self.summary = summary
+        if not summary.get("complete"):
+            raise DataError(f"{self.root}: writing was interrupted; run `mcir prepare lmdb` again, it resumes")
+        if summary["format"] != FORMAT:
+            raise DataError(f"{self.root}: expected format {FORMAT}, got {summary['format']} of another mcir version")
+        self.codec = summary["codec"]
+        self._infos = {os.fsdecode(key): facts.info for key, facts in all_facts(self._transaction())}
 
     def _read_basicsr(self) -> None:
         listing = self.root / BASICSR_FILE
         if not listing.is_file():
             raise DataError(
-                f"{self.root}: written neither by mcir (no summary) nor by BasicSR (no {BASICSR_FILE} beside it)"
+                f"{self.root}: expected a database of mcir (with a summary) or of BasicSR (with {BASICSR_FILE}), "
+                "got neither"
             )
         for line in listing.read_text(encoding="utf-8").splitlines():
             match = _BASICSR_LINE.match(line.strip())
@@ -212,7 +216,7 @@ class LmdbStore:
 
 
 def all_facts(transaction: lmdb.Transaction) -> list[tuple[bytes, Facts]]:
-    """Return the keys of all images of a data base with their facts, in the order of the keys' bytes."""
+    """Return the keys of all images of a database and their records, in the order of the keys' bytes."""
     found = []
     with transaction.cursor() as cursor:
         if cursor.set_range(FACTS_PREFIX):

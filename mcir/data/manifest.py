@@ -1,11 +1,8 @@
-"""Manifests: what a data set is and how its folders look (``compare`` holds a copy against that).
+"""Manifests of data sets: folders, numbers of images, names and sizes, with which ``compare`` checks a copy.
 
 A manifest is a YAML file in ``mcir/data/manifests``, one for each version of a data set that the option files use or
-that its authors give out. It states where its numbers come from (``evidence``), so that a difference can be weighed:
-what was measured weighs more than what is commonly said.
+that its authors provide. It states where its numbers come from (``evidence``), so that a difference can be judged.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -22,7 +19,7 @@ HOME = Path(__file__).with_name("manifests")
 
 EVIDENCE = {
     "copy": "measured on a copy",
-    "sample": "measured on some images of it, the count from general knowledge",
+    "sample": "measured on some images, the count from general knowledge",
     "code": "stated in released training code",
     "recalled": "from general knowledge, not checked",
 }
@@ -33,7 +30,7 @@ def _is_regex(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"no regular expression ({error})") from error
+        raise ValueError(f"expected a regular expression ({error})") from error
     return text
 
 
@@ -42,17 +39,17 @@ class _Part(BaseModel):
 
 
 class FolderRule(_Part):
-    """What one folder, or data base, holds.
+    """The images of a folder or database.
 
     Attributes:
-        path: below the root; a data base where it ends in ``.lmdb``.
-        holds: in a few words.
-        images: how many.
-        names: regular expression that each path below the folder matches as a whole, extension included.
-        sizes: of images, ``{glob of names: [620x460, …]}``; the first glob that fits a name holds.
-        longest_side: in pixels, of each image.
-        evidence: where these numbers come from, a key of ``EVIDENCE``.
-        optional: whether a copy without it is complete.
+        path: path relative to the root; a database if it ends in ``.lmdb``.
+        holds: short description.
+        images: number of images.
+        names: regular expression that matches the relative path of each image, including the extension.
+        sizes: allowed sizes, ``{pattern of names: [620x460, …]}``; the first matching pattern counts.
+        longest_side: longest side of each image in pixels.
+        evidence: source of these numbers, a key of ``EVIDENCE``.
+        optional: whether a copy is complete without this folder.
     """
 
     path: str
@@ -66,15 +63,15 @@ class FolderRule(_Part):
 
 
 class PairRule(_Part):
-    """Which two folders hold pairs, and how they match.
+    """Two folders of pairs.
 
     Attributes:
         gt: path of the ground truths.
         lq: path of the degraded images.
-        filename_tmpl: as in an option file; several where copies with different names circulate.
+        filename_tmpl: values of this option, several if copies with different names exist.
         scale: size of a ground truth / size of its degraded image.
-        gt_crop: as in an option file.
-        per_gt: degraded images of each ground truth.
+        gt_crop: value of this option.
+        per_gt: number of degraded images of each ground truth.
     """
 
     gt: str
@@ -86,21 +83,21 @@ class PairRule(_Part):
 
 
 class Manifest(_Part):
-    """A data set, in one of its versions.
+    """One version of a data set.
 
     Attributes:
-        name: what ``mcir prepare verify`` calls it, and the name of its file.
-        title: what people call it.
-        task: what it is for.
-        root: the folder that the option files look for, below ``datasets``.
-        what: what it is.
-        source: the paper, and the page to get it from.
-        terms: what its authors allow.
-        version: which of the versions in circulation this is.
-        folders: what is where.
-        pairs: what belongs together.
-        prepare: shell commands that make this layout, run in the folder ``datasets``.
-        unverified: what is said here from general knowledge.
+        name: name for ``mcir prepare verify``, and of the file.
+        title: common name.
+        task: task that the data set is for.
+        root: folder that the option files use, relative to ``datasets``.
+        what: description.
+        source: paper and web page.
+        terms: terms of use.
+        version: description of the version, if several are in circulation.
+        folders: content of the folders.
+        pairs: folders that form pairs.
+        prepare: shell commands that create this layout, run in the folder ``datasets``.
+        unverified: statements of the manifest that come from general knowledge.
     """
 
     name: str
@@ -117,15 +114,15 @@ class Manifest(_Part):
     unverified: list[str] = []
 
     @model_validator(mode="after")
-    def _fits(self) -> Manifest:
+    def _is_consistent(self) -> "Manifest":
         paths = [folder.path for folder in self.folders]
         if len(set(paths)) < len(paths):
-            raise ValueError("a folder stands there twice")
+            raise ValueError("a folder is listed twice")
         for pair in self.pairs:
             if not {pair.gt, pair.lq} <= set(paths):
-                raise ValueError(f"the pair {pair.gt} + {pair.lq} is of folders that are not listed")
+                raise ValueError(f"a folder of the pair {pair.gt} + {pair.lq} is not listed")
             if pair.per_gt is not None and not all("*" in template for template in pair.filename_tmpl):
-                raise ValueError(f"the pair {pair.gt} + {pair.lq} has per_gt, but a filename_tmpl without '*'")
+                raise ValueError(f"the pair {pair.gt} + {pair.lq} has per_gt, but no '*' in its filename_tmpl")
         return self
 
 
@@ -135,10 +132,10 @@ def known_manifests() -> list[str]:
 
 
 def read_manifest(name: str) -> Manifest:
-    """Return the manifest of that name; case does not matter, and a blank or ``_`` may stand for ``-``.
+    """Return the manifest with a name; case does not matter, and ``_`` or a blank may be used instead of ``-``.
 
     Raises:
-        DataError: there is none, or it is not well-formed; the message offers the nearest name and lists all.
+        DataError: it does not exist or is invalid.
     """
     known = known_manifests()
     if not known:
@@ -151,50 +148,3 @@ def read_manifest(name: str) -> Manifest:
         return Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def as_markdown(manifest: Manifest) -> str:
-    """Return the section of ``datasets/README.md`` that tells of a data set."""
-    lines = [
-        f"### {manifest.title}",
-        "",
-        f"`mcir prepare verify {manifest.name} datasets/{manifest.root}`",
-        "",
-        manifest.what.strip(),
-        "",
-        f"- Source: {manifest.source.strip()}",
-        f"- Terms: {manifest.terms.strip()}",
-        f"- Version: {manifest.version.strip()}",
-        "",
-        f"| folder of `{manifest.root}` | holds | images | size | numbers |",
-        "|---|---|---|---|---|",
-    ]
-    for rule in manifest.folders:
-        count = f"{rule.images:,}" if rule.images else "–"
-        holds = rule.holds + (" (optional)" if rule.optional else "")
-        lines.append(f"| `{rule.path}` | {holds} | {count} | {_sizes_in_words(rule)} | {EVIDENCE[rule.evidence]} |")
-    lines += ["", *(_pair_in_words(pair) for pair in manifest.pairs)]
-    if manifest.unverified:
-        lines += ["", "From general knowledge, not checked:", "", *(f"- {line}" for line in manifest.unverified)]
-    if manifest.prepare:
-        lines += ["", "```bash", manifest.prepare.strip(), "```"]
-    return "\n".join(lines) + "\n"
-
-
-def _sizes_in_words(rule: FolderRule) -> str:
-    if rule.longest_side is not None:
-        return f"longest side {rule.longest_side}"
-    if set(rule.sizes) == {"*"}:
-        return " or ".join(rule.sizes["*"]).replace("x", "×")
-    return "each image its own, listed in the manifest" if rule.sizes else "differ"
-
-
-def _pair_in_words(pair: PairRule) -> str:
-    name = " or ".join(f"`filename_tmpl: '{template}'`" for template in pair.filename_tmpl if template != "{}")
-    if "{}" in pair.filename_tmpl:
-        name = "equal names" + (f", or {name}" if name else "")
-    more = [name]
-    more += [f"{pair.per_gt} degraded images each"] if pair.per_gt else []
-    more += [f"scale {pair.scale}"] if pair.scale > 1 else []
-    more += [f"`gt_crop: {pair.gt_crop}`"] if pair.gt_crop else []
-    return f"- Pairs: ground truth `{pair.gt}`, degraded `{pair.lq}`; {'; '.join(more)}."

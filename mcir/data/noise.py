@@ -1,8 +1,8 @@
-"""Noise whose strength grows with the light, of a strength that belongs to each image.
+"""Signal-dependent noise whose strength belongs to an image.
 
 It is the noise of "Residual Contrastive Learning for Image Reconstruction" (arXiv 2106.10070): Gaussian in each pixel,
-of the variance ``shot·clean + read``, with one pair of numbers (shot, read) for every image. Images differ in them, and
-that is what contrastive learning on residuals tells apart.
+with the variance ``shot·clean + read`` and one pair of parameters (shot, read) for each image. Contrastive learning on
+residuals distinguishes images by these parameters.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcir.data.degradations import in_unit_range, range_of
-from mcir.data.errors import DataError
+from mcir.data.degradations import check_range, in_unit_range
+from mcir.data.errors import DataError, check_argument, check_choice
 from mcir.registry import DEGRADATIONS
 
-_DARKEST = 0.05
-"""A mean below which an image counts as that bright, so that its shot noise stays finite."""
+_MIN_MEAN = 0.05
+"""Lower bound of the mean of an image, so that its shot noise stays finite."""
 _LOG_SHOT = math.log(1e-4), math.log(1.2e-2)
 _TILE = 64
 _TRIES = 10_000
 
 
-class Level(NamedTuple):
-    """The noise of an image: intensities are in [0, 1], the variance is ``shot·clean + read``."""
+class NoiseParameters(NamedTuple):
+    """Parameters of the noise of an image in [0, 1]; the variance is ``shot·clean + read``."""
 
     shot: float
     read: float
@@ -36,25 +36,26 @@ class Level(NamedTuple):
 
 @DEGRADATIONS.register()
 class HeteroscedasticNoise:
-    """Gaussian noise of the variance ``shot·clean + read``, with numbers that belong to the image.
+    """Gaussian noise of the variance ``shot·clean + read``, with parameters that belong to the image.
 
-    They are a function of the seed, the number of the image in its data set and the mean of the whole image, so they
-    are the same in every epoch and every crop. The result is float32, neither clipped nor rounded: either would change
-    the distribution of the noise.
+    The parameters depend on the seed, the index of the image in its data set, and the mean of the full image. So they
+    are the same in every epoch and every crop. The result is float32, neither clipped nor rounded, because either would
+    change the distribution of the noise.
 
     Args:
-        sigma: [low, high] of the noise's standard deviation over the whole image, in 8-bit units (of 255).
-        read_share: [low, high] of the read noise's share in the variance, 0 … 1, drawn uniformly; [0, 0.5] without.
-            Only of the sampler "uniform".
-        sampler: "uniform" draws sigma uniformly and makes it the root of the mean variance (of images darker than
-            0.05, a bound of it); "unprocessing" draws as Brooks et al. 2019 do for raw photographs, shot log-uniformly
-            in [0.0001, 0.012] and read from it, again until sigma (at the mean of the image) lies in the range.
-        realisation: "redrawn": each sample has noise of its own; "fixed": there is one noisy image of each clean one,
-            and crops are cut from that.
-        seed: ≥ 0.
+        sigma: [low, high] of the standard deviation of the noise over the full image, in 8-bit units (of 255).
+        read_share: [low, high] of the share of the read noise in the variance, 0 … 1, drawn uniformly; None: [0, 0.5].
+            Only for the sampler "uniform".
+        sampler: "uniform" draws sigma uniformly, as the square root of the mean variance (an upper bound for images
+            darker than 0.05). "unprocessing" draws as Brooks et al. 2019 for raw photographs: shot log-uniformly in
+            [0.0001, 0.012], read depending on it, repeated until sigma at the mean of the image is in the range.
+        realisation: "redrawn": each sample has its own noise. "fixed": each clean image has one noisy image, from
+            which crops are taken.
+        seed: seed, ≥ 0.
 
     Raises:
-        DataError: a number or a range that makes no sense; of an image, that "unprocessing" cannot meet the range.
+        ArgumentError: an argument is out of range.
+        DataError: for an image, "unprocessing" draws no sigma in the range.
     """
 
     scale = 1
@@ -68,94 +69,91 @@ class HeteroscedasticNoise:
         realisation: Literal["redrawn", "fixed"] = "redrawn",
         seed: int = 0,
     ) -> None:
-        if sampler not in ("uniform", "unprocessing"):
-            raise DataError(f"HeteroscedasticNoise: sampler is {sampler!r}; it must be 'uniform' or 'unprocessing'.")
-        if realisation not in ("redrawn", "fixed"):
-            raise DataError(f"HeteroscedasticNoise: realisation is {realisation!r}; it must be 'redrawn' or 'fixed'.")
-        if sampler == "unprocessing" and read_share is not None:
-            raise DataError("HeteroscedasticNoise: read_share goes with the sampler 'uniform'; leave it out.")
-        if seed < 0:
-            raise DataError(f"HeteroscedasticNoise: seed is {seed}; it must be at least 0.")
-        self._sigma = range_of("HeteroscedasticNoise", "sigma", sigma, 0, float("inf"))
-        share = (0.0, 0.5) if read_share is None else read_share
-        self._read_share = range_of("HeteroscedasticNoise", "read_share", share, 0, 1)
+        check_choice("sampler", sampler, Literal["uniform", "unprocessing"])
+        check_choice("realisation", realisation, Literal["redrawn", "fixed"])
+        is_used = sampler == "uniform" or read_share is None
+        check_argument("read_share", read_share, is_used, "no value with the sampler 'unprocessing'")
+        check_argument("seed", seed, seed >= 0, "an integer ≥ 0")
+        self._sigma = check_range("sigma", sigma, 0)
+        self._read_share = check_range("read_share", (0.0, 0.5) if read_share is None else read_share, 0, 1)
         self._sampler, self._fixed, self._seed = sampler, realisation == "fixed", seed
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
-        """Add noise to one whole image (C, H, W) that is of no data set: the generator decides its parameters, too."""
-        return self.of_image(int(rng.integers(2**62)), lambda: gt)(gt, rng, 0, 0)
+        """Add noise to a full image (C, H, W) outside of a data set; the generator also determines its parameters."""
+        return self.for_image(int(rng.integers(2**62)), lambda: gt)(gt, rng, 0, 0)
 
-    def of_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> NoiseOfImage:
-        """Return the noise of one image; see ``degradations.PerImage``. A second observation has a noise of its own."""
+    def for_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> ImageNoise:
+        """Return the noise of an image (see ``degradations.PerImage``); each observation has its own noise."""
         clean = image()
         mean = clean.double().mean().item() / (1 if clean.is_floating_point() else 255)
         stream = (self._seed, index, observation) if self._fixed else None
-        return NoiseOfImage(self.level(index, mean), stream)
+        return ImageNoise(self.parameters(index, mean), stream)
 
-    def level(self, index: int, mean: float) -> Level:
-        """Return the parameters of one image.
+    def parameters(self, index: int, mean: float) -> NoiseParameters:
+        """Return the parameters of the noise of an image.
 
         Args:
-            index: its number in the data set.
-            mean: of the whole clean image, in [0, 1].
+            index: index of the image in the data set.
+            mean: mean of the full clean image, in [0, 1].
 
         Raises:
-            DataError: no draw meets the range of sigma.
+            DataError: no draw is in the range of sigma.
         """
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, index), spawn_key=(0,)))
         low, high = (bound / 255 for bound in self._sigma)
         if self._sampler == "uniform":
             variance, share = rng.uniform(low, high) ** 2, rng.uniform(*self._read_share)
-            return Level((1 - share) * variance / max(mean, _DARKEST), share * variance)
+            return NoiseParameters((1 - share) * variance / max(mean, _MIN_MEAN), share * variance)
         for _ in range(_TRIES):
             log_shot = rng.uniform(*_LOG_SHOT)
             shot, read = math.exp(log_shot), math.exp(rng.normal(2.18 * log_shot + 1.20, 0.26))
             if low <= math.sqrt(shot * mean + read) <= high:
-                return Level(shot, read)
+                return NoiseParameters(shot, read)
         raise DataError(
-            f"HeteroscedasticNoise: of {_TRIES:,} draws for image {index}, of the mean {mean:.3f}, none has a sigma in "
-            f"[{low * 255:g}, {high * 255:g}]; widen it, or take the sampler 'uniform'."
+            f"HeteroscedasticNoise: image {index} with the mean {mean:.3f} gets a sigma in "
+            f"[{low * 255:g}, {high * 255:g}] in none of {_TRIES:,} draws; widen the range or use the sampler 'uniform'"
         )
 
 
-class NoiseOfImage:
+class ImageNoise:
     """The noise of one image.
 
     Args:
-        level: its parameters.
-        stream: decides every value of the noise by its place; without, the generator of a sample does.
+        parameters: parameters of the noise.
+        stream: (seed, index, observation) that determines the value at each position; None: the generator of a sample
+            does.
     """
 
-    def __init__(self, level: Level, stream: tuple[int, int, int] | None) -> None:
-        self.level = level
+    def __init__(self, parameters: NoiseParameters, stream: tuple[int, int, int] | None) -> None:
+        self.parameters = parameters
         self._stream = stream
 
     def __call__(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
-        """Add noise to a part (C, h, w) of the image; see ``degradations.Bound``."""
+        """Add noise to a part (C, h, w) of the image; see ``degradations.BoundDegradation``."""
         if self._stream is None:
             z = rng.standard_normal(tuple(gt.shape), dtype=np.float32)
         else:
-            z = _field(self._stream, top, left, *gt.shape)
-        return noisy(in_unit_range(gt), self.level, torch.from_numpy(z))
+            z = _noise_field(self._stream, top, left, *gt.shape)
+        return add_noise(in_unit_range(gt), self.parameters, torch.from_numpy(z))
 
 
-def noisy(clean: Tensor, level: Level, z: Tensor) -> Tensor:
-    """Return ``clean + sqrt(shot·clean + read)·z`` for standard normal ``z``; where the variance is negative, clean."""
-    return clean + (level.shot * clean + level.read).clamp_min_(0).sqrt_().mul_(z)
+def add_noise(clean: Tensor, parameters: NoiseParameters, z: Tensor) -> Tensor:
+    """Return ``clean + sqrt(shot·clean + read)·z`` for standard normal ``z``; a negative variance counts as 0."""
+    return clean + (parameters.shot * clean + parameters.read).clamp_min_(0).sqrt_().mul_(z)
 
 
-def _field(
+def _noise_field(
     stream: tuple[int, int, int], top: int, left: int, channels: int, height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Return a part (C, h, w) of white noise over the plane, made in tiles, so that no more is made than is cut."""
+    """Return a part (C, h, w) of an unlimited field of white noise, of which only the tiles of the part are drawn."""
     seed, index, observation = stream
     first_row, first_column = top // _TILE, left // _TILE
     bands = []
     for row in range(first_row, (top + height - 1) // _TILE + 1):
         tiles = []
         for column in range(first_column, (left + width - 1) // _TILE + 1):
-            place = np.random.SeedSequence((seed, index), spawn_key=(1, observation, row, column))
-            tiles.append(np.random.default_rng(place).standard_normal((channels, _TILE, _TILE), dtype=np.float32))
+            sequence = np.random.SeedSequence((seed, index), spawn_key=(1, observation, row, column))
+            tiles.append(np.random.default_rng(sequence).standard_normal((channels, _TILE, _TILE), dtype=np.float32))
         bands.append(np.concatenate(tiles, axis=2))
     top, left = top - first_row * _TILE, left - first_column * _TILE
     return np.ascontiguousarray(np.concatenate(bands, axis=1)[:, top : top + height, left : left + width])

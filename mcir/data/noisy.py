@@ -1,13 +1,12 @@
-"""Noisy images alone, for training without clean ones: overlapping patches, or observations of the same patch.
+"""Data sets of noisy images without ground truths: overlapping patches, or two observations of the same patch.
 
-The noise is made of clean images, or the images are noisy as they are. Nothing is mirrored or turned: the methods that
-learn from noise alone leave augmentation out on purpose (arXiv 2106.10070, Section 2).
+The noise is made from clean images, or the images are already noisy. There is no augmentation: methods that learn from
+noise alone leave it out on purpose (arXiv 2106.10070, Section 2).
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -15,39 +14,40 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mcir.data.bundled import TRAIN, VAL, in_tiles, photographs
-from mcir.data.degradations import Degradation, build_degradation
-from mcir.data.degraded import DegradedImages, cut, tensor
-from mcir.data.errors import DataError
-from mcir.data.pairing import Small, check_pairs, read_names
+from mcir.data.bundled import TRAIN, VAL, divide, photographs
+from mcir.data.degradations import DefaultSection, Degradation, build_degradation
+from mcir.data.degraded import DegradedImages, as_tensor
+from mcir.data.errors import DataError, check_choice
+from mcir.data.pairing import PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, open_storage, stem
-from mcir.data.transforms import Color, Window, padded, place
-from mcir.registry import DATASETS, DegradationSection
+from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
+from mcir.registry import DATASETS, ArgumentError, DegradationSection
 
 _LOG = logging.getLogger("mcir")
-_DEFAULT: DegradationSection = {"type": "HeteroscedasticNoise"}
+_DEFAULT_NOISE = DefaultSection(type="HeteroscedasticNoise")
 _BUNDLED = {"bundled": TRAIN, "bundled:val": VAL}
 
 
-class _Observed(TypedDict):
+class _NoisyPatches(TypedDict):
     lq: Tensor
     lq_path: str
     gt_path: str
 
 
-class NoisyItem(_Observed, total=False):
-    """A sample of noisy patches.
+class NoisyItem(_NoisyPatches, total=False):
+    """A sample of two noisy patches.
 
-    ``lq`` (2, C, P, P) is float32, or uint8 where images of 8 bits are noisy as they are. ``boxes`` (2, 4), of pairs of
-    patches, float32: top, left, bottom and right of each patch in pixels of the image. Both paths are the image's.
+    ``lq`` (2, C, P, P) is float32, or uint8 if the images have 8 bits and no noise is added. ``boxes`` (2, 4), float32,
+    only for pairs of patches: top, left, bottom and right of each patch in pixels of the image. Both paths are the path
+    of the image.
     """
 
     boxes: Tensor
 
 
-class _AsTheyAre:
+class _NoDegradation:
     scale = 1
     margin = 0
 
@@ -55,77 +55,70 @@ class _AsTheyAre:
         return gt
 
 
+@dataclass(eq=False)
 class NoisyImages(Dataset[NoisyItem]):
-    """What both sets of noisy patches are: images, and how noise comes to them.
+    """Base class of the data sets of noisy patches.
 
-    Args:
-        dataroot: folder of the images, or a data base (name ends in ``.lmdb``); ``bundled`` are the photographs that
-            ``BundledPhotos`` trains on, ``bundled:val`` those that it holds out.
-        patch_size: side of a patch.
-        noise: a degradation of scale 1 that makes noisy images of clean ones; null: they are noisy as they are.
-        meta_info_file: text file that names the images to use, one a line.
-        io_backend: ``{type: disk}`` or ``{type: lmdb}``; chosen by the path without.
-        small: what becomes of images smaller than a patch: "error" names them, "skip" leaves them out, "pad" mirrors
-            what is noisy at its bottom and right.
-        color: "rgb" (grey is repeated, then it gets noise in colour) or "gray" (luma of colours).
-        tile_size: cut the bundled photographs into squares of that side, each an image with noise of its own.
-
-    Raises:
-        DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
+    When a data set is built, the headers of all images are checked, and one ``DataError`` lists the problems of all
+    files.
     """
 
     _observations: ClassVar[int]
     _has_boxes: ClassVar[bool]
 
-    def __init__(
-        self,
-        dataroot: str,
-        patch_size: int = 128,
-        noise: DegradationSection | None = _DEFAULT,
-        meta_info_file: str | None = None,
-        io_backend: Mapping[str, str] | None = None,
-        small: Small = "error",
-        color: Color = "rgb",
-        tile_size: int | None = None,
-    ) -> None:
-        self._what = what = f"{type(self).__name__} of {dataroot}"
-        if patch_size < 1:
-            raise DataError(f"{what}: patch_size is {patch_size}; it must be a whole number from 1 on.")
-        if color not in ("rgb", "gray"):
-            raise DataError(f"{what}: color is {color!r}; it must be 'rgb' or 'gray'.")
-        if small not in ("error", "skip", "pad"):
-            raise DataError(f"{what}: small is {small!r}; it must be 'error', 'skip' or 'pad'.")
-        if tile_size is not None and dataroot not in _BUNDLED:
-            raise DataError(
-                f"{what}: tile_size goes with bundled photographs; `mcir prepare subimages` cuts those of a folder."
+    dataroot: str
+    """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
+    ``BundledPhotos``, ``bundled:val``: its validation photographs."""
+    patch_size: int = 128
+    """Side of a patch."""
+    noise: DegradationSection | None = _DEFAULT_NOISE
+    """Degradation of scale 1 that makes noisy images from clean ones; null: the images are already noisy."""
+    meta_info_file: str | None = None
+    """Text file with the names of the images to use, one per line."""
+    io_backend: Mapping[str, str] | None = None
+    """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
+    small: Small = "error"
+    """Treatment of images that are smaller than a patch: "error" reports them, "skip" leaves them out, "pad" mirrors
+    the noisy patch at its bottom and right."""
+    color: Color = "rgb"
+    """"rgb" (gray images are repeated to three channels and get color noise) or "gray" (luma of color images)."""
+    tile_size: int | None = None
+    """Side of the squares that the bundled photographs are divided into, each an image with its own noise."""
+
+    def __post_init__(self) -> None:
+        check_choice("color", self.color, Color)
+        rules = PairRules(gt_size=self.patch_size, small=self.small, size_argument="patch_size")
+        if self.tile_size is not None and self.dataroot not in _BUNDLED:
+            raise ArgumentError(
+                "tile_size",
+                "tile_size: only for bundled photographs; `mcir prepare subimages` divides the images of a folder.",
             )
-        self._as_they_are = noise is None
-        degradation: Degradation = _AsTheyAre() if noise is None else build_degradation(noise, 1, "noise")
-        images: Storage
-        if dataroot in _BUNDLED:
-            images = in_tiles(photographs(_BUNDLED[dataroot]), tile_size)
+        self._check_noise()
+        degradation: Degradation = _NoDegradation()
+        if self.noise is not None:
+            degradation = build_degradation(self.noise, 1, "noise")
+        self._images: Storage
+        if self.dataroot in _BUNDLED:
+            self._images = divide(photographs(_BUNDLED[self.dataroot]), self.tile_size)
         else:
-            images = open_storage(dataroot, io_backend)
-        names = None if meta_info_file is None else read_names(meta_info_file, images.keys())
-        self._pairs, self._bits, _, skipped = check_pairs(
-            images,
-            None,
-            scale=1,
-            gt_size=patch_size,
-            small=small,
-            names=names,
-            size_option="patch_size",
-            what=what,
-        )
+            self._images = open_storage(self.dataroot, self.io_backend)
+        names = None if self.meta_info_file is None else read_names(self.meta_info_file, self._images.keys())
+        self._label = f"{type(self).__name__} of {self.dataroot}"
+        self._pairs, self._bits, _, skipped = check_pairs(self._images, None, rules, self._label, names)
         if skipped:
             total = skipped + len(self._pairs)
-            _LOG.info("%s: %d of %d images are smaller than patch_size %s: left out", what, skipped, total, patch_size)
-        self._images, self._size = images, patch_size
-        self._noisy = DegradedImages(images, degradation, color, self._bits, self._observations)
-        self._see_that_they_teach()
+            _LOG.info(
+                "%s: %d of %d images are smaller than patch_size %d and are skipped",
+                self._label, skipped, total, self.patch_size,
+            )  # fmt: skip
+        self._degraded = DegradedImages(self._images, degradation, self.color, self._bits, self._observations)
+        self._check_sizes()
 
-    def _see_that_they_teach(self) -> None:
-        """Raise where the images are of no use for the set, beyond what holds for both."""
+    def _check_noise(self) -> None:
+        """Raise an error if the data set is of no use without noise."""
+
+    def _check_sizes(self) -> None:
+        """Raise an error if the images are of no use for the data set."""
 
     @classmethod
     def sample_spec(cls, *, patch_size: int = 128, **arguments: Any) -> SampleSpec | None:
@@ -146,100 +139,99 @@ class NoisyImages(Dataset[NoisyItem]):
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return what results call an image: its path within the set, without extension."""
+        """Return the name of an image in results: its path in the set, without extension."""
         return stem(self._pairs[index].gt)
 
     def _read(self, index: int, boxes: Sequence[Window], rng: np.random.Generator) -> NoisyItem:
-        """Return the patches of one image: box 0 of observation 0, and box 1 of the last observation."""
+        """Return the patches of an image: the first box of the first observation, the second of the last one."""
         pair = self._pairs[index]
-        whole = boxes[0].around(boxes[1])
-        _, noisy = self._noisy.read(index, pair.gt, (pair.height, pair.width), whole, rng)
+        both = boxes[0].union(boxes[1])
+        _, noisy = self._degraded.read(index, pair.gt, (pair.height, pair.width), both, rng)
         patches = [
-            padded(cut(image, box.within(whole)), self._size)
+            pad_to_size(crop_image(image, box.relative_to(both)), self.patch_size)
             for image, box in zip((noisy[0], noisy[-1]), boxes, strict=True)
         ]
         path = self._images.path(pair.gt)
-        return {"lq": tensor(np.stack(patches), self._bits), "lq_path": path, "gt_path": path}
+        return {"lq": as_tensor(np.stack(patches), self._bits), "lq_path": path, "gt_path": path}
 
 
 @DATASETS.register()
 class NoisyPatchPairs(NoisyImages):
-    """Two overlapping patches of one noisy image: what contrastive learning on residuals trains on.
+    """Two overlapping patches of one noisy image, for contrastive learning on residuals.
 
-    Both are cut from the same noisy image, so the pixels that they share hold the same noise. The first one lies
-    anywhere, the second anywhere that it shares a pixel with the first. Where the boxes lie does not depend on the
-    noise: the same set without (``noise: null``) gives the same patches of the clean images.
+    Both are crops of the same noisy image, so the pixels that they share have the same noise. The first patch has a
+    uniform position in the image, the second a uniform position among those that overlap the first. The positions do
+    not depend on the noise: the same set with ``noise: null`` gives the same patches of the clean images.
 
-    An image no larger than a patch is two times the same patch, which teaches nothing. Some are counted in a warning;
-    if there are no others, that is an error. The arguments are those of ``NoisyImages``.
+    An image that is no larger than a patch gives the same patch twice, from which nothing can be learnt. Some such
+    images are counted in a warning; if all images are that small, it is an error. ``NoisyImages`` has the arguments.
     """
 
     _observations = 1
     _has_boxes = True
 
-    def _see_that_they_teach(self) -> None:
-        same = sum(max(pair.height, pair.width) <= self._size for pair in self._pairs)
+    def _check_sizes(self) -> None:
+        same = sum(max(pair.height, pair.width) <= self.patch_size for pair in self._pairs)
         if same == len(self):
             raise DataError(
-                f"{self._what}: no image is larger than patch_size {self._size}, so both patches of a pair would "
-                f"always be the same; take a smaller patch_size, like {max(1, self._size * 3 // 4)}."
+                f"{self._label}: no image is larger than patch_size {self.patch_size}, so both patches of a pair would "
+                f"be the same; use a smaller patch_size, like {max(1, self.patch_size * 3 // 4)}"
             )
         if same:
             _LOG.warning(
                 "%s: %d of %d images are no larger than patch_size %d: both patches of such a pair are the same",
-                self._what, same, len(self), self._size,
+                self._label, same, len(self), self.patch_size,
             )  # fmt: skip
 
     def __getitem__(self, sample: int | SampleIndex) -> NoisyItem:
-        draw = SampleIndex.of(sample)
-        pair, rng = self._pairs[draw.index], draw.generator()
-        boxes = overlapping(rng.random(4).tolist(), pair.height, pair.width, self._size)
-        item = self._read(draw.index, boxes, rng)
-        corners = [[top, left, top + self._size, left + self._size] for top, left, _, _ in boxes]
+        sample = SampleIndex.of(sample)
+        pair, rng = self._pairs[sample.index], sample.generator()
+        boxes = overlapping_windows(rng.random(4).tolist(), pair.height, pair.width, self.patch_size)
+        item = self._read(sample.index, boxes, rng)
+        corners = [[top, left, top + self.patch_size, left + self.patch_size] for top, left, _, _ in boxes]
         item["boxes"] = torch.tensor(corners, dtype=torch.float32)
         return item
 
 
 @DATASETS.register()
 class NoisyObservations(NoisyImages):
-    """Two noisy observations of one patch: what Noise2Noise trains on.
+    """Two noisy observations of one patch, for Noise2Noise.
 
-    Both have the same parameters of the noise and each a noise of its own. With ``HeteroscedasticNoise`` of
-    ``realisation: fixed`` there are just two noisy images of each clean one. The arguments are those of
-    ``NoisyImages``, but there must be a ``noise``.
+    Both have the same parameters of the noise, and different noise. With ``HeteroscedasticNoise`` and ``realisation:
+    fixed`` each clean image has exactly two noisy images. ``NoisyImages`` has the arguments; ``noise`` is required.
     """
 
     _observations = 2
     _has_boxes = False
 
-    def _see_that_they_teach(self) -> None:
-        if self._as_they_are:
-            raise DataError(
-                f"{self._what}: noise is null, so both observations would be the same; name a noise, or read real "
-                "pairs with PairedImageDataset."
+    def _check_noise(self) -> None:
+        if self.noise is None:
+            raise ArgumentError(
+                "noise",
+                "noise: expected a degradation, got null, which gives two equal observations. Read real pairs of noisy "
+                "images with PairedImageDataset.",
             )
 
     def __getitem__(self, sample: int | SampleIndex) -> NoisyItem:
-        draw = SampleIndex.of(sample)
-        pair, rng = self._pairs[draw.index], draw.generator()
-        down, across = rng.random(2).tolist()
-        box = place((down, across), pair.height, pair.width, self._size)
-        return self._read(draw.index, (box, box), rng)
+        sample = SampleIndex.of(sample)
+        pair, rng = self._pairs[sample.index], sample.generator()
+        row, column = rng.random(2).tolist()
+        box = crop_window((row, column), pair.height, pair.width, self.patch_size)
+        return self._read(sample.index, (box, box), rng)
 
 
-def overlapping(numbers: Sequence[float], height: int, width: int, size: int) -> tuple[Window, Window]:
-    """Return two windows of side ``size`` that share a pixel.
+def overlapping_windows(numbers: Sequence[float], height: int, width: int, size: int) -> tuple[Window, Window]:
+    """Return two windows that share a pixel.
 
-    The first lies uniformly in the image, the second uniformly where it overlaps the first. A side of the image that is
-    shorter than ``size`` is taken whole.
+    The first has a uniform position in the image, the second a uniform position among those that overlap the first.
 
     Args:
-        numbers: four of [0, 1), of the first window's row and column, and of the second's.
-        height: of the image.
-        width: of the image.
-        size: of a window.
+        numbers: four numbers in [0, 1), for the row and column of the first window and of the second.
+        height: height of the image.
+        width: width of the image.
+        size: side of a window, reduced to shorter sides of the image.
     """
-    first = place((numbers[0], numbers[1]), height, width, size)
+    first = crop_window((numbers[0], numbers[1]), height, width, size)
     corner = []
     for start, length, side, number in zip(first[:2], first[2:], (height, width), numbers[2:], strict=True):
         least, most = max(0, start - length + 1), min(side - length, start + length - 1)

@@ -1,26 +1,36 @@
-"""Pairs of a degraded image and its ground truth, from files, data bases or made on the fly."""
-
-from __future__ import annotations
+"""Data sets of pairs of a degraded image and its ground truth."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mcir.data.degradations import build_degradation
-from mcir.data.degraded import DegradedImages, tensor
-from mcir.data.errors import DataError
-from mcir.data.pairing import GtCrop, Small, check_pairs, read_names
+from mcir.data.degraded import DegradedImages, as_tensor
+from mcir.data.errors import check_choice
+from mcir.data.pairing import CheckedPairs, GtCrop, PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
+from mcir.data.split import select_subset
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.stored_negatives import StoredNegatives
-from mcir.data.subset import subset
-from mcir.data.transforms import Color, Orientation, Window, draw_geometry, in_color, orient, padded, place
-from mcir.registry import DATASETS, DegradationSection
+from mcir.data.transforms import (
+    Color,
+    Orientation,
+    Window,
+    convert_color,
+    crop_window,
+    draw_geometry,
+    orient,
+    pad_to_size,
+)
+from mcir.registry import DATASETS, ArgumentError, DegradationSection
 
 _LOG = logging.getLogger("mcir")
 
@@ -33,113 +43,117 @@ class _Pair(TypedDict):
 
 
 class Item(_Pair, total=False):
-    """A sample: images (C, H, W), RGB or grey, uint8, or float32 in [0, 1] where 8 bits do not hold them.
+    """A sample: images (C, H, W), RGB or gray, uint8, or float32 in [0, 1] if the set has images of more than 8 bits.
 
-    ``negatives`` (K, C, H, W), where they are stored, have the size of ``gt``.
+    ``negatives`` (K, C, H, W), if they are stored, have the size of ``gt``.
     """
 
     negatives: Tensor
 
 
-class PairDataset(Dataset[Item]):
-    """What every set of pairs does with its storages: check, cut, lay, degrade.
+class Sources(NamedTuple):
+    """Storages of a data set of pairs.
 
-    A crop of a degraded image that is made on the fly equals the crop of the whole degraded image (for bicubic
-    shrinking): the ground truth is read with the margin that the degradation reaches over. What a degradation draws for
-    a whole image, such as the strength of ``HeteroscedasticNoise``, it draws by the number of the pair in the set, that
-    before ``max_images`` chooses.
-
-    Args:
-        gt: the ground truths.
-        lq: the degraded images; without them ``degradation`` makes them from the ground truths.
-        degradation: the section of the degradation.
-        names: the keys of the ground truths to use; all without.
-        filename_tmpl: name of a degraded image, made from its partner's; with a ``*`` in it (``'{}_*'``) a ground truth
-            may have many, and each of them is an item.
-        scale: size of a ground truth / size of its degraded image.
-        gt_size: side of the square that is cut from a ground truth, a multiple of the scale; without it images come
-            whole (their bottom and right cut to a multiple of the scale).
-        gt_crop: "center": of a ground truth larger than its degraded image the middle is used.
-        small: what becomes of pairs smaller than ``gt_size``: "error" names them, "skip" leaves them out, "pad"
-            mirrors both images at their bottom and right up to it.
-        use_hflip: mirror left-right with p = ½.
-        use_rot: mirror top-bottom and transpose, each with p = ½.
-        color: "rgb" (grey is repeated) or "gray" (luma of colours).
-        negatives: K storages with one further image for each pair, under the name of the pair.
-        max_images: use so many pairs, chosen by their names (see ``subset``); all without.
-        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
-        what: the set, for messages.
-
-    Raises:
-        DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
+    Attributes:
+        gt: ground truths.
+        lq: degraded images; None if a degradation makes them.
+        names: keys of the ground truths to use; None: all.
+        negatives: K storages of stored negatives.
     """
 
-    def __init__(
-        self,
-        gt: Storage,
-        lq: Storage | None = None,
-        degradation: DegradationSection | None = None,
-        *,
-        names: list[str] | None = None,
-        filename_tmpl: str = "{}",
-        scale: int = 1,
-        gt_size: int | None = None,
-        gt_crop: GtCrop | None = None,
-        small: Small = "error",
-        use_hflip: bool = False,
-        use_rot: bool = False,
-        color: Color = "rgb",
-        negatives: Sequence[Storage] = (),
-        max_images: int | None = None,
-        subset_seed: int = 0,
-        what: str,
-    ) -> None:
-        if scale < 1:
-            raise DataError(f"{what}: scale is {scale}; it must be a whole number from 1 on.")
-        if gt_size is not None and (gt_size < scale or gt_size % scale):
-            raise DataError(f"{what}: gt_size is {gt_size}; it must be a positive multiple of the scale, {scale}.")
-        if color not in ("rgb", "gray"):
-            raise DataError(f"{what}: color is {color!r}; it must be 'rgb' or 'gray'.")
-        if (lq is None) == (degradation is None):
-            raise DataError(f"{what}: expected either degraded images or a degradation that makes them.")
-        if gt_crop not in (None, "center"):
-            raise DataError(f"{what}: gt_crop is {gt_crop!r}; it must be 'center', or left out.")
-        if small not in ("error", "skip", "pad"):
-            raise DataError(f"{what}: small is {small!r}; it must be 'error', 'skip' or 'pad'.")
-        if lq is None and (gt_crop is not None or filename_tmpl != "{}"):
-            option = "filename_tmpl" if gt_crop is None else "gt_crop"
-            raise DataError(f"{what}: {option} goes with degraded images, here a degradation makes them.")
-        self._many = "*" in filename_tmpl
-        self._gt, self._lq = gt, lq
-        made_by = None if degradation is None else build_degradation(degradation, scale, "degradation")
-        self._scale, self._size = scale, None if gt_size is None else gt_size // scale
-        self._use_hflip, self._use_rot, self._color = use_hflip, use_rot, color
-        self._pairs, self._gt_bits, self._lq_bits, skipped = check_pairs(
-            gt,
-            lq,
-            scale=scale,
-            gt_size=gt_size,
-            filename_tmpl=filename_tmpl,
-            gt_crop=gt_crop,
-            small=small,
-            names=names,
-            what=what,
-        )
-        if skipped:
-            total = skipped + len(self._pairs)
-            _LOG.info("%s: %d of %d pairs are smaller than gt_size %s: left out", what, skipped, total, gt_size)
-        self._degraded = None if made_by is None else DegradedImages(gt, made_by, color, self._gt_bits)
+    gt: Storage
+    lq: Storage | None = None
+    names: Sequence[str] | None = None
+    negatives: Sequence[Storage] = ()
+
+
+@dataclass(kw_only=True, eq=False)
+class PairDataset(Dataset[Item]):
+    """Base class of the data sets of pairs: it checks, crops, augments and degrades images.
+
+    A subclass is a dataclass, adds its arguments as fields and implements ``open_sources``. When the data set is built,
+    the headers of all images are checked, and one ``DataError`` lists the problems of all files.
+
+    With a degradation, a degraded crop equals the crop of the full degraded image: the ground truth is read with the
+    margin of the degradation. What a degradation draws for a full image, such as the strength of
+    ``HeteroscedasticNoise``, depends on the index of the pair in the set before ``max_images`` selects a subset.
+    """
+
+    scale: int = 1
+    """Size of a ground truth / size of its degraded image."""
+    gt_size: int | None = None
+    """Side of the square crops of ground truths, a multiple of the scale. Default: full images, whose bottom and right
+    are cropped to a multiple of the scale."""
+    use_hflip: bool = False
+    """Flip images left-right with probability ½."""
+    use_rot: bool = False
+    """Flip images top-bottom and transpose them, each with probability ½."""
+    color: Color = "rgb"
+    """"rgb" (gray images are repeated to three channels) or "gray" (luma of color images)."""
+    degradation: DegradationSection | None = None
+    """Degradation that makes the degraded images from the ground truths."""
+    max_images: int | None = None
+    """Number of pairs to use, selected by their names. Default: all pairs."""
+    subset_seed: int = 0
+    """Seed of that selection; for the same seed a smaller subset is part of a larger one."""
+
+    def __post_init__(self) -> None:
+        check_choice("color", self.color, Color)
+        rules = self.pair_rules()
+        self._by_lq_name = rules.template.has_star
+        sources = self.open_sources()
+        assert (sources.lq is None) == (self.degradation is not None), "expected degraded images or a degradation"
+        degradation = None
+        if self.degradation is not None:  # built before the images are checked, which may take long
+            degradation = build_degradation(self.degradation, self.scale, "degradation")
+        checked = check_pairs(sources.gt, sources.lq, rules, self.label, sources.names)
+        if checked.skipped:
+            total = checked.skipped + len(checked.pairs)
+            _LOG.info(
+                "%s: %d of %d pairs are smaller than gt_size %s and are skipped",
+                self.label, checked.skipped, total, self.gt_size,
+            )  # fmt: skip
+        self._gt, self._lq = sources.gt, sources.lq
+        self._lq_size = None if self.gt_size is None else self.gt_size // self.scale
+        self._gt_bits, self._lq_bits = checked.gt_bits, checked.lq_bits
+        self._degraded: DegradedImages | None = None
+        if degradation is not None:
+            self._degraded = DegradedImages(self._gt, degradation, self.color, self._gt_bits)
+        self._select(checked)
+        sizes = [(pair.height * self.scale, pair.width * self.scale) for pair in self._pairs]
         names = [self.name(index) for index in range(len(self))]
-        self._numbers = [*range(len(self))]
-        if max_images is not None:
-            try:
-                self._numbers = subset(names, max_images, subset_seed)
-            except ValueError as error:
-                raise DataError(f"{what}: max_images is {error}") from error
-            self._pairs = [self._pairs[number] for number in self._numbers]
-            names = [names[number] for number in self._numbers]
-        sizes = [(pair.height * scale, pair.width * scale) for pair in self._pairs]
-        self._negatives = StoredNegatives(negatives, names, sizes, what) if negatives else None
+        self._negatives = StoredNegatives(sources.negatives, names, sizes, self.label) if sources.negatives else None
+
+    def _select(self, checked: CheckedPairs) -> None:
+        """Keep the pairs of the subset, and their indices in the full set."""
+        self._pairs, self._indices = checked.pairs, list(range(len(checked.pairs)))
+        if self.max_images is not None:
+            names = [self.name(index) for index in range(len(self))]
+            self._indices = select_subset(names, self.max_images, self.subset_seed)
+            self._pairs = [self._pairs[index] for index in self._indices]
+
+    # -- defined by subclasses ------------------------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """Name of the data set in messages."""
+        return type(self).__name__
+
+    def pair_rules(self) -> PairRules:
+        """Return the names and sizes that pairs must have.
+
+        Raises:
+            ArgumentError: an argument is out of range.
+        """
+        return PairRules(scale=self.scale, gt_size=self.gt_size)
+
+    def open_sources(self) -> Sources:
+        """Open the storages of the images.
+
+        Raises:
+            DataError: they cannot be opened.
+        """
+        raise NotImplementedError
 
     @classmethod
     def sample_spec(
@@ -161,127 +175,116 @@ class PairDataset(Dataset[Item]):
         side = gt_size // scale
         return SampleSpec((side, side), (gt_size, gt_size), negatives=len(dataroot_negatives))
 
+    # -- samples --------------------------------------------------------------------------------------------------
+
     def __len__(self) -> int:
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return what results call a pair: the path of its ground truth within the set, without extension.
+        """Return the name of a pair in results: the path of its ground truth in the set, without extension.
 
-        Where a ground truth may have many degraded images, it is the degraded image's.
+        If ground truths may have several degraded images, it is the path of the degraded image.
         """
         pair = self._pairs[index]
-        return stem(pair.lq if self._many and pair.lq is not None else pair.gt)
+        return stem(pair.lq if self._by_lq_name and pair.lq is not None else pair.gt)
 
     def __getitem__(self, sample: int | SampleIndex) -> Item:
-        draw = SampleIndex.of(sample)
-        pair = self._pairs[draw.index]
-        rng = draw.generator()
-        crop, orientation = draw_geometry(rng, self._use_hflip, self._use_rot)
-        window = place(crop, pair.height, pair.width, self._size)
-        if pair.lq is None:
-            assert self._degraded is not None
-            size = pair.height, pair.width
-            gt, (lq,) = self._degraded.read(self._numbers[draw.index], pair.gt, size, window, rng)
-        else:
-            assert self._lq is not None
-            large = window.times(self._scale)
-            large = large._replace(top=large.top + pair.top, left=large.left + pair.left)
-            gt = in_color(self._gt.read_crop(pair.gt, *large), self._color)
-            lq = in_color(self._lq.read_crop(pair.lq, *window), self._color)
-        if self._size is not None:
-            gt, lq = padded(gt, self._size * self._scale), padded(lq, self._size)
+        sample = SampleIndex.of(sample)
+        pair, rng = self._pairs[sample.index], sample.generator()
+        crop, orientation = draw_geometry(rng, self.use_hflip, self.use_rot)
+        window = crop_window(crop, pair.height, pair.width, self._lq_size)
+        gt, lq = self._read(sample.index, window, rng)
         item: Item = {
-            "lq": tensor(orient(lq, orientation), self._lq_bits),
-            "gt": tensor(orient(gt, orientation), self._gt_bits),
+            "lq": self._as_tensor(lq, self._lq_size, orientation, self._lq_bits),
+            "gt": self._as_tensor(gt, self.gt_size, orientation, self._gt_bits),
             "lq_path": self._gt.path(pair.gt) if pair.lq is None or self._lq is None else self._lq.path(pair.lq),
             "gt_path": self._gt.path(pair.gt),
         }
         if self._negatives is not None:
-            item["negatives"] = self._stored(draw.index, window.times(self._scale), orientation)
+            crops = self._negatives.read_crops(sample.index, window.times(self.scale))
+            images = [
+                self._as_tensor(convert_color(image, self.color), self.gt_size, orientation, self._negatives.bits)
+                for image in crops
+            ]
+            item["negatives"] = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
         return item
 
-    def _stored(self, index: int, window: Window, orientation: Orientation) -> Tensor:
-        """Return the window of the stored negatives of a pair (K, C, H, W), laid as the ground truth."""
-        assert self._negatives is not None
-        laid = []
-        for image in self._negatives.read_crops(index, window):
-            colored = in_color(image, self._color)
-            if self._size is not None:
-                colored = padded(colored, self._size * self._scale)
-            laid.append(tensor(orient(colored, orientation), self._negatives.bits).permute(1, 2, 0))
-        return torch.stack(laid).permute(0, 3, 1, 2)
+    def _read(self, index: int, window: Window, rng: np.random.Generator) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return a part of a ground truth and of its degraded image; ``window`` is in pixels of the latter."""
+        pair = self._pairs[index]
+        if pair.lq is None or self._lq is None:
+            assert self._degraded is not None
+            gt, (lq,) = self._degraded.read(self._indices[index], pair.gt, (pair.height, pair.width), window, rng)
+            return gt, lq
+        on_gt = window.times(self.scale)
+        on_gt = on_gt._replace(top=on_gt.top + pair.top, left=on_gt.left + pair.left)
+        gt, lq = self._gt.read_crop(pair.gt, *on_gt), self._lq.read_crop(pair.lq, *window)
+        return convert_color(gt, self.color), convert_color(lq, self.color)
+
+    @staticmethod
+    def _as_tensor(image: npt.NDArray[Any], size: int | None, orientation: Orientation, bits: int) -> Tensor:
+        return as_tensor(orient(image if size is None else pad_to_size(image, size), orientation), bits)
 
 
 @DATASETS.register()
+@dataclass(eq=False)
 class PairedImageDataset(PairDataset):
-    """Pairs from two folders or LMDB data bases, or from one and a degradation.
+    """Pairs from two folders or LMDB databases, or from one and a degradation."""
 
-    Args:
-        dataroot_gt: folder of the ground truths, or a data base (name ends in ``.lmdb``).
-        dataroot_lq: the same of the degraded images; exactly one of this and ``degradation``.
-        meta_info_file: text file that names the ground truths to use, one a line (BasicSR's meta info).
-        filename_tmpl: name of a degraded image without extension, made from its partner's: ``'{}x4'``. With a ``*`` a
-            ground truth may have many degraded images: ``'{}_*'`` pairs ``1399_8_0.74.png`` with ``1399.png``, and
-            each degraded image is an item.
-        io_backend: ``{type: disk}`` or ``{type: lmdb}``; chosen by the path without.
-        scale: size of a ground truth / size of its degraded image.
-        gt_size: side of the square that is cut from a ground truth; without it images come whole.
-        gt_crop: "center": of a ground truth larger than its degraded image the middle is used.
-        small: what becomes of pairs smaller than ``gt_size``: "error" names them, "skip" leaves them out, "pad"
-            mirrors both images at their bottom and right up to it.
-        use_hflip: mirror left-right with p = ½.
-        use_rot: mirror top-bottom and transpose, each with p = ½.
-        color: "rgb" (grey is repeated) or "gray" (luma of colours).
-        degradation: makes the degraded images from the ground truths.
-        dataroot_negatives: K folders or data bases of stored negatives, the outputs of other methods for example. Each
-            holds one image for every pair, of the size of the restored image and under the name that restored images
-            are saved by: that of the ground truth, or of the degraded image where a ground truth may have many. Items
-            then have ``negatives`` (K, C, H, W), cut and laid as the ground truth.
-        max_images: use so many pairs, chosen by their names alone; all without.
-        subset_seed: of that choice; of one seed a smaller subset lies in a larger one.
+    dataroot_gt: str
+    """Folder of the ground truths, or a database if its name ends in ``.lmdb``."""
+    dataroot_lq: str | None = None
+    """Folder or database of the degraded images; either this or ``degradation`` is required."""
+    meta_info_file: str | None = None
+    """Text file with the names of the ground truths to use, one per line (BasicSR's meta info)."""
+    filename_tmpl: str = "{}"
+    """Name of a degraded image without extension, made from the name of its ground truth: ``'{}x4'``. With a ``*`` a
+    ground truth may have several degraded images, and each of them is an item: ``'{}_*'`` pairs ``1399_8_0.74.png``
+    with ``1399.png``."""
+    io_backend: Mapping[str, str] | None = None
+    """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
+    gt_crop: GtCrop | None = None
+    """"center": the center of a ground truth that is larger than its degraded image is used."""
+    small: Small = "error"
+    """Treatment of pairs that are smaller than ``gt_size``: "error" reports them, "skip" leaves them out, "pad" mirrors
+    both images at their bottom and right."""
+    dataroot_negatives: Sequence[str] = ()
+    """K folders or databases of stored negatives, for example the outputs of other methods. Each holds one image for
+    every pair, with the size of the restored image and the name under which it is saved: that of the ground truth, or
+    of the degraded image if ground truths may have several. Items then have ``negatives`` (K, C, H, W), cropped and
+    augmented as the ground truth."""
 
-    Raises:
-        DataError: the arguments contradict each other, or images do not fit; the first ten of them are named.
-    """
+    @property
+    def label(self) -> str:
+        """Name of the data set in messages."""
+        return f"PairedImageDataset of {self.dataroot_gt}"
 
-    def __init__(
-        self,
-        dataroot_gt: str,
-        dataroot_lq: str | None = None,
-        meta_info_file: str | None = None,
-        filename_tmpl: str = "{}",
-        io_backend: Mapping[str, str] | None = None,
-        scale: int = 1,
-        gt_size: int | None = None,
-        gt_crop: GtCrop | None = None,
-        small: Small = "error",
-        use_hflip: bool = False,
-        use_rot: bool = False,
-        color: Color = "rgb",
-        degradation: DegradationSection | None = None,
-        dataroot_negatives: Sequence[str] = (),
-        max_images: int | None = None,
-        subset_seed: int = 0,
-    ) -> None:
-        what = f"PairedImageDataset of {dataroot_gt}"
-        if (dataroot_lq is None) == (degradation is None):
-            raise DataError(f"{what}: expected exactly one of dataroot_lq and degradation.")
-        gt = open_storage(dataroot_gt, io_backend)
-        super().__init__(
+    def pair_rules(self) -> PairRules:
+        """Return the names and sizes that pairs must have.
+
+        Raises:
+            ArgumentError: an argument is out of range, or arguments contradict each other.
+        """
+        if (self.dataroot_lq is None) == (self.degradation is None):
+            both = "neither" if self.dataroot_lq is None else "both"
+            raise ArgumentError("dataroot_lq", f"dataroot_lq: expected either dataroot_lq or degradation, got {both}.")
+        for name, is_set in {"gt_crop": self.gt_crop is not None, "filename_tmpl": self.filename_tmpl != "{}"}.items():
+            if is_set and self.dataroot_lq is None:
+                raise ArgumentError(name, f"{name}: requires dataroot_lq, but a degradation makes the degraded images.")
+        return PairRules(
+            scale=self.scale,
+            gt_size=self.gt_size,
+            filename_tmpl=self.filename_tmpl,
+            gt_crop=self.gt_crop,
+            small=self.small,
+        )
+
+    def open_sources(self) -> Sources:
+        """Open the folders or databases."""
+        gt = open_storage(self.dataroot_gt, self.io_backend)
+        return Sources(
             gt,
-            None if dataroot_lq is None else open_storage(dataroot_lq, io_backend),
-            degradation,
-            names=None if meta_info_file is None else read_names(meta_info_file, gt.keys()),
-            filename_tmpl=filename_tmpl,
-            scale=scale,
-            gt_size=gt_size,
-            gt_crop=gt_crop,
-            small=small,
-            use_hflip=use_hflip,
-            use_rot=use_rot,
-            color=color,
-            negatives=[open_storage(root, io_backend) for root in dataroot_negatives],
-            max_images=max_images,
-            subset_seed=subset_seed,
-            what=what,
+            None if self.dataroot_lq is None else open_storage(self.dataroot_lq, self.io_backend),
+            None if self.meta_info_file is None else read_names(self.meta_info_file, gt.keys()),
+            [open_storage(root, self.io_backend) for root in self.dataroot_negatives],
         )

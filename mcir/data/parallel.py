@@ -1,32 +1,41 @@
-"""Work on many images in threads: reading, decoding, resizing and encoding run outside of Python's lock."""
+"""Process many images in threads: reading, decoding, resizing and encoding release Python's global lock."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
+from mcir.device import cpu_count
+
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told after each image: how many of how many are done."""
+"""Function that is called after each image with the number of finished images and the number of all images."""
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 def in_order(function: Callable[[A], R], items: Iterable[A], workers: int | None) -> Iterator[R]:
-    """Apply a function in threads and yield the results in order, with few of them waiting at a time."""
-    count = workers or os.cpu_count() or 1
-    waiting: deque[Future[R]] = deque()
+    """Apply a function to items in threads, and yield the results in the order of the items.
+
+    At most ``2·workers + 1`` results are kept in memory.
+
+    Args:
+        function: function of one item.
+        items: items, read as needed.
+        workers: number of threads; None: as many as CPU cores.
+    """
+    count = workers or cpu_count()
+    pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(count) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

@@ -1,8 +1,7 @@
-"""What is done to a folder of images once, before training: sub-images, small images, data bases (and ``verify``).
+"""Prepare a folder of images once, before training: sub-images, downscaled images and databases.
 
-Every preparation can be killed and run again: files are written whole or not at all, and what is there already, made
-with the same settings from a source that has not changed since, is left as it is. The source is never written to.
-Work goes to threads, since reading, decoding, resizing and encoding of images run outside of Python's lock.
+Every preparation can be interrupted and run again. Files are written atomically. An existing output is kept if it was
+made with the same settings and its source has not changed since. The source is never written to.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,26 @@ import torch
 
 from mcir.atomic import write_atomically
 from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of
-from mcir.data.errors import DataError, raise_data_errors
+from mcir.data.errors import DataError, check_argument, raise_data_errors
 from mcir.data.lmdb_store import Codec, Facts, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
 from mcir.data.resize import imresize
 from mcir.data.storage import Folder, stem
-from mcir.data.verify import Verified, verify
-
-__all__ = ["Prepared", "Verified", "create_lmdb", "create_lr", "extract_subimages", "require_apart", "shrunk", "verify"]
 
 SETTINGS_FILE = ".mcir_prepare.json"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation did.
+    """Result of a preparation.
 
     Attributes:
-        images: source images.
-        written: outputs that were written.
-        skipped: outputs that were there already.
-        removed: outputs whose source is gone (data bases only).
-        checksum: of a data base.
+        images: number of source images.
+        written: number of outputs that were written.
+        skipped: number of outputs that were up to date.
+        removed: number of outputs that were removed because their source is gone (databases only).
+        checksum: checksum of a database.
     """
 
     images: int
@@ -59,54 +55,43 @@ def create_lmdb(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Prepared:
-    """Put the images of a folder into an LMDB data base; an interrupted or outdated one is brought up to date.
+    """Write the images of a folder to an LMDB database, or update one that is incomplete or outdated.
 
-    What is there already is compared with its checksum and with the size and time of its source, and written anew where
-    either differs.
+    An existing image is written again if it differs from its checksum, or if the size or time of its source changed.
 
     Args:
-        folder: the images, at any depth.
-        target: folder of the data base, by custom with a name that ends in ``.lmdb``.
-        codec: "encoded" keeps the files' bytes; "raw" the samples, larger and much faster to cut crops from.
-        progress: called after each image.
-        workers: threads; as many as processors without.
+        folder: folder of images.
+        target: folder of the database; its name should end in ``.lmdb``.
+        codec: "encoded": the bytes of the files; "raw": the samples, which need more space and give crops much faster.
+        progress: function that is called after each image.
+        workers: number of threads; None: as many as CPU cores.
 
     Raises:
-        DataError: an image is unreadable, a path too long for a key, or something else is at the target. No image is
-            lost.
+        DataError: an image is unreadable, a path is too long for a key, or the target has other content.
     """
-    source = _source(folder, target)
-    infos = _headers(source)
+    source = _open_source(folder, target)
+    infos = _read_headers(source)
     with LmdbWriter(target, codec) as writer:
+        too_long = [key for key in infos if len(to_bytes(key)) > writer.longest_key]
         raise_data_errors(
-            [
-                f"{source.path(key)}: the path has more than {writer.longest_key} bytes"
-                for key in infos
-                if len(to_bytes(key)) > writer.longest_key
-            ],
+            [f"{source.path(key)}: the path has more than {writer.longest_key} bytes" for key in too_long],
             f"LMDB of {folder}",
         )
-        there = writer.facts()
-        gone = there.keys() - {to_bytes(key) for key in infos}
+        existing = writer.facts()
+        gone = existing.keys() - {to_bytes(key) for key in infos}
         for name in gone:
             writer.delete(name)
 
-        def is_current(key: str) -> bool:
-            facts = there.get(to_bytes(key))
-            if facts is None or (facts.source_size, facts.source_time) != _stamp(source, key):
-                return False
-            return zlib.crc32(writer.value(to_bytes(key)) or b"") == facts.crc
-
         def load(key: str) -> tuple[str, memoryview, Facts] | None:
-            if is_current(key):
+            facts, stamp = existing.get(to_bytes(key)), _stamp(source, key)
+            is_unchanged = facts is not None and (facts.source_size, facts.source_time) == stamp
+            if facts is not None and is_unchanged and zlib.crc32(writer.value(to_bytes(key)) or b"") == facts.crc:
                 return None
-            size, time = _stamp(source, key)
-            data = memoryview(source.value(key))
-            info = infos[key]
+            data, info = memoryview(source.value(key)), infos[key]
             if codec == "raw":
                 image = decode(data, source.path(key))
                 info, data = info_of(image), memoryview(image.tobytes())
-            return key, data, Facts(info, zlib.crc32(data), size, time)
+            return key, data, Facts(info, zlib.crc32(data), *stamp)
 
         written = 0
         for done, loaded in enumerate(in_order(load, infos, workers), start=1):
@@ -129,56 +114,47 @@ def extract_subimages(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Prepared:
-    """Cut large images into overlapping squares, as PNG files ``<name>_s001.png`` …, counted along the rows.
+    """Divide large images into overlapping squares, PNG files ``<name>_s001.png`` …, numbered row by row.
 
-    The squares lie ``step`` apart; where more than ``threshold`` pixels are left at the end of a side, one more lies
-    flush with it. For the small images of a pair divide size and step by the scale.
+    Neighboring squares have the distance ``step``. If more than ``threshold`` pixels remain at the end of a side, there
+    is one more square at that end. For the degraded images of pairs, divide size and step by the scale.
 
     Args:
-        folder: the images, at any depth.
-        target: where the squares go, in the same sub-folders.
+        folder: folder of images.
+        target: folder of the squares, with the same subfolders.
         size: side of a square.
-        step: distance between neighbours.
-        threshold: pixels that may be left over at a side.
-        strip: an ending that is taken off the names (``x4`` of DIV2K's small images), so that pairs get equal names.
-        progress: called after each image.
-        workers: threads; as many as processors without.
+        step: distance of neighboring squares.
+        threshold: number of pixels at the end of a side that may remain unused.
+        strip: suffix that is removed from names, so that pairs get equal names (``x4`` for the LR images of DIV2K).
+        progress: function that is called after each image.
+        workers: number of threads; None: as many as CPU cores.
 
     Raises:
-        DataError: an image is unreadable or smaller than a square, two would get the same name, or the target was
+        ArgumentError: a number is out of range.
+        DataError: an image is unreadable or smaller than a square, two outputs have the same name, or the target was
             made with other settings.
     """
-    if size < 1 or step < 1 or threshold < 0:
-        raise DataError(
-            f"subimages: size {size}, step {step}, threshold {threshold}; expected size, step ≥ 1, threshold ≥ 0."
-        )
-    source, out = _source(folder, target), Path(target).expanduser()
-    infos = _headers(source)
-    raise_data_errors(
-        [
-            f"{source.path(key)}: {info.width}×{info.height} pixels, smaller than the sub-images of {size}"
-            for key, info in infos.items()
-            if min(info.height, info.width) < size
-        ],
-        f"sub-images of {folder}",
-    )
-    names = _output_names(source, infos, strip)
-    _settle(out, {"made": "subimages", "size": size, "step": step, "threshold": threshold, "strip": strip})
+    check_argument("size", size, size >= 1, "a positive integer")
+    check_argument("step", step, step >= 1, "a positive integer")
+    check_argument("threshold", threshold, threshold >= 0, "an integer ≥ 0")
+    source = _open_source(folder, target)
+    infos = _read_headers(source, size)
+    out = _Outputs(source, target, {"made": "subimages", "size": size, "step": step, "threshold": threshold,
+                                    "strip": strip}, infos, strip)  # fmt: skip
 
-    def cut(key: str) -> tuple[int, int]:
-        info = infos[key]
-        tops, lefts = (_starts(side, size, step, threshold) for side in (info.height, info.width))
+    def divide(key: str) -> tuple[int, int]:
+        tops, lefts = (_starts(side, size, step, threshold) for side in infos[key][:2])
         corners = [(top, left) for top in tops for left in lefts]
-        paths = [out / f"{names[key]}_s{number:03d}.png" for number in range(1, len(corners) + 1)]
-        due = [number for number, path in enumerate(paths) if not _is_current(path, source, key)]
-        if due:
-            image = source.read(key)
-            for number in due:
-                top, left = corners[number]
-                write_atomically(paths[number], encode_png(image[top : top + size, left : left + size]))
-        return len(due), len(paths) - len(due)
+        paths = {out.path(key, f"_s{number:03d}"): corner for number, corner in enumerate(corners, start=1)}
+        outdated = [path for path in paths if not out.is_current(path, key)]
+        image = source.read(key) if outdated else None
+        for path in outdated:
+            assert image is not None
+            top, left = paths[path]
+            write_atomically(path, encode_png(image[top : top + size, left : left + size]))
+        return len(outdated), len(paths) - len(outdated)
 
-    return _run(cut, infos, progress, workers)
+    return _run(divide, infos, progress, workers)
 
 
 def create_lr(
@@ -188,84 +164,76 @@ def create_lr(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Prepared:
-    """Shrink images by MATLAB's bicubic, as PNG files of the same names.
+    """Downscale images as MATLAB's ``imresize`` does it (bicubic), to PNG files with the same names.
 
-    The bottom and right of an image are first cut to a multiple of the scale, which data sets do as well with the
-    larger one.
+    Images are first cropped to a multiple of the scale at their bottom and right, as data sets crop the ground truths.
 
     Args:
-        folder: the images, at any depth.
-        target: where the small images go, in the same sub-folders.
-        scale: the factor, from 2 on.
-        progress: called after each image.
-        workers: threads; as many as processors without.
+        folder: folder of images.
+        target: folder of the small images, with the same subfolders.
+        scale: downscaling factor, ≥ 2.
+        progress: function that is called after each image.
+        workers: number of threads; None: as many as CPU cores.
 
     Raises:
-        DataError: an image is unreadable or smaller than the scale, two would get the same name, or the target was made
-            with other settings.
+        ArgumentError: the scale is out of range.
+        DataError: an image is unreadable or smaller than the scale, two outputs have the same name, or the target was
+            made with other settings.
     """
-    if scale < 2:
-        raise DataError(f"lr: scale is {scale}; it must be a whole number from 2 on.")
-    source, out = _source(folder, target), Path(target).expanduser()
-    infos = _headers(source)
-    raise_data_errors(
-        [f"{source.path(key)}: smaller than {scale} pixels" for key, info in infos.items() if min(info[:2]) < scale],
-        f"small images of {folder}",
-    )
-    names = _output_names(source, infos, "")
-    _settle(out, {"made": "lr", "scale": scale})
+    check_argument("scale", scale, scale >= 2, "an integer ≥ 2")
+    source = _open_source(folder, target)
+    infos = _read_headers(source, scale)
+    out = _Outputs(source, target, {"made": "lr", "scale": scale}, infos)
 
     def shrink(key: str) -> tuple[int, int]:
-        path = out / f"{names[key]}.png"
-        if _is_current(path, source, key):
+        path = out.path(key)
+        if out.is_current(path, key):
             return 0, 1
-        write_atomically(path, encode_png(shrunk(source.read(key), scale)))
+        write_atomically(path, encode_png(downscale(source.read(key), scale)))
         return 1, 0
 
     return _run(shrink, infos, progress, workers)
 
 
-def shrunk(image: Array, scale: int) -> Array:
-    """Return an image (H, W, C) cut to a multiple of the scale, shrunk by MATLAB's bicubic, of its own depth."""
+def downscale(image: Array, scale: int) -> Array:
+    """Return an image (H, W, C), cropped to a multiple of the scale and downscaled as by MATLAB, of the same type."""
     height, width = (side - side % scale for side in image.shape[:2])
     planes = torch.from_numpy(image[:height, :width].astype(np.float64)).permute(2, 0, 1)
     small = imresize(planes, 1 / scale).round_().clamp_(0, np.iinfo(image.dtype).max)
     return np.ascontiguousarray(small.permute(1, 2, 0).numpy().astype(image.dtype))
 
 
-# -- parts --------------------------------------------------------------------------------------------------------
-
-
-def _source(folder: str | Path, target: str | Path) -> Folder:
-    """Open the source, and see that the target is apart from it."""
-    source = Folder(folder)
-    require_apart(folder, target)
-    return source
-
-
-def require_apart(source: str | Path, target: str | Path) -> None:
-    """See that a target is a folder, or nothing yet, outside of the source.
+def check_target(source: str | Path, target: str | Path) -> None:
+    """Check that a target is a folder, or does not exist, and is outside of the source.
 
     Raises:
-        DataError: it is not.
+        DataError: it is a file, or inside of the source.
     """
-    here, there = (Path(path).expanduser().resolve() for path in (source, target))
-    if there == here or here in there.parents:
-        raise DataError(f"{target}: lies in the source {source}, which is never written to; name a folder elsewhere")
-    if there.is_file():
+    source_path, target_path = (Path(path).expanduser().resolve() for path in (source, target))
+    if target_path == source_path or source_path in target_path.parents:
+        raise DataError(f"{target}: inside of the source {source}, which is never written to; choose another folder")
+    if target_path.is_file():
         raise DataError(f"{target}: is a file; nothing was written")
 
 
-def _headers(source: Folder) -> dict[str, ImageInfo]:
-    """Return the facts of all images.
+def _open_source(folder: str | Path, target: str | Path) -> Folder:
+    source = Folder(folder)
+    check_target(folder, target)
+    return source
+
+
+def _read_headers(source: Folder, min_side: int = 1) -> dict[str, ImageInfo]:
+    """Return the headers of all images.
 
     Raises:
-        DataError: there is none, or some are unreadable.
+        DataError: there are no images, or some are unreadable or too small.
     """
     infos, problems = {}, []
-    for key in source.keys():  # noqa: SIM118 (no mapping)
+    for key in source.keys():  # noqa: SIM118 (not a mapping)
         try:
-            infos[key] = source.info(key)
+            infos[key] = info = source.info(key)
+            if min(info.height, info.width) < min_side:
+                problems.append(f"{source.path(key)}: {info.width}×{info.height} pixels, expected at least {min_side}")
         except DataError as error:
             problems.append(f"{source.path(key)}: {error}")
     raise_data_errors(problems, str(source.root))
@@ -274,34 +242,54 @@ def _headers(source: Folder) -> dict[str, ImageInfo]:
     return infos
 
 
-def _output_names(source: Folder, keys: Iterable[str], strip: str) -> dict[str, str]:
-    """Return the path of each output without extension; two sources with one output are an error."""
-    names: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    problems = []
-    for key in keys:
-        name = stem(key).removesuffix(strip) if strip else stem(key)
-        if name in owners:
-            problems.append(f"{source.path(key)}: would have the same name as {source.path(owners[name])}")
-        names[key] = name
-        owners[name] = key
-    raise_data_errors(problems, str(source.root))
-    return names
+class _Outputs:
+    """The output files of a preparation.
+
+    Args:
+        source: source images.
+        target: folder of the outputs.
+        settings: settings of the preparation, which all outputs of the folder share.
+        keys: keys of the source images.
+        strip: suffix that is removed from names.
+
+    Raises:
+        DataError: two outputs have the same name, or the target was made with other settings.
+    """
+
+    def __init__(
+        self, source: Folder, target: str | Path, settings: Mapping[str, Any], keys: Iterable[str], strip: str = ""
+    ) -> None:
+        self._source, self._target, self._strip = source, Path(target).expanduser(), strip
+        owners: dict[Path, str] = {}
+        problems = []
+        for key in keys:
+            owner = owners.setdefault(self.path(key), key)
+            if owner != key:
+                problems.append(f"{source.path(key)}: its output has the same name as that of {source.path(owner)}")
+        raise_data_errors(problems, str(source.root))
+        record = self._target / SETTINGS_FILE
+        if record.is_file():
+            known = json.loads(record.read_text(encoding="utf-8"))
+            if known != settings:
+                raise DataError(f"{target}: was made with {known}, not with {settings}; choose another target")
+        elif self._target.is_dir() and any(self._target.iterdir()):
+            raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
+        else:
+            write_atomically(record, json.dumps(settings).encode())
+
+    def path(self, key: str, suffix: str = "") -> Path:
+        """Return the path of an output."""
+        return self._target / f"{stem(key).removesuffix(self._strip)}{suffix}.png"
+
+    def is_current(self, path: Path, key: str) -> bool:
+        """Return whether an output exists and is newer than its source."""
+        return path.is_file() and path.stat().st_mtime_ns >= _stamp(self._source, key)[1]
 
 
-def _settle(target: Path, settings: dict[str, Any]) -> None:
-    """Write down what the target is made with, or see that it was made with the same."""
-    record = target / SETTINGS_FILE
-    if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known != settings:
-            raise DataError(
-                f"{target}: was made with {known}, asked for is {settings}; name another target or remove it"
-            )
-    elif target.is_dir() and any(target.iterdir()):
-        raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
-    else:
-        write_atomically(record, json.dumps(settings).encode())
+def _stamp(source: Folder, key: str) -> tuple[int, int]:
+    """Return the size and the modification time of a source file."""
+    status = os.stat(source.path(key))  # noqa: PTH116 (many files)
+    return status.st_size, status.st_mtime_ns
 
 
 def _starts(side: int, size: int, step: int, threshold: int) -> list[int]:
@@ -311,21 +299,13 @@ def _starts(side: int, size: int, step: int, threshold: int) -> list[int]:
     return starts
 
 
-def _stamp(source: Folder, key: str) -> tuple[int, int]:
-    facts = os.stat(source.path(key))  # noqa: PTH116 (many files)
-    return facts.st_size, facts.st_mtime_ns
-
-
-def _is_current(output: Path, source: Folder, key: str) -> bool:
-    return output.is_file() and output.stat().st_mtime_ns >= _stamp(source, key)[1]
-
-
 def _run(
     work: Callable[[str], tuple[int, int]], keys: dict[str, ImageInfo], progress: Progress | None, workers: int | None
 ) -> Prepared:
+    """Apply ``work``, which returns the numbers of written and of current outputs, to all keys."""
     written = skipped = 0
-    for done, (new, old) in enumerate(in_order(work, keys, workers), start=1):
-        written, skipped = written + new, skipped + old
+    for done, (new, current) in enumerate(in_order(work, keys, workers), start=1):
+        written, skipped = written + new, skipped + current
         if progress is not None:
             progress(done, len(keys))
     return Prepared(len(keys), written, skipped)

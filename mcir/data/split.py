@@ -1,14 +1,38 @@
-"""Lists that split a data set, for sets whose split nobody published: who has the same images gets the same lists."""
+"""Split a data set or select a subset, by the names of its images only, so the result is the same everywhere."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcir.atomic import write_atomically
-from mcir.data.errors import DataError, raise_data_errors
-from mcir.data.prepare import Prepared, require_apart
+from mcir.data.errors import DataError, check_argument, raise_data_errors
+from mcir.data.prepare import Prepared, check_target
 from mcir.data.storage import open_storage, stem
-from mcir.data.subset import shuffled
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[int]:
+    """Return the indices of names in a pseudorandom order: sorted by the SHA-256 of ``seed:name``.
+
+    Unlike random generators, whose numbers may change with the version of a library, this order never changes. Names
+    that two sets have in common are in the same order in both.
+    """
+    digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
+    return sorted(range(len(names)), key=lambda index: (digests[index], names[index], index))
+
+
+def select_subset(names: Sequence[str], max_images: int, subset_seed: int) -> list[int]:
+    """Return the indices of the first ``max_images`` names of ``shuffled``, in ascending order.
+
+    For the same seed a smaller subset is part of a larger one.
+
+    Raises:
+        ArgumentError: there are fewer names, or the number is not positive.
+    """
+    is_valid = 1 <= max_images <= len(names)
+    check_argument("max_images", max_images, is_valid, f"1 … {len(names)}, the number of images")
+    return sorted(shuffled(names, subset_seed)[:max_images])
 
 
 def create_split(
@@ -22,26 +46,27 @@ def create_split(
 ) -> Prepared:
     """Write disjoint lists of images, ``train.txt``, ``val.txt`` and ``test.txt``, for ``meta_info_file``.
 
-    The rule knows nothing but the names: they are shuffled by the SHA-256 of ``seed:name`` (without extension).
-    Training takes from the beginning of that order, testing from the end, and validation what comes before testing.
-    So of the same images and seed a shorter training or test list lies in a longer one, and neither changes with the
-    length of the others. Within a list names are sorted.
+    The names (without extension) are put in the order of ``shuffled``. Training images are taken from its start, test
+    images from its end, and validation images just before the test images. So for the same images and seed a shorter
+    training or test list is part of a longer one, and neither depends on the lengths of the other lists. Within a list
+    names are sorted.
 
     Args:
-        source: the images, a folder or data base.
-        target: folder of the lists; those that are there already must say the same.
-        train: a number of images from 1 on, or a share of all in (0, 1); all that are left without.
-        val: the same; none without.
-        test: the same.
-        seed: of the order.
-        folders: the images of a folder stay together, those of one building for example; then numbers and shares are of
-            folders.
+        source: folder or database of the images.
+        target: folder of the lists; existing lists must be the same.
+        train: number of images ≥ 1, or fraction of all images in (0, 1); None: all remaining images.
+        val: number or fraction of images.
+        test: number or fraction of images.
+        seed: seed of the order.
+        folders: whether the images of a folder stay together, for example those of one building; then numbers and
+            fractions count folders.
 
     Raises:
-        DataError: no images, not enough of them, an empty list, or other lists at the target; nothing was written then.
+        DataError: there are too few images, a list is empty, or there are other lists at the target. In these cases
+            nothing is written.
     """
     images, out = open_storage(source), Path(target).expanduser()
-    require_apart(source, target)
+    check_target(source, target)
     names = images.keys()
     if not names:
         raise DataError(f"{source}: no images")
@@ -50,41 +75,37 @@ def create_split(
         groups.setdefault(name.rpartition("/")[0] if folders else stem(name), []).append(name)
     known = sorted(groups)
     order = [known[index] for index in shuffled(known, seed)]
-    of_test, of_val = (_count(kind, part, len(order)) for kind, part in (("test", test), ("val", val)))
-    of_train = len(order) - of_test - of_val if train is None else _count("train", train, len(order))
-    unit = "folders" if folders else "images"
-    if of_train < 1 or of_train + of_val + of_test > len(order):
-        raise DataError(
-            f"split: {of_train} {unit} for training, {of_val} for validation and {of_test} for testing; there are "
-            f"{len(order)} in {source}"
-        )
-    rest = len(order) - of_test
-    parts = {"train": order[:of_train], "val": order[rest - of_val : rest], "test": order[rest:]}
+    parts = _cut(order, train, val, test, f"{'folders' if folders else 'images'} in {source}")
     lists = {
         out / f"{kind}.txt": "".join(f"{name}\n" for group in sorted(part) for name in groups[group]).encode()
         for kind, part in parts.items()
-        if part
     }
-    others = {out / f"{kind}.txt" for kind in parts} - lists.keys()
-    there = [path for path in (*lists, *others) if path.exists()]
-    raise_data_errors(
-        [
-            f"{path}: is another list; remove it or name another target"
-            for path in there
-            if path in others or path.read_bytes() != lists[path]
-        ],
-        "split",
-    )
-    for path in lists.keys() - set(there):
+    existing = [path for path in lists if path.exists()]
+    problems = [path for path in existing if not lists[path] or path.read_bytes() != lists[path]]
+    raise_data_errors([f"{path}: differs; remove it or choose another target" for path in problems], "split")
+    new = [path for path in lists if lists[path] and path not in existing]
+    for path in new:
         write_atomically(path, lists[path])
-    return Prepared(len(names), len(lists) - len(there), len(there))
+    return Prepared(len(names), len(new), len(existing))
+
+
+def _cut(
+    order: Sequence[str], train: float | None, val: float, test: float, available: str
+) -> dict[str, Sequence[str]]:
+    """Return the names of each list."""
+    total = len(order)
+    n_test, n_val = _count("test", test, total), _count("val", val, total)
+    n_train = total - n_test - n_val if train is None else _count("train", train, total)
+    if n_train < 1 or n_train + n_val + n_test > total:
+        wanted = f"{n_train} for training, {n_val} for validation and {n_test} for testing"
+        raise DataError(f"split: expected {wanted}, at least 1 for training, got {total} {available}")
+    val_start, test_start = total - n_test - n_val, total - n_test
+    return {"train": order[:n_train], "val": order[val_start:test_start], "test": order[test_start:]}
 
 
 def _count(kind: str, part: float, total: int) -> int:
-    """Return the number that a number or a share stands for."""
+    """Return the number of images for a number or a fraction."""
     count = round(part * total) if 0 < part < 1 else part
     if part < 0 or not float(count).is_integer() or (part and not count):
-        raise DataError(
-            f"split: {kind} is {part:g}; of {total} it must be a whole number, or a share in (0, 1) that gives one."
-        )
+        raise DataError(f"split: {kind}: expected an integer, or a fraction in (0, 1) of {total} images, got {part:g}")
     return int(count)

@@ -1,4 +1,4 @@
-"""Where images are: a folder of files, an LMDB data base (``lmdb_store``) or the memory."""
+"""Where images are stored: a folder of files, an LMDB database (``lmdb_store``) or memory."""
 
 from __future__ import annotations
 
@@ -8,46 +8,53 @@ from pathlib import Path
 from typing import Protocol
 
 from mcir.data.codec import EXTENSIONS, Array, ImageInfo, decode, info_of, probe
-from mcir.data.errors import DataError
+from mcir.data.errors import DataError, check_argument
 from mcir.data.lmdb_store import LmdbStore
 
 
-class Storage(Protocol):
-    """A set of images, each under the key that is its path relative to the set, with ``/`` between its parts."""
+class Headers(Protocol):
+    """The names and headers of a set of images.
+
+    The key of an image is its path relative to the set, with ``/`` as separator.
+    """
 
     def keys(self) -> list[str]:
         """Return all keys, sorted."""
 
     def info(self, key: str) -> ImageInfo:
-        """Return the facts of one image, without decoding it.
+        """Return the size, channels and bits of an image, without decoding it.
 
         Raises:
-            DataError: the image is unreadable or truncated; the message does not name it.
+            DataError: the image is unreadable or truncated. The message does not name it.
         """
 
     def path(self, key: str) -> str:
-        """Return what to call an image in messages and batches."""
+        """Return the name of an image for messages and batches."""
+
+
+class Storage(Headers, Protocol):
+    """A set of images."""
 
     def read(self, key: str) -> Array:
-        """Return one image (H, W, C).
+        """Return an image (H, W, C).
 
         Raises:
-            DataError: the image is unreadable or truncated; the message names it.
+            DataError: the image is unreadable or truncated. The message names it.
         """
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of one image (height, width, C); it may be a view, which must not be written to.
+        """Return a part of an image (height, width, C). It may be a view, which must not be written to.
 
         Raises:
-            DataError: as ``read``.
+            DataError: as for ``read``.
         """
 
 
 class Folder:
-    """The image files under a folder, at any depth; hidden files and folders are left out.
+    """The image files in a folder and its subfolders; hidden files and folders are left out.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -74,7 +81,7 @@ class Folder:
         return f"{self.root}/{key}"
 
     def info(self, key: str) -> ImageInfo:
-        """Return what the header of a file says."""
+        """Return the content of a file's header."""
         try:
             with open(self.path(key), "rb") as stream:  # noqa: PTH123 (several times faster, for each of many files)
                 return probe(stream)
@@ -82,18 +89,18 @@ class Folder:
             raise DataError(error.strerror or str(error)) from error
 
     def read(self, key: str) -> Array:
-        """Return one image (H, W, C)."""
+        """Return an image (H, W, C)."""
         return decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of one image; the whole file is decoded for it."""
+        """Return a part of an image; the full file is decoded for it."""
         return decode(self.value(key), self.path(key), (top, left, height, width))
 
     def value(self, key: str) -> bytes:
-        """Return the bytes of a file.
+        """Return the content of a file.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the file cannot be read.
         """
         try:
             return Path(self.root, key).read_bytes()
@@ -102,7 +109,7 @@ class Folder:
 
 
 class Memory:
-    """Images that are held decoded, by name."""
+    """Decoded images in memory, by name."""
 
     def __init__(self, images: Mapping[str, Array]) -> None:
         self._images = dict(images)
@@ -116,15 +123,15 @@ class Memory:
         return key
 
     def info(self, key: str) -> ImageInfo:
-        """Return the facts of one image."""
+        """Return the size, channels and bits of an image."""
         return info_of(self._images[key])
 
     def read(self, key: str) -> Array:
-        """Return one image (H, W, C)."""
+        """Return an image (H, W, C)."""
         return self._images[key]
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a view of a part of one image."""
+        """Return a view of a part of an image."""
         return self._images[key][top : top + height, left : left + width]
 
 
@@ -132,22 +139,22 @@ def stem(key: str) -> str:
     """Return a key without its extension."""
     folder, slash, name = key.rpartition("/")
     base, dot, extension = name.rpartition(".")
-    return f"{folder}{slash}{base if dot and base and extension else name}"  # pathlib's rule, in a tenth of its time
+    return f"{folder}{slash}{base if dot and base and extension else name}"  # pathlib needs ten times as long
 
 
 def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) -> Folder | LmdbStore:
-    """Open what holds the images of a data set.
+    """Open the images of a data set.
 
     Args:
-        root: a folder of images, or of an LMDB data base when its name ends in ``.lmdb``.
-        io_backend: ``{"type": "lmdb"}`` for a data base of another name; ``{"type": "disk"}`` is the rule above.
+        root: folder of images, or of an LMDB database if its name ends in ``.lmdb``.
+        io_backend: ``{"type": "lmdb"}`` for a database with another name; ``{"type": "disk"}``: the rule above.
 
     Raises:
-        DataError: nothing there, or an unknown backend.
+        ArgumentError: the backend is unknown.
+        DataError: the folder or database does not exist.
     """
-    backend = dict(io_backend or {"type": "disk"})
-    if backend.keys() != {"type"} or backend["type"] not in ("disk", "lmdb"):
-        raise DataError(f"io_backend is {backend}; expected {{'type': 'disk'}} or {{'type': 'lmdb'}}.")
-    if backend["type"] == "lmdb" or Path(root).suffix == ".lmdb":
-        return LmdbStore(root)
-    return Folder(root)
+    backend = {"type": "disk"} if io_backend is None else dict(io_backend)
+    known = ({"type": "disk"}, {"type": "lmdb"})
+    check_argument("io_backend", backend, backend in known, "{'type': 'disk'} or {'type': 'lmdb'}")
+    is_database = backend["type"] == "lmdb" or Path(root).suffix == ".lmdb"
+    return LmdbStore(root) if is_database else Folder(root)

@@ -1,7 +1,7 @@
-"""Crops and orientations of image pairs, from a numpy generator, the same for both images of a pair.
+"""Random crops and orientations of image pairs, the same for both images of a pair.
 
-Images are (H, W, C) arrays. All that is random about the geometry of a sample comes from five uniform numbers, so
-that the options in use never shift the draw of the others.
+Images are arrays (H, W, C). The geometry of a sample depends on five uniform random numbers, which are drawn whatever
+the options are, so an option never changes the draws of another one.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class Window(NamedTuple):
     width: int
 
     def times(self, scale: int) -> Window:
-        """Return the same part of an image that is larger by a whole factor."""
+        """Return the same part of an image that is larger by an integer factor."""
         return Window(*(scale * side for side in self))
 
     def widened(self, margin: int, height: int, width: int) -> Window:
-        """Return the window with a margin on each side, as far as an image of that size has one."""
+        """Return the window with a margin on each side, clipped to an image of that height and width."""
         top, left = max(0, self.top - margin), max(0, self.left - margin)
         bottom, right = min(height, self.top + self.height + margin), min(width, self.left + self.width + margin)
         return Window(top, left, bottom - top, right - left)
 
-    def within(self, other: Window) -> Window:
-        """Return the same part as counted from the corner of another one."""
+    def relative_to(self, other: Window) -> Window:
+        """Return the same part in the coordinates of another window."""
         return self._replace(top=self.top - other.top, left=self.left - other.left)
 
-    def around(self, other: Window) -> Window:
-        """Return the smallest part that holds both."""
+    def union(self, other: Window) -> Window:
+        """Return the smallest window that contains both."""
         top, left = min(self.top, other.top), min(self.left, other.left)
         bottom = max(self.top + self.height, other.top + other.height)
         right = max(self.left + self.width, other.left + other.width)
@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
 
 class Orientation(NamedTuple):
-    """One of the eight ways to lay a square: mirrored left-right, then top-bottom, then along the diagonal."""
+    """One of the eight symmetries of a square: flips left-right, then top-bottom, then a transposition."""
 
     hflip: bool
     vflip: bool
@@ -54,62 +54,72 @@ class Orientation(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Where a sample is cut and how it is laid; ``crop`` is a number in [0, 1) for either side."""
+    """Crop and orientation of a sample; ``crop`` has a number in [0, 1) for the rows and one for the columns."""
 
     crop: tuple[float, float]
     orientation: Orientation
 
 
 def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> Geometry:
-    """Draw as BasicSR does: a left-right flip; as rotation a top-bottom flip and a transposition; each with p = ½."""
-    down, across, *coins = rng.random(5).tolist()
+    """Draw a geometry as BasicSR does: a left-right flip; for ``use_rot`` a top-bottom flip and a transposition."""
+    row, column, *coins = rng.random(5).tolist()
     hflip, vflip, transpose = (coin < 0.5 for coin in coins)
-    return Geometry((down, across), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose))
+    return Geometry((row, column), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose))
 
 
-def place(crop: tuple[float, float], height: int, width: int, size: int | None) -> Window:
-    """Return the window of side ``size`` (the whole image without) that two numbers in [0, 1) choose uniformly.
+def crop_window(crop: tuple[float, float], height: int, width: int, size: int | None) -> Window:
+    """Return the window that two numbers in [0, 1) select uniformly.
 
-    A side of the image that is shorter than that is taken whole.
+    Args:
+        crop: numbers for the position of the top and of the left side.
+        height: height of the image.
+        width: width of the image.
+        size: side of the window, reduced to shorter sides of the image; None: the full image.
     """
     rows, columns = (height, width) if size is None else (min(size, height), min(size, width))
     return Window(int(crop[0] * (height - rows + 1)), int(crop[1] * (width - columns + 1)), rows, columns)
 
 
-def padded(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Return an image (H, W, C) whose sides are at least ``size``: mirrored at its bottom and right, edges repeated.
+def crop_image(image: npt.NDArray[Any], window: Window) -> npt.NDArray[Any]:
+    """Return a view of a part of an image (H, W, C)."""
+    top, left, height, width = window
+    return image[top : top + height, left : left + width]
 
-    Repeating the edges keeps the two images of a pair in register at every scale.
+
+def pad_to_size(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return an image (H, W, C) with sides of at least ``size``, mirrored at its bottom and right.
+
+    The border pixels are repeated, which keeps the two images of a pair aligned at every scale.
     """
     bottom, right = (max(0, size - side) for side in image.shape[:2])
     if not (bottom or right):
         return image
-    wide: npt.NDArray[Any] = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
-    return wide.reshape(image.shape[0] + bottom, image.shape[1] + right, image.shape[2])
+    padded: npt.NDArray[Any] = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+    return padded.reshape(image.shape[0] + bottom, image.shape[1] + right, image.shape[2])
 
 
 def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any]:
-    """Return an image (H, W, C) laid another way, contiguous and writable; a copy of what is a view."""
+    """Return an image (H, W, C) in another orientation: contiguous, writable, never a view."""
     hflip, vflip, transpose = orientation
     if not (hflip or vflip or transpose):
-        own = image.flags.owndata and image.flags.c_contiguous and image.flags.writeable
-        return image if own else np.array(image, order="C")
+        is_own = image.flags.owndata and image.flags.c_contiguous and image.flags.writeable
+        return image if is_own else np.array(image, order="C")
     shape = image.shape
-    laid: npt.NDArray[Any] = image
+    augmented: npt.NDArray[Any] = image
     if hflip or vflip:
-        laid = cv2.flip(laid, -1 if hflip and vflip else int(hflip))
+        augmented = cv2.flip(augmented, -1 if hflip and vflip else int(hflip))
     if transpose:
-        laid = cv2.transpose(laid)
+        augmented = cv2.transpose(augmented)
         shape = (shape[1], shape[0], shape[2])
-    return laid.reshape(shape)
+    return augmented.reshape(shape)
 
 
-def in_color(image: npt.NDArray[Any], color: Color) -> npt.NDArray[Any]:
+def convert_color(image: npt.NDArray[Any], color: Color) -> npt.NDArray[Any]:
     """Return an image (H, W, 1 or 3) with three channels ("rgb") or one ("gray": luma of ITU-R BT.601, full range)."""
     if color == "rgb" and image.shape[2] == 1:
-        repeated: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-        return repeated
+        rgb: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        return rgb
     if color == "gray" and image.shape[2] == 3:
-        grey: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        return grey[:, :, None]
+        gray: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return gray[:, :, None]
     return image

@@ -1,4 +1,4 @@
-"""The thorough check of a set: every image decoded to its end, every checksum, every pair."""
+"""Decode all images of a set completely, and check checksums and pairs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from mcir.data.codec import decode_thoroughly
 from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore, to_bytes
-from mcir.data.pairing import examine_pairs
+from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.parallel import Progress, in_order
 from mcir.data.storage import Folder, open_storage
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check found.
+    """Result of a verification.
 
     Attributes:
-        images: how many were decoded or tried.
-        bytes: their size as stored.
-        checksum: of all keys and stored bytes.
-        problems: a line for each thing that is wrong.
+        images: number of images.
+        bytes: their stored size.
+        checksum: checksum of all keys and stored bytes.
+        problems: a line for each problem.
     """
 
     images: int
@@ -33,7 +33,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
@@ -44,20 +44,20 @@ def verify(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Verified:
-    """Decode every image of a folder or data base to its end, and see that pairs are complete and of one scale.
+    """Decode all images of a folder or database, and check that pairs are complete and have the same scale.
 
     Args:
-        path: a folder or a data base; of pairs, the ground truths.
-        against: the degraded images of the same pairs; they are decoded as well.
-        filename_tmpl: name of a degraded image without extension, made from its partner's.
-        progress: called after each image.
-        workers: threads; as many as processors without.
+        path: folder or database; for pairs, of the ground truths.
+        against: folder or database of the degraded images of the pairs, which are decoded as well.
+        filename_tmpl: name of a degraded image without extension, made from the name of its ground truth.
+        progress: function that is called after each image.
+        workers: number of threads; None: as many as CPU cores.
 
     Raises:
-        DataError: there is nothing to verify. What is wrong with single images stands in the report.
+        DataError: there are no images. Problems of single images are part of the result.
     """
-    storages = [open_storage(place) for place in ([path] if against is None else [path, against])]
-    work = [(storage, key) for storage in storages for key in storage.keys()]  # noqa: SIM118 (no mappings)
+    storages = [open_storage(root) for root in ([path] if against is None else [path, against])]
+    work = [(storage, key) for storage in storages for key in storage.keys()]  # noqa: SIM118 (not a mapping)
     if not work:
         raise DataError(f"{path}: no images")
     problems: list[str] = []
@@ -65,8 +65,7 @@ def verify(
     for done, (key, length, crc, problem) in enumerate(in_order(_examine, work, workers), start=1):
         digest.update(b"%d:%s%d" % (len(to_bytes(key)), to_bytes(key), crc))
         size += length
-        if problem:
-            problems.append(problem)
+        problems += [problem] if problem else []
         if progress is not None:
             progress(done, len(work))
     if len(storages) == 2:
@@ -75,29 +74,26 @@ def verify(
 
 
 def _examine(work: tuple[Folder | LmdbStore, str]) -> tuple[str, int, int, str]:
-    """Return the key, length and CRC-32 of one stored image, and what is wrong with it."""
+    """Return the key, length and CRC-32 of a stored image, and what is wrong with it."""
     storage, key = work
     try:
         data = storage.value(key)
     except DataError as error:
         return key, 0, 0, str(error)
-    crc = zlib.crc32(data)
-    if isinstance(storage, LmdbStore):
-        facts = storage.facts(key)
-        if facts is not None and facts.crc != crc:
-            return key, len(data), crc, f"{storage.path(key)}: differs from its checksum"
-        if storage.codec == "raw":
-            return key, len(data), crc, ""
-    try:
-        decode_thoroughly(data)
-    except DataError as error:
-        return key, len(data), crc, f"{storage.path(key)}: {error}"
-    return key, len(data), crc, ""
+    crc, problem = zlib.crc32(data), ""
+    facts = storage.facts(key) if isinstance(storage, LmdbStore) else None
+    if facts is not None and facts.crc != crc:
+        problem = f"{storage.path(key)}: differs from its checksum"
+    elif isinstance(storage, Folder) or storage.codec == "encoded":
+        try:
+            decode_thoroughly(data)
+        except DataError as error:
+            problem = f"{storage.path(key)}: {error}"
+    return key, len(data), crc, problem
 
 
 def _pair_problems(gt: Folder | LmdbStore, lq: Folder | LmdbStore, filename_tmpl: str) -> list[str]:
-    first = examine_pairs(gt, lq, scale=1, gt_size=None, filename_tmpl=filename_tmpl)[0].pairs
-    scale = 1
-    if first:
-        scale = max(1, round(gt.info(first[0].gt).height / first[0].height))
-    return examine_pairs(gt, lq, scale=scale, gt_size=None, filename_tmpl=filename_tmpl)[1]
+    """Return what is wrong with the pairs; the first pair determines the scale."""
+    first = examine_pairs(gt, lq, PairRules(filename_tmpl=filename_tmpl))[0].pairs
+    scale = max(1, round(gt.info(first[0].gt).height / first[0].height)) if first else 1
+    return examine_pairs(gt, lq, PairRules(scale=scale, filename_tmpl=filename_tmpl))[1]

@@ -1,9 +1,14 @@
-"""Pictures that the tests of this room write and read."""
+"""Images that tests write and read."""
 
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from mcir.data.paired import PairDataset, Sources
+from mcir.data.pairing import PairRules
+from mcir.data.storage import Storage
 
 
 def noise(height, width, channels=3, dtype=np.uint8, seed=0):
@@ -12,15 +17,15 @@ def noise(height, width, channels=3, dtype=np.uint8, seed=0):
 
 
 def smooth(height, width, channels=3, seed=0):
-    """A picture that compresses as photographs do, more or less."""
+    """An image that compresses roughly as a photograph does."""
     return cv2.GaussianBlur(noise(height, width, channels, seed=seed), (0, 0), 3).reshape(height, width, channels)
 
 
 def save(path, image, parameters=()):
-    """Write an image (H, W, C), RGB, with OpenCV alone."""
+    """Write an image (H, W, C), RGB, with OpenCV only."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    ordered = image[:, :, ::-1] if image.shape[2] == 3 else image
-    assert cv2.imwrite(str(path), np.ascontiguousarray(ordered), list(parameters))
+    bgr = image[:, :, ::-1] if image.shape[2] == 3 else image
+    assert cv2.imwrite(str(path), np.ascontiguousarray(bgr), list(parameters))
 
 
 def shorten(path, count=200):
@@ -29,7 +34,7 @@ def shorten(path, count=200):
 
 
 def pairs(root, count=4, scale=2, height=24, width=32, **kind):
-    """Write folders gt and lq of unrelated noise in sizes that fit; return them and the images."""
+    """Write folders gt and lq of unrelated noise with matching sizes; return them and the images."""
     images = []
     for index in range(count):
         gt = noise(height * scale, width * scale, seed=index, **kind)
@@ -38,3 +43,28 @@ def pairs(root, count=4, scale=2, height=24, width=32, **kind):
         save(root / "lq" / f"{index:02d}.png", lq)
         images.append((gt, lq))
     return root / "gt", root / "lq", images
+
+
+@dataclass(eq=False)
+class StoredPairs(PairDataset):
+    """Pairs of storages, for tests; also an example of a data set of one's own."""
+
+    gt: Storage
+    lq: Storage | None = None
+    _: KW_ONLY
+    negatives: tuple[Storage, ...] = ()
+    filename_tmpl: str = "{}"
+    gt_crop: str | None = None
+    small: str = "error"
+
+    def pair_rules(self):
+        return PairRules(
+            scale=self.scale,
+            gt_size=self.gt_size,
+            filename_tmpl=self.filename_tmpl,
+            gt_crop=self.gt_crop,
+            small=self.small,
+        )
+
+    def open_sources(self):
+        return Sources(self.gt, self.lq, negatives=self.negatives)

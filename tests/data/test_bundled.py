@@ -1,4 +1,4 @@
-"""The photographs of scikit-image."""
+"""Tests of the photographs of scikit-image."""
 
 import socket
 
@@ -7,13 +7,14 @@ import pytest
 import torch
 from skimage import data as skimage_data
 
-from mcir.data.bundled import TRAIN, VAL, BundledPhotos, in_tiles, photographs
+from mcir.data.bundled import TRAIN, VAL, BundledPhotos, divide, photographs
 from mcir.data.degradations import BicubicDown
 from mcir.data.errors import DataError
 from mcir.data.sampler import SampleIndex
+from mcir.registry import ArgumentError
 
 
-def test_they_are_the_named_photographs_without_a_download(monkeypatch):
+def test_photographs_are_read_without_a_download(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
     cat = BundledPhotos("val", scale=2)[0]
     assert cat["gt_path"] == "chelsea.png"
@@ -21,7 +22,7 @@ def test_they_are_the_named_photographs_without_a_download(monkeypatch):
     assert torch.equal(cat["lq"], BicubicDown(2)(cat["gt"], np.random.default_rng()))
 
 
-def test_the_split_holds_whole_photographs_out():
+def test_no_photograph_is_in_both_splits():
     assert not TRAIN.keys() & VAL.keys()
     assert not any("motorcycle" in name for name in [*TRAIN, *VAL])
     assert all(photographs(VAL).info(name).channels == 3 for name in VAL)
@@ -38,34 +39,34 @@ def test_training_crops(scale):
     assert BundledPhotos("train", scale=scale, gt_size=48, color="gray")[0]["gt"].shape == (1, 48, 48)
 
 
-def test_tiles_are_images_of_their_own():
-    tiles = in_tiles(photographs(VAL), 100)
+def test_tiles_are_separate_images():
+    tiles = divide(photographs(VAL), 100)
     assert tiles.keys()[0] == "chelsea_s001.png" and len(tiles.keys()) == 3 * 4 + 4 * 6
     assert np.array_equal(tiles.read("chelsea_s006.png"), photographs(VAL).read("chelsea.png")[100:200, 100:200])
     dataset = BundledPhotos("train", tile_size=128, gt_size=64, max_images=100, degradation=NOISE, scale=1)
     levels = {round((item["lq"] - item["gt"] / 255).std().item(), 4) for item in (dataset[i] for i in range(20))}
     assert len(dataset) == 100 and len(levels) == 20
     assert len(BundledPhotos("val", max_images=1)) == 1
-    assert len(BundledPhotos("train", tile_size=128)) == 186  # the page of the data sets says so
-    with pytest.raises(DataError, match="max_images is 3 of 2 images"):
+    assert len(BundledPhotos("train", tile_size=128)) == 186  # stated in datasets/README.md
+    with pytest.raises(ArgumentError, match=r"max_images: expected 1 … 2, .*got 3"):
         BundledPhotos("val", max_images=3)
-    with pytest.raises(DataError, match="tile_size is 0"):
+    with pytest.raises(ArgumentError, match="tile_size: expected 1 … 300, got 0"):
         BundledPhotos("val", tile_size=0)
 
 
 NOISE = {"type": "HeteroscedasticNoise", "sigma": [2, 20]}
 
 
-def test_other_degradations():
+def test_another_degradation():
     item = BundledPhotos("val", scale=1, degradation={"type": "GaussianNoise", "sigma": 25})[1]
     difference = (item["lq"] - item["gt"] / 255) * 255
     assert abs(difference.std().item() - 25) < 0.2
 
 
-def test_what_is_not_there_is_named():
-    with pytest.raises(DataError, match="split is 'test'"):
+def test_wrong_arguments_and_missing_files_are_named():
+    with pytest.raises(ArgumentError, match="split: expected one of 'train', 'val', got 'test'"):
         BundledPhotos("test")
-    with pytest.raises(DataError, match=r"has no nothing\.png"):
+    with pytest.raises(DataError, match=r"nothing\.png is missing"):
         photographs({"nothing.png": None})
     with pytest.raises(DataError, match=r"rocket\.jpg: 640×427 pixels, smaller than the crop of 448"):
         BundledPhotos("train", gt_size=448)

@@ -1,4 +1,4 @@
-"""Image files of every kind: headers equal to pixels, damage found."""
+"""Tests of image files: formats, headers and damaged files."""
 
 import io
 
@@ -17,15 +17,15 @@ from mcir.data.codec import (
 from mcir.data.errors import DataError
 from tests.data.pictures import noise, save, shorten, smooth
 
-KINDS = [
+FORMATS = [
     ("c.png", 3, np.uint8), ("g.png", 1, np.uint8), ("c16.png", 3, np.uint16), ("g16.png", 1, np.uint16),
     ("c.bmp", 3, np.uint8), ("c.tif", 3, np.uint8), ("c16.tif", 3, np.uint16), ("g16.tif", 1, np.uint16),
     ("c.ppm", 3, np.uint8), ("g.pgm", 1, np.uint8), ("c16.ppm", 3, np.uint16), ("g16.pgm", 1, np.uint16),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "channels", "dtype"), KINDS, ids=[kind[0] for kind in KINDS])
-def test_lossless_kinds_come_back_as_they_were(tmp_path, name, channels, dtype):
+@pytest.mark.parametrize(("name", "channels", "dtype"), FORMATS, ids=[kind[0] for kind in FORMATS])
+def test_lossless_formats_are_decoded_exactly(tmp_path, name, channels, dtype):
     image = noise(21, 34, channels, dtype)
     save(tmp_path / name, image)
     data = (tmp_path / name).read_bytes()
@@ -37,7 +37,7 @@ def test_lossless_kinds_come_back_as_they_were(tmp_path, name, channels, dtype):
 
 
 @pytest.mark.parametrize(("name", "channels"), [("c.jpg", 3), ("g.jpg", 1), ("c.webp", 3)])
-def test_lossy_kinds(tmp_path, name, channels):
+def test_lossy_formats(tmp_path, name, channels):
     image = smooth(40, 56, channels)
     save(tmp_path / name, image)
     data = (tmp_path / name).read_bytes()
@@ -49,8 +49,8 @@ def test_lossy_kinds(tmp_path, name, channels):
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3), ("1", 1), ("CMYK", 3)])
 def test_alpha_palettes_and_other_modes(mode, channels):
-    colours = Image.fromarray(noise(17, 23, 3) // 128 * 255)
-    image = colours.convert("L").convert("LA") if mode == "LA" else colours.convert(mode)
+    rgb = Image.fromarray(noise(17, 23, 3) // 128 * 255)
+    image = rgb.convert("L").convert("LA") if mode == "LA" else rgb.convert(mode)
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(noise(17, 23, 1)[:, :, 0]))
     stream = io.BytesIO()
@@ -59,12 +59,12 @@ def test_alpha_palettes_and_other_modes(mode, channels):
     decoded = decode(data, mode)
     assert decoded.shape == (17, 23, channels)
     assert probe(io.BytesIO(data)) == info_of(decoded)
-    if mode in ("RGBA", "LA"):  # the colours under the alpha, untouched
+    if mode in ("RGBA", "LA"):  # the colors of transparent pixels are unchanged
         assert np.array_equal(decoded, np.asarray(image)[:, :, :channels])
 
 
 @pytest.mark.parametrize(("kind", "count"), [("png", 30), ("png", 400), ("jpg", 1), ("jpg", 30), ("jpg", 400)])
-def test_truncated_files_are_found_by_the_header_check(tmp_path, kind, count):
+def test_truncated_files_are_detected_without_decoding(tmp_path, kind, count):
     path = tmp_path / f"x.{kind}"
     save(path, noise(60, 60))
     shorten(path, count)
@@ -74,7 +74,7 @@ def test_truncated_files_are_found_by_the_header_check(tmp_path, kind, count):
         decode(path.read_bytes(), "some.file")
 
 
-def test_size_is_no_reason_to_refuse_and_pillow_keeps_its_limit(tmp_path, monkeypatch):
+def test_images_of_any_size_are_read_and_pillow_keeps_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     save(tmp_path / "x.bmp", noise(30, 40))
     with (tmp_path / "x.bmp").open("rb") as stream, any_size():
@@ -91,7 +91,7 @@ def test_size_is_no_reason_to_refuse_and_pillow_keeps_its_limit(tmp_path, monkey
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_what_stands_behind_an_image_is_no_damage(tmp_path, kind):
+def test_data_after_the_end_of_an_image_are_no_damage(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     save(path, noise(30, 30))
     data = path.read_bytes() + b"\0" * 10_000
@@ -99,7 +99,7 @@ def test_what_stands_behind_an_image_is_no_damage(tmp_path, kind):
     assert decode(data, "x").shape == (30, 30, 3)
 
 
-def test_damage_inside_is_found_by_the_thorough_check(tmp_path):
+def test_damage_inside_is_detected_by_decode_thoroughly(tmp_path):
     data = bytearray(encode_png(noise(60, 60)))
     data[len(data) // 2] ^= 0xFF
     assert probe(io.BytesIO(data)) == (60, 60, 3, 8)
@@ -108,14 +108,14 @@ def test_damage_inside_is_found_by_the_thorough_check(tmp_path):
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"", "empty"), (b"hello" * 20, "no"), (b"\x89PNG\r\n\x1a\n", "no")])
-def test_no_images(data, message):
+def test_files_that_are_no_images_are_rejected(data, message):
     with pytest.raises(DataError, match=message):
         probe(io.BytesIO(data))
     with pytest.raises(DataError, match="x"):
         decode(data, "x")
 
 
-def test_floats_are_refused(tmp_path):
+def test_float_images_are_rejected(tmp_path):
     Image.fromarray(np.zeros((5, 5), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(DataError, match="mode F"):
         probe(io.BytesIO((tmp_path / "f.tif").read_bytes()))

@@ -1,4 +1,4 @@
-"""Reading data bases: both codecs, BasicSR's, over forks, and only the pages that are needed."""
+"""Tests of reading databases: both codecs, databases of BasicSR, forked and pickled stores."""
 
 import gc
 import os
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_reads_what_the_folder_holds(folder, tmp_path, codec):
+def test_a_database_has_the_images_of_its_folder(folder, tmp_path, codec):
     create_lmdb(folder, tmp_path / "x.lmdb", codec)
     files, store = Folder(folder), LmdbStore(tmp_path / "x.lmdb")
     assert store.keys() == files.keys()
@@ -39,35 +39,35 @@ def test_reads_what_the_folder_holds(folder, tmp_path, codec):
         store.read_crop("gone.png", 0, 0, 1, 1) if codec == "encoded" else store.value("gone.png")
 
 
-def test_a_raw_crop_copies_only_what_it_shows(tmp_path):
+def test_a_raw_crop_copies_only_itself(tmp_path):
     image = noise(2000, 2000)
     save(tmp_path / "in" / "large.png", image)
     create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", "raw")
     store = LmdbStore(tmp_path / "x.lmdb")
     assert np.array_equal(store.read_crop("large.png", 700, 800, 16, 16), image[700:716, 800:816])
 
-    def copied(function):
-        """The most bytes that a call held in memory of its own."""
+    def peak_memory(function):
+        """The peak memory of a call in bytes."""
         tracemalloc.start()
         function()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak
 
-    assert copied(lambda: store.read_crop("large.png", 700, 800, 16, 16)) < 20_000
-    assert copied(lambda: store.read("large.png")) > 2000 * 2000 * 3
+    assert peak_memory(lambda: store.read_crop("large.png", 700, 800, 16, 16)) < 20_000
+    assert peak_memory(lambda: store.read("large.png")) > 2000 * 2000 * 3
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_images_outlive_their_store(folder, tmp_path, codec):
+def test_images_stay_valid_without_their_store(folder, tmp_path, codec):
     create_lmdb(folder, tmp_path / "x.lmdb", codec)
-    whole = LmdbStore(tmp_path / "x.lmdb").read("a.png")
+    full = LmdbStore(tmp_path / "x.lmdb").read("a.png")
     crop = LmdbStore(tmp_path / "x.lmdb").read_crop("a.png", 0, 0, 20, 30)
     gc.collect()
-    assert np.array_equal(whole, crop) and whole.flags.writeable
+    assert np.array_equal(full, crop) and full.flags.writeable
 
 
-def test_two_stores_of_one_data_base_live_side_by_side(folder, tmp_path):
+def test_two_stores_of_one_database(folder, tmp_path):
     create_lmdb(folder, tmp_path / "x.lmdb")
     one, two = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
     assert np.array_equal(one.read("a.png"), two.read("a.png"))
@@ -77,7 +77,7 @@ def test_two_stores_of_one_data_base_live_side_by_side(folder, tmp_path):
 
 
 def in_child(function):
-    """Run a function in a fork and return what it returns."""
+    """Run a function in a forked process and return its result."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -95,29 +95,33 @@ def in_child(function):
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_a_fork_opens_its_own(folder, tmp_path, codec):
+def test_a_forked_process_opens_the_database_again(folder, tmp_path, codec):
     create_lmdb(folder, tmp_path / "x.lmdb", codec)
     one, two = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
     image = np.array(one.read("a.png"))
-    mine = one._environment
+    environment = one._environment
 
-    def look():
+    def read():
         same = np.array_equal(one.read("a.png"), image) and np.array_equal(two.read("a.png"), image)
-        return same, one._environment is not mine, one._environment is two._environment
+        return same, one._environment is not environment, one._environment is two._environment
 
-    assert in_child(look) == (True, True, True)
-    assert one._environment is mine
+    assert in_child(read) == (True, True, True)
+    assert one._environment is environment
     assert np.array_equal(one.read("a.png"), image)
 
 
-def test_a_pickled_store_opens_again(folder, tmp_path):
+def test_a_store_is_closed_until_its_first_image_and_can_be_pickled(folder, tmp_path):
     create_lmdb(folder, tmp_path / "x.lmdb")
-    store = pickle.loads(pickle.dumps(LmdbStore(tmp_path / "x.lmdb")))
+    store = LmdbStore(tmp_path / "x.lmdb")
+    assert store.info("a.png") == (20, 30, 3, 8) and store._environment is None
+    assert store.read("a.png").shape == (20, 30, 3) and store._environment is not None
+    store = pickle.loads(pickle.dumps(store))
+    assert store._environment is None
     assert store.read("a.png").shape == (20, 30, 3)
 
 
 def write_basicsr(root, images):
-    """A data base as BasicSR lays it out: keys without extension, a listing beside it."""
+    """A database as BasicSR writes it: keys without extension, and a listing."""
     with lmdb.open(str(root), map_size=1 << 24) as env, env.begin(write=True) as transaction:
         for name, data in images.items():
             transaction.put(os.path.splitext(name)[0].encode(), data)
@@ -125,7 +129,7 @@ def write_basicsr(root, images):
     (root / "meta_info.txt").write_text("".join(lines))
 
 
-def test_reads_data_bases_of_basicsr(folder, tmp_path):
+def test_databases_of_basicsr_can_be_read(folder, tmp_path):
     names = ["a.png", "deep/a.png", "ä ö.png"]
     root = tmp_path / "b.lmdb"
     root.mkdir()
@@ -138,12 +142,12 @@ def test_reads_data_bases_of_basicsr(folder, tmp_path):
         assert store.info(name) == Folder(folder).info(name)
 
 
-def test_other_data_bases_are_refused(tmp_path):
+def test_other_databases_are_rejected(tmp_path):
     with lmdb.open(str(tmp_path / "x.lmdb")) as env, env.begin(write=True) as transaction:
         transaction.put(b"key", b"value")
-    with pytest.raises(DataError, match="neither by mcir"):
+    with pytest.raises(DataError, match=r"expected a database of mcir .* or of BasicSR"):
         LmdbStore(tmp_path / "x.lmdb")
     (tmp_path / "y.lmdb").mkdir()
-    (tmp_path / "y.lmdb" / "data.mdb").write_bytes(b"no data base at all" * 1000)
-    with pytest.raises(DataError, match="not an LMDB data base"):
+    (tmp_path / "y.lmdb" / "data.mdb").write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(DataError, match="not a readable LMDB database"):
         LmdbStore(tmp_path / "y.lmdb")

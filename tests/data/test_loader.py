@@ -1,6 +1,7 @@
-"""Loaders: one stream for any number of workers, ranks and starts; batches on the device."""
+"""Tests of loaders: the same batches for any number of workers and ranks and any start; batches on the device."""
 
 import os
+import signal
 from itertools import chain, islice
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch.utils.data import Dataset
 from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, collate, evaluation_loader, to_device, training_loader
 from mcir.data.noisy import NoisyPatchPairs
-from mcir.data.paired import PairDataset, PairedImageDataset
+from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Memory
-from tests.data.pictures import noise, pairs
+from tests.data.pictures import StoredPairs, noise, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -23,14 +24,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def dataset():
     gt = Memory({f"{index}": noise(40, 52, seed=index) for index in range(7)})
     section = {"type": "Chain", "degradations": [{"type": "BicubicDown"}, {"type": "GaussianNoise", "sigma": 9}]}
-    return PairDataset(gt, None, section, scale=2, gt_size=16, use_hflip=True, use_rot=True, what="s")
+    return StoredPairs(gt, degradation=section, scale=2, gt_size=16, use_hflip=True, use_rot=True)
 
 
 def take(count, *arguments, **keywords):
     return list(islice(training_loader(*arguments, **keywords), count))
 
 
-def same(one, two):
+def assert_same(one, two):
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a["lq"], b["lq"]) and torch.equal(a["gt"], b["gt"])
@@ -38,42 +39,53 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_and_starts_change_nothing(dataset, workers):
+def test_workers_and_starts_have_no_effect_on_batches(dataset, workers):
     alone = take(30, dataset, batch_size=4, num_workers=0, seed=3)
-    same(take(30, dataset, batch_size=4, num_workers=workers, seed=3), alone)
-    same(take(5, dataset, batch_size=4, num_workers=workers, seed=3, start=11), alone[11:16])
+    assert_same(take(30, dataset, batch_size=4, num_workers=workers, seed=3), alone)
+    assert_same(take(5, dataset, batch_size=4, num_workers=workers, seed=3, start=11), alone[11:16])
     assert len({batch["gt"].numpy().tobytes() for batch in alone}) == 30
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_change_nothing(dataset, world):
+def test_ranks_have_no_effect_on_batches(dataset, world):
     alone = take(6, dataset, batch_size=4, num_workers=0, seed=3, start=2)
     ranks = [
         take(6, dataset, batch_size=4 // world, num_workers=0, seed=3, rank=rank, world_size=world, start=2)
         for rank in range(world)
     ]
-    for whole, *parts in zip(alone, *ranks, strict=True):
-        assert torch.equal(torch.cat([part["lq"] for part in parts]), whole["lq"])
-        assert list(chain(*(part["gt_path"] for part in parts))) == whole["gt_path"]
+    for full, *parts in zip(alone, *ranks, strict=True):
+        assert torch.equal(torch.cat([part["lq"] for part in parts]), full["lq"])
+        assert list(chain(*(part["gt_path"] for part in parts))) == full["gt_path"]
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_data_bases_survive_the_fork(tmp_path, codec):
+def test_databases_can_be_read_in_this_process_and_in_workers(tmp_path, codec):
     pairs(tmp_path, 5)
     for name in ("gt", "lq"):
         create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", codec)
-    base = PairedImageDataset(
+    dataset = PairedImageDataset(
         str(tmp_path / "gt.lmdb"), str(tmp_path / "lq.lmdb"), scale=2, gt_size=16, use_hflip=True, use_rot=True
     )
-    before = base[0]["gt"]
-    alone = take(12, base, batch_size=3, num_workers=0, seed=1)
-    same(take(12, base, batch_size=3, num_workers=2, seed=1), alone)
-    assert torch.equal(base[0]["gt"], before)
+    before = dataset[0]["gt"]
+    alone = take(12, dataset, batch_size=3, num_workers=0, seed=1)
+    assert_same(take(12, dataset, batch_size=3, num_workers=2, seed=1), alone)
+    assert torch.equal(dataset[0]["gt"], before)
 
 
-def test_batches_are_uint8_and_collation_is_a_stack():
+def test_spawned_workers_give_the_same_batches(tmp_path, monkeypatch):
+    """Workers are spawned on macOS and Windows: the data set is pickled, and each worker opens the database."""
+    pairs(tmp_path, 5)
+    for name in ("gt", "lq"):
+        create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", "raw")
+    dataset = PairedImageDataset(f"{tmp_path}/gt.lmdb", f"{tmp_path}/lq.lmdb", scale=2, gt_size=16, use_hflip=True)
+    expected = take(4, dataset, batch_size=3, num_workers=0, seed=1)
+    monkeypatch.setattr("mcir.data.loader._START_METHOD", "spawn")
+    assert_same(take(4, dataset, batch_size=3, num_workers=1, seed=1), expected)
+
+
+def test_collation_stacks_uint8_images_with_channels_last():
     gt = Memory({f"{index}": noise(20, 20, seed=index) for index in range(4)})
-    plain = PairDataset(gt, gt, what="s")
+    plain = StoredPairs(gt, gt)
     batch = collate([plain[index] for index in range(4)])
     assert batch["gt"].dtype == torch.uint8
     assert torch.equal(batch["gt"], torch.stack([plain[index]["gt"] for index in range(4)]))
@@ -81,15 +93,15 @@ def test_batches_are_uint8_and_collation_is_a_stack():
     assert batch["gt_path"] == ["0", "1", "2", "3"]
 
 
-def test_unequal_images_of_a_batch_are_explained():
+def test_images_of_different_sizes_are_reported():
     gt = Memory({"a": noise(8, 8), "b": noise(8, 9)})
     with pytest.raises(DataError, match=r"\(3, 8, 8\).*gt_size"):
-        take(1, PairDataset(gt, gt, what="s"), batch_size=2, num_workers=0, seed=0)
+        take(1, StoredPairs(gt, gt), batch_size=2, num_workers=0, seed=0)
 
 
-def test_evaluation_covers_everything_once(dataset):
-    whole = Memory({f"{index}": noise(20, 20 + index, seed=index) for index in range(5)})
-    plain = PairDataset(whole, whole, what="s")
+def test_evaluation_covers_every_image_once(dataset):
+    images = Memory({f"{index}": noise(20, 20 + index, seed=index) for index in range(5)})
+    plain = StoredPairs(images, images)
     found = {}
     for rank in range(2):
         for batch in evaluation_loader(plain, num_workers=rank, rank=rank, world_size=2):
@@ -103,7 +115,7 @@ def test_evaluation_covers_everything_once(dataset):
 
 def test_more_ranks_than_images():
     gt = Memory({"a": noise(8, 8)})
-    loaders = [evaluation_loader(PairDataset(gt, gt, what="s"), rank=rank, world_size=3) for rank in range(3)]
+    loaders = [evaluation_loader(StoredPairs(gt, gt), rank=rank, world_size=3) for rank in range(3)]
     assert [len(list(loader)) for loader in loaders] == [1, 0, 0]
 
 
@@ -126,7 +138,7 @@ def test_to_device(channels_last):
     assert torch.equal(moved["boxes"], boxes) and moved["boxes"].dtype == torch.int64
 
 
-def test_prefetcher_yields_the_loaders_batches(dataset):
+def test_the_prefetcher_yields_the_batches_of_its_loader(dataset):
     plain = take(4, dataset, batch_size=2, num_workers=0, seed=0)
     loader = training_loader(dataset, batch_size=2, num_workers=0, seed=0)
     for batch, expected in zip(islice(Prefetcher(loader, "cpu"), 4), plain, strict=True):
@@ -137,7 +149,7 @@ def test_prefetcher_yields_the_loaders_batches(dataset):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_prefetcher_on_cuda_yields_the_same(dataset, workers):
+def test_the_prefetcher_yields_the_same_batches_on_cuda(dataset, workers):
     plain = take(6, dataset, batch_size=2, num_workers=0, seed=0)
     loader = training_loader(dataset, batch_size=2, num_workers=workers, seed=0)
     for batch, expected in zip(islice(Prefetcher(loader, "cuda", channels_last=True), 6), plain, strict=True):
@@ -148,7 +160,7 @@ def test_prefetcher_on_cuda_yields_the_same(dataset, workers):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_boxes_go_to_cuda_with_their_patches(workers):
+def test_boxes_are_moved_to_cuda_with_their_patches(workers):
     pairs_of_patches = NoisyPatchPairs("bundled:val", 32)
     plain = take(4, pairs_of_patches, batch_size=2, num_workers=0, seed=0)
     loader = training_loader(pairs_of_patches, batch_size=2, num_workers=workers, seed=0)
@@ -159,14 +171,14 @@ def test_boxes_go_to_cuda_with_their_patches(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("deep", [False, True])
-def test_stored_negatives_travel_with_their_pairs(workers, deep):
+def test_stored_negatives_stay_with_their_pairs(workers, deep):
     gt = Memory({f"{index}": noise(20, 20, seed=index) for index in range(5)})
     other = Memory(
         {f"{index}": noise(20, 20, seed=9 + index, dtype=np.uint16 if deep else np.uint8) for index in range(5)}
     )
-    kind = {"gt_size": 8, "use_hflip": True, "use_rot": True, "what": "s"}
-    dataset = PairDataset(gt, gt, negatives=[gt, other, gt], **kind)
-    alone = PairDataset(gt, other, **kind)
+    kind = {"gt_size": 8, "use_hflip": True, "use_rot": True}
+    dataset = StoredPairs(gt, gt, negatives=[gt, other, gt], **kind)
+    alone = StoredPairs(gt, other, **kind)
     pair = zip(*(take(6, one, batch_size=4, num_workers=workers, seed=3) for one in (dataset, alone)), strict=True)
     for batch, expected in pair:
         batch, expected = to_device(batch, "cpu"), to_device(expected, "cpu")
@@ -176,33 +188,30 @@ def test_stored_negatives_travel_with_their_pairs(workers, deep):
 
 
 class Broken(Dataset):
-    """Says which process asked, and fails at one item."""
+    """Returns facts about the process, and fails at one position."""
 
     def __len__(self):
         return 4
 
-    def __getitem__(self, draw):
-        if draw == 0:
-            return {
-                "gt": torch.zeros(3, 4, 4, dtype=torch.uint8),
-                "pid": os.getpid(),
-                "threads": torch.get_num_threads(),
-            }
-        if draw.position == 9:
+    def __getitem__(self, sample):
+        if sample.position == 9:
             raise DataError("image 9 is broken")
-        return {"gt": torch.full((3, 4, 4), draw.position), "pid": os.getpid(), "threads": torch.get_num_threads()}
+        facts = {"pid": os.getpid(), "group": os.getpgid(0), "threads": torch.get_num_threads()}
+        return {"gt": torch.full((3, 4, 4), sample.position), "interrupt": signal.getsignal(signal.SIGINT), **facts}
 
 
-def test_workers_have_one_thread_and_their_errors_arrive():
+def test_workers_have_one_thread_and_their_errors_are_raised():
     loader = iter(training_loader(Broken(), batch_size=1, num_workers=2, seed=0))
     batches = [next(loader) for _ in range(9)]
     assert len({batch["pid"][0] for batch in batches} - {os.getpid()}) == 2
     assert {batch["threads"][0] for batch in batches} == {1}
+    assert {batch["interrupt"][0] for batch in batches} == {signal.SIG_IGN}
+    assert os.getpgid(0) not in {batch["group"][0] for batch in batches}
     with pytest.raises(DataError, match="image 9 is broken"):
         next(loader)
 
 
-def test_batches_stay_as_they_are_when_later_ones_come(dataset):
+def test_later_batches_do_not_change_earlier_ones(dataset):
     loader = iter(training_loader(dataset, batch_size=2, num_workers=1, seed=0))
     first = next(loader)
     kept = first["gt"].clone()

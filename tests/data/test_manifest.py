@@ -1,4 +1,4 @@
-"""Manifests: all of them are well-formed, and the page of the data sets says what they say."""
+"""Tests of the manifests, and of the page that is rendered from them."""
 
 import importlib.util
 import re
@@ -8,16 +8,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mcir.data import manifest as room
+from mcir.data import manifest as manifest_module
 from mcir.data.errors import DataError
-from mcir.data.manifest import HOME, Manifest, as_markdown, known_manifests, read_manifest
-from mcir.data.pairing import examine_pairs
+from mcir.data.manifest import HOME, Manifest, known_manifests, read_manifest
+from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.prepare import _starts
 from mcir.data.storage import Memory
 from tests.data.pictures import noise
 
 DATASETS = Path(__file__).parents[2] / "datasets"
-OF_THE_PAPER = [
+OF_PAPER = [
     "div2k",
     "set5",
     "set14",
@@ -41,33 +41,33 @@ OF_THE_PAPER = [
 ]
 
 OF_NOISE = ["mit", "stanford-taskonomy", "voc2012"]
-ALL = OF_THE_PAPER + OF_NOISE
+ALL = OF_PAPER + OF_NOISE
 
 
-def test_every_set_of_the_papers_has_one():
+def test_every_data_set_of_the_papers_has_a_manifest():
     assert known_manifests() == sorted(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_is_well_formed(name):
+def test_manifests_are_consistent(name):
     manifest = read_manifest(name)
     assert manifest.name == name
     assert manifest.pairs or manifest.task == "learning from noise"
     for rule in manifest.folders:
         assert not rule.path.startswith("/") and ".." not in rule.path
-        assert rule.images or name in OF_NOISE, "every count is known, if only from general knowledge"
+        assert rule.images or name in OF_NOISE, "the count is missing"
     counts = {rule.path: rule.images for rule in manifest.folders}
     for pair in manifest.pairs:
         many = any("*" in template for template in pair.filename_tmpl)
         if counts[pair.gt] and (pair.per_gt or not many):
             assert counts[pair.lq] == counts[pair.gt] * (pair.per_gt or 1)
         for template in pair.filename_tmpl:
-            examine_pairs(Memory({}), Memory({}), scale=1, gt_size=None, filename_tmpl=template)
+            PairRules(filename_tmpl=template)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_no_key_of_the_file_stands_twice(name):
-    """PyYAML takes the last of two equal keys and says nothing."""
+def test_no_key_is_duplicated(name):
+    """PyYAML silently uses the last of two equal keys."""
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
@@ -79,23 +79,22 @@ def test_no_key_of_the_file_stands_twice(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_what_is_recalled_says_so(name):
-    """Where no copy, sample or code stands behind a number, the manifest lists what is not checked."""
+def test_statements_from_general_knowledge_are_marked(name):
+    """If a number does not come from a copy, a sample or code, the manifest lists it as unverified."""
     manifest = read_manifest(name)
     recalled = [rule for rule in manifest.folders if rule.evidence != "copy"]
     counts_only = all(not rule.sizes and not rule.names and not rule.longest_side for rule in manifest.folders)
     assert not recalled or manifest.unverified or counts_only
-    assert "from general knowledge" in as_markdown(manifest) or not recalled
 
 
-def test_names_are_found_as_people_write_them():
+def test_names_may_be_written_differently():
     assert read_manifest("RESIDE-6K") == read_manifest("reside_6k") == read_manifest("reside 6k")
     with pytest.raises(DataError, match=r"no data set 'rain200'.*Did you mean 'rain200.'.*Known are b100, ddn"):
         read_manifest("rain200")
 
 
-def test_an_installation_without_manifests_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "HOME", tmp_path)
+def test_missing_and_invalid_manifests_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_module, "HOME", tmp_path)
     with pytest.raises(DataError, match="installed without them"):
         read_manifest("gopro")
     (tmp_path / "gopro.yml").write_text("name: [")
@@ -114,17 +113,17 @@ def test_an_installation_without_manifests_says_so(tmp_path, monkeypatch):
         ({"folders": []}, "folders"),
         ({"folders": [{"path": "a", "holds": "x", "images": "5"}]}, "images"),
         ({"folders": [{"path": "a", "holds": "x", "images": 0}]}, "images"),
-        ({"folders": [{"path": "a", "holds": "x", "names": "("}]}, "no regular expression"),
+        ({"folders": [{"path": "a", "holds": "x", "names": "("}]}, "expected a regular expression"),
         ({"folders": [{"path": "a", "holds": "x", "sizes": {"*": ["620×460"]}}]}, "sizes"),
         ({"folders": [{"path": "a", "holds": "x", "evidence": "hearsay"}]}, "evidence"),
-        ({"folders": [{"path": "a", "holds": "x"}, {"path": "a", "holds": "y"}]}, "stands there twice"),
-        ({"pairs": [{"gt": "gt", "lq": "hazy"}]}, "gt \\+ hazy is of folders that are not listed"),
-        ({"pairs": [{"gt": "gt", "lq": "lq", "per_gt": 10}]}, "without '\\*'"),
+        ({"folders": [{"path": "a", "holds": "x"}, {"path": "a", "holds": "y"}]}, "listed twice"),
+        ({"pairs": [{"gt": "gt", "lq": "hazy"}]}, r"a folder of the pair gt \+ hazy is not listed"),
+        ({"pairs": [{"gt": "gt", "lq": "lq", "per_gt": 10}]}, r"no '\*'"),
         ({"pairs": [{"gt": "gt", "lq": "lq", "scale": 0}]}, "scale"),
         ({"pairs": [{"gt": "gt", "lq": "lq", "gt_crop": "left"}]}, "gt_crop"),
     ],
 )
-def test_what_is_not_well_formed(change, message):
+def test_invalid_manifests_are_rejected(change, message):
     text = dict.fromkeys(("name", "title", "root", "what", "source", "terms", "version"), "x")
     folders = [{"path": "gt", "holds": "x"}, {"path": "lq", "holds": "x"}]
     good = {**text, "task": "dehazing", "folders": folders, "pairs": [{"gt": "gt", "lq": "lq"}]}
@@ -133,14 +132,14 @@ def test_what_is_not_well_formed(change, message):
         Manifest.model_validate({**good, **change})
 
 
-# -- numbers that follow from others ----------------------------------------------------------------------------------
+# -- consistent numbers -----------------------------------------------------------------------------------------------
 
 
 def rules(name):
     return {rule.path: rule for rule in read_manifest(name).folders}
 
 
-def test_the_crops_of_gopro_follow_from_the_command():
+def test_the_number_of_gopro_crops_fits_the_command():
     of_a_frame = len(_starts(1280, 512, 256, 0)) * len(_starts(720, 512, 256, 0))
     gopro = rules("gopro")
     assert gopro["sharp_crops.lmdb"].images == gopro["train/sharp"].images * of_a_frame == 2103 * 8
@@ -148,18 +147,18 @@ def test_the_crops_of_gopro_follow_from_the_command():
     assert "--size 512 --step 256" in read_manifest("gopro").prepare
 
 
-def test_the_small_views_of_stanford_are_half_as_large():
+def test_the_small_views_of_stanford_have_half_the_size():
     sizes = {path: rule.sizes["*"] for path, rule in rules("stanford-taskonomy").items()}
     assert sizes == {"HR": ["1024x1024"], "LR": ["512x512"]}
 
 
-def test_sub_images_of_div2k_fit_each_other():
+def test_sub_images_of_div2k_have_matching_sizes():
     sizes = {path: int(rule.sizes["*"][0].split("x")[0]) for path, rule in rules("div2k").items() if rule.sizes}
     for pair in read_manifest("div2k").pairs[:2]:
         assert sizes[pair.gt] == pair.scale * sizes[pair.lq]
 
 
-# -- names as they are known ------------------------------------------------------------------------------------------
+# -- file names ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,25 +176,30 @@ def test_sub_images_of_div2k_fit_each_other():
         ("stanford-taskonomy", "area_1/point_0_view_12.png", "area_1/point_0_view_12.png"),
     ],
 )
-def test_known_names_pair_and_fit(name, gt, lq):
+def test_known_file_names_are_matched(name, gt, lq):
     pair = read_manifest(name).pairs[0]
     for path, key in ((pair.gt, gt), (pair.lq, lq)):
         assert rules(name)[path].names is None or re.fullmatch(rules(name)[path].names, key)
     sides = Memory({gt: noise(8 * pair.scale, 8 * pair.scale)}), Memory({lq: noise(8, 8)})
     results = [
-        examine_pairs(*sides, scale=pair.scale, gt_size=None, filename_tmpl=template) for template in pair.filename_tmpl
+        examine_pairs(*sides, PairRules(scale=pair.scale, filename_tmpl=template)) for template in pair.filename_tmpl
     ]
     assert any(not problems and len(checked.pairs) == 1 for checked, problems in results)
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------
+# -- the page -------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_the_manifests_say():
-    """If this fails: python datasets/render.py."""
+@pytest.fixture(scope="module")
+def render():
     spec = importlib.util.spec_from_file_location("render", DATASETS / "render.py")
-    render = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(render)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(render):
+    """If this fails: python datasets/render.py."""
     page = (DATASETS / "README.md").read_text(encoding="utf-8")
     assert page.count(render.MARK) == 1
     assert render.rendered(page) == page
@@ -203,17 +207,17 @@ def test_the_page_says_what_the_manifests_say():
         assert f"mcir prepare verify {name} datasets/" in page
 
 
-def test_a_section_of_the_page():
-    section = as_markdown(read_manifest("its"))
-    assert section.startswith("### ITS (RESIDE, as its authors give it)\n\n`mcir prepare verify its datasets/ITS`\n")
-    assert "| `hazy` | hazy images | 13,990 | 620×460 | measured on some images of it" in section
-    assert "`filename_tmpl: '{}_*'`; 10 degraded images each; `gt_crop: center`." in section
-    div2k = as_markdown(read_manifest("div2k"))
+def test_a_section_of_the_page(render):
+    section = render.as_markdown(read_manifest("its"))
+    assert section.startswith("### ITS (RESIDE") and "`mcir prepare verify its datasets/ITS`\n" in section
+    assert "| `hazy` | hazy images | 13,990 | 620×460 | measured on some images" in section
+    assert "`filename_tmpl: '{}_*'`; 10 degraded images per ground truth; `gt_crop: center`." in section
+    div2k = render.as_markdown(read_manifest("div2k"))
     assert "(optional) | 800 | longest side 2040 |" in div2k and "equal names; scale 2." in div2k
-    assert "each image its own, listed in the manifest" in as_markdown(read_manifest("set5"))
+    assert "one for each image, see the manifest" in render.as_markdown(read_manifest("set5"))
 
 
-def test_the_option_files_read_the_folders_of_the_manifests():
+def test_option_files_use_the_folders_of_the_manifests():
     known = {f"datasets/{each.root}/{rule.path}" for each in map(read_manifest, ALL) for rule in each.folders}
     read = set()
     for file in (DATASETS.parent / "options").rglob("*.yml"):

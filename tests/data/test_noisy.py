@@ -1,4 +1,4 @@
-"""Sets of noisy patches: where they lie, what they share, and that a draw decides everything."""
+"""Tests of the data sets of noisy patches."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 
 from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, training_loader
-from mcir.data.noisy import NoisyObservations, NoisyPatchPairs, overlapping
+from mcir.data.noisy import NoisyObservations, NoisyPatchPairs, overlapping_windows
 from mcir.data.prepare import create_lmdb
 from mcir.data.sampler import SampleIndex
-from mcir.registry import DATASETS
+from mcir.registry import DATASETS, ArgumentError
 from tests.data.pictures import noise, save, smooth
 
 KINDS = [NoisyPatchPairs, NoisyObservations]
@@ -25,7 +25,7 @@ def photographs(tmp_path_factory):
 
 
 def numbered(root, height=40, width=50):
-    """An image whose pixels say where they are."""
+    """An image whose pixel values are their positions."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     image = np.stack([rows, columns, np.zeros_like(rows)], 2)
     save(root / "a.png", image)
@@ -34,7 +34,7 @@ def numbered(root, height=40, width=50):
 
 def test_boxes_are_uniform_and_overlap():
     rng = np.random.default_rng(0)
-    drawn = [overlapping(rng.random(4).tolist(), 10, 7, 4) for _ in range(4000)]
+    drawn = [overlapping_windows(rng.random(4).tolist(), 10, 7, 4) for _ in range(4000)]
     everywhere = {(y, x) for y in range(7) for x in range(4)}
     assert {first[:2] for first, _ in drawn} == {second[:2] for _, second in drawn} == everywhere
     for first, second in drawn:
@@ -50,7 +50,7 @@ def test_boxes_are_uniform_and_overlap():
     assert all(90 < firsts.count(each) < 200 for each in set(firsts))  # 143 of each are expected
 
 
-def test_patches_are_where_the_boxes_say(tmp_path):
+def test_boxes_are_the_positions_of_the_patches(tmp_path):
     image = torch.from_numpy(numbered(tmp_path)).permute(2, 0, 1)
     dataset = NoisyPatchPairs(str(tmp_path), patch_size=16, noise=None)
     for position in range(50):
@@ -62,7 +62,7 @@ def test_patches_are_where_the_boxes_say(tmp_path):
 
 
 @pytest.mark.parametrize("realisation", ["redrawn", "fixed"])
-def test_shared_pixels_hold_the_same_noise(photographs, realisation):
+def test_shared_pixels_have_the_same_noise(photographs, realisation):
     noisy = NoisyPatchPairs(str(photographs), 24, {"type": "HeteroscedasticNoise", "realisation": realisation})
     for position in range(40):
         item = noisy[SampleIndex(position % 4, position, 0)]
@@ -73,7 +73,7 @@ def test_shared_pixels_hold_the_same_noise(photographs, realisation):
         assert one.numel() and torch.equal(one, two)
 
 
-def test_without_noise_the_patches_are_the_same_ones_clean(photographs):
+def test_without_noise_the_same_patches_are_clean(photographs):
     clean, noisy = (
         NoisyPatchPairs(str(photographs), 24, each) for each in (None, {"type": "GaussianNoise", "sigma": 9})
     )
@@ -85,7 +85,7 @@ def test_without_noise_the_patches_are_the_same_ones_clean(photographs):
     assert torch.stack(residuals).std().item() * 255 == pytest.approx(9, rel=0.01)
 
 
-def test_fixed_noise_is_one_noisy_image_whatever_the_crop_and_the_epoch(photographs):
+def test_fixed_noise_is_the_same_in_every_crop_and_epoch(photographs):
     dataset = NoisyPatchPairs(str(photographs), 24, FIXED)
     clean = NoisyPatchPairs(str(photographs), 24, None)
     seen = torch.full((3, 73, 90), float("nan"))
@@ -101,19 +101,19 @@ def test_fixed_noise_is_one_noisy_image_whatever_the_crop_and_the_epoch(photogra
     assert seen.isnan().float().mean() < 0.1
 
 
-def test_redrawn_noise_has_the_strength_of_the_image(photographs):
+def test_redrawn_noise_has_the_strength_of_its_image(photographs):
     dataset, clean = (NoisyPatchPairs(str(photographs), 24, each) for each in ({"type": "HeteroscedasticNoise"}, None))
     spreads = np.zeros((4, 2))
     for index in range(4):
         for half in range(2):
-            draws = [SampleIndex(index, 100 * half + position, 0) for position in range(40)]
-            spreads[index, half] = torch.stack([dataset[d]["lq"] - clean[d]["lq"] / 255 for d in draws]).std()
+            samples = [SampleIndex(index, 100 * half + position, 0) for position in range(40)]
+            spreads[index, half] = torch.stack([dataset[s]["lq"] - clean[s]["lq"] / 255 for s in samples]).std()
     assert np.allclose(spreads[:, 0], spreads[:, 1], rtol=0.05)
     assert np.unique(spreads.round(3)[:, 0]).size == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_decides_everything(photographs, kind):
+def test_an_item_depends_only_on_its_sample_index(photographs, kind):
     one, two = (kind(str(photographs), 24) for _ in range(2))
     items = [one[SampleIndex(1, position, 5)]["lq"] for position in range(20)]
     assert all(torch.equal(two[SampleIndex(1, position, 5)]["lq"], items[position]) for position in reversed(range(20)))
@@ -122,22 +122,24 @@ def test_a_draw_decides_everything(photographs, kind):
     assert one[1]["lq_path"] == one[1]["gt_path"] == f"{photographs}/deep/1.png" and one.name(1) == "deep/1"
 
 
-def test_two_observations_have_one_strength_and_two_noises(photographs):
+def test_two_observations_have_the_same_strength_and_different_noise(photographs):
     dataset = NoisyObservations(str(photographs), 24, {"type": "HeteroscedasticNoise", "sigma": [10, 20]})
     clean = NoisyObservations(str(photographs), 24, {"type": "HeteroscedasticNoise", "sigma": 0})
     for index in range(4):
-        draws = [SampleIndex(index, position, 0) for position in range(40)]
-        noises = torch.stack([dataset[draw]["lq"] - clean[draw]["lq"] for draw in draws]).transpose(0, 1).flatten(1)
+        samples = [SampleIndex(index, position, 0) for position in range(40)]
+        noises = (
+            torch.stack([dataset[sample]["lq"] - clean[sample]["lq"] for sample in samples]).transpose(0, 1).flatten(1)
+        )
         assert "boxes" not in dataset[index]
         assert noises[0].std().item() == pytest.approx(noises[1].std().item(), rel=0.03)
         assert abs(torch.corrcoef(noises)[0, 1].item()) < 0.02
 
 
-def test_fixed_observations_are_two_noisy_images_of_which_pairs_see_the_first(tmp_path):
+def test_fixed_noise_gives_two_observations_and_pairs_use_the_first(tmp_path):
     save(tmp_path / "a.png", smooth(24, 25))
     two = NoisyObservations(str(tmp_path), 24, FIXED)
     seen = {two[SampleIndex(0, position, 0)]["lq"].numpy().tobytes() for position in range(30)}
-    assert len(seen) == 2  # there are two places
+    assert len(seen) == 2  # there are two positions
     pairs = NoisyPatchPairs(str(tmp_path), 24, FIXED)
     firsts = {two[SampleIndex(0, position, 0)]["lq"][0].numpy().tobytes() for position in range(30)}
     seconds = {two[SampleIndex(0, position, 0)]["lq"][1].numpy().tobytes() for position in range(30)}
@@ -158,15 +160,15 @@ def test_depth_and_colour(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_data_bases_give_what_the_files_give(tmp_path, photographs, kind, codec):
+def test_databases_give_the_same_samples_as_files(tmp_path, photographs, kind, codec):
     create_lmdb(photographs, tmp_path / "x.lmdb", codec)
     (tmp_path / "names.txt").write_text("deep/3.png\ndeep/1.png\n")
     section = {"type": kind.__name__, "patch_size": 32, "meta_info_file": str(tmp_path / "names.txt")}
     files = DATASETS.build({**section, "dataroot": str(photographs)})
-    base = DATASETS.build({**section, "dataroot": str(tmp_path / "x.lmdb"), "io_backend": {"type": "lmdb"}})
+    database = DATASETS.build({**section, "dataroot": str(tmp_path / "x.lmdb"), "io_backend": {"type": "lmdb"}})
     assert len(files) == 2 and files.name(0) == "deep/3"
     for position in range(20):
-        one, two = (dataset[SampleIndex(position % 2, position, 0)] for dataset in (files, base))
+        one, two = (dataset[SampleIndex(position % 2, position, 0)] for dataset in (files, database))
         assert torch.equal(one["lq"], two["lq"])
 
 
@@ -176,11 +178,11 @@ def test_bundled_photographs(kind):
     assert len(whole) == 8 and len(kind("bundled:val", 64)) == 2
     assert len(tiles) > 150 and tiles.name(0) == "astronaut_s001"
     assert tiles[len(tiles) - 1]["lq"].shape == (2, 3, 96, 96)
-    with pytest.raises(DataError, match="tile_size is 428; it must be from 1 to 427"):
+    with pytest.raises(ArgumentError, match="tile_size: expected 1 … 427, got 428"):
         kind("bundled", 64, tile_size=428)
 
 
-def test_small_images(tmp_path, caplog):
+def test_images_smaller_than_a_patch(tmp_path, caplog):
     save(tmp_path / "small.png", smooth(20, 60))
     save(tmp_path / "tiny.png", smooth(20, 20))
     save(tmp_path / "z.png", smooth(60, 60))
@@ -190,16 +192,16 @@ def test_small_images(tmp_path, caplog):
     with caplog.at_level("INFO", "mcir"):
         assert len(NoisyPatchPairs(str(tmp_path), 32, small="skip")) == 1
         padded = NoisyPatchPairs(str(tmp_path), 32, FIXED, small="pad")
-    assert "2 of 3 images are smaller than patch_size 32: left out" in caplog.text
+    assert "2 of 3 images are smaller than patch_size 32 and are skipped" in caplog.text
     assert "1 of 3 images are no larger than patch_size 32: both patches of such a pair are the same" in caplog.text
     item = padded[SampleIndex(0, 3, 0)]
     assert item["lq"].shape == (2, 3, 32, 32)
     assert item["boxes"][:, 0].tolist() == [0, 0] and item["boxes"][:, 2].tolist() == [32, 32]
-    assert torch.equal(item["lq"][:, :, 20:], item["lq"][:, :, 8:20].flip(2))  # mirrored with its noise
+    assert torch.equal(item["lq"][:, :, 20:], item["lq"][:, :, 8:20].flip(2))  # mirrored, including the noise
     assert torch.equal(*padded[SampleIndex(1, 3, 0)]["lq"])
 
 
-def test_patches_as_large_as_every_image_are_refused(tmp_path):
+def test_patches_as_large_as_every_image_are_rejected(tmp_path):
     for index in range(2):
         save(tmp_path / f"{index}.png", smooth(32, 32, seed=index))
     with pytest.raises(DataError, match=r"no image is larger than patch_size 32.*smaller patch_size, like 24"):
@@ -211,36 +213,36 @@ def test_patches_as_large_as_every_image_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patch_size": 0}, "patch_size is 0"),
-        ({"color": "grey"}, "color is 'grey'"),
-        ({"small": "drop"}, "small is 'drop'"),
-        ({"tile_size": 16}, "tile_size goes with bundled photographs; `mcir prepare subimages`"),
-        ({"noise": {"type": "BicubicDown", "scale": 2}}, "shrinks by 2, the data set's scale is 1"),
+        ({"patch_size": 0}, "patch_size: expected a positive integer, got 0"),
+        ({"color": "grey"}, "color: .*got 'grey'"),
+        ({"small": "drop"}, "small: .*got 'drop'"),
+        ({"tile_size": 16}, "tile_size: only for bundled photographs"),
+        ({"noise": {"type": "BicubicDown", "scale": 2}}, "noise: .* got BicubicDown of scale 2"),
         ({"dataroot": "nowhere"}, "nowhere: no such folder"),
         ({"meta_info_file": "nowhere.txt"}, r"meta_info_file nowhere\.txt"),
     ],
 )
-def test_what_does_not_fit(photographs, kind, arguments, message):
-    with pytest.raises(DataError, match=message):
+def test_wrong_arguments_are_rejected(photographs, kind, arguments, message):
+    with pytest.raises((ArgumentError, DataError), match=message):
         kind(**{"dataroot": str(photographs), "patch_size": 16, **arguments})
 
 
-def test_two_observations_need_a_noise(photographs):
-    with pytest.raises(DataError, match=r"noise is null.*PairedImageDataset"):
+def test_two_observations_require_noise(photographs):
+    with pytest.raises(ArgumentError, match=r"noise: expected a degradation, got null.*PairedImageDataset"):
         NoisyObservations(str(photographs), 16, None)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_and_starts_change_nothing(photographs, kind, workers):
+def test_workers_and_starts_have_no_effect_on_batches(photographs, kind, workers):
     def take(count, **more):
         loader = training_loader(kind(str(photographs), 16), batch_size=3, seed=2, **more)
         return [batch for batch, _ in zip(Prefetcher(loader, "cpu"), range(count), strict=False)]
 
-    alone = take(12, num_workers=0)
+    expected_batches = take(12, num_workers=0)
     for start in (0, 7):
-        for batch, expected in zip(take(5, num_workers=workers, start=start), alone[start:], strict=False):
+        for batch, expected in zip(take(5, num_workers=workers, start=start), expected_batches[start:], strict=False):
             assert batch.keys() == expected.keys() and batch["lq"].shape == (3, 2, 3, 16, 16)
             assert torch.equal(batch["lq"], expected["lq"]) and batch["lq_path"] == expected["lq_path"]
             if kind is NoisyPatchPairs:

@@ -1,12 +1,13 @@
-"""Who belongs to whom, and every way in which a set can be wrong."""
+"""Tests of pairing: matching by names, and messages about wrong sets."""
 
 import cv2
 import numpy as np
 import pytest
 
 from mcir.data.errors import DataError
-from mcir.data.pairing import check_pairs, examine_pairs, read_names
+from mcir.data.pairing import PairRules, check_pairs, examine_pairs, read_names
 from mcir.data.storage import Folder, Memory
+from mcir.registry import ArgumentError
 from tests.data.pictures import noise, pairs, save, shorten
 
 
@@ -14,12 +15,12 @@ def blank(*names, size=(8, 8)):
     return Memory({name: noise(*size) for name in names})
 
 
-def match(gt, lq, template="{}", **more):
-    checked, problems = examine_pairs(gt, lq, scale=1, gt_size=None, filename_tmpl=template, **more)
+def match(gt, lq, template="{}", names=None):
+    checked, problems = examine_pairs(gt, lq, PairRules(filename_tmpl=template), names)
     return [(pair.gt, pair.lq) for pair in checked.pairs], problems
 
 
-def test_partners_by_name_template_and_folder():
+def test_pairs_are_matched_by_name_template_and_folder():
     assert match(blank("a.png", "s/a.png"), blank("a.jpg", "s/a.jpg"))[0] == [
         ("a.png", "a.jpg"),
         ("s/a.png", "s/a.jpg"),
@@ -29,13 +30,13 @@ def test_partners_by_name_template_and_folder():
     assert both == ([("a.png", "a.png")], [])
 
 
-def test_missing_and_ambiguous_partners():
-    assert "no partner b" in match(blank("a.png", "b.png"), blank("a.png"))[1][0]
+def test_missing_and_ambiguous_images_are_reported():
+    assert "no degraded image b" in match(blank("a.png", "b.png"), blank("a.png"))[1][0]
     assert "c.png: no ground truth" in match(blank("a.png"), blank("a.png", "c.png"))[1][0]
-    assert "more than one partner" in match(blank("a.png"), blank("a.bmp", "a.jpg"))[1][0]
+    assert "several degraded images of one name" in match(blank("a.png"), blank("a.bmp", "a.jpg"))[1][0]
     assert match(blank("a.png"), blank("a.png", "c.png"), names=["a.png"]) == ([("a.png", "a.png")], [])
-    assert "z.png: listed, but not there" in match(blank("a.png"), blank("a.png"), names=["z.png"])[1][0]
-    with pytest.raises(DataError, match="filename_tmpl"):
+    assert "z.png: listed, but does not exist" in match(blank("a.png"), blank("a.png"), names=["z.png"])[1][0]
+    with pytest.raises(ArgumentError, match="filename_tmpl"):
         match(blank("a.png"), blank("a.png"), "x4")
 
 
@@ -43,13 +44,13 @@ def test_missing_and_ambiguous_partners():
     ("gt", "lq", "scale", "fits"),
     [((8, 12), (4, 6), 2, True), ((9, 13), (4, 6), 2, True), ((8, 12), (5, 6), 2, False), ((10, 12), (4, 6), 2, False)],
 )
-def test_scale_relation(gt, lq, scale, fits):
-    problems = examine_pairs(blank("a", size=gt), blank("a", size=lq), scale=scale, gt_size=None)[1]
+def test_sizes_must_fit_the_scale(gt, lq, scale, fits):
+    problems = examine_pairs(blank("a", size=gt), blank("a", size=lq), PairRules(scale=scale))[1]
     assert bool(problems) != fits
-    assert fits or (("at scale 2" in problems[0] and "6×4" in problems[0]) or "6×5" in problems[0])
+    assert fits or "expected 6×4 at scale 2" in problems[0] or "expected 6×5 at scale 2" in problems[0]
 
 
-def test_all_offenders_in_one_error(tmp_path):
+def test_one_error_lists_all_problems(tmp_path):
     gt, lq, _ = pairs(tmp_path, 30)
     shorten(gt / "00.png")
     (lq / "01.png").unlink()
@@ -59,11 +60,16 @@ def test_all_offenders_in_one_error(tmp_path):
         save(gt / f"{index:02d}.png", noise(16, 16))
         save(lq / f"{index:02d}.png", noise(8, 8))
     with pytest.raises(DataError) as caught:
-        check_pairs(Folder(gt), Folder(lq), scale=2, gt_size=32, what="my set")
+        check_pairs(Folder(gt), Folder(lq), PairRules(scale=2, gt_size=32), "my set")
     message = str(caught.value)
     assert message.startswith("my set: 16 problems")
     assert message.count("\n") == 11 and message.endswith("… and 6 more")
-    for name, reason in (("00", "truncated"), ("01", "no partner"), ("02", "not an image"), ("03", "at scale 2")):
+    for name, reason in (
+        ("00", "truncated"),
+        ("01", "no degraded image"),
+        ("02", "not an image"),
+        ("03", "at scale 2"),
+    ):
         line = next(line for line in message.splitlines() if f"{name}.png" in line or f"/{name}" in line)
         assert reason in line
     assert "16×16 pixels, smaller than the crop of 32" in message
@@ -71,12 +77,12 @@ def test_all_offenders_in_one_error(tmp_path):
 
 def test_no_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no images"):
-        check_pairs(Folder(tmp_path), None, scale=1, gt_size=None, what="my set")
+        check_pairs(Folder(tmp_path), None, PairRules(), "my set")
 
 
-def test_depth_of_the_set():
+def test_bits_are_the_maximum_of_all_images():
     deep = Memory({"a": noise(4, 4), "b": noise(4, 4, dtype=np.uint16)})
-    checked = check_pairs(deep, blank("a", "b", size=(4, 4)), scale=1, gt_size=None, what="s")
+    checked = check_pairs(deep, blank("a", "b", size=(4, 4)), PairRules(), "s")
     assert (checked.gt_bits, checked.lq_bits) == (16, 8)
 
 
@@ -94,7 +100,7 @@ def test_meta_info_lines(tmp_path):
         read_names(listing, [])
 
 
-def test_only_headers_are_read_when_a_set_is_opened(tmp_path, monkeypatch):
+def test_only_headers_are_read(tmp_path, monkeypatch):
     for index in range(3):
         save(tmp_path / f"{index}.png", noise(48, 48))
 
@@ -102,10 +108,10 @@ def test_only_headers_are_read_when_a_set_is_opened(tmp_path, monkeypatch):
         raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    assert len(check_pairs(Folder(tmp_path), None, scale=4, gt_size=16, what="s").pairs) == 3
+    assert len(check_pairs(Folder(tmp_path), None, PairRules(scale=4, gt_size=16), "s").pairs) == 3
 
 
-# -- one clean image, many degraded ones ------------------------------------------------------------------------------
+# -- several degraded images per ground truth -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,28 +136,28 @@ def test_each_degraded_image_is_a_pair():
     assert match(gt, lq, "{}_*", names=["2.png"]) == ([("2.png", "2_1.png")], [])
 
 
-def test_faults_of_one_to_many():
+def test_problems_of_templates_with_a_star():
     gt, lq = blank("1.png", "2.png"), blank("1_1.png", "3_1.png", "1x.png")
     assert match(gt, lq, "{}_*")[1] == [
-        "1x.png: no ground truth belongs to it",
-        "3_1.png: no ground truth belongs to it",
-        "2.png: no partner 2_* (of any extension)",
+        "1x.png: no ground truth",
+        "3_1.png: no ground truth",
+        "2.png: no degraded image 2_* (with any extension)",
     ]
     nested = match(blank("a.png", "a_b.png"), blank("a_1.png", "a_b_1.png"), "{}_*")
-    assert nested[1][0] == "a_b_1.png: more than one ground truth, a.png, a_b.png"
+    assert nested[1][0] == "a_b_1.png: several ground truths, a.png, a_b.png"
     twice = match(blank("a.png"), blank("a_1.png", "a_1.jpg"), "{}_*")
-    assert twice[1] == ["a_1.png: has the name of a_1.jpg"]
+    assert twice[1] == ["a.png: several degraded images of one name, a_1.jpg, a_1.png"]
     kinds = match(blank("a.png", "a.jpg"), blank("a_1.png", "a_2.jpg"), "{}_*")
     assert kinds == ([("a.jpg", "a_2.jpg"), ("a.png", "a_1.png")], [])
     uneven = examine_pairs(
-        blank("a"), Memory({"a_1": noise(8, 8), "a_2": noise(8, 9)}), scale=1, gt_size=None, filename_tmpl="{}_*"
+        blank("a"), Memory({"a_1": noise(8, 8), "a_2": noise(8, 9)}), PairRules(filename_tmpl="{}_*")
     )[1]
     assert len(uneven) == 1 and uneven[0].startswith("a_2: 8×8 pixels, its degraded image 9×8")
 
 
 @pytest.mark.parametrize("template", ["*", "{}_**", "{}{}", "{}_*_{}", "*_*{}"])
-def test_templates_that_are_none(template):
-    with pytest.raises(DataError, match="filename_tmpl is"):
+def test_wrong_templates_are_rejected(template):
+    with pytest.raises(ArgumentError, match="filename_tmpl: expected one"):
         match(blank("a"), blank("a"), template)
 
 
@@ -160,21 +166,21 @@ def test_every_header_is_read_once(template):
     class Counted(Memory):
         def __init__(self, names):
             super().__init__({name: noise(8, 8) for name in names})
-            self.asked = []
+            self.read = []
 
         def info(self, key):
-            self.asked.append(key)
+            self.read.append(key)
             return super().info(key)
 
     names = ["0", "1", "2"]
     gt = Counted(names)
     lq = Counted(names if template == "{}" else [f"{name}_{number}" for name in names for number in range(4)])
     assert not match(gt, lq, template)[1]
-    assert gt.asked == names and sorted(lq.asked) == lq.keys()
+    assert gt.read == names and sorted(lq.read) == lq.keys()
 
 
-def test_many_names_take_no_long():
-    """As many comparisons as names, not their square; 20,000 squared would take minutes."""
+def test_matching_many_names_is_fast():
+    """The time is proportional to the number of names; 20,000² comparisons would take minutes."""
 
     class Names(Memory):
         def __init__(self, names):
@@ -193,30 +199,30 @@ def test_many_names_take_no_long():
     assert len(pairs) == 20_000 and not problems
 
 
-# -- larger ground truths, small images -------------------------------------------------------------------------------
+# -- larger ground truths, small images -----------------------------------------------------------------------------
 
 
-def test_the_middle_of_a_larger_ground_truth():
-    def examined(gt_size, lq_size, **more):
-        return examine_pairs(blank("a", size=gt_size), blank("a", size=lq_size), gt_size=None, **more)
+def test_the_center_of_a_larger_ground_truth():
+    def examined(gt_size, lq_size, **rules):
+        return examine_pairs(blank("a", size=gt_size), blank("a", size=lq_size), PairRules(**rules))
 
-    checked, problems = examined((48, 64), (46, 62), scale=1, gt_crop="center")
+    checked, problems = examined((48, 64), (46, 62), gt_crop="center")
     assert not problems and checked.pairs[0][3:] == (62, 1, 1)
     assert examined((48, 65), (24, 28), scale=2, gt_crop="center")[0].pairs[0][4:] == (0, 4)
-    assert examined((13, 17), (10, 10), scale=1, gt_crop="center")[0].pairs[0][4:] == (2, 4)  # as torchvision's
-    assert "should be 62×50 or more" in examined((48, 64), (50, 62), scale=1, gt_crop="center")[1][0]
-    assert "gt_crop: center takes the middle" in examined((48, 64), (46, 62), scale=1)[1][0]
-    assert "gt_crop" not in examined((48, 64), (50, 62), scale=1)[1][0]
+    assert examined((13, 17), (10, 10), gt_crop="center")[0].pairs[0][4:] == (2, 4)  # as torchvision's CenterCrop
+    assert "at least 62×50" in examined((48, 64), (50, 62), gt_crop="center")[1][0]
+    assert "gt_crop: center uses the center" in examined((48, 64), (46, 62))[1][0]
+    assert "gt_crop" not in examined((48, 64), (50, 62))[1][0]
 
 
-@pytest.mark.parametrize(("small", "left"), [("error", 3), ("skip", 1), ("pad", 3)])
-def test_pairs_smaller_than_the_crop(small, left):
+@pytest.mark.parametrize(("small", "kept"), [("error", 3), ("skip", 1), ("pad", 3)])
+def test_pairs_smaller_than_the_crop(small, kept):
     gt = Memory({"a": noise(8, 20), "b": noise(20, 8), "c": noise(16, 16)})
-    checked, problems = examine_pairs(gt, None, scale=2, gt_size=16, small=small)
-    assert len(checked.pairs) == left and checked.skipped == (2 if small == "skip" else 0)
+    checked, problems = examine_pairs(gt, None, PairRules(scale=2, gt_size=16, small=small))
+    assert len(checked.pairs) == kept and checked.skipped == (2 if small == "skip" else 0)
     assert len(problems) == (2 if small == "error" else 0)
 
 
-def test_when_all_are_small():
-    with pytest.raises(DataError, match="all 1 pairs are smaller than the crop of 16"):
-        check_pairs(blank("a"), None, scale=1, gt_size=16, small="skip", what="my set")
+def test_all_images_are_smaller_than_the_crop():
+    with pytest.raises(DataError, match="all 1 images are smaller than the crop of 16"):
+        check_pairs(blank("a"), None, PairRules(gt_size=16, small="skip"), "s")

@@ -1,4 +1,4 @@
-"""Threads that keep the order and do not run ahead."""
+"""Tests of threads that keep the order of results."""
 
 import threading
 import time
@@ -9,13 +9,13 @@ from mcir.data.parallel import in_order
 
 
 @pytest.mark.parametrize("workers", [1, 3, None])
-def test_results_come_in_order(workers):
+def test_results_are_in_order(workers):
     assert list(in_order(lambda x: (time.sleep(0.002 * (x % 3)), x * x)[1], range(30), workers)) == [
         x * x for x in range(30)
     ]
 
 
-def test_few_results_wait():
+def test_only_a_few_results_are_computed_in_advance():
     done = []
     results = in_order(lambda x: done.append(x) or x, range(1000), 2)
     assert next(results) == 0
@@ -24,7 +24,7 @@ def test_few_results_wait():
     results.close()
 
 
-def test_an_error_arrives_and_stops_the_rest():
+def test_an_error_is_raised_and_stops_the_other_items():
     seen = []
 
     def work(x):

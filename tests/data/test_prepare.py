@@ -1,4 +1,4 @@
-"""Preparations: right, resumable, and never at the cost of the source."""
+"""Tests of preparations: their outputs, resumption, and protection of other files."""
 
 import os
 import subprocess
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from mcir.data.errors import DataError
-from mcir.data.prepare import create_lmdb, create_lr, extract_subimages, shrunk, verify
+from mcir.data.prepare import create_lmdb, create_lr, downscale, extract_subimages
 from mcir.data.resize import imresize
 from mcir.data.storage import Folder
+from mcir.data.verify import verify
+from mcir.registry import ArgumentError
 from tests.data.pictures import noise, save, shorten
 
 
@@ -34,12 +36,12 @@ def test_subimages_cover_the_image_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(("side", "threshold", "count"), [(40, 0, 1), (60, 0, 2), (61, 0, 3), (61, 1, 2), (62, 1, 3)])
-def test_the_last_square_and_the_threshold(tmp_path, side, threshold, count):
+def test_the_last_square_depends_on_the_threshold(tmp_path, side, threshold, count):
     save(tmp_path / "in" / "a.png", noise(40, side))
     assert extract_subimages(tmp_path / "in", tmp_path / "out", 40, 20, threshold).written == count
 
 
-def test_pairs_get_equal_names_and_depth_is_kept(tmp_path):
+def test_strip_gives_equal_names_and_depth_is_kept(tmp_path):
     save(tmp_path / "in" / "0001x4.png", noise(30, 30, 3, np.uint16))
     extract_subimages(tmp_path / "in", tmp_path / "out", 20, 10, strip="x4")
     out = Folder(tmp_path / "out")
@@ -49,7 +51,7 @@ def test_pairs_get_equal_names_and_depth_is_kept(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_small_images_are_matlabs(tmp_path, dtype, channels):
+def test_images_are_downscaled_as_by_matlab(tmp_path, dtype, channels):
     image = noise(31, 42, channels, dtype)
     save(tmp_path / "in" / "a.png", image)
     assert create_lr(tmp_path / "in", tmp_path / "out", 4).written == 1
@@ -57,7 +59,7 @@ def test_small_images_are_matlabs(tmp_path, dtype, channels):
     exact = imresize(torch.from_numpy(image[:28, :40].astype(float)).permute(2, 0, 1), 1 / 4).permute(1, 2, 0)
     assert small.shape == (7, 10, channels) and small.dtype == dtype
     assert np.abs(small - exact.clamp(0, np.iinfo(dtype).max).numpy()).max() <= 0.5
-    assert np.array_equal(small, shrunk(image, 4))
+    assert np.array_equal(small, downscale(image, 4))
 
 
 PREPARATIONS = {
@@ -72,7 +74,7 @@ def preparation(request):
     return PREPARATIONS[request.param]
 
 
-def test_a_second_run_skips_and_follows_changes(tmp_path, preparation):
+def test_a_second_run_updates_only_changed_images(tmp_path, preparation):
     for index in range(3):
         save(tmp_path / "in" / f"{index}.png", noise(24, 24, seed=index))
     before = files(tmp_path / "in")
@@ -90,7 +92,7 @@ def test_a_second_run_skips_and_follows_changes(tmp_path, preparation):
 
 
 @pytest.mark.parametrize("target", ["in", "in/out", "link"])
-def test_the_source_is_never_the_target(tmp_path, preparation, target):
+def test_the_target_must_be_outside_of_the_source(tmp_path, preparation, target):
     save(tmp_path / "in" / "a.png", noise(24, 24))
     (tmp_path / "link").symlink_to(tmp_path / "in")
     before = files(tmp_path / "in")
@@ -99,18 +101,18 @@ def test_the_source_is_never_the_target(tmp_path, preparation, target):
     assert files(tmp_path / "in") == before
 
 
-def test_other_things_are_not_overwritten(tmp_path, preparation):
+def test_other_files_are_not_overwritten(tmp_path, preparation):
     save(tmp_path / "in" / "a.png", noise(24, 24))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.png").write_bytes(b"dear")
+    (tmp_path / "out" / "a.png").write_bytes(b"mine")
     with pytest.raises(DataError, match="nothing was written"):
         preparation(tmp_path / "in", tmp_path / "out")
-    assert files(tmp_path / "out") == {"a.png": b"dear"}
+    assert files(tmp_path / "out") == {"a.png": b"mine"}
     with pytest.raises(DataError, match="is a file"):
         preparation(tmp_path / "in", tmp_path / "out" / "a.png")
 
 
-def test_bad_sources_stop_everything_before_it_begins(tmp_path, preparation):
+def test_unreadable_sources_are_reported_before_anything_is_written(tmp_path, preparation):
     for index in range(14):
         save(tmp_path / "in" / f"{index:02d}.png", noise(24, 24))
     for index in range(12):
@@ -123,20 +125,20 @@ def test_bad_sources_stop_everything_before_it_begins(tmp_path, preparation):
         preparation(tmp_path / "empty", tmp_path / "out")
 
 
-def test_settings_and_names_must_agree(tmp_path):
+def test_other_settings_and_equal_names_are_rejected(tmp_path):
     save(tmp_path / "in" / "a.png", noise(24, 24))
     create_lr(tmp_path / "in", tmp_path / "out", 2)
     with pytest.raises(DataError, match="was made with"):
         create_lr(tmp_path / "in", tmp_path / "out", 3)
     save(tmp_path / "in" / "a.jpg", noise(24, 24))
-    with pytest.raises(DataError, match=r"a\.png: would have the same name as .*a\.jpg"):
+    with pytest.raises(DataError, match=r"a\.png: its output has the same name as that of .*a\.jpg"):
         create_lr(tmp_path / "in", tmp_path / "other", 2)
-    with pytest.raises(DataError, match=r"24×24 pixels, smaller than the sub-images of 32"):
+    with pytest.raises(DataError, match=r"24×24 pixels, expected at least 32"):
         extract_subimages(tmp_path / "in", tmp_path / "other", 32, 16)
     for bad in ({"size": 0}, {"step": 0}, {"threshold": -1}):
-        with pytest.raises(DataError, match="subimages"):
+        with pytest.raises(ArgumentError, match=next(iter(bad))):
             extract_subimages(tmp_path / "in", tmp_path / "other", **bad)
-    with pytest.raises(DataError, match="scale is 1"):
+    with pytest.raises(ArgumentError, match="scale: expected an integer ≥ 2, got 1"):
         create_lr(tmp_path / "in", tmp_path / "other", 1)
 
 
@@ -147,7 +149,7 @@ create_lr(sys.argv[1], sys.argv[2], 2, lambda done, total: (print(done, flush=Tr
 """
 
 
-def test_a_killed_run_leaves_only_whole_files(tmp_path):
+def test_a_killed_run_leaves_only_complete_files(tmp_path):
     for index in range(20):
         save(tmp_path / "in" / f"{index:02d}.png", noise(64, 64, seed=index))
     command = [sys.executable, "-c", SLOW, str(tmp_path / "in"), str(tmp_path / "out")]
@@ -164,7 +166,7 @@ def test_a_killed_run_leaves_only_whole_files(tmp_path):
     assert report.ok and report.images == 40
 
 
-def test_long_paths_are_refused_by_name(tmp_path):
+def test_paths_that_are_too_long_for_a_key_are_named(tmp_path):
     long = "/".join(["f" * 200] * 3) + "/a.png"
     save(tmp_path / "in" / long, noise(8, 8))
     with pytest.raises(DataError, match=r"a\.png: the path has more than \d+ bytes"):

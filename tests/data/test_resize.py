@@ -1,4 +1,4 @@
-"""MATLAB's bicubic: the official numbers, a literal reference, and what must hold for any image."""
+"""Tests of bicubic resizing: official numbers, a slow reference, and properties of any image."""
 
 import math
 from pathlib import Path
@@ -36,15 +36,15 @@ def test_equals_the_official_numbers(image, case, expected):
 
 
 def row_by_row(image, scale):
-    """Resize (H, W) as one would write it down: each output row, then each output column, weights made on the spot."""
+    """Resize (H, W) pixel by pixel, as in the definition."""
 
     def line(values, length):
         shrink = min(scale, 1)
         result = []
         for m in range(math.ceil(length * scale - 1e-9)):
-            centre = (m + 0.5) / scale - 0.5
-            taps = np.arange(math.floor(centre - 2 / shrink), math.ceil(centre + 2 / shrink) + 1)
-            x = np.abs(taps - centre) * shrink
+            center = (m + 0.5) / scale - 0.5
+            taps = np.arange(math.floor(center - 2 / shrink), math.ceil(center + 2 / shrink) + 1)
+            x = np.abs(taps - center) * shrink
             weights = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2) * (x <= 2)
             mirrored = np.concatenate([np.arange(length), np.arange(length)[::-1]])[taps % (2 * length)]
             result.append(np.tensordot(weights / weights.sum(), values[mirrored], 1))
@@ -55,7 +55,7 @@ def row_by_row(image, scale):
 
 @pytest.mark.parametrize("scale", [1 / 4, 0.37, 1 / 3, 0.9, 1, 1.7, 3])
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (13, 7), (31, 40)])
-def test_equals_the_literal_form(size, scale):
+def test_equals_the_definition(size, scale):
     image = np.random.default_rng(1).random(size)
     expected = row_by_row(image, scale)
     assert np.abs(imresize(torch.from_numpy(image), scale).numpy() - expected).max() < 1e-12
@@ -79,6 +79,6 @@ def test_types_and_batches():
 
 
 @pytest.mark.parametrize(("shape", "scale"), [((3, 4, 4), 0), ((3, 4, 4), -1), ((4,), 0.5), ((3, 0, 4), 0.5)])
-def test_refuses_what_has_no_meaning(shape, scale):
+def test_wrong_shapes_and_scales_are_rejected(shape, scale):
     with pytest.raises(ValueError, match="imresize"):
         imresize(torch.zeros(shape), scale)

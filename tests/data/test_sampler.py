@@ -1,32 +1,32 @@
-"""The stream of samples: the same whoever asks for it, from wherever."""
+"""Tests of the order of samples."""
 
 from itertools import chain, islice
 
 import numpy as np
 import pytest
 
-from mcir.data.sampler import EndlessBatches, SampleIndex, Share, permutation
+from mcir.data.sampler import EndlessBatches, SampleIndex, Shard, permutation
 
 
 def take(count, *arguments, **keywords):
     return list(islice(EndlessBatches(*arguments, **keywords), count))
 
 
-def test_every_epoch_holds_every_item_once_in_another_order():
-    draws = [draw for batch in take(20, 10, 4, 7) for draw in batch]
-    epochs = [[draw.index for draw in draws[10 * epoch : 10 * epoch + 10]] for epoch in range(8)]
+def test_every_epoch_has_every_index_once_in_another_order():
+    samples = [sample for batch in take(20, 10, 4, 7) for sample in batch]
+    epochs = [[sample.index for sample in samples[10 * epoch : 10 * epoch + 10]] for epoch in range(8)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 8
-    assert [draw.position for draw in draws] == list(range(80))
-    assert {draw.seed for draw in draws} == {7}
+    assert [sample.position for sample in samples] == list(range(80))
+    assert {sample.seed for sample in samples} == {7}
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 1_000_000_007])
-def test_starting_at_a_position_continues_the_stream(start):
+def test_a_later_start_continues_the_stream(start):
     if start < 10:
         assert take(6, 7, 3, 5, start=start) == take(6 + start, 7, 3, 5)[start:]
     else:
-        positions = [draw.position for draw in take(1, 7, 3, 5, start=start)[0]]
+        positions = [sample.position for sample in take(1, 7, 3, 5, start=start)[0]]
         assert positions == [3 * start, 3 * start + 1, 3 * start + 2]
 
 
@@ -37,17 +37,17 @@ def test_ranks_divide_the_same_global_batches(world):
     assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
 
 
-def test_seeds_differ():
+def test_other_seeds_give_other_orders():
     assert take(3, 50, 8, 1) != take(3, 50, 8, 2)
 
 
-def test_the_order_is_fixed_for_all_time():
+def test_the_order_does_not_change_between_versions():
     assert permutation(8, 0, 0).tolist() == permutation.__wrapped__(8, 0, 0).tolist()
     expected = np.random.default_rng(np.random.SeedSequence(3, spawn_key=(2,))).permutation(20)
     assert permutation(20, 3, 2).tolist() == expected.tolist()
 
 
-def test_a_draw_decides_its_own_randomness():
+def test_seed_and_position_determine_the_generator():
     assert SampleIndex.of(5) == (5, 5, 0)
     assert SampleIndex.of(SampleIndex(1, 2, 3)) == (1, 2, 3)
     numbers = [SampleIndex(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
@@ -56,13 +56,13 @@ def test_a_draw_decides_its_own_randomness():
 
 
 @pytest.mark.parametrize("bad", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"start": -1}, {"rank": 2}])
-def test_refuses_numbers_out_of_range(bad):
+def test_numbers_out_of_range_are_rejected(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         EndlessBatches(**{"length": 3, "batch_size": 2, "seed": 0, "world_size": 2, **bad})
 
 
 @pytest.mark.parametrize(("length", "world"), [(0, 2), (1, 2), (7, 3), (6, 3)])
-def test_shares_cover_everything_once(length, world):
-    shares = [list(Share(length, rank, world)) for rank in range(world)]
-    assert sorted(chain(*shares)) == list(range(length))
-    assert [len(Share(length, rank, world)) for rank in range(world)] == [len(share) for share in shares]
+def test_shards_cover_every_index_once(length, world):
+    shards = [list(Shard(length, rank, world)) for rank in range(world)]
+    assert sorted(chain(*shards)) == list(range(length))
+    assert [len(Shard(length, rank, world)) for rank in range(world)] == [len(shard) for shard in shards]

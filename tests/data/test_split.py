@@ -1,12 +1,17 @@
-"""Lists that split a data set: disjoint, nested, the same for everyone."""
+"""Tests of splits and subsets by names."""
+
+from itertools import pairwise
 
 import pytest
 
 from mcir.data.errors import DataError
 from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb
-from mcir.data.split import create_split
+from mcir.data.split import create_split, select_subset, shuffled
+from mcir.registry import ArgumentError
 from tests.data.pictures import noise, save
+
+NAMES = [f"{index:04d}" for index in range(200)]
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +26,34 @@ def lists(folder):
     return {path.stem: path.read_text(encoding="utf-8").splitlines() for path in folder.iterdir()}
 
 
-def test_lists_are_disjoint_and_together_everything(tmp_path, images):
-    made = create_split(images, tmp_path, val=5, test=0.2)
-    assert (made.images, made.written, made.skipped) == (60, 3, 0)
+def test_the_order_never_changes():
+    """The output of ``printf 0:a | sha256sum`` starts with 9df3, for b e021, for c be08, for d 7d98, for e e078."""
+    assert shuffled(["a", "b", "c", "d", "e"], 0) == [3, 0, 2, 1, 4]
+
+
+def test_smaller_subsets_are_part_of_larger_ones():
+    subsets = [select_subset(NAMES, count, 3) for count in (1, 10, 50, 200)]
+    assert [len(subset) for subset in subsets] == [1, 10, 50, 200]
+    assert all(set(small) < set(large) for small, large in pairwise(subsets))
+    assert all(subset == sorted(subset) for subset in subsets)
+    assert select_subset(NAMES, 50, 4) != subsets[2]
+
+
+def test_names_have_the_same_order_in_another_set():
+    every_other = NAMES[::2]
+    common = [NAMES[index] for index in shuffled(NAMES, 0) if NAMES[index] in every_other]
+    assert [every_other[index] for index in shuffled(every_other, 0)] == common
+
+
+@pytest.mark.parametrize("count", [0, -1, 201])
+def test_subsets_have_between_one_and_all_images(count):
+    with pytest.raises(ArgumentError, match=f"max_images: expected 1 … 200, .* got {count}"):
+        select_subset(NAMES, count, 0)
+
+
+def test_lists_are_disjoint_and_cover_all_images(tmp_path, images):
+    first = create_split(images, tmp_path, val=5, test=0.2)
+    assert (first.images, first.written, first.skipped) == (60, 3, 0)
     found = lists(tmp_path)
     assert {kind: len(names) for kind, names in found.items()} == {"train": 43, "val": 5, "test": 12}
     assert len(set().union(*found.values())) == 60
@@ -32,7 +62,7 @@ def test_lists_are_disjoint_and_together_everything(tmp_path, images):
     assert (again.written, again.skipped) == (0, 3)
 
 
-def test_shorter_lists_lie_in_longer_ones(tmp_path, images):
+def test_shorter_lists_are_part_of_longer_ones(tmp_path, images):
     sizes = ({"train": 10, "test": 4}, {"train": 30, "test": 4, "val": 20}, {"train": 30, "test": 10})
     for number, size in enumerate(sizes):
         create_split(images, tmp_path / str(number), **size)
@@ -42,22 +72,22 @@ def test_shorter_lists_lie_in_longer_ones(tmp_path, images):
     assert "val" not in one
 
 
-def test_the_rule_is_the_names_alone(tmp_path, images):
+def test_lists_depend_only_on_names_and_seed(tmp_path, images):
     create_lmdb(images, tmp_path / "x.lmdb")
-    create_split(tmp_path / "x.lmdb", tmp_path / "of_base", test=9)
-    create_split(images, tmp_path / "of_files", test=9)
+    create_split(tmp_path / "x.lmdb", tmp_path / "database", test=9)
+    create_split(images, tmp_path / "files", test=9)
     create_split(images, tmp_path / "other", test=9, seed=1)
-    assert lists(tmp_path / "of_base") == lists(tmp_path / "of_files") != lists(tmp_path / "other")
+    assert lists(tmp_path / "database") == lists(tmp_path / "files") != lists(tmp_path / "other")
 
 
-def test_folders_stay_whole(tmp_path, images):
+def test_the_images_of_a_folder_stay_together(tmp_path, images):
     create_split(images, tmp_path, val=1, test=2, folders=True)
     found = {kind: {name.partition("/")[0] for name in names} for kind, names in lists(tmp_path).items()}
     assert {kind: len(folders) for kind, folders in found.items()} == {"train": 3, "val": 1, "test": 2}
     assert len(set().union(*found.values())) == 6 and len(lists(tmp_path)["test"]) == 20
 
 
-def test_data_sets_read_them(tmp_path, images):
+def test_data_sets_read_the_lists(tmp_path, images):
     create_split(images, tmp_path, test=7)
     kind = {"degradation": {"type": "GaussianNoise", "sigma": 5}}
     dataset = PairedImageDataset(str(images), meta_info_file=str(tmp_path / "test.txt"), **kind)
@@ -67,23 +97,23 @@ def test_data_sets_read_them(tmp_path, images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"train": 50, "test": 11}, "50 images for training, 0 for validation and 11 for testing; there are 60"),
-        ({"test": 60}, "0 images for training"),
-        ({"val": 6, "folders": True}, "0 folders for training, 6 for validation"),
-        ({"val": -1}, "val is -1"),
-        ({"test": 2.5}, r"test is 2\.5"),
-        ({"test": 0.001}, r"test is 0\.001; of 60"),
-        ({"train": float("inf")}, "train is inf"),
-        ({"train": 0}, "0 images for training"),
+        ({"train": 50, "test": 11}, "50 for training, 0 for validation and 11 for testing, .* got 60 images"),
+        ({"test": 60}, "0 for training"),
+        ({"val": 6, "folders": True}, "0 for training, 6 for validation .* got 6 folders"),
+        ({"val": -1}, "val: .*got -1"),
+        ({"test": 2.5}, r"test: .*got 2\.5"),
+        ({"test": 0.001}, r"test: expected .* of 60 images, got 0\.001"),
+        ({"train": float("inf")}, "train: .*got inf"),
+        ({"train": 0}, "0 for training"),
     ],
 )
-def test_numbers_that_do_not_fit(tmp_path, images, arguments, message):
+def test_wrong_numbers_are_rejected(tmp_path, images, arguments, message):
     with pytest.raises(DataError, match=message):
         create_split(images, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_lists_are_kept(tmp_path, images):
+def test_existing_lists_are_not_overwritten(tmp_path, images):
     create_split(images, tmp_path, val=5, test=5)
     before = lists(tmp_path)
     for arguments, name in (
@@ -91,7 +121,7 @@ def test_other_lists_are_kept(tmp_path, images):
         ({"test": 5}, "val"),
         ({"val": 5, "test": 5, "seed": 1}, "train"),
     ):
-        with pytest.raises(DataError, match=rf"{name}\.txt: is another list"):
+        with pytest.raises(DataError, match=rf"{name}\.txt: differs"):
             create_split(images, tmp_path, **arguments)
     assert lists(tmp_path) == before
     with pytest.raises(DataError, match="never written to"):

@@ -1,4 +1,4 @@
-"""Folders and the memory behind one interface."""
+"""Tests of folders and memory as storages."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder, Memory, open_storage, stem
+from mcir.registry import ArgumentError
 from tests.data.pictures import noise, save
 
 
@@ -29,7 +30,7 @@ def test_a_folder_reads_crops_and_headers(tmp_path):
     assert folder.path("sub/x.png") == str(tmp_path / "sub" / "x.png")
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         Folder(tmp_path / "nowhere")
     (tmp_path / "file").write_bytes(b"")
@@ -41,7 +42,7 @@ def test_what_is_missing_is_named(tmp_path):
         Folder(tmp_path).info("gone.png")
 
 
-def test_memory_is_the_same_interface():
+def test_memory_has_the_same_interface():
     image = noise(6, 7, 1, np.uint16)
     memory = Memory({"b": image, "a": noise(3, 3)})
     assert memory.keys() == ["a", "b"]
@@ -49,16 +50,16 @@ def test_memory_is_the_same_interface():
     assert np.array_equal(memory.read_crop("b", 1, 2, 3, 4), image[1:4, 2:6])
 
 
-def test_the_path_or_the_option_chooses_the_backend(tmp_path):
+def test_the_path_or_the_option_selects_the_backend(tmp_path):
     save(tmp_path / "in" / "x.png", noise(5, 5))
     create_lmdb(tmp_path / "in", tmp_path / "x.lmdb")
     create_lmdb(tmp_path / "in", tmp_path / "other")
     assert isinstance(open_storage(tmp_path / "in"), Folder)
     assert isinstance(open_storage(tmp_path / "x.lmdb", {"type": "disk"}), LmdbStore)
     assert isinstance(open_storage(tmp_path / "other", {"type": "lmdb"}), LmdbStore)
-    with pytest.raises(DataError, match="io_backend"):
+    with pytest.raises(ArgumentError, match=r"io_backend: expected .*, got"):
         open_storage(tmp_path / "in", {"type": "petrel"})
-    with pytest.raises(DataError, match="no LMDB data base"):
+    with pytest.raises(DataError, match="no LMDB database"):
         open_storage(tmp_path / "in", {"type": "lmdb"})
 
 

@@ -1,4 +1,4 @@
-"""Which stored images belong to which pair, and what is said of those that do not fit."""
+"""Tests of stored negatives: how they are matched with pairs, and messages about wrong ones."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def test_the_same_part_of_each_storage_is_read():
     assert np.array_equal(first, one.read("a.png")[2:6, 3:8]) and np.array_equal(second, two.read("a.bmp")[2:6, 3:8])
 
 
-def test_the_most_bits_of_any_are_told():
+def test_bits_are_the_maximum_of_all_negatives():
     deep = Memory({"a": noise(8, 9, dtype=np.uint16)})
     assert StoredNegatives([Memory({"a": noise(8, 9)}), deep], ["a"], [(8, 9)], "s").bits == 16
 
 
-def test_all_that_is_wrong_is_named(tmp_path):
+def test_all_problems_are_listed(tmp_path):
     names = ["good", "twice", "gone", "small", "cut"]
     for name in ("good.png", "twice.png", "twice.bmp", "cut.png"):
         save(tmp_path / name, noise(8, 9))
@@ -34,7 +34,7 @@ def test_all_that_is_wrong_is_named(tmp_path):
         StoredNegatives([Folder(tmp_path)], names, [(8, 9)] * 5, "my set")
     text = str(error.value)
     assert "my set, dataroot_negatives: 4 problems" in text
-    assert f"{tmp_path}/twice: more than one, {tmp_path}/twice.bmp, {tmp_path}/twice.png" in text
-    assert f"{tmp_path}/gone: no such negative (of any extension)" in text
-    assert f"{tmp_path}/small.png: 9×4 pixels; as large as the restored image, that should be 9×8" in text
+    assert f"{tmp_path}/twice: several negatives, {tmp_path}/twice.bmp, {tmp_path}/twice.png" in text
+    assert f"{tmp_path}/gone: no such negative (with any extension)" in text
+    assert f"{tmp_path}/small.png: 9×4 pixels, expected 9×8, the size of the restored image" in text
     assert f"{tmp_path}/cut.png: " in text

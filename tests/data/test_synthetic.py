@@ -1,4 +1,4 @@
-"""Stand-ins: the models they claim, and nothing at zero strength."""
+"""Tests of synthetic rain, haze, blur and sensor noise."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,16 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mcir.data.bundled import BundledPhotos
-from mcir.data.errors import DataError
-from mcir.data.paired import PairDataset
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
-from mcir.registry import DEGRADATIONS
-from tests.data.pictures import noise, smooth
+from mcir.registry import DEGRADATIONS, ArgumentError
+from tests.data.pictures import StoredPairs, noise, smooth
 
 KINDS = ["RainStreaks", "SyntheticHaze", "MotionBlur", "SensorNoise"]
 
 
-def picture(height=48, width=40, channels=3):
+def image_tensor(height=48, width=40, channels=3):
     return torch.from_numpy(smooth(height, width, channels)).permute(2, 0, 1)
 
 
@@ -32,8 +30,8 @@ def rng(seed=0):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_generator_decides_and_the_type_stays(kind, dtype, channels):
-    image = picture(channels=channels)
+def test_the_result_depends_only_on_the_generator_and_keeps_the_type(kind, dtype, channels):
+    image = image_tensor(channels=channels)
     image = image if dtype == torch.uint8 else image.to(dtype) / 255
     before = image.clone()
     degradation = DEGRADATIONS.build({"type": kind})
@@ -45,8 +43,8 @@ def test_the_generator_decides_and_the_type_stays(kind, dtype, channels):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_float_image_is_treated_as_its_8_bit_one(kind):
-    image = picture()
+def test_float_and_8_bit_images_give_the_same_result(kind):
+    image = image_tensor()
     degradation = DEGRADATIONS.build({"type": kind})
     exact = degradation(image.double() / 255, rng(1)) * 255
     assert (degradation(image, rng(1)) - exact).abs().max() <= 0.501
@@ -63,15 +61,15 @@ def test_a_float_image_is_treated_as_its_8_bit_one(kind):
     ],
     ids=lambda degradation: type(degradation).__name__,
 )
-def test_zero_strength_changes_nothing(degradation):
-    image = picture()
+def test_zero_strength_leaves_an_image_unchanged(degradation):
+    image = image_tensor()
     assert torch.equal(degradation(image, rng()), image)
     assert torch.equal(degradation(image.float() / 255, rng()), image.float() / 255)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_bundled_photographs_take_them(kind, split):
+def test_bundled_photographs_can_be_degraded(kind, split):
     dataset = BundledPhotos(split, scale=1, gt_size=64, use_hflip=True, use_rot=True, degradation={"type": kind})
     for index in range(len(dataset)):
         item = dataset[SampleIndex(index, index, 0)]
@@ -80,11 +78,11 @@ def test_bundled_photographs_take_them(kind, split):
         assert not torch.equal(item["lq"], item["gt"])
 
 
-# -- rain -------------------------------------------------------------------------------------------------------------
+# -- rain -----------------------------------------------------------------------------------------------------------
 
 
-def test_streaks_lie_as_they_are_asked_to():
-    """On black a few upright streaks are columns as long and as bright as was asked."""
+def test_streaks_have_the_given_length_angle_and_strength():
+    """On black, a few vertical streaks are columns of the given length and brightness."""
     image = RainStreaks(density=0.3, length=20, angle=0, strength=0.8)(flat(0, 200, 1), rng(5))[0].numpy()
     columns = np.flatnonzero(image.any(0))
     inside = [column for column in columns if not image[[0, -1], column].any()]
@@ -96,20 +94,20 @@ def test_streaks_lie_as_they_are_asked_to():
 
 
 @pytest.mark.parametrize(("angle", "step"), [(90, (0, 1)), (45, (1, 1)), (-45, (1, -1))])
-def test_streaks_lean_by_their_angle(angle, step):
+def test_streaks_have_the_given_angle(angle, step):
     image = RainStreaks(density=1, length=24, angle=angle, strength=1)(flat(0, 200, 1), rng())[0].float().numpy()
     image -= image.mean()
 
-    def likeness(down, right):
+    def correlation(down, right):
         return (image * np.roll(image, (down, right), (0, 1))).mean() / (image**2).mean()
 
     steps = {(0, 1), (1, 0), (1, 1), (1, -1)}
-    others = max(likeness(8 * down, 8 * right) for down, right in steps - {step})
-    assert likeness(8 * step[0], 8 * step[1]) > 0.3 > others
+    others = max(correlation(8 * down, 8 * right) for down, right in steps - {step})
+    assert correlation(8 * step[0], 8 * step[1]) > 0.3 > others
 
 
-def test_rain_has_its_density_up_to_the_border():
-    """Each of the few streaks adds its length times its mean brightness, ¾ of the strength; borders get their share."""
+def test_rain_has_the_given_density_up_to_the_border():
+    """Each streak adds its length times its mean brightness, ¾ of the strength, also at the border."""
     density, length, strength = 0.5, 16, 0.8
     rain = RainStreaks(density=density, length=length, angle=[-30, 30], strength=strength)
     mean = torch.stack([rain(flat(0, 128, 1), rng(seed))[0].float() / 255 for seed in range(120)]).mean(0)
@@ -121,22 +119,22 @@ def test_rain_has_its_density_up_to_the_border():
     assert border.mean().item() == pytest.approx(expected, rel=0.25)
 
 
-def test_rain_is_a_screen():
-    """What streaks add to a grey is what they add to black times what is missing to white; white stays white."""
+def test_rain_is_blended_by_screen():
+    """Streaks add less to a gray value than to black, in proportion to its distance from white; white stays white."""
     rain = RainStreaks(density=5)
     streaks = rain(flat(0).double() / 255, rng(2))
-    grey = flat(100).double() / 255
-    assert torch.allclose(rain(grey, rng(2)), 1 - (1 - grey) * (1 - streaks), atol=1e-6)
+    gray = flat(100).double() / 255
+    assert torch.allclose(rain(gray, rng(2)), 1 - (1 - gray) * (1 - streaks), atol=1e-6)
     assert torch.equal(rain(flat(255), rng(2)), flat(255))
 
 
-# -- haze -------------------------------------------------------------------------------------------------------------
+# -- haze -----------------------------------------------------------------------------------------------------------
 
 
-def test_haze_is_the_scattering_model():
-    """Black and white give airlight and transmission of each pixel, and any image then follows from the two."""
+def test_haze_follows_the_scattering_model():
+    """Black and white images give the airlight and transmission of each pixel, which determine every other image."""
     haze = SyntheticHaze(beta=1.3, airlight=0.9)
-    image = picture(64, 80).double() / 255
+    image = image_tensor(64, 80).double() / 255
     black, white, hazy = (haze(x, rng(7)) for x in (torch.zeros_like(image), torch.ones_like(image), image))
     transmission = white - black
     assert torch.allclose(hazy, image * transmission + black, atol=1e-6)
@@ -146,7 +144,7 @@ def test_haze_is_the_scattering_model():
     assert torch.allclose(depth[0], depth[2], atol=1e-6)
 
 
-def test_the_depth_is_smooth_and_alike_everywhere():
+def test_the_depth_is_smooth_and_has_the_same_distribution_everywhere():
     haze = SyntheticHaze(beta=1, airlight=1)
     depths = torch.stack([-(1 - haze(torch.zeros(1, 96, 96), rng(seed)))[0].log() for seed in range(200)])
     steps = torch.cat([depths.diff(dim=1).flatten(), depths.diff(dim=2).flatten()]).abs()
@@ -156,17 +154,17 @@ def test_the_depth_is_smooth_and_alike_everywhere():
     assert (depths.amax((1, 2)) - depths.amin((1, 2))).mean() > 0.15
 
 
-# -- motion -----------------------------------------------------------------------------------------------------------
+# -- motion ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 7.5, 24])
 @pytest.mark.parametrize("turn", [0, 300])
-def test_a_blurred_crop_is_the_crop_of_the_blurred_image(length, turn):
+def test_a_blurred_crop_equals_the_crop_of_the_blurred_image(length, turn):
     section = {"type": "MotionBlur", "length": length, "turn": turn}
     image = noise(70, 60)
-    dataset = PairDataset(Memory({"a": image}), None, section, gt_size=24, what="s")
+    dataset = StoredPairs(Memory({"a": image}), degradation=section, gt_size=24)
     blur = DEGRADATIONS.build(section)
-    whole = torch.from_numpy(image).permute(2, 0, 1)
+    full = torch.from_numpy(image).permute(2, 0, 1)
     corners = sliding_window_view(image, (24, 24), axis=(0, 1))
     seen = set()
     for position in range(60):
@@ -174,8 +172,8 @@ def test_a_blurred_crop_is_the_crop_of_the_blurred_image(length, turn):
         gt = item["gt"].numpy()
         top, left = (int(at) for at in np.argwhere((corners == gt).all((2, 3, 4)))[0])
         generator = SampleIndex(0, position, 0).generator()
-        generator.random(5)  # the geometry's
-        expected = blur(whole, generator)[:, top : top + 24, left : left + 24]
+        generator.random(5)  # drawn for the geometry
+        expected = blur(full, generator)[:, top : top + 24, left : left + 24]
         assert torch.equal(item["lq"], expected)
         seen.add((top < blur.margin, left + 24 > 60 - blur.margin))
     assert len(seen) > 1
@@ -188,7 +186,7 @@ def point_spread(blur, seed, side=81):
 
 
 @pytest.mark.parametrize("turn", [0, 240])
-def test_the_kernel_is_a_path_of_its_length(turn):
+def test_the_kernel_is_a_path_of_the_given_length(turn):
     rows, columns = np.mgrid[-40:41, -40:41]
     headings = []
     for seed in range(40):
@@ -197,7 +195,7 @@ def test_the_kernel_is_a_path_of_its_length(turn):
         assert np.abs([(spread * rows).sum(), (spread * columns).sum()]).max() < 0.01
         assert max(np.abs(rows[spread > 0]).max(), np.abs(columns[spread > 0]).max()) <= 15
         values, vectors = np.linalg.eigh(np.cov(np.stack([rows.ravel(), columns.ravel()]), aweights=spread.ravel()))
-        if turn == 0:  # evenly along a line: its variance is length² / 12, across there is the width of a pixel
+        if turn == 0:  # a line of uniform weight has the variance length² / 12; its width is one pixel
             assert values[1] == pytest.approx(30**2 / 12, rel=0.05) and values[0] < 0.3
         headings.append(np.arctan2(*vectors[:, 1]) % np.pi)
         assert turn == 0 or values[1] < 30**2 / 12 * 1.05
@@ -205,17 +203,17 @@ def test_the_kernel_is_a_path_of_its_length(turn):
     assert turn == 0 or values[0] > 0.3
 
 
-def test_blur_keeps_what_is_flat_and_mirrors_borders():
+def test_blur_keeps_constant_images_and_mirrors_borders():
     assert torch.equal(MotionBlur(length=40)(flat(77), rng()), flat(77))
     tiny = torch.full((3, 2, 3), 9, dtype=torch.uint8)
     assert torch.equal(MotionBlur(length=40)(tiny, rng()), tiny)
 
 
-# -- sensor -----------------------------------------------------------------------------------------------------------
+# -- sensor ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [64, 128, 192])
-def test_sensor_noise_grows_with_the_light(value):
+def test_sensor_noise_grows_with_the_brightness(value):
     difference = SensorNoise(shot=12, read=4)(flat(value), rng()).double() - value
     assert difference.std().item() == pytest.approx((12**2 * value / 255 + 4**2) ** 0.5, rel=0.02)
     assert abs(difference.mean().item()) < 0.2
@@ -224,18 +222,18 @@ def test_sensor_noise_grows_with_the_light(value):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"type": "RainStreaks", "density": -1}, "RainStreaks: density is -1; expected a number or .* from 0 to 1000"),
+        ({"type": "RainStreaks", "density": -1}, "density: expected a number in 0 … 1000, or .*got -1"),
         ({"type": "RainStreaks", "length": [9, 3]}, "length"),
-        ({"type": "RainStreaks", "angle": 91}, "angle is 91"),
+        ({"type": "RainStreaks", "angle": 91}, "angle: .*got 91"),
         ({"type": "RainStreaks", "strength": [0.5, 1.5]}, "strength"),
         ({"type": "SyntheticHaze", "beta": [0.6]}, "beta"),
-        ({"type": "SyntheticHaze", "airlight": 255}, "airlight is 255; expected .* from 0 to 1"),
-        ({"type": "MotionBlur", "length": 201}, "length is 201"),
-        ({"type": "MotionBlur", "turn": -5}, "turn is -5"),
-        ({"type": "SensorNoise", "shot": -1}, "shot is -1"),
+        ({"type": "SyntheticHaze", "airlight": 255}, "airlight: expected a number in 0 … 1, or .*got 255"),
+        ({"type": "MotionBlur", "length": 201}, "length: .*got 201"),
+        ({"type": "MotionBlur", "turn": -5}, "turn: .*got -5"),
+        ({"type": "SensorNoise", "shot": -1}, "shot: expected a number ≥ 0, or .*got -1"),
         ({"type": "SensorNoise", "read": [3, 1]}, "read"),
     ],
 )
-def test_refuses_what_is_out_of_range(section, message):
-    with pytest.raises(DataError, match=message):
+def test_numbers_out_of_range_are_rejected(section, message):
+    with pytest.raises(ArgumentError, match=message):
         DEGRADATIONS.build(section)

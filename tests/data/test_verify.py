@@ -1,4 +1,4 @@
-"""The thorough check: what is sound passes, what is not is named."""
+"""Tests of the complete verification of a set."""
 
 import lmdb
 import pytest
@@ -10,22 +10,22 @@ from tests.data.pictures import noise, pairs, save, shorten
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_verify_finds_damage_in_data_bases(tmp_path, codec):
+def test_damage_in_databases_is_found(tmp_path, codec):
     for index in range(3):
         save(tmp_path / "in" / f"{index}.png", noise(24, 24, seed=index))
     create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", codec)
-    sound = verify(tmp_path / "x.lmdb")
-    assert sound.ok and sound.images == 3
+    intact = verify(tmp_path / "x.lmdb")
+    assert intact.ok and intact.images == 3
     with lmdb.open(str(tmp_path / "x.lmdb")) as env, env.begin(write=True) as transaction:
         data = bytearray(transaction.get(b"1.png"))
         data[700] ^= 1
         transaction.put(b"1.png", bytes(data))
     damaged = verify(tmp_path / "x.lmdb")
     assert damaged.problems == (f"{tmp_path}/x.lmdb/1.png: differs from its checksum",)
-    assert damaged.checksum != sound.checksum
+    assert damaged.checksum != intact.checksum
 
 
-def test_verify_finds_damage_in_files_and_pairs(tmp_path):
+def test_damage_in_files_and_wrong_pairs_are_found(tmp_path):
     gt, lq, _ = pairs(tmp_path, 6, scale=3)
     assert verify(gt, lq).problems == ()
     data = bytearray((gt / "01.png").read_bytes())
@@ -39,13 +39,13 @@ def test_verify_finds_damage_in_files_and_pairs(tmp_path):
     for name, reason in (
         ("gt/01", "damaged"),
         ("lq/02", "truncated"),
-        ("gt/03", "no partner"),
+        ("gt/03", "no degraded image"),
         ("gt/04", "at scale 3"),
     ):
         assert any(f"{name}.png" in line and reason in line for line in report.problems)
     assert len(report.problems) == 4
 
 
-def test_verify_needs_something(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no images"):
         verify(tmp_path)

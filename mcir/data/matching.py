@@ -1,0 +1,123 @@
+"""Match ground truths and degraded images by their names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mcir.data.storage import Headers, stem
+from mcir.registry import ArgumentError
+
+
+class FilenameTemplate(NamedTuple):
+    """A parsed ``filename_tmpl``: the text before, between and after ``{}`` and ``*``.
+
+    Attributes:
+        before: text before the first mark.
+        between: text between the marks.
+        after: text after the last mark.
+        has_star: whether there is a ``*``, so a ground truth may have several degraded images.
+        star_first: whether ``*`` comes before ``{}``.
+    """
+
+    before: str
+    between: str
+    after: str
+    has_star: bool
+    star_first: bool
+
+    @classmethod
+    def parse(cls, text: str) -> FilenameTemplate:
+        """Parse the text of an option file.
+
+        Raises:
+            ArgumentError: the text is not a template.
+        """
+        parts = re.split(r"(\{\}|\*)", text)
+        marks = parts[1::2]
+        if marks not in (["{}"], ["{}", "*"], ["*", "{}"]):
+            raise ArgumentError(
+                "filename_tmpl",
+                "filename_tmpl: expected one '{}', like '{}x4', and one '*' if a ground truth has several degraded "
+                f"images, like '{{}}_*', got {text!r}.",
+            )
+        between = parts[2] if len(marks) == 2 else ""
+        return cls(parts[0], between, parts[-1], len(marks) == 2, marks[0] == "*")
+
+    def fill(self, key: str) -> str:
+        """Return the key, without extension, of the degraded image of a ground truth."""
+        folder, slash, name = stem(key).rpartition("/")
+        marks = (("*", name) if self.star_first else (name, "*")) if self.has_star else (name, "")
+        return f"{folder}{slash}{self.before}{marks[0]}{self.between}{marks[1]}{self.after}"
+
+    def owners(self, key: str) -> Iterator[str]:
+        """Yield the keys, without extension, of all possible ground truths of a degraded image."""
+        folder, slash, name = stem(key).rpartition("/")
+        end = len(name) - len(self.after)
+        if not (name.startswith(self.before) and name.endswith(self.after)) or end < len(self.before):
+            return
+        core = name[len(self.before) : end]
+        if not self.has_star:
+            yield f"{folder}{slash}{core}"
+            return
+        for at in range(len(core) - len(self.between) + 1):
+            owner = core[at + len(self.between) :] if self.star_first else core[:at]
+            if owner and core.startswith(self.between, at):
+                yield f"{folder}{slash}{owner}"
+
+
+def keys_by_stem(storage: Headers) -> dict[str, list[str]]:
+    """Return the keys of a storage by their part without extension."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for key in storage.keys():  # noqa: SIM118 (not a mapping)
+        found[stem(key)].append(key)
+    return found
+
+
+def match_names(
+    gt: Headers, lq: Headers, keys: Sequence[str], template: FilenameTemplate, all_used: bool
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Match ground truths with their degraded images.
+
+    Of several images with the same name, that with the extension of its partner is used.
+
+    Args:
+        gt: ground truths.
+        lq: degraded images.
+        keys: keys of the ground truths to match.
+        template: rule for the names.
+        all_used: whether every degraded image must have a ground truth.
+
+    Returns:
+        The pairs of keys, in the order of ``keys``, and a description of each problem.
+    """
+    by_stem = keys_by_stem(gt)
+    groups: dict[str, list[str]] = {key: [] for key in keys}
+    problems: list[str] = []
+    for key in lq.keys():  # noqa: SIM118 (not a mapping)
+        found = [owner for name in template.owners(key) for owner in by_stem.get(name, ())]
+        same = _same_extension(found, key)
+        if not found and all_used:
+            problems.append(f"{lq.path(key)}: no ground truth")
+        elif len(same) > 1:
+            problems.append(f"{lq.path(key)}: several ground truths, {', '.join(map(gt.path, found))}")
+        elif same and same[0] in groups:
+            groups[same[0]].append(key)
+    pairs: list[tuple[str, str]] = []
+    for key, group in groups.items():
+        used = group if template.has_star else _same_extension(group, key)
+        if not group:
+            problems.append(f"{gt.path(key)}: no degraded image {lq.path(template.fill(key))} (with any extension)")
+        elif len({stem(lq_key) for lq_key in used}) < len(used):
+            problems.append(f"{gt.path(key)}: several degraded images of one name, {', '.join(map(lq.path, used))}")
+        pairs += [(key, lq_key) for lq_key in used]
+    return pairs, problems
+
+
+def _same_extension(candidates: list[str], key: str) -> list[str]:
+    """Return the candidates with the extension of ``key``; all of them if none has it, or if there is only one."""
+    extension = key[len(stem(key)) :]
+    same = [candidate for candidate in candidates if candidate[len(stem(candidate)) :] == extension]
+    return same if same and len(candidates) > 1 else candidates
