@@ -6,6 +6,7 @@ worker nor the collation reorders single bytes.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,8 +24,6 @@ from mcir.data.sampler import EndlessBatches, SampleIndex, Shard
 Batch: TypeAlias = dict[str, Any]
 
 _PREFETCHED_BATCHES = 4
-_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""Forking is fast, but unsafe with the frameworks of macOS and absent on Windows."""
 
 
 def training_loader(
@@ -174,7 +173,7 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
             "persistent_workers": True,
             "prefetch_factor": _PREFETCHED_BATCHES,
             "worker_init_fn": _start_worker,
-            "multiprocessing_context": _START_METHOD,
+            "multiprocessing_context": _start_method(),
         }
     return DataLoader(
         dataset,
@@ -185,6 +184,12 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
         generator=torch.Generator(),  # without it, opening a loader would draw from the global generator
         **with_workers,
     )
+
+
+def _start_method() -> str:
+    """Return how workers are started: forking is fast, but not safe on macOS and not possible on Windows."""
+    can_fork = sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
+    return "fork" if can_fork else "spawn"
 
 
 def _start_worker(worker: int) -> None:

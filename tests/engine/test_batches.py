@@ -125,11 +125,17 @@ def test_mistakes_in_stages_are_named(tmp_path, progressive, message):
         load(write(tmp_path, progressive))
 
 
-@pytest.mark.parametrize(("size", "message"), [(31, "gt_size is 31"), (64, "smaller than the crop of 64")])
-def test_the_place_of_a_stage_is_told_with_what_does_not_fit(tmp_path, size, message):
+@pytest.mark.parametrize(
+    ("size", "line", "key", "message"),
+    [
+        (31, 3, "progressive.0.gt_size", "gt_size: expected .*, got 31"),
+        (64, 2, "progressive.0", "smaller than the crop of 64"),
+    ],
+)
+def test_errors_in_a_stage_have_its_location(tmp_path, size, line, key, message):
     file = write(tmp_path, [{"start": 6, "gt_size": size, "batch_size_per_gpu": 2}])
-    line = file.read_text().splitlines().index("    progressive:") + 2
+    line += file.read_text().splitlines().index("    progressive:")
     read = load(file)
     with pytest.raises(ValueError, match=message) as caught:
         TrainBatches(read.datasets.train, 0, OneOf(), where=read.where("datasets", "train"))
-    assert str(caught.value).startswith(f"{file}:{line}: datasets.train.progressive.0: PairedImageDataset of")
+    assert str(caught.value).startswith(f"{file}:{line}: datasets.train.{key}: ")
