@@ -7,12 +7,11 @@ keys of the network. Code in a file is never executed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,12 @@ class Weights:
     Attributes:
         tensors: weights by the keys of the network.
         found_under: key of the file that contained them; None if they are the whole file.
-        architecture: registered name of the network, if the file contains it.
-        hyperparameters: constructor arguments of the network, if the file contains them.
+        section: type and constructor arguments of the network, from the file's metadata; None if it has none.
     """
 
     tensors: dict[str, Tensor]
     found_under: str | None = None
-    architecture: str | None = None
-    hyperparameters: dict[str, Any] | None = None
+    section: dict[str, Any] | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -82,21 +79,20 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
         WeightsError: the file is missing, damaged, contains code instead of tensors, or does not have the key.
     """
     file = Path(file)
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else "does not exist"
+        raise WeightsError(f"{file}: expected a weight file, but the path {problem}.")
     try:
         if file.suffix == ".safetensors":
             return _read_safetensors(file, key)
         with torch.serialization.safe_globals(_NUMPY_TYPES):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except FileNotFoundError:
-        raise WeightsError(f"{file}: the weight file does not exist.") from None
-    except IsADirectoryError:
-        raise WeightsError(f"{file}: expected a weight file, got a folder.") from None
     except WeightsError:
         raise
     except Exception as error:
         raise WeightsError(f"{file} cannot be read as weights: {_reason(file, error)}.") from error
     tensors, found_under = _find_tensors(content, key, file)
-    return Weights(_strip_prefixes(tensors), found_under, *_read_metadata(content, file))
+    return Weights(_strip_prefixes(tensors), found_under, _read_metadata(content, file))
 
 
 def network_config(network: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -157,21 +153,21 @@ def _read_safetensors(file: Path, key: str | None) -> Weights:
         if key is not None and stored is not None and key != stored:
             raise WeightsError(f"{file}: expected the key '{key}', got '{stored}'. The .pth file contains both.")
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-    return Weights(_strip_prefixes(tensors), stored, *_read_metadata(metadata, file))
+    return Weights(_strip_prefixes(tensors), stored, _read_metadata(metadata, file))
 
 
-def _read_metadata(metadata: Mapping[str, Any], file: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Return the architecture and its arguments, if a file contains them."""
+def _read_metadata(metadata: Mapping[str, Any], file: Path) -> dict[str, Any] | None:
+    """Return the section of the network, if a file contains it."""
     architecture, text = metadata.get("architecture"), metadata.get("hyperparameters")
     if not isinstance(architecture, str) or not isinstance(text, str):
-        return None, None
+        return None
     try:
         arguments = json.loads(text)
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         raise WeightsError(f"{file}: 'hyperparameters' of the network: expected a JSON object, got {text[:80]!r}.")
-    return architecture, arguments
+    return {"type": architecture, **arguments}
 
 
 def _strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -239,16 +235,16 @@ def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple
     """
     own, derived = network.state_dict(), derived_keys(network, weights)
     expected = {key: shape for key, shape in _shapes(own).items() if key not in derived}
-    given = {key: shape for key, shape in _shapes(weights).items() if key not in derived}
-    mismatches = [f"{key} (missing in the file)" for key in expected.keys() - given.keys()]
-    mismatches += [f"{key} (not in the network)" for key in given.keys() - expected.keys()]
+    stored = {key: shape for key, shape in _shapes(weights).items() if key not in derived}
+    mismatches = [f"{key} (missing in the file)" for key in expected.keys() - stored.keys()]
+    mismatches += [f"{key} (not in the network)" for key in stored.keys() - expected.keys()]
     mismatches += [
-        f"{key} (expected {expected[key]}, got {given[key]})"
-        for key in expected.keys() & given.keys()
-        if expected[key] != given[key]
+        f"{key} (expected {expected[key]}, got {stored[key]})"
+        for key in expected.keys() & stored.keys()
+        if expected[key] != stored[key]
     ]
     computed = {key: own[key] for key in derived & own.keys()}
-    matching = {key: weights[key] for key, shape in given.items() if expected.get(key) == shape}
+    matching = {key: weights[key] for key, shape in stored.items() if expected.get(key) == shape}
     return {**computed, **matching}, sorted(mismatches)
 
 
@@ -295,23 +291,15 @@ def _compare(section: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Detec
     return DetectedNetwork(section["type"], arguments, guessed, spec.scale, parameters, mismatches)
 
 
-def stored_config(weights: Weights) -> dict[str, Any] | None:
-    """Return the network's section from a file's metadata, or None if it has none."""
-    if weights.architecture is None or weights.hyperparameters is None:
-        return None
-    return {"type": weights.architecture, **weights.hyperparameters}
-
-
 def detect_network(weights: Weights) -> DetectedNetwork | None:
     """Return the network from a file's metadata, otherwise from its keys and shapes, or None.
 
     Raises:
         ValueError: the metadata names an unknown architecture, or arguments that it does not accept.
     """
-    section = stored_config(weights)
-    if section is None:
+    if weights.section is None:
         return detect(weights.tensors)
-    return dataclasses.replace(_compare(section, weights.tensors), guessed=())
+    return replace(_compare(weights.section, weights.tensors), guessed=())
 
 
 def load_network(file: str | Path, key: str | None = None, section: Mapping[str, Any] | None = None) -> nn.Module:
@@ -327,10 +315,9 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
         WeightsError: the file cannot be read, its architecture is unknown, or the section does not match it.
     """
     weights = read_weights(file, key)
-    stored = stored_config(weights)
     if section is None:
-        section = stored or _detected_section(weights.tensors, file)
-    elif stored is not None and (changes := _changes(stored, section)):
+        section = weights.section or _detected_section(weights.tensors, file)
+    elif weights.section is not None and (changes := _changes(weights.section, section)):
         _LOG.warning(
             "%s was trained with %s, but is loaded with %s.", file, *map(", ".join, zip(*changes, strict=True))
         )

@@ -219,4 +219,4 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     assert "features.0.weight (2, 3)" in told
 
     assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1
-    assert "the weight file does not exist" in capsys.readouterr().err
+    assert "expected a weight file, but the path does not exist" in capsys.readouterr().err

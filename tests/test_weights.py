@@ -141,7 +141,7 @@ def test_other_formats_and_folders_are_reported(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(WeightsError, match="it is neither a PyTorch nor a safetensors file"):
         read_weights(tmp_path / "photo.png")
-    with pytest.raises(WeightsError, match="expected a weight file, got a folder"):
+    with pytest.raises(WeightsError, match="expected a weight file, but the path is a folder"):
         read_weights(tmp_path)
 
 
@@ -153,4 +153,4 @@ def test_weights_that_share_memory_are_stored_separately(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(content)
     weights = read_weights(tmp_path / "net.safetensors")
     assert_equal(weights.tensors, {"one": shared, "same": shared, "turned": shared.mT})
-    assert (weights.architecture, weights.hyperparameters) == ("EDSR", {"num_feat": 4})
+    assert weights.section == {"type": "EDSR", "num_feat": 4}

@@ -29,11 +29,7 @@ META = 256
 
 
 class RescaledNorm(nn.Module):
-    """Rescale layer normalisation (RLN) over a whole image, with the factor and summand that undo it.
-
-    Args:
-        dim: number of features.
-    """
+    """Rescale layer normalisation (RLN) over a whole image, with the factor and summand that undo it."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -57,10 +53,6 @@ class WindowAttention(nn.Module):
     """Attention within windows, with a bias that a small network computes from the relative positions of the tokens.
 
     The network runs once per relative position, (2·window − 1)² times, not once per pair of tokens.
-
-    Args:
-        heads: number of attention heads.
-        window: height and width of a window.
     """
 
     positions: Tensor
@@ -135,12 +127,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two 1×1 convolutions with a ReLU between them.
-
-    Args:
-        dim: number of features.
-        hidden: number of hidden features.
-    """
+    """Two 1×1 convolutions with a ReLU between them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -153,13 +140,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attn(x)``, or ``x + attn(norm(x)) * factor + summand`` with attention; then ``x + mlp(x)``.
-
-    Args:
-        attn: convolution and attention.
-        dim: number of features.
-        hidden: hidden features of the MLP.
-    """
+    """``x + attn(x)``, or ``x + attn(norm(x)) * factor + summand`` with attention; then ``x + mlp(x)``."""
 
     def __init__(self, attn: Attention, dim: int, hidden: int) -> None:
         super().__init__()
@@ -192,11 +173,7 @@ class Projection(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Selective kernel fusion, ``x + a·x + (1 − a)·skip``, where a follows for each channel from the means of both.
-
-    Args:
-        dim: features of each input.
-    """
+    """Selective kernel fusion, ``x + a·x + (1 − a)·skip``, where a follows for each channel from the means of both."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -277,9 +254,8 @@ class DehazeFormer(Network):
         check_at_least(1, in_chans=in_chans, embed_dims=embed_dims, depths=depths, num_heads=num_heads)
         check_at_least(2, window_size=window_size)
         _check_stages(embed_dims, mlp_ratios, depths, num_heads, attn_ratio, conv_types)
-        if out_chans is not None:
-            reason = "one channel for K, the others for B, in K·x − B + x"
-            check_unsupported(out_chans=(out_chans, in_chans + 1, reason))
+        out_chans = in_chans + 1 if out_chans is None else out_chans
+        check_unsupported(out_chans=(out_chans, in_chans + 1, "one channel of K, the others of B"))
         spec = NetworkSpec(
             in_channels=in_chans,
             size_multiple=4,
@@ -290,10 +266,9 @@ class DehazeFormer(Network):
             derived_buffers=("relative_positions",),
         )
         super().__init__(spec)
-        dims = embed_dims
 
         def stage(number: int) -> Blocks:
-            dim, depth = dims[number], depths[number]
+            dim, depth = embed_dims[number], depths[number]
             blocks = []
             for index in range(depth):
                 use_attn = _has_attention(index, depth, attn_ratio[number])
@@ -305,22 +280,22 @@ class DehazeFormer(Network):
         def upsample(num_in: int, num_out: int) -> Projection:
             return Projection(nn.Sequential(nn.Conv2d(num_in, 4 * num_out, 1), nn.PixelShuffle(2)))
 
-        self.patch_embed = Projection(nn.Conv2d(in_chans, dims[0], 3, padding=1, padding_mode="reflect"))
+        self.patch_embed = Projection(nn.Conv2d(in_chans, embed_dims[0], 3, padding=1, padding_mode="reflect"))
         self.layer1 = stage(0)
-        self.patch_merge1 = Projection(nn.Conv2d(dims[0], dims[1], 2, stride=2))
-        self.skip1 = nn.Conv2d(dims[0], dims[0], 1)
+        self.patch_merge1 = Projection(nn.Conv2d(embed_dims[0], embed_dims[1], 2, stride=2))
+        self.skip1 = nn.Conv2d(embed_dims[0], embed_dims[0], 1)
         self.layer2 = stage(1)
-        self.patch_merge2 = Projection(nn.Conv2d(dims[1], dims[2], 2, stride=2))
-        self.skip2 = nn.Conv2d(dims[1], dims[1], 1)
+        self.patch_merge2 = Projection(nn.Conv2d(embed_dims[1], embed_dims[2], 2, stride=2))
+        self.skip2 = nn.Conv2d(embed_dims[1], embed_dims[1], 1)
         self.layer3 = stage(2)
-        self.patch_split1 = upsample(dims[2], dims[3])
-        self.fusion1 = Fusion(dims[3])
+        self.patch_split1 = upsample(embed_dims[2], embed_dims[3])
+        self.fusion1 = Fusion(embed_dims[3])
         self.layer4 = stage(3)
-        self.patch_split2 = upsample(dims[3], dims[4])
-        self.fusion2 = Fusion(dims[4])
+        self.patch_split2 = upsample(embed_dims[3], embed_dims[4])
+        self.fusion2 = Fusion(embed_dims[4])
         self.layer5 = stage(4)
         self.patch_unembed = Projection(
-            nn.Sequential(nn.Conv2d(dims[4], in_chans + 1, 3, padding=1, padding_mode="reflect"))
+            nn.Sequential(nn.Conv2d(embed_dims[4], in_chans + 1, 3, padding=1, padding_mode="reflect"))
         )
         self._init_weights()
 

@@ -21,12 +21,7 @@ from mcir.registry import ARCHS, ArgumentError
 
 
 class ResidualBlock(nn.Module):
-    """Residual block, ``x + res_scale * conv2(relu(conv1(x)))``.
-
-    Args:
-        num_feat: number of features.
-        res_scale: factor of the residual; the large networks use 0.1.
-    """
+    """Residual block, ``x + res_scale * conv2(relu(conv1(x)))``."""
 
     def __init__(self, num_feat: int, res_scale: float = 1.0) -> None:
         super().__init__()

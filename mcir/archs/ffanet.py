@@ -75,11 +75,7 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Residual group: blocks and a convolution, with a skip connection around them.
-
-    Args:
-        blocks: number of blocks.
-    """
+    """Residual group: blocks and a convolution, with a skip connection around them."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()

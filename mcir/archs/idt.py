@@ -33,6 +33,7 @@ from mcir.archs.network import (
     check_above_zero,
     check_at_least,
     check_probability,
+    init_linear,
     is_exporting,
     stochastic_depth,
 )
@@ -103,12 +104,7 @@ class RelativeAttention(nn.Module):
 
 
 class LeFF(nn.Module):
-    """Locally enhanced feed-forward network: Linear, GELU, ``h + gelu(depthwise 3×3(h))``, Linear.
-
-    Args:
-        dim: number of features.
-        hidden: number of hidden features.
-    """
+    """Locally enhanced feed-forward network: Linear, GELU, ``h + gelu(depthwise 3×3(h))``, Linear."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -182,12 +178,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Convolution of features (B, H, W, C), under its official name.
-
-    Args:
-        name: ``proj``, ``conv`` or ``deconv``.
-        layers: the convolution and an optional activation.
-    """
+    """Convolution of features (B, H, W, C) and an optional activation, under their official name."""
 
     def __init__(self, name: str, *layers: nn.Module) -> None:
         super().__init__()
@@ -245,11 +236,9 @@ class IDT(Network):
         use_checkpoint: bool = False,
         patch_norm: bool = True,
     ) -> None:
-        check_at_least(1, in_chans=in_chans, embed_dim=embed_dim, win_size=win_size, img_size=img_size)
-        check_at_least(1, depths=depths, num_heads=num_heads)
         check_above_zero(mlp_ratio=mlp_ratio)
         check_probability(drop_path_rate=drop_path_rate)
-        _check_sizes(embed_dim, depths, num_heads, win_size, img_size, overlap)
+        _check_sizes(in_chans, embed_dim, depths, num_heads, win_size, img_size, overlap)
         spec = NetworkSpec(
             in_channels=in_chans,
             min_size=img_size,
@@ -259,8 +248,7 @@ class IDT(Network):
             last_layer="output_proj.proj.0",
         )
         super().__init__(spec)
-        self.img_size = img_size
-        self.overlap = overlap
+        self.img_size, self.overlap = img_size, overlap
         rates = _drop_rates(depths, drop_path_rate)
 
         def attention(channels: int, side: int, heads: int, bound: int) -> RelativeAttention:
@@ -291,7 +279,7 @@ class IDT(Network):
             self.add_module(f"upsample_{step}", Convolution("deconv", nn.ConvTranspose2d(dim, num_skip, 2, stride=2)))
             dim = 2 * num_skip
             self.add_module(f"decoderlayer_{step}", layer(LEVELS + 1 + step, dim))
-        self.apply(_init_weights)
+        self.apply(init_linear)
 
     def restore(self, x: Tensor) -> Tensor:
         """Restore images of at least ``img_size`` pixels in height and width.
@@ -441,18 +429,19 @@ def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [rates[start:end] for start, end in pairwise(ends)]
 
 
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 def _check_sizes(
-    embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], win_size: int, img_size: int, overlap: int
+    in_chans: int,
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    win_size: int,
+    img_size: int,
+    overlap: int,
 ) -> None:
-    """Check that the numbers match one another."""
+    """Check that the numbers are positive and match one another."""
+    check_at_least(1, in_chans=in_chans, embed_dim=embed_dim, win_size=win_size, img_size=img_size)
     for name, numbers in (("depths", depths), ("num_heads", num_heads)):
+        check_at_least(1, **{name: numbers})
         if len(numbers) != 2 * LEVELS + 1:
             raise ArgumentError(
                 name,

@@ -32,12 +32,7 @@ Window = tuple[int, int]
 
 
 class LayerNorm2d(nn.Module):
-    """Normalise (B, C, H, W) over the channels of each pixel, with a learned scale and offset per channel.
-
-    Args:
-        channels: number of channels.
-        eps: constant that is added to the variance.
-    """
+    """Normalise (B, C, H, W) over the channels of each pixel, with a learned scale and offset per channel."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -52,11 +47,7 @@ class LayerNorm2d(nn.Module):
 
 
 class Mean2d(nn.Module):
-    """Mean of each channel, over the whole feature map or over a window around each pixel.
-
-    Args:
-        window: height and width of the window; None for the whole feature map.
-    """
+    """Mean of each channel, over a window around each pixel, or over the whole feature map if ``window`` is None."""
 
     def __init__(self, window: Window | None = None) -> None:
         super().__init__()
@@ -78,9 +69,6 @@ class NAFBlock(nn.Module):
 
     ``y = x + beta · conv3(a · sca(a))`` with ``a = gate(conv2(conv1(norm1(x))))``, then
     ``y + gamma · conv5(gate(conv4(norm2(y))))``. ``beta`` and ``gamma`` are initialised to zero.
-
-    Args:
-        channels: number of features.
     """
 
     def __init__(self, channels: int) -> None:

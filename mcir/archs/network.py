@@ -129,6 +129,14 @@ def stochastic_depth(branch: Tensor, probability: float, training: bool) -> Tens
     return branch * kept.div_(1 - probability)
 
 
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as Swin Transformers do; other modules are not changed. For ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") -> Tensor:
     """Extend (B, C, H, W) at the bottom and right until each side is a multiple of ``multiple`` and at least ``least``.
 
@@ -172,11 +180,7 @@ def _pad_any_size(x: Tensor, multiple: int, least: int, padding: Padding) -> Ten
 
 
 def check_at_least(least: int, **arguments: int | Sequence[int]) -> None:
-    """Check that numbers, or all numbers of a list, are at least ``least``.
-
-    Raises:
-        ArgumentError: one is smaller.
-    """
+    """Raise an ``ArgumentError`` unless numbers, or all numbers of a list, are at least ``least``."""
     for name, value in arguments.items():
         numbers = [value] if isinstance(value, int) else list(value)
         if any(number < least for number in numbers):
@@ -186,35 +190,24 @@ def check_at_least(least: int, **arguments: int | Sequence[int]) -> None:
 
 
 def check_above_zero(**arguments: float) -> None:
-    """Check that numbers are positive.
-
-    Raises:
-        ArgumentError: one is not.
-    """
+    """Raise an ``ArgumentError`` unless all numbers are positive."""
     for name, value in arguments.items():
         if not value > 0:
             raise ArgumentError(name, f"{name}: expected a number above 0, got {value}.")
 
 
 def check_probability(**arguments: float) -> None:
-    """Check probabilities of dropping something: at least 0 and below 1.
-
-    Raises:
-        ArgumentError: one is outside this range.
-    """
+    """Raise an ``ArgumentError`` unless all probabilities of dropping something are at least 0 and below 1."""
     for name, value in arguments.items():
         if not 0 <= value < 1:
             raise ArgumentError(name, f"{name}: expected a probability of at least 0 and below 1, got {value}.")
 
 
 def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
-    """Check that official arguments that are not implemented have the one value that is supported.
+    """Raise one ``ArgumentError`` for all arguments that do not have their only supported value.
 
     Args:
         arguments: value, supported value and reason, by argument name.
-
-    Raises:
-        ArgumentError: names all arguments that have another value.
     """
     wrong = [
         (name, f"{name}: expected {supported!r}, got {value!r} ({reason})")

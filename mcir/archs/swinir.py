@@ -34,6 +34,7 @@ from mcir.archs.network import (
     check_at_least,
     check_probability,
     check_unsupported,
+    init_linear,
     stochastic_depth,
 )
 from mcir.network_spec import NetworkSpec
@@ -121,15 +122,15 @@ class Block(nn.Module):
         attn: attention within the windows.
         mlp: the MLP.
         dim: channels of a token.
-        shift: pixels by which the windows are shifted to the bottom and right.
         drop_path: probability of dropping a residual branch in training.
+        shift: pixels by which the windows are shifted to the bottom and right.
         mask: buffer ``attn_mask`` of official files, for the size of the training images; it is not used.
     """
 
     attn_mask: Tensor | None
 
     def __init__(
-        self, attn: WindowAttention, mlp: Mlp, dim: int, shift: int, drop_path: float, mask: Tensor | None
+        self, attn: WindowAttention, mlp: Mlp, dim: int, drop_path: float, shift: int, mask: Tensor | None
     ) -> None:
         super().__init__()
         self.window = attn.window
@@ -242,17 +243,11 @@ class SwinIR(Network):
         patch_size: int = 1,
         ape: bool = False,
     ) -> None:
-        upsampler = upsampler or ""
-        check_unsupported(
-            patch_size=(patch_size, 1, "tokens are pixels in every published network"),
-            ape=(ape, False, "an absolute position embedding would fix the image size"),
-        )
-        check_at_least(1, img_size=img_size, in_chans=in_chans, embed_dim=embed_dim, window_size=window_size)
-        check_at_least(1, depths=depths, num_heads=num_heads)
+        check_unsupported(patch_size=(patch_size, 1, "tokens are pixels"), ape=(ape, False, "it fixes the image size"))
         check_above_zero(mlp_ratio=mlp_ratio, img_range=img_range)
         check_probability(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
-        _check_sizes(img_size, embed_dim, depths, num_heads, window_size)
-        _check_head(upsampler, upscale, resi_connection)
+        _check_sizes(img_size, in_chans, embed_dim, depths, num_heads, window_size)
+        upsampler = _check_head(upsampler or "", upscale, resi_connection)
         spec = NetworkSpec(
             in_channels=in_chans,
             scale=upscale,
@@ -262,25 +257,20 @@ class SwinIR(Network):
             guessed=("img_range",),
         )
         super().__init__(spec)
-        self.upsampler = upsampler
-        self.img_range = img_range
-        self.drop_rate = drop_rate
+        self.upsampler, self.img_range, self.drop_rate = upsampler, img_range, drop_rate
         mean = RGB_MEAN if in_chans == 3 else (0.0,)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = _PatchNorm(embed_dim, patch_norm)
         window, shift = min(window_size, img_size), window_size // 2 if img_size > window_size else 0
-        mask = None
-        if shift:
-            mask = shifted_window_mask(img_size, img_size, window, shift, "cpu").to(self.mean.device, copy=True)
+        mask = shifted_window_mask(img_size, img_size, window, shift, "cpu") if shift else None
+        mask = None if mask is None else mask.to(self.mean.device, copy=True)  # the function's result is cached
         drop_paths = iter([drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))])
 
         def block(index: int, heads: int) -> Block:
             attn = WindowAttention(embed_dim, window, heads, qkv_bias, qk_scale, attn_drop_rate, drop_rate)
             mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
-            is_shifted = index % 2 == 1
-            own_shift, own_mask = (shift, mask) if is_shifted else (0, None)
-            return Block(attn, mlp, embed_dim, own_shift, next(drop_paths), own_mask)
+            return Block(attn, mlp, embed_dim, next(drop_paths), *((shift, mask) if index % 2 else (0, None)))
 
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
@@ -289,11 +279,7 @@ class SwinIR(Network):
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = _residual_conv(embed_dim, resi_connection)
         self._build_head(embed_dim, in_chans)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.apply(init_linear)
 
     def _build_head(self, dim: int, channels: int) -> None:
         if self.upsampler == "pixelshuffledirect":
@@ -403,9 +389,11 @@ def _head_of(shapes: Shapes, channels: int) -> tuple[str, int]:
 
 
 def _check_sizes(
-    img_size: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: int
+    img_size: int, in_chans: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: int
 ) -> None:
-    """Check that the numbers match one another."""
+    """Check that the numbers are positive and match one another."""
+    check_at_least(1, img_size=img_size, in_chans=in_chans, embed_dim=embed_dim, window_size=window_size)
+    check_at_least(1, depths=depths, num_heads=num_heads)
     if not depths:
         raise ArgumentError("depths", "depths: expected one number per group, got an empty list.")
     if len(depths) != len(num_heads):
@@ -424,8 +412,8 @@ def _check_sizes(
         )
 
 
-def _check_head(upsampler: str, upscale: int, resi_connection: str) -> None:
-    """Check the names, and that the head can upsample by ``upscale``."""
+def _check_head(upsampler: str, upscale: int, resi_connection: str) -> str:
+    """Check the names, and that the head can upsample by ``upscale``. Return the upsampler."""
     if upsampler not in UPSAMPLERS:
         raise ArgumentError(
             "upsampler",
@@ -445,3 +433,4 @@ def _check_head(upsampler: str, upscale: int, resi_connection: str) -> None:
     }[upsampler]
     if not is_valid:
         raise ArgumentError("upscale", f"upscale: expected {expected} for upsampler '{upsampler}', got {upscale}.")
+    return upsampler

@@ -23,13 +23,7 @@ LEVELS = 4
 
 
 class ConvolutionPair(nn.Module):
-    """Two times: 3×3 convolution without bias, batch normalisation, ReLU.
-
-    Args:
-        num_in: input channels.
-        num_mid: channels between the two convolutions.
-        num_out: output channels.
-    """
+    """Two times: 3×3 convolution without bias, batch normalisation, ReLU."""
 
     def __init__(self, num_in: int, num_mid: int, num_out: int) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
     for key, parameter in ARCHS.parameters(network.architecture).items():
         if key not in network.arguments:
             assumed[key] = parameter.default
-    source = "from the keys" if weights.architecture is None else "the file says"
+    source = "from the keys" if weights.section is None else "the file says"
     lines += [
         f"architecture  {network.architecture}, ×{network.scale}",
         f"parameters    {network.parameters:,}",

@@ -160,7 +160,7 @@ def made_here(run, *changes):
 
 
 def test_what_else_is_missing_is_named(run, networks, sets):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth: the weight file does not exist"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth: expected a weight file, but the path does not exist"):
         made_here(run).test(["nowhere.pth"])
     with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
         made_here(run, "val.metrics={}")

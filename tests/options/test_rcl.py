@@ -47,7 +47,7 @@ def test_the_second_file_starts_from_the_weights_of_the_first():
 
 
 def test_pre_training_evaluates_and_its_weights_restore(pretrained):
-    assert read_weights(pretrained).architecture == "UNet"
+    assert read_weights(pretrained).section["type"] == "UNet"
     assert load_network(pretrained)(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
     log = pretrained.parents[1] / "results.jsonl"
     lines = [yaml.safe_load(line) for line in log.read_text().splitlines()]

@@ -298,7 +298,7 @@ def test_an_interrupt_leaves_complete_files(space, monkeypatch):
         ({"format": "gif"}, "--format: expected one of bmp, .*, webp, got gif"),
         ({"crop_border": 2}, "without --gt"),
         ({"crop_border": -1, "gt": "in"}, "--crop-border: expected at least 0, got -1"),
-        ({"weights": Path("none.pth")}, "none.pth: the weight file does not exist"),
+        ({"weights": Path("none.pth")}, "none.pth: expected a weight file, but the path does not exist"),
         ({"tile": 1}, "tile: expected at least 2"),
     ],
 )

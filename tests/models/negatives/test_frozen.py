@@ -110,7 +110,7 @@ def test_costs_are_estimated_without_reading_weights(images):
         ({"count": 0}, "count: expected a positive integer, got 0"),
         ({"weights": []}, "weights: expected 'random' or checkpoint files"),
         ({"weights": "a.pth", "count": 2}, "count: expected 1, because weights is not 'random'"),
-        ({"weights": "not/there.pth"}, "the weight file does not exist"),
+        ({"weights": "not/there.pth"}, "expected a weight file, but the path does not exist"),
         (
             {"arch": {**NETWORK, "upscale": 4}},
             "with scale 2 and 3 channels, got EDSR with scale 4",
