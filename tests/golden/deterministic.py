@@ -1,7 +1,7 @@
-"""The weights and inputs that the golden numbers were computed with, made again from their keys and seeds.
+"""Weights and inputs of the golden numbers, generated from keys and seeds.
 
-An entry of a state dict depends on its key, its shape and one gain only: the CRC-32 of the key seeds numpy's generator,
-standard normal numbers in float64 are scaled by the rule below and rounded once to float32.
+An entry of a state dict depends only on its key, its shape and one gain: the CRC-32 of the key seeds NumPy's generator;
+standard normal numbers in float64 are scaled by the rule below and rounded to float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOT_GENERATED = (
 
 
 def deterministic(key: str, shape: Sequence[int], gain: float = 1.0) -> Tensor:
-    """One entry in float32."""
+    """Return one entry in float32."""
     leaf = key.split(".")[-1]
     noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(shape))
     if leaf == "running_mean":
@@ -42,7 +42,7 @@ def deterministic(key: str, shape: Sequence[int], gain: float = 1.0) -> Tensor:
 
 
 def deterministic_state_dict(shapes: Mapping[str, Sequence[int]], gain: float = 1.0) -> dict[str, Tensor]:
-    """All entries but those that the golden networks kept as they were constructed: scalars and NOT_GENERATED."""
+    """Return all entries except those that golden networks keep from their constructor: scalars and NOT_GENERATED."""
     return {
         key: deterministic(key, shape, gain)
         for key, shape in shapes.items()
@@ -51,13 +51,13 @@ def deterministic_state_dict(shapes: Mapping[str, Sequence[int]], gain: float = 
 
 
 def uniform(seed: int, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
-    """U(seed, shape) in [low, high): scaled in float64, rounded to float32."""
+    """Return uniform numbers in [low, high), scaled in float64 and rounded to float32."""
     values = low + (high - low) * np.random.default_rng(seed).random(tuple(shape))
     return torch.from_numpy(values.astype(np.float32))
 
 
 def vgg_state_dict(vgg_type: str, layers: int, gain: float = math.sqrt(2)) -> dict[str, Tensor]:
-    """The golden weights of the first ``layers`` entries of torchvision's ``features`` of a VGG."""
+    """Return golden weights of the first ``layers`` entries of ``features`` of torchvision's VGG."""
     import torchvision
 
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""Networks as their authors' code computes them: keys, shapes, work, outputs and gradients of each configuration.
+"""Measurements of the authors' code: keys, shapes, multiply-adds, outputs and gradients of each configuration.
 
-One small file a configuration; where the full set of measurements lies beside the repository (or where
-``MCIR_GOLDEN`` says), that is read instead. ``python -m tests.golden.networks`` makes the small files from it.
+There is a small file per configuration. If the full measurements are next to the repository, or in the folder
+``MCIR_GOLDEN``, they are read instead. ``python -m tests.golden.networks`` creates the small files from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.golden.deterministic import uniform
 
 HERE = Path(__file__).parent / "architectures"
 FULL = Path(os.environ.get("MCIR_GOLDEN", Path(__file__).parents[3] / "shared"))
-SOURCES = {  # family: its folder in the full set
+SOURCES = {  # folder in the full measurements by family
     "edsr": "golden/edsr",
     "swinir": "golden/swinir",
     "ffanet": "golden/ffanet",
@@ -57,18 +57,18 @@ OWN_NAMES: dict[str, list[tuple[str, str]]] = {
         (r"^((?:encoder|decoder)\.\d\.(?:pair\.)?)4\.", r"\1norm2."),
     ]
 }
-"""By family: patterns and replacements that turn official keys into ours, where ours are of our own making."""
+"""Patterns and replacements that convert official keys to mcir's, by family."""
 
 OWN_ARGUMENTS = {"unet": {"n_channels": "num_in_ch", "n_classes": "num_out_ch"}}
-"""By family: what we call an argument that the golden files have under another name."""
+"""mcir's names of official arguments, by family."""
 
-LEFT_OUT = {"unet_noise2self", "unet_taskonomy_xtc"}  # other papers' U-Nets
-KEPT = 2000  # values of an output that a small file holds
+LEFT_OUT = {"unet_noise2self", "unet_taskonomy_xtc"}  # U-Nets of other papers
+KEPT = 2000  # largest number of values of an output in a small file
 
 
 @dataclass
 class Case:
-    """An input, and (some values of) what the authors' code makes of it."""
+    """An input, and values of the output of the authors' code."""
 
     name: str
     input: Tensor
@@ -82,13 +82,13 @@ class Case:
     grad_probe: dict[str, float] | None
 
     def error(self, output: Tensor) -> float:
-        """Return the largest difference of an output to the stored values, in units of their standard deviation."""
+        """Return the largest difference of an output to the stored values, relative to their standard deviation."""
         assert list(output.shape) == self.shape
         own = output[..., :: self.stride, :: self.stride].flatten()[:: self.step]
         return float((own - self.output).abs().max()) / self.std
 
     def exact_error(self, output: Tensor) -> float:
-        """Return the same for an output and stored values in float64."""
+        """Return the same for an output in float64."""
         assert self.exact is not None and output.dtype == torch.float64
         own = output[..., :: self.stride, :: self.stride].flatten()[:: self.exact_step]
         return float((own - self.exact).abs().max()) / self.std
@@ -96,7 +96,7 @@ class Case:
 
 @dataclass
 class Golden:
-    """A configuration: how it is built, its state dict and what was measured."""
+    """A configuration: constructor arguments, state dict and measurements."""
 
     family: str
     config: str
@@ -110,13 +110,13 @@ class Golden:
 
     @property
     def section(self) -> dict[str, Any]:
-        """The section that builds our network of this configuration."""
+        """The section that builds this configuration in mcir."""
         kind = "nafnet_local" if self.config.startswith("nafnet_local") else self.family
         names = OWN_ARGUMENTS.get(kind, {})
         return {"type": ARCHITECTURES[kind], **{names.get(key, key): value for key, value in self.kwargs.items()}}
 
     def own_name(self, key: str) -> str:
-        """Return our name of an official key."""
+        """Return mcir's name of an official key."""
         for pattern, replacement in OWN_NAMES.get(self.family, []):
             key = re.sub(pattern, replacement, key)
         return key
@@ -128,7 +128,7 @@ def configs() -> list[str]:
 
 
 def load(config: str) -> Golden:
-    """Return a configuration, from the full set where it is there."""
+    """Return a configuration, from the full measurements if they are available."""
     with np.load(HERE / f"{config}.npz") as small:
         facts = json.loads(bytes(small["facts"]))
         full = FULL / SOURCES[facts["family"]] / f"{config}.json"
@@ -172,13 +172,13 @@ def _golden(facts: dict[str, Any], arrays: dict[str, Any], steps: dict[str, int]
 
 
 def manifests() -> Iterator[Path]:
-    """Yield the files of the full set that describe a configuration of ours."""
+    """Yield the files of the full measurements that describe a configuration."""
     for folder in SOURCES.values():
         yield from (file for file in sorted((FULL / folder).glob("*.json")) if file.stem not in LEFT_OUT)
 
 
 def main() -> None:
-    """Make the small files: of each output every n-th value."""
+    """Create the small files, with every n-th value of each output."""
     for file in manifests():
         manifest = json.loads(file.read_text())
         facts, kept, steps = _facts(manifest), {}, {}
