@@ -91,10 +91,10 @@ def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in forms}
     for _ in range(rounds):
         for name, form in forms.items():
-            for way, taken in zip((without, with_gradients), times[name], strict=True):
-                began = time.process_time()
-                way(form)
-                taken.append(1000 * (time.process_time() - began))
+            for run, milliseconds in zip((without, with_gradients), times[name], strict=True):
+                start = time.process_time()
+                run(form)
+                milliseconds.append(1000 * (time.process_time() - start))
     with torch.no_grad():
         results = {name: form(windows, *shift) for name, form in forms.items()}
     return {

@@ -120,7 +120,7 @@ class FFANet(Network):
         for group in range(gps):
             self.add_module(f"g{group + 1}", Group(blocks))
         self.ca = nn.Sequential(
-            nn.Identity(),  # in place of the pooling, so that the keys have the published numbers
+            nn.Identity(),  # the published network pools here; it keeps the numbers in the keys
             nn.Conv2d(gps * FEATURES, FEATURES // 16, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(FEATURES // 16, gps * FEATURES, 1),

@@ -173,7 +173,7 @@ class Group(nn.Module):
 
 
 class _PatchNorm(nn.Module):
-    """Layer normalisation under its official name, or nothing."""
+    """Layer normalisation under its official name, or the identity."""
 
     def __init__(self, dim: int, patch_norm: bool) -> None:
         super().__init__()

@@ -149,8 +149,8 @@ def test_fake_tensors_are_not_cached() -> None:
     with FakeTensorMode():
         attention.relative_position_index(3)
         attention.window_mask_index(6, 6, 3, "cpu")
-    for made in (attention.relative_position_index(3), attention.window_mask_index(6, 6, 3, "cpu")):
-        assert not isinstance(made, FakeTensor)
+    for table in (attention.relative_position_index(3), attention.window_mask_index(6, 6, 3, "cpu")):
+        assert not isinstance(table, FakeTensor)
     with FakeTensorMode():
         assert isinstance(attention.relative_position_index(3), FakeTensor)
 
@@ -160,12 +160,12 @@ def test_splitting_and_joining_heads_equals_linear_layers(parts: int) -> None:
     torch.manual_seed(0)
     layer, windows = nn.Linear(6, 6 * parts).double(), random(4, 9, 6).requires_grad_()
     expected = layer(windows).view(4, 9, parts, 2, 3)
-    made = split_heads(windows, layer, 2)
-    assert len(made) == parts
-    for place, part in enumerate(made):
-        torch.testing.assert_close(part, expected[:, :, place].transpose(1, 2), rtol=0, atol=1e-12)
+    parts_of_windows = split_heads(windows, layer, 2)
+    assert len(parts_of_windows) == parts
+    for index, part in enumerate(parts_of_windows):
+        torch.testing.assert_close(part, expected[:, :, index].transpose(1, 2), rtol=0, atol=1e-12)
     last = nn.Linear(6, 6).double()
-    joined, literal = join_heads(made[0], last), last(expected[:, :, 0].flatten(2))
+    joined, literal = join_heads(parts_of_windows[0], last), last(expected[:, :, 0].flatten(2))
     torch.testing.assert_close(joined, literal, rtol=0, atol=1e-12)
     everything = [windows, *layer.parameters(), *last.parameters()]
     gradients = [torch.autograd.grad(y.square().sum(), everything) for y in (joined, literal)]

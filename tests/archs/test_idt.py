@@ -76,7 +76,7 @@ def plain_attention(attention: RelativeAttention, tokens: Tensor, bound: int) ->
     state, side, heads = attention.state_dict(), attention.side, attention.num_heads
     count, dim = tokens.shape
     query = tokens @ state["qkv.to_q.weight"].T + state["qkv.to_q.bias"]
-    key, value, placed = (tokens @ state["qkv.to_kv.weight"].T + state["qkv.to_kv.bias"]).split(dim, dim=1)
+    key, value, position_values = (tokens @ state["qkv.to_kv.weight"].T + state["qkv.to_kv.bias"]).split(dim, dim=1)
     table = state["relative_position_bias_table"].view(2 * bound - 1, 2 * bound - 1, heads)
     attended = torch.empty_like(tokens)
     for head in range(heads):
@@ -97,7 +97,7 @@ def plain_attention(attention: RelativeAttention, tokens: Tensor, bound: int) ->
         for other in range(count):
             down, right = other // side - one // side, other % side - one % side
             if abs(down) <= reach and abs(right) <= reach:
-                local[one] += deep[:, 0, down + reach, right + reach] * placed[other]
+                local[one] += deep[:, 0, down + reach, right + reach] * position_values[other]
     width = dim // heads
     position = torch.stack(
         [mixing[channel, :, 0, 0] @ local[:, channel // width * width :][:, :width].T for channel in range(dim)], dim=1
@@ -149,8 +149,8 @@ def test_window_block_equals_its_equations() -> None:
     for image in range(2):
         for top in range(0, 6, 3):
             for left in range(0, 9, 3):
-                place = (image, slice(top, top + 3), slice(left, left + 3))
-                attended[place] = plain_attention(block.attn, normal[place].reshape(9, 6), 8).view(3, 3, 6)
+                area = (image, slice(top, top + 3), slice(left, left + 3))
+                attended[area] = plain_attention(block.attn, normal[area].reshape(9, 6), 8).view(3, 3, 6)
     expected = x + attended
     expected = expected + plain_leff(block, plain_norm(block.norm2, expected))
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
@@ -169,8 +169,8 @@ def test_spatial_transformer_equals_its_equations() -> None:
                 for left in range(0, 8, 2)
             ]
             attended = plain_attention(block.attn, torch.stack(windows), 2)
-            for place, value in enumerate(attended.flatten()):
-                expected[image, place // 8, place % 8, channel] += value
+            for position, value in enumerate(attended.flatten()):
+                expected[image, position // 8, position % 8, channel] += value
     expected = expected + plain_leff(block, plain_norm(block.norm2, expected))
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
 
@@ -198,9 +198,9 @@ def patch_tiles(net: IDT, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     batches: list[int] = []
 
     def restore_tile(x: Tensor) -> Tensor:
-        place = torch.arange(sum(batches), sum(batches) + len(x)).view(-1, 1, 1, 1)
+        number = torch.arange(sum(batches), sum(batches) + len(x)).view(-1, 1, 1, 1)
         batches.append(len(x))
-        return x * (1 + 0.01 * place) + 0.001 * place
+        return x * (1 + 0.01 * number) + 0.001 * number
 
     monkeypatch.setattr(net, "restore_tile", restore_tile)
     return batches
@@ -225,11 +225,11 @@ def test_merged_tiles_equal_a_loop_over_pixels(net: IDT, images: Tensor, monkeyp
     assert sum(batches) == len(images) * len(corners)
     for image, row, column in [(len(images) - 1, 20, 30), (0, 0, 0), (0, 32, 31), (0, 16, 16)]:
         total, value = 0.0, torch.zeros(3)
-        for place, (top, left) in enumerate(corners):
+        for number, (top, left) in enumerate(corners):
             y, x = row - top, column - left
             if 0 <= y < 32 and 0 <= x < 32:
                 weight = ((y - 16) ** 2 + (x - 16) ** 2 + 1e-3) ** -0.5
-                index = place * len(images) + image
+                index = number * len(images) + image
                 total += weight
                 value += weight * (images[image, :, row, column] * (1 + 0.01 * index) + 0.001 * index)
         torch.testing.assert_close(merged[image, :, row, column], value / total)

@@ -86,16 +86,16 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def test_equals_a_slow_reference(bilinear: bool, size: tuple[int, int]) -> None:
     net = randomised(UNet(2, 5, num_feat=2, bilinear=bilinear))
     state, images = net.state_dict(), torch.rand(2, 2, *size, dtype=torch.float64)
-    pictures = [plain_pair(part(state, "encoder.0."), images)]
+    features = [plain_pair(part(state, "encoder.0."), images)]
     for level in range(1, 5):
-        above = pictures[-1]
-        halves = [above[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-        height, width = above.shape[2] // 2, above.shape[3] // 2
+        previous = features[-1]
+        halves = [previous[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        height, width = previous.shape[2] // 2, previous.shape[3] // 2
         largest = torch.stack([half[:, :, :height, :width] for half in halves]).amax(0)
-        pictures.append(plain_pair(part(state, f"encoder.{level}."), largest))
-    x = pictures.pop()
+        features.append(plain_pair(part(state, f"encoder.{level}."), largest))
+    x = features.pop()
     for step in range(4):
-        x = plain_up(part(state, f"decoder.{step}."), x, pictures.pop())
+        x = plain_up(part(state, f"decoder.{step}."), x, features.pop())
     expected = torch.einsum("dc,bchw->bdhw", state["last.weight"][..., 0, 0], x) + state["last.bias"].view(-1, 1, 1)
     torch.testing.assert_close(net(images), expected, rtol=1e-10, atol=1e-10)
 
