@@ -1,14 +1,20 @@
-"""A tiny run: four noise-and-gradient pictures, a network of a thousand parameters, random features."""
+"""A tiny run: four images of gradients and noise, a network with a thousand parameters, random features."""
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+
+from mcir.train import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,8 +54,25 @@ def options(folder, **train):
     }
 
 
+def capture(command, arguments):
+    """Run a command in this process; return its output, with the log and a traceback if it fails, and its status."""
+    output, logger = io.StringIO(), logging.getLogger("mcir")
+    handlers, propagate = list(logger.handlers), logger.propagate
+    logger.handlers.clear()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                status = command(arguments)
+            except Exception:
+                traceback.print_exc()
+                status = 1
+    finally:
+        logger.handlers[:], logger.propagate = handlers, propagate
+    return output.getvalue(), status
+
+
 class Run:
-    """The folder of a tiny run, and how it is started in a process of its own."""
+    """The folder of a tiny run, and how to start it: in this process, in another one, or in several."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,6 +101,11 @@ class Run:
         )
 
     def train(self, *arguments, processes=1, environment=None, status=0):
+        """Train and return the output; in this process, unless there are several or they need an environment."""
+        if processes == 1 and environment is None:
+            output, returned = capture(main, ["-opt", str(self.option_file), *arguments])
+            assert returned == status, output
+            return output
         process = self.start(*arguments, processes=processes, environment=environment)
         output, _ = process.communicate(timeout=180)
         assert process.returncode == status, output
@@ -87,13 +115,17 @@ class Run:
         return self.folder.joinpath("experiments", "tiny", *parts)
 
 
-@pytest.fixture
-def run(tmp_path):
-    pictures = tmp_path / "pictures"
+def make_run(folder):
+    pictures = folder / "pictures"
     pictures.mkdir()
     generator = np.random.default_rng(0)
     for number in range(4):
-        slope = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
+        gradient = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
         noise = generator.integers(0, 56, (24, 28, 3))
-        cv2.imwrite(str(pictures / f"{number}.png"), (slope + noise).astype(np.uint8))
-    return Run(tmp_path)
+        cv2.imwrite(str(pictures / f"{number}.png"), (gradient + noise).astype(np.uint8))
+    return Run(folder)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path)

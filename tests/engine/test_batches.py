@@ -1,4 +1,4 @@
-"""Batches from stage to stage: what an iteration gets depends on its number alone."""
+"""Training batches in stages: the batch of an iteration depends only on its number."""
 
 import os
 from itertools import islice
@@ -15,7 +15,7 @@ from tests.engine.conftest import options
 
 
 class OneOf:
-    """A process among several, as far as batches need one."""
+    """The part of a DistContext that batches need."""
 
     device = torch.device("cpu")
 
@@ -51,25 +51,25 @@ def batches(options, start, count, dist=None):
     return list(islice(TrainBatches(options, 7, dist or OneOf()).iterate(start), count))
 
 
-def test_crops_and_batches_change_when_their_iteration_comes(training_set):
+def test_crops_and_batches_change_at_the_start_of_a_stage(training_set):
     shapes = [tuple(batch["gt"].shape) for batch in batches(training_set, 0, 7)]
     assert shapes == 3 * [(4, 3, 8, 8)] + 2 * [(2, 3, 16, 16)] + 2 * [(1, 3, 32, 32)]
 
 
-def test_every_stage_goes_on_in_the_order_of_the_images(training_set):
+def test_a_stage_continues_the_order_of_the_images(training_set):
     seen = [name for batch in batches(training_set, 0, 8) for name in batch["gt_path"]]
     order = [int(index) for epoch in range(4) for index in permutation(5, 7, epoch)]
     assert [int(os.path.basename(name)[0]) for name in seen] == order[: len(seen)]
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 5, 6])
-def test_resuming_anywhere_gives_the_same_batches(training_set, start):
+def test_batches_are_the_same_after_resuming_at_any_iteration(training_set, start):
     for one, other in zip(batches(training_set, 0, 8)[start:], batches(training_set, start, 8 - start), strict=True):
         assert torch.equal(one["lq"], other["lq"])
         assert torch.equal(one["gt"], other["gt"])
 
 
-def test_ranks_divide_the_batches_between_them(training_set):
+def test_processes_share_a_batch(training_set):
     half = training_set.model_copy(
         update={"batch_size_per_gpu": 2, "progressive": (Stage(start=3, gt_size=16, batch_size_per_gpu=1),)}
     )
@@ -79,7 +79,7 @@ def test_ranks_divide_the_batches_between_them(training_set):
         assert torch.equal(whole["gt"], torch.cat([share["gt"] for share in shares]))
 
 
-def test_a_crop_of_a_later_stage_that_no_image_holds_is_found_at_once(training_set):
+def test_an_image_smaller_than_the_crop_of_a_later_stage_is_found_at_once(training_set):
     large = training_set.model_copy(update={"progressive": (Stage(start=3, gt_size=64, batch_size_per_gpu=1),)})
     with pytest.raises(ValueError, match="smaller than the crop of 64"):
         TrainBatches(large, 0, OneOf())
@@ -96,7 +96,7 @@ def write(folder, progressive):
     return folder / "x.yml"
 
 
-def test_stages_are_read_from_an_option_file_and_written_again(tmp_path):
+def test_stages_are_read_from_an_option_file_and_dumped(tmp_path):
     stage = {"start": 6, "gt_size": 32, "batch_size_per_gpu": 2}
     read = load(write(tmp_path, [stage]))
     assert read.datasets.train.progressive == (Stage(**stage),)
@@ -120,7 +120,7 @@ def test_stages_are_read_from_an_option_file_and_written_again(tmp_path):
         ),
     ],
 )
-def test_mistakes_in_stages_are_named(tmp_path, progressive, message):
+def test_errors_in_stages_name_their_key(tmp_path, progressive, message):
     with pytest.raises(OptionError, match=message):
         load(write(tmp_path, progressive))
 

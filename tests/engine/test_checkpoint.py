@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, as they were at the moment of saving, and read back by others and by us."""
+"""Checkpoints: complete or absent, as at the moment of saving, and readable by mcir and by other programs."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ ARGUMENTS = {"num_feat": 4, "num_block": 1, "upscale": 2, "rgb_mean": [0.5, 0.4,
 
 @pytest.fixture
 def model():
-    """After one step, so that network, average and optimizer all differ from their beginnings."""
+    """A model after one step, so that network, moving average and optimizer have changed."""
     section = {"network_g": {"type": "EDSR", **ARGUMENTS}, "pixel_opt": {"type": "L1Loss"}, "ema_decay": 0.5}
     model = RestorationModel(**section, optim_g={"type": "Adam", "lr": 1e-2}, channels_last=True)
     gt = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -60,8 +60,8 @@ def names(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-class Gate:
-    """Makes ``torch.save`` wait until it is opened, as a slow disk would."""
+class SlowDisk:
+    """A replacement of ``torch.save`` that waits until it is opened, like a slow disk."""
 
     def __init__(self, monkeypatch):
         self.opened, self.reached, really = threading.Event(), threading.Event(), torch.save
@@ -75,16 +75,16 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch):
-    gate = Gate(monkeypatch)
-    yield gate
-    gate.opened.set()
+def slow_disk(monkeypatch):
+    disk = SlowDisk(monkeypatch)
+    yield disk
+    slow_disk.opened.set()
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-def test_the_weights_are_laid_out_as_basicsr_lays_them_out(tmp_path, model):
+def test_weight_files_have_the_layout_of_basicsr(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, model, 7)
     checkpoints.wait()
@@ -99,7 +99,7 @@ def test_the_weights_are_laid_out_as_basicsr_lays_them_out(tmp_path, model):
 
 
 def test_spandrel_reads_our_files(tmp_path):
-    """Spandrel knows no EDSR, so the layout is tried with a network that it does know."""
+    """Spandrel does not have this EDSR, so the layout is tested with a network that it has."""
     spandrel = pytest.importorskip("spandrel")
     compact = pytest.importorskip("spandrel.architectures.Compact")
     networks = {name: compact.Compact(num_feat=8, num_conv=2, upscale=2) for name in ("params", "params_ema")}
@@ -129,14 +129,14 @@ def test_the_network_is_rebuilt_from_the_safetensors_file_alone(tmp_path, model)
     assert_equal(load_file(file), torch.load(tmp_path / "net_g_9.pth", weights_only=True)["params_ema"])
 
 
-def test_without_an_average_the_network_itself_is_the_best(tmp_path):
+def test_without_a_moving_average_the_network_is_saved(tmp_path):
     write_network(tmp_path / "net", simple(3.0), 1)
     with safe_open(tmp_path / "net.safetensors", "pt") as opened:
         assert opened.metadata()["weights"] == "params"
     assert torch.equal(load_file(tmp_path / "net.safetensors")["weight"], torch.full((3,), 3.0))
 
 
-def test_the_state_continues_the_model(tmp_path, model):
+def test_the_state_contains_what_the_model_needs(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, model, 1)
     checkpoints.wait()
@@ -154,37 +154,37 @@ def test_the_state_continues_the_model(tmp_path, model):
 # -- at which moment --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_what_was_when_it_was_saved(tmp_path, model, gate):
+def test_changes_after_saving_are_not_written(tmp_path, model, slow_disk):
     checkpoints = Checkpoints(tmp_path)
     network, average = copied(model.network.state_dict()), copied(model.ema.network.state_dict())
     save(checkpoints, model, 1)
-    assert gate.reached.wait(30)
+    assert slow_disk.reached.wait(30)
     with torch.no_grad():
         for parameter in model.parts.parameters():
             parameter.fill_(99.0)
-    gate.opened.set()
+    slow_disk.opened.set()
     checkpoints.wait()
     assert_equal(torch.load(tmp_path / "models" / "net_g_1.pth", weights_only=True)["params"], network)
     assert_equal(load_file(tmp_path / "models" / "net_g_1.safetensors"), average)
     assert_equal(read_state(tmp_path / "training_states" / "1.state")["model"]["network_g"], network)
 
 
-def test_saving_does_not_wait_for_the_disk_but_for_the_checkpoint_before(tmp_path, model, gate):
+def test_saving_waits_only_for_the_previous_checkpoint(tmp_path, model, slow_disk):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, model, 1)  # returns although nothing can be written
-    assert gate.reached.wait(30)
+    assert slow_disk.reached.wait(30)
     assert checkpoints.iterations() == []
     second = threading.Thread(target=save, args=(checkpoints, model, 2))
     second.start()
     second.join(0.1)
     assert second.is_alive()
-    gate.opened.set()
+    slow_disk.opened.set()
     second.join(30)
     checkpoints.wait()
     assert checkpoints.iterations() == [1, 2]
 
 
-def test_each_tensor_is_copied_once_and_into_the_same_memory_again(tmp_path, model, monkeypatch):
+def test_each_tensor_is_copied_once_into_reused_buffers(tmp_path, model, monkeypatch):
     really, made = torch.empty_like, []
 
     def counting(*arguments, **options):
@@ -211,7 +211,7 @@ def test_each_tensor_is_copied_once_and_into_the_same_memory_again(tmp_path, mod
         assert_equal(torch.load(file, weights_only=True)["params"], expected)
 
 
-def test_a_state_that_changes_its_shape_is_copied_anew(tmp_path):
+def test_a_tensor_with_a_new_shape_gets_a_new_buffer(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for iteration, size in enumerate((3, 5, 4), start=1):
         tree = {"a": torch.arange(size), "b": [torch.arange(8.0).view(2, 4).mT, (torch.tensor(iteration), "text")]}
@@ -223,7 +223,7 @@ def test_a_state_that_changes_its_shape_is_copied_anew(tmp_path):
         assert read["b"][1] == (torch.tensor(iteration), "text")
 
 
-def test_views_of_one_memory_stay_what_they_are(tmp_path):
+def test_views_of_the_same_memory_are_saved_as_they_are(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     whole, other = torch.arange(4.0).view(2, 2), torch.tensor([[50.0, 60.0]])
     for iteration in (1, 2, 3):
@@ -268,7 +268,7 @@ def next_look(checkpoints):
 
 
 @pytest.mark.parametrize("noticed_by", [next_save, Checkpoints.wait, next_look])
-def test_a_failed_write_is_told_and_spoils_nothing(tmp_path, monkeypatch, noticed_by):
+def test_a_failed_write_is_reported_and_changes_nothing(tmp_path, monkeypatch, noticed_by):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"value": torch.ones(4)}, simple(1.0), is_best=True)
     checkpoints.wait()
@@ -283,13 +283,13 @@ def test_a_failed_write_is_told_and_spoils_nothing(tmp_path, monkeypatch, notice
     assert names(tmp_path) == before
     assert torch.equal(checkpoints.latest()["value"], torch.ones(4))
     assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 1.0
-    checkpoints.wait()  # told once
+    checkpoints.wait()  # reported once
     checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # and the next may succeed
     checkpoints.wait()
     assert checkpoints.iterations() == [1, 3]
 
 
-def test_a_checkpoint_of_which_one_file_fails_is_none(tmp_path, monkeypatch):
+def test_a_checkpoint_with_a_failed_file_does_not_count(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -321,8 +321,8 @@ for iteration, size in ((1, 100), (2, 10**6)):
 """
 
 
-def test_a_limit_of_the_system_is_met_like_a_full_disk(tmp_path):
-    """No file may grow beyond a megabyte: the write itself fails, inside the libraries."""
+def test_a_limit_on_the_size_of_files_is_handled_like_a_full_disk(tmp_path):
+    """Files are limited to a megabyte, so the write fails inside the libraries."""
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -340,7 +340,7 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(tmp_path):
 # -- which are kept ---------------------------------------------------------------------------------------------------
 
 
-def test_the_last_ones_and_the_best_are_kept(tmp_path):
+def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for iteration in (2, 4, 20, 22):
         checkpoints.save(iteration, {}, simple(float(iteration)), is_best=iteration == 2)
@@ -352,7 +352,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 2.0
 
 
-def test_without_a_number_all_are_kept(tmp_path):
+def test_all_are_kept_by_default(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for iteration in range(1, 8):
         checkpoints.save(iteration, {}, simple())
@@ -365,7 +365,7 @@ def test_without_a_number_all_are_kept(tmp_path):
 
 @pytest.fixture
 def of_mcir(monkeypatch, caplog):
-    """The notices of mcir, wherever they go otherwise."""
+    """The log of mcir, also if it does not propagate."""
     monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
     return caplog
 
@@ -378,7 +378,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_newest_state_is_passed_over_and_named(tmp_path, of_mcir, damage):
+def test_a_damaged_newest_state_is_skipped_and_logged(tmp_path, of_mcir, damage):
     checkpoints = Checkpoints(tmp_path)
     for iteration in (1, 2):
         checkpoints.save(iteration, {}, simple())
@@ -398,7 +398,7 @@ def test_a_folder_without_states_has_no_latest(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"iteration": 3, "epoch": 1}, {"format": 2, "iteration": 3}, [1, 2]])
-def test_a_state_of_another_program_is_refused(tmp_path, content):
+def test_the_state_of_another_program_is_rejected(tmp_path, content):
     torch.save(content, tmp_path / "3.state")
     with pytest.raises(CheckpointError, match=r"3\.state is not a training state of mcir"):
         read_state(tmp_path / "3.state")
@@ -430,7 +430,7 @@ def load_archive(file):
 
 
 @pytest.mark.parametrize(("dump", "load_carelessly"), [(dump_alone, load_alone), (torch.save, load_archive)])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, dump, load_carelessly):
+def test_code_in_a_file_is_not_run(tmp_path, dump, load_carelessly):
     file, folder = tmp_path / "net.pth", tmp_path / "owned"
     dump({"params": {"a": Malicious(str(folder))}}, file)
     with pytest.raises(CheckpointError, match=r"net\.pth is damaged"):
@@ -440,7 +440,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, dump, load_carelessly):
     assert folder.is_dir()  # the trap was armed
 
 
-def test_going_back_abandons_later_states_and_clears_what_a_killed_process_left(tmp_path):
+def test_rewinding_renames_later_states_and_removes_incomplete_files(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.states.mkdir(parents=True)
     for iteration in (2, 4, 6):
@@ -453,6 +453,6 @@ def test_going_back_abandons_later_states_and_clears_what_a_killed_process_left(
     assert not half.exists()
 
 
-def test_both_weight_files_can_be_read_by_the_same_people(tmp_path):
+def test_both_weight_files_have_the_same_permissions(tmp_path):
     write_network(tmp_path / "net", simple(), 1)
     assert (tmp_path / "net.pth").stat().st_mode == (tmp_path / "net.safetensors").stat().st_mode

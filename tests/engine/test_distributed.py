@@ -1,4 +1,4 @@
-"""One process is the identity; two agree on values, on errors and on when to stop."""
+"""Collective operations, devices and signals, in one process and in two."""
 
 import json
 import logging
@@ -20,38 +20,38 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @pytest.fixture
-def alone(monkeypatch):
+def single(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return DistContext(0, 1, CPU)
 
 
-def test_alone_everything_is_the_identity(alone):
+def test_operations_are_the_identity_in_one_process(single):
     network, value = torch.nn.Conv2d(1, 1, 1), torch.tensor([1.0, 2.0])
-    assert alone.is_rank_zero
-    assert alone.wrap(network) is network
-    assert alone.mean(value) is value
-    assert alone.gather({"a": 1}) == [{"a": 1}]
-    alone.barrier()
-    with alone.rank_zero_first():
+    assert single.is_rank_zero
+    assert single.wrap(network) is network
+    assert single.mean(value) is value
+    assert single.gather({"a": 1}) == [{"a": 1}]
+    single.barrier()
+    with single.rank_zero_first():
         value += 1
     assert value.tolist() == [2.0, 3.0]
 
 
-def test_alone_nothing_is_compared(alone):
+def test_nothing_is_compared_in_one_process(single):
     def refuse():
-        raise AssertionError("computed for nothing")
+        raise AssertionError("computed without need")
 
-    alone.require_equal("weights", refuse)
+    single.require_equal("weights", refuse)
 
 
-def test_joined_alone_starts_no_group(alone):
-    with init_distributed(0, DistOptions()) as process:
-        assert (process.rank, process.world_size, process.device) == (0, 1, CPU)
+def test_one_process_starts_no_group(single):
+    with init_distributed(0, DistOptions()) as dist:
+        assert (dist.rank, dist.world_size, dist.device) == (0, 1, CPU)
         assert not torch.distributed.is_initialized()
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
+def test_more_processes_than_gpus_are_an_error(monkeypatch):
     for name, value in zip(VARIABLES, ("1", "2", "1", "2"), strict=True):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -66,15 +66,15 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 @pytest.fixture
-def stop(alone):
+def stop(single):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with StopRequest(alone) as stop:
+    with StopRequest(single) as stop:
         yield stop
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_leaves_the_loop_alone(stop, number):
+def test_a_signal_does_not_interrupt_the_loop(stop, number):
     assert stop.agreed() == 0
     os.kill(os.getpid(), number)
     assert stop.agreed() == number
@@ -82,7 +82,7 @@ def test_a_signal_is_noted_and_leaves_the_loop_alone(stop, number):
 
 
 @pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_leaves_at_once(stop, second, status):
+def test_a_second_signal_ends_the_process(stop, second, status):
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         os.kill(os.getpid(), second)
@@ -100,48 +100,48 @@ from mcir.engine.distributed import StopRequest, init_distributed
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
-told = {}
-with init_distributed(0, DistOptions(timeout_minutes=1)) as process:
-    rank = process.rank
+seen = {}
+with init_distributed(0, DistOptions(timeout_minutes=1)) as dist:
+    rank = dist.rank
     value = torch.tensor([1.0, 10.0]) * (rank + 1)
-    told["mean"] = process.mean(value).tolist()
-    told["value_after"] = value.tolist()
+    seen["mean"] = dist.mean(value).tolist()
+    seen["value_after"] = value.tolist()
     share = (torch.arange(2.0) + 10 * rank).requires_grad_()
-    joint = process.concatenated(share)
+    joint = dist.concatenated(share)
     (joint * torch.arange(4.0) * (rank + 1)).sum().backward()
-    told["concatenated"], told["gradient_of_share"] = joint.tolist(), share.grad.tolist()
-    told["gathered"] = process.gather({"rank": rank, "text": "x" * (1 + 1000 * rank)})
-    with process.rank_zero_first():
+    seen["concatenated"], seen["gradient_of_share"] = joint.tolist(), share.grad.tolist()
+    seen["gathered"] = dist.gather({"rank": rank, "text": "x" * (1 + 1000 * rank)})
+    with dist.rank_zero_first():
         if rank == 0:
             time.sleep(0.2)
             (folder / "download").write_text("done")
-        told["found"] = (folder / "download").exists()
-    process.require_equal("weights", lambda: 1.5)
+        seen["found"] = (folder / "download").exists()
+    dist.require_equal("weights", lambda: 1.5)
     try:
-        process.require_equal("weights", lambda: 1.25 + rank)
+        dist.require_equal("weights", lambda: 1.25 + rank)
     except RuntimeError as error:
-        told["different"] = str(error)
+        seen["different"] = str(error)
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(network.weight)
-    wrapped = process.wrap(network)
+    wrapped = dist.wrap(network)
     wrapped(torch.full((1, 1), 1.0 + rank)).sum().backward()
-    told["gradient"] = network.weight.grad.item()
-    with StopRequest(process) as stop:
+    seen["gradient"] = network.weight.grad.item()
+    with StopRequest(dist) as stop:
         iteration = 0
         while not stop.number and iteration < 1000:
             iteration += 1
             if rank == 1 and iteration == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             stop.agreed()
-    told["stopped"] = [stop.number, iteration]
-told["left"] = not torch.distributed.is_initialized()
-(folder / f"{rank}.json").write_text(json.dumps(told))
+    seen["stopped"] = [stop.number, iteration]
+seen["left"] = not torch.distributed.is_initialized()
+(folder / f"{rank}.json").write_text(json.dumps(seen))
 """
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What each of two processes saw."""
+    """The results of two processes."""
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,36 +162,36 @@ def two(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_two_processes_share_values(two):
-    for rank, told in enumerate(two):
-        assert told["mean"] == [1.5, 15.0]
-        assert told["value_after"] == [1.0 * (rank + 1), 10.0 * (rank + 1)]  # mean does not change what it was given
-        assert told["concatenated"] == [0, 1, 10, 11]
-        assert told["gradient_of_share"] == [[0, 3], [6, 9]][rank]  # of both processes' sums
-        assert told["gathered"] == [{"rank": 0, "text": "x"}, {"rank": 1, "text": "x" * 1001}]
-        assert told["gradient"] == 1.5
-        assert told["left"]
+def test_collective_operations_of_two_processes(two):
+    for rank, seen in enumerate(two):
+        assert seen["mean"] == [1.5, 15.0]
+        assert seen["value_after"] == [1.0 * (rank + 1), 10.0 * (rank + 1)]  # mean does not change its argument
+        assert seen["concatenated"] == [0, 1, 10, 11]
+        assert seen["gradient_of_share"] == [[0, 3], [6, 9]][rank]  # of both processes' sums
+        assert seen["gathered"] == [{"rank": 0, "text": "x"}, {"rank": 1, "text": "x" * 1001}]
+        assert seen["gradient"] == 1.5
+        assert seen["left"]
 
 
-def test_the_first_goes_first(two):
-    assert [told["found"] for told in two] == [True, True]
+def test_rank_zero_runs_first(two):
+    assert [seen["found"] for seen in two] == [True, True]
 
 
-def test_a_difference_is_raised_in_both_with_both_checksums(two):
+def test_a_difference_raises_an_error_in_both_processes(two):
     expected = "The weights differ between the processes (checksums by rank: [1.25, 2.25])."
-    assert [told["different"] for told in two] == [expected, expected]
+    assert [seen["different"] for seen in two] == [expected, expected]
 
 
-def test_both_stop_at_the_same_iteration_by_the_signal_of_one(two):
-    assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # said in one iteration, heard in the next
+def test_a_signal_to_one_process_stops_both_at_the_same_iteration(two):
+    assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # sent in one iteration, received in the next
 
 
-def test_an_option_file_that_counts_on_gpus_is_told_what_it_gets(caplog, monkeypatch):
+def test_a_warning_if_there_is_no_gpu(caplog, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
-    for num_gpu, told in ((8, "no GPU here"), (0, ""), ("auto", "")):
+    for num_gpu, warning in ((8, "no GPU here"), (0, ""), ("auto", "")):
         caplog.clear()
-        with init_distributed(num_gpu, DistOptions()) as process:
-            assert process.device.type == "cpu"
-        assert told in caplog.text
-        assert bool(caplog.text) == bool(told)
+        with init_distributed(num_gpu, DistOptions()) as dist:
+            assert dist.device.type == "cpu"
+        assert warning in caplog.text
+        assert bool(caplog.text) == bool(warning)

@@ -1,4 +1,4 @@
-"""The estimate against the same step made for real."""
+"""The estimated cost of a step, compared with a real step."""
 
 import resource
 
@@ -25,8 +25,8 @@ def bytes_of(tensors):
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def really(section, batch_size, lq_size, gt_size):
-    """Make the step on the CPU; return the model, the FLOPs, and what the forward pass kept beside the weights."""
+def real_step(section, batch_size, lq_size, gt_size):
+    """Make the step on the CPU; return the model, the FLOPs and the bytes kept for the backward pass."""
     model = MODELS.build(section)
     batch = {"lq": torch.rand(batch_size, 3, *lq_size), "gt": torch.rand(batch_size, 3, *gt_size)}
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parts.parameters(), *model.parts.buffers())}
@@ -46,7 +46,7 @@ def really(section, batch_size, lq_size, gt_size):
 @pytest.mark.parametrize("section", [PLAIN, CONTRASTIVE, {**PLAIN, "accumulation_steps": 2}])
 def test_parameters_flops_and_state_equal_those_of_a_real_step(section):
     cost = step_cost(section, *SIZES)
-    model, flops, _ = really(section, *SIZES)
+    model, flops, _ = real_step(section, *SIZES)
     assert cost.parameters == sum(parameter.numel() for parameter in model.network.parameters())
     assert cost.flops == flops > 0
     gradients = [parameter.grad for parameter in model.network.parameters()]
@@ -56,36 +56,36 @@ def test_parameters_flops_and_state_equal_those_of_a_real_step(section):
 
 @pytest.mark.parametrize("section", [PLAIN, {**PLAIN, "ema_decay": 0.9}, CONTRASTIVE])
 def test_activations_equal_those_of_a_real_step(section):
-    assert step_cost(section, *SIZES).activation_bytes == really(section, *SIZES)[2]
+    assert step_cost(section, *SIZES).activation_bytes == real_step(section, *SIZES)[2]
 
 
-def test_activations_grow_with_the_batch():
+def test_activations_are_proportional_to_the_batch_size():
     one, four = (step_cost(PLAIN, size, (32, 32), (64, 64)) for size in (1, 4))
     assert four.activation_bytes == pytest.approx(4 * one.activation_bytes, rel=0.05)
     assert four.flops == 4 * one.flops
     assert four.state_bytes == one.state_bytes
 
 
-def test_accumulation_keeps_a_part_of_the_activations():
+def test_accumulation_divides_the_activations():
     whole, half = (step_cost({**PLAIN, "accumulation_steps": steps}, 4, (32, 32), (64, 64)) for steps in (1, 2))
     assert half.activation_bytes == pytest.approx(whole.activation_bytes / 2, rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_halves_the_activations_and_nothing_else(precision):
+def test_half_precision_halves_only_the_activations(precision):
     single, half = (step_cost({**PLAIN, "precision": name}, *SIZES) for name in ("fp32", precision))
     assert half.activation_bytes == single.activation_bytes // 2
     assert (half.flops, half.state_bytes, half.parameters) == (single.flops, single.state_bytes, single.parameters)
 
 
-def test_grey_images_are_taken_from_the_network_section():
+def test_the_number_of_channels_is_that_of_the_network():
     grey = {**NETWORK, "num_in_ch": 1, "num_out_ch": 1, "rgb_mean": [0.5]}
     cost = step_cost({**PLAIN, "network_g": grey}, *SIZES)
     colour = step_cost(PLAIN, *SIZES)
     assert cost.parameters == colour.parameters - 2 * 6 * 9 * 2 - 2
 
 
-def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
+def test_no_weights_are_read_and_no_memory_is_allocated(monkeypatch):
     def refuse(*_):
         raise AssertionError("weights were read")
 
@@ -102,12 +102,12 @@ def test_no_weights_are_read_and_no_memory_is_taken(monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: less than a GiB
 
 
-def test_a_model_that_cannot_train_is_refused():
+def test_a_model_without_an_optimizer_is_an_error():
     with pytest.raises(ValueError, match="optim_g"):
         step_cost({key: value for key, value in PLAIN.items() if key != "optim_g"}, *SIZES)
 
 
-def test_stored_negatives_cost_features_but_no_passes_of_a_network():
+def test_stored_negatives_cost_features_but_no_forward_passes():
     stored = {**CONTRASTIVE, "negatives": {"type": "ConsensusNegatives", "stored": True}}
     costs = [step_cost(stored, 2, (8, 8), (16, 16), stored=count) for count in (1, 3)]
     frozen = [step_cost({**CONTRASTIVE, "negatives": {"type": "FrozenNegatives", "count": count}}, 2, (8, 8), (16, 16))

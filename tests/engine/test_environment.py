@@ -1,4 +1,4 @@
-"""With what a run was started: the machine, the versions, the revision, and what changed since the last time."""
+"""The record of the starts of a run: machine, versions, git revision and changed options."""
 
 import json
 import subprocess
@@ -24,14 +24,14 @@ def repository(tmp_path):
     (folder / "file").write_text("1")
     git("add", "file")
     git("commit", "-m", "first")
-    git("tag", "-a", "v1", "-m", "a name that is no revision")
+    git("tag", "-a", "v1", "-m", "a tag is not a revision")
     return folder
 
 
-def test_the_revision_and_whether_something_changed_since(repository):
+def test_the_revision_shows_changes_of_tracked_files(repository):
     revision = git_revision(repository)
     assert len(revision) == 40 and set(revision) <= set("0123456789abcdef")
-    (repository / "new").write_text("results of a run, say")
+    (repository / "new").write_text("for example results")
     assert git_revision(repository) == revision
     (repository / "file").write_text("2")
     assert git_revision(repository) == f"{revision}-dirty"
@@ -48,7 +48,7 @@ def test_without_git_or_a_commit_there_is_no_revision(tmp_path, monkeypatch):
     assert git_revision(tmp_path) is None
 
 
-def test_a_start_is_a_line(tmp_path, repository, monkeypatch):
+def test_each_start_is_a_line(tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     record_start(tmp_path, "a: 1\nb: 2\n", CPU)
     record_start(tmp_path, "a: 1\nb: 3\n", {**CPU, "iteration": 7})
@@ -61,13 +61,13 @@ def test_a_start_is_a_line(tmp_path, repository, monkeypatch):
     assert (tmp_path / "options.yml").read_text() == "a: 1\nb: 3\n"
 
 
-def test_options_that_were_damaged_do_not_keep_a_run_from_starting(tmp_path):
+def test_a_damaged_option_file_does_not_prevent_a_start(tmp_path):
     (tmp_path / "options.yml").write_bytes(b"\xff\n")
     record_start(tmp_path, "a: 1\n", CPU)
     assert json.loads((tmp_path / "environment.jsonl").read_text())["changes"] == ["-\ufffd", "+a: 1"]
 
 
-def test_a_gpu_is_called_by_its_name(tmp_path, monkeypatch):
+def test_a_gpu_is_recorded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
     record_start(tmp_path, "", {"device": torch.device("cuda", 1)})
     start = json.loads((tmp_path / "environment.jsonl").read_text())

@@ -1,4 +1,4 @@
-"""Evaluation: the same numbers alone and shared over processes, and equal to the metrics computed by hand."""
+"""Evaluation in one or several processes, compared with the metrics of each image."""
 
 import threading
 
@@ -13,11 +13,11 @@ from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import picture
 
 CPU = torch.device("cpu")
-ALONE = DistContext(0, 1, CPU)
+SINGLE = DistContext(0, 1, CPU)
 
 
-class Pictures(torch.utils.data.Dataset):
-    """Random pairs, each of another difficulty, named out of alphabetical order."""
+class Pairs(torch.utils.data.Dataset):
+    """Random pairs of different difficulty, whose names are not in alphabetical order."""
 
     names = ("e", "b", "d", "a", "c")
 
@@ -37,33 +37,33 @@ class Pictures(torch.utils.data.Dataset):
         return self.items[index]
 
 
-class Together:
-    """Processes of one run, as threads: ``gather`` joins what they bring."""
+class Processes:
+    """The processes of a run as threads, with a ``gather``."""
 
     def __init__(self, count):
         self.barrier = threading.Barrier(count)
-        self.brought = [None] * count
+        self.values = [None] * count
 
     def process(self, rank):
-        together = self
+        processes = self
 
         class Rank(DistContext):
             def gather(self, value):
-                together.brought[rank] = value
-                together.barrier.wait(30)
-                everything = list(together.brought)
-                together.barrier.wait(30)
+                processes.values[rank] = value
+                processes.barrier.wait(30)
+                everything = list(processes.values)
+                processes.barrier.wait(30)
                 return everything
 
-        return Rank(rank, len(self.brought), CPU)
+        return Rank(rank, len(self.values), CPU)
 
 
 def shared(count, dataset, restore=None, **options):
-    """Return what each rank takes the evaluation to be."""
-    together, results = Together(count), [None] * count
+    """Return the evaluation of each rank."""
+    processes, results = Processes(count), [None] * count
 
     def work(rank):
-        part = EvaluationSet("set", dataset, metrics(), together.process(rank), scale=2)
+        part = EvaluationSet("set", dataset, metrics(), processes.process(rank), scale=2)
         results[rank] = part.evaluate(restore or enlarge, **options)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(count)]
@@ -90,9 +90,9 @@ def by_hand(dataset, restore, metric):
     return values
 
 
-def test_scores_are_those_of_the_metrics_image_by_image():
-    dataset = Pictures()
-    evaluation = EvaluationSet("noise", dataset, metrics(), ALONE, scale=2).evaluate(enlarge)
+def test_scores_are_the_means_of_the_metrics_of_each_image():
+    dataset = Pairs()
+    evaluation = EvaluationSet("noise", dataset, metrics(), SINGLE, scale=2).evaluate(enlarge)
     assert evaluation.name == "noise"
     assert list(evaluation.scores) == ["psnr", "ssim"]
     for key, metric in metrics().items():
@@ -107,34 +107,34 @@ def test_scores_are_those_of_the_metrics_image_by_image():
     assert [(score.unit, score.higher_is_better) for score in evaluation.scores.values()] == [("dB", True), ("", True)]
 
 
-def test_an_input_of_the_full_size_is_compared_as_it_is():
-    dataset = Pictures(scale=1)
-    score = EvaluationSet("haze", dataset, {"psnr": PSNR()}, ALONE).evaluate(lambda lq: lq / 0.9).scores["psnr"]
+def test_an_input_with_the_size_of_the_output_is_not_enlarged():
+    dataset = Pairs(scale=1)
+    score = EvaluationSet("haze", dataset, {"psnr": PSNR()}, SINGLE).evaluate(lambda lq: lq / 0.9).scores["psnr"]
     inputs = by_hand(dataset, lambda lq: lq, PSNR())
     assert score.of_input == pytest.approx(sum(inputs.values()) / 5, rel=1e-12)
     assert score.mean > score.of_input
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_a_shared_evaluation_equals_that_of_one_process(count):
-    """Five images over two and three processes: nobody has as many as the others; of seven, two have none."""
-    dataset = Pictures()
-    alone = EvaluationSet("set", dataset, metrics(), ALONE, scale=2).evaluate(enlarge, pictures=3)
+def test_several_processes_give_the_results_of_one(count):
+    """Five images cannot be divided equally; with seven processes two have none."""
+    dataset = Pairs()
+    single = EvaluationSet("set", dataset, metrics(), SINGLE, scale=2).evaluate(enlarge, pictures=3)
     for evaluation in shared(count, dataset, pictures=3):
-        assert evaluation.scores == alone.scores
-        assert list(evaluation.scores["psnr"].images) == list(Pictures.names)
-        assert evaluation.comparisons.keys() == alone.comparisons.keys() == set(Pictures.names[:3])
-        assert all((evaluation.comparisons[name] == alone.comparisons[name]).all() for name in alone.comparisons)
+        assert evaluation.scores == single.scores
+        assert list(evaluation.scores["psnr"].images) == list(Pairs.names)
+        assert evaluation.comparisons.keys() == single.comparisons.keys() == set(Pairs.names[:3])
+        assert all((evaluation.comparisons[name] == single.comparisons[name]).all() for name in single.comparisons)
 
 
-def test_every_image_is_restored_once_by_one_process():
+def test_every_image_is_restored_once():
     seen = []
 
     def restore(lq):
         seen.append(float(lq.sum()))
         return enlarge(lq)
 
-    dataset = Pictures()
+    dataset = Pairs()
     shared(3, dataset, restore)
     assert sorted(seen) == sorted(float(item["lq"][None].sum()) for item in dataset.items)
 
@@ -147,28 +147,28 @@ def test_the_metrics_of_the_input_are_computed_once():
             calls.append(output)
             return super().__call__(output, gt)
 
-    part = EvaluationSet("set", Pictures(), {"psnr": Counted()}, ALONE, scale=2)
+    part = EvaluationSet("set", Pairs(), {"psnr": Counted()}, SINGLE, scale=2)
     first = part.evaluate(enlarge)
     assert len(calls) == 10
     again = part.evaluate(lambda lq: enlarge(lq).flip(-1), pictures=2)
     assert len(calls) == 15
     assert again.scores["psnr"].of_input == first.scores["psnr"].of_input
     assert again.scores["psnr"].mean != first.scores["psnr"].mean
-    assert len(again.comparisons) == 2  # they show the enlarged input, though it was not measured again
+    assert len(again.comparisons) == 2  # with the enlarged input, though it was not measured again
 
 
 def test_restored_images_are_saved_with_their_suffix(tmp_path):
-    dataset = Pictures()
-    part = EvaluationSet("set", dataset, metrics(), ALONE, scale=2)
+    dataset = Pairs()
+    part = EvaluationSet("set", dataset, metrics(), SINGLE, scale=2)
     part.evaluate(enlarge, images_to=tmp_path / "deep" / "set", suffix="_100_mine")
     saved = {file.name: cv2.imread(str(file))[:, :, ::-1] for file in (tmp_path / "deep" / "set").iterdir()}
-    assert saved.keys() == {f"{name}_100_mine.png" for name in Pictures.names}
+    assert saved.keys() == {f"{name}_100_mine.png" for name in Pairs.names}
     for item in dataset.items:
         name = item["gt_path"][3:-4]
         assert (saved[f"{name}_100_mine.png"] == picture(enlarge(item["lq"][None])[0])).all()
 
 
-def test_without_metrics_there_are_pictures_only():
-    evaluation = EvaluationSet("set", Pictures(), {}, ALONE, scale=2).evaluate(enlarge, pictures=1)
+def test_without_metrics_there_are_only_comparisons():
+    evaluation = EvaluationSet("set", Pairs(), {}, SINGLE, scale=2).evaluate(enlarge, pictures=1)
     assert evaluation.scores == {}
     assert list(evaluation.comparisons) == ["e"]

@@ -1,4 +1,4 @@
-"""The guard names the first iteration whose numbers are none, what was wrong and which images were in it."""
+"""The guard names the first iteration with NaN or infinity, its scalars and its images."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ def scalars(l_pix=0.1, grad_norm=1.0, lr=1e-3):
     return {"l_pix": torch.tensor(l_pix), "grad_norm": torch.tensor(grad_norm), "lr": torch.tensor(lr)}
 
 
-def test_finite_numbers_pass():
+def test_finite_scalars_pass():
     guard = FiniteGuard()
     guard.check()
     guard.record(1, scalars(), ["a.png"])
@@ -32,14 +32,14 @@ def test_the_first_bad_iteration_is_named_with_its_images(value):
     assert "l_pix" not in message
 
 
-def test_all_bad_numbers_of_an_iteration_are_named():
+def test_all_bad_scalars_of_an_iteration_are_named():
     guard = FiniteGuard()
     guard.record(3, scalars(l_pix=float("nan"), grad_norm=float("nan")), ["a.png"])
     with pytest.raises(NotFiniteError, match="l_pix, grad_norm is NaN"):
         guard.check()
 
 
-def test_what_was_looked_at_is_forgotten():
+def test_a_check_starts_a_new_record():
     guard = FiniteGuard()
     guard.record(1, scalars(l_pix=float("nan")), ["a.png"])
     with pytest.raises(NotFiniteError):
@@ -48,8 +48,8 @@ def test_what_was_looked_at_is_forgotten():
     guard.check()
 
 
-def test_watching_does_not_read_the_values():
-    """On a device that has no values, reading one would raise: the host never waits before ``check``."""
+def test_recording_does_not_read_the_values():
+    """Reading a value of the meta device is an error, so the host waits only in ``check``."""
     guard = FiniteGuard()
     guard.record(1, {"l_pix": torch.zeros((), device="meta"), "lr": torch.tensor(0.1)}, ["a.png"])
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):

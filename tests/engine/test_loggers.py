@@ -1,4 +1,4 @@
-"""What a run tells: plain lines, a progress bar, JSON lines, TensorBoard – and nothing at all."""
+"""The log of a run: plain lines, a progress bar, JSON lines, TensorBoard."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def no_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
-def tell_everything(log):
+def log_everything(log):
     log.start(40)
     log.advance(50)
     log.log_scalars(50, {"l_pix": 0.0123456, "lr": 1e-4}, speed())
@@ -49,7 +49,7 @@ def tell_everything(log):
 
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path, capsys):
-    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    log_everything(RunLog(tmp_path, 100, tensorboard=False))
     output, errors = capsys.readouterr()
     assert not errors
     assert "\x1b" not in output
@@ -65,7 +65,7 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path, capsys):
 def test_at_a_terminal_there_is_a_progress_bar(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    log_everything(RunLog(tmp_path, 100, tensorboard=False))
     output = capsys.readouterr().out
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     assert "\x1b[" in output
@@ -107,23 +107,23 @@ def test_a_resumed_run_continues_its_lines(tmp_path):
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2]
 
 
-def test_lines_of_iterations_that_are_made_again_are_put_aside(tmp_path):
+def test_lines_of_later_iterations_are_moved_away_on_resume(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     for iteration in (2, 4, 6):
         log.log_scalars(iteration, {"l_pix": 0.5}, speed())
     log.close()
-    lines, aside = tmp_path / "results.jsonl", tmp_path / "results.jsonl.abandoned"
+    lines, abandoned = tmp_path / "results.jsonl", tmp_path / "results.jsonl.abandoned"
     before = lines.read_text()
     lines.write_text(before + '{"kind": "tr')  # killed while writing
     RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
     assert [json.loads(line)["iteration"] for line in lines.read_text().splitlines()] == [2, 4]
-    assert lines.read_text() + aside.read_text() == before + '{"kind": "tr\n'
+    assert lines.read_text() + abandoned.read_text() == before + '{"kind": "tr\n'
     RunLog(tmp_path, 100, tensorboard=False, iteration=2).close()
     assert [json.loads(line)["iteration"] for line in lines.read_text().splitlines()] == [2]
-    assert aside.read_text().count('"iteration": ') == 2
+    assert abandoned.read_text().count('"iteration": ') == 2
 
 
-def test_pictures_are_kept_each_time_until_they_are_made_again(tmp_path):
+def test_images_of_later_iterations_are_removed_on_resume(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     for iteration in (2, 4, 6):
         log.log_evaluation(iteration, evaluation())
@@ -134,7 +134,7 @@ def test_pictures_are_kept_each_time_until_they_are_made_again(tmp_path):
     assert list(image.outputs) == [2, 4] and image.size == (6, 8)
 
 
-def test_tensorboard_passes_over_what_is_made_again(tmp_path):
+def test_tensorboard_hides_later_iterations_on_resume(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for begin, iterations, value in ((0, (2, 4, 6), 0.5), (4, (6,), 0.25)):
         time.sleep(1.1 if begin else 0)  # files of events are named by the second
@@ -147,33 +147,33 @@ def test_tensorboard_passes_over_what_is_made_again(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("train/l_pix")] == [(2, 0.5), (4, 0.5), (6, 0.25)]
 
 
-def test_tensorboard_reads_what_was_written(tmp_path):
+def test_tensorboard_files_can_be_read(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    tell_everything(RunLog(tmp_path, 100, tensorboard=True))
+    log_everything(RunLog(tmp_path, 100, tensorboard=True))
     events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
     events.Reload()
-    told = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert told["train/l_pix"] == [(50, pytest.approx(0.0123456))]
-    assert told["Set5/psnr"] == [(50, 31.5)]
-    assert told.keys() >= {"train/lr", "train/images_per_s", "train/data_time", "train/memory_mib", "Set5/ssim"}
+    logged = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert logged["train/l_pix"] == [(50, pytest.approx(0.0123456))]
+    assert logged["Set5/psnr"] == [(50, 31.5)]
+    assert logged.keys() >= {"train/lr", "train/images_per_s", "train/data_time", "train/memory_mib", "Set5/ssim"}
     (image,) = events.Images("Set5/baby")
     assert (image.step, image.width, image.height) == (50, 56, 34)
 
 
 def test_without_tensorboard_there_is_no_event_file(tmp_path):
-    tell_everything(RunLog(tmp_path, 100, tensorboard=False))
+    log_everything(RunLog(tmp_path, 100, tensorboard=False))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["progress", "results.jsonl"]
 
 
-def test_the_other_processes_are_silent(tmp_path, capsys, monkeypatch):
+def test_other_processes_log_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    tell_everything(RunLog(None, 100, tensorboard=True))
+    log_everything(RunLog(None, 100, tensorboard=True))
     assert capsys.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
 
 
-def test_closing_twice_does_no_harm(tmp_path, capsys):
+def test_closing_twice_is_allowed(tmp_path, capsys):
     log = RunLog(tmp_path, 100, tensorboard=True)
     log.close()
     log.close()
@@ -202,7 +202,7 @@ def test_speed_is_measured_since_the_last_restart(monkeypatch):
     assert (measured.s_per_iteration, measured.images_per_s, measured.data_fraction) == (4.0, 1.0, 0.0)
 
 
-def test_the_table_sets_the_network_against_its_input():
+def test_the_table_compares_the_network_with_its_input():
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(results_table("Results", [evaluation(), evaluation(27.0, "Set14")], "EDSR"))
     console.file.close()
@@ -215,7 +215,7 @@ def test_the_table_sets_the_network_against_its_input():
     assert ["gain", "-1.25 dB", "+0.0623"] in rows
 
 
-def test_values_are_shown_with_their_unit():
+def test_values_have_their_unit():
     assert format_value(INFINITE, "dB") == "inf dB"
     assert format_value(0.91234, "") == "0.9123"
     assert format_value(-0.005, "dB", "+") in ("-0.01 dB", "-0.00 dB")
@@ -230,12 +230,12 @@ def test_json_stays_standard(value):
     assert json.loads(text, parse_constant=refuse) == {"a": {"b": str(value)}, "c": 1.5}
 
 
-def test_an_infinite_value_in_a_list_is_written_too():
+def test_an_infinite_value_in_a_list_is_a_string():
     assert json.loads(as_json({"a": [INFINITE, 1.0]})) == {"a": ["inf", 1.0]}
 
 
 @pytest.mark.parametrize(("rank", "level"), [(None, logging.INFO), ("0", logging.INFO), ("3", logging.ERROR)])
-def test_notices_are_shown_once_and_by_the_first_process(monkeypatch, rank, level):
+def test_rank_zero_prints_log_messages_once(monkeypatch, rank, level):
     logger = logging.getLogger("mcir")
     for name, value in {"handlers": [], "level": logging.NOTSET, "propagate": True}.items():
         monkeypatch.setattr(logger, name, value)

@@ -1,9 +1,7 @@
-"""Testing in a process of its own: two sets, two checkpoints, one table and one file of results."""
+"""Testing: two data sets, two checkpoints, one table and one file of results."""
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -16,24 +14,25 @@ from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.engine.distributed import DistContext
 from mcir.metrics import PSNR, SSIM
 from mcir.registry import ARCHS, DATASETS
+from mcir.test import main
 from mcir.weights import WeightsError
-from tests.engine.conftest import ROOT, options
+from tests.engine.conftest import capture, options
 
 NETWORK = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0}
 
 
-def test_process(run, *arguments, status=0):
-    command = [sys.executable, str(ROOT / "mcir/test.py"), "-opt", str(run.option_file), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    environment.pop("FORCE_COLOR", None)
-    result = subprocess.run(
-        command, cwd=run.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == status, result.stdout + result.stderr
-    return result
+@pytest.fixture(autouse=True)
+def folder_and_width(run, monkeypatch):
+    monkeypatch.chdir(run.folder)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
-test_process.__test__ = False
+def run_test(run, *arguments, status=0):
+    """Run the command and return its output."""
+    output, returned = capture(main, ["-opt", str(run.option_file), *map(str, arguments)])
+    assert returned == status, output
+    return output
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def networks(run):
 
 @pytest.fixture
 def sets(run):
-    """An option file with two test sets and no training; the sections of the sets."""
+    """The sections of two test sets, and an option file with them and without training."""
     (run.folder / "few").mkdir()
     (run.folder / "pictures" / "3.png").rename(run.folder / "few" / "only.png")
     base = {"type": "PairedImageDataset", "degradation": {"type": "BicubicDown"}}
@@ -73,7 +72,7 @@ def by_hand(section, restore, metric):
     for item in dataset:
         lq, gt = (item[key].float()[None] / (255 if item[key].dtype == torch.uint8 else 1) for key in ("lq", "gt"))
         with torch.no_grad():
-            values[os.path.basename(item["gt_path"])[:-4]] = float(metric(restore(lq), gt))
+            values[Path(item["gt_path"]).stem] = float(metric(restore(lq), gt))
     return values
 
 
@@ -82,7 +81,7 @@ def mean(values):
 
 
 def test_two_checkpoints_on_two_sets(run, networks, sets):
-    result = test_process(run, "--checkpoint", *networks, "--set", "val.save_img=true", "val.suffix=mine")
+    output = run_test(run, "--checkpoint", *networks, "--set", "val.save_img=true", "val.suffix=mine")
     folder = run.folder / "results" / "tiny"
     results = json.loads((folder / "results.json").read_text())
     assert list(results) == [str(file) for file in networks]
@@ -95,10 +94,10 @@ def test_two_checkpoints_on_two_sets(run, networks, sets):
                 assert record["mean"] == mean(record["images"])
                 assert record["of_input"] == mean(by_hand(section, lambda lq: imresize(lq.double(), 2).float(), metric))
                 assert record["unit"] == ("dB" if key == "psnr" else "")
-                assert f"{record['mean']:.4f}" in result.stdout or f"{record['mean']:.2f} dB" in result.stdout
+                assert f"{record['mean']:.4f}" in output or f"{record['mean']:.2f} dB" in output
     assert len({record["many"]["psnr"]["mean"] for record in results.values()}) == 2
-    for told in ("net_1.pth", "net_2.pth", "bicubic", "EDSR", "gain", str(folder / "results.json")):
-        assert told in result.stdout
+    for text in ("net_1.pth", "net_2.pth", "bicubic", "EDSR", "gain", str(folder / "results.json")):
+        assert text in output
     for label in ("net_1", "net_2"):
         saved = sorted(file.name for file in (folder / "visualization" / label / "many").iterdir())
         assert saved == ["0_mine.png", "1_mine.png", "2_mine.png"]
@@ -106,16 +105,16 @@ def test_two_checkpoints_on_two_sets(run, networks, sets):
         assert [file.name for file in (folder / "comparisons" / label / "few").iterdir()] == ["only.png"]
 
 
-def test_the_validation_set_and_the_weights_of_a_training_file_are_used(run, networks):
-    """The option file of a training run tests as it is: its losses and negatives are not built."""
+def test_the_option_file_of_a_training_can_be_tested(run, networks):
+    """Its validation sets and weights are used; its losses and negatives are not built."""
     (file, network), *_ = networks.items()
-    test_process(run, "--set", f"path.pretrain_network_g={file}", "train.contrastive_opt.weights=imagenet")
+    run_test(run, "--set", f"path.pretrain_network_g={file}", "train.contrastive_opt.weights=imagenet")
     results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
     section = {**options(run.folder)["datasets"]["val"]}
     assert results[str(file)]["val"]["psnr"]["mean"] == mean(by_hand(section, network, PSNR()))
 
 
-def test_what_is_said_of_the_pretrained_weights_is_not_said_of_a_checkpoint(run, networks, sets):
+def test_options_of_the_pretrained_weights_do_not_apply_to_checkpoints(run, networks, sets):
     first, second = networks.values()
     file = run.folder / "trained.pth"
     torch.save({"params": first.state_dict(), "params_ema": second.state_dict()}, file)
@@ -126,19 +125,19 @@ def test_what_is_said_of_the_pretrained_weights_is_not_said_of_a_checkpoint(run,
         (("--checkpoint", file, "--set"), second),
         (("--set", f"path.pretrain_network_g={file}"), first),
     ):
-        test_process(run, *arguments, *of_pretrained)
+        run_test(run, *arguments, *of_pretrained)
         results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
         score = by_hand(sets["few"], network, PSNR(crop_border=2))
         assert results[str(file)]["few"]["psnr"]["images"] == pytest.approx(score, rel=1e-6)
-    assert "conv_last.bias" in test_process(run, "--checkpoint", partial, "--set", *of_pretrained, status=1).stderr
+    assert "conv_last.bias" in run_test(run, "--checkpoint", partial, "--set", *of_pretrained, status=1)
 
 
-def test_restored_images_are_the_stored_negatives_of_a_training(run, networks):
-    """The two commands of docs/negatives.md."""
+def test_restored_images_can_be_stored_negatives(run, networks):
+    """The two commands in docs/negatives.md."""
     file = next(iter(networks))
     (run.folder / "pictures" / "deep").mkdir()
     (run.folder / "pictures" / "3.png").rename(run.folder / "pictures" / "deep" / "3.png")
-    test_process(run, "--checkpoint", file, "--set", "val.save_img=true", f"path.results_root={run.folder / 'results'}")
+    run_test(run, "--checkpoint", file, "--set", "val.save_img=true", f"path.results_root={run.folder / 'results'}")
     outputs = run.folder / "results" / "tiny" / "visualization" / "net_1" / "val"
     assert len(list(outputs.rglob("*.png"))) == 4
     run.train(
@@ -148,38 +147,38 @@ def test_restored_images_are_the_stored_negatives_of_a_training(run, networks):
     assert run.path("models", "net_g_1.pth").exists()
 
 
-def test_missing_weights_are_told_in_a_line(run, sets):
-    result = test_process(run, status=1)
-    assert "Testing needs weights: set 'path.pretrain_network_g' or --checkpoint FILE." in result.stderr
-    assert "Traceback" not in result.stderr
+def test_missing_weights_are_reported_in_one_line(run, sets):
+    output = run_test(run, status=1)
+    assert "Testing needs weights: set 'path.pretrain_network_g' or --checkpoint FILE." in output
+    assert "Traceback" not in output
     assert not list(run.folder.rglob("results.json"))
 
 
-def made_here(run, *changes):
+def make_tester(run, *changes):
     return testing.Tester(load(run.option_file, changes), DistContext(0, 1, torch.device("cpu")))
 
 
-def test_what_else_is_missing_is_named(run, networks, sets):
+def test_missing_data_sets_and_metrics_are_named(run, networks, sets):
     with pytest.raises(WeightsError, match=r"nowhere\.pth: expected a weight file, but the path does not exist"):
-        made_here(run).test(["nowhere.pth"])
+        make_tester(run).test(["nowhere.pth"])
     with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
-        made_here(run, "val.metrics={}")
+        make_tester(run, "val.metrics={}")
     tree = options(run.folder)
     del tree["datasets"]["val"]
     run.write(tree)
     with pytest.raises(ValueError, match=r"Testing needs a data set: set 'datasets\.test'"):
-        made_here(run)
+        make_tester(run)
 
 
-def test_weights_of_another_network_are_refused(run, networks, sets):
+def test_weights_of_another_network_are_an_error(run, networks, sets):
     with pytest.raises(ValueError, match="do not match EDSR") as caught:
-        made_here(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
+        make_tester(run, "network_g.num_feat=8").test([str(next(iter(networks)))])
     assert "conv_first.weight (expected (8, 3, 3, 3), got (4, 3, 3, 3))" in str(caught.value)
     assert not list(run.folder.rglob("results.json"))
 
 
-def test_options_that_decide_how_images_are_restored_hold_in_tests_too(run):
-    """Of the training options a test needs those alone: Noise2Self restores every pixel without seeing it."""
+def test_options_that_change_restoring_apply_to_tests(run):
+    """A test uses only those training options, like the mask of Noise2Self."""
     tree = options(run.folder)
     data = {"type": "PairedImageDataset", "dataroot_gt": str(run.folder / "pictures")}
     tree |= {

@@ -1,4 +1,4 @@
-"""What the trainer compares between processes (all of the state but the optimizer's), and what it writes down."""
+"""The trainer: state checksum, dry run, warnings, and the files that it writes."""
 
 import json
 
@@ -23,7 +23,7 @@ def trainer(run):
     return trainer
 
 
-def test_the_model_knows_how_long_it_is_trained(trainer):
+def test_the_model_gets_the_number_of_iterations(trainer):
     assert trainer.model.total_iter == 2
 
 
@@ -32,7 +32,7 @@ def tensors(part):
 
 
 @pytest.mark.parametrize("name", ["network_g", "ema", "negatives", "balance_l_neg"])
-def test_every_tensor_of_every_part_counts(trainer, name):
+def test_the_checksum_depends_on_every_tensor(trainer, name):
     before = state_checksum(trainer.model)
     assert state_checksum(trainer.model) == before
     changed = tensors(trainer.model.stateful()[name])
@@ -45,7 +45,7 @@ def test_every_tensor_of_every_part_counts(trainer, name):
     assert state_checksum(trainer.model) == before
 
 
-def test_numbers_in_a_state_count_and_the_optimizer_does_not(trainer):
+def test_the_checksum_depends_on_numbers_and_not_on_the_optimizer(trainer):
     class Counter:
         value = 1
 
@@ -62,11 +62,11 @@ def test_numbers_in_a_state_count_and_the_optimizer_does_not(trainer):
     assert state_checksum(trainer.model) != before
 
 
-VGG = {"type": "PCLLoss", "weights": "random", "layer_weights": {"relu5_1": 1.0}}
+PCL = {"type": "PCLLoss", "weights": "random", "layer_weights": {"relu5_1": 1.0}}
 CCR = {"type": "CurricularContrastiveRegularization", "weights": "random", "layer_weights": {"relu1_1": 1.0}}
 
 
-def begun(run, **train):
+def tree_of(run, **train):
     tree = options(run.folder, **train)
     tree["datasets"]["train"]["num_worker_per_gpu"] = 0
     return tree
@@ -75,7 +75,7 @@ def begun(run, **train):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"contrastive_opt": VGG}, r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8: vgg19 up to relu5_1"),
+        ({"contrastive_opt": PCL}, r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8: vgg19 up to relu5_1"),
         ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*expected 6 negatives"),
         (
             {"negatives": {"type": "ConsensusNegatives", "stored": True}},
@@ -83,8 +83,8 @@ def begun(run, **train):
         ),
     ],
 )
-def test_a_step_that_cannot_be_made_is_told_before_data_is_read(run, monkeypatch, train, message):
-    tree = begun(run, **train)
+def test_an_impossible_step_is_an_error_before_data_is_read(run, monkeypatch, train, message):
+    tree = tree_of(run, **train)
     tree["datasets"]["train"]["gt_size"] = 8
     run.write(tree)
 
@@ -97,58 +97,58 @@ def test_a_step_that_cannot_be_made_is_told_before_data_is_read(run, monkeypatch
     assert not run.path().exists()
 
 
-def test_a_network_that_needs_values_is_not_refused(run, monkeypatch):
+def test_a_network_that_needs_values_is_accepted(run, monkeypatch):
     def needs_a_value(self, x):
         return EDSR_FORWARD(self, x * float(x.detach().max() >= 0))
 
     monkeypatch.setattr(EDSR, "forward", needs_a_value)
-    run.write(begun(run, total_iter=1))
+    run.write(tree_of(run, total_iter=1))
     assert Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu"))).train() == 0
 
 
 @pytest.mark.parametrize("metric", ["PSNR", "SSIM"])
-def test_a_curriculum_that_nothing_moves_is_told(run, caplog, metric):
-    tree = begun(run, contrastive_opt={**CCR, "difficulties": [20.0, 30.0]})
+def test_a_curriculum_without_psnr_is_logged(run, caplog, metric):
+    tree = tree_of(run, contrastive_opt={**CCR, "difficulties": [20.0, 30.0]})
     tree["val"]["metrics"] = {"one": {"type": metric}}
     run.write(tree)
     Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
     assert ("curriculum" in caplog.text) == (metric == "SSIM")
 
 
-def trained(run, *overrides, resume=False):
+def train(run, *overrides, resume=False):
     options = load(run.option_file, ("datasets.train.num_worker_per_gpu=0", *overrides))
     return Trainer(options, DistContext(0, 1, torch.device("cpu")), resume).train()
 
 
-def test_each_start_is_written_down(run, capsys):
-    assert trained(run, "train.total_iter=2") == 0
+def test_each_start_is_recorded(run, capsys):
+    assert train(run, "train.total_iter=2") == 0
     first = run.path("report.html").read_text()
-    assert trained(run, "train.total_iter=3", "val.pictures=0", resume=True) == 0
+    assert train(run, "train.total_iter=3", "val.pictures=0", resume=True) == 0
     start, again = (json.loads(line) for line in run.path("environment.jsonl").read_text().splitlines())
-    told = ("iteration", "total_iter", "model", "network", "parameters", "images", "processes", "device")
-    assert [start[key] for key in told] == [0, 2, "ContrastiveModel", "EDSR", 1259, 4, 1, "cpu"]
+    recorded = ("iteration", "total_iter", "model", "network", "parameters", "images", "processes", "device")
+    assert [start[key] for key in recorded] == [0, 2, "ContrastiveModel", "EDSR", 1259, 4, 1, "cpu"]
     assert (again["iteration"], again["total_iter"], start["torch"]) == (2, 3, torch.__version__)
     assert (start["changes"], again["changes"]) == (
         [],
         ["-  total_iter: 2", "+  total_iter: 3", "-  pictures: 1", "+  pictures: 0"],
     )
-    run.option_file.write_text(run.path("options.yml").read_text())  # it is an option file
+    run.option_file.write_text(run.path("options.yml").read_text())  # it can be used as an option file
     assert load(run.option_file).train.total_iter == 3
     assert "finished: 2 iterations" in first and "finished: 3 iterations" in run.path("report.html").read_text()
     assert f"report:      {run.path('report.html')}" in capsys.readouterr().out
 
 
-def test_who_wants_no_report_gets_none(run, capsys):
-    assert trained(run, "train.total_iter=1", "logger.report=false") == 0
+def test_the_report_can_be_disabled(run, capsys):
+    assert train(run, "train.total_iter=1", "logger.report=false") == 0
     assert not run.path("report.html").exists() and "report:" not in capsys.readouterr().out
     assert run.path("environment.jsonl").exists()
 
 
-def test_a_report_that_cannot_be_written_is_told_and_breaks_nothing(run, monkeypatch, caplog, capsys):
+def test_an_error_in_the_report_does_not_fail_the_training(run, monkeypatch, caplog, capsys):
     def fail(folders, file):
-        raise OSError("no room for it")
+        raise OSError("disk full")
 
     monkeypatch.setattr(trainer_module, "write_report", fail)
-    assert trained(run, "train.total_iter=1") == 0
-    assert "The report could not be written (no room for it); the training is complete." in caplog.text
+    assert train(run, "train.total_iter=1") == 0
+    assert "The report could not be written (disk full); the training is complete." in caplog.text
     assert "report:" not in capsys.readouterr().out and run.path("models", "net_g_1.pth").exists()

@@ -1,4 +1,4 @@
-"""What a run tells of its losses at print steps, and what its losses learn from the validation."""
+"""Logged loss gradients, and losses that depend on the validation."""
 
 import json
 
@@ -15,14 +15,14 @@ CCR = {
 }
 
 
-def test_gradients_are_told_when_printed_and_the_curriculum_hears_of_the_validation(run):
+def test_gradients_are_logged_and_the_curriculum_follows_the_validation(run):
     tree = options(run.folder, contrastive_opt=CCR, balance=0.2, total_iter=6)
     run.write(tree)
     run.train(processes=2)
     lines = [json.loads(line) for line in run.path("results.jsonl").read_text().splitlines()]
-    told = [line for line in lines if line["kind"] == "train"]
-    assert [line["iteration"] for line in told] == [3, 6]
-    for line in told:
+    logged = [line for line in lines if line["kind"] == "train"]
+    assert [line["iteration"] for line in logged] == [3, 6]
+    for line in logged:
         assert line["ratio_l_neg"] == pytest.approx(line["grad_l_neg"] / line["grad_l_pix"], rel=1e-3)
         assert 0.2 / 2.5 < line["ratio_l_neg"] < 0.2 * 2.5
         assert -1 <= line["cosine_l_neg"] <= 1 and line["factor_l_neg"] > 0
