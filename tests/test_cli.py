@@ -1,6 +1,7 @@
-"""The command ``mcir`` as a person uses it."""
+"""The command ``mcir``."""
 
 import json
+import os
 import subprocess
 import sys
 import webbrowser
@@ -20,14 +21,14 @@ from tests.report.runs import leave_run
 
 def test_list_shows_names_arguments_and_sources(capsys):
     assert main(["list", "archs"]) == 0
-    told = capsys.readouterr().out
-    assert "EDSR  mcir.archs.edsr" in told
-    assert "    upscale: an integer = 4" in told
+    output = capsys.readouterr().out
+    assert "EDSR  mcir.archs.edsr" in output
+    assert "    upscale: an integer = 4" in output
     assert main(["list", "negatives", "*history*"]) == 0
-    told = capsys.readouterr().out
-    assert "HistoryNegatives  mcir.models.negatives" in told
-    assert "weight: " in told
-    assert "    network:" not in told  # what mcir passes itself
+    output = capsys.readouterr().out
+    assert "HistoryNegatives  mcir.models.negatives" in output
+    assert "weight: " in output
+    assert "    network:" not in output  # what mcir passes itself
     assert main(["list", "metrics"]) == 0
     assert "PSNR (also calculate_psnr)" in capsys.readouterr().out
 
@@ -38,12 +39,12 @@ def test_everything_can_be_listed(what, capsys):
     assert len(capsys.readouterr().out.splitlines()) > 4
 
 
-def test_a_pattern_without_a_match_offers_the_nearest(capsys):
+def test_a_pattern_without_a_match_suggests_a_name(capsys):
     assert main(["list", "archs", "EDRS"]) == 1
     assert "Did you mean 'EDSR'" in capsys.readouterr().err
 
 
-def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
+def test_report_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("plain", "spn"):
         leave_run(tmp_path / "experiments" / name, until=10)
@@ -66,23 +67,23 @@ def test_report_writes_a_page_where_it_is_wanted(tmp_path, monkeypatch, capsys):
 
 def test_check_prints_resolved_options_and_the_cost(run, capsys):  # noqa: F811
     assert main(["check", "-opt", str(run.option_file), "--set", "train.total_iter=7"]) == 0
-    told = capsys.readouterr().out
-    resolved = yaml.safe_load(told)
+    output = capsys.readouterr().out
+    resolved = yaml.safe_load(output)
     assert resolved["train"]["total_iter"] == 7
     assert resolved["datasets"]["train"]["gt_size"] == 16
-    assert "# parameters              1,259" in told
-    assert "FLOPs of a step" in told
+    assert "# parameters              1,259" in output
+    assert "FLOPs of a step" in output
     assert not (run.folder / "experiments").exists()
 
 
-def test_check_tells_every_mistake_and_fails(run, capsys):  # noqa: F811
+def test_check_reports_every_mistake(run, capsys):  # noqa: F811
     tree = options(run.folder, total_itr=3)
     tree["network_g"]["num_feats"] = 3
     run.write(tree)
     assert main(["check", "-opt", str(run.option_file)]) == 1
-    told = capsys.readouterr().err
-    assert "Did you mean 'num_feat'" in told
-    assert "Did you mean 'total_iter'" in told
+    output = capsys.readouterr().err
+    assert "Did you mean 'num_feat'" in output
+    assert "Did you mean 'total_iter'" in output
 
 
 def test_schema_is_written(tmp_path, capsys):
@@ -94,7 +95,7 @@ def test_schema_is_written(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)
 
 
-def test_prepare_from_pictures_to_a_verified_data_base(tmp_path, capsys):
+def test_prepare_and_verify_a_database(tmp_path, capsys):
     (tmp_path / "hr").mkdir()
     generator = np.random.default_rng(0)
     for number in range(2):
@@ -114,7 +115,7 @@ def test_prepare_from_pictures_to_a_verified_data_base(tmp_path, capsys):
     assert "1 problem\n" in capsys.readouterr().out
 
 
-def test_a_data_set_is_held_against_its_manifest(tmp_path, capsys):
+def test_a_data_set_is_compared_with_its_manifest(tmp_path, capsys):
     generator = np.random.default_rng(0)
     sides = {"baby": (512, 512), "bird": (288, 288), "butterfly": (256, 256), "head": (280, 280), "woman": (344, 228)}
     (tmp_path / "HR").mkdir()
@@ -122,18 +123,18 @@ def test_a_data_set_is_held_against_its_manifest(tmp_path, capsys):
         cv2.imwrite(str(tmp_path / "HR" / f"{name}.png"), generator.integers(0, 255, (*size, 3)).astype(np.uint8))
     assert main(["prepare", "lr", str(tmp_path / "HR"), str(tmp_path / "LR_bicubic" / "X4"), "--scale", "4"]) == 0
     assert main(["prepare", "verify", "Set5", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert "HR: 5 images, names, sizes" in told.out and "HR + LR_bicubic/X4: 5 pairs (scale: 4)" in told.out
-    assert told.out.endswith("matches Set5\n") and not told.err
+    output = capsys.readouterr()
+    assert "HR: 5 images, names, sizes" in output.out and "HR + LR_bicubic/X4: 5 pairs (scale: 4)" in output.out
+    assert output.out.endswith("matches Set5\n") and not output.err
     for number in range(12):
         cv2.imwrite(str(tmp_path / "HR" / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
     assert main(["prepare", "verify", "set5", str(tmp_path)]) == 1
-    told = capsys.readouterr()
-    assert "25 differences from Set5" in told.out  # the count, and of twelve images the name and the missing partner
-    assert told.err.count("\n") == 11 and "17 images, expected 5" in told.err and "and 15 more" in told.err
+    output = capsys.readouterr()
+    assert "25 differences from Set5" in output.out  # the count, and for twelve images the name and the missing partner
+    assert output.err.count("\n") == 11 and "17 images, expected 5" in output.err and "and 15 more" in output.err
 
 
-def test_naming_a_data_set_wrongly(tmp_path, capsys):
+def test_mistakes_about_a_data_set(tmp_path, capsys):
     for arguments, message in (
         (["goppro", str(tmp_path)], "no data set 'goppro'. Did you mean 'gopro'?"),
         (["gopro"], "mcir prepare verify gopro ROOT"),
@@ -145,7 +146,7 @@ def test_naming_a_data_set_wrongly(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_verify_takes_one_clean_image_with_many_degraded_ones(tmp_path, capsys):
+def test_one_clean_image_may_have_several_degraded_ones(tmp_path, capsys):
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
     for folder, name in (("gt", "1"), ("lq", "1_1"), ("lq", "1_2")):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -162,41 +163,77 @@ def test_prepare_split(tmp_path, capsys):
     out = tmp_path.with_name("lists")
     arguments = ["prepare", "split", str(tmp_path), str(out), "--test", "0.2", "--val", "3", "--seed", "1"]
     assert main(arguments) == 0 and main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "3 written, 0 existed, from 10 images" in told and "0 written, 3 existed" in told
+    output = capsys.readouterr().out
+    assert "3 written, 0 existed, from 10 images" in output and "0 written, 3 existed" in output
     assert [len((out / f"{kind}.txt").read_text().split()) for kind in ("train", "val", "test")] == [5, 3, 2]
     assert main([*arguments[:-1], "2"]) == 1
     assert "train.txt: differs" in capsys.readouterr().err
 
 
-def test_a_mistake_is_told_in_plain_words(tmp_path, capsys):
+def test_a_mistake_is_reported_in_one_line(tmp_path, capsys):
     assert main(["prepare", "lmdb", str(tmp_path / "nowhere"), str(tmp_path / "x.lmdb")]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("mcir prepare: ")
-    assert "nowhere" in told
+    output = capsys.readouterr().err
+    assert output.startswith("mcir prepare: ")
+    assert "nowhere" in output
 
 
-def test_help_comes_without_loading_torch():
-    code = "import mcir.cli, sys; assert 'torch' not in sys.modules; mcir.cli.main(['--help'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "prepare" in done.stdout
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import mcir", {"torch", "numpy", "pydantic"}),
+        ("from mcir.cli import main; main(['--help'])", {"torch", "numpy", "pydantic", "rich"}),
+        (
+            "from mcir.cli import main; main(['list', 'archs'])",
+            {"cv2", "PIL", "scipy", "skimage", "torchvision", "rich"},
+        ),
+        ("from mcir.cli import main; main(['list', 'datasets'])", {"scipy", "skimage", "tensorboard", "torchvision"}),
+        ("from mcir.cli import main; main(['check', '-opt', 'test.yml'])", {"scipy", "tensorboard", "gradio", "onnx"}),
+    ],
+)
+def test_commands_import_only_what_they_need(tmp_path, code, unwanted):
+    (tmp_path / "test.yml").write_text("name: a\nmodel_type: RestorationModel\nnetwork_g: {type: EDSR}\nscale: 4\n")
+    test = f"import atexit, sys; atexit.register(lambda: print('LOADED:', *sys.modules)); {code}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", test], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.rpartition("LOADED: ")[2].split())
+    assert "mcir" in loaded and not loaded & unwanted
 
 
-def test_check_finds_sections_that_do_not_fit_each_other(run, capsys):  # noqa: F811
+def test_the_entry_points_of_torchrun_have_the_arguments_of_the_commands():
+    for name, expected in (("train", "--auto_resume"), ("test", "--checkpoint")):
+        command = [sys.executable, str(ROOT / "mcir" / f"{name}.py"), "--help"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert expected in done.stdout and "--force_yml" in done.stdout
+
+
+def test_train_starts_other_launchers_with_the_same_arguments(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr("mcir.launch.launch", lambda options, arguments: started.append((options, arguments)) or 7)
+    words = ["-opt", "x.yml", "--auto_resume", "--set", "a=1", "b=2", "--force_yml", "c:d=3"]
+    assert main(["train", *words, "--launcher", "slurm", "--nproc", "4", "--slurm", "time=60", "--no-wait"]) == 7
+    ((options, arguments),) = started
+    assert arguments == ["-opt", "x.yml", "--auto_resume", "--set", "a=1", "b=2", "--force_yml", "c:d=3"]
+    assert (options.launcher, options.nproc, options.slurm, options.wait) == ("slurm", 4, {"time": 60}, False)
+    assert main(["train", *words, "--nproc", "4"]) == 1
+    assert "need --launcher torchrun or slurm" in capsys.readouterr().err
+
+
+def test_check_reports_inconsistent_sections(run, capsys):  # noqa: F811
     assert main(["check", "-opt", str(run.option_file), "--set", "network_g.upscale=4"]) == 1
     assert "network_g enlarges ×4, but scale is 2" in capsys.readouterr().err
 
 
-def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
+def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):
     network = ARCHS.build({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4})
     weights = network.state_dict()
     torch.save({"params": weights, "epoch": 3}, tmp_path / "net.pth")
     assert main(["inspect", str(tmp_path / "net.pth")]) == 0
-    told = capsys.readouterr().out
-    assert "its 'params'" in told
-    assert "architecture  EDSR, ×4" in told
-    assert f"parameters    {sum(value.numel() for value in weights.values()):,}" in told
-    option = yaml.safe_load(told[told.index("network_g:") :])["network_g"]
+    output = capsys.readouterr().out
+    assert "its 'params'" in output
+    assert "architecture  EDSR, ×4" in output
+    assert f"parameters    {sum(value.numel() for value in weights.values()):,}" in output
+    option = yaml.safe_load(output[output.index("network_g:") :])["network_g"]
     ARCHS.build(option).load_state_dict(weights, strict=True)
 
     weights["body.0.conv1.bias"] = torch.zeros(5)
@@ -208,15 +245,15 @@ def test_inspect_names_the_network_of_a_file(tmp_path, capsys):
     facts = network_metadata(stated.pop("type"), stated)
     torch.save({"params": network.state_dict(), **facts}, tmp_path / "own.pth")
     assert main(["inspect", str(tmp_path / "own.pth")]) == 0
-    told = capsys.readouterr().out
-    assert yaml.safe_load(told[told.index("network_g:") :])["network_g"] == {**option, "img_range": 1.0}
-    assert "img_range" not in told[told.index("assumed") : told.index("option")]
+    output = capsys.readouterr().out
+    assert yaml.safe_load(output[output.index("network_g:") :])["network_g"] == {**option, "img_range": 1.0}
+    assert "img_range" not in output[output.index("assumed") : output.index("option")]
 
     torch.save({"features.0.weight": torch.ones(2, 3)}, tmp_path / "other.pth")
     assert main(["inspect", str(tmp_path / "other.pth")]) == 1
-    told = capsys.readouterr().out
-    assert "architecture  none of " in told
-    assert "features.0.weight (2, 3)" in told
+    output = capsys.readouterr().out
+    assert "architecture  none of " in output
+    assert "features.0.weight (2, 3)" in output
 
     assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1
     assert "expected a weight file, but the path does not exist" in capsys.readouterr().err

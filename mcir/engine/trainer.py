@@ -47,7 +47,7 @@ def fit(
     on_log: Callable[[int, Scalars], None] | None = None,
     on_validation: Callable[[int], bool | None] | None = None,
     on_checkpoint: Callable[[int, bool], None] | None = None,
-    should_stop: Callable[[], object] = bool,
+    should_stop: Callable[[], object] | None = None,
 ) -> int:
     """Train a model and return the number of the last iteration.
 
@@ -86,7 +86,7 @@ def fit(
         if on_log and is_due(log_every):
             on_log(iteration, scalars)
         is_best = bool(on_validation and is_due(validate_every) and on_validation(iteration))
-        stops = should_stop()
+        stops = bool(should_stop and should_stop())
         if on_checkpoint and (is_best or stops or is_due(save_every)):
             on_checkpoint(iteration, is_best)
         if stops:
@@ -132,7 +132,7 @@ class Trainer:
         self.iteration = 0
         self.best: float | None = None
         self.last_evaluations: list[Evaluation] = []
-        self._place_model(state)
+        self._initialize_model(state)
         if dist.is_rank_zero:
             self._warn_about_curriculum()
             if state is None:
@@ -144,7 +144,7 @@ class Trainer:
         folder = self.folder if dist.is_rank_zero else None
         self.log = RunLog(folder, self.total, options.logger.use_tb_logger, self.iteration)
 
-    def _place_model(self, state: dict[str, Any] | None) -> None:
+    def _initialize_model(self, state: dict[str, Any] | None) -> None:
         """Load the pre-trained weights or the state, and move the model to its device."""
         path = self.options.path
         if state is None and path.pretrain_network_g:
