@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -45,11 +46,18 @@ def dry_run(options: Options, processes: int = 1) -> None:
     except ComponentError as error:
         if error.location is not None:
             raise
+        if not _is_raised_by_mcir(error.__cause__ or error):  # maybe a bug: the training shows the traceback
+            return
         in_dataset = options.where("datasets", "train")
         where = options.where_in_model(error.path) if error.path else in_dataset((smallest.size_argument,))
         raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error.message}") from error
     except Exception as error:  # a network of the user's own may need what the meta device does not have
         _LOG.debug("There is no dry run of this model: %r", error)
+
+
+def _is_raised_by_mcir(error: BaseException) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("mcir.")
 
 
 def check_consistency(options: Options, network: nn.Module) -> None:

@@ -78,7 +78,7 @@ class SlowDisk:
 def slow_disk(monkeypatch):
     disk = SlowDisk(monkeypatch)
     yield disk
-    slow_disk.opened.set()
+    disk.opened.set()
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
