@@ -188,7 +188,7 @@ def faulty(tree, fault):
         ),
         ("period", "    T_max: 0", "train.scheduler.T_max: T_max: expected a positive integer", 1),
         ("folder", "  train:", "datasets.train: nowhere: no such folder", 1),
-        ("crop", "  train:", "datasets.train: PairedImageDataset of", 1),
+        ("crop", "    gt_size: 15", "datasets.train.gt_size: gt_size: expected", 1),
         ("period", "    T_max: 0", "train.scheduler.T_max: T_max: expected a positive integer", 2),
     ],
 )
