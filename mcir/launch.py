@@ -30,26 +30,9 @@ Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
 """``none`` and ``pytorch`` (BasicSR's name for a process that torchrun started) train in the calling process."""
 Log: TypeAlias = Callable[[str], None]
 
-SLURM_PARAMETERS: dict[str, type] = {
-    "account": str,
-    "constraint": str,
-    "cpus_per_task": int,
-    "exclude": str,
-    "gpus_per_node": int,
-    "gres": str,
-    "mail_type": str,
-    "mail_user": str,
-    "mem": str,
-    "mem_per_cpu": str,
-    "mem_per_gpu": str,
-    "nodelist": str,
-    "nodes": int,
-    "partition": str,
-    "qos": str,
-    "signal_delay_s": int,
-    "time": int,
-    "wckey": str,
-}
+_NUMBERS = "cpus_per_task gpus_per_node nodes signal_delay_s time"
+_TEXTS = "account constraint exclude gres mail_type mail_user mem mem_per_cpu mem_per_gpu nodelist partition qos wckey"
+SLURM_PARAMETERS: dict[str, type] = {**dict.fromkeys(_NUMBERS.split(), int), **dict.fromkeys(_TEXTS.split(), str)}
 """Options of ``sbatch`` that ``--slurm KEY=VALUE`` sets, ``time`` in minutes; and ``signal_delay_s``, the number of
 seconds before the end of that time at which a training has to save and stop."""
 

@@ -88,7 +88,7 @@ def test_a_command_is_understood(line, capsys):
             cli.main([*words, "--help"])
         assert end.value.code == 0
     else:
-        assert cli._parser().parse_args(words).command == words[0]
+        assert cli._parser().parse_args(words).cls
 
 
 def test_every_file_that_is_named_is_there():

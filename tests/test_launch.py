@@ -212,7 +212,7 @@ def test_a_job_that_slurm_rejects_is_named(cluster):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["partitoin=gpu"], r"Did you mean 'partition'\? Keys: account, constraint"),
+        (["partitoin=gpu"], r"Did you mean 'partition'\? Keys: cpus_per_task, gpus_per_node"),
         (["time=1:30:00"], "--slurm time: expected a whole number of minutes, got '1:30:00'"),
         (["partition"], "expected KEY=VALUE, got 'partition'"),
     ],

@@ -94,6 +94,7 @@ class StudyCommand:
     """The arguments of both small studies."""
 
     study: ClassVar[str]
+    features: str
 
     task: list[str] = option("only this task; may be repeated", default=[])
     method: list[str] = option("only this method, and the one that all are compared with; may be repeated", default=[])
@@ -111,11 +112,6 @@ class StudyCommand:
         """Folder of the results."""
         return self.results or Path("results", self.study)
 
-    @property
-    def features(self) -> str:
-        """Weights of the feature network."""
-        raise NotImplementedError
-
     def run(self) -> int:
         """Make the study."""
         from mcir.tables.mini import reproduce_mini
@@ -128,12 +124,7 @@ class Mini(StudyCommand):
     """Small networks and many seeds: half an hour on two cores."""
 
     study = "mini"
-    vgg: str = option("weights of the feature network: random, imagenet or a file", default="random")
-
-    @property
-    def features(self) -> str:
-        """Weights of the feature network."""
-        return self.vgg
+    features: str = option("weights of the feature network: random, imagenet or a file", "--vgg", default="random")
 
 
 @dataclass(kw_only=True)
@@ -141,12 +132,7 @@ class RclMini(StudyCommand):
     """Residual contrastive learning with small networks: half an hour on two cores."""
 
     study = "rcl-mini"
-    resnet: str = option("weights of the consistency loss: random, imagenet or a file", default="random")
-
-    @property
-    def features(self) -> str:
-        """Weights of the feature network."""
-        return self.resnet
+    features: str = option("weights of the consistency loss: random, imagenet or a file", "--resnet", default="random")
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from mcir.config import OptionError, load
 from mcir.features.base import imagenet_file
@@ -54,11 +55,18 @@ def plan(table: Table, command: PaperTable) -> list[TableRun]:
             file = command.options / run.option
             facts = {"which": which, "variant": run.variant, "ignored": ignored}
             planned = TableRun.load(row, file, [*_sweep(run), *overrides], **facts)
-            if run.published and planned.options is not None:
-                evaluated = [text for text in overrides if not text.startswith(("train.", "datasets.train."))]
-                planned.published = load(command.options / run.published, evaluated)
+            if run.published:
+                _load_published(planned, command.options / run.published, overrides)
             runs.append(planned)
     return runs
+
+
+def _load_published(run: TableRun, file: Path, overrides: Sequence[str]) -> None:
+    """Load the options of the published weights of a run."""
+    try:
+        run.published = load(file, [text for text in overrides if not text.startswith(("train.", "datasets.train."))])
+    except OptionError as error:
+        run.options, run.problem = None, run.problem or str(error)
 
 
 def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:

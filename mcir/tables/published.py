@@ -39,7 +39,6 @@ class Number(Part):
 
     Attributes:
         set: name of the column.
-        metric: name of the metric.
         value: the published value; null: not entered yet.
         by: publisher: the paper of the table, its released code, or the authors of the network, who may differ.
         source: page or table that contains the number.
@@ -107,10 +106,10 @@ class Row(Part):
 class Column(Part):
     """A column of a table: a data set, or in a proxy table the conditions of an evaluation.
 
+    In the file, a data set is its name alone.
+
     Attributes:
-        name: name of the column; a column may be written as its name alone.
         option: in a proxy table, option file of the pre-training below ``options``; the labelled images are its images.
-        task: in a proxy table, task of the evaluation.
         labels: in a proxy table, number of labelled images.
         images: in a proxy table, folder of larger clean images with the same names, from which the task is made.
     """
@@ -131,16 +130,13 @@ class Table(Part):
     """A table of a paper.
 
     Attributes:
-        name: name of the table for ``mcir reproduce``.
-        title: what the table shows.
         metrics: metrics of each column: keys of ``val.metrics`` in the option files.
-        columns: columns in order.
         checkpoint: which checkpoint is evaluated: the ``last``, or the ``best`` on the test set where the authors of
             the networks choose so.
         finetune: in a proxy table, whether all weights are trained on the labelled images instead of a new last layer;
             the columns are then numbers of labelled images.
         steps: in a proxy table, number of steps on the labelled images.
-        rows: rows in order; a row comes after the row that it is compared with.
+        rows: rows; a row comes after the row that it is compared with.
         pictures: numbers of the images that the report shows, by column.
         notes: errors in the paper, and open questions.
     """

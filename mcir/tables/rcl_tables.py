@@ -97,8 +97,8 @@ def _results(table: Table, runs: Runs, command: RclTable, log: Log) -> Results:
         run = _valid_run(runs, columns[0].option)
         if run is None:
             continue
-        conditions = _conditions(_proxy_settings(table, columns, run, command), run)
-        column_conditions |= dict.fromkeys((column.name for column in columns), conditions)
+        shared = _conditions(_proxy_settings(table, columns, run, command), run)
+        column_conditions |= dict.fromkeys((column.name for column in columns), shared)
         records = [] if _missing_paths(columns, run) else _evaluate(table, columns, runs, command, log)
         add_records(results, columns, records, runs)
     results.column_conditions = column_conditions

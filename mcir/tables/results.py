@@ -70,28 +70,23 @@ class Results:
         """Return the rows that are compared with another row, each after that other row."""
         return [(self.table.row(row.against), row) for row in self.table.rows if row.against]
 
-    def gains(self, row: Row, metric: str) -> dict[str, float]:
-        """Return by column how much our result exceeds that of the row it is compared with, if both are comparable."""
-        return {
-            column.name: gain
-            for column in self.table.columns
-            if not self.incomparable(row, column)
-            and (gain := _minus(self.ours(row, column, metric), self._against(self.ours, row, column, metric)))
-            is not None
-        }
+    def gains(self, row: Row, metric: str, published: bool = False) -> dict[str, float]:
+        """Return by column how much the result of a row exceeds that of the row it is compared with.
 
-    def published_gains(self, row: Row, metric: str) -> dict[str, float]:
-        """Return by column how much the published number exceeds that of the row that this one is compared with."""
-        return {
-            column.name: gain
-            for column in self.table.columns
-            if (gain := _minus(self.published(row, column, metric), self._against(self.published, row, column, metric)))
-            is not None
-        }
-
-    def _against(self, numbers: Any, row: Row, column: Column, metric: str) -> float | None:
-        value: float | None = numbers(self.table.row(row.against), column, metric) if row.against else None
-        return value
+        Args:
+            row: row.
+            metric: metric.
+            published: whether to compare the published numbers; ours are compared only if they are comparable.
+        """
+        numbers = self.published if published else self.ours
+        if row.against is None:
+            return {}
+        other, gains = self.table.row(row.against), {}
+        for column in self.table.columns:
+            gain = _minus(numbers(row, column, metric), numbers(other, column, metric))
+            if gain is not None and (published or not self.incomparable(row, column)):
+                gains[column.name] = gain
+        return gains
 
     def incomparable(self, row: Row, column: Column) -> str:
         """Return why the difference to the row that this one is compared with is no gain; empty if it is."""
@@ -112,8 +107,8 @@ class Results:
         for row in table.rows:
             cells = {c.name: {m: self._cell_data(row, c, m) for m in table.metrics} for c in table.columns}
             gains = {
-                name: {metric: fmean(values.values()) for metric in table.metrics if (values := of(row, metric))}
-                for name, of in {"mean_gain": self.gains, "mean_published_gain": self.published_gains}.items()
+                name: {m: fmean(values.values()) for m in table.metrics if (values := self.gains(row, m, published))}
+                for name, published in (("mean_gain", False), ("mean_published_gain", True))
             }
             rows.append(
                 {"row": row.name, "against": row.against, **self.row_facts.get(row.name, {}), key: cells} | gains
@@ -148,7 +143,7 @@ class Results:
             "trained_otherwise": otherwise,
             "difference": _minus(ours, None if number is None else number.value),
             "gain": self.gains(row, metric).get(column.name),
-            "published_gain": self.published_gains(row, metric).get(column.name),
+            "published_gain": self.gains(row, metric, published=True).get(column.name),
         }
 
 

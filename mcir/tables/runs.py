@@ -17,7 +17,7 @@ from mcir.tables.formatting import counted
 from mcir.tables.published import Row, Which
 
 
-@dataclass
+@dataclass(eq=False)
 class TableRun:
     """A training of a row, and how far it is.
 

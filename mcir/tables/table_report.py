@@ -145,7 +145,7 @@ def _gains(results: Results) -> Section:
         reasons = dict.fromkeys(results.incomparable(row, column) for column in results.table.columns)
         section.paragraphs += [f"{row.name}: {reason}, so no gain is given." for reason in reasons if reason]
         for metric in metrics:
-            ours, published = results.gains(row, metric), results.published_gains(row, metric)
+            ours, published = results.gains(row, metric), results.gains(row, metric, published=True)
             if ours or published:
                 rows.append([row.name, other.name, metric, *_mean_gain(ours, metric), *_mean_gain(published, metric)])
             if ours and metric == metrics[0]:

@@ -56,7 +56,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
 def test_seed_features_and_overrides_reach_the_options(tmp_path):
     vgg = tmp_path / "a.pth"
     vgg.write_bytes(b"weights")
-    runs = planned(seeds=2, task=["sr"], method=["spn"], vgg=str(vgg), set=["train.total_iter=9"])
+    runs = planned(seeds=2, task=["sr"], method=["spn"], features=str(vgg), set=["train.total_iter=9"])
     options = runs[3].options()
     assert (options.manual_seed, options.train.total_iter) == (1, 9)
     assert options.train.model.contrastive_opt.weights == str(vgg)
@@ -69,7 +69,7 @@ def test_seed_features_and_overrides_reach_the_options(tmp_path):
         ({"task": ["derain"]}, "no task 'derain'"),
         ({"method": ["pcl"]}, "no method 'pcl'. Known: plain, spn"),
         ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
-        ({"vgg": "vgg16.pth"}, "--vgg: expected random, imagenet or a weight file; there is no file vgg16.pth"),
+        ({"features": "vgg16.pth"}, "--vgg: expected random, imagenet or a weight file; there is no file vgg16.pth"),
     ],
 )
 def test_settings_that_are_refused(settings, message):
@@ -140,13 +140,13 @@ def test_jobs_and_own_images(tmp_path, own):
     assert (train.section.gt_size, train.batch_size_per_gpu) == (16, 4)
 
 
-@pytest.mark.parametrize("change", ["vgg", "torch", "mcir", "device"])
+@pytest.mark.parametrize("change", ["features", "torch", "mcir", "device"])
 def test_results_of_other_conditions_are_not_used(tmp_path, monkeypatch, change):
     weights = tmp_path / "vgg.pth"
     weights.write_bytes(b"first")
-    settings = {"task": ["sr"], "method": ["cr"], "vgg": str(weights), "seeds": 1}
+    settings = {"task": ["sr"], "method": ["cr"], "features": str(weights), "seeds": 1}
     plain, contrast = (run.fingerprint for run in planned(**settings))
-    if change == "vgg":
+    if change == "features":
         weights.write_bytes(b"second")
     elif change == "device":
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -154,7 +154,7 @@ def test_results_of_other_conditions_are_not_used(tmp_path, monkeypatch, change)
         monkeypatch.setattr(f"{change}.__version__", "99")
     other_plain, other = (run.fingerprint for run in planned(**settings))
     assert other != contrast
-    assert (other_plain == plain) == (change == "vgg")  # a plain training has no features
+    assert (other_plain == plain) == (change == "features")  # a plain training has no features
 
 
 def test_a_killed_command_leaves_no_process_and_locks_its_folder(tmp_path, own):

@@ -79,7 +79,7 @@ def test_classifier_and_overrides_reach_the_trainings_that_they_concern(tmp_path
     weights = tmp_path / "resnet.pth"
     weights.write_bytes(b"weights")
     settings = {"results": tmp_path / "out", "seeds": 1, "task": ["sr"], "method": ["N2N", "oracle"]}
-    settings["resnet"] = str(weights)
+    settings["features"] = str(weights)
     changes = ["num_gpu=0", "train.total_iter=9", "network_g.num_feat=4"]
     before = {run.name: run.fingerprint for run in planned(**settings).pretrainings}
     ours, n2n, oracle = planned(**settings, set=changes).pretrainings
@@ -97,7 +97,7 @@ def test_classifier_and_overrides_reach_the_trainings_that_they_concern(tmp_path
     [
         ({"task": ["derain"]}, "no task 'derain'. Known: denoise, sr"),
         ({"method": ["SimCLR"]}, "no method 'SimCLR'. Known: RCL-EMD, RCL-BD"),
-        ({"resnet": "resnet.pth"}, "--resnet: expected random, imagenet or a weight file; there is no file resnet"),
+        ({"features": "resnet.pth"}, "--resnet: expected random, imagenet or a weight file; there is no file resnet"),
         ({"jobs": 0}, "--jobs: expected at least 1"),
         ({"set": ["train.totaliter=2"]}, "totaliter"),
     ],
