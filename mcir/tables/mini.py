@@ -66,13 +66,13 @@ def plan(study: Study, command: StudyCommand) -> list[StudyRun]:
                 file = study.folder / f"{task}.yml"
                 overrides = [*overrides, *common[task]]
                 options = load(file, overrides)
-                facts = [*_labelled_versions(options), *([f"features {digest}"] if has_features and digest else [])]
+                facts = [*_versions_and_device(options), *([f"features {digest}"] if has_features and digest else [])]
                 root = command.folder / "runs"
                 runs.append(StudyRun(method, task, seed, file, overrides, fingerprint(options, facts), root))
     return runs
 
 
-def _labelled_versions(options: Options) -> list[str]:
+def _versions_and_device(options: Options) -> list[str]:
     mcir_version, torch_version = versions()
     return [f"mcir {mcir_version}", f"torch {torch_version}", f"device {device_kind(options)}"]
 
