@@ -34,6 +34,8 @@ _PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
 _COLOR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _TIFF_BITS = 258
+_lock = threading.Lock()
+_limits: list[int | None] = []
 
 
 class ImageInfo(NamedTuple):
@@ -43,11 +45,6 @@ class ImageInfo(NamedTuple):
     width: int
     channels: int
     bits: int
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
-        """Type of the decoded samples."""
-        return np.dtype(np.uint8) if self.bits == 8 else np.dtype(np.uint16)
 
 
 def info_of(image: Array) -> ImageInfo:
@@ -89,28 +86,17 @@ def probe(stream: BinaryIO) -> ImageInfo:
     return ImageInfo(height, width, 1 if mode in _GRAY_MODES else 3, bits)
 
 
-class _PillowLimit:
-    """Number of active ``any_size`` contexts, and Pillow's limit before the first."""
-
-    lock = threading.Lock()
-    active = 0
-    pixels: int | None = None
-
-
 @contextmanager
 def any_size() -> Iterator[None]:
     """Lift Pillow's limit on the size of images, which protects servers; here users open their own files."""
-    with _PillowLimit.lock:
-        if not _PillowLimit.active:
-            _PillowLimit.pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _PillowLimit.active += 1
+    with _lock:
+        _limits.append(Image.MAX_IMAGE_PIXELS)  # None if another thread has lifted the limit already
+        Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        with _PillowLimit.lock:
-            _PillowLimit.active -= 1
-            if not _PillowLimit.active:
-                Image.MAX_IMAGE_PIXELS = _PillowLimit.pixels
+        with _lock:
+            Image.MAX_IMAGE_PIXELS = _limits.pop()
 
 
 def pnm_start(stream: BinaryIO) -> tuple[int, int] | None:

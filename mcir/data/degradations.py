@@ -8,6 +8,9 @@ degraded crop equals the crop of the degraded image.
 A degradation that depends on the full image (its brightness, or the position of a crop in it) also implements
 ``PerImage``: it is bound to each image once, and the bound degradation is called with parts of the image and their
 positions.
+
+Constructors raise ``ArgumentError`` for values out of range. A ``Range`` argument is a number, or the [low, high] of a
+uniform distribution from which a number is drawn for each image.
 """
 
 from __future__ import annotations
@@ -112,9 +115,6 @@ class BicubicDown:
 
     Args:
         scale: downscaling factor, an integer ≥ 1.
-
-    Raises:
-        ArgumentError: the scale is out of range.
     """
 
     def __init__(self, scale: int) -> None:
@@ -132,21 +132,18 @@ class BicubicDown:
 
 @DEGRADATIONS.register()
 class GaussianNoise:
-    """White Gaussian noise, with a fixed standard deviation or a random one for each image.
+    """White Gaussian noise.
 
     Args:
-        sigma: standard deviation in 8-bit units (of 255), or the [low, high] of its uniform distribution.
+        sigma: standard deviation in 8-bit units (of 255).
         clip: clip and round the result to 8 bits, as in a saved image. Otherwise the result is float32 and leaves
             [0, 1], as in denoising benchmarks.
-
-    Raises:
-        ArgumentError: sigma is negative, or its bounds are reversed.
     """
 
     scale = 1
     margin = 0
 
-    def __init__(self, sigma: float | Sequence[float], clip: bool = False) -> None:
+    def __init__(self, sigma: Range, clip: bool = False) -> None:
         self.low, self.high = check_range("sigma", sigma, 0)
         self.clip = clip
 
@@ -160,15 +157,12 @@ class GaussianNoise:
 
 @DEGRADATIONS.register()
 class JPEG:
-    """JPEG compression, with a fixed quality or a random one for each image.
+    """JPEG compression.
 
     Each crop is compressed as a separate image: its 8×8 blocks start at its corner.
 
     Args:
-        quality: quality in 1 … 100, or the [low, high] of its uniform distribution, both included.
-
-    Raises:
-        ArgumentError: the quality is out of range, or its bounds are reversed.
+        quality: quality in 1 … 100, or the inclusive [low, high] of its uniform distribution.
     """
 
     scale = 1
@@ -251,7 +245,6 @@ class BayerMosaic:
         pattern: colors of the first two pixels of the first row of an image, then of the second row.
 
     Raises:
-        ArgumentError: the pattern is unknown.
         DataError: an image does not have three channels.
     """
 
@@ -298,9 +291,6 @@ def check_range(name: str, value: Range, least: float, most: float = math.inf) -
         value: number, or [low, high].
         least: smallest value that is allowed.
         most: largest value that is allowed.
-
-    Raises:
-        ArgumentError: a number is out of range, or the bounds are reversed.
     """
     bounds = tuple(value) if isinstance(value, Sequence) else (value, value)
     is_valid = len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most

@@ -111,8 +111,6 @@ class LmdbWriter:
             "codec": self.codec,
             "images": len(facts),
             "shapes": dict(sorted(Counter(f"{info.height}x{info.width}x{info.channels}" for info in infos).items())),
-            "dtypes": sorted({str(info.dtype) for info in infos}),
-            "liblmdb": ".".join(map(str, lmdb.version())),
             "checksum": f"sha256:{digest.hexdigest()}",
         }
         self._puts[SUMMARY_KEY] = json.dumps(summary).encode()

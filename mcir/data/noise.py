@@ -8,7 +8,7 @@ residuals distinguishes images by these parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcir.data.degradations import check_range, in_unit_range
+from mcir.data.degradations import Range, check_range, in_unit_range
 from mcir.data.errors import DataError, check_argument, check_choice
 from mcir.registry import DEGRADATIONS
 
@@ -54,7 +54,6 @@ class HeteroscedasticNoise:
         seed: seed, ≥ 0.
 
     Raises:
-        ArgumentError: an argument is out of range.
         DataError: for an image, "unprocessing" draws no sigma in the range.
     """
 
@@ -63,8 +62,8 @@ class HeteroscedasticNoise:
 
     def __init__(
         self,
-        sigma: float | Sequence[float] = (0.0, 20.0),
-        read_share: float | Sequence[float] | None = None,
+        sigma: Range = (0.0, 20.0),
+        read_share: Range | None = None,
         sampler: Literal["uniform", "unprocessing"] = "uniform",
         realisation: Literal["redrawn", "fixed"] = "redrawn",
         seed: int = 0,

@@ -35,18 +35,11 @@ class Headers(Protocol):
 class Storage(Headers, Protocol):
     """A set of images."""
 
-    def read(self, key: str) -> Array:
-        """Return an image (H, W, C).
-
-        Raises:
-            DataError: the image is unreadable or truncated. The message names it.
-        """
-
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
         """Return a part of an image (height, width, C). It may be a view, which must not be written to.
 
         Raises:
-            DataError: as for ``read``.
+            DataError: the image is unreadable or truncated. The message names it.
         """
 
 

@@ -3,14 +3,13 @@
 With them, every recipe can be tried without its data set. They are simple models of real degradations; none of them is
 the data set that it replaces, and numbers measured on them are not comparable with numbers measured on a data set.
 
-The interface is that of ``degradations``. A uint8 image gives a uint8 image, as if it had been saved; a float image is
-only clipped to [0, 1]. With zero strength an image is unchanged.
+The interface is that of ``degradations``, with its ``Range`` arguments. A uint8 image gives a uint8 image, as if it had
+been saved; a float image is only clipped to [0, 1]. With zero strength an image is unchanged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcir.data.degradations import check_range
+from mcir.data.degradations import Range, check_range
 from mcir.registry import DEGRADATIONS
 
 # The sum of a kernel's integer weights: sums over 8-bit samples stay below 2²⁴, so float32 holds them exactly.
@@ -36,15 +35,10 @@ class RainStreaks:
     one).
 
     Args:
-        density: number of streaks whose center is on 1,000 pixels, or the [low, high] of its uniform distribution.
-        length: length in pixels, or the [low, high] of its uniform distribution.
-        angle: angle to the vertical in degrees, positive if the lower end is on the right, or the [low, high] of its
-            uniform distribution.
-        strength: gray value, 0 … 1, that the brightest streaks add to black, or the [low, high] of its uniform
-            distribution.
-
-    Raises:
-        ArgumentError: a number is out of range, or bounds are reversed.
+        density: number of streaks whose center is on 1,000 pixels.
+        length: length in pixels.
+        angle: angle to the vertical in degrees, positive if the lower end is on the right.
+        strength: gray value, 0 … 1, that the brightest streaks add to black.
     """
 
     scale = 1
@@ -52,10 +46,10 @@ class RainStreaks:
 
     def __init__(
         self,
-        density: float | Sequence[float] = (2.0, 8.0),
-        length: float | Sequence[float] = (8.0, 24.0),
-        angle: float | Sequence[float] = (-30.0, 30.0),
-        strength: float | Sequence[float] = (0.3, 0.8),
+        density: Range = (2.0, 8.0),
+        length: Range = (8.0, 24.0),
+        angle: Range = (-30.0, 30.0),
+        strength: Range = (0.3, 0.8),
     ) -> None:
         self._density = check_range("density", density, 0, 1000)
         self._length = check_range("length", length, 0, 200)
@@ -91,20 +85,14 @@ class SyntheticHaze:
     part of a larger image.
 
     Args:
-        beta: strength of the scattering, or the [low, high] of its uniform distribution.
-        airlight: brightness of the haze, 0 … 1, the same in all channels, or the [low, high] of its uniform
-            distribution.
-
-    Raises:
-        ArgumentError: a number is out of range, or bounds are reversed.
+        beta: strength of the scattering.
+        airlight: brightness of the haze, 0 … 1, the same in all channels.
     """
 
     scale = 1
     margin = 0
 
-    def __init__(
-        self, beta: float | Sequence[float] = (0.6, 1.8), airlight: float | Sequence[float] = (0.7, 1.0)
-    ) -> None:
+    def __init__(self, beta: Range = (0.6, 1.8), airlight: Range = (0.7, 1.0)) -> None:
         self._beta = check_range("beta", beta, 0)
         self._airlight = check_range("airlight", airlight, 0, 1)
 
@@ -126,16 +114,13 @@ class MotionBlur:
     around a crop is blurred with it, so a blurred crop is the crop of the blurred image, for 8-bit images bit for bit.
 
     Args:
-        length: length of the path in pixels, 0 … 200, or the [low, high] of its uniform distribution.
+        length: length of the path in pixels, 0 … 200.
         turn: maximum turning rate in degrees per path; 0 gives straight lines.
-
-    Raises:
-        ArgumentError: a number is out of range, or bounds are reversed.
     """
 
     scale = 1
 
-    def __init__(self, length: float | Sequence[float] = (5.0, 25.0), turn: float = 120.0) -> None:
+    def __init__(self, length: Range = (5.0, 25.0), turn: float = 120.0) -> None:
         self._length = check_range("length", length, 0, 200)
         self._turn = check_range("turn", turn, 0, 720)[1]
         self.margin = math.ceil(self._length[1] / 2)
@@ -167,19 +152,14 @@ class SensorNoise:
     ``GaussianNoise``, in contrast, is the same in dark and bright regions.
 
     Args:
-        shot: standard deviation of the shot noise at white, in 8-bit units (of 255), or the [low, high] of its uniform
-            distribution.
-        read: standard deviation of the read noise, in 8-bit units (of 255), or the [low, high] of its uniform
-            distribution.
-
-    Raises:
-        ArgumentError: a number is negative, or bounds are reversed.
+        shot: standard deviation of the shot noise at white, in 8-bit units (of 255).
+        read: standard deviation of the read noise, in 8-bit units (of 255).
     """
 
     scale = 1
     margin = 0
 
-    def __init__(self, shot: float | Sequence[float] = (5.0, 30.0), read: float | Sequence[float] = (1.0, 8.0)) -> None:
+    def __init__(self, shot: Range = (5.0, 30.0), read: Range = (1.0, 8.0)) -> None:
         self._shot = check_range("shot", shot, 0)
         self._read = check_range("read", read, 0)
 
