@@ -1,10 +1,10 @@
-r"""Make the images of these pages from photographs of scikit-image that the networks were not trained on::
+"""Make the images of these pages from photographs of scikit-image that the networks were not trained on.
 
-    torchrun mcir/train.py -opt options/quickstart.yml
-    mcir train -opt mcir/tables/mini/denoise.yml --set sweep=plain train.total_iter=3000 train.scheduler.T_max=3000 \
-            datasets.train.gt_size=64 datasets.train.batch_size_per_gpu=8
-    python docs/make_pictures.py experiments/quickstart/models/net_g_800.pth \
-            experiments/mini_denoise_plain/models/net_g_3000.pth
+torchrun mcir/train.py -opt options/quickstart.yml
+mcir train -opt mcir/tables/mini/denoise.yml --set sweep=plain train.total_iter=3000 train.scheduler.T_max=3000 \
+        datasets.train.gt_size=64 datasets.train.batch_size_per_gpu=8
+python docs/make_pictures.py experiments/quickstart/models/net_g_800.pth \
+        experiments/mini_denoise_plain/models/net_g_3000.pth
 """
 
 import sys
