@@ -50,9 +50,10 @@ def test_every_option_of_a_fixed_section_has_a_description():
 
 def test_the_model_section_builds_the_model_with_the_seed(write, good):
     text = good.replace("  contrastive_opt: {type: SPNLoss}\n  negatives: {type: HistoryNegatives}\n", "")
-    options = load(write(text), ["manual_seed=7", "network_g.num_feat=4", "network_g.num_block=1"])
+    small = ["manual_seed=7", "network_g.num_feat=4", "network_g.num_block=1"]
+    options = load(write(text), ["model_type=RestorationModel", *small])
     section = options.model_section()
-    assert section.type == "ContrastiveModel"
+    assert section.type == "RestorationModel"
     assert section.seed == 7
     assert "total_iter" not in section
     model = MODELS.build(section)
