@@ -23,7 +23,7 @@ from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.seeding import seed_iteration
 from mcir.models import Model
 from mcir.models.base import Batch
-from mcir.registry import MODELS
+from mcir.registry import MODELS, locate_errors
 from mcir.report.comparison import save_picture
 from mcir.report.records import changed_lines
 from mcir.report.run import PAGE, write_report
@@ -127,7 +127,8 @@ class Trainer:
         self.sets = evaluation_sets(options, "val", dist)
         with dist.rank_zero_first():  # rank 0 downloads the weights of feature networks
             self.model: Model = MODELS.build(options.model_section(), where=options.where_in_model)
-        self.model.require_trainable()
+        with locate_errors(options.where_in_model):
+            self.model.require_trainable()
         check_consistency(options, self.model.network)
         self.iteration = 0
         self.best: float | None = None
@@ -150,7 +151,8 @@ class Trainer:
         if state is None and path.pretrain_network_g:
             load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
         self.model.to(self.dist.device)
-        self.model.configure_optimizer()
+        with locate_errors(self.options.where_in_model):
+            self.model.configure_optimizer()
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.iteration, self.best = state["iteration"], state["best"]

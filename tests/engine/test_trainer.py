@@ -97,6 +97,12 @@ def test_an_impossible_step_is_an_error_before_data_is_read(run, monkeypatch, tr
     assert not run.path().exists()
 
 
+def test_an_error_of_the_optimizer_is_located(run):
+    run.write(begun(run, optim_g={"type": "Adam", "lr": -1.0}))
+    with pytest.raises(ValueError, match=r"tiny\.yml:\d+: train\.optim_g: Invalid learning rate"):
+        Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
+
+
 def test_a_network_that_needs_values_is_accepted(run, monkeypatch):
     def needs_a_value(self, x):
         return EDSR_FORWARD(self, x * float(x.detach().max() >= 0))
