@@ -95,13 +95,16 @@ class ArgumentError(ComponentError):
 
     Args:
         name: name of the argument.
-        message: complete message: what is wrong, expected X, got Y.
+        message: what is wrong, without the name: ``expected X, got Y.``
     """
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message, (name,))
         self.args = (name, message)
         self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.location or '.'.join(map(str, self.path))}: {self.message}"
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def test_an_error_in_a_constructor_gets_the_location_of_the_argument(boxes, argu
 
 
 def test_without_an_option_file_the_message_is_that_of_the_constructor(boxes):
-    with pytest.raises(ArgumentError, match=r"^expected a positive width, got 0\.$") as caught:
+    with pytest.raises(ArgumentError, match=r"^inner.width: expected a positive width, got 0\.$") as caught:
         boxes.build({"type": "Box", "inner": {"type": "Box", "width": 0}})
     assert caught.value.path == ("inner", "width")
     with pytest.raises(ValueError, match=r"^too wide$"):

@@ -464,24 +464,24 @@ def _check_stages(
     }
     for name, values in lists.items():
         if len(values) != STAGES:
-            raise ArgumentError(name, f"{name}: expected one value for each of the five stages, got {list(values)}.")
+            raise ArgumentError(name, f"expected one value for each of the five stages, got {list(values)}.")
     if embed_dims[0] != embed_dims[4] or embed_dims[1] != embed_dims[3]:
         raise ArgumentError(
             "embed_dims",
-            "embed_dims: expected the same number of features in stages 1 and 5, and 2 and 4, like "
+            "expected the same number of features in stages 1 and 5, and 2 and 4, like "
             f"[24, 48, 96, 48, 24], got {list(embed_dims)}.",
         )
     for stage in range(STAGES):
         dim, ratio, heads, attn = embed_dims[stage], mlp_ratios[stage], num_heads[stage], attn_ratio[stage]
         if int(dim * ratio) < 1:
             raise ArgumentError(
-                "mlp_ratios", f"mlp_ratios[{stage}]: expected at least one hidden feature for {dim}, got {ratio}."
+                "mlp_ratios", f"stage {stage}: expected at least one hidden feature for {dim}, got {ratio}."
             )
         if not 0 <= attn <= 1:
-            raise ArgumentError("attn_ratio", f"attn_ratio[{stage}]: expected a fraction in [0, 1], got {attn}.")
+            raise ArgumentError("attn_ratio", f"stage {stage}: expected a fraction in [0, 1], got {attn}.")
         if attn and dim % heads:
             raise ArgumentError(
-                "num_heads", f"num_heads[{stage}]: expected a divisor of embed_dims[{stage}] = {dim}, got {heads}."
+                "num_heads", f"stage {stage}: expected a divisor of embed_dims[{stage}] = {dim}, got {heads}."
             )
         if conv_types[stage] not in get_args(ConvType):
-            raise ArgumentError("conv_type", f"conv_type: expected 'DWConv' or 'Conv', got {conv_types[stage]!r}.")
+            raise ArgumentError("conv_type", f"expected 'DWConv' or 'Conv', got {conv_types[stage]!r}.")

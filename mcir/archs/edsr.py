@@ -72,11 +72,11 @@ class EDSR(Network):
         if len(rgb_mean) != 1 and not len(rgb_mean) == num_in_ch == num_out_ch:
             raise ArgumentError(
                 "rgb_mean",
-                f"rgb_mean: expected one number per channel or a single one for all channels, like [0.5], got "
+                f"expected one number per channel or a single one for all channels, like [0.5], got "
                 f"{len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels.",
             )
         if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
-            raise ArgumentError("upscale", f"upscale: expected 3 or a power of two (1, 2, 4, 8, …), got {upscale}.")
+            raise ArgumentError("upscale", f"expected 3 or a power of two (1, 2, 4, 8, …), got {upscale}.")
         check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
         check_at_least(0, num_block=num_block)
         check_above_zero(img_range=img_range)

@@ -445,8 +445,7 @@ def _check_sizes(
         if len(numbers) != 2 * LEVELS + 1:
             raise ArgumentError(
                 name,
-                f"{name}: expected nine numbers (four encoder levels, bottleneck, four decoder levels), got "
-                f"{list(numbers)}.",
+                f"expected nine numbers (four encoder levels, bottleneck, four decoder levels), got {list(numbers)}.",
             )
     for number, heads in enumerate(num_heads):
         dim = embed_dim << (number if number <= LEVELS else 2 * LEVELS + 1 - number)
@@ -454,14 +453,14 @@ def _check_sizes(
             pixels = f" and of the {win_size**2} pixels of a window" if number != LEVELS else ""
             raise ArgumentError(
                 "num_heads",
-                f"num_heads[{number}]: expected a divisor of the level's {dim} features{pixels}, got {heads}.",
+                f"level {number}: expected a divisor of the level's {dim} features{pixels}, got {heads}.",
             )
     if img_size % (16 * win_size) and (img_size != 8 * win_size or win_size % 2):
         nearest = 16 * win_size * max(round(img_size / (16 * win_size)), 1)
         smallest = f" or {8 * win_size}" if win_size % 2 == 0 else ""
         raise ArgumentError(
             "img_size",
-            f"img_size: expected a multiple of 16 · win_size{smallest}, like {nearest}, got {img_size}.",
+            f"expected a multiple of 16 · win_size{smallest}, like {nearest}, got {img_size}.",
         )
     if not 0 <= overlap < img_size:
-        raise ArgumentError("overlap", f"overlap: expected 0 to img_size − 1 = {img_size - 1} pixels, got {overlap}.")
+        raise ArgumentError("overlap", f"expected 0 to img_size − 1 = {img_size - 1} pixels, got {overlap}.")

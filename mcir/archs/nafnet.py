@@ -122,8 +122,7 @@ class NAFNet(Network):
         if len(enc_blk_nums) != len(dec_blk_nums):
             raise ArgumentError(
                 "dec_blk_nums",
-                f"dec_blk_nums: expected as many levels as enc_blk_nums has, {len(enc_blk_nums)}, got "
-                f"{len(dec_blk_nums)}.",
+                f"expected as many levels as enc_blk_nums has, {len(enc_blk_nums)}, got {len(dec_blk_nums)}.",
             )
         check_at_least(1, img_channel=img_channel, width=width)
         check_at_least(0, middle_blk_num=middle_blk_num, enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
@@ -221,8 +220,7 @@ class NAFNetLocal(NAFNet):
         if len(train_size) != 4 or min(train_size[2:]) < 1:
             raise ArgumentError(
                 "train_size",
-                "train_size: expected the shape (B, C, H, W) of a training batch, like [1, 3, 256, 256], got "
-                f"{list(train_size)}.",
+                f"expected the shape (B, C, H, W) of a training batch, like [1, 3, 256, 256], got {list(train_size)}.",
             )
         check_unsupported(fast_imp=(fast_imp, False, "no published result uses the approximation"))
         windows = _windows(train_size[2], train_size[3], len(enc_blk_nums))

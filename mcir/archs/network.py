@@ -186,21 +186,21 @@ def check_at_least(least: int, **arguments: int | Sequence[int]) -> None:
         if any(number < least for number in numbers):
             shown = value if isinstance(value, int) else numbers
             expected = "a number" if isinstance(value, int) else "numbers"
-            raise ArgumentError(name, f"{name}: expected {expected} of at least {least}, got {shown}.")
+            raise ArgumentError(name, f"expected {expected} of at least {least}, got {shown}.")
 
 
 def check_above_zero(**arguments: float) -> None:
     """Raise an ``ArgumentError`` unless all numbers are positive."""
     for name, value in arguments.items():
         if not value > 0:
-            raise ArgumentError(name, f"{name}: expected a number above 0, got {value}.")
+            raise ArgumentError(name, f"expected a number above 0, got {value}.")
 
 
 def check_probability(**arguments: float) -> None:
     """Raise an ``ArgumentError`` unless all probabilities of dropping something are at least 0 and below 1."""
     for name, value in arguments.items():
         if not 0 <= value < 1:
-            raise ArgumentError(name, f"{name}: expected a probability of at least 0 and below 1, got {value}.")
+            raise ArgumentError(name, f"expected a probability of at least 0 and below 1, got {value}.")
 
 
 def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
@@ -209,10 +209,12 @@ def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
     Args:
         arguments: value, supported value and reason, by argument name.
     """
-    wrong = [
-        (name, f"{name}: expected {supported!r}, got {value!r} ({reason})")
+    wrong = {
+        name: f"expected {supported!r}, got {value!r} ({reason})"
         for name, (value, supported, reason) in arguments.items()
         if value != supported
-    ]
+    }
     if wrong:
-        raise ArgumentError(wrong[0][0], "; ".join(message for _, message in wrong) + ".")
+        first, *others = wrong
+        messages = [wrong[first], *(f"{name}: {wrong[name]}" for name in others)]
+        raise ArgumentError(first, "; ".join(messages) + ".")

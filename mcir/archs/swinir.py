@@ -395,19 +395,19 @@ def _check_sizes(
     check_at_least(1, img_size=img_size, in_chans=in_chans, embed_dim=embed_dim, window_size=window_size)
     check_at_least(1, depths=depths, num_heads=num_heads)
     if not depths:
-        raise ArgumentError("depths", "depths: expected one number per group, got an empty list.")
+        raise ArgumentError("depths", "expected one number per group, got an empty list.")
     if len(depths) != len(num_heads):
         raise ArgumentError(
             "num_heads",
-            f"num_heads: expected one number per group, as depths has ({len(depths)}), got {list(num_heads)}.",
+            f"expected one number per group, as depths has ({len(depths)}), got {list(num_heads)}.",
         )
     for heads in num_heads:
         if embed_dim % heads:
-            raise ArgumentError("num_heads", f"num_heads: expected divisors of embed_dim {embed_dim}, got {heads}.")
+            raise ArgumentError("num_heads", f"expected divisors of embed_dim {embed_dim}, got {heads}.")
     if img_size > window_size and img_size % window_size:
         raise ArgumentError(
             "img_size",
-            f"img_size: expected a multiple of window_size {window_size}, like "
+            f"expected a multiple of window_size {window_size}, like "
             f"{img_size // window_size * window_size} or {-(-img_size // window_size) * window_size}, got {img_size}.",
         )
 
@@ -417,13 +417,11 @@ def _check_head(upsampler: str, upscale: int, resi_connection: str) -> str:
     if upsampler not in UPSAMPLERS:
         raise ArgumentError(
             "upsampler",
-            f"upsampler: expected one of {', '.join(map(repr, UPSAMPLERS))}, got '{upsampler}'."
+            f"expected one of {', '.join(map(repr, UPSAMPLERS))}, got '{upsampler}'."
             f"{suggestion(upsampler, [name for name in UPSAMPLERS if name])}",
         )
     if resi_connection not in ("1conv", "3conv"):
-        raise ArgumentError(
-            "resi_connection", f"resi_connection: expected '1conv' or '3conv', got '{resi_connection}'."
-        )
+        raise ArgumentError("resi_connection", f"expected '1conv' or '3conv', got '{resi_connection}'.")
     is_power = upscale >= 1 and not upscale & (upscale - 1)
     is_valid, expected = {
         "pixelshuffle": (upscale == 3 or is_power, "3 or a power of two (1, 2, 4, 8, …)"),
@@ -432,5 +430,5 @@ def _check_head(upsampler: str, upscale: int, resi_connection: str) -> str:
         "": (upscale == 1, "1 (set an upsampler, like 'pixelshuffle', to upsample)"),
     }[upsampler]
     if not is_valid:
-        raise ArgumentError("upscale", f"upscale: expected {expected} for upsampler '{upsampler}', got {upscale}.")
+        raise ArgumentError("upscale", f"expected {expected} for upsampler '{upsampler}', got {upscale}.")
     return upsampler

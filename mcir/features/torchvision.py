@@ -104,7 +104,7 @@ def _extractor(classifier: nn.Module, network: str, layer_names: Sequence[str]) 
     parts = [node.split(".") for node in nodes[1:]]  # the first node is the image
     known = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
     if not layer_names:
-        message = f"Expected at least one node of {network}, for example {nodes[len(nodes) // 2]}."
+        message = f"expected at least one node of {network}, for example {nodes[len(nodes) // 2]}."
         raise ArgumentError("layer_names", message)
     for name in layer_names:
         if name not in known:

@@ -68,7 +68,7 @@ class VGGFeatures(FeatureNetwork):
                 message = f"{vgg_type} has no layer '{name}'.{suggestion(name, every)} Its layers: {', '.join(every)}."
                 raise ArgumentError("layer_names", message)
         if not layer_names:
-            raise ArgumentError("layer_names", f"Expected at least one layer of {vgg_type}: {', '.join(every)}.")
+            raise ArgumentError("layer_names", f"expected at least one layer of {vgg_type}: {', '.join(every)}.")
         self.layer_names = tuple(name for name in every if name in layer_names)
         self.vgg_type: VGGType = vgg_type
         built = every[: every.index(self.layer_names[-1]) + 1]

@@ -51,7 +51,7 @@ class Loss(nn.Module):
 def require(condition: bool, name: str, expected: str, value: object) -> None:
     """Raise an ArgumentError for the constructor argument ``name`` unless the condition holds."""
     if not condition:
-        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.")
+        raise ArgumentError(name, f"expected {expected}, got {value!r}.")
 
 
 def require_positive(**arguments: float) -> None:
@@ -64,7 +64,7 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise an ArgumentError unless the value is one of the choices."""
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.{suggestion(value, choices)}")
+        raise ArgumentError(name, f"expected {expected}, got {value!r}.{suggestion(value, choices)}")
 
 
 def require_same_shape(loss: nn.Module, output: Tensor, reference: Tensor) -> None:

@@ -69,9 +69,9 @@ class FeatureLoss(Loss):
             return feature_network(list(self.layer_weights), self.network or self.vgg_type, self.weights, *preparation)
         except ArgumentError as error:
             argument = {"layer_names": "layer_weights", "network": name}.get(error.name, error.name)
-            raise ArgumentError(argument, f"{argument}: {error}") from None
+            raise ArgumentError(argument, error.message) from None
         except WeightsError as error:
-            raise ArgumentError("weights", f"weights: {error}") from error
+            raise ArgumentError("weights", str(error)) from error
 
 
 @dataclass(kw_only=True, eq=False)

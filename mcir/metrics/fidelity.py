@@ -40,7 +40,7 @@ class FullReference:
 
     def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
         if crop_border < 0:
-            raise ArgumentError("crop_border", f"crop_border: expected a number of at least 0, got {crop_border}.")
+            raise ArgumentError("crop_border", f"expected a number of at least 0, got {crop_border}.")
         self.crop_border = crop_border
         self.test_y_channel = test_y_channel
 

@@ -108,12 +108,12 @@ class Model(ABC):
     def __post_init__(self) -> None:
         """Build the network, its moving average and the learning-rate schedule."""
         if not 0 <= self.ema_decay < 1:
-            raise ArgumentError("ema_decay", f"ema_decay: expected a number in [0, 1), got {self.ema_decay}.")
+            raise ArgumentError("ema_decay", f"expected a number in [0, 1), got {self.ema_decay}.")
         if self.accumulation_steps < 1:
-            message = f"accumulation_steps: expected a positive integer, got {self.accumulation_steps}."
+            message = f"expected a positive integer, got {self.accumulation_steps}."
             raise ArgumentError("accumulation_steps", message)
         if self.grad_clip is not None and not self.grad_clip > 0:
-            message = f"grad_clip: expected a norm above 0, got {self.grad_clip}. Omit it to disable clipping."
+            message = f"expected a norm above 0, got {self.grad_clip}. Omit it to disable clipping."
             raise ArgumentError("grad_clip", message)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -185,14 +185,14 @@ class Model(ABC):
         if isinstance(built, Loss):
             if built.compares != compares:
                 known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
-                message = f"{option or name}: expected one of {', '.join(known)}, got {type(built).__name__}."
+                message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
                 raise ArgumentError(option or name, message)
             if self.accumulation_steps > 1 and not built.is_batch_mean:
-                message = f"accumulation_steps: expected 1, because {name} is not a mean over the batch."
+                message = f"expected 1, because {name} is not a mean over the batch."
                 raise ArgumentError("accumulation_steps", message)
         if ratio is not None:
             if not self.criteria:
-                message = f"balance: the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
+                message = f"the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
                 raise ArgumentError("balance", message)
             self._ratio_weights[name] = GradientRatioWeight(ratio).to(self.device)
             self.parts[f"balance_{name}"] = self._ratio_weights[name]

@@ -44,9 +44,9 @@ class ContrastiveModel(RestorationModel):
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
             missing = "negatives" if self.negatives is None else "contrastive_opt"
-            raise ArgumentError(missing, "Expected both 'contrastive_opt' and 'negatives', or neither, got one.")
+            raise ArgumentError(missing, "expected both 'contrastive_opt' and 'negatives', or neither, got one.")
         if self.balance is not None and not (self.contrastive_opt or {"loss_weight": 0}).get("loss_weight", 1.0):
-            raise ArgumentError("balance", "balance: requires a 'contrastive_opt' with a loss_weight above 0.")
+            raise ArgumentError("balance", "requires a 'contrastive_opt' with a loss_weight above 0.")
         if self.contrastive_opt and self.negatives:
             section, ratio = self.contrastive_opt, self.balance
             self.add_loss("l_neg", section, option="contrastive_opt", compares="negatives", ratio=ratio)

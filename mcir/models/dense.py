@@ -132,7 +132,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
             loss = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
             if not isinstance(loss, DenseLoss):
                 known = [name for name in LOSSES.names() if issubclass(LOSSES.get(name), DenseLoss)]
-                message = f"contrastive_opt: expected {', '.join(known)}, got {self.contrastive_opt['type']}."
+                message = f"expected {', '.join(known)}, got {self.contrastive_opt['type']}."
                 raise ArgumentError("contrastive_opt", message)
             contrast = DenseContrast(loss, self.network, self.spec.in_channels, self.seed)
             self.add_loss("l_contrast", contrast, option="contrastive_opt")

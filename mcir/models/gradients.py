@@ -32,7 +32,7 @@ class GradientRatioWeight(nn.Module):
     def __init__(self, ratio: float) -> None:
         super().__init__()
         if not 0 < ratio < float("inf"):
-            raise ArgumentError("balance", f"balance: expected a finite ratio above 0, got {ratio}.")
+            raise ArgumentError("balance", f"expected a finite ratio above 0, got {ratio}.")
         self.ratio = ratio
         self.register_buffer("log_own_ratio", torch.zeros(()))
         self.register_buffer("steps", torch.zeros(()))

@@ -131,7 +131,7 @@ class CosineAnnealingLR(Schedule):
         """Check the numbers of iterations."""
         _check_positive("T_max", self.T_max)
         if self.ahead < 0:
-            raise ArgumentError("ahead", f"ahead: expected a number of iterations ≥ 0, got {self.ahead}.")
+            raise ArgumentError("ahead", f"expected a number of iterations ≥ 0, got {self.ahead}.")
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -227,10 +227,10 @@ def _cosine(first: float, last: float, phase: float) -> float:
 
 def _check_positive(name: str, value: int) -> None:
     if value < 1:
-        raise ArgumentError(name, f"{name}: expected a positive integer, got {value}.")
+        raise ArgumentError(name, f"expected a positive integer, got {value}.")
 
 
 def _check_restart_weights(weights: Sequence[float], name: str, count: int) -> None:
     if len(weights) != count:
-        message = f"restart_weights: expected one weight for each of the {count} {name}, got {len(weights)}."
+        message = f"expected one weight for each of the {count} {name}, got {len(weights)}."
         raise ArgumentError("restart_weights", message)

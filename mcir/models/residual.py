@@ -46,7 +46,7 @@ class ResidualContrastiveModel(SelfSupervisedModel):
             if self.accumulation_steps > 1 and isinstance(contrast, Loss) and not contrast.is_batch_mean:
                 raise ArgumentError(
                     "accumulation_steps",
-                    f"accumulation_steps: expected 1, got {self.accumulation_steps}. The negatives of "
+                    f"expected 1, got {self.accumulation_steps}. The negatives of "
                     "ResidualContrastiveModel are the other images of the whole batch. Smaller crops also need less "
                     "memory.",
                 )

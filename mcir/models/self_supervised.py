@@ -31,7 +31,7 @@ class SelfSupervisedModel(Model):
         """Build the network and check its scale."""
         super().__post_init__()
         if self.spec.scale != 1:
-            message = f"network_g: {type(self).__name__} expects a network with scale 1, got {self.spec.scale}."
+            message = f"{type(self).__name__} expects a network with scale 1, got {self.spec.scale}."
             raise ArgumentError("network_g", message)
 
     def pairs(self, batch: Batch) -> Tensor:
@@ -112,9 +112,9 @@ class Noise2SelfModel(_PixelModel):
         """Check the arguments."""
         super().__post_init__()
         if self.mask_width < 2:
-            raise ArgumentError("mask_width", f"mask_width: expected an integer ≥ 2, got {self.mask_width}.")
+            raise ArgumentError("mask_width", f"expected an integer ≥ 2, got {self.mask_width}.")
         if self.fill not in ("interpolate", "zero"):
-            raise ArgumentError("fill", f"fill: expected 'interpolate' or 'zero', got {self.fill!r}.")
+            raise ArgumentError("fill", f"expected 'interpolate' or 'zero', got {self.fill!r}.")
         self._grid = 0
 
     def before_step(self, batch: Batch, iteration: int) -> None:

@@ -246,9 +246,17 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("DehazeFormer", {"in_chans": 0}, "in_chans: expected"),
     ("DehazeFormer", {"window_size": 1}, "window_size: expected a number of at least 2, got 1."),
     ("DehazeFormer", {"embed_dims": [24, 48, 96, 96, 24]}, "in stages 1 and 5, and 2 and 4, like [24, 48, 96, 48, 24]"),
-    ("DehazeFormer", {"mlp_ratios": [2, 4, 0.01, 2, 2]}, "mlp_ratios[2]: expected at least one hidden feature for 96"),
-    ("DehazeFormer", {"attn_ratio": [0, 0.5, 75, 0, 0]}, "attn_ratio[2]: expected a fraction in [0, 1], got 75."),
-    ("DehazeFormer", {"num_heads": [2, 5, 6, 1, 1]}, "num_heads[1]: expected a divisor of embed_dims[1] = 48, got 5."),
+    (
+        "DehazeFormer",
+        {"mlp_ratios": [2, 4, 0.01, 2, 2]},
+        "mlp_ratios: stage 2: expected at least one hidden feature for 96",
+    ),
+    ("DehazeFormer", {"attn_ratio": [0, 0.5, 75, 0, 0]}, "attn_ratio: stage 2: expected a fraction in [0, 1], got 75."),
+    (
+        "DehazeFormer",
+        {"num_heads": [2, 5, 6, 1, 1]},
+        "num_heads: stage 1: expected a divisor of embed_dims[1] = 48, got 5.",
+    ),
     ("DehazeFormer", {"conv_type": "dwconv"}, "conv_type: expected 'DWConv' or 'Conv', got 'dwconv'."),
     ("DehazeFormer", {"out_chans": 3}, "out_chans: expected 4, got 3 ("),
     (
@@ -260,7 +268,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     (
         "IDT",
         {"num_heads": [3, 2, 4, 8, 16, 16, 8, 4, 2]},
-        "num_heads[0]: expected a divisor of the level's 32 features",
+        "num_heads: level 0: expected a divisor of the level's 32 features",
     ),
     ("IDT", {"num_heads": [128, *NINE[1:]], "embed_dim": 128}, "and of the 64 pixels of a window, got 128."),
     ("IDT", {"img_size": 192}, "expected a multiple of 16 · win_size or 64, like 256, got 192."),

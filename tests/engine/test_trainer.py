@@ -98,7 +98,7 @@ def test_an_impossible_step_is_an_error_before_data_is_read(run, monkeypatch, tr
 
 
 def test_an_error_of_the_optimizer_is_located(run):
-    run.write(begun(run, optim_g={"type": "Adam", "lr": -1.0}))
+    run.write(tree_of(run, optim_g={"type": "Adam", "lr": -1.0}))
     with pytest.raises(ValueError, match=r"tiny\.yml:\d+: train\.optim_g: Invalid learning rate"):
         Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu")))
 

@@ -98,7 +98,7 @@ class FeatureNetworkContract:
             with pytest.raises(ArgumentError, match=message) as caught:
                 self.build([name])
             assert caught.value.name == "layer_names"
-        with pytest.raises(ArgumentError, match="Expected at least one"):
+        with pytest.raises(ArgumentError, match="expected at least one"):
             feature_network([], self.network, "random")
 
     @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])

@@ -87,7 +87,7 @@ def check_fraction(name: str, value: float) -> None:
         ArgumentError: the value is not in [0, 1].
     """
     if not 0 <= value <= 1:
-        raise ArgumentError(name, f"{name}: expected a number in [0, 1], got {value}.")
+        raise ArgumentError(name, f"expected a number in [0, 1], got {value}.")
 
 
 def build_seeded(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:

@@ -46,7 +46,7 @@ class CombinedNegatives(Negatives):
     def __init__(self, network: nn.Module, members: Sequence[NegativesSection], seed: int = 0) -> None:
         super().__init__()
         if not members:
-            raise ArgumentError("members", "members: expected a list of kinds of negatives, got an empty one.")
+            raise ArgumentError("members", "expected a list of kinds of negatives, got an empty one.")
         self.kinds = [
             build_negatives(section, network, child_seed(seed, number), ("members", number))
             for number, section in enumerate(members)

@@ -61,10 +61,10 @@ class FrozenNegatives(_Frozen):
     ) -> None:
         sources = [weights] if isinstance(weights, str) else list(weights)
         if not sources:
-            raise ArgumentError("weights", f"weights: expected '{RANDOM}' or checkpoint files, got an empty list.")
+            raise ArgumentError("weights", f"expected '{RANDOM}' or checkpoint files, got an empty list.")
         if count < 1 or (count > 1 and sources != [RANDOM]):
             expected = "a positive integer" if sources == [RANDOM] else f"1, because weights is not '{RANDOM}'"
-            raise ArgumentError("count", f"count: expected {expected}, got {count}.")
+            raise ArgumentError("count", f"expected {expected}, got {count}.")
         members = []
         for number, source in enumerate(sources * count):
             if source == RANDOM:
@@ -111,10 +111,10 @@ class ConsensusNegatives(_Frozen):
     ) -> None:
         if stored == bool(weights):
             got = "both" if stored else "neither"
-            raise ArgumentError("weights", f"Expected either 'weights', a list of checkpoints, or 'stored', got {got}.")
+            raise ArgumentError("weights", f"expected either 'weights', a list of checkpoints, or 'stored', got {got}.")
         sections = [None] * len(weights) if archs is None else list(archs)
         if len(sections) != len(weights):
-            message = f"archs: expected one entry or null for each of the {len(weights)} weights, got {len(sections)}."
+            message = f"expected one entry or null for each of the {len(weights)} weights, got {len(sections)}."
             raise ArgumentError("archs", message)
         members = [
             _pretrained(network, file, section, param_key, ("archs", number))
@@ -171,7 +171,7 @@ def _check_specs(argument: str, network: nn.Module, members: Sequence[nn.Module]
         if own and spec and (spec.scale, spec.in_channels) != (own.scale, own.in_channels):
             raise ArgumentError(
                 argument,
-                f"{argument}: expected networks like {type(network).__name__}, with scale {own.scale} and "
+                f"expected networks like {type(network).__name__}, with scale {own.scale} and "
                 f"{own.in_channels} channels, got {type(member).__name__} with scale {spec.scale} and "
                 f"{spec.in_channels} channels.",
             )

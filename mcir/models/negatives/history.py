@@ -107,14 +107,14 @@ class HistoryNegatives(_EMANegatives):
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
         if not steps or min(steps) < 1:
-            raise ArgumentError("steps", f"steps: expected positive integers, at least one, got {list(steps)}.")
+            raise ArgumentError("steps", f"expected positive integers, at least one, got {list(steps)}.")
         if len(weights) != len(steps):
-            message = f"weight: expected one number, or one for each of the {len(steps)} steps, got {len(weights)}."
+            message = f"expected one number, or one for each of the {len(steps)} steps, got {len(weights)}."
             raise ArgumentError("weight", message)
         for value in weights:
             check_fraction("weight", value)
         if sample is not None and not 1 <= sample <= len(steps):
-            raise ArgumentError("sample", f"sample: expected 1 to {len(steps)}, the number of steps, got {sample}.")
+            raise ArgumentError("sample", f"expected 1 to {len(steps)}, the number of steps, got {sample}.")
         super().__init__(network, len(steps), start, seed, None if sample is None else StepCounter())
         self.weights = weights
         self.steps = list(steps)
@@ -167,9 +167,9 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         seed: int = 0,
     ) -> None:
         if members < 1:
-            raise ArgumentError("members", f"members: expected a positive integer, got {members}.")
+            raise ArgumentError("members", f"expected a positive integer, got {members}.")
         if not 0 <= threshold < math.inf:
-            raise ArgumentError("threshold", f"threshold: expected a finite number ≥ 0, got {threshold}.")
+            raise ArgumentError("threshold", f"expected a finite number ≥ 0, got {threshold}.")
         check_fraction("decay", decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold

@@ -75,7 +75,7 @@ class HardNegatives(Negatives):
         super().__init__()
         for name, value, minimum in (("blurred", blurred, 1), ("sharpened", sharpened, 0), ("radius", radius, 1)):
             if value < minimum:
-                raise ArgumentError(name, f"{name}: expected an integer ≥ {minimum}, got {value}.")
+                raise ArgumentError(name, f"expected an integer ≥ {minimum}, got {value}.")
         _check_range("sigma", sigma, sigma[0] > 0)
         _check_range("sharpness", sharpness, sharpness[0] >= 0)
         self.blurred, self.sharpened = blurred, sharpened
@@ -122,7 +122,7 @@ class HardNegatives(Negatives):
 def _check_range(name: str, bounds: tuple[float, float], minimum_is_valid: bool) -> None:
     if not (minimum_is_valid and bounds[0] <= bounds[1] < math.inf):
         sign = ">" if name == "sigma" else "≥"
-        message = f"{name}: expected a finite range [minimum, maximum] with minimum {sign} 0, got {list(bounds)}."
+        message = f"expected a finite range [minimum, maximum] with minimum {sign} 0, got {list(bounds)}."
         raise ArgumentError(name, message)
 
 

@@ -158,8 +158,8 @@ def test_stored_negatives_come_from_the_batch(images):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, "Expected either 'weights'"),
-        ({"weights": ["a.pth"], "stored": True}, "Expected either 'weights'"),
+        ({}, "expected either 'weights'"),
+        ({"weights": ["a.pth"], "stored": True}, "expected either 'weights'"),
         (
             {"weights": ["a.pth", "b.pth"], "archs": [None]},
             "for each of the 2 weights, got 1",
