@@ -72,7 +72,7 @@ class BundledPhotos(PairDataset):
         """
         check_choice("split", self.split, Literal["train", "val"])
         if self.degradation is None:
-            raise ArgumentError("degradation", "degradation: expected a degradation, got null.")
+            raise ArgumentError("degradation", "expected a degradation, got null.")
         return Sources(divide(photographs(TRAIN if self.split == "train" else VAL), self.tile_size))
 
     @classmethod

@@ -45,7 +45,7 @@ def check_argument(name: str, value: object, is_valid: bool, expected: str) -> N
         ArgumentError: the value is not accepted.
     """
     if not is_valid:
-        raise ArgumentError(name, f"{name}: expected {expected}, got {value!r}.")
+        raise ArgumentError(name, f"expected {expected}, got {value!r}.")
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

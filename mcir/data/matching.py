@@ -40,7 +40,7 @@ class FilenameTemplate(NamedTuple):
         if marks not in (["{}"], ["{}", "*"], ["*", "{}"]):
             raise ArgumentError(
                 "filename_tmpl",
-                "filename_tmpl: expected one '{}', like '{}x4', and one '*' if a ground truth has several degraded "
+                "expected one '{}', like '{}x4', and one '*' if a ground truth has several degraded "
                 f"images, like '{{}}_*', got {text!r}.",
             )
         between = parts[2] if len(marks) == 2 else ""

@@ -91,7 +91,7 @@ class NoisyImages(Dataset[NoisyItem]):
         if self.tile_size is not None and self.dataroot not in _BUNDLED:
             raise ArgumentError(
                 "tile_size",
-                "tile_size: only for bundled photographs; `mcir prepare subimages` divides the images of a folder.",
+                "only for bundled photographs; `mcir prepare subimages` divides the images of a folder.",
             )
         self._check_noise()
         degradation: Degradation = _NoDegradation()
@@ -208,7 +208,7 @@ class NoisyObservations(NoisyImages):
         if self.noise is None:
             raise ArgumentError(
                 "noise",
-                "noise: expected a degradation, got null, which gives two equal observations. Read real pairs of noisy "
+                "expected a degradation, got null, which gives two equal observations. Read real pairs of noisy "
                 "images with PairedImageDataset.",
             )
 
