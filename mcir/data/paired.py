@@ -270,7 +270,7 @@ class PairedImageDataset(PairDataset):
             raise ArgumentError("dataroot_lq", f"expected either dataroot_lq or degradation, got {both}.")
         for name, is_set in {"gt_crop": self.gt_crop is not None, "filename_tmpl": self.filename_tmpl != "{}"}.items():
             if is_set and self.dataroot_lq is None:
-                raise ArgumentError(name, f"requires dataroot_lq, but a degradation makes the degraded images.")
+                raise ArgumentError(name, "requires dataroot_lq, but a degradation makes the degraded images.")
         return PairRules(
             scale=self.scale,
             gt_size=self.gt_size,
