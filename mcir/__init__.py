@@ -1,9 +1,9 @@
-"""mcir: train image-restoration networks, with contrastive learning at heart.
+"""mcir: train image-restoration networks with contrastive learning.
 
 >>> import mcir
 >>> network = mcir.build_network({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 2})
 
-Everything named here is loaded when it is first used, so that ``import mcir`` and the command line answer at once.
+The names of this package are imported when they are first used, so that ``import mcir`` and ``mcir --help`` are fast.
 """
 
 import importlib
@@ -38,7 +38,7 @@ build_dataset = DATASETS.build
 build_metric = METRICS.build
 build_model = MODELS.build
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "HistoryNegatives": "mcir.models",
     "Model": "mcir.models",
     "OptionError": "mcir.config",
@@ -81,6 +81,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _LAZY_IMPORTS:
+        return getattr(importlib.import_module(_LAZY_IMPORTS[name]), name)
     raise AttributeError(f"module 'mcir' has no attribute '{name}'")

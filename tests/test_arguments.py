@@ -38,8 +38,8 @@ def test_defaults_are_those_of_the_fields():
 
 
 def test_values_have_the_types_of_the_fields():
-    given = ["a", "b", "--scale", "2", "-o", "x", "--bits", "16", "--row", "1", "2", "--row", "3", "--tile", "4"]
-    assert parse(*given, "--dry-run", "--no-check", "--half") == Example(
+    words = ["a", "b", "--scale", "2", "-o", "x", "--bits", "16", "--row", "1", "2", "--row", "3", "--tile", "4"]
+    assert parse(*words, "--dry-run", "--no-check", "--half") == Example(
         inputs=["a", "b"], out=Path("x"), scale=2, bits=16, row=[1, 2, 3], dry_run=True, check=False, half=True,
         full=False, tile=8, internal=8,
     )  # fmt: skip
