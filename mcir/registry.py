@@ -1,4 +1,4 @@
-"""Registries: the component names of option files, and the classes that they refer to.
+"""Registries map the component names in option files to classes.
 
 A class is registered with a decorator and built from a *section*, a mapping in an option file::
 
@@ -8,11 +8,12 @@ A class is registered with a decorator and built from a *section*, a mapping in 
 
     ARCHS.build({"type": "EDSR", "upscale": 2})
 
-The constructor's signature is the schema of its section: every argument has a name and a type, and is checked. An
-argument that is a component itself is annotated with the section type of its registry (``LossSection`` …).
+The constructor's signature is the schema of the section: every argument needs a name and a type, and values are checked
+against them. An argument that is a component itself is annotated with the section type of its registry
+(``LossSection`` …).
 
-A registry is filled when it is first used: it imports its home package and every installed plug-in (entry-point group
-``mcir.plugins``). Your own code is registered through such an entry point, or through
+A registry is filled when it is first used. It then imports the package of mcir's own components, and all installed
+plug-ins (entry-point group ``mcir.plugins``). Register your own classes through such an entry point, or with
 ``imports: [my_package.my_module]`` in the option file.
 """
 
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 PLUGIN_GROUP = "mcir.plugins"
 
@@ -45,22 +46,22 @@ class Location(NamedTuple):
     """Where an option was written."""
 
     source: str
-    """Option file, or the command-line words that set the option, like ``--set scale=2``."""
+    """Option file, or the command-line argument that sets the option, like ``--set scale=2``."""
     line: int | None = None
-    """Line in the file, counted from 1; None on the command line."""
+    """Line number in the file, starting at 1; None for the command line."""
     key: str = ""
     """Key path of the option, like ``train.optim_g.lr``."""
-    written: str = ""
-    """Key path in the file, if it is an old name for ``key``."""
+    old_key: str = ""
+    """Key path that the file uses instead of ``key``, if it is an old name."""
 
     def __str__(self) -> str:
         position = self.source if self.line is None else f"{self.source}:{self.line}"
-        old_name = f" (written as '{self.written}')" if self.written else ""
-        return (f"{position}: {self.key}" if self.key else position) + old_name
+        old_key = f" (written as '{self.old_key}')" if self.old_key else ""
+        return (f"{position}: {self.key}" if self.key else position) + old_key
 
 
 Where: TypeAlias = Callable[[KeyPath], Location]
-"""Function from a key path inside a section to the location of that value."""
+"""Function that returns the location of a value from its key path inside a section."""
 
 
 class ComponentError(ValueError):
@@ -71,7 +72,7 @@ class ComponentError(ValueError):
         path: key path inside the section to the value at fault; the empty path is the section itself.
 
     Attributes:
-        location: location in the option file, if known; printed before the message.
+        location: location in the option file, if known. It precedes the message.
     """
 
     def __init__(self, message: str, path: KeyPath = ()) -> None:
@@ -91,11 +92,11 @@ class RegistryError(ComponentError):
 class ArgumentError(ComponentError):
     """A constructor argument has a value that the class does not accept.
 
-    Constructors of registered classes raise it. ``Registry.build`` adds the location in the option file.
+    Constructors of registered classes raise this error. ``Registry.build`` adds the location in the option file.
 
     Args:
         name: name of the argument.
-        message: what is wrong, without the name: ``expected X, got Y.``
+        message: expected and actual value, without the name: ``expected X, got Y.``
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -109,14 +110,14 @@ class ArgumentError(ComponentError):
 
 @contextmanager
 def locate_errors(where: Where | None = None, key: str | KeyPath = ()) -> Iterator[None]:
-    """Add the key path and the location of a section to every ``ValueError`` that is raised inside.
+    """Add the key path and the location of a section to every ``ValueError`` raised in the ``with`` block.
 
     Args:
-        where: function that finds the location of a value in the section. Only the outermost caller knows it.
-        key: key path from the enclosing section to the one that is used inside.
+        where: function that returns the location of a value in the section. Only the outermost caller has one.
+        key: key path from the enclosing section to the section that the block uses.
 
     Raises:
-        ComponentError: a ``ValueError`` was raised; its path starts with ``key``.
+        ComponentError: the block raised a ``ValueError``. The path of this error starts with ``key``.
     """
     try:
         yield
@@ -146,18 +147,18 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 class Registry:
-    """Names of one kind of component.
+    """The classes of one kind of component, by name.
 
     Args:
-        kind: name of the kind in messages, for example ``"architecture"``.
-        home: package whose import registers mcir's own components.
-        runtime_args: names of the leading constructor arguments that mcir passes itself and an option file cannot set,
-            for example ``("params",)`` for optimizers.
+        kind: kind of component in messages, for example ``"architecture"``.
+        package: package whose import registers mcir's own components.
+        runtime_args: names of the leading constructor arguments that mcir passes itself and that an option file cannot
+            set, for example ``("params",)`` for optimizers.
     """
 
-    def __init__(self, kind: str, home: str, runtime_args: Sequence[str] = ()) -> None:
+    def __init__(self, kind: str, package: str, runtime_args: Sequence[str] = ()) -> None:
         self.kind = kind
-        self.home = home
+        self.package = package
         self.runtime_args = tuple(runtime_args)
         self._classes: dict[str, type] = {}
         self._aliases: dict[str, str] = {}
@@ -169,10 +170,9 @@ class Registry:
     # -- registration ---------------------------------------------------------------------------------------------
 
     def register(self, name: str | None = None, aliases: Sequence[str] = ()) -> Callable[[C], C]:
-        """Return a class decorator that registers the class and makes its instances record their arguments.
+        """Return a decorator that registers a class and makes its instances record how they were built.
 
-        The arguments (with defaults, without the runtime arguments) are in the attribute ``hyperparameters`` of each
-        instance, so that a checkpoint can store how to rebuild its network.
+        :func:`config_of` returns this record, for example to store it in a checkpoint next to the weights.
 
         Raises:
             RegistryError: the name is taken, or the constructor accepts unknown arguments (``*args``, ``**kwargs``).
@@ -186,7 +186,7 @@ class Registry:
         return decorate
 
     def add(self, cls: type, name: str | None = None, aliases: Sequence[str] = ()) -> None:
-        """Register a class of another library without changing it.
+        """Register a class from another library without modifying it.
 
         Raises:
             RegistryError: the name is taken, or the constructor accepts unknown arguments.
@@ -194,16 +194,16 @@ class Registry:
         for parameter in _signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise RegistryError(
-                    f"{self.kind} {cls.__name__}: the constructor accepts '{parameter}', which hides misspelt options. "
-                    "Name every argument."
+                    f"{self.kind} {cls.__name__}: the constructor accepts '{parameter}', so misspelt options would go "
+                    "unnoticed. Name every argument."
                 )
         name = name or cls.__name__
         for candidate in (name, *aliases):
-            holder = self._classes.get(self._aliases.get(candidate, candidate))
-            if holder is not None:
+            existing = self._classes.get(self._aliases.get(candidate, candidate))
+            if existing is not None:
                 raise RegistryError(
-                    f"{self.kind} '{candidate}' is already {holder.__module__}.{holder.__qualname__}; "
-                    f"{cls.__module__}.{cls.__qualname__} needs another name."
+                    f"The name '{candidate}' of {cls.__module__}.{cls.__qualname__} is taken: {self.kind} "
+                    f"{existing.__module__}.{existing.__qualname__} is registered under it."
                 )
         self._classes[name] = cls
         self._aliases.update(dict.fromkeys(aliases, name))
@@ -234,7 +234,7 @@ class Registry:
         cls = self._classes.get(self._aliases.get(name, name))
         if cls is None:
             near = suggestion(name, [*self._classes, *self._aliases])
-            raise RegistryError(f"There is no {self.kind} '{name}'.{near} {self._known()}", ("type",))
+            raise RegistryError(f"There is no {self.kind} '{name}'.{near} {self._known_names()}", ("type",))
         return cls
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
@@ -246,27 +246,28 @@ class Registry:
         parameters = list(_signature(self.get(name), eval_str=True).parameters.items())
         return dict(parameters[len(self.runtime_args) :])
 
-    def takes(self, key: str) -> bool:
-        """Return whether any registered class has an argument of that name."""
-        return any(key in self.parameters(name) for name in self.names())
+    def has_argument(self, argument: str) -> bool:
+        """Return whether any registered class has an argument with that name."""
+        return any(argument in self.parameters(name) for name in self.names())
 
     # -- construction ---------------------------------------------------------------------------------------------
 
     def build(
         self, section: Section, /, *runtime_args: Any, key: str | KeyPath = (), where: Where | None = None
     ) -> Any:
-        """Build the class that ``section["type"]`` names, with the other entries of the section as arguments.
+        """Build an instance of the class ``section["type"]`` with the other entries of the section as arguments.
 
         Args:
-            section: type and arguments; it is not changed.
+            section: type and arguments. It is not modified.
             runtime_args: leading constructor arguments that mcir passes itself.
-            key: in the constructor of another component: argument that holds this section, for the errors' key paths.
-            where: function that finds the location of a value of the section in the option file.
+            key: argument of the enclosing component that contains this section, for the key paths of errors. Default:
+                the section is not part of another component.
+            where: function that returns the location of a value of the section in the option file.
 
         Raises:
             RegistryError: the type is missing or unknown, or an argument is unknown or missing.
-            ValueError: the constructor raised it; with ``where`` the message starts with the location of the argument
-                at fault (``ArgumentError``), else with that of the section.
+            ValueError: the constructor rejected an argument. With ``where``, the message starts with the location of
+                that argument (``ArgumentError``) or of the section (other errors).
         """
         with locate_errors(where, key):
             if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
@@ -292,74 +293,94 @@ class Registry:
         if not self._filled:
             self._filled = True  # before the import, which may use the registry
             try:
-                importlib.import_module(self.home)
+                importlib.import_module(self.package)
                 load_plugins()
             except BaseException:
                 self._filled = False
                 raise
 
-    def _known(self) -> str:
-        """Return the known names, and the packages and files that they come from."""
+    def _known_names(self) -> str:
+        """Return the part of a message that lists the registered names and the packages that define them."""
         packages = sorted({cls.__module__.partition(".")[0] for cls in self._classes.values()})
         files = (getattr(importlib.import_module(package), "__file__", "built in") for package in packages)
         origins = (f"{package} ({file})" for package, file in zip(packages, files, strict=True))
-        return f"Known are {', '.join(sorted(self._classes)) or 'none'}, from {', '.join(origins) or 'nowhere'}."
-
-
-def _has_no_constructor(cls: type) -> bool:
-    """Return whether a class inherits the constructor of ``object`` or of a torch module, which accept anything."""
-    construct = inspect.unwrap(cls.__init__)  # type: ignore[misc]
-    return construct is object.__init__ or getattr(construct, "__module__", None) == "torch.nn.modules.module"
+        return f"Known names: {', '.join(sorted(self._classes)) or 'none'}. Defined in: {', '.join(origins) or 'none'}."
 
 
 def _signature(cls: type, eval_str: bool = False) -> inspect.Signature:
-    """Return the signature of a constructor; a class without its own constructor takes no arguments."""
-    if _has_no_constructor(cls):
-        return inspect.Signature()
+    """Return the signature of a constructor; it is empty for a class that does not define one."""
+    init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+    if init is object.__init__ or getattr(init, "__module__", None) == "torch.nn.modules.module":
+        return inspect.Signature()  # object and nn.Module accept any arguments
     return inspect.signature(cls, eval_str=eval_str)
 
 
-def _show_mutable_defaults(cls: type) -> None:
-    """Let the signature of a dataclass show the values of its default factories."""
+def _resolve_default_factories(cls: type) -> None:
+    """Show the values of a dataclass's default factories in its signature."""
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    made = {field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING}
-    if made:
+    defaults = {
+        field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING
+    }
+    if defaults:
         signature = inspect.signature(cls.__init__, eval_str=True)  # type: ignore[misc]
-        parameters = [p.replace(default=made.get(name, p.default)) for name, p in signature.parameters.items()]
+        parameters = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
         cls.__init__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[misc]
 
 
-def _record_arguments(cls: type, name: str, skip: int) -> None:
-    """Make each direct instance of the class record its registered name and its arguments."""
-    _show_mutable_defaults(cls)
-    construct = cls.__init__  # type: ignore[misc]
+def _record_arguments(cls: type, name: str, runtime_args: int) -> None:
+    """Make the instances of a class record their registered name and their arguments; subclasses do not inherit this.
+
+    Args:
+        cls: class to modify.
+        name: registered name.
+        runtime_args: number of leading arguments that are not recorded.
+    """
+    _resolve_default_factories(cls)
+    original_init = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
 
-    @functools.wraps(construct)
+    @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if type(self) is cls:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            own = list(bound.arguments.items())[skip:]
-            self.__dict__["hyperparameters"] = copy.deepcopy(dict(own))
+            self.__dict__["hyperparameters"] = copy.deepcopy(dict(list(bound.arguments.items())[runtime_args:]))
             self.__dict__["registered_as"] = name
-        construct(self, *args, **kwargs)
+        original_init(self, *args, **kwargs)
 
     cls.__init__ = __init__  # type: ignore[misc]
 
 
-def stored_arguments(instance: object) -> dict[str, Any] | None:
-    """Return the constructor arguments that an instance of a registered class recorded, or None for other objects."""
-    arguments: dict[str, Any] | None = vars(instance).get("hyperparameters")
-    return arguments
+@runtime_checkable
+class _Recorded(Protocol):
+    """An instance of a class that :meth:`Registry.register` decorated."""
+
+    registered_as: str
+    hyperparameters: dict[str, Any]
+
+
+class ComponentConfig(NamedTuple):
+    """How an instance of a registered class was built."""
+
+    name: str
+    """Registered name of the class."""
+    arguments: dict[str, Any]
+    """Constructor arguments with defaults, without runtime arguments."""
+
+
+def config_of(instance: object) -> ComponentConfig | None:
+    """Return how an instance of a registered class was built, or None for other objects."""
+    if not isinstance(instance, _Recorded):
+        return None
+    return ComponentConfig(instance.registered_as, instance.hyperparameters)
 
 
 @functools.cache
 def load_plugins() -> tuple[str, ...]:
-    """Import every installed plug-in once and return their names.
+    """Import all installed plug-ins, once per process, and return their names.
 
     Raises:
-        RegistryError: a plug-in cannot be imported; the message names it.
+        RegistryError: a plug-in cannot be imported.
     """
     plugins = tuple(entry_points(group=PLUGIN_GROUP))
     for plugin in plugins:

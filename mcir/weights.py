@@ -1,8 +1,8 @@
-"""Read weight files, detect the architecture that they belong to, and build the network.
+"""Read weight files, detect the architecture of the weights, and build the network.
 
-Official releases store weights at the top level of a file or under ``params``, ``params_ema``, ``state_dict``,
-``model`` and so on, with the key prefixes of parallel or compiled training. :func:`read_weights` returns them with the
-keys of the network. Code in a file is never executed.
+Official releases store weights at the top level of a file or under a key such as ``params``, ``params_ema``,
+``state_dict`` or ``model``, sometimes with the key prefixes of parallel or compiled training. :func:`read_weights`
+returns them with the keys of the network's state dict. Code in a file is never executed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mcir.network_spec import NetworkSpec, derived_buffer_names, spec_of
-from mcir.registry import ARCHS, stored_arguments
+from mcir.registry import ARCHS, ComponentConfig, config_of
 
 _LOG = logging.getLogger("mcir")
 
 KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-"""Keys of files that contain weights, in order of preference."""
+"""Keys under which files store weights, in order of preference."""
 
 _PREFIXES = ("module.", "_orig_mod.")  # added by parallel training and by torch.compile
 _NUMPY_TYPES: list[Any] = [  # training scripts store NumPy numbers next to the weights, such as the best PSNR
@@ -51,13 +51,13 @@ class Weights:
     """The weights of a network, with the metadata of their file.
 
     Attributes:
-        tensors: weights by the keys of the network.
-        found_under: key of the file that contained them; None if they are the whole file.
-        section: type and constructor arguments of the network, from the file's metadata; None if it has none.
+        tensors: state dict of the network.
+        key: key of the file under which the weights were stored; None if they were at the top level.
+        section: type and constructor arguments of the network, from the file's metadata; None without metadata.
     """
 
     tensors: dict[str, Tensor]
-    found_under: str | None = None
+    key: str | None = None
     section: dict[str, Any] | None = None
 
     @property
@@ -73,10 +73,10 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
 
     Args:
         file: path of the file.
-        key: key of the weights in the file, like ``params``; None for the first of ``KEYS`` that the file has.
+        key: key of the weights in the file, for example ``params``. Default: the first of ``KEYS`` in the file.
 
     Raises:
-        WeightsError: the file is missing, damaged, contains code instead of tensors, or does not have the key.
+        WeightsError: the file is missing or damaged, contains objects other than tensors, or does not have the key.
     """
     file = Path(file)
     if not file.is_file():
@@ -91,17 +91,17 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
         raise
     except Exception as error:
         raise WeightsError(f"{file} cannot be read as weights: {_reason(file, error)}.") from error
-    tensors, found_under = _find_tensors(content, key, file)
-    return Weights(_strip_prefixes(tensors), found_under, _read_metadata(content, file))
+    tensors, stored_key = _find_tensors(content, key, file)
+    return Weights(_strip_prefixes(tensors), stored_key, _read_metadata(content, file))
 
 
-def network_config(network: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Return the registered name and the constructor arguments of a network; none if its class is not registered."""
-    return vars(network).get("registered_as", type(network).__name__), stored_arguments(network) or {}
+def network_config(network: nn.Module) -> ComponentConfig:
+    """Return how a network was built; for a class that is not registered, its name without arguments."""
+    return config_of(network) or ComponentConfig(type(network).__name__, {})
 
 
 def network_metadata(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a weight file from which :func:`load_network` rebuilds the network.
+    """Return the metadata that :func:`load_network` needs in a weight file to rebuild the network.
 
     Args:
         architecture: registered name of the network.
@@ -111,9 +111,10 @@ def network_metadata(architecture: str, hyperparameters: Mapping[str, Any]) -> d
 
 
 def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a ``.safetensors`` file; tensors that share memory are copied, which the format requires.
+    """Return the content of a ``.safetensors`` file.
 
-    The result is written by the caller, because the format's own writer creates files that only their owner can read.
+    Tensors that share memory are copied, because the format does not allow sharing. The caller writes the file, because
+    the writer of the safetensors library creates files that only their owner can read.
     """
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -125,7 +126,7 @@ def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def _find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return the weights in the content of a ``.pth`` file, and the key that contains them."""
+    """Return the weights in the content of a ``.pth`` file, and the key under which they are stored."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise WeightsError(f"{file}: the file contains no weights.")
     sections = {name: value for name, value in content.items() if isinstance(value, Mapping)}
@@ -140,7 +141,9 @@ def _find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, 
         raise WeightsError(f"{file}: the key '{found}' contains no weights.")
     if sections:
         expected = f"the key '{key}'" if key else f"one of the keys {', '.join(KEYS)}"
-        raise WeightsError(f"{file}: expected {expected}, got {', '.join(sorted(sections))}. Set the key.")
+        raise WeightsError(
+            f"{file}: expected {expected}, got {', '.join(sorted(sections))}. Set the key of the weights."
+        )
     if not tensors:
         raise WeightsError(f"{file}: the file contains no weights.")
     return tensors, None
@@ -149,15 +152,17 @@ def _find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, 
 def _read_safetensors(file: Path, key: str | None) -> Weights:
     with safe_open(file, "pt") as content:
         metadata = content.metadata() or {}
-        stored = metadata.get("weights")
-        if key is not None and stored is not None and key != stored:
-            raise WeightsError(f"{file}: expected the key '{key}', got '{stored}'. The .pth file contains both.")
+        stored_key = metadata.get("weights")
+        if key is not None and stored_key is not None and key != stored_key:
+            raise WeightsError(
+                f"{file}: expected the key '{key}', got '{stored_key}'. The .pth file with the same name contains both."
+            )
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
-    return Weights(_strip_prefixes(tensors), stored, _read_metadata(metadata, file))
+    return Weights(_strip_prefixes(tensors), stored_key, _read_metadata(metadata, file))
 
 
 def _read_metadata(metadata: Mapping[str, Any], file: Path) -> dict[str, Any] | None:
-    """Return the section of the network, if a file contains it."""
+    """Return the section of the network from a file's metadata, or None."""
     architecture, text = metadata.get("architecture"), metadata.get("hyperparameters")
     if not isinstance(architecture, str) or not isinstance(text, str):
         return None
@@ -171,7 +176,7 @@ def _read_metadata(metadata: Mapping[str, Any], file: Path) -> dict[str, Any] | 
 
 
 def _strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove prefixes of parallel training and compilation that all keys have."""
+    """Remove the prefixes of parallel training and compilation, if all keys have them."""
     keys = list(weights)
     while prefix := next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), ""):
         keys = [key.removeprefix(prefix) for key in keys]
@@ -179,13 +184,13 @@ def _strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _reason(file: Path, error: Exception) -> str:
-    """Return why reading a file failed."""
+    """Return the reason why a file cannot be read, as part of a message."""
     with file.open("rb") as stream:
-        is_torch = stream.read(2) in (b"PK", b"\x80\x02")  # the current format, and that before PyTorch 1.6
+        is_torch = stream.read(2) in (b"PK", b"\x80\x02")  # the current format, and the format before PyTorch 1.6
     if file.suffix != ".safetensors" and not is_torch:
         return "it is neither a PyTorch nor a safetensors file"
     if "weights_only" in str(error):
-        return "it contains other objects than tensors"
+        return "it contains objects other than tensors"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if zipfile.is_zipfile(file) else f"it is damaged or truncated ({line})"
 
@@ -195,15 +200,16 @@ def _reason(file: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class DetectedNetwork:
-    """The architecture that a file's metadata names, or whose state dict has the keys and shapes of its weights.
+    """The architecture of a weight file, from its metadata or from the keys and shapes of the weights.
 
     Attributes:
         architecture: registered name.
-        arguments: constructor arguments that are stored or detected; the others have their defaults.
-        guessed: detected arguments that leave no trace in keys and shapes, from published configurations.
+        arguments: stored or detected constructor arguments; other arguments have their defaults.
+        guessed: names of detected arguments that do not affect keys and shapes. Their values are those of published
+            configurations.
         scale: height and width of the output divided by those of the input.
         parameters: number of learned parameters.
-        mismatches: remaining differences of keys and shapes, one per line.
+        mismatches: differences in keys and shapes between the network and the weights, as lines of text.
     """
 
     architecture: str
@@ -218,20 +224,20 @@ class DetectedNetwork:
 
     @property
     def section(self) -> dict[str, Any]:
-        """The section that builds the network."""
+        """Type and arguments, as in an option file."""
         return {"type": self.architecture, **self.arguments}
 
 
 def derived_keys(network: nn.Module, weights: Iterable[str] = ()) -> set[str]:
-    """Return the keys of buffers that the network computes itself, in its own state dict and in ``weights``."""
+    """Return the keys of the buffers that the network computes itself, both in its state dict and in ``weights``."""
     derived = derived_buffer_names(network)
     return {key for key in (*network.state_dict(), *weights) if key.rpartition(".")[2] in derived}
 
 
 def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights that a network can load, and the mismatches of the others, one per line and sorted.
+    """Return the weights that a network can load, and a sorted list of mismatches as lines of text.
 
-    Buffers that the network computes itself (``NetworkSpec.derived_buffers``) keep the network's values.
+    Buffers that the network computes itself (``NetworkSpec.derived_buffers``) keep their values and never mismatch.
     """
     own, derived = network.state_dict(), derived_keys(network, weights)
     expected = {key: shape for key, shape in _shapes(own).items() if key not in derived}
@@ -249,7 +255,7 @@ def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple
 
 
 def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches: list[str]) -> WeightsError:
-    """Return the error for weights that do not match a network: ten mismatches, and the network that would match."""
+    """Return an error that lists the first ten mismatches and, if one is detected, the network that does match."""
     lines = mismatches[:10] + ([f"and {len(mismatches) - 10} more"] if len(mismatches) > 10 else [])
     message = "\n  ".join([f"{len(mismatches)} weights do not match {type(network).__name__}:", *lines])
     found = detect(weights)
@@ -259,28 +265,28 @@ def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches
 
 
 def detect(weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
-    """Return the registered architecture with the keys and shapes of the weights, or None.
+    """Return the registered architecture whose keys and shapes are those of the weights, or None.
 
-    If several architectures recognise the keys, the one with the fewest mismatches is returned.
+    If several architectures recognise the weights, the one with the fewest mismatches is returned.
     """
     found = [candidate for name in ARCHS.names() if (candidate := _detect_as(name, weights)) is not None]
     return min(found, key=lambda candidate: len(candidate.mismatches), default=None)
 
 
 def _detect_as(name: str, weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
-    """Return what one architecture detects. A class that inherits ``detect`` from another architecture is skipped."""
+    """Return the network that one architecture detects, or None; also None for a class that inherits ``detect``."""
     cls = ARCHS.get(name)
     if "detect" not in vars(cls):
         return None
     try:
         arguments = cls.detect(_shapes(weights))
         return None if arguments is None else _compare({"type": name, **arguments}, weights)
-    except (LookupError, ValueError, TypeError, ArithmeticError):  # missing keys or impossible shapes
+    except (LookupError, ValueError, TypeError, ArithmeticError):  # missing keys or invalid shapes
         return None
 
 
 def _compare(section: Mapping[str, Any], weights: Mapping[str, Tensor]) -> DetectedNetwork:
-    """Build a network without memory, and compare its state dict with weights."""
+    """Build a network on the meta device, and compare its state dict with weights."""
     with torch.device("meta"):
         network: nn.Module = ARCHS.build(section)
     arguments = {key: value for key, value in section.items() if key != "type"}
@@ -292,10 +298,10 @@ def _compare(section: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Detec
 
 
 def detect_network(weights: Weights) -> DetectedNetwork | None:
-    """Return the network from a file's metadata, otherwise from its keys and shapes, or None.
+    """Return the network of a weight file from its metadata, or else from keys and shapes; None if it is unknown.
 
     Raises:
-        ValueError: the metadata names an unknown architecture, or arguments that it does not accept.
+        ValueError: the metadata contains an unknown architecture, or arguments that it does not accept.
     """
     if weights.section is None:
         return detect(weights.tensors)
@@ -303,16 +309,16 @@ def detect_network(weights: Weights) -> DetectedNetwork | None:
 
 
 def load_network(file: str | Path, key: str | None = None, section: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the network of a checkpoint and load its weights, in evaluation mode on the CPU.
+    """Build the network of a weight file and load the weights, in evaluation mode on the CPU.
 
     Args:
-        file: ``.safetensors`` or ``.pth`` file, from mcir or an official release.
-        key: key of the weights in the file, like ``params``.
-        section: type and arguments of the network, as in ``network_g`` of an option file. None: those in the file's
-            metadata, otherwise those that follow from its keys and shapes.
+        file: ``.safetensors`` or ``.pth`` file, from mcir or from an official release.
+        key: key of the weights in the file, for example ``params``.
+        section: type and arguments of the network, as in ``network_g`` of an option file. Default: those in the file's
+            metadata, or else those detected from keys and shapes.
 
     Raises:
-        WeightsError: the file cannot be read, its architecture is unknown, or the section does not match it.
+        WeightsError: the file cannot be read, its architecture is unknown, or the section does not match the weights.
     """
     weights = read_weights(file, key)
     if section is None:
@@ -343,7 +349,7 @@ def _detected_section(weights: Mapping[str, Tensor], file: str | Path) -> dict[s
 
 
 def _changes(stored: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the arguments of a network that differ between a file's metadata and a section, as two texts each."""
+    """Return the arguments that differ between a file's metadata and a section, as pairs of "name value" texts."""
     name = str(section["type"])
     if stored["type"] != name:
         return [(str(stored["type"]), name)]

@@ -230,7 +230,7 @@ def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):
     torch.save({"params": weights, "epoch": 3}, tmp_path / "net.pth")
     assert main(["inspect", str(tmp_path / "net.pth")]) == 0
     output = capsys.readouterr().out
-    assert "its 'params'" in output
+    assert "key 'params'" in output
     assert "architecture  EDSR, ×4" in output
     assert f"parameters    {sum(value.numel() for value in weights.values()):,}" in output
     option = yaml.safe_load(output[output.index("network_g:") :])["network_g"]

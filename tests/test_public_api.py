@@ -101,7 +101,7 @@ def test_an_option_file_is_loaded_and_checked(tmp_path):
 
 @pytest.mark.parametrize("build", ["network", "loss", "dataset", "metric", "model"])
 def test_a_name_that_is_unknown_is_refused_with_what_there_is(build):
-    with pytest.raises(mcir.RegistryError, match=r"There is no .* 'Nothing'.*Known are .*mcir \("):
+    with pytest.raises(mcir.RegistryError, match=r"There is no .* 'Nothing'.*Known names: .*mcir \("):
         getattr(mcir, f"build_{build}")({"type": "Nothing"})
 
 

@@ -1,4 +1,4 @@
-"""The registry: registration, lookup, construction, and errors."""
+"""Registering, looking up and building components, and the errors of each."""
 
 import inspect
 import pickle
@@ -15,6 +15,7 @@ from mcir.registry import (
     Registry,
     RegistryError,
     closest,
+    config_of,
     suggestion,
 )
 
@@ -40,35 +41,46 @@ def test_build_does_not_change_the_section(shapes):
     assert section == {"type": "Rectangle", "width": 3}
 
 
-def test_an_instance_records_its_arguments_with_defaults(shapes):
+def test_an_instance_records_its_name_and_arguments_with_defaults(shapes):
     registry, box = shapes
-    assert registry.build({"type": "Box", "width": 3}, "canvas").hyperparameters == {"width": 3, "height": 2}
-    assert box("canvas", 5, height=1).hyperparameters == {"width": 5, "height": 1}
+    assert config_of(registry.build({"type": "Rectangle", "width": 3}, "canvas")) == ("Box", {"width": 3, "height": 2})
+    assert config_of(box("canvas", 5, height=1)).arguments == {"width": 5, "height": 1}
 
 
 def test_a_subclass_records_its_own_arguments(shapes):
     registry, box = shapes
 
-    @registry.register()
+    @registry.register(name="Quadrat")
     class Square(box):
         def __init__(self, canvas, side: int) -> None:
             super().__init__(canvas, side, side)
 
-    assert Square("canvas", 4).hyperparameters == {"side": 4}
+    assert config_of(Square("canvas", 4)) == ("Quadrat", {"side": 4})
+
+
+def test_objects_of_classes_that_are_not_registered_have_no_config(shapes):
+    class Subclass(shapes[1]):
+        pass
+
+    registry = Registry("layer", "mcir.registry")
+    registry.add(torch.nn.ReLU)
+    assert config_of(Subclass("canvas", 3)) is None
+    assert config_of(registry.build({"type": "ReLU"})) is None
+    assert config_of(3) is None
 
 
 def test_recorded_arguments_are_copies():
-    kept = Registry("list", "mcir.registry")
+    registry = Registry("list", "mcir.registry")
 
-    @kept.register()
-    class Keeper:
+    @registry.register()
+    class Values:
         def __init__(self, values: list) -> None:
             pass
 
     values = [1]
-    keeper = Keeper(values)
+    instance = Values(values)
     values.append(2)
-    assert keeper.hyperparameters == {"values": [1]}
+    assert config_of(instance).arguments == {"values": [1]}
 
 
 def test_names_are_sorted_and_matched_ignoring_case(shapes):
@@ -89,7 +101,7 @@ def test_parameters_exclude_runtime_arguments(shapes):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"type": "Bux", "width": 1}, r"no shape 'Bux'. Did you mean 'Box'\? Known are Box, from tests"),
+        ({"type": "Bux", "width": 1}, r"no shape 'Bux'. Did you mean 'Box'\? Known names: Box. Defined in: tests"),
         ({"type": "Box", "widht": 1}, r"Box has no argument 'widht'. Did you mean 'width'"),
         ({"type": "Box"}, "Box requires the argument 'width'"),
         ({"width": 1}, "mapping with the key 'type'"),
@@ -97,27 +109,27 @@ def test_parameters_exclude_runtime_arguments(shapes):
         ({"type": 3}, "mapping with the key 'type'"),
     ],
 )
-def test_invalid_sections(shapes, section, message):
+def test_an_invalid_section_is_rejected(shapes, section, message):
     with pytest.raises(RegistryError, match=message):
         shapes[0].build(section, "canvas")
 
 
-def test_a_taken_name_is_refused(shapes):
+def test_a_taken_name_is_rejected(shapes):
     registry, box = shapes
-    with pytest.raises(RegistryError, match=r"'Box' is already .*Box; .*Other needs another name"):
+    with pytest.raises(RegistryError, match=r"name 'Box' of .*Other is taken: shape .*Box is registered under it"):
 
         @registry.register(name="Box")
         class Other:
             def __init__(self, canvas) -> None:
                 pass
 
-    with pytest.raises(RegistryError, match="'Rectangle' is already"):
+    with pytest.raises(RegistryError, match=r"name 'Rectangle' of .* is taken"):
         registry.add(type("Third", (), {}), aliases=("Rectangle",))
     assert registry.get("Box") is box
 
 
-def test_a_constructor_with_unnamed_arguments_is_refused(shapes):
-    with pytest.raises(RegistryError, match=r"\*\*rest.*hides misspelt options"):
+def test_a_constructor_that_accepts_any_arguments_is_rejected(shapes):
+    with pytest.raises(RegistryError, match=r"accepts '\*\*rest', so misspelt options would go unnoticed"):
 
         @shapes[0].register()
         class Loose:
@@ -132,7 +144,7 @@ def test_a_module_without_a_constructor_takes_no_arguments():
     class Plain(torch.nn.Module):
         pass
 
-    assert registry.build({"type": "Plain"}).hyperparameters == {}
+    assert config_of(registry.build({"type": "Plain"})) == ("Plain", {})
     assert registry.parameters("Plain") == {}
     with pytest.raises(RegistryError, match="Plain has no argument 'width'"):
         registry.build({"type": "Plain", "width": 3})
@@ -145,18 +157,16 @@ def test_a_plain_class_without_a_constructor_takes_no_arguments():
     class Plain:
         pass
 
-    built = registry.build({"type": "Thing"})
-    assert built.hyperparameters == {}
-    assert built.registered_as == "Thing"
+    assert config_of(registry.build({"type": "Thing"})) == ("Thing", {})
     with pytest.raises(RegistryError, match="Thing has no argument 'width'"):
         registry.build({"type": "Thing", "width": 3})
 
 
-def test_a_registry_imports_its_home_package():
+def test_a_registry_imports_the_package_of_its_components():
     assert "EDSR" in ARCHS.names()
 
 
-def test_suggestions():
+def test_the_closest_name_is_suggested():
     assert suggestion("num_feats", ["num_feat", "num_block"]) == " Did you mean 'num_feat'?"
     assert suggestion("edsr", ["EDSR"]) == " Did you mean 'EDSR'?"
     assert suggestion("zzz", ["num_feat"]) == ""
@@ -166,7 +176,7 @@ def test_suggestions():
 
 @pytest.fixture
 def boxes():
-    """A registry whose class builds a nested section and rejects some values."""
+    """A registry with a class that builds nested sections and rejects some values."""
     registry = Registry("box", "mcir.registry")
 
     @registry.register()
@@ -185,7 +195,7 @@ def boxes():
 
 
 def where(path):
-    """Return a location whose line is the depth of the path."""
+    """Return a location whose line number depends on the depth of the path."""
     return Location("x.yml", 1 + len(path), ".".join(map(str, ("box", *path))))
 
 
@@ -199,7 +209,7 @@ def where(path):
         ({"problem": "width: too wide"}, "x.yml:1: box: width: too wide"),
         ({"inner": {"type": "Box", "problem": "too wide"}}, "x.yml:2: box.inner: too wide"),
         ({"widht": 0}, "x.yml:2: box.widht: Box has no argument 'widht'. Did you mean 'width'?"),
-        ({"inner": {"type": "Bix"}}, "x.yml:3: box.inner.type: There is no box 'Bix'. Did you mean 'Box'? Known are "),
+        ({"inner": {"type": "Bix"}}, "x.yml:3: box.inner.type: There is no box 'Bix'. Did you mean 'Box'? "),
     ],
 )  # fmt: skip
 def test_an_error_in_a_constructor_gets_the_location_of_the_argument(boxes, arguments, message):
@@ -209,7 +219,7 @@ def test_an_error_in_a_constructor_gets_the_location_of_the_argument(boxes, argu
     assert str(caught.value).startswith(message)
 
 
-def test_without_an_option_file_the_message_is_that_of_the_constructor(boxes):
+def test_without_an_option_file_the_message_starts_with_the_key_path(boxes):
     with pytest.raises(ArgumentError, match=r"^inner.width: expected a positive width, got 0\.$") as caught:
         boxes.build({"type": "Box", "inner": {"type": "Box", "width": 0}})
     assert caught.value.path == ("inner", "width")
@@ -217,18 +227,21 @@ def test_without_an_option_file_the_message_is_that_of_the_constructor(boxes):
         boxes.build({"type": "Box", "problem": "too wide"})
 
 
-def test_a_located_error_can_be_sent_to_another_process(boxes):
+def test_an_error_with_a_location_can_be_pickled(boxes):
     with pytest.raises(ArgumentError) as caught:
         boxes.build({"type": "Box", "width": 0}, where=where)
     received = pickle.loads(pickle.dumps(caught.value))
     assert (str(received), received.name) == ("x.yml:2: box.width: expected a positive width, got 0.", "width")
 
 
-def test_takes(shapes):
-    assert shapes[0].takes("height") and not shapes[0].takes("canvas") and not shapes[0].takes("heigth")
+def test_has_argument(shapes):
+    registry, _ = shapes
+    assert registry.has_argument("height")
+    assert not registry.has_argument("canvas")
+    assert not registry.has_argument("heigth")
 
 
-def test_default_factories_of_a_dataclass_are_shown_as_values():
+def test_the_signature_of_a_dataclass_shows_the_values_of_default_factories():
     boxes = Registry("box", "mcir.archs")
 
     @boxes.register()
@@ -238,4 +251,4 @@ def test_default_factories_of_a_dataclass_are_shown_as_values():
 
     assert boxes.parameters("Box")["sides"].default == inspect.signature(Box).parameters["sides"].default == [1, 2]
     one, other = boxes.build({"type": "Box"}), boxes.build({"type": "Box"})
-    assert one.hyperparameters == {"sides": [1, 2]} and one.sides is not other.sides
+    assert config_of(one).arguments == {"sides": [1, 2]} and one.sides is not other.sides

@@ -222,7 +222,7 @@ def validate_component(
         misspelt = closest("type", value)
         hint = f" Is it misspelt as '{misspelt}'?" if misspelt else ""
         component, known = with_article(registry.kind).capitalize(), ", ".join(registry.names()) or "none"
-        raise problem(f"{component} requires 'type', the name of its class.{hint} Known are {known}.")
+        raise problem(f"{component} requires 'type', the name of its class.{hint} Known names: {known}.")
     try:
         model = arguments_model(registry, name, base)
     except RegistryError as error:
@@ -246,7 +246,7 @@ def validate_arguments(
     present = {
         key: value
         for key, value in arguments.items()
-        if key in names or value is not None or registry is None or not registry.takes(key)
+        if key in names or value is not None or registry is None or not registry.has_argument(key)
     }
     validated = model.model_validate(present, context=context)
     return {key: getattr(validated, names[key]) for key in present}

@@ -142,7 +142,7 @@ def read_manifest(name: str) -> Manifest:
         raise DataError(f"{HOME}: no manifests; mcir was installed without them. Install it from a clone or a wheel.")
     wanted = name.lower().replace("_", "-").replace(" ", "-")
     if wanted not in known:
-        raise DataError(f"There is no data set '{name}'.{suggestion(wanted, known)} Known are {', '.join(known)}.")
+        raise DataError(f"There is no data set '{name}'.{suggestion(wanted, known)} Known names: {', '.join(known)}.")
     path = HOME / f"{wanted}.yml"
     try:
         return Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -23,7 +23,7 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
     weights = read_weights(file, key)
     total = sum(value.numel() for value in weights.tensors.values())
     lines = [
-        f"file          {file}{f', its {weights.found_under!r}' if weights.found_under else ''}",
+        f"file          {file}{f', key {weights.key!r}' if weights.key else ''}",
         f"entries       {len(weights.tensors)}, {total:,} numbers",
     ]
     network = detect_network(weights)

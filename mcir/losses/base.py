@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,20 @@ class Loss(nn.Module):
     def is_batch_mean(self) -> bool:
         """Whether the loss of a batch is the mean of the losses of its equal parts."""
         return True
+
+
+@runtime_checkable
+class _DefinesBatchMean(Protocol):
+    @property
+    def is_batch_mean(self) -> bool: ...
+
+
+def is_batch_mean(loss: nn.Module) -> bool:
+    """Return whether the loss of a batch is the mean of the losses of its equal parts.
+
+    Any module may define ``is_batch_mean``, as a property or as an attribute. Default: True.
+    """
+    return loss.is_batch_mean if isinstance(loss, _DefinesBatchMean) else True
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.losses import share_features
-from mcir.losses.base import Comparison, Loss
+from mcir.losses.base import Comparison, Loss, is_batch_mean
 from mcir.models.ema import EMA
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.models.optim import Schedule, build_optimizer, clip_gradient
@@ -182,14 +182,13 @@ class Model(ABC):
                 divided, or there is no first loss for the ratio.
         """
         built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
-        if isinstance(built, Loss):
-            if built.compares != compares:
-                known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
-                message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
-                raise ArgumentError(option or name, message)
-            if self.accumulation_steps > 1 and not built.is_batch_mean:
-                message = f"expected 1, because {name} is not a mean over the batch."
-                raise ArgumentError("accumulation_steps", message)
+        if isinstance(built, Loss) and built.compares != compares:
+            known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
+            message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
+            raise ArgumentError(option or name, message)
+        if self.accumulation_steps > 1 and not is_batch_mean(built):
+            message = f"expected 1, because {name} is not a mean over the batch."
+            raise ArgumentError("accumulation_steps", message)
         if ratio is not None:
             if not self.criteria:
                 message = f"the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."

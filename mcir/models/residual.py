@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mcir.losses.base import Loss
+from mcir.losses.base import Loss, is_batch_mean
 from mcir.models.base import Batch
 from mcir.models.self_supervised import SelfSupervisedModel
 from mcir.registry import LOSSES, MODELS, ArgumentError, LossSection
@@ -43,7 +43,7 @@ class ResidualContrastiveModel(SelfSupervisedModel):
         super().__post_init__()
         if self.contrastive_opt:
             contrast = LOSSES.build(self.contrastive_opt, key="contrastive_opt")
-            if self.accumulation_steps > 1 and isinstance(contrast, Loss) and not contrast.is_batch_mean:
+            if self.accumulation_steps > 1 and not is_batch_mean(contrast):
                 raise ArgumentError(
                     "accumulation_steps",
                     f"expected 1, got {self.accumulation_steps}. The negatives of "

@@ -131,9 +131,9 @@ def test_arguments_may_have_the_names_of_pydantic_methods():
          "expected a list of 2 (a number, a number), got [1]."),
         ({"type": "Cart", "wheel": WHEEL, "limited": 0}, "limited",
          "expected an integer ≥ 1 and ≤ 9, got 0."),
-        ({"size": 3}, "", "A gadget requires 'type', the name of its class. Known are Cart, Wheel."),
+        ({"size": 3}, "", "A gadget requires 'type', the name of its class. Known names: Cart, Wheel."),
         ({"tpye": "Wheel"}, "", "A gadget requires 'type', the name of its class. Is it "
-         "misspelt as 'tpye'? Known are Cart, Wheel."),
+         "misspelt as 'tpye'? Known names: Cart, Wheel."),
     ],
 )  # fmt: skip
 def test_one_mistake_gives_one_problem(section, path, message):

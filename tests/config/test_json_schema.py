@@ -9,13 +9,24 @@ from mcir.config import json_schema
 from mcir.config.yaml_loader import read_file
 from mcir.registry import ARCHS, LOSSES, MODELS
 
-SCHEMA = json_schema()
+
+@pytest.fixture
+def schema():
+    """The schema of the components that are registered now; other tests may have registered their own."""
+    return json_schema()
 
 
-def is_valid(value, schema):
-    """Return whether a value is valid under a schema."""
+def is_valid(value, schema, definitions=None):
+    """Return whether a value is valid under a schema.
+
+    Args:
+        value: value to check.
+        schema: schema of the value.
+        definitions: targets of references. Default: those of ``schema``, which is then the schema of the whole file.
+    """
+    definitions = schema["$defs"] if definitions is None else definitions
     if "$ref" in schema:
-        return is_valid(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
+        return is_valid(value, definitions[schema["$ref"].rpartition("/")[2]], definitions)
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
     kind = schema.get("type")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -31,16 +42,17 @@ def is_valid(value, schema):
         return False
     if is_number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return False
-    if "anyOf" in schema and not any(is_valid(value, option) for option in schema["anyOf"]):
+    if "anyOf" in schema and not any(is_valid(value, option, definitions) for option in schema["anyOf"]):
         return False
-    if any(not is_valid(value, part) for part in schema.get("allOf", ())):
+    if any(not is_valid(value, part, definitions) for part in schema.get("allOf", ())):
         return False
-    if "if" in schema and is_valid(value, schema["if"]) and not is_valid(value, schema["then"]):
+    applies = "if" in schema and is_valid(value, schema["if"], definitions)
+    if applies and not is_valid(value, schema["then"], definitions):
         return False
     if isinstance(value, list) and ("items" in schema or "prefixItems" in schema):
         items = schema.get("prefixItems") or [schema["items"]] * len(value)
         has_length = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
-        return has_length and all(map(is_valid, value, items))
+        return has_length and all(is_valid(entry, item, definitions) for entry, item in zip(value, items, strict=False))
     if isinstance(value, dict):
         if not set(schema.get("required", ())) <= value.keys():
             return False
@@ -52,31 +64,31 @@ def is_valid(value, schema):
                 matching = [additional] if isinstance(additional, dict) else []
                 if additional is False:
                     return False
-            if not all(is_valid(entry, part) for part in matching):
+            if not all(is_valid(entry, part, definitions) for part in matching):
                 return False
     return True
 
 
-def test_the_schema_is_json_and_its_references_exist():
-    text = json.dumps(SCHEMA)
-    assert {name.rpartition("/")[2] for name in re.findall(r'"\$ref": "([^"]+)"', text)} <= SCHEMA["$defs"].keys()
+def test_the_schema_is_json_and_its_references_exist(schema):
+    text = json.dumps(schema)
+    assert {name.rpartition("/")[2] for name in re.findall(r'"\$ref": "([^"]+)"', text)} <= schema["$defs"].keys()
 
 
-def test_every_component_is_a_variant_with_types_and_defaults():
-    variants = {variant["title"]: variant for variant in SCHEMA["$defs"]["architecture"]["anyOf"]}
+def test_every_component_is_a_variant_with_types_and_defaults(schema):
+    variants = {variant["title"]: variant for variant in schema["$defs"]["architecture"]["anyOf"]}
     assert set(variants) == set(ARCHS.names())
     edsr = variants["EDSR"]
     assert set(edsr["properties"]) == {"type", *ARCHS.parameters("EDSR")}
     assert edsr["properties"]["num_feat"] == {"type": "integer", "default": 64}
     assert edsr["properties"]["rgb_mean"]["default"] == [0.4488, 0.4371, 0.4040]
     assert "type" in edsr["required"] and "num_feat" not in edsr["required"]
-    assert {variant["title"] for variant in SCHEMA["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
+    assert {variant["title"] for variant in schema["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
 
 
-def test_the_training_options_depend_on_the_model():
-    assert SCHEMA["properties"]["model_type"]["enum"] == MODELS.names()
+def test_the_training_options_depend_on_the_model(schema):
+    assert schema["properties"]["model_type"]["enum"] == MODELS.names()
     train = {
-        part["if"]["properties"]["model_type"]["const"]: part["then"]["properties"]["train"] for part in SCHEMA["allOf"]
+        part["if"]["properties"]["model_type"]["const"]: part["then"]["properties"]["train"] for part in schema["allOf"]
     }
     assert "negatives" in train["ContrastiveModel"]["properties"]
     assert "negatives" not in train["RestorationModel"]["properties"]
@@ -84,22 +96,22 @@ def test_the_training_options_depend_on_the_model():
     assert "total_iter" in train["RestorationModel"]["required"]
 
 
-def test_fixed_options_have_descriptions():
-    assert SCHEMA["properties"]["scale"]["description"] == "Output size divided by input size."
-    assert SCHEMA["properties"]["scale"]["minimum"] == 1
-    assert SCHEMA["properties"]["num_gpu"]["anyOf"] == [
+def test_fixed_options_have_descriptions(schema):
+    assert schema["properties"]["scale"]["description"] == "Output size divided by input size."
+    assert schema["properties"]["scale"]["minimum"] == 1
+    assert schema["properties"]["num_gpu"]["anyOf"] == [
         {"type": "string", "enum": ["auto", "cpu", "cuda", "mps"]},
         {"type": "integer", "minimum": 0},
     ]
-    assert SCHEMA["$defs"]["LoggerOptions"]["properties"]["print_freq"]["default"] == 100
+    assert schema["$defs"]["LoggerOptions"]["properties"]["print_freq"]["default"] == 100
 
 
-def test_a_valid_file_is_valid_under_the_schema(write, good):
-    assert is_valid(read_file(write(good)).plain(), SCHEMA)
+def test_a_valid_file_is_valid_under_the_schema(schema, write, good):
+    assert is_valid(read_file(write(good)).plain(), schema)
     more = "_base_: a.yml\nimports: b\nnum_gpu: 2\n" + good.replace(
         "datasets:", "datasets:\n  val_1: {type: BundledPhotos, split: val, num_worker_per_gpu: 1}"
     )
-    assert is_valid(read_file(write(more)).plain(), SCHEMA)
+    assert is_valid(read_file(write(more)).plain(), schema)
 
 
 @pytest.mark.parametrize(
@@ -118,5 +130,5 @@ def test_a_valid_file_is_valid_under_the_schema(write, good):
         ("type: PSNR", "type: EDSR"),
     ],
 )
-def test_a_mistake_is_not_valid_under_the_schema(write, good, old, new):
-    assert not is_valid(read_file(write(good.replace(old, new, 1))).plain(), SCHEMA)
+def test_a_mistake_is_not_valid_under_the_schema(schema, write, good, old, new):
+    assert not is_valid(read_file(write(good.replace(old, new, 1))).plain(), schema)

@@ -13,11 +13,11 @@ MISTAKES = {
     ),
     "missing type": (
         ("type: L1Loss", "loss_weight: 1"),
-        ["x.yml:16: train.pixel_opt: A loss requires 'type', the name of its class. Known are …"],
+        ["x.yml:16: train.pixel_opt: A loss requires 'type', the name of its class. Known names: …"],
     ),
     "unknown class": (
         ("type: EDSR", "type: EDRS"),
-        ["x.yml:11: network_g.type: There is no architecture 'EDRS'. Did you mean 'EDSR'? Known are …"],
+        ["x.yml:11: network_g.type: There is no architecture 'EDRS'. Did you mean 'EDSR'? Known names: …"],
     ),
     "tab": (
         ("    gt_size", "\tgt_size"),

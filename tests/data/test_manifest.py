@@ -89,7 +89,7 @@ def test_statements_from_general_knowledge_are_marked(name):
 
 def test_names_may_be_written_differently():
     assert read_manifest("RESIDE-6K") == read_manifest("reside_6k") == read_manifest("reside 6k")
-    with pytest.raises(DataError, match=r"no data set 'rain200'.*Did you mean 'rain200.'.*Known are b100, ddn"):
+    with pytest.raises(DataError, match=r"no data set 'rain200'.*Did you mean 'rain200.'.*Known names: b100, ddn"):
         read_manifest("rain200")
 
 

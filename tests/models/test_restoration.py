@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcir.models import RestorationModel
-from mcir.registry import MODELS, RegistryError
+from mcir.registry import LOSSES, MODELS, RegistryError
 from tests.models.conftest import NETWORK
 
 
@@ -33,6 +33,22 @@ def test_accumulation_requires_equal_parts_and_a_batch_mean(batch):
         build(accumulation_steps=3).training_step(batch, 1)
     with pytest.raises(ValueError, match="l_pix is not a mean over the batch"):
         build(accumulation_steps=2, pixel_opt={"type": "L1Loss", "reduction": "sum"})
+
+
+@pytest.mark.parametrize("as_property", [False, True])
+def test_accumulation_rejects_a_module_of_the_user_that_is_not_a_batch_mean(as_property, batch, monkeypatch):
+    monkeypatch.setattr(LOSSES, "_classes", dict(LOSSES._classes))
+
+    @LOSSES.register()
+    class SummedLoss(torch.nn.Module):
+        is_batch_mean = property(lambda self: False) if as_property else False
+
+        def forward(self, output, gt):
+            return (output - gt).abs().sum()
+
+    assert build(pixel_opt={"type": "SummedLoss"}).training_step(batch, 1)["l_pix"] > 0
+    with pytest.raises(ValueError, match="accumulation_steps: expected 1, because l_pix is not a mean over the batch"):
+        build(accumulation_steps=2, pixel_opt={"type": "SummedLoss"})
 
 
 def test_clipping_scales_the_gradient_and_returns_the_norm_before(batch):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
-from mcir.registry import ArgumentError, stored_arguments
+from mcir.registry import ArgumentError, config_of
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -107,13 +107,13 @@ def fresh_builder(network: nn.Module) -> Callable[[], nn.Module]:
     Raises:
         ValueError: the class of the network is not registered, so its arguments are not known.
     """
-    arguments = stored_arguments(network)
-    if arguments is None:
+    config = config_of(network)
+    if config is None:
         raise ValueError(
             f"A random network like {type(network).__name__} cannot be built, because the class is not registered: "
             "decorate it with @ARCHS.register(), or set 'start: 0'."
         )
-    return lambda: type(network)(**arguments)
+    return lambda: type(network)(**config.arguments)
 
 
 def to_like(module: N, like: nn.Module) -> N:

@@ -5,7 +5,7 @@ import torch
 
 from mcir.models import ConsensusNegatives, FrozenNegatives
 from mcir.models.negatives.base import child_seed
-from mcir.registry import ARCHS, stored_arguments
+from mcir.registry import ARCHS, config_of
 from mcir.weights import WeightsError
 from tests.models.conftest import NETWORK
 from tests.models.negatives.contract import make_network, shift, to_vector
@@ -61,7 +61,7 @@ def test_random_networks_may_have_another_architecture(images):
 @pytest.mark.parametrize("make", [released, other])
 def test_a_file_is_loaded_with_a_given_or_detected_architecture(tmp_path, images, is_given, make):
     trained = make()
-    section = {"type": type(trained).__name__, **stored_arguments(trained)} if is_given else None
+    section = {"type": type(trained).__name__, **config_of(trained).arguments} if is_given else None
     negatives = FrozenNegatives(make_network(2), arch=section, weights=saved(tmp_path / "a.pth", trained))
     assert type(negatives.members[0]) is type(trained)
     trained.eval()
@@ -134,7 +134,7 @@ def test_weights_of_another_architecture_are_rejected(tmp_path):
 # -- consensus -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("archs", [None, [None, OTHER], [stored_arguments(released()) | {"type": "EDSR"}, None]])
+@pytest.mark.parametrize("archs", [None, [None, OTHER], [config_of(released()).arguments | {"type": "EDSR"}, None]])
 def test_consensus_negatives_are_the_outputs_of_the_models_in_order(tmp_path, images, archs):
     models = [released(5), other(6).eval()]
     files = [saved(tmp_path / f"{number}.pth", model) for number, model in enumerate(models)]
