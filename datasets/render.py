@@ -43,7 +43,7 @@ def as_markdown(manifest: Manifest) -> str:
     ]
     for rule in manifest.folders:
         count = f"{rule.images:,}" if rule.images else "–"
-        content = rule.holds + (" (optional)" if rule.optional else "")
+        content = rule.content + (" (optional)" if rule.optional else "")
         lines.append(f"| `{rule.path}` | {content} | {count} | {_sizes(rule)} | {EVIDENCE[rule.evidence]} |")
     if manifest.pairs:
         lines += ["", *map(_pair, manifest.pairs)]

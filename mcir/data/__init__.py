@@ -1,4 +1,4 @@
-"""Images: where they are, how they are cut, degraded, drawn and brought to the device."""
+"""Data sets: storages, pairing, crops, degradations, sampling and loading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mcir.data.errors import DataError
 from mcir.data.loader import Prefetcher, evaluation_loader, to_device, training_loader
 from mcir.data.noise import HeteroscedasticNoise
 from mcir.data.noisy import NoisyItem, NoisyObservations, NoisyPatchPairs
-from mcir.data.paired import Item, PairDataset, PairedImageDataset
+from mcir.data.paired import Item, PairDataset, PairedImageDataset, Sources
 from mcir.data.resize import imresize
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec, sample_spec
@@ -35,6 +35,7 @@ __all__ = [
     "SampleIndex",
     "SampleSpec",
     "SensorNoise",
+    "Sources",
     "SyntheticHaze",
     "evaluation_loader",
     "imresize",

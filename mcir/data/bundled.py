@@ -1,7 +1,7 @@
 """The photographs of scikit-image: a training and a validation set without a download.
 
-They are read from the folder of the installed package. Only photographs in the public domain or under CC0 that are part
-of the wheel are used; nothing is downloaded.
+They are read from the folder of the installed package. All of them are in the public domain or under CC0, and part of
+the wheel, so nothing is downloaded.
 """
 
 import importlib.util

@@ -56,9 +56,9 @@ def compare(
             except DataError as error:
                 differences.append(str(error))
         elif rule.optional:
-            fits.append(f"{rule.path}: missing, optional ({rule.holds})")
+            fits.append(f"{rule.path}: missing, optional ({rule.content})")
         else:
-            differences.append(f"{home / rule.path}: no such folder ({rule.holds})")
+            differences.append(f"{home / rule.path}: no such folder ({rule.content})")
     total, done = sum(len(headers.keys()) for headers in found.values()), 0
     for rule in manifest.folders:
         if rule.path in found:

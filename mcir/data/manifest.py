@@ -43,7 +43,7 @@ class FolderRule(_Part):
 
     Attributes:
         path: path relative to the root; a database if it ends in ``.lmdb``.
-        holds: short description.
+        content: short description.
         images: number of images.
         names: regular expression that matches the relative path of each image, including the extension.
         sizes: allowed sizes, ``{pattern of names: [620x460, …]}``; the first matching pattern counts.
@@ -53,7 +53,7 @@ class FolderRule(_Part):
     """
 
     path: str
-    holds: str
+    content: str
     images: int | None = Field(default=None, gt=0)
     names: Annotated[str, AfterValidator(_is_regex)] | None = None
     sizes: dict[str, list[Annotated[str, Field(pattern=r"^\d+x\d+$")]]] = {}

@@ -249,7 +249,7 @@ class PairedImageDataset(PairDataset):
     """Treatment of pairs that are smaller than ``gt_size``: "error" reports them, "skip" leaves them out, "pad" mirrors
     both images at their bottom and right."""
     dataroot_negatives: Sequence[str] = ()
-    """K folders or databases of stored negatives, for example the outputs of other methods. Each holds one image for
+    """K folders or databases of stored negatives, for example the outputs of other methods. Each has one image for
     every pair, with the size of the restored image and the name under which it is saved: that of the ground truth, or
     of the degraded image if ground truths may have several. Items then have ``negatives`` (K, C, H, W), cropped and
     augmented as the ground truth."""

@@ -14,7 +14,7 @@ from mcir.data.transforms import Window
 
 
 class StoredNegatives:
-    """K storages that each hold one image for every pair.
+    """K storages with one image for every pair each.
 
     This image has the name of the pair (with any extension), under which restored images are saved, and the size of the
     restored full image. Each header is checked once.

@@ -57,7 +57,7 @@ def _instructions(name: str, paths: Sequence[str], rows: Mapping[str, Sequence[s
         if rule is None:
             lines.append(f"    {path}: not part of the published data set; the option file describes it")
         else:
-            lines.append(f"    {path}: {rule.holds}" + (f", {rule.images:,} images" if rule.images else ""))
+            lines.append(f"    {path}: {rule.content}" + (f", {rule.images:,} images" if rule.images else ""))
     lines.append(f"    source: {manifest.source.strip()} (Terms: {manifest.terms.strip()})")
     if manifest.prepare:
         lines.append("    then, in the folder datasets:")

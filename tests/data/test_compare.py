@@ -17,16 +17,16 @@ FAKE = Manifest.model_validate(
         "title": "Fake",
         "task": "dehazing",
         "folders": [
-            {"path": "gt", "holds": "clear", "images": 3, "names": r"\d+\.png", "sizes": {"*": ["24x20", "28x24"]}},
+            {"path": "gt", "content": "clear", "images": 3, "names": r"\d+\.png", "sizes": {"*": ["24x20", "28x24"]}},
             {
                 "path": "hazy",
-                "holds": "hazy",
+                "content": "hazy",
                 "images": 6,
                 "names": r"\d+_\d\.png",
                 "sizes": {"*": ["24x20"]},
                 "evidence": "copy",
             },
-            {"path": "small", "holds": "small", "longest_side": 12, "optional": True},
+            {"path": "small", "content": "small", "longest_side": 12, "optional": True},
         ],
         "pairs": [
             {"gt": "gt", "lq": "hazy", "filename_tmpl": ["{}_*"], "gt_crop": "center", "per_gt": 2},

@@ -144,7 +144,7 @@ def test_a_chain_binds_each_member_to_its_own_input(monkeypatch):
     second = first + first.mean() + 3000 + 0.5
     assert torch.allclose(bound(image, rng(), 0, 0), second, rtol=1e-12)
     part = bound(image[:, 8:, 4:], rng(), 8, 4)
-    # away from the border, where the part is downscale alone; twice (10·8/2 + 4/2)
+    # away from the border of the part, which affects the downscaling; twice (10·8/2 + 4/2)
     assert torch.allclose(part[:, 3:, 3:], second[:, 7:, 5:] + 2 * (40 + 2), rtol=1e-12)
 
 

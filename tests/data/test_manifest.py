@@ -111,12 +111,12 @@ def test_missing_and_invalid_manifests_are_reported(tmp_path, monkeypatch):
         ({"nmae": 1}, "nmae"),
         ({"task": "denoise"}, "task"),
         ({"folders": []}, "folders"),
-        ({"folders": [{"path": "a", "holds": "x", "images": "5"}]}, "images"),
-        ({"folders": [{"path": "a", "holds": "x", "images": 0}]}, "images"),
-        ({"folders": [{"path": "a", "holds": "x", "names": "("}]}, "expected a regular expression"),
-        ({"folders": [{"path": "a", "holds": "x", "sizes": {"*": ["620×460"]}}]}, "sizes"),
-        ({"folders": [{"path": "a", "holds": "x", "evidence": "hearsay"}]}, "evidence"),
-        ({"folders": [{"path": "a", "holds": "x"}, {"path": "a", "holds": "y"}]}, "listed twice"),
+        ({"folders": [{"path": "a", "content": "x", "images": "5"}]}, "images"),
+        ({"folders": [{"path": "a", "content": "x", "images": 0}]}, "images"),
+        ({"folders": [{"path": "a", "content": "x", "names": "("}]}, "expected a regular expression"),
+        ({"folders": [{"path": "a", "content": "x", "sizes": {"*": ["620×460"]}}]}, "sizes"),
+        ({"folders": [{"path": "a", "content": "x", "evidence": "hearsay"}]}, "evidence"),
+        ({"folders": [{"path": "a", "content": "x"}, {"path": "a", "content": "y"}]}, "listed twice"),
         ({"pairs": [{"gt": "gt", "lq": "hazy"}]}, r"a folder of the pair gt \+ hazy is not listed"),
         ({"pairs": [{"gt": "gt", "lq": "lq", "per_gt": 10}]}, r"no '\*'"),
         ({"pairs": [{"gt": "gt", "lq": "lq", "scale": 0}]}, "scale"),
@@ -125,7 +125,7 @@ def test_missing_and_invalid_manifests_are_reported(tmp_path, monkeypatch):
 )
 def test_invalid_manifests_are_rejected(change, message):
     text = dict.fromkeys(("name", "title", "root", "what", "source", "terms", "version"), "x")
-    folders = [{"path": "gt", "holds": "x"}, {"path": "lq", "holds": "x"}]
+    folders = [{"path": "gt", "content": "x"}, {"path": "lq", "content": "x"}]
     good = {**text, "task": "dehazing", "folders": folders, "pairs": [{"gt": "gt", "lq": "lq"}]}
     Manifest.model_validate(good)
     with pytest.raises(ValidationError, match=message):

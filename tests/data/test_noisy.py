@@ -147,15 +147,15 @@ def test_fixed_noise_gives_two_observations_and_pairs_use_the_first(tmp_path):
     assert patches == firsts and not patches & seconds
 
 
-def test_depth_and_colour(tmp_path):
+def test_depth_and_color(tmp_path):
     save(tmp_path / "deep" / "a.png", noise(30, 30, dtype=np.uint16))
     save(tmp_path / "deep" / "b.png", noise(30, 30, 1))
-    as_they_are = NoisyPatchPairs(str(tmp_path / "deep"), 16, None)
-    assert as_they_are[0]["lq"].dtype == as_they_are[1]["lq"].dtype == torch.float32  # of one type, and in [0, 1]
-    assert as_they_are[1]["lq"].max() <= 1 and as_they_are[1]["lq"].std() > 0.2
-    coloured, grey = (NoisyPatchPairs(str(tmp_path / "deep"), 16, color=color) for color in ("rgb", "gray"))
-    assert coloured[1]["lq"].shape == (2, 3, 16, 16) and grey[0]["lq"].shape == (2, 1, 16, 16)
-    assert not torch.equal(coloured[1]["lq"][:, 0], coloured[1]["lq"][:, 1])  # grey, with noise in colour
+    unchanged = NoisyPatchPairs(str(tmp_path / "deep"), 16, None)
+    assert unchanged[0]["lq"].dtype == unchanged[1]["lq"].dtype == torch.float32
+    assert unchanged[1]["lq"].max() <= 1 and unchanged[1]["lq"].std() > 0.2
+    rgb, gray = (NoisyPatchPairs(str(tmp_path / "deep"), 16, color=color) for color in ("rgb", "gray"))
+    assert rgb[1]["lq"].shape == (2, 3, 16, 16) and gray[0]["lq"].shape == (2, 1, 16, 16)
+    assert not torch.equal(rgb[1]["lq"][:, 0], rgb[1]["lq"][:, 1])  # a gray image with color noise
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,8 +174,8 @@ def test_databases_give_the_same_samples_as_files(tmp_path, photographs, kind, c
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bundled_photographs(kind):
-    whole, tiles = kind("bundled", 64), kind("bundled", 96, tile_size=128)
-    assert len(whole) == 8 and len(kind("bundled:val", 64)) == 2
+    photos, tiles = kind("bundled", 64), kind("bundled", 96, tile_size=128)
+    assert len(photos) == 8 and len(kind("bundled:val", 64)) == 2
     assert len(tiles) > 150 and tiles.name(0) == "astronaut_s001"
     assert tiles[len(tiles) - 1]["lq"].shape == (2, 3, 96, 96)
     with pytest.raises(ArgumentError, match="tile_size: expected 1 … 427, got 428"):

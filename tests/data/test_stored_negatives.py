@@ -25,11 +25,11 @@ def test_bits_are_the_maximum_of_all_negatives():
 
 
 def test_all_problems_are_listed(tmp_path):
-    names = ["good", "twice", "gone", "small", "cut"]
-    for name in ("good.png", "twice.png", "twice.bmp", "cut.png"):
+    names = ["good", "twice", "gone", "small", "truncated"]
+    for name in ("good.png", "twice.png", "twice.bmp", "truncated.png"):
         save(tmp_path / name, noise(8, 9))
     save(tmp_path / "small.png", noise(4, 9))
-    shorten(tmp_path / "cut.png")
+    shorten(tmp_path / "truncated.png")
     with pytest.raises(DataError) as error:
         StoredNegatives([Folder(tmp_path)], names, [(8, 9)] * 5, "my set")
     text = str(error.value)
@@ -37,4 +37,4 @@ def test_all_problems_are_listed(tmp_path):
     assert f"{tmp_path}/twice: several negatives, {tmp_path}/twice.bmp, {tmp_path}/twice.png" in text
     assert f"{tmp_path}/gone: no such negative (with any extension)" in text
     assert f"{tmp_path}/small.png: 9×4 pixels, expected 9×8, the size of the restored image" in text
-    assert f"{tmp_path}/cut.png: " in text
+    assert f"{tmp_path}/truncated.png: " in text
