@@ -150,8 +150,7 @@ Stages = Annotated[
 BatchSize = Annotated[int, Field(ge=1, description="Batch size of each process.")]
 
 
-LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive")
-"""Keys of a training set that are the loader's."""
+_LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive")
 
 
 class EvaluationKeys(Fixed):
@@ -233,12 +232,19 @@ class Options(General):
 
     def where(self, *section: str) -> Where:
         """Return the function that finds the locations of a section's values, for ``Registry.build``."""
-        return lambda path: self._root.locate((*section, *path))
+        return lambda path: self._locate((*section, *path))
 
     def where_in_model(self, path: KeyPath) -> Location:
         """Return the location of a value in ``model_section()``."""
         at_top = bool(path) and str(path[0]).startswith("network_")
-        return self._root.locate(path if at_top else ("train", *path))
+        return self._locate(path if at_top else ("train", *path))
+
+    def _locate(self, path: KeyPath) -> Location:
+        """Return the location of a value; for a section, it names the arguments that were set on the command line."""
+        location, node = self._root.locate(path), self._root.at(path)
+        entries = node.value.values() if node and isinstance(node.value, dict) and location.line else ()
+        overrides = [entry.location.source for entry in entries if entry.location.line is None]
+        return location._replace(key=f"{location.key} ({', '.join(overrides)})") if overrides else location
 
     @property
     def network_g(self) -> Any:
@@ -256,14 +262,11 @@ class Options(General):
         """Return the options as an option file in current names, with merged bases and defaults filled in."""
         tree = {key: getattr(self, key) for key in General.model_fields}
         train = {"train": self.datasets.train} if self.datasets.train else {}
-        tree["datasets"] = {
-            key: {
-                "name": dataset.name,
-                **dataset.section,
-                **{name: dataset.model_dump()[name] for name in (LOADER_KEYS if key == "train" else LOADER_KEYS[1:2])},
-            }
-            for key, dataset in {**train, **self.datasets.val, **self.datasets.test}.items()
-        }
+        tree["datasets"] = {}
+        for key, dataset in {**train, **self.datasets.val, **self.datasets.test}.items():
+            options = dataset.model_dump()
+            loader = {name: options[name] for name in (_LOADER_KEYS if key == "train" else ("num_worker_per_gpu",))}
+            tree["datasets"][key] = {"name": dataset.name, **dataset.section, **loader}
         tree |= self.networks
         tree["path"] = self.path.model_dump()
         if self.train:

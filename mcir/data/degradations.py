@@ -95,9 +95,8 @@ def build_degradation(section: Section, scale: int, key: str = "") -> Degradatio
     """
     degradation: Degradation = DEGRADATIONS.build(_with_scale(section, scale), key=key)
     if degradation.scale != scale:
-        name = key or "degradation"
-        expected = f"{name}: expected a degradation of the data set's scale, {scale}"
-        raise ArgumentError(name, f"{expected}, got {section['type']} of scale {degradation.scale}.")
+        expected = f"expected a degradation of the data set's scale, {scale}"
+        raise ArgumentError(key or "degradation", f"{expected}, got {section['type']} of scale {degradation.scale}.")
     return degradation
 
 

@@ -74,6 +74,16 @@ def test_without_training_the_model_section_contains_the_networks(write, good):
     assert list(options.datasets.test) == ["test_1"]
 
 
+def test_locations_of_values_and_sections(write, good):
+    options = load(write(good), ["train.optim_g.lr=1", "network_g.num_feat=4"])
+    assert str(options.where("datasets", "train")(("gt_size",))) == "x.yml:9: datasets.train.gt_size"
+    assert str(options.where("datasets", "train")(("color",))) == "x.yml:5: datasets.train.color"
+    assert str(options.where_in_model(("network_g", "num_in_ch"))) == "x.yml:11: network_g.num_in_ch"
+    assert str(options.where_in_model(("optim_g", "betas", 0))) == "x.yml:14: train.optim_g.betas.0"
+    assert str(options.where_in_model(("optim_g", "lr"))) == "--set train.optim_g.lr=1: train.optim_g.lr"
+    assert str(options.where_in_model(("optim_g",))) == "x.yml:14: train.optim_g (--set train.optim_g.lr=1)"
+
+
 def test_a_dump_loads_to_the_same_options(write, good):
     text = good.replace("datasets:", "datasets:\n  val_1: {type: BundledPhotos, split: val, name: 'no'}")
     options = load(write(text))
