@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import psutil
 import torch
 
 DeviceKind: TypeAlias = Literal["cpu", "cuda", "mps"]
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Folder in which Linux states the memory limit of a container, which psutil does not read."""
 
 
 def best_device() -> torch.device:
@@ -58,3 +62,13 @@ def memory_used() -> int:
     if torch.backends.mps.is_available():
         return torch.mps.current_allocated_memory()
     return int(psutil.Process().memory_info().rss)
+
+
+def memory_available() -> int:
+    """Return how many bytes of main memory this process can still use."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return free
+    return min(free, max(limit - used, 0))

@@ -1,9 +1,12 @@
 """Devices by name, with machines that have other devices simulated."""
 
+from types import SimpleNamespace
+
 import psutil
 import pytest
 import torch
 
+from mcir import device
 from mcir.config import DistOptions
 from mcir.device import best_device, cpu_count, memory_used, resolve_device
 from mcir.engine.distributed import init_distributed
@@ -88,3 +91,13 @@ def test_num_gpu_reports_what_is_not_available(machine, monkeypatch):
 def test_the_machine_has_cores_and_memory():
     assert 1 <= cpu_count() <= psutil.cpu_count()
     assert memory_used() > 2**20
+
+
+def test_available_memory_respects_the_limit_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8000))
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    assert device.memory_available() == 8000
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, expected in (("max", 8000), ("9500", 8000), ("5000", 4000), ("500", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert device.memory_available() == expected

@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mcir.data.errors import DataError
+from mcir.device import memory_available
 
 Array: TypeAlias = npt.NDArray[Any]
 """An image (H, W, C), uint8 or uint16."""
@@ -33,9 +35,13 @@ _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
 _COLOR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
-_TIFF_BITS = 258
+_TIFF_BITS, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 258, 322, 323
 _lock = threading.Lock()
 _limits: list[int | None] = []
+
+_UNCHECKED_BYTES = 2**28  # smaller images are decoded without a look at the available memory
+_ANY_FILE_BYTES = 2**30  # the largest WebP image, of a single color, is a file of a few bytes
+_LARGEST_RATIO = 2**17  # decoded bytes per byte of a file; blank pages of a fax come closest
 
 
 class ImageInfo(NamedTuple):
@@ -57,7 +63,8 @@ def probe(stream: BinaryIO) -> ImageInfo:
     """Read the header of an image file, and check that the file is not truncated, without decoding it.
 
     Raises:
-        DataError: no image, a truncated one, or an unsupported format. The message does not name the file.
+        DataError: the file is not an image, is truncated, has an unsupported format, or claims a size that does not fit
+            into memory. The message does not name the file.
     """
     start = stream.read(33)
     size = stream.seek(0, io.SEEK_END)
@@ -66,24 +73,47 @@ def probe(stream: BinaryIO) -> ImageInfo:
     stream.seek(max(0, size - _TAIL))
     tail = stream.read()
     if start.startswith(_PNG_START) and len(start) == 33:  # Pillow does not report 16-bit colors
+        width, height, depth, color_type = struct.unpack(">IIBB", start[16:26])
+        info = ImageInfo(height, width, 1 if color_type in (0, 4) else 3, 16 if depth == 16 else 8)
+        _check_memory(info, size)
         if _PNG_END not in tail:
             decode_to_the_end(stream)
-        width, height, depth, color_type = struct.unpack(">IIBB", start[16:26])
-        return ImageInfo(height, width, 1 if color_type in (0, 4) else 3, 16 if depth == 16 else 8)
-    if start.startswith(_JPEG_START) and _JPEG_END not in tail:
-        decode_to_the_end(stream)
+        return info
     stream.seek(0)
     try:
         with any_size(), Image.open(stream) as image:
-            mode, (width, height) = image.mode, image.size
+            mode, (height, width) = image.mode, decoded_size(image)
             bits = _bits(image, stream)
+            info = ImageInfo(image.height, image.width, 1 if mode in _GRAY_MODES else 3, bits)
     except UnidentifiedImageError as error:
         raise DataError("not an image of a known format") from error
     except Exception as error:
         raise DataError(f"not a readable image ({error})") from error
     if (mode not in _GRAY_MODES and mode not in _COLOR_MODES) or bits not in (8, 16):
         raise DataError(f"expected a gray or color image of 8 or 16 bits, got mode {mode} with {bits} bits per sample")
-    return ImageInfo(height, width, 1 if mode in _GRAY_MODES else 3, bits)
+    _check_memory(info._replace(height=height, width=width), size)
+    if start.startswith(_JPEG_START) and _JPEG_END not in tail:
+        decode_to_the_end(stream)
+    return info
+
+
+def decoded_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width that a decoder allocates: a tile of a TIFF file may be larger than the image."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    return max(image.height, tags.get(_TIFF_TILE_HEIGHT, 0)), max(image.width, tags.get(_TIFF_TILE_WIDTH, 0))
+
+
+def _check_memory(info: ImageInfo, file_size: int) -> None:
+    """Check the size that a header claims before a decoder allocates memory for it."""
+    claimed = info.height * info.width * info.channels * info.bits // 8
+    if claimed <= _UNCHECKED_BYTES:
+        return
+    limit = min(memory_available(), max(_ANY_FILE_BYTES, file_size * _LARGEST_RATIO))
+    if claimed > limit:
+        raise DataError(
+            f"expected at most {limit / 2**30:.1f} GiB of samples, for the available memory and a file of "
+            f"{file_size:,} bytes, got {claimed / 2**30:,.1f} GiB in the header ({info.width}×{info.height} pixels)"
+        )
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from mcir.device import memory_available
 
 WHOLE_ON_CPU = 2**30
 """Bytes that a whole image may use on a CPU. Tiles change the result of networks with global context."""
@@ -25,9 +25,6 @@ SHARE_OF_CPU = 0.5
 SHARE_OF_GPU = 0.7
 """Largest share of the free GPU memory; the rest is for work spaces of libraries, and for fragmentation."""
 
-CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux states the memory limit of a container, which psutil does not know."""
-
 
 def budget(device: torch.device) -> tuple[float, float]:
     """Return how many bytes a whole image may use on a device now, and how many a tile of a larger one."""
@@ -35,18 +32,8 @@ def budget(device: torch.device) -> tuple[float, float]:
         free = torch.cuda.mem_get_info(device)[0]
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (SHARE_OF_GPU * (free + unused),) * 2
-    limit = SHARE_OF_CPU * available()
+    limit = SHARE_OF_CPU * memory_available()
     return min(WHOLE_ON_CPU, limit), min(TILE_ON_CPU, limit)
-
-
-def available() -> float:
-    """Return how many bytes of main memory this process can still use."""
-    free = float(psutil.virtual_memory().available)
-    try:
-        limit, used = (float((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return free
-    return min(free, max(limit - used, 0))
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

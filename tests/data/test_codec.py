@@ -1,11 +1,13 @@
 """Tests of image files: formats, headers and damaged files."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mcir.data import codec
 from mcir.data.codec import (
     any_size,
     decode,
@@ -71,6 +73,25 @@ def test_truncated_files_are_detected_without_decoding(tmp_path, kind, count):
         probe(io.BytesIO(path.read_bytes()))
     with pytest.raises(DataError, match=r"some\.file"):
         decode(path.read_bytes(), "some.file")
+
+
+def png_header(width, height, padding=0):
+    """Return a PNG file with a size in its header, unused bytes and an end, without samples."""
+    start = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return start + bytes(padding) + b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def test_the_size_in_a_header_is_limited_by_memory_and_by_the_file(monkeypatch):
+    monkeypatch.setattr(codec, "memory_available", lambda: 2**34)
+    for width, padding in ((10_000, 0), (40_000, 2**14)):
+        assert probe(io.BytesIO(png_header(width, 40_000, padding))).width == width
+    with pytest.raises(
+        DataError, match=r"at most 1\.0 GiB of samples, .*41 bytes, got 1\.5 GiB .*\(40000×40000 pixels\)"
+    ):
+        probe(io.BytesIO(png_header(40_000, 40_000)))
+    monkeypatch.setattr(codec, "memory_available", lambda: 2**29)
+    with pytest.raises(DataError, match=r"at most 0\.5 GiB of samples, .*, got 1\.5 GiB"):
+        probe(io.BytesIO(png_header(40_000, 40_000, 2**14)))
 
 
 def test_images_of_any_size_are_read_and_pillow_keeps_its_limit(tmp_path, monkeypatch):

@@ -1,35 +1,22 @@
-"""Memory: how much is available, and how much a network uses."""
+"""The memory budget of a device, and the memory cost of a network."""
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
 import torch
 from torch import nn
 
 from mcir.inference import memory
-from mcir.inference.memory import LiveBytes, available, budget, memory_cost
+from mcir.inference.memory import LiveBytes, budget, memory_cost
 
 MIB = 2**20
 
 
-def test_available_memory_respects_the_limit_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8000))
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert available() == 8000
-    (tmp_path / "memory.current").write_text("1000\n")
-    for limit, expected in (("max", 8000), ("9500", 8000), ("5000", 4000), ("500", 0)):
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        assert available() == expected
-
-
 def test_budget_of_a_cpu(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "available", lambda: 100.0 * 2**30)
+    monkeypatch.setattr(memory, "memory_available", lambda: 100.0 * 2**30)
     assert budget(cpu) == (2**30, 2**28)
-    monkeypatch.setattr(memory, "available", lambda: 1200.0 * MIB)
+    monkeypatch.setattr(memory, "memory_available", lambda: 1200.0 * MIB)
     assert budget(cpu) == (600 * MIB, 256 * MIB)
-    monkeypatch.setattr(memory, "available", lambda: 100.0 * MIB)
+    monkeypatch.setattr(memory, "memory_available", lambda: 100.0 * MIB)
     assert budget(cpu) == (50 * MIB, 50 * MIB)
 
 

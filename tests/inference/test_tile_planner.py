@@ -121,7 +121,7 @@ def test_auto_uses_the_budget(monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Sigmoid(), nn.Conv2d(16, 3, 1))
     seen = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    monkeypatch.setattr("mcir.inference.memory.available", lambda: 2 * 100 * 100 * 140.0)
+    monkeypatch.setattr("mcir.inference.memory.memory_available", lambda: 2 * 100 * 100 * 140.0)
     restorer = Restorer(net)
     restorer(torch.rand(1, 3, 30, 60))
     assert seen == [(1, 3, 30, 60)]  # too small to measure
@@ -139,7 +139,7 @@ def test_auto_uses_the_budget(monkeypatch):
 
 def test_a_network_that_tiles_internally_gets_large_tiles(monkeypatch):
     net = Greedy(4 * 10**6, tiles_internally=True)
-    monkeypatch.setattr("mcir.inference.memory.available", lambda: 2 * 200 * 200 * 16 * 4 * 3.0)
+    monkeypatch.setattr("mcir.inference.memory.memory_available", lambda: 2 * 200 * 200 * 16 * 4 * 3.0)
     restorer = Restorer(net)
     restorer(torch.rand(1, 3, 100, 400))
     assert net.seen == [(1, 3, 100, 400)]

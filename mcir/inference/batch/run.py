@@ -149,8 +149,9 @@ class _Run:
         picture = read_picture(job.source)
         if self.settings.bits == 16:
             picture = with_bits(picture, 16)
-        if refusal := FORMATS[job.target.suffix.lower()].refusal(picture, self.settings.bits, self.scale):
-            raise PictureError(refusal)
+        target_format = FORMATS[job.target.suffix.lower()]
+        if problem := target_format.incompatibility(picture, self.settings.bits, self.scale):
+            raise PictureError(problem)
         return picture
 
     def restore(

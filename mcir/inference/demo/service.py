@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from mcir.atomic import write_atomically
 from mcir.data.bundled import TRAIN, VAL, photographs
-from mcir.data.codec import Array, encode_png
+from mcir.data.codec import Array, decoded_size, encode_png
 from mcir.data.degradations import build_degradation
 from mcir.inference.batch.scores import Scores, check_sizes, score
 from mcir.inference.convert import as_array, as_tensor
@@ -48,7 +47,6 @@ DEGRADATIONS: dict[str, Section] = {
 _LOADED = 3  # networks that stay in memory
 _SHOWN_BY_BROWSERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 _PREVIEW = ".preview.png"
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags; a tile can be larger than its image
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 
 _LOG = logging.getLogger("mcir")
@@ -158,7 +156,7 @@ class DemoService:
             raise RequestError("The image is no longer available. Upload it again.")
         scale = 1 if name is None else self.facts(name).scale
         try:
-            width, height = _size_in_header(file)
+            height, width = _size_in_header(file)
             if width * height * scale**2 <= self._megapixels * 1e6:
                 height, width, *_ = probe_picture(file)
                 return height, width
@@ -323,11 +321,10 @@ def photograph(title: str) -> Array:
 
 
 def _size_in_header(file: str) -> tuple[int, int]:
-    """Return width and height that would have to be decoded, from the header of a file of a supported format."""
+    """Return the height and width that a decoder would allocate, from the header of a file in a supported format."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
-            tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-            return max(image.width, tags.get(_TILE_WIDTH, 0)), max(image.height, tags.get(_TILE_LENGTH, 0))
+            return decoded_size(image)
     except Exception as error:  # Pillow's readers raise many classes
         raise PictureError(f"{file}: expected an image ({', '.join(_FORMATS)}): {error}") from error
 

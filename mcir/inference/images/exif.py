@@ -1,7 +1,8 @@
 r"""Read EXIF blocks, and edit them in place.
 
-Pillow can rewrite a block, but it replaces letters outside ASCII and moves what maker notes point to. The edits here
-move nothing. A block is a small TIFF file behind ``Exif\0\0`` (CIPA DC-008): directories of entries of twelve bytes.
+Pillow can rewrite a block, but it replaces letters outside ASCII and moves data to which maker notes refer by offset.
+The edits in this module move no data. A block is ``Exif\0\0`` and a small TIFF file (CIPA DC-008), which consists of
+directories with entries of twelve bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _LONG = 4
 def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
     """Return the orientation (1 to 8) of an open image file, and its EXIF block without orientation and thumbnail.
 
-    Damaged metadata is ignored: the orientation is then 1, or the block None. Afterwards Pillow does not rotate the
-    image when it decodes it.
+    For damaged metadata the orientation is 1 or the block is None. After the call, Pillow decodes the image without
+    rotating it.
     """
     orientation = 1
     try:
@@ -36,7 +37,7 @@ def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
         if image.format != "TIFF":
             return orientation, without_orientation(image.info.get("exif") or b"")
         kept = TEXTS | {IFD.Exif, IFD.GPSInfo}
-        if exif.get(Base.ResolutionUnit) != 1:  # 1: no unit, a value that the format requires
+        if exif.get(Base.ResolutionUnit) != 1:  # 1 means no unit: the format requires the tag
             kept |= RESOLUTION
         for tag in set(exif) - kept:
             del exif[tag]
@@ -46,7 +47,7 @@ def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
 
 
 def without_orientation(block: bytes) -> bytes | None:
-    """Return an EXIF block without orientation and thumbnail; None for a damaged block."""
+    """Remove orientation and thumbnail from an EXIF block; return None for a damaged block."""
     try:
         data, order, first = _parsed(block)
         entries = _entries(data, order, first)
@@ -63,7 +64,7 @@ def without_orientation(block: bytes) -> bytes | None:
 
 
 def with_size(block: bytes, height: int, width: int) -> bytes:
-    """Return an EXIF block whose image size, if it has one, is replaced; a damaged block is returned unchanged."""
+    """Replace the image size in an EXIF block, if it has one; return a damaged block unchanged."""
     sizes = {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
     try:
         data, order, first = _parsed(block)
@@ -79,7 +80,7 @@ def with_size(block: bytes, height: int, width: int) -> bytes:
 
 
 def png_exif(stream: BinaryIO) -> bytes | None:
-    """Return the EXIF block of a PNG file; Pillow finds one behind the samples only by decoding them."""
+    """Return the EXIF block of a PNG file; if it follows the samples, Pillow finds it only after decoding them."""
     stream.seek(8)
     while len(head := stream.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)

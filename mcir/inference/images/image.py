@@ -13,7 +13,7 @@ _BAND_BYTES = 2**20
 
 
 class PictureError(ValueError):
-    """An image that cannot be read or written; the message names the file and the reason."""
+    """An image cannot be read or written; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,13 +22,13 @@ class Picture:
 
     Attributes:
         pixels: samples, (H, W, C), uint8 or uint16; C is 1 (grey) or 3 (RGB).
-        alpha: opacity, (H, W), same type as the pixels, which are not multiplied by it; None for an opaque image.
-        icc: ICC profile of the samples; None means sRGB.
-        exif: EXIF block without orientation, as Pillow takes it for ``exif=``.
-        format: format of the file that the image was read from: PNG, TIFF, JPEG, WEBP, BMP or PPM.
+        alpha: opacity, (H, W), of the same type; None for an opaque image. The pixels are not multiplied by it.
+        icc: ICC profile; None means sRGB.
+        exif: EXIF block without orientation, in the form that Pillow reads and writes.
+        format: format of the source file: PNG, TIFF, JPEG, WEBP, BMP or PPM.
 
     Raises:
-        PictureError: the arrays have other shapes or types.
+        PictureError: an array has an invalid shape or type.
     """
 
     pixels: Array
@@ -71,13 +71,13 @@ class Picture:
 
 
 def row_bands(height: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of rows of about a megabyte each, for work that should not copy a whole image."""
+    """Yield slices of rows of about a megabyte each, to process an image without a copy of it."""
     step = max(1, _BAND_BYTES // row_bytes)
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def with_bits(picture: Picture, bits: int) -> Picture:
-    """Return an image with 8 or 16 bits per sample: v·257, or v/257 rounded to the nearest. Metadata is kept.
+    """Return an image with 8 or 16 bits per sample: v·257, or v/257 rounded to the nearest integer.
 
     Raises:
         PictureError: ``bits`` is neither 8 nor 16.

@@ -18,16 +18,16 @@ from mcir.inference.images.exif import png_exif, read_exif
 from mcir.inference.images.image import Picture, PictureError, row_bands
 
 FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")
-"""The formats that can be read, by Pillow's names."""
+"""Pillow's names of the formats that can be read."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TIFF_BY_TIFFFILE = (1, 8, 32946)  # uncompressed and deflate; others need an optional package
+_TIFFFILE_COMPRESSIONS = (1, 8, 32946)  # uncompressed and deflate; others need an optional package of tifffile
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _WHITE_IS_ZERO, _SEPARATE_PLANES, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 2, 1, 2
 
 
 class PictureInfo(NamedTuple):
-    """What :func:`read_picture` would return: upright size, channels without alpha, bits per sample, alpha."""
+    """Size and type of the :class:`Picture` in a file; ``channels`` does not include alpha."""
 
     height: int
     width: int
@@ -37,12 +37,12 @@ class PictureInfo(NamedTuple):
 
 
 def probe_picture(path: str | Path) -> PictureInfo:
-    """Return size and type of an image from the header of its file.
+    """Return the size and type of an image from the header of its file.
 
     Raises:
-        PictureError: the file is not an image that can be read; damage behind the header is not always detected.
+        PictureError: the file cannot be read as an image; damage after the header is not always detected.
     """
-    with _opened(Path(path)) as file:
+    with _open_image(Path(path)) as file:
         size = (file.height, file.width) if file.orientation <= 4 else (file.width, file.height)
         return PictureInfo(*size, file.channels, file.bits, file.has_alpha)
 
@@ -51,16 +51,16 @@ def read_picture(path: str | Path) -> Picture:
     """Read an image file.
 
     Raises:
-        PictureError: the file is missing, empty, truncated, damaged or not an image, has several pages, or has samples
-            that are neither integers of at most 8 bits nor of 16 bits.
+        PictureError: the file is missing, empty, truncated, damaged or not an image, has several pages, has samples
+            other than integers of at most 8 or of 16 bits, or does not fit into memory.
     """
-    with _opened(Path(path)) as file:
+    with _open_image(Path(path)) as file:
         return Picture(*file.decode(), icc=file.icc, exif=file.exif, format=file.format)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_ImageFile]:
-    """Open a file and read its header; errors in the context become a ``PictureError`` that names the file."""
+def _open_image(path: Path) -> Iterator[_ImageFile]:
+    """Open a file and read its header; convert any error in the context to a ``PictureError`` that names the file."""
     try:
         with path.open("rb") as stream, any_size():
             yield _ImageFile(stream)
@@ -77,13 +77,13 @@ def _opened(path: Path) -> Iterator[_ImageFile]:
 
 
 class _ImageFile:
-    """An open image file whose header has been read.
+    """An open image file, with the facts in its header.
 
     Args:
-        stream: the file.
+        stream: open file.
 
     Raises:
-        DataError: the file is not an image that can be read, or holds several.
+        DataError: the file cannot be read as an image, or contains several images.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -129,7 +129,7 @@ class _ImageFile:
         image = self._image
         if self.format == "PNG" and image.mode == "L" and isinstance(key := image.info.get("transparency"), int):
             self._stream.seek(24)
-            depth = self._stream.read(1)[0]  # Pillow scales the samples of 2 and 4 bits, but not this value
+            depth = self._stream.read(1)[0]  # Pillow scales samples of 2 and 4 bits, but not the transparent value
             image.info["transparency"] = key * 255 // (2**depth - 1)
         image.load()
         mode = ("L" if self.channels == 1 else "RGB") + ("A" if self.has_alpha else "")
@@ -163,7 +163,7 @@ class _ImageFile:
 
     def _with_tifffile(self) -> Array:
         page = self._tiff
-        if page.compression in _TIFF_BY_TIFFFILE:
+        if page.compression in _TIFFFILE_COMPRESSIONS:
             samples: Array = page.asarray(maxworkers=1).astype(np.uint16, copy=False)
             if page.planarconfig == _SEPARATE_PLANES:
                 samples = np.moveaxis(samples.reshape(-1, self.height, self.width), 0, 2)
@@ -181,7 +181,7 @@ class _ImageFile:
 
 
 def upright(samples: Array, orientation: int) -> Array:
-    """Return samples (H, W[, C]) that are stored in an EXIF orientation, 1 to 8, upright."""
+    """Rotate or flip samples (H, W[, C]) from an EXIF orientation, 1 to 8, to upright."""
     if orientation > 4:
         samples = samples.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -192,9 +192,9 @@ def upright(samples: Array, orientation: int) -> Array:
 
 
 def cmyk_to_srgb(image: Image.Image) -> Callable[[Image.Image], Any] | None:
-    """Return a conversion of a CMYK image to sRGB; None for other images, and without a valid CMYK profile.
+    """Return a function that converts a CMYK image to sRGB through its profile; None without a valid CMYK profile.
 
-    The conversion is relative colorimetric with black point compensation.
+    The conversion is relative colorimetric, with black point compensation.
     """
     profile = image.info.get("icc_profile")
     if image.mode != "CMYK" or not profile:
@@ -227,13 +227,13 @@ def _tiff_page(stream: BinaryIO) -> Any:
     pages: Any = tifffile.TiffFile(stream).pages
     page = pages.first
     if page.dtype is None or page.dtype.kind not in "bu" or page.dtype.itemsize > 2:
-        raise DataError(f"TIFF with samples of type {page.dtype}; expected uint8 or uint16")
+        raise DataError(f"expected TIFF samples of type uint8 or uint16, got {page.dtype}")
     _check_count(1 + sum(not other.is_reduced for other in pages[1:]))  # reduced copies are not pages
     return page
 
 
 def _check_single(image: Any) -> None:
-    """Raise if a file holds several images; the previews and gain maps that phones add do not count."""
+    """Raise an error for a file with several images; the previews and gain maps that phones add do not count."""
     count = getattr(image, "n_frames", 1)
     if count > 1 and image.format == "MPO":
         count = sum(part["Attribute"]["MPType"].startswith("Multi-Frame") for part in image.mpinfo[0xB002])
@@ -242,4 +242,4 @@ def _check_single(image: Any) -> None:
 
 def _check_count(count: int) -> None:
     if count > 1:
-        raise DataError(f"{count} pages or frames in one file; save the one that you want to a file of its own")
+        raise DataError(f"expected one image, got {count} pages or frames; save each one to its own file")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -26,9 +26,9 @@ QUALITY = 95
 _COMPRESSION_LEVEL = 4
 _DEEP, _ALPHA, _ICC, _EXIF, _COLOR = "16 bits per sample", "transparency", "an ICC profile", "EXIF", "color"
 _DEEP_GREY_ALPHA = "16-bit grey with transparency"  # hardly any program reads such TIFF files
+_SMALLEST_PROFILE = 132  # bytes
 
-Writer: TypeAlias = Callable[[BinaryIO, Picture, str, int], None]
-"""Writes an image to a stream, given the name of the format and the quality."""
+_LOG = logging.getLogger("mcir")
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,19 @@ class Format:
 
     Attributes:
         name: name for Pillow and for messages.
-        write_8: writer of 8-bit images.
-        write_16: writer of 16-bit images, if the format can hold them.
-        lacks: other properties of an image that the format cannot hold.
+        unsupported: properties of an image that the format cannot hold.
         max_side: largest height and width.
     """
 
     name: str
-    write_8: Writer
-    write_16: Writer | None = None
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
     max_side: int = 2**31 - 1
 
-    def missing(self, needs: Iterable[str]) -> list[str]:
-        """Return the properties that the format cannot hold."""
-        return [name for name in needs if name in self.lacks or (name == _DEEP and self.write_16 is None)]
-
-    def refusal(self, picture: Picture, bits: int | None = None, scale: int = 1) -> str | None:
-        """Return why an image cannot be written; None if it can.
+    def incompatibility(self, picture: Picture, bits: int | None = None, scale: int = 1) -> str | None:
+        """Return the reason why the format cannot hold an image; None if it can.
 
         Args:
-            picture: the image, or its input.
+            picture: the image, or the input from which it will be computed.
             bits: bits per sample of the image; default: those of ``picture``.
             scale: factor by which the image is larger than ``picture``.
         """
@@ -69,49 +61,68 @@ class Format:
             _DEEP: is_deep,
             _ALPHA: has_alpha,
             _DEEP_GREY_ALPHA: is_deep and has_alpha and picture.channels == 1,
-            _ICC: picture.icc,
+            _ICC: valid_profile(picture.icc),
             _EXIF: picture.exif,
             _COLOR: picture.channels == 3,
         }
-        needs = [name for name, is_needed in properties.items() if is_needed]
-        others = dict.fromkeys(other.name for other in FORMATS.values() if not other.missing(needs))
-        if missing := self.missing(needs):
-            return f"{self.name} files cannot hold {' and '.join(missing)}; use {' or '.join(others)}"
-        return None
+        needed = [name for name, is_needed in properties.items() if is_needed]
+        if not self.unsupported.intersection(needed):
+            return None
+        problem = " and ".join(name for name in needed if name in self.unsupported)
+        suitable = dict.fromkeys(one.name for one in FORMATS.values() if not one.unsupported.intersection(needed))
+        return f"{self.name} files cannot hold {problem}; use {' or '.join(suitable)}"
 
 
 def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) -> None:
     """Write an image with its metadata in the format of the file name; the file appears complete or not at all.
 
     JPEG and WebP are lossy: JPEG is written without chroma subsampling, WebP is lossless at quality 100. WebP has no
-    grey images, and PNG no 16-bit grey images with transparency: these become RGB.
+    grey images, and PNG has no 16-bit grey images with transparency: these become RGB. An invalid ICC profile is left
+    out with a warning.
 
     Args:
-        path: file name with one of the suffixes of :data:`mcir.data.codec.EXTENSIONS`; its folder is created.
+        path: file name with one of the extensions in :data:`mcir.data.codec.EXTENSIONS`; its folder is created.
         picture: image to write; the image size in its EXIF block is updated.
         quality: quality of JPEG and WebP, 1 to 100.
 
     Raises:
-        PictureError: the suffix or the quality is invalid, or the format cannot hold the image.
+        PictureError: the extension or the quality is invalid, or the format cannot hold the image.
         OSError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    form = FORMATS.get(path.suffix.lower())
-    if form is None:
-        raise PictureError(f"{path}: expected one of the suffixes {', '.join(sorted(FORMATS))}, got '{path.suffix}'.")
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise PictureError(f"{path}: expected one of the extensions {', '.join(sorted(FORMATS))}, got '{path.suffix}'.")
     if not 1 <= quality <= 100:
         raise PictureError(f"{path}: quality: expected 1 to 100, got {quality}.")
-    if refusal := form.refusal(picture):
-        raise PictureError(f"{path}: {refusal}.")
-    if picture.exif:
-        picture = replace(picture, exif=with_size(picture.exif, picture.height, picture.width))
-    write = form.write_8 if picture.bits == 8 else form.write_16
-    assert write is not None
+    if problem := file_format.incompatibility(picture):
+        raise PictureError(f"{path}: {problem}.")
+    icc = valid_profile(picture.icc)
+    if picture.icc and icc is None:
+        _LOG.warning("%s: the ICC profile of the image is invalid and was left out.", path)
+    exif = with_size(picture.exif, picture.height, picture.width) if picture.exif else None
+    write = _with_tifffile if file_format is _TIFF else _with_pillow if picture.bits == 8 else _with_opencv
     try:
         with whole_file(path) as temporary, temporary.open("w+b") as stream:
-            write(stream, picture, form.name, quality)
+            write(stream, replace(picture, icc=icc, exif=exif), file_format.name, quality)
     except ValueError as error:  # for example, EXIF that is too long for JPEG
         raise PictureError(f"{path}: {error}.") from error
+
+
+def valid_profile(icc: bytes | None) -> bytes | None:
+    """Return an ICC profile without padding; None if there is none, or if it is invalid.
+
+    The conditions are those of LittleCMS, and of libpng, which writes no PNG file with an invalid profile.
+    """
+    if not icc:
+        return None
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    size, version = int.from_bytes(icc[:4], "big"), icc[8]
+    is_valid = _SMALLEST_PROFILE <= size <= len(icc) and (version < 4 or size % 4 == 0)
+    return icc[:size] if is_valid else None
 
 
 # -- writers ----------------------------------------------------------------------------------------------------------
@@ -183,7 +194,7 @@ def _with_tifffile(stream: BinaryIO, picture: Picture, name: str, quality: int) 
 
 
 def _tiff_metadata(exif: bytes) -> tuple[dict[str, Any], dict[int, ImageFileDirectory_v2]]:
-    """Return arguments of ``tifffile.imwrite`` for an EXIF block, and its directories; damaged EXIF is dropped."""
+    """Return arguments of ``tifffile.imwrite`` for an EXIF block, and its directories; none for a damaged block."""
     try:
         block = Image.Exif()
         block.load(exif)
@@ -206,20 +217,20 @@ def _tiff_metadata(exif: bytes) -> tuple[dict[str, Any], dict[int, ImageFileDire
     return metadata, directories
 
 
-_JPEG = Format("JPEG", _with_pillow, lacks=frozenset({_ALPHA}), max_side=65500)
-_TIFF = Format("TIFF", _with_tifffile, _with_tifffile, frozenset({_DEEP_GREY_ALPHA}))
-_PPM = Format("PPM", _with_pillow, _with_opencv, frozenset({_ALPHA, _ICC, _EXIF}))
+_TIFF = Format("TIFF", frozenset({_DEEP_GREY_ALPHA}))
+_JPEG = Format("JPEG", frozenset({_DEEP, _ALPHA}), max_side=65500)
+_PPM = Format("PPM", frozenset({_ALPHA, _ICC, _EXIF}))
 
 FORMATS = {
-    ".png": Format("PNG", _with_pillow, _with_opencv),
+    ".png": Format("PNG"),
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": Format("WebP", _with_pillow, max_side=16383),
-    ".bmp": Format("BMP", _with_pillow, lacks=frozenset({_ALPHA, _ICC, _EXIF})),
+    ".webp": Format("WebP", frozenset({_DEEP}), max_side=16383),
+    ".bmp": Format("BMP", frozenset({_DEEP, _ALPHA, _ICC, _EXIF})),
     ".ppm": _PPM,
     ".pnm": _PPM,
-    ".pgm": Format("PGM", _with_pillow, _with_opencv, _PPM.lacks | {_COLOR}),
+    ".pgm": Format("PGM", _PPM.unsupported | {_COLOR}),
 }
-"""Writers of each format, by the suffix of the file."""
+"""Formats by file extension."""

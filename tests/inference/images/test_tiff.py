@@ -4,10 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import ImageCms
 
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, write_picture
 from tests.data.pictures import noise
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAYOUTS = {
     "one strip": {},
     "strips": {"rowsperstrip": 5},
@@ -102,7 +104,7 @@ def test_reduced_copy_before_the_image_is_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "x.tif") as file:
         file.write(samples[::2, ::2], photometric="rgb", subfiletype=1)
         file.write(samples, photometric="rgb")
-    with pytest.raises(PictureError, match=r"x\.tif: 2 pages"):
+    with pytest.raises(PictureError, match=r"x\.tif: .*got 2 pages"):
         read_picture(tmp_path / "x.tif")
 
 
@@ -112,7 +114,7 @@ def test_other_types_of_samples_are_refused(tmp_path, kind, channels):
     samples = noise(41, 34, channels).squeeze().astype(kind)
     tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb" if channels == 3 else "minisblack")
     for function in (read_picture, probe_picture):
-        with pytest.raises(PictureError, match=rf"x\.tif: TIFF with samples of type {np.dtype(kind)}; expected uint8"):
+        with pytest.raises(PictureError, match=rf"x\.tif: expected TIFF samples of type .*, got {np.dtype(kind)}"):
             function(tmp_path / "x.tif")
 
 
@@ -129,12 +131,12 @@ def test_16_bit_lzw_with_separate_planes_is_refused(tmp_path):
 @pytest.mark.parametrize("alpha", [False, True])
 def test_other_programs_read_what_is_written(tmp_path, height, alpha):
     samples = noise(height, 203, 4, np.uint16)
-    sent = Picture(samples[:, :, :3], samples[:, :, 3] if alpha else None, icc=b"a profile")
+    sent = Picture(samples[:, :, :3], samples[:, :, 3] if alpha else None, icc=SRGB)
     write_picture(tmp_path / "x.tif", sent)
     with tifffile.TiffFile(tmp_path / "x.tif") as file:
         page = file.pages[0]
         assert np.array_equal(page.asarray(), samples if alpha else samples[:, :, :3])
-        assert page.tags[34675].value == b"a profile"
+        assert page.tags[34675].value == SRGB
     read = cv2.imread(str(tmp_path / "x.tif"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(read[:, :, [2, 1, 0, 3] if alpha else [2, 1, 0]], samples if alpha else samples[:, :, :3])
 

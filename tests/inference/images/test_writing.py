@@ -1,9 +1,12 @@
-"""Images are written and read back unchanged; what a format cannot hold is refused."""
+"""Images are written and read back unchanged, and images that a format cannot hold are rejected."""
 
+import logging
 import os
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +51,7 @@ LOSSLESS = [
     for channels in (1, 3)
     for bits in (8, 16)
     for alpha in (False, True)
-    if not FORMATS[suffix].refusal(picture(channels=channels, bits=bits, alpha=alpha))
+    if not FORMATS[suffix].incompatibility(picture(channels=channels, bits=bits, alpha=alpha))
     if (suffix, channels) != (".webp", 1)
     if (suffix, channels, bits, alpha) != (".png", 1, 16, True)
 ]
@@ -155,16 +158,16 @@ def test_any_size(tmp_path_factory, height, width, kind):
         ),
         ("x.jpg", {"alpha": True}, r"transparency; use PNG or TIFF or WebP\.$"),
         ("x.bmp", {"alpha": True, "bits": 16}, r"16 bits per sample and transparency; use PNG or TIFF\.$"),
-        ("x.bmp", {"icc": b"x", "exif": b"x"}, "an ICC profile and EXIF; use PNG or TIFF or JPEG or WebP"),
+        ("x.bmp", {"icc": SRGB, "exif": b"x"}, "an ICC profile and EXIF; use PNG or TIFF or JPEG or WebP"),
         ("x.webp", {"bits": 16}, "WebP files cannot hold 16 bits"),
         ("x.webp", {"width": 16384, "height": 1}, "at most 16383 rows and columns, got 1×16384"),
         ("x.tif", {"channels": 1, "bits": 16, "alpha": True}, "16-bit grey with transparency; use PNG"),
         ("x.pgm", {}, r"cannot hold color; use .* PPM\.$"),
-        ("x.gif", {}, "expected one of the suffixes .bmp, .*got '.gif'"),
+        ("x.gif", {}, "expected one of the extensions .bmp, .*got '.gif'"),
         ("x.jpg", {"exif": b"Exif\0\0" + bytes(70_000)}, r"x\.jpg: EXIF"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(tmp_path, name, kind, message):
+def test_images_that_a_format_cannot_hold_are_rejected(tmp_path, name, kind, message):
     with pytest.raises(PictureError, match=message):
         write_picture(tmp_path / name, picture(**kind))
     assert not os.listdir(tmp_path)
@@ -181,7 +184,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, name, kind, message):
         (noise(4, 5), noise(4, 5, 1, np.uint16)[:, :, 0]),
     ],
 )
-def test_arrays_of_other_shapes_and_types_are_refused(pixels, alpha):
+def test_arrays_of_other_shapes_and_types_are_rejected(pixels, alpha):
     with pytest.raises(PictureError, match="expected"):
         Picture(pixels, alpha)
 
@@ -215,7 +218,7 @@ def test_truncated_files(tmp_path, suffix, share, bits):
     path = tmp_path / f"cut{suffix}"
     write_picture(path, picture(120, 120, bits=bits))
     shorten(path, int(path.stat().st_size * share))
-    with pytest.raises(PictureError, match=rf"cut{suffix}: .*(truncated|damaged|not an image)"):
+    with pytest.raises(PictureError, match=rf"cut{suffix}: .*(truncated|damaged|not an image|not a readable image)"):
         read_picture(path)
 
 
@@ -243,9 +246,39 @@ def test_damaged_jpeg_tables(tmp_path):
 
 
 def test_ppm_header_without_samples(tmp_path):
-    (tmp_path / "x.ppm").write_bytes(b"P6 1000000 1000000 255\n")
+    (tmp_path / "x.ppm").write_bytes(b"P6 1000 1000 255\n")
     with pytest.raises(PictureError, match=r"x\.ppm: truncated"):
         read_picture(tmp_path / "x.ppm")
+
+
+def huge_tiff(bits, width, height, tile=0):
+    """Return a TIFF file of a few bytes whose header claims a size, or a size of its tiles."""
+    entries = {256: width, 257: height, 258: bits, 259: 8, 262: 1, 277: 1}
+    entries |= {322: tile, 323: tile, 324: 200, 325: 9} if tile else {273: 200, 278: height, 279: 9}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+    return header.ljust(200, b"\0") + zlib.compress(b"")
+
+
+HUGE = {
+    "x.tif": huge_tiff(8, 100_000, 100_000),
+    "deep.tif": huge_tiff(16, 100_000, 50_000),
+    "tile.tif": huge_tiff(8, 64, 64, tile=100_000),
+    "x.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", 100_000, 100_000, 8, 0) + bytes(7),
+    "x.bmp": b"BM"
+    + struct.pack("<IIIIiiHHIIiiII", 154, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    + bytes(100),
+    "x.ppm": b"P5 100000 100000 255\n",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_sizes_that_cannot_be_decoded_are_rejected_by_the_header(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(HUGE[name])
+    monkeypatch.setattr(Image.Image, "load", None)  # decoding would fail in another way
+    for function in (probe_picture, read_picture):
+        with pytest.raises(PictureError, match=rf"{name}: expected at most 1\.0 GiB of samples, .*, got \d+\.\d GiB"):
+            function(tmp_path / name)
 
 
 def test_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
@@ -332,6 +365,38 @@ def test_reading_and_writing_make_few_copies(tmp_path):
         assert reading < 2.6  # Pillow holds four bytes per RGB pixel
         assert writing < 1.6
     assert len(output.splitlines()) == 2
+
+
+INVALID_PROFILES = {
+    "text": b"not a profile",
+    "only a header": SRGB[:128],
+    "truncated": SRGB[:300],
+    "last byte missing": SRGB[:-1],
+    "odd size in version 4": (len(SRGB) + 1).to_bytes(4, "big") + SRGB[4:] + b"\0",
+}
+
+
+@pytest.mark.parametrize("icc", INVALID_PROFILES.values(), ids=INVALID_PROFILES)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".bmp", ".ppm"])
+def test_invalid_profiles_are_left_out_with_a_warning(tmp_path, caplog, suffix, bits, icc):
+    if bits == 16 and suffix in (".jpg", ".webp", ".bmp"):
+        pytest.skip("8 bits only")
+    sent = picture(bits=bits, icc=icc)
+    with caplog.at_level(logging.WARNING, "mcir"):
+        write_picture(tmp_path / f"x{suffix}", sent, quality=100)
+    back = read_picture(tmp_path / f"x{suffix}")
+    assert back.icc is None
+    assert suffix == ".jpg" or same(back, sent)
+    assert caplog.messages == [f"{tmp_path / f'x{suffix}'}: the ICC profile of the image is invalid and was left out."]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_padding_of_profiles_is_removed(tmp_path, caplog, suffix, bits):
+    write_picture(tmp_path / f"x{suffix}", picture(bits=bits, icc=SRGB + bytes(3)))
+    assert read_picture(tmp_path / f"x{suffix}").icc == SRGB
+    assert not caplog.messages
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
