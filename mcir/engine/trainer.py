@@ -163,7 +163,7 @@ class Trainer:
     def _warn_about_curriculum(self) -> None:
         """Log a warning if a loss follows the PSNR of the validation, but no PSNR is measured."""
         metrics = self.sets[0].metrics.values() if self.sets else ()
-        if self.model.observers and not any(metric.unit == "dB" for metric in metrics):
+        if self.model.criteria.observers and not any(metric.unit == "dB" for metric in metrics):
             _LOG.warning(
                 "A loss has a curriculum that follows the PSNR of the first validation set, but no PSNR is measured: "
                 "its negatives keep their initial weights. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."

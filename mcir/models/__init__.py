@@ -1,4 +1,4 @@
-"""Models: a network, its losses and its optimizer, and how one training step is made of them."""
+"""Models: one training step from a network, its losses and its optimizer."""
 
 from mcir.models.base import Batch, Model
 from mcir.models.contrastive import ContrastiveModel

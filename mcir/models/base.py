@@ -7,29 +7,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
-from mcir.losses import share_features
-from mcir.losses.base import Comparison, Loss, is_batch_mean
+from mcir.models.criteria import Criteria
 from mcir.models.ema import EMA
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.models.optim import Schedule, build_optimizer, clip_gradient
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import (
     ARCHS,
-    LOSSES,
     SCHEDULERS,
     ArchSection,
     ArgumentError,
-    LossSection,
     OptimizerSection,
     SchedulerSection,
-    locate_errors,
 )
 from mcir.weights import derived_keys, match_state_dict, mismatch_error
 
@@ -40,14 +36,6 @@ _SMALLEST_SCALE = 2.0**-16
 """Below this loss scale, gradients that are not finite are not a matter of fp16's range. The scale starts at 2¹⁶."""
 
 
-@runtime_checkable
-class Observer(Protocol):
-    """A loss that depends on the validation results, for example because it has a curriculum."""
-
-    def observe(self, metrics: Mapping[str, float]) -> None:
-        """Update the loss with the mean metrics of the first validation set."""
-
-
 @dataclass(kw_only=True, eq=False)
 class Model(ABC):
     """A network and how it is trained; the fields are the keys of the option file.
@@ -56,14 +44,14 @@ class Model(ABC):
     them in ``losses``.
 
     Attributes:
-        parts: every module that is on the device: the network, its moving average, the losses, the negatives.
-        criteria: the losses by the name under which their value is logged.
+        parts: all modules on the device: the network, its moving average, the losses, the negatives.
+        criteria: the losses by name.
         network: the network in training.
         ema: the moving average of the network, if there is one.
         optimizer: the optimizer, after :meth:`configure_optimizer`.
         total_iter: number of iterations of the training, set by the trainer. If it is None, values that depend on the
             length of the training stay constant.
-        watch_gradients: the next steps also return the gradients of the single losses, at a small cost.
+        watch_gradients: whether steps also return norms, ratios and cosines of the gradients of the losses.
     """
 
     views: ClassVar[int] = 1
@@ -98,7 +86,7 @@ class Model(ABC):
     """Seed for the initial weights."""
 
     parts: nn.ModuleDict = field(init=False, repr=False)
-    criteria: nn.ModuleDict = field(init=False, repr=False)
+    criteria: Criteria = field(init=False, repr=False)
     network: nn.Module = field(init=False, repr=False)
     ema: EMA | None = field(init=False, repr=False, default=None)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
@@ -120,15 +108,13 @@ class Model(ABC):
             self.network = ARCHS.build(self.network_g, key="network_g")
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.criteria = nn.ModuleDict()
-        self._options: dict[str, str] = {}
+        self.criteria = Criteria(require_batch_means=self.accumulation_steps > 1)
         self._ratio_weights: dict[str, GradientRatioWeight] = {}
         self.parts = nn.ModuleDict({"network_g": self.network, "criteria": self.criteria})
         if self.ema_decay:
             self.parts["ema"] = self.ema = EMA(self.network)
         constant = {"type": "MultiStepLR", "milestones": []}
         self.schedule: Schedule = SCHEDULERS.build(self.scheduler or constant, key="scheduler")
-        self._features = share_features(self.criteria)
         self._forward: nn.Module = self.network
         if self.compile:
             self._forward = torch.compile(self.network)  # type: ignore[assignment]
@@ -139,7 +125,7 @@ class Model(ABC):
 
     @property
     def spec(self) -> NetworkSpec:
-        """The facts about the network; the defaults for a network of the user's own that does not state them."""
+        """The facts about the network, or the defaults if it does not state any."""
         return spec_of(self.network) or NetworkSpec()
 
     @property
@@ -158,52 +144,17 @@ class Model(ABC):
         self.parts.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return self
 
-    def add_loss(
-        self,
-        name: str,
-        loss: LossSection | nn.Module,
-        *,
-        option: str = "",
-        compares: Comparison = "image",
-        ratio: float | None = None,
-    ) -> None:
-        """Add a loss; it shares feature networks with the other losses.
-
-        Args:
-            name: name of the loss and of its logged value.
-            loss: section of the option file, or the loss itself. Its first argument is the network's output.
-            option: name of the option that defines the loss, for error messages.
-            compares: what the model passes to the loss; see :class:`~mcir.losses.base.Loss`.
-            ratio: ratio of the gradient of this loss to that of the first loss, both at the output. Default: the ratio
-                is not controlled.
+    def fix_gradient_ratio(self, name: str, ratio: float) -> None:
+        """Keep the ratio of the gradients of a loss and the first loss, both at the output, by weighting the loss.
 
         Raises:
-            ArgumentError: the loss compares something else, it is not a mean over the batch although batches are
-                divided, or there is no first loss for the ratio.
+            ArgumentError: there is no other loss, or the ratio is not a finite number above 0.
         """
-        built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
-        if isinstance(built, Loss) and built.compares != compares:
-            known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
-            message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
-            raise ArgumentError(option or name, message)
-        if self.accumulation_steps > 1 and not is_batch_mean(built):
-            message = f"expected 1, because {name} is not a mean over the batch."
-            raise ArgumentError("accumulation_steps", message)
-        if ratio is not None:
-            if not self.criteria:
-                message = f"the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
-                raise ArgumentError("balance", message)
-            self._ratio_weights[name] = GradientRatioWeight(ratio).to(self.device)
-            self.parts[f"balance_{name}"] = self._ratio_weights[name]
-        self.criteria[name] = built.to(self.device)
-        self._options[name] = option
-        self._features = share_features(self.criteria)
-
-    def evaluate_loss(self, name: str, *inputs: Any) -> Tensor:
-        """Return the value of a loss; an error gets the name of the option that defines the loss."""
-        with locate_errors(key=self._options[name] or ()):
-            value: Tensor = self.criteria[name](*inputs)
-        return value
+        if len(self.criteria) < 2:
+            message = f"the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
+            raise ArgumentError("balance", message)
+        self._ratio_weights[name] = GradientRatioWeight(ratio).to(self.device)
+        self.parts[f"balance_{name}"] = self._ratio_weights[name]
 
     def parallelize(self, communicator: Communicator) -> None:
         """Train in several processes: gradients are averaged in the backward pass, and every part can communicate."""
@@ -334,14 +285,9 @@ class Model(ABC):
         scalars["lr"] = torch.tensor(rate)
         return scalars | more
 
-    @property
-    def observers(self) -> list[Observer]:
-        """The losses that depend on the validation results."""
-        return [loss for loss in self.criteria.modules() if isinstance(loss, Observer)]
-
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Pass the mean metrics of the first validation set to the losses that depend on them."""
-        for loss in self.observers:
+        for loss in self.criteria.observers:
             loss.observe(metrics)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -367,7 +313,7 @@ class Model(ABC):
             with self.autocast_losses():
                 return self.losses(output, batch)
         finally:
-            self._features.clear()
+            self.criteria.clear_features()
 
     def _backward(self, batch: Batch, gradients: LossGradients | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run (a part of) a batch forward and backward; return the output and the losses, detached."""

@@ -44,12 +44,14 @@ class ContrastiveModel(RestorationModel):
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
             missing = "negatives" if self.negatives is None else "contrastive_opt"
-            raise ArgumentError(missing, "expected both 'contrastive_opt' and 'negatives', or neither, got one.")
+            message = f"expected both 'contrastive_opt' and 'negatives', or neither, but {missing} is missing."
+            raise ArgumentError(missing, message)
         if self.balance is not None and not (self.contrastive_opt or {"loss_weight": 0}).get("loss_weight", 1.0):
             raise ArgumentError("balance", "requires a 'contrastive_opt' with a loss_weight above 0.")
         if self.contrastive_opt and self.negatives:
-            section, ratio = self.contrastive_opt, self.balance
-            self.add_loss("l_neg", section, option="contrastive_opt", compares="negatives", ratio=ratio)
+            self.criteria.add("l_neg", self.contrastive_opt, option="contrastive_opt", compares="negatives")
+            if self.balance is not None:
+                self.fix_gradient_ratio("l_neg", self.balance)
             self.negative_source = build_negatives(self.negatives, self.network, self.seed, key="negatives")
             self.parts["negatives"] = self.negative_source
 
@@ -70,7 +72,7 @@ class ContrastiveModel(RestorationModel):
             with torch.no_grad(), locate_errors(key="negatives"):
                 negatives = self.negative_source(batch["lq"], batch["gt"], batch.get("negatives"))
                 positives = self.negative_source.positives(batch["gt"])
-            losses["l_neg"] = self.evaluate_loss("l_neg", output, negatives, positives)
+            losses["l_neg"] = self.criteria.evaluate("l_neg", output, negatives, positives)
         return losses
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:

@@ -135,10 +135,10 @@ class DenseContrastiveModel(SelfSupervisedModel):
                 message = f"expected {', '.join(known)}, got {self.contrastive_opt['type']}."
                 raise ArgumentError("contrastive_opt", message)
             contrast = DenseContrast(loss, self.network, self.spec.in_channels, self.seed)
-            self.add_loss("l_contrast", contrast, option="contrastive_opt")
+            self.criteria.add("l_contrast", contrast, option="contrastive_opt")
             self._project: nn.Module = contrast.projector
         if self.consistency_opt:
-            self.add_loss("l_consist", self.consistency_opt, option="consistency_opt")
+            self.criteria.add("l_consist", self.consistency_opt, option="consistency_opt")
 
     @property
     def _contrast(self) -> DenseContrast:
@@ -197,9 +197,9 @@ class DenseContrastiveModel(SelfSupervisedModel):
         with self.autocast():
             keys = self._contrast.key_network(others)
         boxes = torch.stack(self._split_pairs(batch["boxes"]), dim=1)
-        losses = {"l_contrast": self.evaluate_loss("l_contrast", output, keys, boxes, self._project)}
+        losses = {"l_contrast": self.criteria.evaluate("l_contrast", output, keys, boxes, self._project)}
         if "l_consist" in self.criteria:
-            losses["l_consist"] = self.evaluate_loss("l_consist", output, queries)
+            losses["l_consist"] = self.criteria.evaluate("l_consist", output, queries)
         return losses
 
     def _split_pairs(self, both: Tensor) -> tuple[Tensor, Tensor]:

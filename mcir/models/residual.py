@@ -50,9 +50,9 @@ class ResidualContrastiveModel(SelfSupervisedModel):
                     "ResidualContrastiveModel are the other images of the whole batch. Smaller crops also need less "
                     "memory.",
                 )
-            self.add_loss("l_contrast", _ResidualLoss(contrast), option="contrastive_opt")
+            self.criteria.add("l_contrast", _ResidualLoss(contrast), option="contrastive_opt")
         if self.consistency_opt:
-            self.add_loss("l_consist", self.consistency_opt, option="consistency_opt")
+            self.criteria.add("l_consist", self.consistency_opt, option="consistency_opt")
 
     def require_trainable(self) -> None:
         """Check that there is an optimizer and a loss."""
@@ -74,9 +74,9 @@ class ResidualContrastiveModel(SelfSupervisedModel):
         losses = {}
         if "l_contrast" in self.criteria:
             images = _image_ids(batch["lq_path"], output.device) if "lq_path" in batch else None
-            losses["l_contrast"] = self.evaluate_loss("l_contrast", output, noisy, images)
+            losses["l_contrast"] = self.criteria.evaluate("l_contrast", output, noisy, images)
         if "l_consist" in self.criteria:
-            losses["l_consist"] = self.evaluate_loss("l_consist", output, noisy)
+            losses["l_consist"] = self.criteria.evaluate("l_consist", output, noisy)
         return losses
 
 

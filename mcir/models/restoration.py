@@ -22,9 +22,9 @@ class RestorationModel(Model):
         """Build the losses."""
         super().__post_init__()
         if self.pixel_opt:
-            self.add_loss("l_pix", self.pixel_opt, option="pixel_opt")
+            self.criteria.add("l_pix", self.pixel_opt, option="pixel_opt")
         if self.perceptual_opt:
-            self.add_loss("l_percep", self.perceptual_opt, option="perceptual_opt")
+            self.criteria.add("l_percep", self.perceptual_opt, option="perceptual_opt")
 
     def require_trainable(self) -> None:
         """Check that there is an optimizer and a loss."""
@@ -39,4 +39,4 @@ class RestorationModel(Model):
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the pixel and the perceptual loss."""
         names = [name for name in ("l_pix", "l_percep") if name in self.criteria]
-        return {name: self.evaluate_loss(name, output, batch["gt"]) for name in names}
+        return {name: self.criteria.evaluate(name, output, batch["gt"]) for name in names}

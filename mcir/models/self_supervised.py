@@ -59,7 +59,7 @@ class _PixelModel(SelfSupervisedModel):
     def __post_init__(self) -> None:
         """Build the loss."""
         super().__post_init__()
-        self.add_loss("l_pix", self.pixel_opt or {"type": "MSELoss"}, option="pixel_opt")
+        self.criteria.add("l_pix", self.pixel_opt or {"type": "MSELoss"}, option="pixel_opt")
 
 
 @MODELS.register()
@@ -85,7 +85,7 @@ class Noise2NoiseModel(_PixelModel):
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the loss between the output and the second views."""
-        return {"l_pix": self.evaluate_loss("l_pix", output, batch["lq"][:, 1])}
+        return {"l_pix": self.criteria.evaluate("l_pix", output, batch["lq"][:, 1])}
 
 
 @MODELS.register()
@@ -130,7 +130,7 @@ class Noise2SelfModel(_PixelModel):
         """Return the loss between the output and the images at the masked pixels."""
         images = batch["lq"].flatten(0, 1)
         mask = grid_mask(images, self.mask_width, self._grid)
-        return {"l_pix": self.evaluate_loss("l_pix", output * mask, images * mask)}
+        return {"l_pix": self.criteria.evaluate("l_pix", output * mask, images * mask)}
 
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def test_densecl_equals_a_reference_step(batch):
     key_network, key_projector = copy.deepcopy(network), copy.deepcopy(projector)
     queues = {name: queue.keys.clone() for name, queue in contrast.queues.items()}
     optimizer = torch.optim.Adam([*network.parameters(), *projector.parameters()], lr=1e-3, eps=1e-7)
-    place = 0
+    first = 0
     for iteration in (1, 2, 3):
         with torch.no_grad():
             for follower, leader in ((key_network, network), (key_projector, projector)):
@@ -165,9 +165,9 @@ def test_densecl_equals_a_reference_step(batch):
         scalars = model.training_step(batch, iteration)
         torch.testing.assert_close(scalars["l_contrast"], loss.detach(), rtol=1e-5, atol=0)
         for row in range(4):
-            queues["image"][(place + row) % 6] = unit(key.image)[row]
-            queues["cells"][(place + row) % 6] = unit(key.cells.mean(dim=(2, 3), keepdim=True))[row]
-        place += 4
+            queues["image"][(first + row) % 6] = unit(key.image)[row]
+            queues["cells"][(first + row) % 6] = unit(key.cells.mean(dim=(2, 3), keepdim=True))[row]
+        first += 4
         for name, queue in contrast.queues.items():
             torch.testing.assert_close(queue.keys, queues[name], rtol=1e-4, atol=1e-5)
     literal = torch.nn.utils.parameters_to_vector([*network.parameters(), *projector.parameters()])
@@ -370,12 +370,12 @@ def test_the_momentum_rises_over_the_whole_training_by_default(batch):
             model.training_step(batch, iteration)
         return torch.cat([each.flatten() for each in model.criteria["l_contrast"].key_network.parameters()])
 
-    said = {total: keys_after(momentum_iter=total) for total in (0, 3, 8)}
-    assert not torch.equal(said[3], said[8])
+    explicit = {total: keys_after(momentum_iter=total) for total in (0, 3, 8)}
+    assert not torch.equal(explicit[3], explicit[8])
     for total in (3, 8):
-        assert torch.equal(keys_after(total, momentum_iter=None), said[total])
-    assert torch.equal(keys_after(momentum_iter=None), said[0])
-    assert torch.equal(keys_after(8, momentum_iter=3), said[3])
+        assert torch.equal(keys_after(total, momentum_iter=None), explicit[total])
+    assert torch.equal(keys_after(momentum_iter=None), explicit[0])
+    assert torch.equal(keys_after(8, momentum_iter=3), explicit[3])
 
 
 def test_invalid_options_are_rejected(batch):

@@ -232,7 +232,7 @@ HARD = {"type": "CombinedNegatives", "members": [{"type": "InputNegatives"}, {"t
 def test_losses_share_the_features_of_output_and_ground_truth(changes, watched, batch, monkeypatch):
     one = build(perceptual_opt=PERCEPTUAL, **changes)
     with monkeypatch.context() as patch:
-        patch.setattr("mcir.models.base.share_features", lambda parts: FeatureCache())
+        patch.setattr("mcir.models.criteria.share_features", lambda parts: FeatureCache())
         other = build(perceptual_opt=PERCEPTUAL, **changes)
     networks = [one.criteria[name].features.network for name in ("l_percep", "l_neg")]
     assert networks[0] is networks[1] and networks[0].layer_names == ("relu1_1", "relu1_2")
@@ -261,24 +261,26 @@ def test_losses_share_the_features_of_output_and_ground_truth(changes, watched, 
 def test_no_features_are_kept_after_the_step(batch):
     model = build(perceptual_opt=PERCEPTUAL, contrastive_opt=PCL, negatives=HARD)
     model.watch_gradients = True
-    network, given = model.criteria["l_neg"].features.network, []
+    network, activations = model.criteria["l_neg"].features.network, []
     stream = network.stream
 
     def watched(images, wanted=None):
         for name, activation in stream(images, wanted):
-            given.append(weakref.ref(activation))
+            activations.append(weakref.ref(activation))
             yield name, activation
 
     network.stream = watched
     model.training_step(batch, 1)
     gc.collect()
-    assert given and not any(one() is not None for one in given)
+    assert activations and all(activation() is None for activation in activations)
 
 
 def test_two_losses_have_their_own_gradient_ratios(batch):
     model = build(perceptual_opt=None)
-    model.add_loss("l_style", {**PERCEPTUAL, "perceptual_weight": 0.0, "style_weight": 3.0}, ratio=0.5)
-    model.add_loss("l_far", {"type": "MSELoss", "loss_weight": 7.0}, ratio=0.25)
+    model.criteria.add("l_style", {**PERCEPTUAL, "perceptual_weight": 0.0, "style_weight": 3.0})
+    model.fix_gradient_ratio("l_style", 0.5)
+    model.criteria.add("l_far", {"type": "MSELoss", "loss_weight": 7.0})
+    model.fix_gradient_ratio("l_far", 0.25)
     plain = type(model).losses
 
     def losses(output, part):

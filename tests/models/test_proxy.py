@@ -43,8 +43,8 @@ def test_frozen_weights_and_statistics_do_not_change(batch, precision):
     average = copy.deepcopy(model.ema.network.state_dict())
     for iteration in (1, 2, 3):
         model.training_step(batch, iteration)
-    for after, begin in ((model.network.state_dict(), before), (model.ema.network.state_dict(), average)):
-        moved = {key for key, value in after.items() if not torch.equal(value, begin[key])}
+    for after, start in ((model.network.state_dict(), before), (model.ema.network.state_dict(), average)):
+        moved = {key for key, value in after.items() if not torch.equal(value, start[key])}
         assert moved == {"last.weight", "last.bias"}
     assert any(key.endswith("running_mean") for key in before)
 
@@ -87,7 +87,7 @@ def test_the_frozen_part_has_no_graph(batch):
             lambda tensor: tensor,
         ):
             model.training_step(batch, 1)
-        kept[kind] = sum(size for place, size in dict(sizes).items() if place not in weights)
+        kept[kind] = sum(size for address, size in dict(sizes).items() if address not in weights)
     features = 4 * 2 * 32 * 32 * 4
     assert kept[ProxyModel] <= features + 2 * 4 * 3 * 32 * 32 * 4  # input of the layer, difference and its sign
     assert kept[ProxyModel] < kept[RestorationModel] / 5

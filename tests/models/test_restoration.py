@@ -155,11 +155,11 @@ def test_plug_in_losses_need_no_base_class_and_may_observe_metrics(batch):
             self.metrics = metrics
 
     model, plain = build(), Plain()
-    assert model.observers == []
-    model.add_loss("l_percep", plain)
+    assert model.criteria.observers == []
+    model.criteria.add("l_percep", plain)
     assert {"l_pix", "l_percep"} <= model.training_step(batch, 1).keys()
     model.after_evaluation({"psnr": 30.0})
-    assert model.observers == [plain] and plain.metrics == {"psnr": 30.0}
+    assert model.criteria.observers == [plain] and plain.metrics == {"psnr": 30.0}
 
 
 @pytest.mark.slow

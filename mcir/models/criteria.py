@@ -1,0 +1,71 @@
+"""The losses of a model."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mcir.losses import share_features
+from mcir.losses.base import Comparison, Loss, is_batch_mean
+from mcir.registry import LOSSES, ArgumentError, LossSection, locate_errors
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A loss that depends on the validation results, for example because it has a curriculum."""
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Update the loss with the mean metrics of the first validation set."""
+
+
+class Criteria(nn.ModuleDict):
+    """The losses of a model by name. They share feature networks, and the activations within a step.
+
+    Args:
+        require_batch_means: every loss of a batch must be the mean of the losses of its equal parts, because batches
+            are divided.
+    """
+
+    def __init__(self, require_batch_means: bool = False) -> None:
+        super().__init__()
+        self._require_batch_means = require_batch_means
+        self._options: dict[str, str] = {}
+        self._features = share_features(self)
+
+    def add(self, name: str, loss: LossSection | nn.Module, option: str = "", compares: Comparison = "image") -> None:
+        """Add a loss.
+
+        Args:
+            name: name of the loss and of its logged value.
+            loss: section of the option file, or the loss itself. Its first argument is the network's output.
+            option: name of the option that defines the loss, for error messages.
+            compares: what the model passes to the loss; see :class:`~mcir.losses.base.Loss`.
+
+        Raises:
+            ArgumentError: the loss compares something else, or it is not a mean over the batch and must be one.
+        """
+        built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
+        if isinstance(built, Loss) and built.compares != compares:
+            known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
+            message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
+            raise ArgumentError(option or name, message)
+        if self._require_batch_means and not is_batch_mean(built):
+            raise ArgumentError("accumulation_steps", f"expected 1, because {name} is not a mean over the batch.")
+        self[name] = built
+        self._options[name] = option
+        self._features = share_features(self)
+
+    def evaluate(self, name: str, *inputs: Any) -> Tensor:
+        """Return the value of a loss; an error gets the name of the option that defines the loss."""
+        with locate_errors(key=self._options.get(name) or ()):
+            value: Tensor = self[name](*inputs)
+        return value
+
+    def clear_features(self) -> None:
+        """Release the shared activations, after all losses of a step are computed."""
+        self._features.clear()
+
+    @property
+    def observers(self) -> list[Observer]:
+        """The losses that depend on the validation results."""
+        return [loss for loss in self.modules() if isinstance(loss, Observer)]
