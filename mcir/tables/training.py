@@ -13,6 +13,7 @@ import torch
 
 import mcir
 from mcir.config import Options, load
+from mcir.device import best_device
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
@@ -71,7 +72,9 @@ def versions() -> tuple[str, str]:
 
 def device_kind(options: Options) -> str:
     """Return the kind of device on which options train on this machine."""
-    return "cuda" if options.num_gpu not in (0, "cpu") and torch.cuda.is_available() else "cpu"
+    if isinstance(options.num_gpu, int):
+        return "cuda" if options.num_gpu and torch.cuda.is_available() else "cpu"
+    return best_device().type if options.num_gpu == "auto" else options.num_gpu
 
 
 @dataclass(frozen=True)
