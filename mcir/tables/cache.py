@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from mcir.engine.loggers import as_json
 from mcir.report.records import read_records
 from mcir.tables.formatting import counted
 from mcir.tables.pool import run_parallel
+from mcir.tables.training import StudyRun
 
 Record: TypeAlias = dict[str, Any]
 """A finished result: its ``fingerprint`` and anything else."""
@@ -46,48 +47,34 @@ def _with_numbers(record: Record) -> Record:
     return {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in record.items()}
 
 
-class Cacheable(Protocol):
-    """A piece of work with a result that depends on nothing but what its fingerprint covers."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of everything that decides the result."""
-
-
-T = TypeVar("T", bound=Cacheable)
-
-
 def run_cached(
     what: str,
-    work: Callable[[T], Record],
-    items: Sequence[T],
+    work: Callable[[StudyRun], Record],
+    runs: Sequence[StudyRun],
     cache: RunCache,
     jobs: int,
     log: Log,
     describe: Callable[[Record], str],
     is_valid: Callable[[Record], bool] = bool,
 ) -> list[Record]:
-    """Return the results of all items, after computing those that are not in the cache.
+    """Return the results of all trainings, after making those that are not in the cache.
 
     Args:
-        what: kind of the items in messages.
+        what: kind of the trainings in messages.
         work: function that computes a result, with its ``fingerprint`` and the ``seconds`` that it took.
-        items: items of work.
+        runs: trainings.
         cache: finished results.
         jobs: number of processes.
         log: function that receives lines of text for the user.
         describe: function that describes a result in one line.
-        is_valid: function that returns whether a result in the cache is still usable.
+        is_valid: function that returns whether a result is usable; an unknown result is an empty dict.
     """
-    missing = {
-        item.fingerprint: item
-        for item in items
-        if item.fingerprint not in cache.records or not is_valid(cache.records[item.fingerprint])
-    }
-    log(f"{what}: {counted(len(items), 'training')}, {len(items) - len(missing)} of them in {cache.file}")
+    known = cache.records
+    missing = {run.fingerprint: run for run in runs if not is_valid(known.get(run.fingerprint, {}))}
+    log(f"{what}: {counted(len(runs), 'training')}, {len(runs) - len(missing)} of them in {cache.file}")
     start = time.perf_counter()
     for count, record in enumerate(run_parallel(work, list(missing.values()), jobs), start=1):
         cache.add(record)
         left = (time.perf_counter() - start) / count * (len(missing) - count)
         log(f"{count}/{len(missing)}  {describe(record)} in {record['seconds']:.1f} s, about {left / 60:.0f} min left")
-    return [cache.records[item.fingerprint] for item in items]
+    return [known[run.fingerprint] for run in runs]

@@ -121,7 +121,7 @@ def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
     counts: Sequence[int | None] = settings.labels or [None]
     for name, file in map(row_of, settings.weights):
         file = pretrained.get(name, file)
-        network = _default_network(settings) if file is None else network_section(file)
+        network = _default_network(settings) if file is None else detect_file(file).section
         contents = images if file is None else images + hashlib.sha256(file.read_bytes()).hexdigest()
         fits = file is None or detect_file(file).scale == TASKS[settings.task].scale
         common = (
@@ -152,19 +152,7 @@ def study_run(
     labels: int | None = None,
     file: Path = PROXY,
 ) -> StudyRun:
-    """Return a training; its fingerprint covers the lists of images that its options name.
-
-    Args:
-        name: name of the row.
-        task: task.
-        seed: seed of the trial.
-        overrides: overrides of ``file``.
-        root: folder that contains the run's own folder.
-        contents: digest of the weights and images.
-        weights: initial weights.
-        labels: number of labelled images; None: all.
-        file: option file.
-    """
+    """Return a training; its fingerprint covers ``contents``, a digest of its data, and the lists in its options."""
     options = load(file, overrides)
     lists = [part["meta_info_file"] for part in _data_sections(options) if part.get("meta_info_file") is not None]
     facts = [*versions(), device_kind(options), contents, str(labels == 0)]
@@ -190,15 +178,6 @@ def overrides_for(task: str, network: Section, settings: Proxy) -> list[str]:
         test |= {"type": "PairedImageDataset", "dataroot_gt": str(settings.test)}
     tree = {"scale": scale, "network_g": _with_scale(network, scale), "datasets": {"train": train, "val": test}}
     return [f"{key}={json.dumps(value)}" for key, value in tree.items()]
-
-
-def network_section(file: Path) -> Section:
-    """Return the option section of the network that a weight file belongs to.
-
-    Raises:
-        ValueError: the file cannot be read, or its architecture is unknown.
-    """
-    return detect_file(file).section
 
 
 def detect_file(file: Path) -> DetectedNetwork:
@@ -233,7 +212,7 @@ def _default_network(settings: Proxy) -> Section:
     if settings.network is not None:
         return settings.network
     files = [file for _, file in map(row_of, settings.weights) if file is not None]
-    return network_section(files[0]) if files else {"type": "UNet"}
+    return detect_file(files[0]).section if files else {"type": "UNet"}
 
 
 def _with_scale(network: Section, scale: int) -> Section:

