@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mcir.data.errors import DataError
-from mcir.data.sampler import EndlessBatches, SampleIndex, Shard
+from mcir.data.sampler import EndlessBatches, SampleIndex
 
 Batch: TypeAlias = dict[str, Any]
 
@@ -48,13 +48,9 @@ def training_loader(
         world_size: number of processes.
         start: iteration of the first batch.
         offset: number of samples that batches of another size used before iteration 0.
-
-    Raises:
-        ValueError: a number is out of range.
     """
-    return _loader(
-        dataset, EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset), num_workers
-    )
+    batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset)
+    return _loader(dataset, batches, num_workers)
 
 
 def evaluation_loader(
@@ -64,8 +60,8 @@ def evaluation_loader(
 
     A batch has one more entry, ``index``: the list of the index in the data set.
     """
-    shard = Shard(_length(dataset), rank, world_size)
-    return _loader(_Numbered(dataset), [[index] for index in shard], num_workers)
+    indices = range(rank, _length(dataset), world_size)
+    return _loader(_Numbered(dataset), [[index] for index in indices], num_workers)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_last: bool = False) -> Batch:

@@ -56,9 +56,6 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
         world_size: number of processes.
         start: number of iterations that are skipped.
         offset: number of positions that batches of another size used before iteration 0.
-
-    Raises:
-        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -71,12 +68,7 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
         start: int = 0,
         offset: int = 0,
     ) -> None:
-        least = {"length": 1, "batch_size": 1, "seed": 0, "start": 0, "offset": 0}
-        values = {"length": length, "batch_size": batch_size, "seed": seed, "start": start, "offset": offset}
-        for name, value in values.items():
-            if value < least[name]:
-                raise ValueError(f"{name}: expected an integer ≥ {least[name]}, got {value}.")
-        _check_rank(rank, world_size)
+        assert length > 0 and batch_size > 0 and 0 <= rank < world_size and start >= 0 and offset >= 0
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start, self.offset = rank, world_size, start, offset
 
@@ -90,22 +82,3 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
     def _sample(self, position: int) -> SampleIndex:
         epoch, number = divmod(position, self.length)
         return SampleIndex(int(permutation(self.length, self.seed, epoch)[number]), position, self.seed)
-
-
-class Shard(Sampler[int]):
-    """The indices r, r + world_size, … of a data set, for the evaluation on rank r."""
-
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        _check_rank(rank, world_size)
-        self._indices = range(rank, length, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-
-def _check_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected 0 … {world_size - 1} of {world_size} processes, got {rank}.")

@@ -5,7 +5,7 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 
-from mcir.data.sampler import EndlessBatches, SampleIndex, Shard, permutation
+from mcir.data.sampler import EndlessBatches, SampleIndex, permutation
 
 
 def take(count, *arguments, **keywords):
@@ -53,16 +53,3 @@ def test_seed_and_position_determine_the_generator():
     numbers = [SampleIndex(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
     assert len(set(numbers)) == 9
     assert SampleIndex(0, 2, 1).generator().random() == SampleIndex(9, 2, 1).generator().random()
-
-
-@pytest.mark.parametrize("bad", [{"length": 0}, {"batch_size": 0}, {"seed": -1}, {"start": -1}, {"rank": 2}])
-def test_numbers_out_of_range_are_rejected(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        EndlessBatches(**{"length": 3, "batch_size": 2, "seed": 0, "world_size": 2, **bad})
-
-
-@pytest.mark.parametrize(("length", "world"), [(0, 2), (1, 2), (7, 3), (6, 3)])
-def test_shards_cover_every_index_once(length, world):
-    shards = [list(Shard(length, rank, world)) for rank in range(world)]
-    assert sorted(chain(*shards)) == list(range(length))
-    assert [len(Shard(length, rank, world)) for rank in range(world)] == [len(shard) for shard in shards]
