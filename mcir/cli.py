@@ -41,10 +41,7 @@ class Group(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; a user's mistake is printed in one line."""
-    parser = argparse.ArgumentParser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
-    _add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), _commands())
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         return int(from_namespace(arguments.cls, arguments).run())
     except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
@@ -55,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
+    _add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), _commands())
+    return parser
 
 
 def _add_commands(parsers: Any, commands: Mapping[str, type | Group]) -> None:
