@@ -1,6 +1,6 @@
 """Measure the speed of every published network configuration, forward and forward with backward.
 
-Networks with optimised parts (attention, normalisation) are compared with a direct implementation of the paper
+Networks with optimized parts (attention, normalization) are compared with a direct implementation of the paper
 (``literal``), in interleaved rounds. Times are medians: CPU seconds of one thread, or device seconds on a GPU. FLOPs
 are those of convolutions, linear layers and attention products. *of rate* is the time that they would take at the rates
 of a large convolution and a large matrix product on this machine, divided by the measured time. *step* is forward with

@@ -148,9 +148,9 @@ def resize_by_rows(image: Tensor, scale: float) -> Tensor:
 def _kernels(length: int, scale: float, reach: float) -> list[tuple[Tensor, int]]:
     kernels = []
     for row in range(math.ceil(length * scale)):
-        centre = row / scale + (1 / scale - 1) / 2
-        first = math.floor(centre - reach)
-        distance = (torch.arange(first, first + math.ceil(2 * reach) + 2) - centre).abs().double() * min(scale, 1.0)
+        center = row / scale + (1 / scale - 1) / 2
+        first = math.floor(center - reach)
+        distance = (torch.arange(first, first + math.ceil(2 * reach) + 2) - center).abs().double() * min(scale, 1.0)
         near = 1.5 * distance**3 - 2.5 * distance**2 + 1
         far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
         weights = torch.where(distance <= 1, near, torch.where(distance <= 2, far, 0.0))

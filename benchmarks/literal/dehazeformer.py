@@ -62,13 +62,13 @@ class _Block(nn.Module):
         else:
             mean = x.mean((1, 2, 3), keepdim=True)
             std = ((x - mean).pow(2).mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
-            normalised = (x - mean) / std * norm.weight + norm.bias
-            x = shortcut + (_attention(self.block.attn, normalised) * norm.meta1(std) + norm.meta2(mean))
+            normalized = (x - mean) / std * norm.weight + norm.bias
+            x = shortcut + (_attention(self.block.attn, normalized) * norm.meta1(std) + norm.meta2(mean))
         return x + self.block.mlp(x)
 
 
 def _attention(attn: Attention, x: Tensor) -> Tensor:
-    if not attn.has_values:
+    if not attn.has_projections:
         features: Tensor = attn.conv(x)
         return features
     value = attn.V(x)

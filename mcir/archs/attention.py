@@ -1,10 +1,10 @@
-"""Attention within windows, shared by the windowed transformers and optimised for CPU and GPU.
+"""Attention within windows, shared by the windowed transformers and optimized for CPU and GPU.
 
 Shapes: B images, H × W pixels, C channels, nW windows per image, N = window² tokens per window, d = C / heads.
 
-On a CPU the plain computation spends most of its time moving the scores (B·nW, heads, N, N) to memory and back. Here
-they are computed for a few windows at a time, so that they stay in the cache, and are recomputed in the backward pass
-instead of being stored (unless all windows fit into one chunk). On a GPU, the fused kernels of
+On a CPU, the direct computation spends most of its time moving the scores (B·nW, heads, N, N) between memory and
+processor. Here they are computed for a few windows at a time, so that they stay in the cache, and are recomputed in the
+backward pass instead of being stored (unless all windows fit into one chunk). On a GPU, the fused kernels of
 ``scaled_dot_product_attention`` do the same.
 """
 
@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from mcir.archs.network import is_exporting
 
-CACHED_SCORES = 1 << 18
-"""Scores that a CPU core processes at a time: 1 MiB in float32, about the size of its second-level cache."""
+SCORES_PER_CHUNK = 1 << 18
+"""Number of scores that a CPU core processes at a time: 1 MiB in float32, about the size of its L2 cache."""
 
 _ALIGNMENT = 8
-"""The chunked computation is faster on a CPU only if N is a multiple of this; other row lengths slow the products."""
+"""Factor of N for which the chunked computation is faster on a CPU; matrix products with other row lengths are slow."""
 
-MOST_MATRICES = 65535
+MAX_MATRICES = 65535
 """Largest number of matrices in one call of a fused GPU kernel."""
 
 P = ParamSpec("P")
@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 def _cached_by_size(function: Callable[P, R]) -> Callable[P, R]:
-    """Cache the results of a function of sizes, except while a graph is traced or with tensors that have no values."""
+    """Cache the results of a function of sizes, except while a graph is traced or with fake tensors."""
     cached = functools.lru_cache(64)(function)
 
     @functools.wraps(function)
@@ -64,7 +64,7 @@ def from_windows(windows: Tensor, height: int, width: int) -> Tensor:
 
 @_cached_by_size
 def relative_position_index(window: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the index of each pair of tokens (N, N) in a table of (2·window − 1)² relative positions, int64.
+    """Return the index of each pair of tokens in a table of (2·window − 1)² relative positions, (N, N), int64.
 
     The index of a query at (y, x) and a key at (v, u) is (y − v + window − 1)·(2·window − 1) + x − u + window − 1. The
     returned tensor is cached: do not modify it.
@@ -79,8 +79,8 @@ def relative_position_index(window: int, device: torch.device | str = "cpu") -> 
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device | str) -> Tensor:
     """Return the attention mask (nW, N, N) of cyclically shifted windows: 0, or −100 between different regions.
 
-    Two tokens of a window belong to different regions if only the cyclic shift made them neighbours (Liu et al., "Swin
-    Transformer", ICCV 2021). The returned tensor is cached: do not modify it.
+    Two tokens of a window belong to different regions if they are neighbors only because of the cyclic shift (Liu et
+    al., "Swin Transformer", ICCV 2021). The returned tensor is cached: do not modify it.
     """
 
     def bands(side: int) -> Tensor:
@@ -94,11 +94,10 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int, device
 
 @_cached_by_size
 def window_mask_index(height: int, width: int, window: int, device: torch.device | str) -> Tensor:
-    """Return the index of the mask of each window (nW,) of a shifted image, int64.
+    """Return the index of the mask of each window of a shifted image, (nW,), int64.
 
-    The four masks are those of ``shifted_window_mask`` for an image of 2 × 2 windows: 0 inside the image, 1 at the
-    right edge, 2 at the bottom edge, 3 in the corner. Large images therefore need no more masks than small ones. The
-    returned tensor is cached: do not modify it.
+    Images of any size need only the four masks of ``shifted_window_mask`` for an image of 2 × 2 windows: 0 inside the
+    image, 1 at the right edge, 2 at the bottom edge, 3 in the corner. The returned tensor is cached: do not modify it.
     """
     rows, columns = height // window, width // window
     at_bottom = torch.arange(rows, device=device) == rows - 1
@@ -107,41 +106,41 @@ def window_mask_index(height: int, width: int, window: int, device: torch.device
 
 
 def split_heads(windows: Tensor, layer: nn.Linear, heads: int) -> tuple[Tensor, ...]:
-    """Apply a linear layer to windows and split the result into query, key, value and so on, for ``attend``.
+    """Apply a linear layer to windows and split its output into k parts (query, key, value, …) for ``attend``.
 
     Args:
-        windows: tokens, (B·nW, N, C).
-        layer: linear layer with k·C output channels, for k parts.
+        windows: tokens of each window, (B·nW, N, C).
+        layer: linear layer with k·C output channels.
         heads: number of attention heads.
 
     Returns:
-        the k parts, each (B·nW, heads, N, d).
+        The k parts, each (B·nW, heads, N, d).
     """
     count, tokens, channels = windows.shape
-    if not _in_columns(windows):
+    if not _is_faster_transposed(windows):
         parts: Tensor = layer(windows).view(count, tokens, -1, heads, channels // heads)
         return parts.permute(2, 0, 3, 1, 4).unbind()
     weights = [weight.expand(count, -1, -1) for weight in torch.split(layer.weight, channels)]
     biases = [None] * len(weights) if layer.bias is None else torch.split(layer.bias[:, None], channels)
-    columns = (
+    outputs = (
         torch.bmm(weight, windows.mT) if bias is None else torch.baddbmm(bias, weight, windows.mT)
         for bias, weight in zip(biases, weights, strict=True)
     )
-    return tuple(part.view(count, heads, channels // heads, tokens).mT for part in columns)
+    return tuple(part.view(count, heads, channels // heads, tokens).mT for part in outputs)
 
 
-def join_heads(attended: Tensor, layer: nn.Linear) -> Tensor:
+def join_heads(x: Tensor, layer: nn.Linear) -> Tensor:
     """Concatenate the heads of each token, (B·nW, heads, N, d) to (B·nW, N, C), and apply a linear layer."""
-    count, _, tokens, _ = attended.shape
-    if not _in_columns(attended):
-        joined: Tensor = layer(attended.transpose(1, 2).reshape(count, tokens, -1))
+    count, _, tokens, _ = x.shape
+    if not _is_faster_transposed(x):
+        joined: Tensor = layer(x.transpose(1, 2).reshape(count, tokens, -1))
         return joined
-    columns = attended.mT.reshape(count, -1, tokens)
-    return torch.baddbmm(layer.bias, columns.mT, layer.weight.mT.expand(count, -1, -1))
+    transposed = x.mT.reshape(count, -1, tokens)
+    return torch.baddbmm(layer.bias, transposed.mT, layer.weight.mT.expand(count, -1, -1))
 
 
-def _in_columns(x: Tensor) -> bool:
-    """Return whether to store windows as (C, N) matrices, whose heads can be split without a copy: faster on a CPU."""
+def _is_faster_transposed(x: Tensor) -> bool:
+    """Return whether (C, N) matrices, whose heads can be split without a copy, are faster than (N, C) matrices."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -162,35 +161,35 @@ def attend(
 ) -> Tensor:
     """Return softmax(scale·QKᵀ + bias)·V, (B·nW, heads, N, d).
 
+    On a CPU, the gradient cannot be differentiated again (no gradient penalties, no ``torch.func``).
+
     Args:
         query: queries, (B·nW, heads, N, d).
-        key: keys, of the same shape.
-        value: values, of the same shape.
-        bias: summand of the scores, (heads, N, N), or K of them, (K, heads, N, N): one per window of an image, or as
-            ``mask_index`` says.
+        key: keys, (B·nW, heads, N, d).
+        value: values, (B·nW, heads, N, d).
+        bias: bias of the scores, (heads, N, N); or K biases, (K, heads, N, N), assigned to the windows of an image by
+            ``mask_index``. Without ``mask_index``, window i has bias i.
         mask_index: index of the bias of each window of an image, (nW,), int64.
         scale: factor of the products QKᵀ.
-        dropout: probability of dropping an attention weight. It uses the plain computation.
-
-    On a CPU the gradient cannot be differentiated again (no gradient penalties, no ``torch.func``).
+        dropout: probability of dropping an attention weight. Dropout disables the optimized computation.
     """
     assert bias.shape[-3:] == (query.shape[1], query.shape[2], query.shape[2])
     if bias.dim() == 4 and mask_index is None:
         mask_index = torch.arange(len(bias), device=bias.device)
     if dropout:
-        return _attend_plainly(query, key, value, bias, mask_index, scale, dropout)
+        return _attend_directly(query, key, value, bias, mask_index, scale, dropout)
     if query.device.type == "cuda" and not is_exporting():
         return _attend_fused(query, key, value, bias, mask_index, scale)
-    is_odd = query.shape[-2] % _ALIGNMENT != 0 and query.dtype == torch.float32
-    if torch.compiler.is_compiling() or query.device.type != "cpu" or is_odd:
-        return _attend_plainly(query, key, value, bias, mask_index, scale)
+    is_misaligned = query.shape[-2] % _ALIGNMENT != 0 and query.dtype == torch.float32
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or is_misaligned:
+        return _attend_directly(query, key, value, bias, mask_index, scale)
     if mask_index is not None:
         mask_index = mask_index.repeat(len(query) // len(mask_index))
-    attended: Tensor = _ChunkedAttention.apply(query, key, value, bias, mask_index, scale)
-    return attended
+    output: Tensor = _ChunkedAttention.apply(query, key, value, bias, mask_index, scale)
+    return output
 
 
-def _attend_plainly(
+def _attend_directly(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -199,6 +198,7 @@ def _attend_plainly(
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
+    """Compute the scores of all windows at once."""
     scores = (scale * query) @ key.mT
     if mask_index is None:
         scores = scores + bias
@@ -212,43 +212,43 @@ def _attend_plainly(
 def _attend_fused(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask_index: Tensor | None, scale: float
 ) -> Tensor:
-    """Attend with a fused kernel. Its fast variants need a d that is a multiple of 8, and accept an expanded bias."""
+    """Call a fused kernel. Its fast variants require that d is a multiple of 8, and accept an expanded bias."""
     windows, heads, tokens, channels = query.shape
-    if windows * heads > MOST_MATRICES and windows > 1:
-        most = max(MOST_MATRICES // heads, 1)
-        pieces = [torch.split(each, most) for each in (query, key, value)]
-        indices: Sequence[Tensor | None] = [None] * len(pieces[0])
+    if windows * heads > MAX_MATRICES and windows > 1:
+        limit = max(MAX_MATRICES // heads, 1)
+        split = [torch.split(x, limit) for x in (query, key, value)]
+        indices: Sequence[Tensor | None] = [None] * len(split[0])
         if mask_index is not None:
-            indices = torch.split(mask_index.repeat(windows // len(mask_index)), most)
-        parts = zip(*pieces, indices, strict=True)
+            indices = torch.split(mask_index.repeat(windows // len(mask_index)), limit)
+        parts = zip(*split, indices, strict=True)
         return torch.cat([_attend_fused(q, k, v, bias, index, scale) for q, k, v, index in parts])
     if channels % 8:
-        query, key, value = (F.pad(each, (0, -channels % 8)) for each in (query, key, value))
+        query, key, value = (F.pad(x, (0, -channels % 8)) for x in (query, key, value))
     bias = bias.to(query.dtype)
     if mask_index is not None:
         bias = bias.index_select(0, mask_index).flatten(0, 1)
-        query, key, value = (each.reshape(-1, len(bias), tokens, each.shape[-1]) for each in (query, key, value))
-    attended = F.scaled_dot_product_attention(
+        query, key, value = (x.reshape(-1, len(bias), tokens, x.shape[-1]) for x in (query, key, value))
+    output = F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias.expand(len(query), -1, -1, -1), scale=scale
     )
-    return attended.reshape(windows, heads, tokens, -1)[..., :channels]
+    return output.reshape(windows, heads, tokens, -1)[..., :channels]
 
 
 class _ChunkedAttention(torch.autograd.Function):
-    """Attention of a few windows at a time, computed in float32 or higher precision."""
+    """Compute attention for a few windows at a time, in float32 or higher precision."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask_index: Tensor | None, scale: float
     ) -> Tensor:
-        attended, stored = _empty_columns(value), None
+        output, stored = _empty_transposed(value), None
         with torch.autocast("cpu", enabled=False):
-            for part, weights in _weights(query, key, bias, mask_index, scale):
-                _fill(attended, part, torch.bmm(_columns(value[part]), weights.mT))
+            for part, weights in _attention_weights(query, key, bias, mask_index, scale):
+                _assign(output, part, torch.bmm(_transposed(value[part]), weights.mT))
                 stored = weights if part == slice(0, len(query)) else None
         ctx.save_for_backward(query, key, value, bias, mask_index, stored)
         ctx.scale = scale
-        return attended.mT
+        return output.mT
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -256,17 +256,17 @@ class _ChunkedAttention(torch.autograd.Function):
         query, key, value, bias, mask_index, stored = ctx.saved_tensors
         chunks: Iterable[tuple[slice, Tensor]] = [(slice(0, len(query)), stored)]
         if stored is None:
-            chunks = _weights(query, key, bias, mask_index, ctx.scale)
-        grad_query, grad_key, grad_value = (_empty_columns(each) for each in (query, key, value))
+            chunks = _attention_weights(query, key, bias, mask_index, ctx.scale)
+        grad_query, grad_key, grad_value = (_empty_transposed(x) for x in (query, key, value))
         grad_bias = torch.zeros_like(bias)
         with torch.autocast("cpu", enabled=False):
             for part, weights in chunks:
-                grad_part = _columns(grad[part])
-                _fill(grad_value, part, torch.bmm(grad_part, weights))
-                grad_scores = torch.bmm(grad_part.mT, _columns(value[part])).mul_(weights)
+                grad_part = _transposed(grad[part])
+                _assign(grad_value, part, torch.bmm(grad_part, weights))
+                grad_scores = torch.bmm(grad_part.mT, _transposed(value[part])).mul_(weights)
                 grad_scores.addcmul_(weights, grad_scores.sum(-1, keepdim=True), value=-1)
-                _fill(grad_query, part, torch.bmm(_columns(key[part]) * ctx.scale, grad_scores.mT))
-                _fill(grad_key, part, torch.bmm(_columns(query[part]) * ctx.scale, grad_scores))
+                _assign(grad_query, part, torch.bmm(_transposed(key[part]) * ctx.scale, grad_scores.mT))
+                _assign(grad_key, part, torch.bmm(_transposed(query[part]) * ctx.scale, grad_scores))
                 grad_scores = grad_scores.view(-1, *bias.shape[-3:])
                 if mask_index is None:
                     grad_bias += grad_scores.sum(0)
@@ -275,37 +275,39 @@ class _ChunkedAttention(torch.autograd.Function):
         return grad_query.mT, grad_key.mT, grad_value.mT, grad_bias, None, None
 
 
-def _weights(
+def _attention_weights(
     query: Tensor, key: Tensor, bias: Tensor, mask_index: Tensor | None, scale: float
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of a few windows each, with their attention weights (n·heads, N, N) in a buffer that is reused."""
+    """Yield slices of a few windows each, and their attention weights (n·heads, N, N) in a buffer that is reused."""
     windows, heads, tokens, _ = query.shape
     bias = _at_least_float32(bias)
-    most = max(CACHED_SCORES * torch.get_num_threads() // (heads * tokens * tokens), 1)
-    scores = torch.empty(min(windows, most), heads, tokens, tokens, dtype=bias.dtype)
-    for first in range(0, windows, most):
-        part = slice(first, min(first + most, windows))
+    limit = max(SCORES_PER_CHUNK * torch.get_num_threads() // (heads * tokens * tokens), 1)
+    scores = torch.empty(min(windows, limit), heads, tokens, tokens, dtype=bias.dtype)
+    for first in range(0, windows, limit):
+        part = slice(first, min(first + limit, windows))
         chunk = scores[: part.stop - first]
         if mask_index is None:
             chunk.copy_(bias)
         else:
             torch.index_select(bias, 0, mask_index[part], out=chunk)
         chunk = chunk.flatten(0, 1)
-        chunk.baddbmm_(_columns(query[part]).mT, _columns(key[part]), alpha=scale)
+        chunk.baddbmm_(_transposed(query[part]).mT, _transposed(key[part]), alpha=scale)
         yield part, torch.softmax(chunk, -1, out=chunk)
 
 
-def _columns(x: Tensor) -> Tensor:
-    """Return (n, heads, N, d) as matrices (n·heads, d, N), copied only if the memory layout is another."""
+def _transposed(x: Tensor) -> Tensor:
+    """Return (n, heads, N, d) as matrices (n·heads, d, N), copied only if their memory layout differs."""
     return _at_least_float32(x.mT).reshape(-1, x.shape[-1], x.shape[-2])
 
 
-def _empty_columns(x: Tensor) -> Tensor:
+def _empty_transposed(x: Tensor) -> Tensor:
+    """Return an uninitialized tensor (n, heads, d, N) for the shape (n, heads, N, d) of ``x``."""
     return torch.empty_like(x.mT, memory_format=torch.contiguous_format)
 
 
-def _fill(columns: Tensor, part: slice, values: Tensor) -> None:
-    columns[part] = values.view_as(columns[part])
+def _assign(x: Tensor, part: slice, values: Tensor) -> None:
+    """Assign matrices to a slice of windows."""
+    x[part] = values.view_as(x[part])
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """DehazeFormer (Song et al., "Vision Transformers for Single Image Dehazing", IEEE TIP 2023, arXiv:2204.03883).
 
-A U-Net of five stages. Blocks consist of a convolution of the values and, in the last blocks of a stage, of attention
-within windows, around which a normalisation over the whole image is applied and undone. Windows at the image border are
-filled by reflection, so shifted windows need no mask. The state dict has the keys and shapes of the published weights.
+A U-Net of five stages. Every block has a convolution of the values; the last blocks of a stage also have window
+attention. Blocks with attention normalize their input over the whole image, and undo this at their output. Windows at
+the image border are filled by reflection, so shifted windows need no mask. The state dict has the keys and shapes of
+the published weights.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ ConvType = Literal["DWConv", "Conv"]
 
 STAGES = 5
 
-META = 256
-"""Hidden features of the network that computes the attention bias."""
+META_FEATURES = 256
+"""Number of hidden features of the network that computes the attention bias."""
 
 
 class RescaledNorm(nn.Module):
-    """Rescale layer normalisation (RLN) over a whole image, with the factor and summand that undo it."""
+    """Rescale layer normalization (RLN) over a whole image, with a factor and an offset that undo it."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -39,20 +40,20 @@ class RescaledNorm(nn.Module):
         self.meta2 = nn.Conv2d(1, dim, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised features of the shape of ``x`` (B, C, H, W), and a factor and a summand (B, C, 1, 1)."""
-        precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        # torch.var_mean took ten times as long on a CPU
-        mean = precise.mean((1, 2, 3), keepdim=True)
-        centred = precise - mean
-        std = (centred.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
-        normalised = torch.addcmul(self.bias, centred, self.weight / std).to(x.dtype)
-        return normalised, self.meta1(std.to(self.weight.dtype)), self.meta2(mean.to(self.weight.dtype))
+        """Return the normalized features (B, C, H, W), and the factor and the offset (B, C, 1, 1) that undo it."""
+        x_float = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        # torch.var_mean is ten times slower on a CPU
+        mean = x_float.mean((1, 2, 3), keepdim=True)
+        centered = x_float - mean
+        std = (centered.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+        normalized = torch.addcmul(self.bias, centered, self.weight / std).to(x.dtype)
+        return normalized, self.meta1(std.to(self.weight.dtype)), self.meta2(mean.to(self.weight.dtype))
 
 
 class WindowAttention(nn.Module):
     """Attention within windows, with a bias that a small network computes from the relative positions of the tokens.
 
-    The network runs once per relative position, (2·window − 1)² times, not once per pair of tokens.
+    The network is evaluated once per relative position, (2·window − 1)² times, not once per pair of tokens.
     """
 
     positions: Tensor
@@ -66,34 +67,34 @@ class WindowAttention(nn.Module):
         positions = torch.stack(torch.meshgrid(offset, offset, indexing="ij"), -1).flatten(0, 1)
         index = relative_position_index(window, positions.device)
         self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("relative_positions", positions[index])  # part of published files
-        self.meta = nn.Sequential(nn.Linear(2, META), nn.ReLU(inplace=True), nn.Linear(META, heads))
+        self.register_buffer("relative_positions", positions[index])  # for published weights, which contain it
+        self.meta = nn.Sequential(nn.Linear(2, META_FEATURES), nn.ReLU(inplace=True), nn.Linear(META_FEATURES, heads))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return the attention output (B·nW, heads, N, d) of queries, keys and values of that shape."""
+        """Return the attention output of queries, keys and values, all (B·nW, heads, N, d)."""
         index = relative_position_index(self.window, query.device)
         bias = self.meta(self.positions).mT.index_select(1, index.flatten()).view(-1, *index.shape)
         return attend(query, key, value, bias, scale=query.shape[-1] ** -0.5)
 
 
 class Attention(nn.Module):
-    """Convolution of the values, plus window attention in some blocks.
+    """Convolution of the values, with window attention added in some blocks.
 
     Args:
         dim: number of features.
         heads: number of attention heads.
         window: height and width of a window.
         shift: pixels by which the windows are shifted to the top and left.
-        use_attn: whether there is attention.
+        use_attn: whether the block has window attention.
         conv_type: ``DWConv``, a depthwise 5×5 convolution, or ``Conv``, two full 3×3 convolutions.
     """
 
     def __init__(self, dim: int, heads: int, window: int, shift: int, use_attn: bool, conv_type: ConvType) -> None:
         super().__init__()
         self.heads, self.window, self.shift, self.use_attn = heads, window, shift, use_attn
-        self.conv = _reflected_conv(dim, conv_type)
-        self.has_values = use_attn or conv_type == "DWConv"
-        if self.has_values:
+        self.conv = _values_conv(dim, conv_type)
+        self.has_projections = use_attn or conv_type == "DWConv"
+        if self.has_projections:
             self.V = nn.Conv2d(dim, dim, 1)
             self.proj = nn.Conv2d(dim, dim, 1)
         if use_attn:
@@ -102,7 +103,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        if not self.has_values:
+        if not self.has_projections:
             features: Tensor = self.conv(x)
             return features
         value = self.V(x)
@@ -115,8 +116,8 @@ class Attention(nn.Module):
     def window_attention(self, query_key: Tensor, value: Tensor) -> Tensor:
         """Return the attention output (B, C, H, W) of queries and keys (B, 2·C, H, W) and values (B, C, H, W)."""
         height, width = value.shape[2:]
-        top, bottom, rows = _edges(height, self.window, self.shift)
-        left, right, columns = _edges(width, self.window, self.shift)
+        top, bottom, rows = _window_padding(height, self.window, self.shift)
+        left, right, columns = _window_padding(width, self.window, self.shift)
         query_key, value = (_reflect(x, (left, right, top, bottom)) for x in (query_key, value))
         grid = (rows, columns, self.window, self.heads)
         query, key = (_to_windows(x, *grid) for x in query_key.chunk(2, 1))
@@ -140,7 +141,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attn(x)``, or ``x + attn(norm(x)) * factor + summand`` with attention; then ``x + mlp(x)``."""
+    """Block: ``x + attn(x)``, or ``x + attn(norm(x)) * factor + offset`` with attention; then ``x + mlp(x)``."""
 
     def __init__(self, attn: Attention, dim: int, hidden: int) -> None:
         super().__init__()
@@ -153,14 +154,14 @@ class Block(nn.Module):
         if self.norm1 is None:
             x = self.attn(x).add_(x)
         else:
-            normalised, factor, summand = self.norm1(x)
-            x = torch.addcmul(x, self.attn(normalised), factor).add_(summand)
+            normalized, factor, offset = self.norm1(x)
+            x = torch.addcmul(x, self.attn(normalized), factor).add_(offset)
         features: Tensor = self.mlp(x)
         return features.add_(x)
 
 
 class Projection(nn.Module):
-    """A layer, under the name that it has in published weights."""
+    """Layer whose keys start with ``proj.``, as in published weights."""
 
     def __init__(self, proj: nn.Module) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class Projection(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Selective kernel fusion, ``x + a·x + (1 − a)·skip``, where a follows for each channel from the means of both."""
+    """Selective kernel fusion, ``x + a·x + (1 − a)·skip``, where a depends on the channel means of both inputs."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -185,10 +186,10 @@ class Fusion(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Fuse two inputs (B, C, H, W) into one."""
+        """Fuse two feature maps (B, C, H, W) into one."""
         means = x.mean((2, 3), keepdim=True) + skip.mean((2, 3), keepdim=True)
-        own, other = self.mlp(means).unflatten(1, (2, -1)).softmax(1).unbind(1)
-        return torch.addcmul(x, x, own).addcmul_(skip, other)
+        weight, skip_weight = self.mlp(means).unflatten(1, (2, -1)).softmax(1).unbind(1)
+        return torch.addcmul(x, x, weight).addcmul_(skip, skip_weight)
 
 
 @ARCHS.register()
@@ -210,26 +211,26 @@ class DehazeFormer(Network):
     The defaults are those of S; ``mlp_ratios`` and ``num_heads`` are the same for all. The published network processes
     images in [-1, 1]: ``forward`` converts to and from this range; ``restore`` is the published network.
 
-    Weights are initialised as in DeepNet (Wang et al., arXiv:2203.00555): Xavier's normal distribution, whose standard
-    deviation is multiplied by (8·blocks)^(-1/4) within residual branches, except for queries and keys. The
-    normalisation initially has the factor 1 and the summand 0, up to small weights on the image's deviation and mean.
+    Weights are initialized as in DeepNet (Wang et al., arXiv:2203.00555): Xavier's normal distribution, whose standard
+    deviation is multiplied by (8·blocks)^(-1/4) within residual branches, except for queries and keys. Initially, the
+    normalization is undone with a factor near 1 and an offset near 0, which depend only weakly on the image.
 
     Args:
         embed_dims: number of features of each of the five stages; stages 1 and 5, and 2 and 4, are connected by a skip
             connection and have the same number.
-        mlp_ratios: hidden features of the MLPs divided by the stage's features.
+        mlp_ratios: hidden features of the MLPs divided by the features of the stage.
         depths: number of blocks of each stage.
         num_heads: number of attention heads of each stage.
-        attn_ratio: fraction of a stage's blocks, the last ones, that have attention.
+        attn_ratio: fraction of each stage's blocks that have attention, counted from the last block.
         conv_type: convolution of the values, one name or one per stage: ``DWConv``, depthwise 5×5, or ``Conv``, two
             full 3×3.
         in_chans: channels of an image.
         window_size: height and width of a window.
-        out_chans: channels of the last convolution; only ``in_chans + 1``, which is also the meaning of null.
+        out_chans: channels of the last convolution; must be ``in_chans + 1`` or null, which means the same.
 
     Attributes:
         input_mean: mean that is subtracted from the input and added to the output.
-        input_std: factor that the input is divided by and the output multiplied by.
+        input_std: standard deviation by which the input is divided and the output is multiplied.
 
     Raises:
         ArgumentError: an argument is out of range, or does not match another one.
@@ -255,12 +256,12 @@ class DehazeFormer(Network):
         check_at_least(2, window_size=window_size)
         _check_stages(embed_dims, mlp_ratios, depths, num_heads, attn_ratio, conv_types)
         out_chans = in_chans + 1 if out_chans is None else out_chans
-        check_unsupported(out_chans=(out_chans, in_chans + 1, "one channel of K, the others of B"))
+        check_unsupported(out_chans=(out_chans, in_chans + 1, "one channel for K, the others for B"))
         spec = NetworkSpec(
             in_channels=in_chans,
             size_multiple=4,
-            min_size=_smallest_side(depths, attn_ratio, conv_types[2], window_size),
-            shift_period=4 * window_size,  # a window of the stage at a quarter of the resolution
+            min_size=_min_size(depths, attn_ratio, conv_types[2], window_size),
+            shift_period=4 * window_size,  # a window of the third stage, at a quarter of the resolution
             global_context=True,
             last_layer="patch_unembed.proj.0",
             derived_buffers=("relative_positions",),
@@ -301,13 +302,13 @@ class DehazeFormer(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Dehaze images (B, in_chans, H, W) in [0, 1] of any size to the same shape, not clamped."""
-        restored = super().forward((self.checked(x) - self.input_mean) / self.input_std)
+        restored = super().forward((self.check_images(x) - self.input_mean) / self.input_std)
         return restored * self.input_std + self.input_mean
 
     def restore(self, x: Tensor) -> Tensor:
         """Dehaze images in [-1, 1]: K·x − B + x, where the U-Net computes K (one channel) and B."""
         image = x
-        if x.device.type == "cpu":  # every layer was measured to be faster in this layout
+        if x.device.type == "cpu":  # measured: every layer is faster in this layout
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.layer1(self.patch_embed(x))
         skip1 = self.skip1(x)
@@ -316,19 +317,19 @@ class DehazeFormer(Network):
         x = self.layer3(self.patch_merge2(x))
         x = self.layer4(self.fusion1(self.patch_split1(x), skip2))
         x = self.layer5(self.fusion2(self.patch_split2(x), skip1))
-        factor, summand = self.patch_unembed(x).split((1, self.in_channels), 1)
-        return torch.addcmul(image - summand, factor, image)
+        k, b = self.patch_unembed(x).split((1, self.in_channels), 1)
+        return torch.addcmul(image - b, k, image)
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return all arguments; the heads of stages without attention are those of the published networks."""
-        known = {"patch_embed.proj.weight", "patch_unembed.proj.0.weight", "fusion1.mlp.0.weight", "skip1.weight"}
-        firsts = [f"layer{stage}.blocks.0.mlp.mlp.0.weight" for stage in range(1, STAGES + 1)]
-        if not {*known, *firsts} <= shapes.keys():
+        """Return all arguments. Stages without attention get the number of heads of the published networks."""
+        required = {"patch_embed.proj.weight", "patch_unembed.proj.0.weight", "fusion1.mlp.0.weight", "skip1.weight"}
+        first_layers = [f"layer{stage}.blocks.0.mlp.mlp.0.weight" for stage in range(1, STAGES + 1)]
+        if not {*required, *first_layers} <= shapes.keys():
             return None
         found: dict[str, Any] = {
-            "embed_dims": [shapes[key][1] for key in firsts],
-            "mlp_ratios": [shapes[key][0] / shapes[key][1] for key in firsts],
+            "embed_dims": [shapes[key][1] for key in first_layers],
+            "mlp_ratios": [shapes[key][0] / shapes[key][1] for key in first_layers],
             "depths": [],
             "num_heads": [],
             "attn_ratio": [],
@@ -353,7 +354,7 @@ class DehazeFormer(Network):
         return {**found, "window_size": math.isqrt(tokens[0])} if tokens else found
 
     def _init_weights(self) -> None:
-        """Initialise the weights of the blocks; the other layers keep PyTorch's initialisation."""
+        """Initialize the weights of the blocks; the other layers keep PyTorch's initialization."""
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         gain = (8 * len(blocks)) ** -0.25
         for block in blocks:
@@ -369,12 +370,14 @@ class DehazeFormer(Network):
 
 
 def _has_attention(index: int, depth: int, attn_ratio: float) -> bool:
-    """Return whether block ``index`` of a stage has attention: the last ``attn_ratio`` of the blocks do."""
+    """Return whether block ``index`` of a stage is among the last blocks, which have attention."""
     return index >= depth - attn_ratio * depth
 
 
-def _smallest_side(depths: Sequence[int], attn_ratio: Sequence[float], conv_type: str, window: int) -> int:
-    """Return the smallest multiple of 4 from which on no layer pads its input by more pixels than it can reflect.
+def _min_size(depths: Sequence[int], attn_ratio: Sequence[float], conv_type: str, window: int) -> int:
+    """Return the smallest image size for which every feature map is large enough for its padding by reflection.
+
+    The result is a multiple of 4, and all larger multiples of 4 are large enough, too.
 
     Args:
         depths: number of blocks of each stage.
@@ -382,36 +385,36 @@ def _smallest_side(depths: Sequence[int], attn_ratio: Sequence[float], conv_type
         conv_type: convolution of the stage at a quarter of the resolution.
         window: height and width of a window.
     """
-    least = 2 if conv_type == "Conv" else 3
-    stages = (1, 2, 4, 2, 1)  # factors by which the stages reduce the resolution
+    kernel_minimum = 2 if conv_type == "Conv" else 3
+    strides = (1, 2, 4, 2, 1)
     shifts = {
-        (factor, window // 2 if index % 2 else 0)
-        for factor, depth, ratio in zip(stages, depths, attn_ratio, strict=True)
+        (stride, window // 2 if index % 2 else 0)
+        for stride, depth, ratio in zip(strides, depths, attn_ratio, strict=True)
         for index in range(depth)
         if _has_attention(index, depth, ratio)
     }
 
-    def fits(side: int) -> bool:
-        return side // 4 >= least and all(
-            max(_edges(side // factor, window, shift)[:2]) < side // factor for factor, shift in shifts
+    def is_large_enough(size: int) -> bool:
+        return size // 4 >= kernel_minimum and all(
+            max(_window_padding(size // stride, window, shift)[:2]) < size // stride for stride, shift in shifts
         )
 
-    return max(side for side in range(0, 4 * window + 8, 4) if not fits(side)) + 4
+    return max(size for size in range(0, 4 * window + 8, 4) if not is_large_enough(size)) + 4
 
 
-def _edges(side: int, window: int, shift: int) -> tuple[int, int, int]:
-    """Return the padding before and after a side that fills its windows, and the number of windows."""
+def _window_padding(side: int, window: int, shift: int) -> tuple[int, int, int]:
+    """Return the padding before and after a side of a feature map, and the number of windows along it."""
     windows = (side + shift + window - 1) // window
-    if is_exporting():  # a program for one window would not fit others; the excess is cropped
+    if is_exporting():  # a program traced with one window would be valid for one window only
         windows = cast(int, torch.sym_max(windows, 2))
     return shift, windows * window - side - shift, windows
 
 
-def _reflect(x: Tensor, edges: tuple[int, int, int, int]) -> Tensor:
+def _reflect(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
     """Pad (B, C, H, W) by reflection at the left, right, top and bottom."""
     if not is_exporting():
-        return F.pad(x, edges, mode="reflect") if any(edges) else x
-    for axis, before, after in ((3, *edges[:2]), (2, *edges[2:])):  # F.pad would branch on the size
+        return F.pad(x, padding, mode="reflect") if any(padding) else x
+    for axis, before, after in ((3, *padding[:2]), (2, *padding[2:])):  # F.pad would branch on the size
         last = x.shape[axis] - 1
         index = (torch.arange(-before, last + 1 + after, device=x.device).abs() - last).abs()
         x = x.index_select(axis, (last - index).clamp(min=0))
@@ -435,7 +438,8 @@ def _from_windows(windows: Tensor, rows: int, columns: int, window: int) -> Tens
     return x.view(batch, rows * window, columns * window, heads * depth).permute(0, 3, 1, 2)
 
 
-def _reflected_conv(dim: int, conv_type: ConvType) -> nn.Module:
+def _values_conv(dim: int, conv_type: ConvType) -> nn.Module:
+    """Return the convolution of the values."""
     if conv_type == "DWConv":
         return nn.Conv2d(dim, dim, 5, padding=2, groups=dim, padding_mode="reflect")
     return nn.Sequential(
@@ -453,7 +457,7 @@ def _check_stages(
     attn_ratio: Sequence[float],
     conv_types: Sequence[str],
 ) -> None:
-    """Check the lists of one value per stage."""
+    """Check the arguments that have one value per stage."""
     lists: dict[str, Sequence[object]] = {
         "embed_dims": embed_dims,
         "mlp_ratios": mlp_ratios,
@@ -475,13 +479,14 @@ def _check_stages(
         dim, ratio, heads, attn = embed_dims[stage], mlp_ratios[stage], num_heads[stage], attn_ratio[stage]
         if int(dim * ratio) < 1:
             raise ArgumentError(
-                "mlp_ratios", f"stage {stage}: expected at least one hidden feature for {dim}, got {ratio}."
+                "mlp_ratios",
+                f"stage {stage + 1}: expected at least one hidden feature, got the ratio {ratio} for {dim} features.",
             )
         if not 0 <= attn <= 1:
-            raise ArgumentError("attn_ratio", f"stage {stage}: expected a fraction in [0, 1], got {attn}.")
+            raise ArgumentError("attn_ratio", f"stage {stage + 1}: expected a fraction in [0, 1], got {attn}.")
         if attn and dim % heads:
             raise ArgumentError(
-                "num_heads", f"stage {stage}: expected a divisor of embed_dims[{stage}] = {dim}, got {heads}."
+                "num_heads", f"stage {stage + 1}: expected a divisor of the {dim} features in embed_dims, got {heads}."
             )
         if conv_types[stage] not in get_args(ConvType):
             raise ArgumentError("conv_type", f"expected 'DWConv' or 'Conv', got {conv_types[stage]!r}.")

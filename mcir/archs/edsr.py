@@ -1,6 +1,6 @@
 """EDSR, the enhanced deep super-resolution network (Lim et al., CVPR workshops 2017, arXiv:1707.02921).
 
-Residual blocks without normalisation at low resolution, a skip connection around all of them, and sub-pixel
+Residual blocks without normalization at low resolution, a skip connection around all of them, and sub-pixel
 convolutions for upsampling. The state dict has the keys and shapes of the weights that BasicSR publishes.
 """
 
@@ -49,8 +49,8 @@ class EDSR(Network):
         num_block: number of residual blocks.
         upscale: upsampling factor, 3 or a power of two; 1 keeps the size.
         res_scale: factor of each block's residual.
-        img_range: factor of the normalised images; the layers process ``(x - rgb_mean) * img_range``.
-        rgb_mean: mean of the training images in [0, 1], one number per channel or a single one for all channels.
+        img_range: scale of the images that the layers process, ``(x - rgb_mean) * img_range``.
+        rgb_mean: mean of the training images in [0, 1], one number per channel or a single number for all channels.
 
     Raises:
         ArgumentError: ``upscale`` is not supported, ``rgb_mean`` does not match the channels, or a number is too small.
@@ -72,7 +72,7 @@ class EDSR(Network):
         if len(rgb_mean) != 1 and not len(rgb_mean) == num_in_ch == num_out_ch:
             raise ArgumentError(
                 "rgb_mean",
-                f"expected one number per channel or a single one for all channels, like [0.5], got "
+                f"expected one number per channel or a single number for all channels, like [0.5], got "
                 f"{len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels.",
             )
         if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
@@ -100,7 +100,7 @@ class EDSR(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that follow from a state dict; ``res_scale`` is that of the published sizes."""
+        """Return the arguments that a state dict determines, and ``res_scale`` of the published network of its size."""
         if not {"conv_first.weight", "conv_after_body.weight", "body.0.conv1.weight"} <= shapes.keys():
             return None
         num_feat, num_in_ch = shapes["conv_first.weight"][:2]
@@ -118,7 +118,7 @@ class EDSR(Network):
 
 
 def _upsampling(num_feat: int, scale: int) -> list[nn.Module]:
-    """Return the sub-pixel convolutions that upsample by ``scale``: one step of 3, or several of 2."""
+    """Return the sub-pixel convolutions that upsample by ``scale``, in one step of 3 or several steps of 2."""
     steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
     layers: list[nn.Module] = []
     for step in steps:

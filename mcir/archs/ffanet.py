@@ -34,7 +34,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the factors (B, C, 1, 1) of (B, C, H, W)."""
+        """Map (B, C, H, W) to factors (B, C, 1, 1)."""
         factors: Tensor = self.ca(x.mean((2, 3), keepdim=True))
         return factors
 
@@ -52,7 +52,7 @@ class PixelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the factors (B, 1, H, W) of (B, C, H, W)."""
+        """Map (B, C, H, W) to factors (B, 1, H, W)."""
         factors: Tensor = self.pa(x)
         return factors
 
@@ -91,8 +91,8 @@ class Group(nn.Module):
 class FFANet(Network):
     """FFA-Net: RGB images (B, 3, H, W) in [0, 1] to the same shape, not clamped.
 
-    The published network has 3 groups of 19 blocks. It was trained on normalised inputs and unnormalised targets, and
-    its global residual is added to the normalised input. ``forward`` normalises; ``restore`` is the published network.
+    The published network has 3 groups of 19 blocks. It was trained on normalized inputs and unnormalized targets, and
+    adds its global residual to the normalized input. ``forward`` normalizes; ``restore`` is the published network.
 
     Args:
         gps: number of groups.
@@ -100,7 +100,7 @@ class FFANet(Network):
 
     Attributes:
         input_mean: mean that is subtracted from the input, per channel.
-        input_std: standard deviation that the input is divided by, per channel.
+        input_std: standard deviation by which the input is divided, per channel.
 
     Raises:
         ArgumentError: fewer than one group or block.
@@ -120,7 +120,7 @@ class FFANet(Network):
         for group in range(gps):
             self.add_module(f"g{group + 1}", Group(blocks))
         self.ca = nn.Sequential(
-            nn.Identity(),  # the published network pools here; it keeps the numbers in the keys
+            nn.Identity(),  # in place of the pooling of the published network, for the same keys
             nn.Conv2d(gps * FEATURES, FEATURES // 16, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(FEATURES // 16, gps * FEATURES, 1),
@@ -136,10 +136,10 @@ class FFANet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Dehaze images (B, 3, H, W) in [0, 1] of any size to the same shape, not clamped."""
-        return super().forward((self.checked(x) - self.mean) / self.std)
+        return super().forward((self.check_images(x) - self.mean) / self.std)
 
     def restore(self, x: Tensor) -> Tensor:
-        """Dehaze normalised images of any size; the result is in [0, 1], approximately."""
+        """Dehaze normalized images of any size. The result is approximately in [0, 1]."""
         features = self.pre(_channels_last(x))
         groups = []
         for group in range(self.gps):
@@ -153,7 +153,7 @@ class FFANet(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return both arguments."""
+        """Return all arguments."""
         blocks = {match.groups() for key in shapes if (match := re.match(r"g(\d+)\.gp\.(\d+)\.palayer\.", key))}
         if not blocks or not {"pre.0.weight", "post.1.weight", "ca.1.weight"} <= shapes.keys():
             return None
@@ -162,7 +162,7 @@ class FFANet(Network):
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Return the images in channels-last layout if that was measured to be faster: on a CPU, without gradients."""
+    """Convert images to channels-last layout where this was measured to be faster: on a CPU, without gradients."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)
     return x

@@ -1,13 +1,14 @@
 """IDT, the image deraining transformer (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2022).
 
-A U-Net of window attention without shifts. Windows exchange information in one spatial transformer per level: there, a
-whole window of one channel is a token, and attention runs over the windows of the image. The state dict has the keys
-and shapes of the authors' weights, and the outputs are theirs. This includes two quirks: the spatial transformer writes
-its results back window after window, not to the pixels that they come from, and "dowsample" is the official spelling.
+A U-Net with window attention; windows are not shifted. They exchange information in one spatial transformer per level,
+where a token is one channel of a whole window, and attention is computed between the windows of the image. The state
+dict has the keys and shapes of the authors' weights, and the outputs equal theirs. This includes two quirks: a spatial
+transformer writes its results window after window, not to the pixels of the windows, and "dowsample" is the official
+spelling.
 
-The number of windows determines the shapes of weights, so the network itself takes only squares of ``img_size``. Larger
-images are restored in overlapping tiles, averaged with the weight 1 / distance to the tile's centre, as in the authors'
-test code.
+The number of windows determines the shapes of weights, so the network itself accepts only squares of ``img_size``.
+Larger images are restored in overlapping tiles, averaged with the weight 1 / distance to the center of the tile, as in
+the authors' test code.
 
 Shapes: B images, H × W pixels, C channels, nW windows per image, N = win_size² pixels per window. Features are
 (B, H, W, C), which is channels-last for convolutions.
@@ -44,28 +45,28 @@ LEVELS = 4
 """Number of times that the encoder halves the resolution."""
 
 WINDOW_BOUND = 8
-"""Largest distance of pixels, plus one, that has its own bias in window attention."""
+"""Number of distances between pixels of a window that have a bias of their own."""
 
 GRID_BOUNDS = (16, 8, 4, 2)
-"""The same for distances of windows in the spatial transformers, by level."""
+"""Number of distances between windows that have a bias of their own in the spatial transformers, by level."""
 
-TILES_AT_ONCE = 8
-"""Tiles of a large image that are restored as one batch."""
+TILES_PER_BATCH = 8
+"""Number of tiles of a large image that are restored as one batch."""
 
 
 class RelativeAttention(nn.Module):
     """Attention over the tokens of a square grid, with a learned position bias and a position-extracting branch.
 
-    ``proj(softmax(q kᵀ / √d + bias) v + position(r))``: r is a second value, and ``position`` a depthwise and a
-    pointwise convolution (one group per head) over the grid.
+    The output is ``proj(softmax(q kᵀ / √d + bias) v + position(r))``. r is a fourth projection of the tokens, after
+    query, key and value; ``position`` is a depthwise and a pointwise convolution (one group per head) over the grid.
 
     Args:
         dim: channels of a token.
         side: tokens along a side of the grid.
         num_heads: number of attention heads, a divisor of ``dim``.
-        bound: distance from which on tokens share the bias of the distance ``bound − 1``.
+        bound: number of distances with a bias of their own; larger distances have the bias of ``bound − 1``.
         qkv_bias: whether the projections to queries, keys and values have a bias.
-        qk_scale: factor of the products of queries and keys; None or 0 for 1 / √d.
+        qk_scale: factor of the products of queries and keys; None or 0 means 1 / √d.
     """
 
     index: Tensor
@@ -91,15 +92,15 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map grids (G, side², C) to the same shape."""
-        heads = (*x.shape[:2], self.num_heads, -1)
+        split = (*x.shape[:2], self.num_heads, -1)
         query = self.qkv["to_q"](x)
         key, value, position = self.qkv["to_kv"](x).chunk(3, dim=-1)
         bias = self.relative_position_bias_table[self.index].view(x.shape[1], x.shape[1], -1).permute(2, 0, 1)
-        query, key, value = (each.view(heads).transpose(1, 2) for each in (query, key, value))
-        attended = attend(query, key, value, bias.contiguous(), scale=self.scale)
+        query, key, value = (part.view(split).transpose(1, 2) for part in (query, key, value))
+        output = attend(query, key, value, bias.contiguous(), scale=self.scale)
         position = position.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
         position = self.Position_Extract(position).permute(0, 2, 3, 1)
-        projected: Tensor = self.proj((position.reshape(heads) + attended.transpose(1, 2)).flatten(2))
+        projected: Tensor = self.proj((position.reshape(split) + output.transpose(1, 2)).flatten(2))
         return projected
 
 
@@ -121,7 +122,7 @@ class LeFF(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Window attention, then LeFF, each with layer normalisation before and a residual connection.
+    """Window attention, then LeFF, each with layer normalization before and a residual connection.
 
     Args:
         attn: attention over the pixels of a window.
@@ -149,11 +150,11 @@ class WindowBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Attention between the windows of an image, in each channel separately, then LeFF.
 
-    A token is a window of one channel. The results are added window after window: those of the first windows go to the
-    first rows of pixels, whatever the position of the windows.
+    A token is one channel of a window. The results are added window after window: those of the first windows to the
+    first rows of pixels, regardless of the positions of the windows.
 
     Args:
-        attn: attention over the windows; tokens have window² channels.
+        attn: attention over the windows, with window² channels per token.
         dim: number of features.
         window: height and width of a window.
         hidden: hidden features of LeFF.
@@ -178,7 +179,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Convolution of features (B, H, W, C) and an optional activation, under their official name."""
+    """Convolution of features (B, H, W, C) and an optional activation. Keys start with ``name``, the official name."""
 
     def __init__(self, name: str, *layers: nn.Module) -> None:
         super().__init__()
@@ -201,20 +202,20 @@ class IDT(Network):
     Args:
         in_chans: channels of an image.
         embed_dim: number of features at full resolution; it doubles with each level.
-        depths: number of window blocks of the four encoder levels, the bottleneck and the four decoder levels. (The
-            authors' code uses these numbers for stochastic depth only and always builds the blocks of our defaults.)
-        num_heads: number of attention heads of the same nine levels.
-        win_size: height and width of a window. The bottleneck's windows are smaller if its feature maps are.
+        depths: number of window blocks of nine stages: four encoder levels, bottleneck, four decoder levels. (The
+            authors' code uses these numbers only for stochastic depth; its number of blocks is always our default.)
+        num_heads: number of attention heads of the same nine stages.
+        win_size: height and width of a window; in the bottleneck, at most those of its feature maps.
         mlp_ratio: hidden features of the feed-forward networks divided by ``embed_dim``, or by ``win_size²`` in the
             spatial transformers.
         qkv_bias: whether the projections to queries, keys and values have a bias.
         img_size: height and width of the network's input, ``8 · win_size`` or a multiple of ``16 · win_size``.
         drop_path_rate: probability of dropping the residual branches of the bottleneck in training. It rises linearly
             from 0 in the encoder and falls to 0 in the decoder.
-        overlap: smallest overlap of neighbouring tiles of a larger image, in pixels.
-        qk_scale: factor of the products of queries and keys; null for 1 / √d with d channels per head.
-        use_checkpoint: recompute the blocks in the backward pass, to save memory in training.
-        patch_norm: no effect, as in the authors' code.
+        overlap: smallest overlap of neighboring tiles of a larger image, in pixels.
+        qk_scale: factor of the products of queries and keys; null means 1 / √d with d channels per head.
+        use_checkpoint: whether the backward pass recomputes the blocks, to save memory in training.
+        patch_norm: argument without effect, as in the authors' code.
 
     Raises:
         ArgumentError: an argument is out of range, or does not match another one.
@@ -285,7 +286,7 @@ class IDT(Network):
         """Restore images of at least ``img_size`` pixels in height and width.
 
         Tiles start every ``img_size − overlap`` pixels; the last one ends at the border. A pixel is the mean of the
-        tiles that contain it, weighted by 1 / distance to their centres. A few tiles are restored at a time, so that
+        tiles that contain it, weighted by 1 / distance to their centers. A few tiles are restored at a time, so that
         memory grows only by the size of the images themselves.
         """
         if is_exporting():
@@ -294,15 +295,16 @@ class IDT(Network):
         assert min(height, width) >= size
         if height == width == size:
             return self.restore_tile(x)
-        corners = list(product(*(tile_starts(side, size, self.overlap) for side in (height, width))))
+        tile_corners = list(product(*(tile_starts(side, size, self.overlap) for side in (height, width))))
         dtype = torch.promote_types(x.dtype, torch.float32)
-        tile_weights = centre_weights(size, x.device).to(dtype)
+        tile_weights = center_weights(size, x.device).to(dtype)
         mean = torch.zeros_like(x, dtype=dtype)
         weight = mean.new_zeros(height, width)
-        count = max(TILES_AT_ONCE // len(x), 1)
-        for first in range(0, len(corners), count):
+        count = max(TILES_PER_BATCH // len(x), 1)
+        for first in range(0, len(tile_corners), count):
             areas = [
-                (..., slice(top, top + size), slice(left, left + size)) for top, left in corners[first : first + count]
+                (..., slice(top, top + size), slice(left, left + size))
+                for top, left in tile_corners[first : first + count]
             ]
             tiles = self.restore_tile(torch.cat([x[area] for area in areas])).to(dtype)
             for area, tile in zip(areas, tiles.view(-1, *x.shape[:2], size, size), strict=True):
@@ -311,14 +313,14 @@ class IDT(Network):
         return mean.div_(weight).to(x.dtype)
 
     def _restore_at_once(self, x: Tensor) -> Tensor:
-        """Return the same with all tiles in one batch, which can be exported for any image size."""
+        """Do the same as ``restore`` with all tiles in one batch, which can be exported for any image size."""
         size, (batch, channels, height, width) = self.img_size, x.shape
         rows, columns = (_tile_positions(side, size, self.overlap, x.device) for side in (height, width))
         tiles = x[:, :, rows[:, None, :, None], columns[None, :, None, :]]
         down, right = rows.shape[0], columns.shape[0]
         tiles = self.restore_tile(tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size))
         tiles = tiles.view(batch, down, right, channels, size, size).permute(0, 3, 1, 4, 2, 5)
-        tile_weights = centre_weights(size, x.device).to(x.dtype)
+        tile_weights = center_weights(size, x.device).to(x.dtype)
         tile_weights = tile_weights[:, None].expand(down, size, right, size)
 
         def merge(parts: Tensor) -> Tensor:
@@ -345,10 +347,10 @@ class IDT(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that follow from a state dict.
+        """Return the arguments that a state dict determines.
 
-        All image sizes with more than two windows at the lowest encoder level have the same shapes. The smallest one is
-        returned.
+        The shapes are the same for all image sizes with more than two windows along a side of the lowest encoder level.
+        In this case, the smallest of these image sizes is returned.
         """
         if (
             not {"input_proj.proj.0.weight", "dowsample_0.conv.0.weight", "bottle.blocks.0.norm1.weight"}
@@ -377,12 +379,12 @@ class IDT(Network):
 
 
 def tile_starts(side: int, tile: int, overlap: int) -> list[int]:
-    """Return the starts of tiles along a side, ``tile − overlap`` apart; the last tile ends with the side."""
+    """Return the start positions of tiles along a side, ``tile − overlap`` apart; the last tile ends with the side."""
     return [*range(0, side - tile, tile - overlap), side - tile]
 
 
 def _tile_positions(side: int, tile: int, overlap: int, device: torch.device) -> Tensor:
-    """Return the positions along a side of the pixels of each tile, (tiles, tile), int64."""
+    """Return the positions of the pixels of each tile along a side, (tiles, tile), int64."""
     step = tile - overlap
     starts = torch.arange((side - tile + step - 1) // step + 1, device=device) * step
     return starts.clamp(max=side - tile)[:, None] + torch.arange(tile, device=device)
@@ -391,12 +393,12 @@ def _tile_positions(side: int, tile: int, overlap: int, device: torch.device) ->
 def _sum_tiles(tiles: Tensor, side: int, overlap: int) -> Tensor:
     """Return the sums (…, side) of tiles (…, tiles, tile) at the positions of ``_tile_positions``.
 
-    Each pixel gathers the tiles that contain it. Scattering the tiles is not an option for exported programs: with
-    repeated indices, ONNX Runtime loses additions if it has several threads.
+    Each pixel gathers values from the tiles that contain it. Exported programs cannot scatter tiles instead, because
+    ONNX Runtime with several threads loses additions to repeated indices.
     """
     count, tile = tiles.shape[-2:]
     flat, position = tiles.flatten(-2), torch.arange(side, device=tiles.device)
-    offset = position - (side - tile)  # in the last tile
+    offset = position - (side - tile)  # position in the last tile
     total = torch.where(offset >= 0, flat.index_select(-1, (count - 1) * tile + offset.clamp(min=0)), 0)
     for back in range(-(-tile // (tile - overlap))):
         number = position // (tile - overlap) - back
@@ -406,21 +408,21 @@ def _sum_tiles(tiles: Tensor, side: int, overlap: int) -> Tensor:
     return total
 
 
-def centre_weights(tile: int, device: torch.device | None = None) -> Tensor:
-    """Return the weight of each pixel of a tile, (tile, tile): 1 / √(distance² to the centre + 0.001), float32."""
+def center_weights(tile: int, device: torch.device | None = None) -> Tensor:
+    """Return the weight of each pixel of a tile, (tile, tile): 1 / √(distance² to the center + 0.001), float32."""
     squared = (torch.arange(tile, device=device) - tile // 2).square()
     return (squared[:, None] + squared[None, :] + 1e-3).rsqrt()
 
 
 def _bias_index(side: int, bound: int) -> Tensor:
-    """Return the row of the bias table for each pair of tokens of a grid, flattened query by query."""
+    """Return the row of the bias table for each pair of tokens of a grid, in the order of the queries."""
     position = torch.arange(side)
     offset = (position[:, None] - position[None, :]).clamp(1 - bound, bound - 1) + bound - 1
     return (offset[:, None, :, None] * (2 * bound - 1) + offset[None, :, None, :]).flatten()
 
 
 def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
-    """Return the stochastic-depth probability of each window block, by level."""
+    """Return the stochastic-depth probability of each window block, by stage."""
     down, up = sum(depths[:LEVELS]), sum(depths[LEVELS + 1 :])
     rates = [highest * block / max(down - 1, 1) for block in range(down)]
     rates += [highest] * depths[LEVELS]
@@ -450,10 +452,10 @@ def _check_sizes(
     for number, heads in enumerate(num_heads):
         dim = embed_dim << (number if number <= LEVELS else 2 * LEVELS + 1 - number)
         if dim % heads or (number != LEVELS and win_size**2 % heads):
-            pixels = f" and of the {win_size**2} pixels of a window" if number != LEVELS else ""
+            pixels = f" and of {win_size**2} pixels per window" if number != LEVELS else ""
             raise ArgumentError(
                 "num_heads",
-                f"level {number}: expected a divisor of the level's {dim} features{pixels}, got {heads}.",
+                f"stage {number + 1}: expected a divisor of {dim} features{pixels}, got {heads}.",
             )
     if img_size % (16 * win_size) and (img_size != 8 * win_size or win_size % 2):
         nearest = 16 * win_size * max(round(img_size / (16 * win_size)), 1)

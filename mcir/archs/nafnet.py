@@ -1,16 +1,16 @@
 """NAFNet, a restoration network without non-linear activation functions, and its test-time local converter.
 
-NAFNet: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022, arXiv:2204.04676. A U-Net whose blocks replace
-activations by the product of two halves of the channels, and use the image's channel means as attention.
+NAFNet: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022, arXiv:2204.04676. A U-Net whose blocks
+multiply two halves of the channels instead of applying an activation, with channel attention from the image's means.
 
 NAFNetLocal: Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022,
-arXiv:2112.04491. A network trained on patches has seen the statistics of patches only. Its means are therefore taken
-over windows of about the patch size instead of the whole image.
+arXiv:2112.04491. A network that was trained on patches knows only the statistics of patches. The means are therefore
+computed over windows of about the patch size instead of the whole image.
 
 Both have the keys and shapes of the published weights.
 
-Features are in channels-last layout: normalisation over channels then needs no copy, and takes a third of the time of
-channels-first (measured on a CPU, forward and backward).
+Features are in channels-last layout: normalization over channels then needs no copy, and takes a third of the time
+(measured on a CPU, forward and backward).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Window = tuple[int, int]
 
 
 class LayerNorm2d(nn.Module):
-    """Normalise (B, C, H, W) over the channels of each pixel, with a learned scale and offset per channel."""
+    """Layer normalization over the channels of each pixel, with a learned scale and offset per channel."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class NAFBlock(nn.Module):
     """Two residual branches: a gated depthwise convolution with channel attention, and gated 1×1 convolutions.
 
     ``y = x + beta · conv3(a · sca(a))`` with ``a = gate(conv2(conv1(norm1(x))))``, then
-    ``y + gamma · conv5(gate(conv4(norm2(y))))``. ``beta`` and ``gamma`` are initialised to zero.
+    ``y + gamma · conv5(gate(conv4(norm2(y))))``. ``beta`` and ``gamma`` are initialized to zero.
     """
 
     def __init__(self, channels: int) -> None:
@@ -122,7 +122,7 @@ class NAFNet(Network):
         if len(enc_blk_nums) != len(dec_blk_nums):
             raise ArgumentError(
                 "dec_blk_nums",
-                f"expected as many levels as enc_blk_nums has, {len(enc_blk_nums)}, got {len(dec_blk_nums)}.",
+                f"expected as many levels as enc_blk_nums ({len(enc_blk_nums)}), got {len(dec_blk_nums)}.",
             )
         check_at_least(1, img_channel=img_channel, width=width)
         check_at_least(0, middle_blk_num=middle_blk_num, enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
@@ -138,10 +138,10 @@ class NAFNet(Network):
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(count, width << level) for level, count in enumerate(enc_blk_nums))
-        upwards = [width << level for level in reversed(range(levels))]
-        self.decoders = nn.ModuleList(map(_blocks, dec_blk_nums, upwards))
+        decoder_widths = [width << level for level in reversed(range(levels))]
+        self.decoders = nn.ModuleList(map(_blocks, dec_blk_nums, decoder_widths))
         self.middle_blks = _blocks(middle_blk_num, width << levels)
-        self.ups = nn.ModuleList(_up(channels) for channels in upwards)
+        self.ups = nn.ModuleList(_up(channels) for channels in decoder_widths)
         self.downs = nn.ModuleList(
             nn.Conv2d(width << level, width << (level + 1), 2, stride=2) for level in range(levels)
         )
@@ -162,7 +162,7 @@ class NAFNet(Network):
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Return all arguments.
 
-        A state dict of NAFNetLocal has the same keys and shapes and is detected as NAFNet.
+        A state dict of NAFNetLocal has the same keys and shapes, so it is detected as NAFNet.
         """
         if not {"intro.weight", "ending.weight"} <= shapes.keys() or not any(
             key.startswith(("encoders.", "middle_blks.", "decoders.")) and key.endswith(".sca.1.weight")
@@ -188,8 +188,8 @@ class NAFNet(Network):
 class NAFNetLocal(NAFNet):
     """NAFNet with the test-time local converter: means over windows instead of means over the image.
 
-    A window is 1.5 times as high and wide as the training patches, in proportion to the resolution of the level. On
-    images that are not larger than the window, and therefore in training, the network equals NAFNet. On larger feature
+    A window is 1.5 times as high and wide as the training patches at the resolution of the level. On images that are
+    not larger than the window, and therefore in training, the network equals NAFNet. On larger feature
     maps, each pixel uses the mean of the window around it, or of the nearest window inside the feature map. The weights
     are those of NAFNet.
 
@@ -199,11 +199,12 @@ class NAFNetLocal(NAFNet):
         middle_blk_num: number of blocks at the lowest resolution.
         enc_blk_nums: number of blocks of each encoder level, full resolution first.
         dec_blk_nums: number of blocks of each decoder level, full resolution last.
-        train_size: shape (B, C, H, W) of the training batches, of which only H and W matter.
-        fast_imp: must be False. The authors' code has an approximation that no published result uses.
+        train_size: shape of the training batches, (B, C, H, W); only H and W are used.
+        fast_imp: must be False. True would select an approximation that no published result uses.
 
     Raises:
-        ArgumentError: a number is too small, encoder and decoder have different numbers of levels, or ``fast_imp``.
+        ArgumentError: a number is too small, encoder and decoder have different numbers of levels, or ``fast_imp`` is
+            True.
     """
 
     def __init__(
@@ -237,7 +238,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 def expand_means(means: Tensor, height: int, width: int) -> Tensor:
-    """Return for each pixel of a feature map the mean of the window around it, or of the nearest window inside the map.
+    """Return the mean of the window around each pixel, or of the nearest window inside the feature map.
 
     Args:
         means: means (B, C, H', W') of all windows inside the feature map.
@@ -245,7 +246,7 @@ def expand_means(means: Tensor, height: int, width: int) -> Tensor:
         width: width of the feature map.
 
     Returns:
-        means (B, C, H, W); an H' or W' of 1 stays and is broadcast later.
+        Means, (B, C, H, W). If H' or W' is 1, it stays 1, because it can be broadcast.
     """
     sides = zip((height, width), means.shape[2:], strict=True)
     down, right = (0 if count == 1 else side - count for side, count in sides)
@@ -257,10 +258,10 @@ def expand_means(means: Tensor, height: int, width: int) -> Tensor:
 def _running_mean(x: Tensor, axis: int, length: int) -> Tensor:
     """Return the means of all runs of ``length`` along an axis, or of the whole axis if it is not longer.
 
-    They are differences of cumulative sums along one axis at a time. Sums over rectangles would lose more precision.
+    The means are differences of cumulative sums along one axis. Cumulative sums over rectangles would be less precise.
     """
-    size = x.shape[axis]
-    if _is_symbol(size):
+    size: Any = x.shape[axis]
+    if isinstance(size, torch.SymInt):
         return _running_mean_of_any_size(x, axis, length)
     if size <= length:
         return x.mean(axis, keepdim=True)
@@ -271,9 +272,9 @@ def _running_mean(x: Tensor, axis: int, length: int) -> Tensor:
 
 
 def _running_mean_of_any_size(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return the same, already expanded to the length of the axis, without branching on its size.
+    """Return the means of ``_running_mean``, expanded to the length of the axis, without branching on its size.
 
-    Exported programs use it, whose sizes are symbols. It is four times slower.
+    This is for exported programs, whose sizes are symbolic. It is four times slower.
     """
     size = x.shape[axis]
     run: Any = torch.sym_min(size, length)
@@ -289,12 +290,8 @@ def _running_sum(x: Tensor, axis: int) -> Tensor:
     return x.cumsum(axis, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _is_symbol(size: object) -> bool:
-    return isinstance(size, torch.SymInt)
-
-
 def _scaled(conv: nn.Conv2d, scale: Tensor, x: Tensor) -> Tensor:
-    """Return ``scale * conv(x)`` of a 1×1 convolution; the small weights are scaled, not the large feature map."""
+    """Return ``scale * conv(x)`` for a 1×1 convolution. The weights are scaled because they are smaller than ``x``."""
     bias = None if conv.bias is None else conv.bias * scale.flatten()
     return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias)
 
@@ -304,12 +301,12 @@ def _blocks(count: int, channels: int) -> nn.Sequential:
 
 
 def _up(channels: int) -> nn.Sequential:
-    """Return the layers that double the resolution and halve the features to ``channels``."""
+    """Return the layers that double the resolution and halve the number of features to ``channels``."""
     return nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 1, bias=False), nn.PixelShuffle(2))
 
 
 def _windows(height: int, width: int, levels: int) -> list[Window]:
-    """Return the window of each level, full resolution first, for training patches of that size."""
+    """Return the window of each level, full resolution first, for training patches of a height and width."""
 
     def length(side: int, level: int) -> int:
         padded = -(-side >> levels) << levels

@@ -1,7 +1,7 @@
-"""Base class of the architectures: images of any height and width in, ``scale`` times as large out.
+"""Base class of the architectures, which accept images of any height and width.
 
-The layers of a network may need heights and widths that are multiples of a window or a stride. Its ``NetworkSpec``
-states that, and this base class pads the images accordingly and crops the output.
+The layers of a network may require heights and widths that are multiples of a window or a stride. The ``NetworkSpec``
+of the network contains these requirements; the base class pads the images accordingly and crops the output.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from mcir.network_spec import NetworkSpec, Padding
 from mcir.registry import ArgumentError
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""The shape of each entry of a state dict by its key."""
+"""Shapes of the entries of a state dict, by key."""
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-"""Return whether a program for any image size is being traced. Python code must then not branch on sizes."""
+"""Return whether ``torch.export`` traces a program for any image size. Python code must then not branch on sizes."""
 
 
 class Network(nn.Module):
@@ -51,17 +51,17 @@ class Network(nn.Module):
         """Restore images (B, C, H, W) in [0, 1] of any size to (B, C, scale·H, scale·W), not clamped.
 
         Raises:
-            ValueError: the images do not have the number of channels that the network expects.
+            ValueError: wrong number of dimensions or channels, integer values, or no pixels.
         """
-        height, width = self.checked(x).shape[-2:]
+        height, width = self.check_images(x).shape[-2:]
         restored = self.restore(pad(x, self.spec.size_multiple, self.spec.min_size, self.spec.padding))
         height, width = height * self.scale, width * self.scale
         if is_exporting():  # the strides of a view would depend on the amount of padding
             return F.pad(restored, (0, width - restored.shape[-1], 0, height - restored.shape[-2]))
         return restored[..., :height, :width]
 
-    def checked(self, x: Tensor) -> Tensor:
-        """Return ``x`` if it is a batch of images that the network accepts.
+    def check_images(self, x: Tensor) -> Tensor:
+        """Return ``x`` unchanged if it is a batch of images that the network accepts.
 
         Raises:
             ValueError: wrong number of dimensions or channels, integer values, or no pixels.
@@ -84,20 +84,20 @@ class Network(nn.Module):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor arguments of the network that has this state dict, or None if it is another class's.
+        """Return the constructor arguments of the network with this state dict, or None if it belongs to another class.
 
-        Arguments that are not in the result keep their defaults. A subclass that inherits this method from another
+        Arguments that are not in the result have their defaults. A subclass that inherits this method from another
         architecture is not detected.
         """
         return None
 
 
 class Blocks(nn.Module):
-    """Blocks in sequence, under the name ``blocks`` that they have in official weights.
+    """Run blocks in sequence. Their keys start with ``blocks.``, as in official weights.
 
     Args:
-        blocks: the blocks.
-        use_checkpoint: do not store activations inside the blocks for the backward pass; compute them again.
+        blocks: blocks, in order.
+        use_checkpoint: whether the backward pass recomputes the activations inside the blocks instead of storing them.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], use_checkpoint: bool = False) -> None:
@@ -106,7 +106,7 @@ class Blocks(nn.Module):
         self.use_checkpoint = use_checkpoint
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the blocks."""
+        """Map (B, …) to the output of the last block."""
         for block in self.blocks:
             if self.use_checkpoint and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
@@ -116,37 +116,37 @@ class Blocks(nn.Module):
 
 
 def stochastic_depth(branch: Tensor, probability: float, training: bool) -> Tensor:
-    """Drop the residual branch (B, …) of random images in training, and scale the others up to keep the mean.
+    """Set the residuals of random images to zero in training, and scale up the others to keep the mean.
 
     Args:
-        branch: the residual.
-        probability: probability of dropping an image's residual (Huang et al., ECCV 2016).
+        branch: output of the residual branch, (B, …).
+        probability: probability of dropping the residual of an image (Huang et al., ECCV 2016).
         training: whether the network is in training mode.
     """
     if not training or not probability:
         return branch
-    kept = branch.new_empty((len(branch), *[1] * (branch.dim() - 1))).bernoulli_(1 - probability)
-    return branch * kept.div_(1 - probability)
+    mask = branch.new_empty((len(branch), *[1] * (branch.dim() - 1))).bernoulli_(1 - probability)
+    return branch * mask.div_(1 - probability)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialise a linear layer as Swin Transformers do; other modules are not changed. For ``nn.Module.apply``."""
+    """Initialize a linear layer as in Swin Transformer, for ``nn.Module.apply``; ignore other modules."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") -> Tensor:
-    """Extend (B, C, H, W) at the bottom and right until each side is a multiple of ``multiple`` and at least ``least``.
+def pad(x: Tensor, multiple: int, minimum: int = 1, padding: Padding = "reflect") -> Tensor:
+    """Pad (B, C, H, W) at the bottom and right to sides that are multiples of ``multiple`` and at least ``minimum``.
 
-    If a side is shorter than its padding, the image is reflected back and forth; a single pixel is repeated. The tensor
-    itself is returned if nothing has to be added.
+    If a side is shorter than its padding, the image is reflected repeatedly; a single pixel is repeated. If no padding
+    is necessary, ``x`` itself is returned.
     """
     if is_exporting():
-        return _pad_any_size(x, multiple, least, padding)
+        return _pad_any_size(x, multiple, minimum, padding)
     height, width = x.shape[-2:]
-    bottom, right = (-(-max(side, least) // multiple) * multiple - side for side in (height, width))
+    bottom, right = (-(-max(side, minimum) // multiple) * multiple - side for side in (height, width))
     if padding == "zeros":
         return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
     if bottom < height and right < width:
@@ -157,16 +157,17 @@ def pad(x: Tensor, multiple: int, least: int = 1, padding: Padding = "reflect") 
     return x
 
 
-def _pad_any_size(x: Tensor, multiple: int, least: int, padding: Padding) -> Tensor:
-    """Return the same as ``pad`` without branching on sizes, in operations that every exported format has.
+def _pad_any_size(x: Tensor, multiple: int, minimum: int, padding: Padding) -> Tensor:
+    """Do the same as ``pad`` without branching on sizes, with operations that all export formats support.
 
-    Only positive numbers are divided, which ONNX rounds as Python does, and remainders are taken of two tensors.
+    ONNX rounds quotients of negative numbers differently from Python, so only positive numbers are divided. The
+    remainder operator gets two tensors.
     """
-    if multiple == least == 1:
+    if multiple == minimum == 1:
         return x
     for axis in (-2, -1):
         side: Any = x.shape[axis]
-        target = (torch.sym_max(side, least) + multiple - 1) // multiple * multiple
+        target = (torch.sym_max(side, minimum) + multiple - 1) // multiple * multiple
         if padding == "zeros":
             x = F.pad(x, (0, target - side) if axis == -1 else (0, 0, 0, target - side))
             continue
@@ -179,35 +180,34 @@ def _pad_any_size(x: Tensor, multiple: int, least: int, padding: Padding) -> Ten
 # -- checks of constructor arguments ----------------------------------------------------------------------------------
 
 
-def check_at_least(least: int, **arguments: int | Sequence[int]) -> None:
-    """Raise an ``ArgumentError`` unless numbers, or all numbers of a list, are at least ``least``."""
+def check_at_least(minimum: int, **arguments: int | Sequence[int]) -> None:
+    """Raise an ``ArgumentError`` if a number, or a number in a list, is less than ``minimum``."""
     for name, value in arguments.items():
         numbers = [value] if isinstance(value, int) else list(value)
-        if any(number < least for number in numbers):
-            shown = value if isinstance(value, int) else numbers
-            expected = "a number" if isinstance(value, int) else "numbers"
-            raise ArgumentError(name, f"expected {expected} of at least {least}, got {shown}.")
+        if any(number < minimum for number in numbers):
+            expected, got = ("a number", value) if isinstance(value, int) else ("numbers", numbers)
+            raise ArgumentError(name, f"expected {expected} of at least {minimum}, got {got}.")
 
 
 def check_above_zero(**arguments: float) -> None:
-    """Raise an ``ArgumentError`` unless all numbers are positive."""
+    """Raise an ``ArgumentError`` if a number is not positive."""
     for name, value in arguments.items():
         if not value > 0:
             raise ArgumentError(name, f"expected a number above 0, got {value}.")
 
 
 def check_probability(**arguments: float) -> None:
-    """Raise an ``ArgumentError`` unless all probabilities of dropping something are at least 0 and below 1."""
+    """Raise an ``ArgumentError`` if a dropout probability is not at least 0 and below 1."""
     for name, value in arguments.items():
         if not 0 <= value < 1:
             raise ArgumentError(name, f"expected a probability of at least 0 and below 1, got {value}.")
 
 
 def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
-    """Raise one ``ArgumentError`` for all arguments that do not have their only supported value.
+    """Raise one ``ArgumentError`` that names all arguments with an unsupported value.
 
     Args:
-        arguments: value, supported value and reason, by argument name.
+        arguments: value, only supported value, and reason why no other value is supported, by argument name.
     """
     wrong = {
         name: f"expected {supported!r}, got {value!r} ({reason})"

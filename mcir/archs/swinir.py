@@ -1,7 +1,7 @@
-"""SwinIR, image restoration by windowed transformers (Liang et al., ICCV workshops 2021, arXiv:2108.10257).
+"""SwinIR, image restoration with Swin Transformer blocks (Liang et al., ICCV workshops 2021, arXiv:2108.10257).
 
-Groups of transformer blocks, each followed by a convolution and a residual connection; every second block shifts its
-windows by half a window. A convolution comes before the groups, and one of several upsampling heads after them. The
+Groups of transformer blocks, each group followed by a convolution and a residual connection; every second block shifts
+its windows by half a window. A convolution precedes the groups, and one of several upsampling heads follows them. The
 state dict has the keys and shapes of the published weights.
 """
 
@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
         window: height and width of a window.
         heads: number of attention heads.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        qk_scale: factor of the products of queries and keys; None or 0 for (dim / heads)^(-1/2).
+        qk_scale: factor of the products of queries and keys; None or 0 means (dim / heads)^(-1/2).
         attn_drop: probability of dropping an attention weight in training.
         drop: probability of dropping an output value in training.
     """
@@ -87,8 +87,8 @@ class WindowAttention(nn.Module):
 
         Args:
             windows: tokens of each window, in raster order.
-            masks: summands of the scores, (4, N, N); None without shift.
-            mask_index: index of the mask of each window of an image, (nW,).
+            masks: masks to add to the scores, (4, N, N); None if windows are not shifted.
+            mask_index: index of the mask of each window of an image, (nW,), int64.
         """
         query, key, value = split_heads(windows, self.qkv, self.heads)
         index = relative_position_index(self.window, windows.device)
@@ -96,8 +96,8 @@ class WindowAttention(nn.Module):
         if masks is not None:
             bias = bias + masks[:, None].to(bias.dtype)
         dropout = self.attn_drop if self.training else 0.0
-        attended = join_heads(attend(query, key, value, bias, mask_index, self.scale, dropout), self.proj)
-        return F.dropout(attended, self.drop, self.training)
+        output = join_heads(attend(query, key, value, bias, mask_index, self.scale, dropout), self.proj)
+        return F.dropout(output, self.drop, self.training)
 
 
 class Mlp(nn.Module):
@@ -116,15 +116,15 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: window attention and an MLP, each with layer normalisation before and a residual connection.
+    """Transformer block: window attention and an MLP, each with layer normalization before and a residual connection.
 
     Args:
         attn: attention within the windows.
-        mlp: the MLP.
+        mlp: MLP that is applied to each token.
         dim: channels of a token.
         drop_path: probability of dropping a residual branch in training.
         shift: pixels by which the windows are shifted to the bottom and right.
-        mask: buffer ``attn_mask`` of official files, for the size of the training images; it is not used.
+        mask: value of the buffer ``attn_mask`` of official weights; ``forward`` does not use it.
     """
 
     attn_mask: Tensor | None
@@ -173,7 +173,7 @@ class Group(nn.Module):
 
 
 class _PatchNorm(nn.Module):
-    """Layer normalisation under its official name, or the identity."""
+    """Layer normalization (or the identity) under its official name ``norm``."""
 
     def __init__(self, dim: int, patch_norm: bool) -> None:
         super().__init__()
@@ -188,8 +188,8 @@ class SwinIR(Network):
     ``mlp_ratio`` 2; the lightweight ones 60 features, 4 groups and ``mlp_ratio`` 2.
 
     Args:
-        img_size: height and width of the training images. It gives the shape of the mask in official files, and windows
-            are not shifted if it is at most ``window_size``. Images of any size can be restored.
+        img_size: height and width of the training images. It determines the shape of ``attn_mask`` in official weights;
+            if it is at most ``window_size``, windows are not shifted. Images of any size can be restored.
         in_chans: channels of an image, 3 or 1.
         embed_dim: number of features.
         depths: number of blocks of each group; every second block shifts its windows.
@@ -199,18 +199,18 @@ class SwinIR(Network):
         drop_path_rate: probability of dropping the residual branches of the last block in training. It rises linearly
             from 0 at the first block.
         upscale: upsampling factor.
-        img_range: factor of the normalised images; the layers process ``(x - mean) * img_range``.
+        img_range: scale of the images that the layers process, ``(x - mean) * img_range``.
         upsampler: ``pixelshuffle`` (super-resolution; upscale 3 or a power of two), ``pixelshuffledirect`` (lightweight
             super-resolution; any upscale), ``nearest+conv`` (real-world super-resolution; upscale 2 or 4), empty or
-            null (denoising, JPEG artefacts; upscale 1).
-        resi_connection: layers at the end of a group: ``1conv``, or ``3conv`` with a bottleneck of a quarter of the
-            features.
+            null (denoising, JPEG artifacts; upscale 1).
+        resi_connection: convolutions at the end of a group: ``1conv``, or ``3conv`` with a bottleneck of a quarter of
+            the features.
         qkv_bias: whether the projections to queries, keys and values have a bias.
-        qk_scale: factor of the products of queries and keys; null for (embed_dim / heads)^(-1/2).
-        drop_rate: dropout probability of the features before the first group, of attention outputs and in the MLPs.
+        qk_scale: factor of the products of queries and keys; null means (embed_dim / heads)^(-1/2).
+        drop_rate: dropout probability before the first group, at the attention outputs and in the MLPs.
         attn_drop_rate: dropout probability of the attention weights.
-        patch_norm: whether layer normalisation precedes the first group.
-        use_checkpoint: recompute the blocks in the backward pass, to save memory in training.
+        patch_norm: whether layer normalization precedes the first group.
+        use_checkpoint: whether the backward pass recomputes the blocks, to save memory in training.
         patch_size: must be 1, as in every published network.
         ape: must be False. An absolute position embedding would fix the image size.
 
@@ -315,7 +315,7 @@ class SwinIR(Network):
         return torch.add(self.mean, restored, alpha=1 / self.img_range)
 
     def _upsample(self, deep: Tensor) -> Tensor:
-        """Return the output image in the range of the layers, from features (B, C, H, W)."""
+        """Map features (B, C, H, W) to the output image, not yet denormalized."""
         if self.upsampler == "pixelshuffledirect":
             upsampled: Tensor = self.upsample(deep)
             return upsampled
@@ -331,7 +331,7 @@ class SwinIR(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that follow from a state dict; networks with windows of 7 (JPEG) have img_range 255."""
+        """Return the arguments that a state dict determines; networks with windows of 7 (JPEG) get img_range 255."""
         first_block = "layers.0.residual_group.blocks.0."
         table = shapes.get(f"{first_block}attn.relative_position_bias_table")
         if table is None or "conv_first.weight" not in shapes or f"{first_block}mlp.fc1.weight" not in shapes:
@@ -339,19 +339,19 @@ class SwinIR(Network):
         window = (math.isqrt(table[0]) + 1) // 2
         embed_dim, in_chans = shapes["conv_first.weight"][:2]
         blocks = [
-            (int(found[1]), shape[1])
+            (int(match[1]), shape[1])
             for key, shape in shapes.items()
-            if (found := re.fullmatch(r"layers\.(\d+)\..*relative_position_bias_table", key))
+            if (match := re.fullmatch(r"layers\.(\d+)\..*relative_position_bias_table", key))
         ]
         groups = range(1 + max(group for group, _ in blocks))
         mask = shapes.get("layers.0.residual_group.blocks.1.attn_mask")
-        upsampler, upscale = _head_of(shapes, in_chans)
+        upsampler, upscale = _detect_head(shapes, in_chans)
         return {
             "img_size": window if mask is None else window * math.isqrt(mask[0]),
             "in_chans": in_chans,
             "embed_dim": embed_dim,
-            "depths": [sum(group == own for own, _ in blocks) for group in groups],
-            "num_heads": [next(heads for own, heads in blocks if group == own) for group in groups],
+            "depths": [sum(number == group for number, _ in blocks) for group in groups],
+            "num_heads": [next(heads for number, heads in blocks if number == group) for group in groups],
             "window_size": window,
             "mlp_ratio": shapes[f"{first_block}mlp.fc1.weight"][0] / embed_dim,
             "upscale": upscale,
@@ -376,7 +376,7 @@ def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
     )
 
 
-def _head_of(shapes: Shapes, channels: int) -> tuple[str, int]:
+def _detect_head(shapes: Shapes, channels: int) -> tuple[str, int]:
     """Return the upsampler and the scale of a state dict."""
     if "conv_hr.weight" in shapes:
         return "nearest+conv", 4 if "conv_up2.weight" in shapes else 2
@@ -399,7 +399,7 @@ def _check_sizes(
     if len(depths) != len(num_heads):
         raise ArgumentError(
             "num_heads",
-            f"expected one number per group, as depths has ({len(depths)}), got {list(num_heads)}.",
+            f"expected one number per group ({len(depths)}, as in depths), got {list(num_heads)}.",
         )
     for heads in num_heads:
         if embed_dim % heads:
@@ -413,7 +413,7 @@ def _check_sizes(
 
 
 def _check_head(upsampler: str, upscale: int, resi_connection: str) -> str:
-    """Check the names, and that the head can upsample by ``upscale``. Return the upsampler."""
+    """Check the names, and whether the head supports ``upscale``. Return the upsampler."""
     if upsampler not in UPSAMPLERS:
         raise ArgumentError(
             "upsampler",

@@ -1,8 +1,8 @@
 """U-Net (Ronneberger, Fischer and Brox, MICCAI 2015, arXiv:1505.04597) for restoration.
 
-The four-level network that residual contrastive learning trains: two 3×3 convolutions per level, half the resolution
-and twice the features on the next level, skip connections, and a final 1×1 convolution, ``last``. Unlike the paper's,
-the convolutions are padded and followed by batch normalisation. The state dict has our own keys.
+The network that residual contrastive learning trains. It has two 3×3 convolutions per level, half the resolution and
+twice the features on each next level, skip connections, and a final 1×1 convolution, ``last``. Unlike in the paper, the
+convolutions are padded and followed by batch normalization. The keys of the state dict are mcir's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVELS = 4
 
 
 class ConvolutionPair(nn.Module):
-    """Two times: 3×3 convolution without bias, batch normalisation, ReLU."""
+    """Two layers, each a 3×3 convolution without bias, batch normalization and ReLU."""
 
     def __init__(self, num_in: int, num_mid: int, num_out: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class UpBlock(nn.Module):
     Args:
         num_skip: channels of the skip connection, and of the upsampled features.
         num_out: output channels.
-        bilinear: upsample bilinearly with aligned corners, instead of with a transposed convolution that halves the
-            channels.
+        bilinear: whether to upsample bilinearly with aligned corners, instead of with a transposed convolution that
+            halves the number of channels.
     """
 
     def __init__(self, num_skip: int, num_out: int, bilinear: bool) -> None:
@@ -75,17 +75,17 @@ class UNet(Network):
     """U-Net: (B, num_in_ch, H, W) in [0, 1] to (B, num_out_ch, scale·H, scale·W), not clamped; no residual.
 
     It has 31,037,763 parameters with the defaults, and 17,263,107 if ``bilinear``. For super-resolution, only the last
-    convolution differs: it computes scale² pixels from each.
+    convolution differs: it computes scale² output pixels per input pixel.
 
-    Batch normalisation at the lowest level sees images 16 times smaller: train on crops of at least 32 pixels, or on
-    batches of several images.
+    At the lowest level, feature maps are 16 times smaller than the images. For the statistics of batch normalization,
+    train on crops of at least 32 pixels, or on batches of several images.
 
     Args:
         num_in_ch: channels of the input.
         num_out_ch: channels of the output.
         num_feat: number of features at full resolution; it doubles with each level.
-        bilinear: upsample bilinearly instead of with transposed convolutions. The lowest level then has no more
-            features than the one above.
+        bilinear: whether to upsample bilinearly instead of with transposed convolutions. The lowest level then has as
+            many features as the level above.
         scale: upsampling factor.
 
     Raises:
@@ -132,20 +132,21 @@ class UNet(Network):
 
     @classmethod
     def detect(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the arguments that follow from a state dict.
+        """Return the arguments that a state dict determines.
 
-        ``scale`` is above 1 if the last convolution has the input's channels times a square number.
+        ``scale`` is assumed to be above 1 if the output channels of the last convolution are a square times the input
+        channels.
         """
         if not {"encoder.0.conv1.weight", "decoder.0.pair.conv1.weight", "last.weight"} <= shapes.keys():
             return None
         num_feat, num_in_ch = shapes["encoder.0.conv1.weight"][:2]
         outputs = shapes["last.weight"][0]
         scale = math.isqrt(outputs // num_in_ch)
-        upsamples = scale > 1 and outputs == num_in_ch * scale**2
+        has_upsampling = scale > 1 and outputs == num_in_ch * scale**2
         return {
             "num_in_ch": num_in_ch,
-            "num_out_ch": num_in_ch if upsamples else outputs,
+            "num_out_ch": num_in_ch if has_upsampling else outputs,
             "num_feat": num_feat,
             "bilinear": "decoder.0.up.weight" not in shapes,
-            "scale": scale if upsamples else 1,
+            "scale": scale if has_upsampling else 1,
         }

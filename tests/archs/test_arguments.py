@@ -130,7 +130,7 @@ def test_qkv_bias() -> None:
     assert detect(plain.state_dict()).arguments["qkv_bias"] is False  # type: ignore[union-attr]
     net.load_state_dict({**net.state_dict(), **plain.state_dict()})
     image = torch.rand(1, 3, 8, 12)
-    with torch.no_grad():  # biases are initialised to zero
+    with torch.no_grad():  # biases are initialized to zero
         torch.testing.assert_close(plain(image), net(image), rtol=1e-5, atol=1e-6)
 
 
@@ -216,7 +216,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("UNet", {"num_out_ch": 0}, "num_out_ch: expected"),
     ("UNet", {"num_feat": 0}, "num_feat: expected"),
     ("UNet", {"scale": 0}, "scale: expected"),
-    ("NAFNet", {"dec_blk_nums": [1, 1, 1]}, "expected as many levels as enc_blk_nums has, 4, got 3."),
+    ("NAFNet", {"dec_blk_nums": [1, 1, 1]}, "expected as many levels as enc_blk_nums (4), got 3."),
     ("NAFNet", {"width": 0}, "width: expected a number of at least 1, got 0."),
     ("NAFNet", {"img_channel": 0}, "img_channel: expected"),
     ("NAFNet", {"middle_blk_num": -1}, "middle_blk_num: expected a number of at least 0, got -1."),
@@ -232,7 +232,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("SwinIR", {"resi_connection": "2conv"}, "resi_connection: expected '1conv' or '3conv', got '2conv'."),
     ("SwinIR", {"img_size": 30}, "img_size: expected a multiple of window_size 8, like 24 or 32, got 30."),
     ("SwinIR", {"num_heads": [6, 6, 6, 5]}, "num_heads: expected divisors of embed_dim 96, got 5."),
-    ("SwinIR", {"num_heads": [2]}, "num_heads: expected one number per group, as depths has (4), got [2]."),
+    ("SwinIR", {"num_heads": [2]}, "num_heads: expected one number per group (4, as in depths), got [2]."),
     ("SwinIR", {"depths": []}, "depths: expected one number per group, got an empty list."),
     ("SwinIR", {"depths": [2, 0, 2, 2]}, "depths: expected numbers of at least 1, got [2, 0, 2, 2]."),
     ("SwinIR", {"embed_dim": 0}, "embed_dim: expected"),
@@ -249,13 +249,13 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     (
         "DehazeFormer",
         {"mlp_ratios": [2, 4, 0.01, 2, 2]},
-        "mlp_ratios: stage 2: expected at least one hidden feature for 96",
+        "mlp_ratios: stage 3: expected at least one hidden feature, got the ratio 0.01 for 96 features.",
     ),
-    ("DehazeFormer", {"attn_ratio": [0, 0.5, 75, 0, 0]}, "attn_ratio: stage 2: expected a fraction in [0, 1], got 75."),
+    ("DehazeFormer", {"attn_ratio": [0, 0.5, 75, 0, 0]}, "attn_ratio: stage 3: expected a fraction in [0, 1], got 75."),
     (
         "DehazeFormer",
         {"num_heads": [2, 5, 6, 1, 1]},
-        "num_heads: stage 1: expected a divisor of embed_dims[1] = 48, got 5.",
+        "num_heads: stage 2: expected a divisor of the 48 features in embed_dims, got 5.",
     ),
     ("DehazeFormer", {"conv_type": "dwconv"}, "conv_type: expected 'DWConv' or 'Conv', got 'dwconv'."),
     ("DehazeFormer", {"out_chans": 3}, "out_chans: expected 4, got 3 ("),
@@ -268,9 +268,9 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     (
         "IDT",
         {"num_heads": [3, 2, 4, 8, 16, 16, 8, 4, 2]},
-        "num_heads: level 0: expected a divisor of the level's 32 features",
+        "num_heads: stage 1: expected a divisor of 32 features",
     ),
-    ("IDT", {"num_heads": [128, *NINE[1:]], "embed_dim": 128}, "and of the 64 pixels of a window, got 128."),
+    ("IDT", {"num_heads": [128, *NINE[1:]], "embed_dim": 128}, "and of 64 pixels per window, got 128."),
     ("IDT", {"img_size": 192}, "expected a multiple of 16 · win_size or 64, like 256, got 192."),
     ("IDT", {"img_size": 0}, "img_size: expected"),
     ("IDT", {"win_size": 0}, "win_size: expected"),

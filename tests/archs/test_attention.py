@@ -64,8 +64,8 @@ BIASES = ["shared", "per window", "mask_index"]
 @pytest.fixture(params=["one chunk", "several chunks"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "several chunks":  # of four windows, so that the last chunk is smaller
-        monkeypatch.setattr(attention, "CACHED_SCORES", 4 * 2 * 5 * 5 // torch.get_num_threads())
-        monkeypatch.setattr(attention, "MOST_MATRICES", 4 * 2)
+        monkeypatch.setattr(attention, "SCORES_PER_CHUNK", 4 * 2 * 5 * 5 // torch.get_num_threads())
+        monkeypatch.setattr(attention, "MAX_MATRICES", 4 * 2)
 
 
 @pytest.mark.parametrize("kind", BIASES)
@@ -76,7 +76,7 @@ def test_equals_the_equation(kind: str, chunks: None) -> None:
 
 
 @pytest.mark.parametrize("kind", BIASES)
-@pytest.mark.parametrize("form", [attention._attend_fused, attention._attend_plainly])
+@pytest.mark.parametrize("form", [attention._attend_fused, attention._attend_directly])
 def test_the_variants_of_other_devices_are_equal(form, kind: str, chunks: None) -> None:
     bias, mask_index, biases = biases_of(kind)
     if kind == "per window":
@@ -112,7 +112,7 @@ def test_the_memory_layout_does_not_matter(layout: str) -> None:
 
 
 def test_the_scores_of_many_windows_are_not_stored_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "CACHED_SCORES", 2 * 2 * 32 * 32 // torch.get_num_threads())
+    monkeypatch.setattr(attention, "SCORES_PER_CHUNK", 2 * 2 * 32 * 32 // torch.get_num_threads())
     query, key, value = (each.requires_grad_() for each in operands(windows=6, tokens=32))
     stored: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: stored.append(x.numel()) or x, lambda x: x):

@@ -67,7 +67,7 @@ def test_norm_equals_the_equations() -> None:
     with torch.no_grad():
         for parameter in norm.parameters():
             parameter.normal_()
-        normalised, factor, summand = norm(images)
+        normalized, factor, summand = norm(images)
     assert factor.shape == summand.shape == (2, 3, 1, 1)
     for index, image in enumerate(images):
         mean = sum(image.flatten().tolist()) / image.numel()
@@ -75,7 +75,7 @@ def test_norm_equals_the_equations() -> None:
         for channel in range(3):
             weight, bias = norm.weight[0, channel].item(), norm.bias[0, channel].item()
             expected = (image[channel] - mean) / std * weight + bias
-            torch.testing.assert_close(normalised[index, channel], expected, rtol=0, atol=1e-12)
+            torch.testing.assert_close(normalized[index, channel], expected, rtol=0, atol=1e-12)
             for meta, value, own in ((norm.meta1, std, factor), (norm.meta2, mean, summand)):
                 expected_value = meta.weight[channel].item() * value + meta.bias[channel].item()
                 assert own[index, channel].item() == pytest.approx(expected_value, abs=1e-12)
@@ -130,8 +130,8 @@ def test_network_equals_the_composition_of_its_parts() -> None:
             if block.norm1 is None:
                 x = x + block.attn(x)
             else:
-                normalised, factor, summand = block.norm1(x)
-                x = x + (block.attn(normalised) * factor + summand)
+                normalized, factor, summand = block.norm1(x)
+                x = x + (block.attn(normalized) * factor + summand)
             x = x + block.mlp.mlp[2](block.mlp.mlp[0](x).clamp(min=0))
         return x
 

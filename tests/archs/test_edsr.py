@@ -13,7 +13,7 @@ class TestContract(ArchitectureContract):
     reach = 10  # ten 3×3 convolutions, the last two at a higher resolution
 
 
-class TestContractOfGrey(ArchitectureContract):
+class TestContractOfGray(ArchitectureContract):
     section: ClassVar = {
         "type": "EDSR",
         "num_in_ch": 1,
@@ -34,7 +34,7 @@ def test_scales(upscale: int) -> None:
 
 
 def test_zero_weights_output_the_mean() -> None:
-    """The normalisation is undone at the end."""
+    """The normalization is undone at the end."""
     net = EDSR(num_feat=4, num_block=1, upscale=2)
     with torch.no_grad():
         for parameter in net.parameters():

@@ -32,9 +32,9 @@ def test_agrees_with_the_equations(gps: int, blocks: int) -> None:
     def mean(x: Tensor) -> Tensor:
         return x.flatten(2).mean(2)[..., None, None]
 
-    mean_of_colours = torch.tensor([0.64, 0.6, 0.58]).double().view(1, 3, 1, 1)
-    range_of_colours = torch.tensor([0.14, 0.15, 0.152]).double().view(1, 3, 1, 1)
-    normal = (images - mean_of_colours) / range_of_colours
+    mean_of_colors = torch.tensor([0.64, 0.6, 0.58]).double().view(1, 3, 1, 1)
+    range_of_colors = torch.tensor([0.14, 0.15, 0.152]).double().view(1, 3, 1, 1)
+    normal = (images - mean_of_colors) / range_of_colors
     x = conv(normal, "pre.0")
     groups = []
     for group in range(1, gps + 1):
@@ -54,7 +54,7 @@ def test_agrees_with_the_equations(gps: int, blocks: int) -> None:
     torch.testing.assert_close(net.restore(normal), expected, rtol=0, atol=1e-12)
 
 
-def test_normalises_the_input_but_not_the_output() -> None:
+def test_normalizes_the_input_but_not_the_output() -> None:
     net = FFANet(1, 1)
     for parameter in net.post[1].parameters():
         torch.nn.init.zeros_(parameter)

@@ -1,6 +1,6 @@
 """Every configuration equals its authors' code: keys, shapes, parameters, multiply-adds, outputs, gradients.
 
-The networks run without the normalisation that their authors do outside the network.
+The networks run without the normalization that their authors do outside the network.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcir.archs import IDT, idt, network
-from mcir.archs.idt import RelativeAttention, SpatialTransformer, WindowBlock, centre_weights, tile_starts
+from mcir.archs.idt import RelativeAttention, SpatialTransformer, WindowBlock, center_weights, tile_starts
 from mcir.registry import ARCHS
 from tests.archs.contract import ArchitectureContract
 from tests.golden.deterministic import uniform
@@ -38,7 +38,7 @@ class TestContract(ArchitectureContract):
         super().test_compiled_equals_eager(net)
 
 
-class TestContractOfGreyWithASingleWindow(TestContract):
+class TestContractOfGrayWithASingleWindow(TestContract):
     section: ClassVar = {
         "type": "IDT",
         **SMALL,
@@ -121,11 +121,11 @@ def plain_leff(block: WindowBlock | SpatialTransformer, x: Tensor) -> Tensor:
 
 
 def plain_norm(norm: torch.nn.Module, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
 
 
-def randomised(module: torch.nn.Module) -> Any:
+def randomized(module: torch.nn.Module) -> Any:
     torch.manual_seed(1)
     for parameter in module.double().parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -136,14 +136,14 @@ def randomised(module: torch.nn.Module) -> Any:
 @pytest.mark.parametrize("heads", [1, 3])
 def test_attention_equals_its_equations(window: int, bound: int, heads: int) -> None:
     """With a bound below the side of the grid, distant positions share a bias."""
-    attention = randomised(RelativeAttention(6, window, heads, bound, qkv_bias=True))
+    attention = randomized(RelativeAttention(6, window, heads, bound, qkv_bias=True))
     tokens = torch.rand(2, window * window, 6, dtype=torch.float64)
     expected = torch.stack([plain_attention(attention, grid, bound) for grid in tokens])
     torch.testing.assert_close(attention(tokens), expected, rtol=0, atol=1e-12)
 
 
 def test_window_block_equals_its_equations() -> None:
-    block = randomised(WindowBlock(RelativeAttention(6, 3, 2, 8, qkv_bias=True), 6, 8, drop_path=0.5))
+    block = randomized(WindowBlock(RelativeAttention(6, 3, 2, 8, qkv_bias=True), 6, 8, drop_path=0.5))
     x = torch.rand(2, 6, 9, 6, dtype=torch.float64)
     normal, attended = plain_norm(block.norm1, x), torch.empty_like(x)
     for image in range(2):
@@ -158,7 +158,7 @@ def test_window_block_equals_its_equations() -> None:
 
 def test_spatial_transformer_equals_its_equations() -> None:
     """Windows are tokens, and their results are added window after window, not at the pixels of the windows."""
-    block = randomised(SpatialTransformer(RelativeAttention(4, 4, 2, 2, qkv_bias=True), 3, 2, 8))
+    block = randomized(SpatialTransformer(RelativeAttention(4, 4, 2, 2, qkv_bias=True), 3, 2, 8))
     x = torch.rand(2, 8, 8, 3, dtype=torch.float64)
     expected = x.clone()
     for image in range(2):
@@ -209,7 +209,7 @@ def patch_tiles(net: IDT, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_merged_tiles_are_official(monkeypatch: pytest.MonkeyPatch) -> None:
     with np.load(TILING / "idt.npz") as golden:
         expected, weights = (torch.from_numpy(golden[key]) for key in ("merged", "weights_row64"))
-    torch.testing.assert_close(centre_weights(128)[64], weights, rtol=1e-6, atol=0)
+    torch.testing.assert_close(center_weights(128)[64], weights, rtol=1e-6, atol=0)
     net = IDT(**{**SMALL, "img_size": 128, "overlap": 20})
     patch_tiles(net, monkeypatch)
     merged = net(uniform(8800, (1, 3, 150, 236)))
@@ -291,7 +291,7 @@ def test_a_single_tile_can_be_exported() -> None:
 
 
 def test_stochastic_depth_drops_residuals_per_image() -> None:
-    block = randomised(WindowBlock(RelativeAttention(4, 2, 1, 8, qkv_bias=True), 4, 4, drop_path=0.25)).train()
+    block = randomized(WindowBlock(RelativeAttention(4, 2, 1, 8, qkv_bias=True), 4, 4, drop_path=0.25)).train()
     torch.nn.init.zeros_(block.mlp.linear2[0].weight)
     torch.nn.init.zeros_(block.mlp.linear2[0].bias)
     x = torch.rand(1, 2, 2, 4, dtype=torch.float64).expand(400, 2, 2, 4)

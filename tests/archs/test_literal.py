@@ -20,7 +20,7 @@ SMALL = {
 def test_reference_implementations_are_equal(name: str) -> None:
     torch.manual_seed(0)
     net = ARCHS.build({"type": name, **SMALL[name]}).double().eval()
-    for parameter in net.parameters():  # also those that are initialised to zero
+    for parameter in net.parameters():  # also those that are initialized to zero
         torch.nn.init.normal_(parameter, std=0.1)
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

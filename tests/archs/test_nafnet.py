@@ -17,7 +17,7 @@ SIDD: dict[str, Any] = {"middle_blk_num": 12, "enc_blk_nums": [2, 2, 4, 8], "dec
 
 
 def with_active_blocks(net: Network) -> Network:
-    """Set beta and gamma to random values: they are initialised to zero, where other parameters get no gradient."""
+    """Set beta and gamma to random values: they are initialized to zero, where other parameters get no gradient."""
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith(("beta", "gamma")):
@@ -34,7 +34,7 @@ class TestContract(ArchitectureContract):
         return with_active_blocks(ARCHS.build(self.section))
 
 
-class TestContractOfGrey(TestContract):
+class TestContractOfGray(TestContract):
     section: ClassVar = {"type": "NAFNet", **SMALL, "img_channel": 1, "enc_blk_nums": [1], "dec_blk_nums": [0]}
     channels = 1
 
@@ -55,7 +55,7 @@ def norm_by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x - mean) / (variance + 1e-6).sqrt() * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
 
 
-def test_normalises_over_the_channels_of_each_pixel() -> None:
+def test_normalizes_over_the_channels_of_each_pixel() -> None:
     torch.manual_seed(0)
     norm = LayerNorm2d(5).double()
     torch.nn.init.normal_(norm.weight)
@@ -132,7 +132,7 @@ def test_block_agrees_with_the_equations() -> None:
 # -- the networks -----------------------------------------------------------------------------------------------------
 
 
-def test_an_initialised_block_is_the_identity() -> None:
+def test_an_initialized_block_is_the_identity() -> None:
     x = torch.rand(1, 4, 5, 6)
     assert torch.equal(NAFBlock(4)(x), x)
 

@@ -41,7 +41,7 @@ class TestContractOfNearestUpsampling(ArchitectureContract):
     }
 
 
-class TestContractOfGreyWithoutUpsampling(ArchitectureContract):
+class TestContractOfGrayWithoutUpsampling(ArchitectureContract):
     section: ClassVar = {
         "type": "SwinIR",
         **SMALL,
@@ -82,8 +82,8 @@ def by_the_equations(net: SwinIR, image: Tensor) -> Tensor:
         return F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1)
 
     def norm(x: Tensor, key: str) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        centered = x - x.mean(-1, keepdim=True)
+        scaled = centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
         return scaled * state[f"{key}.weight"] + state[f"{key}.bias"]
 
     mean = torch.tensor([0.4488, 0.4371, 0.4040]).double().view(3, 1, 1)

@@ -13,7 +13,7 @@ class TestContract(ArchitectureContract):
     reach = 110  # convolutions 62 in the encoder and 30 in the decoder, pooling 15
 
     def images(self, net: Any, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Larger images in training, because batch normalisation of single pixels has almost no variance."""
+        """Larger images in training, because batch normalization of single pixels has almost no variance."""
         return super().images(net, batch, height + 32 * net.training, width + 32 * net.training, seed)
 
 
@@ -30,7 +30,7 @@ class TestContractOfUpsampling(TestContract):
 # -- slow reference ---------------------------------------------------------------------------------------------------
 
 
-def randomised(net: UNet) -> UNet:
+def randomized(net: UNet) -> UNet:
     torch.manual_seed(1)
     for key, value in net.double().state_dict().items():
         if value.is_floating_point():
@@ -84,7 +84,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (19, 31)])
 def test_equals_a_slow_reference(bilinear: bool, size: tuple[int, int]) -> None:
-    net = randomised(UNet(2, 5, num_feat=2, bilinear=bilinear))
+    net = randomized(UNet(2, 5, num_feat=2, bilinear=bilinear))
     state, images = net.state_dict(), torch.rand(2, 2, *size, dtype=torch.float64)
     features = [plain_pair(part(state, "encoder.0."), images)]
     for level in range(1, 5):
@@ -110,7 +110,7 @@ def test_parameters(bilinear: bool, parameters: int) -> None:
 
 def test_upsampling_changes_only_the_last_layer() -> None:
     """Channel c·scale² + row·scale + column of the last layer becomes channel c at (row, column) of each block."""
-    net, twin = randomised(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
+    net, twin = randomized(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
     own, body = net.state_dict(), twin.state_dict()
     assert [key for key in own if own[key].shape != body[key].shape] == ["last.weight", "last.bias"]
     assert own.keys() == body.keys()
