@@ -20,6 +20,7 @@ from mcir.registry import (
     NEGATIVES,
     OPTIMIZERS,
     SCHEDULERS,
+    ArgumentError,
     Registry,
     RegistryError,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mcir.inference import Restorer, restore
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
+    from mcir.network_spec import NetworkSpec
     from mcir.weights import load_network
 
 build_network = ARCHS.build
@@ -41,6 +43,7 @@ build_model = MODELS.build
 _LAZY_IMPORTS = {
     "HistoryNegatives": "mcir.models",
     "Model": "mcir.models",
+    "NetworkSpec": "mcir.network_spec",
     "OptionError": "mcir.config",
     "Options": "mcir.config",
     "Restorer": "mcir.inference",
@@ -61,8 +64,10 @@ __all__ = [
     "NEGATIVES",
     "OPTIMIZERS",
     "SCHEDULERS",
+    "ArgumentError",
     "HistoryNegatives",
     "Model",
+    "NetworkSpec",
     "OptionError",
     "Options",
     "Registry",
