@@ -1,7 +1,7 @@
-"""Collective operations that a module can use in training: the mean over all processes, and concatenation.
+"""Collective operations for modules in distributed training: the mean over all processes, and all-gather.
 
-A module whose value or state depends on more than its own share of the batch is a :class:`DistributedModule`. The
-trainer connects it to the other processes with :func:`set_communicator`; until then it runs as a single process.
+A module that needs more than its own part of the batch is a :class:`DistributedModule`. The trainer connects it to the
+other processes with :func:`set_communicator`. Without that call, it works as in a single process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Communicator(Protocol):
-    """The processes that train one model together, each with its own share of every batch."""
+    """The processes that train one model together, each on its own part of every batch."""
 
     @property
     def rank(self) -> int:
@@ -23,34 +23,34 @@ class Communicator(Protocol):
         """The number of processes."""
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network with gradients that are averaged over the processes in the backward pass."""
+        """Return a network whose backward pass averages gradients over the processes."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean of a tensor over the processes, without gradient."""
+        """Return the mean of a tensor over the processes, without a graph."""
 
-    def concatenated(self, value: Tensor) -> Tensor:
-        """Return the tensors (B, …) of all processes as one tensor (world_size·B, …), ordered by rank.
+    def all_gather(self, value: Tensor) -> Tensor:
+        """Return the concatenated tensors (B, …) of all processes as (world_size·B, …), ordered by rank.
 
-        In the backward pass each process receives the summed gradient of its own share.
+        The backward pass sums the gradients of all processes and returns the part that belongs to this process.
         """
 
 
 class SingleProcess:
-    """A training with one process: every operation is the identity."""
+    """Training in a single process: every operation returns its argument."""
 
     rank = 0
     world_size = 1
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network."""
+        """Return the network unchanged."""
         return network
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the value."""
+        """Return the value unchanged."""
         return value
 
-    def concatenated(self, value: Tensor) -> Tensor:
-        """Return the value."""
+    def all_gather(self, value: Tensor) -> Tensor:
+        """Return the value unchanged."""
         return value
 
 
@@ -58,14 +58,14 @@ class DistributedModule(nn.Module):
     """A module that uses collective operations.
 
     Attributes:
-        communicator: the processes that train together.
+        communicator: processes that train together.
     """
 
     communicator: Communicator = SingleProcess()
 
 
 def set_communicator(module: nn.Module, communicator: Communicator) -> None:
-    """Set the communicator of every :class:`DistributedModule` inside a module."""
-    for part in module.modules():
-        if isinstance(part, DistributedModule):
-            part.communicator = communicator
+    """Set the communicator of a module and of all its submodules."""
+    for submodule in module.modules():
+        if isinstance(submodule, DistributedModule):
+            submodule.communicator = communicator

@@ -1,4 +1,4 @@
-"""Devices by name, CPU cores and memory."""
+"""Devices, CPU cores and memory of this machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def best_device() -> torch.device:
-    """Return the first CUDA GPU, else Apple's MPS, else the CPU."""
+    """Return the first available device of: CUDA GPU, MPS (Apple silicon), CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def resolve_device(name: str, option: str = "device") -> torch.device:
-    """Return the device with a name like ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    """Return the device with the given name.
 
     Args:
-        name: the name of the device.
-        option: the name of the option that sets it, for error messages.
+        name: name of the device, such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        option: name of the option that selects the device, for error messages.
 
     Raises:
         ValueError: the name is unknown, or the device is not available on this machine.
@@ -43,20 +43,20 @@ def resolve_device(name: str, option: str = "device") -> torch.device:
             f"{option}: '{name}' is not available: this machine has {torch.cuda.device_count()} CUDA GPUs."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"{option}: '{name}' is not available: it needs macOS on Apple silicon.")
+        raise ValueError(f"{option}: '{name}' is not available: it requires macOS on Apple silicon.")
     return device
 
 
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use."""
     process = psutil.Process()
-    if hasattr(process, "cpu_affinity"):  # macOS has no affinities
+    if hasattr(process, "cpu_affinity"):  # not on macOS
         return len(process.cpu_affinity() or ()) or 1
     return os.cpu_count() or 1
 
 
 def memory_used() -> int:
-    """Return the memory in use, in bytes: peak on a CUDA GPU, current on MPS, that of the process on the CPU."""
+    """Return the memory in use in bytes: the peak on a CUDA GPU, or the current memory on MPS or of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""The facts about a network that the code around it needs: scale, accepted sizes, how its tiles must be cut."""
+"""What other code must know about a network: its scale, the sizes that it accepts, and how to tile its input."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Literal, TypeAlias
 from torch import nn
 
 Padding: TypeAlias = Literal["reflect", "zeros"]
-"""How an image is extended at the bottom and right: mirrored without repeating the edge pixel, or black."""
+"""How an image is padded at the bottom and right: by reflection without repeating the edge pixel, or with zeros."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """The facts about a network, stored in its attribute ``spec``.
+    """Properties of a network, stored in its attribute ``spec``.
 
     Attributes:
-        in_channels: channels of an input image.
+        in_channels: number of channels of an input image.
         scale: height and width of the output divided by those of the input.
-        size_multiple: number that the height and width at the layers must be a multiple of. Other sizes are padded.
-        min_size: smallest height and width at the layers. Smaller images are padded.
-        shift_period: number of pixels by which an input must be shifted for the output to be the same, shifted, away
-            from the edges. Tiles start at multiples of it. 0 means ``size_multiple``.
-        tile_remainder: remainder of a tile's height and width when divided by ``shift_period``.
-        global_context: whether an output pixel depends on the whole image, or nearly, so that a tile is restored
-            differently from the same pixels of the whole image.
-        tiles_internally: whether the network itself restores a large image in parts, so that its memory grows little
+        size_multiple: divisor of every height and width that the layers accept. Images of other sizes are padded.
+        min_size: smallest height and width that the layers accept. Smaller images are padded.
+        shift_period: number of pixels p such that shifting the input by p shifts the output without changing it, away
+            from the edges. Tiles start at multiples of p. Default (0): ``size_multiple``.
+        tile_remainder: remainder of the height and width of a tile divided by ``shift_period``.
+        global_context: whether an output pixel depends on most of the image, so that restoring a tile gives other
+            values than restoring the whole image.
+        tiles_internally: whether the network itself processes a large image in parts, so that its memory hardly grows
             with the size.
-        padding: how images of other sizes are padded.
+        padding: padding mode for images of other sizes.
         last_layer: name of the convolution that computes the output image; empty if there is no single one.
-        derived_buffers: last components of the names of buffers that the constructor computes, such as index tables and
-            masks. Weight files may contain them or not; the network always keeps its own.
-        guessed: constructor arguments that leave no trace in the keys and shapes of a state dict. ``detect`` fills them
-            in from the published configurations.
+        derived_buffers: last name components of the buffers that the constructor computes, such as index tables and
+            masks. They are never loaded from weight files.
+        guessed: constructor arguments that do not affect the keys and shapes of the state dict. ``detect`` takes their
+            values from published configurations.
     """
 
     in_channels: int = 3
@@ -55,12 +55,12 @@ class NetworkSpec:
 
 
 def spec_of(network: nn.Module) -> NetworkSpec | None:
-    """Return the facts about a network, or None if its class does not state them."""
+    """Return the spec of a network, or None if it has none."""
     spec = network.spec if hasattr(network, "spec") else None
     return spec if isinstance(spec, NetworkSpec) else None
 
 
 def derived_buffer_names(network: nn.Module) -> set[str]:
-    """Return the last components of the names of buffers that a network, or one inside it, computes itself."""
+    """Return the last name components of the buffers that a network or one of its submodules computes itself."""
     specs = (spec_of(module) for module in network.modules())
     return {name for spec in specs if spec is not None for name in spec.derived_buffers}

@@ -40,7 +40,7 @@ def test_the_best_device_is_cuda_then_mps_then_cpu(machine):
         ("gpu", "device: expected cpu, cuda, mps or a GPU such as cuda:1, got 'gpu'."),
         ("meta", "device: expected cpu, cuda, mps or a GPU such as cuda:1, got 'meta'."),
         ("cuda", "device: 'cuda' is not available: this machine has 0 CUDA GPUs."),
-        ("mps", "device: 'mps' is not available: it needs macOS on Apple silicon."),
+        ("mps", "device: 'mps' is not available: it requires macOS on Apple silicon."),
     ],
 )
 def test_an_unknown_or_unavailable_device_is_an_error(machine, name, message):

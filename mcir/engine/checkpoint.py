@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcir.atomic import whole_file
+from mcir.atomic import atomic_file
 from mcir.models import Model
 from mcir.weights import network_config, network_metadata, read_weights, to_safetensors
 
@@ -129,7 +129,7 @@ class Checkpoints:
         for label in [str(iteration), *(["best"] if is_best else [])]:
             write_network(self.models / f"net_g_{label}", network, iteration)
         # the state is written last, so that a checkpoint with a state is complete
-        with whole_file(self.states / f"{iteration}.state", durable=True) as file:
+        with atomic_file(self.states / f"{iteration}.state", durable=True) as file:
             torch.save(state, file)
         if self.keep is not None:
             for old in self.iterations()[: -self.keep]:
@@ -227,11 +227,11 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
     }
     facts = network_metadata(network.architecture, network.hyperparameters)
-    with whole_file(base.with_name(base.name + ".pth"), durable=True) as file:
+    with atomic_file(base.with_name(base.name + ".pth"), durable=True) as file:
         torch.save({**weights, **facts}, file)
     best = "params_ema" if "params_ema" in weights else "params"
     content = to_safetensors(weights[best], {**facts, "weights": best, "iteration": str(iteration)})
-    with whole_file(base.with_name(base.name + ".safetensors"), durable=True) as file:
+    with atomic_file(base.with_name(base.name + ".safetensors"), durable=True) as file:
         file.write_bytes(content)
 
 

@@ -48,7 +48,7 @@ class DistContext:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network with gradients that are averaged over the processes in the backward pass."""
+        """Return a network whose backward pass averages gradients over the processes."""
         if self.world_size == 1:
             return network
         return DistributedDataParallel(
@@ -66,8 +66,8 @@ class DistContext:
         dist.all_reduce(total)
         return total / self.world_size
 
-    def concatenated(self, value: Tensor) -> Tensor:
-        """Return the tensors (B, …) of all processes as one; see :class:`~mcir.communicator.Communicator`."""
+    def all_gather(self, value: Tensor) -> Tensor:
+        """Return the concatenated tensors of all processes; see :class:`~mcir.communicator.Communicator`."""
         if self.world_size == 1:
             return value
         joined: Tensor = _Concatenate.apply(value, self.rank, self.world_size)

@@ -1,4 +1,4 @@
-"""Feature networks: frozen classifiers in whose activations losses compare images."""
+"""Feature networks: frozen classifiers whose activations losses compare."""
 
 from mcir.features.base import FeatureNetwork
 from mcir.features.cache import FeatureCache

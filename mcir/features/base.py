@@ -1,7 +1,8 @@
-"""The base class of feature networks, and the loading of their weights.
+"""Base class of feature networks, and loading of their weights.
 
-Losses compare images in the activations of a frozen network. Its weights are buffers outside the state dict: they get
-no gradient, follow ``.to()`` and are not part of checkpoints. Several losses can therefore share one network.
+Losses compare the activations of images in a frozen network. The weights of that network are non-persistent buffers:
+they get no gradient, they move with ``.to()``, and they are not saved in checkpoints. Several losses can therefore
+share one network.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ logger = logging.getLogger(__name__)
 
 _MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
 _STD = (0.229, 0.224, 0.225)
-_COUNTER = "num_batches_tracked"  # of a batch norm, unused in evaluation mode
+_COUNTER = "num_batches_tracked"  # batch norms do not use this buffer in evaluation mode
 
 
 class FeatureNetwork(nn.Module, ABC):
     """A frozen network whose activations losses compare.
 
-    Built under ``with torch.device("meta")``, it has shapes but no weights, and reads no file.
+    A network that is built under ``with torch.device("meta")`` reads no weight file.
 
     Args:
         network: name of the architecture.
-        weights: weights of the network, see the subclasses.
-        use_input_norm: whether images are normalised with ImageNet's mean and standard deviation.
-        range_norm: whether images are in [-1, 1] and are mapped to [0, 1] first.
+        weights: ``"random"``, or other names and files as described by the subclass.
+        use_input_norm: whether to normalise images with ImageNet's mean and standard deviation.
+        range_norm: whether images are in [-1, 1]; they are then mapped to [0, 1] first.
         seed: seed for random weights.
 
     Attributes:
-        layer_names: the layers whose activations are returned.
-        settings: all arguments except the layers; networks with equal settings differ in their layers only.
+        layer_names: names of the layers whose activations are returned.
+        settings: all arguments except the layers. Networks with equal settings differ only in their layers.
 
     Raises:
-        ArgumentError: unknown network or layer, or no layer.
-        WeightsError: the weights are not available, or do not match.
+        ArgumentError: the network or a layer is unknown, or there are no layers.
+        WeightsError: the weights are not available or do not match.
     """
 
     layer_names: tuple[str, ...]
@@ -59,30 +60,30 @@ class FeatureNetwork(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> FeatureNetwork:
-        """Stay in evaluation mode."""
+        """Do nothing: the network is always in evaluation mode."""
         return super().train(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the activations of images (B, 3, H, W) by layer.
+        """Return the activations of images (B, 3, H, W) by layer name.
 
         Raises:
-            ValueError: the images do not have three channels, or are too small.
+            ValueError: the images do not have three channels or are too small.
         """
         return dict(self.stream(x))
 
     @abstractmethod
-    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of images (B, 3, H, W) layer by layer, as soon as the network has used each.
+    def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and the activation of each layer in order, once the network no longer needs the activation.
 
-        Without a graph, the caller may therefore overwrite an activation. The memory of an activation that the caller
-        drops is free before the next layer is computed.
+        Without a graph, the caller may therefore overwrite activations. If the caller deletes its reference to an
+        activation, the memory is free before the next layer is computed.
 
         Args:
             x: images, (B, 3, H, W), in [0, 1] or, with ``range_norm``, in [-1, 1].
-            wanted: layers to return. Default: all.
+            layers: names of the layers to return. Default: all.
 
         Raises:
-            ValueError: the images do not have three channels, or are too small.
+            ValueError: the images do not have three channels or are too small.
         """
 
     def with_layers(self, layer_names: Sequence[str]) -> FeatureNetwork:
@@ -91,7 +92,7 @@ class FeatureNetwork(nn.Module, ABC):
         return build(layer_names, *self._arguments)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return images as the first layer expects them."""
+        """Return images with the normalisation that the first layer expects."""
         x = x.to(self.mean.dtype)
         if self.range_norm:
             x = (x + 1) / 2
@@ -103,25 +104,28 @@ class FeatureNetwork(nn.Module, ABC):
         self,
         net: nn.Module,
         versions: Sequence[str],
-        names: Callable[[str], Sequence[str]] = lambda key: [key],
-        random: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda expected: {},
+        file_keys: Callable[[str], Sequence[str]] = lambda key: [key],
+        init_random: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda expected: {},
     ) -> None:
-        """Load the weights of ``net`` and turn them into buffers outside the state dict.
+        """Load the weights of ``net`` and turn them into non-persistent buffers.
 
         Args:
-            net: network, with weights on the meta device except for those that are random already.
+            net: network on the meta device, or on the CPU if its weights are random already.
             versions: names of torchvision's weights.
-            names: function from a key of the state dict to the keys that it may have in a file.
-            random: function from the state dict to random weights.
+            file_keys: function that returns the keys under which a file may store an entry of the state dict.
+            init_random: function that returns random weights for a state dict.
         """
         network, weights, *_ = self._arguments
         expected = {key: value.detach() for key, value in net.state_dict().items() if not key.endswith(_COUNTER)}
         values: Mapping[str, Tensor] = {}
         if weights != "random":
-            values = _pretrained_tensors(network, weights, versions, expected, names)
+            values = _pretrained_tensors(network, weights, versions, expected, file_keys)
         elif not on_meta_device():
-            logger.warning("%s has random weights: results differ from papers, which use ImageNet weights.", network)
-            values = random(expected)
+            logger.warning(
+                "%s has random weights. The results will differ from those of the papers, which use ImageNet weights.",
+                network,
+            )
+            values = init_random(expected)
         for path, module in net.named_modules():
             for name, value in (*module._parameters.items(), *module._buffers.items()):
                 if value is not None:
@@ -132,7 +136,7 @@ class FeatureNetwork(nn.Module, ABC):
 
 
 def on_meta_device() -> bool:
-    """Return whether modules are built without values."""
+    """Return whether new tensors are on the meta device and therefore have no values."""
     return torch.get_default_device().type == "meta"
 
 
@@ -141,43 +145,45 @@ def _pretrained_tensors(
     weights: str,
     versions: Sequence[str],
     expected: Mapping[str, Tensor],
-    names_of: Callable[[str], Sequence[str]],
+    file_keys: Callable[[str], Sequence[str]],
 ) -> dict[str, Tensor]:
-    """Return pretrained values for the expected tensors; none on the meta device.
+    """Return pretrained values for the expected tensors, or an empty dict on the meta device.
 
     Raises:
-        WeightsError: the weights are not available, or do not match.
+        WeightsError: the weights are not available or do not match.
     """
     version = "IMAGENET1K_V1" if weights == "imagenet" else weights
     if version not in versions and not Path(weights).is_file():
         known = ", ".join(("'imagenet'", *versions, "'random'"))
         raise WeightsError(
-            f"There is no file '{weights}'. For {network}, expected {known} or the path of a state dict."
+            f"There is no weight file '{weights}'. For {network}, expected {known} or the path of a state dict."
         )
     if on_meta_device():
         return {}
     file = imagenet_file(network, version) if version in versions else Path(weights)
     state = read_weights(file).tensors
     values: dict[str, Tensor] = {}
-    wrong: list[str] = []
-    for key, own in expected.items():
-        names = names_of(key)
-        found = next((state[name] for name in names if name in state), None)
-        if found is None:
-            wrong.append(f"{names[0]} is missing")
-        elif found.shape != own.shape:
-            wrong.append(f"{names[0]} has shape {tuple(found.shape)} instead of {tuple(own.shape)}")
+    mismatches: list[str] = []
+    for key, tensor in expected.items():
+        names = file_keys(key)
+        stored = next((state[name] for name in names if name in state), None)
+        if stored is None:
+            mismatches.append(f"{names[0]} is missing")
+        elif stored.shape != tensor.shape:
+            mismatches.append(f"{names[0]} has shape {tuple(stored.shape)} instead of {tuple(tensor.shape)}")
         else:
-            values[key] = found.to(own.dtype)
-    if wrong:
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        first = ", ".join(list(state)[:4]) or "none"
-        raise WeightsError(f"{file} does not match {network}: {'; '.join(wrong[:10])}{more}. Its first keys: {first}.")
+            values[key] = stored.to(tensor.dtype)
+    if mismatches:
+        more = f"; and {len(mismatches) - 10} more" if len(mismatches) > 10 else ""
+        raise WeightsError(
+            f"{file} does not match {network}: {'; '.join(mismatches[:10])}{more}. The first keys of the file are "
+            f"{', '.join(list(state)[:4])}."
+        )
     return values
 
 
 def imagenet_source(network: str, version: str = "IMAGENET1K_V1") -> tuple[Path, str]:
-    """Return the local file of torchvision's ImageNet weights, which may not exist yet, and its URL."""
+    """Return the path to which torchvision's ImageNet weights are downloaded, and their URL."""
     import torchvision  # takes a second to import
 
     url: str = torchvision.models.get_model_weights(network)[version].url
@@ -185,10 +191,10 @@ def imagenet_source(network: str, version: str = "IMAGENET1K_V1") -> tuple[Path,
 
 
 def imagenet_file(network: str, version: str = "IMAGENET1K_V1") -> Path:
-    """Return the file of torchvision's ImageNet weights, downloaded and verified by its hash if necessary.
+    """Return the file of torchvision's ImageNet weights; if it does not exist, download it and verify its hash.
 
     Raises:
-        WeightsError: the file does not exist and cannot be downloaded.
+        WeightsError: the download failed.
     """
     file, url = imagenet_source(network, version)
     if not file.is_file():
@@ -198,8 +204,8 @@ def imagenet_file(network: str, version: str = "IMAGENET1K_V1") -> Path:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
         except (OSError, RuntimeError) as error:
             raise WeightsError(
-                f"The ImageNet weights of {network} are not on this machine and cannot be downloaded ({error}). Put "
-                f"{file.name} from {url} into {file.parent}, or set 'weights: <path>' to a local file, or "
-                "'weights: random' (results then differ from the papers)."
+                f"The ImageNet weights of {network} are not on this machine and cannot be downloaded ({error}). "
+                f"Download {url} to {file}, or set 'weights: <path>' to a local file, or set 'weights: random' "
+                "(the results then differ from the papers)."
             ) from error
     return file

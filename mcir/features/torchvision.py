@@ -1,7 +1,8 @@
-"""Feature networks: the activations of torchvision's classifiers by node name.
+"""Feature networks: activations of torchvision's classifiers by node name.
 
-The names are those of ``torchvision.models.feature_extraction``. In a ResNet50, ``layer2`` is the last node of that
-module, and ``layer2.0.relu_1`` is a single node. Nodes that no chosen node depends on are not computed.
+Node names are those of ``torchvision.models.feature_extraction``. In a ResNet50, ``layer2.0.relu_1`` is a node, and the
+module name ``layer2`` stands for the last node of that module. Only nodes that the selected nodes depend on are
+computed.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def feature_network(
     range_norm: bool = False,
     seed: int = 0,
 ) -> FeatureNetwork:
-    """Build a VGG with its layer names, or any other classifier in torchvision with its node names.
+    """Build a VGG, whose layers have layer names, or another torchvision classifier, whose layers have node names.
 
-    For the arguments and errors, see :class:`VGGFeatures` and :class:`ClassifierFeatures`.
+    For arguments and errors, see :class:`VGGFeatures` and :class:`ClassifierFeatures`.
     """
     for vgg_type in get_args(VGGType):
         if network == vgg_type:
@@ -37,16 +38,16 @@ def feature_network(
 
 
 class ClassifierFeatures(FeatureNetwork):
-    """Activations of a frozen torchvision classifier at chosen nodes.
+    """Activations of a frozen torchvision classifier at selected nodes.
 
     For the other arguments, see :class:`FeatureNetwork`.
 
     Args:
-        layer_names: names of nodes, or of modules, whose last node is used.
+        layer_names: names of nodes or modules; a module name stands for the last node of the module.
         network: name of the classifier, such as ``resnet50``.
-        weights: ``"imagenet"`` (torchvision's ``IMAGENET1K_V1``), the name of another version, such as
+        weights: ``"imagenet"`` (torchvision's ``IMAGENET1K_V1``), the name of another version such as
             ``"IMAGENET1K_V2"``, ``"random"`` (torchvision's initialisation), or the path of a state dict with
-            torchvision's keys. The file needs to contain only what the chosen nodes depend on.
+            torchvision's keys. The file may omit layers that the selected nodes do not depend on.
     """
 
     def __init__(
@@ -66,24 +67,25 @@ class ClassifierFeatures(FeatureNetwork):
 
         self._load_and_freeze(self.net, list(torchvision.models.get_model_weights(network).__members__))
 
-    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations, after computing all of them; see :meth:`FeatureNetwork.stream`."""
+    def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Compute all activations, then yield them; see :meth:`FeatureNetwork.stream`."""
         if x.dim() != 4 or x.shape[1] != 3:
             raise ValueError(f"{self.network}: expected images (B, 3, H, W), got {tuple(x.shape)}.")
         activations: dict[str, Tensor] = self.net(self.prepare(x))
         storages = {activation.untyped_storage()._cdata for activation in activations.values()}
-        for name in self.layer_names if wanted is None else wanted:
+        for name in self.layer_names if layers is None else layers:
             activation = activations.pop(name)
             yield name, activation if len(storages) == len(self.layer_names) else activation.clone()
 
 
 def _classifier(network: str, seed: int | None) -> nn.Module:
-    """Build a classifier: without values on the meta device, or from a seed without using the global generators."""
+    """Build a classifier on the meta device, or with random weights without changing the global random generator."""
     import torchvision
 
     known = torchvision.models.list_models(torchvision.models)
     if network not in known:
-        message = f"torchvision has no classifier '{network}'.{suggestion(network, known)} It has {', '.join(known)}."
+        near = suggestion(network, known)
+        message = f"torchvision has no classifier '{network}'.{near} Its classifiers are {', '.join(known)}."
         raise ArgumentError("network", message)
     if seed is None or on_meta_device():
         with torch.device("meta"):
@@ -96,7 +98,7 @@ def _classifier(network: str, seed: int | None) -> nn.Module:
 
 
 def _extractor(classifier: nn.Module, network: str, layer_names: Sequence[str]) -> fx.GraphModule:
-    """Reduce a classifier to what the chosen nodes depend on, without operations in place."""
+    """Reduce a classifier to what the selected nodes depend on, and replace its in-place operations."""
     from torchvision.models import feature_extraction as extraction
 
     classifier.eval()
@@ -111,8 +113,8 @@ def _extractor(classifier: nn.Module, network: str, layer_names: Sequence[str]) 
             modules = ", ".join(sorted({names[0] for names in parts}))
             raise ArgumentError(
                 "layer_names",
-                f"{network} has no node '{name}'.{suggestion(name, known)} It has {modules}, and the nodes inside them "
-                "that torchvision.models.feature_extraction.get_graph_node_names lists.",
+                f"{network} has no node '{name}'.{suggestion(name, known)} Its modules are {modules}. "
+                "torchvision.models.feature_extraction.get_graph_node_names returns the nodes in them.",
             )
     extractor = extraction.create_feature_extractor(
         classifier, return_nodes={name: name for name in layer_names}, suppress_diff_warning=True

@@ -1,4 +1,4 @@
-"""Feature networks: the activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name."""
+"""Feature networks: activations of VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) by layer name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 def vgg_layers(vgg_type: VGGType) -> list[str]:
-    """Return the layer names of a VGG in order: ``conv1_1``, (``bn1_1``), ``relu1_1``, …, ``pool5``.
+    """Return the names of all layers of a VGG: ``conv1_1``, (``bn1_1``), ``relu1_1``, …, ``pool5``.
 
-    The position in the list is the index in torchvision's ``features``.
+    The index of a name in the list is the index of the layer in torchvision's ``features``.
 
     Raises:
-        ArgumentError: unknown VGG.
+        ArgumentError: the VGG is unknown.
     """
     if vgg_type not in get_args(VGGType):
         known = get_args(VGGType)
@@ -40,16 +40,17 @@ def vgg_layers(vgg_type: VGGType) -> list[str]:
 
 
 class VGGFeatures(FeatureNetwork):
-    """Activations of a frozen VGG; only the layers up to the deepest chosen one are built.
+    """Activations of a frozen VGG at selected layers. Deeper layers are not built.
 
-    The activation of a convolution is the one before the ReLU. For the other arguments, see :class:`FeatureNetwork`.
+    The activation of a convolution is its output before the ReLU. For the other arguments, see
+    :class:`FeatureNetwork`.
 
     Args:
-        layer_names: layers such as ``conv1_2``, ``relu1_2``, ``pool1``, and ``bn1_2`` in a VGG with batch norm.
+        layer_names: names of layers, such as ``conv1_2``, ``relu1_2`` or ``pool1``, and ``bn1_2`` with batch norm.
         vgg_type: name of the VGG.
         weights: ``"imagenet"`` (torchvision's), ``"random"`` (He initialisation), or the path of a state dict with
             torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
-            ``vgg_net.conv1_1.weight``). The file needs to contain only the layers that are built.
+            ``vgg_net.conv1_1.weight``). The file may omit layers that are not built.
     """
 
     def __init__(
@@ -62,50 +63,51 @@ class VGGFeatures(FeatureNetwork):
         seed: int = 0,
     ) -> None:
         super().__init__(vgg_type, weights, use_input_norm, range_norm, seed)
-        every = vgg_layers(vgg_type)
+        known = vgg_layers(vgg_type)
         for name in layer_names:
-            if name not in every:
-                message = f"{vgg_type} has no layer '{name}'.{suggestion(name, every)} Its layers: {', '.join(every)}."
+            if name not in known:
+                near = suggestion(name, known)
+                message = f"{vgg_type} has no layer '{name}'.{near} Its layers are {', '.join(known)}."
                 raise ArgumentError("layer_names", message)
         if not layer_names:
-            raise ArgumentError("layer_names", f"expected at least one layer of {vgg_type}: {', '.join(every)}.")
-        self.layer_names = tuple(name for name in every if name in layer_names)
+            raise ArgumentError("layer_names", f"expected at least one layer of {vgg_type}: {', '.join(known)}.")
+        self.layer_names = tuple(name for name in known if name in layer_names)
         self.vgg_type: VGGType = vgg_type
-        built = every[: every.index(self.layer_names[-1]) + 1]
+        built = known[: known.index(self.layer_names[-1]) + 1]
         self.min_size: int = 2 ** sum(name.startswith("pool") for name in built)
         self.vgg_net = nn.ModuleDict(dict(_layers(built, self.layer_names)))
-        random = partial(_random_tensors, seed=seed)
-        self._load_and_freeze(self.vgg_net, ["IMAGENET1K_V1"], self._names_in_files, random)
+        init_random = partial(_random_tensors, seed=seed)
+        self._load_and_freeze(self.vgg_net, ["IMAGENET1K_V1"], self._file_keys, init_random)
 
-    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations layer by layer, up to the last wanted one; see :meth:`FeatureNetwork.stream`."""
-        names = self.layer_names if wanted is None else tuple(name for name in self.layer_names if name in wanted)
+    def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the activations layer by layer and stop after the last one; see :meth:`FeatureNetwork.stream`."""
+        names = self.layer_names if layers is None else tuple(name for name in self.layer_names if name in layers)
         if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.min_size:
             raise ValueError(
                 f"{self.vgg_type} up to {self.layer_names[-1]}: expected images (B, 3, H, W) with H, W ≥ "
                 f"{self.min_size}, got {tuple(x.shape)}."
             )
         x = self.prepare(x)
-        ready: str | None = None
+        pending: str | None = None  # layer whose activation is x and is yielded once the next layer has used it
         for name, layer in self.vgg_net.items():
-            if ready == names[-1]:
+            if pending == names[-1]:
                 break
-            following = layer(x)
-            if ready is not None:
-                yield ready, x
-            x = following
-            ready = name if name in names else None
-        assert ready is not None
-        yield ready, x
+            output = layer(x)
+            if pending is not None:
+                yield pending, x
+            x = output
+            pending = name if name in names else None
+        assert pending is not None
+        yield pending, x
 
-    def _names_in_files(self, key: str) -> list[str]:
-        """Return the keys that a tensor may have in state dict files."""
+    def _file_keys(self, key: str) -> list[str]:
+        """Return the keys under which a file may store an entry of the state dict."""
         layer, _, name = key.partition(".")
         return [f"features.{list(self.vgg_net).index(layer)}.{name}", f"vgg_net.{key}", key]
 
 
 def _random_tensors(expected: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return weights that keep activations of order one. Those of a layer do not depend on later layers."""
+    """Return weights that keep the scale of activations. The weights of a layer do not depend on deeper layers."""
     generator = torch.Generator("cpu").manual_seed(seed)
     values: dict[str, Tensor] = {}
     for key, tensor in expected.items():
@@ -118,10 +120,10 @@ def _random_tensors(expected: Mapping[str, Tensor], seed: int) -> dict[str, Tens
     return values
 
 
-def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers by name, on the meta device. A ReLU overwrites its input unless that is wanted too."""
+def _layers(names: Sequence[str], returned: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield layers on the meta device by name. A ReLU works in place unless its input is returned, too."""
     channels, previous = 3, ""
-    for name in built:
+    for name in names:
         if name.startswith("conv"):
             width = _WIDTHS[int(name[4]) - 1]
             yield name, nn.Conv2d(channels, width, 3, padding=1, device="meta")
@@ -129,7 +131,7 @@ def _layers(built: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, 
         elif name.startswith("bn"):
             yield name, nn.BatchNorm2d(channels, device="meta")
         elif name.startswith("relu"):
-            yield name, nn.ReLU(inplace=previous not in wanted)
+            yield name, nn.ReLU(inplace=previous not in returned)
         else:
             yield name, nn.MaxPool2d(2, 2)
         previous = name

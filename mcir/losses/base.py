@@ -1,4 +1,4 @@
-"""The base class of losses, and helpers that most losses use."""
+"""Base class of losses, and helpers for losses."""
 
 import math
 from collections.abc import Sequence
@@ -12,27 +12,28 @@ from torch import Tensor, nn
 from mcir.registry import ArgumentError, suggestion
 
 Comparison: TypeAlias = Literal["image", "negatives", "residuals", "views"]
-"""Arguments of ``forward``: ``image``: (output, image); ``negatives``: (output, negatives, positives); ``residuals``:
-(anchors, keys, images); ``views``: the projections of two views, see :class:`~mcir.losses.dense.DenseLoss`."""
+"""What a loss compares, and the arguments of its ``forward``: ``image``: (output, image); ``negatives``: (output,
+negatives, positives); ``residuals``: (anchors, keys, images); ``views``: projections of two views, see
+:class:`~mcir.losses.dense.DenseLoss`."""
 
 Reduction: TypeAlias = Literal["mean", "sum"]
 
 
 @dataclass(kw_only=True, eq=False)
 class Loss(nn.Module):
-    """A loss whose constructor arguments are the fields of a dataclass.
+    """Base class of losses. Constructor arguments are the fields of a dataclass.
 
-    A subclass is a keyword-only dataclass too. It adds arguments as fields, checks them in ``__post_init__`` after
-    calling that of its base class, and computes a weighted scalar in ``forward``. A loss that depends on validation
-    results, for example because it has a curriculum, also has a method ``observe(metrics: Mapping[str, float])``. It is
-    called after each validation with the mean metrics of the first validation set, for example ``{"psnr": 31.2}``.
+    A subclass is also a keyword-only dataclass. It adds arguments as fields, checks them in ``__post_init__`` (after
+    ``super().__post_init__()``), and returns a weighted scalar from ``forward``. A loss that depends on validation
+    results, for example for a curriculum, defines a method ``observe(metrics: Mapping[str, float])``. It is called
+    after each validation with the mean metrics of the first validation set, for example ``{"psnr": 31.2}``.
 
     Raises:
-        ArgumentError: an argument with a value that the loss does not accept.
+        ArgumentError: an argument has a value that the loss does not accept.
     """
 
     compares: ClassVar[Comparison] = "image"
-    """What the loss compares the output with."""
+    """What the loss compares."""
 
     loss_weight: float = 1.0
     """Factor of the loss."""
@@ -44,7 +45,7 @@ class Loss(nn.Module):
 
     @property
     def is_batch_mean(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its equal parts."""
+        """Whether the loss of a batch is the mean of the losses of its equal parts. Gradient accumulation needs it."""
         return True
 
 
@@ -57,13 +58,13 @@ class _DefinesBatchMean(Protocol):
 def is_batch_mean(loss: nn.Module) -> bool:
     """Return whether the loss of a batch is the mean of the losses of its equal parts.
 
-    Any module may define ``is_batch_mean``, as a property or as an attribute. Default: True.
+    Any module can define ``is_batch_mean``, as an attribute or as a property. The default is True.
     """
     return loss.is_batch_mean if isinstance(loss, _DefinesBatchMean) else True
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
-    """Raise an ArgumentError for the constructor argument ``name`` unless the condition holds."""
+    """Raise an ArgumentError for the constructor argument ``name`` unless ``condition`` is true."""
     if not condition:
         raise ArgumentError(name, f"expected {expected}, got {value!r}.")
 
@@ -96,5 +97,5 @@ def in_float32(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return the context in which operations on the device of ``x`` keep their precision."""
+    """Return a context manager that disables autocast on the device of ``x``."""
     return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)  # autocast rejects the meta device

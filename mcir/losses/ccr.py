@@ -1,7 +1,7 @@
 """CCR: "Curricular Contrastive Regularization for Physics-aware Single Image Dehazing" (C2PNet), CVPR 2023.
 
-arXiv:2303.14218, which calls it C²R. It is CR with several negatives, whose weights follow a curriculum: negatives that
-the model has surpassed count more.
+arXiv:2303.14218, where it is called C²R. It is CR with several negatives whose weights follow a curriculum: a negative
+gets a larger weight once the PSNR of the model exceeds that of the negative.
 """
 
 import math
@@ -19,21 +19,21 @@ from mcir.registry import LOSSES
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class CurricularContrastiveRegularization(ContrastiveRegularization):
-    """CCR: CR whose negatives are weighted by a curriculum.
+    """CCR: CR with negatives that are weighted by a curriculum.
 
-    A negative has weight ``1 + curriculum`` if the best PSNR of the model exceeds its difficulty, and
-    ``1 − curriculum`` otherwise. If there is one negative more than there are difficulties, the last one is the
-    degraded input, with weight ``input_weight``. The weights are divided by their sum.
+    A negative has the weight ``1 + curriculum`` if the best PSNR of the model exceeds the difficulty of the negative,
+    and ``1 − curriculum`` otherwise. If there is one more negative than there are difficulties, the last negative is
+    the degraded input, with the weight ``input_weight``. The weights are divided by their sum.
 
-    The best PSNR comes from :meth:`observe` and is part of the state dict. Here it is measured on the validation set.
-    The released code measures it on the first test image and requires that SSIM improves too.
+    :meth:`observe` updates the best PSNR, which is part of the state dict. It is measured on the validation set; the
+    released code measures it on the first test image and also requires a better SSIM.
     """
 
     difficulties: Sequence[float] = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
-    """PSNR in dB of each kind of negatives, in their order. The defaults are C2PNet's for ITS: DCP, AOD-Net, GCANet,
-    GridDehazeNet, FFA-Net and an improved FFA-Net."""
+    """PSNR of each negative in dB, in the order of the negatives. The defaults are those of C2PNet for ITS: DCP,
+    AOD-Net, GCANet, GridDehazeNet, FFA-Net and an improved FFA-Net."""
     curriculum: float = 0.25
-    """Difference between the weight of a negative and 1, between 0 and 1."""
+    """Amount that is added to or subtracted from the weight 1 of a negative, between 0 and 1."""
     input_weight: float = 6.0
     """Weight of the degraded input."""
     loss_weight: float = 0.2
@@ -57,14 +57,14 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
         """Update the best PSNR.
 
         Args:
-            metrics: means over the validation set; only ``psnr`` is used. Without it, the curriculum does not advance.
+            metrics: means over the validation set. Only ``psnr`` is used; if it is missing, nothing changes.
         """
         psnr = metrics.get("psnr", math.nan)
         if not math.isnan(psnr):
             self.best_psnr.clamp_(min=psnr)
 
-    def shares(self, negatives: Tensor) -> Tensor:
-        """Return the weight of each negative (N, B, 3, H, W) in the average of distances: (N,), with sum 1.
+    def negative_weights(self, negatives: Tensor) -> Tensor:
+        """Return the weight (N,) of each of the negatives (N, B, 3, H, W) in the mean distance; the sum is 1.
 
         Raises:
             ValueError: N is neither the number of difficulties nor one more.

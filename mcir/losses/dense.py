@@ -1,14 +1,15 @@
-"""Dense contrastive losses compare locations within two views of an image instead of whole images.
+"""Dense contrastive losses, which compare locations in two views of an image instead of whole images.
 
-VADeR (Pinheiro et al., NeurIPS 2020, arXiv:2011.05499), DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157) and
-PixContrast (Xie et al., CVPR 2021, arXiv:2011.10043). Each is an InfoNCE, ``−ln(Σ_pos e^{cos/τ} / Σ_all e^{cos/τ})``.
-They differ in how locations are matched and in where the negatives come from.
+These are VADeR (Pinheiro et al., NeurIPS 2020, arXiv:2011.05499), DenseCL (Wang et al., CVPR 2021, arXiv:2011.09157)
+and PixContrast (Xie et al., CVPR 2021, arXiv:2011.10043). Each is an InfoNCE,
+``−ln(Σ_pos e^{cos/τ} / Σ_all e^{cos/τ})``. They differ in how they match locations and in where their negatives come
+from.
 
-A loss contains no network. It selects the features of both views that are compared (``regions``), the model projects
-them (:class:`Projected`), and the loss compares the projections. Its attributes describe the projector, the momentum
-encoder and the queues that it needs.
+A loss contains no network. First, the loss selects features of both views (``regions``). Then the model projects them
+(:class:`Projected`), and the loss compares the projections. The attributes of the loss describe the projector, the
+momentum encoder and the queues that the model must provide.
 
-B images, C channels of features, D channels of projections, K rows of a queue.
+Shapes: B images, C feature channels, D projection channels, K rows in a queue.
 """
 
 from abc import ABC, abstractmethod
@@ -26,16 +27,16 @@ from mcir.losses.base import Comparison, Loss, in_float32, require, require_posi
 from mcir.losses.precomputed_grad import attach_grad
 from mcir.registry import LOSSES
 
-_CHUNK = 2**24  # largest number of logits against a queue that exist at the same time
+_CHUNK = 2**24  # maximum number of logits that are in memory at the same time
 
 
 class Projected(NamedTuple):
-    """One view of B images, as a dense loss compares it.
+    """Features and projections of one view of B images.
 
     Attributes:
-        features: features of the backbone at the compared locations, (B, C, h, w).
+        features: backbone features at the compared locations, (B, C, h, w).
         cells: projections of these features, (B, D, h, w).
-        image: projection of their mean, (B, D, 1, 1), if the loss needs it.
+        image: projection of the mean of these features, (B, D, 1, 1); None if the loss does not need it.
     """
 
     features: Tensor
@@ -45,28 +46,28 @@ class Projected(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class DenseLoss(Loss, ABC):
-    """A dense contrastive loss, with the properties of the networks and queues that it needs."""
+    """Base class of dense contrastive losses."""
 
     compares: ClassVar[Comparison] = "views"
     symmetric: ClassVar[bool] = False
-    """Whether each patch of a pair is the query for the keys of the other; otherwise the first patch is the query."""
+    """Whether both patches of a pair are queries for the keys of the other one. If not, only the first one is."""
     projects_images: ClassVar[bool] = False
-    """Whether the mean of an image is also projected, by a projector of its own."""
+    """Whether a second projector projects the mean features of an image."""
     projector_norm: ClassVar[bool] = False
-    """Whether projectors have a batch normalisation before the ReLU."""
+    """Whether projectors have a batch norm before the ReLU."""
     queues: ClassVar[tuple[str, ...]] = ()
     """Names of the queues of past keys."""
 
     temperature: float = 0.2
     """τ."""
     hidden: int = 2048
-    """Hidden channels of the projector: 1×1 convolution, ReLU, 1×1 convolution."""
+    """Number of hidden channels of the projector (1×1 convolution, ReLU, 1×1 convolution)."""
     dim: int = 128
-    """Output channels D of the projector."""
+    """Number D of output channels of the projector."""
     momentum: float = 0.999
-    """Decay of the momentum encoder of the keys."""
+    """Decay of the momentum encoder, which computes the keys."""
     momentum_iter: int | None = 0
-    """Number of iterations in which the momentum rises to 1 along half a cosine; 0: constant momentum; null: all
+    """Number of iterations over which the momentum increases to 1 along half a cosine; 0: constant momentum; null: all
     iterations of the training."""
     queue_size: int = field(init=False, default=1)
 
@@ -90,17 +91,17 @@ class DenseLoss(Loss, ABC):
             rng: random generator.
 
         Raises:
-            ValueError: no such locations exist.
+            ValueError: the views do not overlap, or are smaller than the grid.
         """
 
     def forward(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
         """Return the loss as a scalar, in at least float32; only the projections of the query get gradients.
 
         Args:
-            query: first view.
-            key: second view.
+            query: view whose projections get gradients.
+            key: view with the positives.
             boxes: corners of both views, (B, 2, 4); see :meth:`regions`.
-            queues: past keys by the name of the queue, (K, D), of length 1.
+            queues: normalised past keys, (K, D), by name of the queue.
         """
         with without_autocast(query.cells):
             image = None if key.image is None else key.image.detach()
@@ -109,19 +110,19 @@ class DenseLoss(Loss, ABC):
 
     @abstractmethod
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss without its weight; see :meth:`forward`."""
+        """Return the loss without the factor ``loss_weight``; see :meth:`forward`."""
 
-    def enqueued(self, key: Projected) -> dict[str, Tensor]:
-        """Return the new rows (N, D), of length 1, of each queue."""
+    def new_keys(self, key: Projected) -> dict[str, Tensor]:
+        """Return the normalised keys (N, D) to append to each queue."""
         return {}
 
 
 @dataclass(kw_only=True, eq=False)
 class _GridLoss(DenseLoss):
-    """A loss that compares the cells of a grid."""
+    """Base class of losses that compare the cells of a grid."""
 
     grid: int = 16
-    """Number of cells along each side."""
+    """Number of rows and of columns of the grid."""
 
     def __post_init__(self) -> None:
         """Check the grid."""
@@ -129,7 +130,7 @@ class _GridLoss(DenseLoss):
         require_positive(grid=self.grid)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return the features averaged over each cell of the grid."""
+        """Return the mean features of each cell of the grid."""
         if min(query.shape[-2:]) < self.grid:
             height, width = query.shape[-2:]
             raise ValueError(
@@ -143,17 +144,17 @@ class _GridLoss(DenseLoss):
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class VADeRLoss(DenseLoss):
-    """VADeR: views of the same pixel of the scene are positives, past pixels in a queue are negatives.
+    """VADeR: the positive of a pixel is the same pixel of the image in the other patch; negatives are past pixels.
 
-    Pixels are sampled at full resolution in the area that the two patches share. There is no official code; the
-    defaults are the values reported in the paper.
+    Pixels are sampled at full resolution where the two patches overlap. There is no official code; the defaults are the
+    values in the paper.
     """
 
     queues: ClassVar[tuple[str, ...]] = ("cells",)
 
     temperature: float = 0.07
     pixels: int = 32
-    """Number of pairs of pixels that are drawn in each image, with replacement."""
+    """Number of pixel pairs that are sampled per image, with replacement."""
     momentum_iter: int = 0
     queue_size: int = 65536
     """Number of past pixels in the queue."""
@@ -164,7 +165,7 @@ class VADeRLoss(DenseLoss):
         require_positive(pixels=self.pixels)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return the features (B, C, pixels, 1) of pixels drawn where the patches overlap."""
+        """Return the features (B, C, pixels, 1) of pixels that are sampled where the patches overlap."""
         indices = torch.from_numpy(_same_pixels(boxes.cpu().double().numpy(), self.pixels, query.shape[-2:], rng))
         first, second = (
             view.flatten(2).gather(2, index.to(view.device)[:, None].expand(-1, view.shape[1], -1))[..., None]
@@ -173,21 +174,21 @@ class VADeRLoss(DenseLoss):
         return in_float32(first), in_float32(second)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean over all sampled pixels."""
+        """Return the mean over the sampled pixels."""
         return _queue_info_nce(_rows(query.cells), _rows(key.cells), queues["cells"], self.temperature)
 
-    def enqueued(self, key: Projected) -> dict[str, Tensor]:
-        """Return all sampled pixels."""
+    def new_keys(self, key: Projected) -> dict[str, Tensor]:
+        """Return the keys of all sampled pixels."""
         return {"cells": _rows(key.cells)}
 
 
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class DenseCLLoss(_GridLoss):
-    """DenseCL: ``(1 − share)·L_image + share·L_dense``, both against queues of past images.
+    """DenseCL: ``(1 − dense_share)·L_image + dense_share·L_dense``, with negatives from queues of past images.
 
-    The positive of a cell is the cell of the other view with the most similar backbone features. Its negatives are the
-    means of the projected cells of past images.
+    The positive of a cell is the cell of the other view with the most similar backbone features. The negatives of cells
+    are means over the projected cells of past images.
     """
 
     projects_images: ClassVar[bool] = True
@@ -205,7 +206,7 @@ class DenseCLLoss(_GridLoss):
         require(0 <= self.dense_share <= 1, "dense_share", "a number from 0 to 1", self.dense_share)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the mean over all images and the mean over all cells."""
+        """Return the weighted sum of the loss of images and the loss of cells."""
         assert query.image is not None and key.image is not None
         indices = self.matches(query.features, key.features)[:, None].expand(-1, key.cells.shape[1], -1)
         matched = key.cells.flatten(2).gather(2, indices)
@@ -214,12 +215,12 @@ class DenseCLLoss(_GridLoss):
         return (1 - self.dense_share) * image + self.dense_share * dense
 
     def matches(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the index of the cell of ``key`` (B, C, h, w) that matches each cell of ``query``: (B, h·w)."""
+        """Return, for each cell of ``query`` (B, C, h, w), the index of the matching cell of ``key``: (B, h·w)."""
         first, second = (F.normalize(in_float32(features.detach()).flatten(2), dim=1) for features in (query, key))
         return (first.transpose(1, 2) @ second).argmax(dim=2)
 
-    def enqueued(self, key: Projected) -> dict[str, Tensor]:
-        """Return the images and the means of their cells."""
+    def new_keys(self, key: Projected) -> dict[str, Tensor]:
+        """Return the keys of the images, and the means of the keys of their cells."""
         assert key.image is not None
         return {"image": _rows(key.image), "cells": _rows(in_float32(key.cells).mean(dim=(2, 3), keepdim=True))}
 
@@ -229,8 +230,9 @@ class DenseCLLoss(_GridLoss):
 class PixContrastLoss(_GridLoss):
     """PixContrast: cells of two views are positives if they are close in the image, and negatives otherwise.
 
-    Cells are close if the distance of their centres is below ``max_distance`` diagonals of the larger cell. Each patch
-    is both query and key. Cells without a positive are ignored; an image without any positive has loss 0.
+    Two cells are close if the distance of their centres is less than ``max_distance`` times the diagonal of the larger
+    cell. Each patch is both query and key. Cells without positives are ignored, and the loss of an image without
+    positives is 0.
     """
 
     symmetric: ClassVar[bool] = True
@@ -238,12 +240,12 @@ class PixContrastLoss(_GridLoss):
 
     temperature: float = 0.3
     max_distance: float = 0.7
-    """Largest distance of positives, in diagonals of a cell."""
+    """Maximum distance of positives, divided by the diagonal of a cell."""
     hidden: int = 4096
-    """Hidden channels of the projector; the official code has 4096, the text of the paper 2048."""
+    """Number of hidden channels of the projector: 4096 as in the official code. The paper says 2048."""
     dim: int = 256
     momentum: float = 0.99
-    """Decay of the momentum encoder at the first iteration."""
+    """Decay of the momentum encoder in the first iteration."""
     momentum_iter: int | None = None
 
     def __post_init__(self) -> None:
@@ -252,21 +254,21 @@ class PixContrastLoss(_GridLoss):
         require_positive(max_distance=self.max_distance)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean over the cells of an image that have positives, averaged over the images."""
+        """Return the mean over the cells that have positives, averaged over the images."""
         first, second = (F.normalize(in_float32(view.cells).flatten(2), dim=1) for view in (query, key))
         logits = first.transpose(1, 2) @ second / self.temperature
         positives = self.positives(boxes.to(logits.device), query.cells.shape[-2:])
-        lowest = torch.finfo(logits.dtype).min  # the derivative at −∞ would be NaN
+        lowest = torch.finfo(logits.dtype).min  # the gradient at −∞ would be NaN
         terms = logits.logsumexp(dim=2) - logits.masked_fill(~positives, lowest).logsumexp(dim=2)
-        counted = positives.any(dim=2)
-        return (terms.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
+        has_positive = positives.any(dim=2)
+        return (terms.masked_fill(~has_positive, 0).sum(dim=1) / has_positive.sum(dim=1).clamp(min=1)).mean()
 
     def positives(self, boxes: Tensor, grid: Sequence[int]) -> Tensor:
-        """Return which cells of the first and of the second patch are close: (B, h·w, h·w), boolean.
+        """Return whether cells of the first patch are close to cells of the second patch: (B, h·w, h·w), bool.
 
         Args:
             boxes: corners of both patches, (B, 2, 4).
-            grid: rows and columns (h, w) of the grid.
+            grid: number of rows and columns (h, w) of the grid.
         """
         starts, ends = in_float32(boxes).unsqueeze(2).chunk(2, dim=-1)
         cells = (ends - starts) / boxes.new_tensor(grid)
@@ -279,19 +281,20 @@ class PixContrastLoss(_GridLoss):
 
 
 def _rows(cells: Tensor) -> Tensor:
-    """Return the vectors of (B, D, …) as rows (N, D) of length 1, in at least float32."""
+    """Return the vectors of (B, D, …) as normalised rows (N, D), in at least float32."""
     return F.normalize(in_float32(cells).flatten(2).transpose(1, 2).flatten(0, 1), dim=1)
 
 
 def _queue_info_nce(queries: Tensor, positives: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Return the mean of −ln(e^{q·p/τ} / (e^{q·p/τ} + Σ_k e^{q·k/τ})) over the queries q.
 
-    The derivative is computed together with the value, some rows at a time, so the N·K logits never exist at once.
+    The gradient is computed together with the value for a few rows at a time, so that the N·K logits are never in
+    memory together.
 
     Args:
-        queries: queries, (N, D), of length 1.
-        positives: positive of each query, (N, D), of length 1.
-        queue: negatives of all queries, (K, D), of length 1.
+        queries: normalised queries, (N, D).
+        positives: normalised positive of each query, (N, D).
+        queue: normalised negatives of all queries, (K, D).
         temperature: τ.
     """
     total, grad = queries.new_zeros(()), torch.zeros_like(queries)
@@ -308,11 +311,11 @@ def _queue_info_nce(queries: Tensor, positives: Tensor, queue: Tensor, temperatu
 
 
 def _same_pixels(boxes: NDArray[Any], count: int, size: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the flat indices (B, 2, count), in both patches, of pixels drawn uniformly in their overlap.
+    """Sample pixels uniformly where two patches overlap, and return their flat indices in both patches, (B, 2, count).
 
     Args:
         boxes: corners of both patches in the image, (B, 2, 4), in pixels.
-        count: number of pixels to draw in each image.
+        count: number of pixels to sample per image.
         size: height and width (H, W) of a patch.
         rng: random generator.
 

@@ -1,9 +1,8 @@
 """Distances between the noise distributions of residuals, for residual contrastive learning (arXiv:2106.10070).
 
-A residual is an image minus the output of the network for it, (C, H, W). Its values are a sample of the noise; their
-positions in the image do not matter. Each distance first describes every residual of a batch (by its sorted values, its
-moments or its Fourier coefficients) and then compares all pairs of descriptions. No tensor has an element per pair and
-pixel.
+A residual is an image minus the output of the network, (C, H, W). Its values are a sample of the noise; their positions
+in the image do not matter. Each distance first describes every residual of a batch by its sorted values, its moments or
+its characteristic function, and then compares all pairs of descriptions. No tensor has an element per pair and pixel.
 """
 
 import math
@@ -19,22 +18,22 @@ from torch.utils.checkpoint import checkpoint
 from mcir.losses.base import in_float32, require, require_choice, require_positive, without_autocast
 from mcir.registry import DISTANCES
 
-_CHUNK = 2**24  # largest number of elements in the backward pass of EMD; on a GPU, torch needs one per pair and value
-_CUTOFF = 8.5  # a Gaussian is 0 in float64 beyond this many standard deviations
+_CHUNK = 2**24  # maximum number of elements in the backward pass of EMD; on a GPU, torch needs one per pair and value
+_CUTOFF = 8.5  # number of standard deviations beyond which a Gaussian is 0 in float64
 _MAX_FREQUENCIES = 2**16
-_MAX_STORED_VALUES = 1024  # above this number of values, the backward pass computes their waves again
+_MAX_STORED_VALUES = 1024  # with more values, the backward pass recomputes cosines and sines instead of storing them
 
 
 @dataclass(kw_only=True, eq=False)
 class Distance(nn.Module, ABC):
-    """A distance between residuals that does not depend on the order of their pixels.
+    """Base class of distances between residuals. A distance does not depend on the order of the pixels.
 
     Raises:
-        ArgumentError: an argument with a value that the distance does not accept.
+        ArgumentError: an argument has a value that the distance does not accept.
     """
 
     largest: float = field(init=False, default=math.inf)
-    """Absolute value to which residuals are clamped."""
+    """Maximum absolute value of residuals; larger values are clamped."""
 
     def __post_init__(self) -> None:
         """Initialise the module."""
@@ -48,7 +47,7 @@ class Distance(nn.Module, ABC):
             b: residuals, (N, C, H, W).
 
         Raises:
-            ValueError: the residuals are not such batches, or differ in size.
+            ValueError: the residuals are not floating-point batches (M, C, H, W), or their sizes differ.
         """
         return self.between(self.describe(a), self.describe(b))
 
@@ -56,7 +55,7 @@ class Distance(nn.Module, ABC):
         """Return the descriptions (M, …) of residuals (M, C, H, W), in at least float32.
 
         Raises:
-            ValueError: the residuals are not such a batch.
+            ValueError: the residuals are not a floating-point batch (M, C, H, W).
         """
         if residuals.dim() != 4 or not residuals.numel() or not residuals.is_floating_point():
             raise ValueError(
@@ -67,10 +66,10 @@ class Distance(nn.Module, ABC):
             return self._describe(in_float32(residuals))
 
     def between(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the distances (M, N) of all pairs of M and N descriptions, in their precision.
+        """Return the distances (M, N) of all pairs of M and N descriptions.
 
         Raises:
-            ValueError: the residuals had different sizes.
+            ValueError: the sizes of the residuals differ.
         """
         if a.shape[1:] != b.shape[1:]:
             raise ValueError(
@@ -93,13 +92,12 @@ class EarthMoversDistance(Distance):
     """The earth mover's (1-Wasserstein) distance: the mean of ``|sort(a) − sort(b)|`` over the n values.
 
     It is a metric on distributions of values, and ``d(sa + c, sb + c) = |s| d(a, b)``. Each residual is sorted once.
-    The differences of a pair are summed a part of the values at a time; the backward pass computes their signs again
-    instead of storing them.
+    The sum over the values is computed in parts, and the backward pass recomputes signs instead of storing them.
     """
 
     channels: Literal["pooled", "separate"] = "pooled"
     """``pooled``: compare all values of a residual together; ``separate``: average the distances of the channels, which
-    is never less."""
+    is never smaller."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -119,11 +117,11 @@ class EarthMoversDistance(Distance):
 @DISTANCES.register()
 @dataclass(kw_only=True, eq=False)
 class BhattacharyyaDistance(Distance):
-    """The Bhattacharyya distance of Gaussians with the mean μ and (co)variance Σ (divided by n) of the residuals.
+    """The Bhattacharyya distance of Gaussians with the mean μ and the biased (co)variance Σ of the residuals.
 
     ``⅛ Δμᵀ Σ⁻¹ Δμ + ½ ln(|Σ| / √(|Σ_a| |Σ_b|))`` with ``Σ = (Σ_a + Σ_b) / 2``. It is not a metric: it has no triangle
-    inequality and no upper bound. It does not change if both residuals are shifted or scaled by the same amount.
-    Moments and distances are float64.
+    inequality and no upper bound. Shifting or scaling both residuals by the same amount does not change it. Moments and
+    distances are computed in float64.
     """
 
     channels: Literal["pooled", "separate", "joint"] = "pooled"
@@ -139,7 +137,7 @@ class BhattacharyyaDistance(Distance):
         require_positive(eps=self.eps)
 
     def _describe(self, residuals: Tensor) -> Tensor:
-        """Return (M, G, d, 1 + d): mean and covariance of G Gaussians in d dimensions, side by side."""
+        """Return the concatenated mean and covariance of G Gaussians in d dimensions, (M, G, d, 1 + d)."""
         count, channels = residuals.shape[:2]
         groups, size = {"pooled": (1, 1), "separate": (channels, 1), "joint": (1, channels)}[self.channels]
         values = residuals.double().reshape(count, groups, size, -1)
@@ -150,7 +148,7 @@ class BhattacharyyaDistance(Distance):
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         (mean_a, covariance_a), (mean_b, covariance_b) = ((x[..., :1], x[..., 1:]) for x in (a, b))
-        # `cholesky` would synchronise with the device and reject values that are not finite
+        # torch.linalg.cholesky would synchronise with the device and reject values that are not finite
         root_a, root_b = (torch.linalg.cholesky_ex(x).L for x in (covariance_a, covariance_b))
         root = torch.linalg.cholesky_ex((covariance_a[:, None] + covariance_b[None]) / 2).L
         whitened = torch.linalg.solve_triangular(root, mean_a[:, None] - mean_b[None], upper=False)
@@ -162,22 +160,25 @@ class BhattacharyyaDistance(Distance):
 @DISTANCES.register()
 @dataclass(kw_only=True, eq=False)
 class MaximumMeanDiscrepancy(Distance):
-    """The squared maximum mean discrepancy of the values (Gretton et al., JMLR 2012) with a mixture of Gaussians.
+    """The squared maximum mean discrepancy of values (Gretton et al., JMLR 2012) with a mixture of Gaussian kernels.
 
     ``mean k(a, a') + mean k(b, b') − 2 mean k(a, b)``, where ``k(u, v)`` is the mean of ``exp(−(u − v)² / 2s²)`` over
-    the bandwidths s. Instead of m² kernels per pair, Q waves are computed per residual. On a grid of frequencies, a
-    Gaussian is a sum of cosines; it is exact in float64 for values within ±``largest``. The distance is then the
-    squared distance of the mean waves. Each wave is the product of a coarse and a fine wave, and all means of products
-    are one matrix product.
+    the bandwidths s.
+
+    A literal implementation evaluates m² kernels per pair of residuals. This one computes the empirical characteristic
+    function ``mean exp(iωu)`` of each residual at Q frequencies ω. A Gaussian kernel is a weighted sum of
+    ``cos(ω(u − v))`` over an equidistant grid of frequencies (exactly in float64, for values within ±``largest``), so
+    the discrepancy is the weighted squared distance of two characteristic functions. Each ω is the sum of a coarse and
+    a fine frequency, so ``exp(iωu)`` is a product, and its mean over u is a matrix product.
     """
 
     bandwidths: Sequence[float] = (0.01, 0.02, 0.04, 0.08, 0.16)
-    """Bandwidths s in units of the residuals, with equal weights. The defaults are for images in [0, 1]."""
+    """Bandwidths s of the kernels, in units of the residuals. The defaults are for images in [0, 1]."""
     samples: int | None = 1024
-    """Number of values of each residual that are compared, drawn without replacement by torch's default generator in
-    every call; null: all values."""
+    """Number of values of each residual that are compared. They are sampled in every call, without replacement, with
+    torch's default generator; null: all values."""
     unbiased: bool = False
-    """Whether the terms ``k(u, u)`` are left out. The estimate is then unbiased, and may be negative."""
+    """Whether the terms ``k(u, u)`` are omitted. The estimate is then unbiased and can be negative."""
     largest: float = 2.0
 
     coarse: Tensor = field(init=False, repr=False)
@@ -200,32 +201,34 @@ class MaximumMeanDiscrepancy(Distance):
         frequencies = step * torch.arange(side * side, dtype=torch.float64).view(side, side)
         gaussians = [s * torch.exp(-(frequencies * s).square() / 2) for s in self.bandwidths]
         power = 2 * step / math.sqrt(2 * math.pi) * torch.as_tensor(sum(gaussians) / len(gaussians))
-        power[0, 0] /= 2  # every other wave represents two frequencies, positive and negative
+        power[0, 0] /= 2  # every other frequency stands for two, ω and −ω
         self.register_buffer("coarse", step * side * numbers, persistent=False)
         self.register_buffer("fine", step * numbers, persistent=False)
         self.register_buffer("amplitudes", power.sqrt(), persistent=False)
 
     def _describe(self, residuals: Tensor) -> Tensor:
-        """Return (M, 1 + 2Q) in float64: ``mean k(a, a')`` and the mean waves."""
+        """Return ``mean k(a, a')`` and the weighted characteristic function, (M, 1 + 2Q) in float64."""
         values = residuals.flatten(1)
         if self.samples is not None and self.samples < values.shape[1]:
             values = values.gather(1, torch.rand_like(values).topk(self.samples, dim=1, sorted=False).indices)
-        values = values.where(~values.isfinite(), values.clamp(-self.largest, self.largest))  # keep what is not finite
+        clamped = values.clamp(-self.largest, self.largest)
+        values = clamped.where(values.isfinite(), values)  # NaN and infinity must not be hidden
         count = values.shape[1]
         parts = torch.split(values, _MAX_STORED_VALUES, dim=1)
         sums = [
-            self._waves(part) if len(parts) == 1 else checkpoint(self._waves, part, use_reentrant=False)
+            self._cosines_and_sines(part)
+            if len(parts) == 1
+            else checkpoint(self._cosines_and_sines, part, use_reentrant=False)
             for part in parts
         ]
-        cosines, sines = (torch.stack(sums).sum(0).double() / count).unbind(1)
-        waves = (torch.stack([cosines, sines], dim=1) * self.amplitudes).flatten(1)
-        same = waves.square().sum(1, keepdim=True)
+        weighted = (torch.stack(sums).sum(0).double() / count * self.amplitudes).flatten(1)
+        same = weighted.square().sum(1, keepdim=True)
         if self.unbiased:
             same = (count * same - self.amplitudes.square().sum()) / (count - 1)
-        return torch.cat([same, waves], dim=1)
+        return torch.cat([same, weighted], dim=1)
 
-    def _waves(self, values: Tensor) -> Tensor:
-        """Return (M, 2, √Q, √Q): sums of cosines and of sines of the values (M, m) at all frequencies."""
+    def _cosines_and_sines(self, values: Tensor) -> Tensor:
+        """Return the sums of ``cos(ωu)`` and of ``sin(ωu)`` over the values (M, m) for all ω, (M, 2, √Q, √Q)."""
         coarse, fine = (values[:, :, None] * frequencies.to(values.dtype) for frequencies in (self.coarse, self.fine))
         coarse_cosine, coarse_sine, cosine, sine = coarse.cos().mT, coarse.sin().mT, fine.cos(), fine.sin()
         real = coarse_cosine @ cosine - coarse_sine @ sine
@@ -236,5 +239,5 @@ class MaximumMeanDiscrepancy(Distance):
 
 
 def _log_diagonal(roots: Tensor) -> Tensor:
-    """Return ½ ln|Σ| for triangular roots (…, d, d) of Σ."""
+    """Return ½ ln|Σ| for Cholesky factors (…, d, d) of Σ."""
     return roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)

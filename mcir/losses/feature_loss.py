@@ -1,10 +1,10 @@
-"""Losses that compare images in the activations of a feature network.
+"""Losses that compare the activations of images in a feature network.
 
-A loss weight depends on the scale of the features, which differs by orders of magnitude between networks and weights
-(``benchmarks/balance.py`` measures it). ``normalize: unit`` scales each layer of each network to a mean activation of
-one.
+The right loss weight depends on the scale of the features, which differs by orders of magnitude between networks and
+weights (``benchmarks/balance.py`` measures it). ``normalize: unit`` scales each layer to a mean absolute activation of
+1.
 
-Losses that use the same feature network share it and the activations of the output; see :func:`share_features`.
+Losses with the same feature network share the network and the activations of the output; see :func:`share_features`.
 """
 
 import math
@@ -25,26 +25,26 @@ Normalize: TypeAlias = Literal["none", "unit"]
 Criterion: TypeAlias = Literal["l1", "l2", "fro"]
 
 CALIBRATION_BATCHES = 10
-"""Number of training batches that set the scale of ``normalize: unit``."""
+"""Number of training batches from which ``normalize: unit`` computes its scale."""
 
 
 @dataclass(kw_only=True, eq=False)
 class FeatureLoss(Loss):
-    """A loss that compares images in chosen layers of a feature network."""
+    """Base class of losses that compare activations in selected layers of a feature network."""
 
     uses_target: ClassVar[bool] = True
     """Whether the loss uses the activations of the ground truth."""
 
     layer_weights: Mapping[str, float] = field(kw_only=False)
-    """Layers of the feature network and their weights; the only argument that may be positional."""
+    """Weights of the compared layers by layer name. It is the only argument that can be positional."""
     vgg_type: VGGType = "vgg16"
-    """VGG whose activations are compared; its layers are ``conv1_1``, ``relu1_1``, …, ``pool5``."""
+    """VGG whose activations are compared. Its layers are ``conv1_1``, ``relu1_1``, …, ``pool5``."""
     network: str | None = None
-    """Any other classifier in torchvision, such as ``resnet50``, used instead of a VGG; its layers are node names."""
+    """Another torchvision classifier to use instead of a VGG, such as ``resnet50``. Its layers are node names."""
     weights: str = "imagenet"
-    """``imagenet``, the name of another version in torchvision, ``random``, or the path of a state dict."""
+    """``imagenet``, the name of another version of torchvision's weights, ``random``, or the path of a state dict."""
     use_input_norm: bool = True
-    """Whether images are normalised with ImageNet's mean and standard deviation."""
+    """Whether to normalise images with ImageNet's mean and standard deviation."""
     range_norm: bool = False
     """Whether images are in [-1, 1] instead of [0, 1]."""
     seed: int = 0
@@ -64,9 +64,9 @@ class FeatureLoss(Loss):
 
     def _build_network(self) -> FeatureNetwork:
         name = "vgg_type" if self.network is None else "network"
-        preparation = (self.use_input_norm, self.range_norm, self.seed)
+        others = (self.weights, self.use_input_norm, self.range_norm, self.seed)
         try:
-            return feature_network(list(self.layer_weights), self.network or self.vgg_type, self.weights, *preparation)
+            return feature_network(list(self.layer_weights), self.network or self.vgg_type, *others)
         except ArgumentError as error:
             argument = {"layer_names": "layer_weights", "network": name}.get(error.name, error.name)
             raise ArgumentError(argument, error.message) from None
@@ -76,10 +76,10 @@ class FeatureLoss(Loss):
 
 @dataclass(kw_only=True, eq=False)
 class FeatureDistanceLoss(FeatureLoss):
-    """A feature loss with a choice of distances between activations."""
+    """Base class of feature losses with a choice of distances between activations."""
 
     criterion: Criterion = "l1"
-    """Distance of two feature maps: ``l1`` (mean absolute difference), ``l2`` (mean squared difference) or ``fro``
+    """Distance between two feature maps: ``l1`` (mean absolute difference), ``l2`` (mean squared difference) or ``fro``
     (Frobenius norm of the difference)."""
 
     def __post_init__(self) -> None:
@@ -89,15 +89,15 @@ class FeatureDistanceLoss(FeatureLoss):
 
     @property
     def is_batch_mean(self) -> bool:
-        """Whether the distance is a mean; a norm is not."""
+        """Whether the distance is a mean. The Frobenius norm is not."""
         return self.criterion != "fro"
 
 
 class FeatureSpace(nn.Module):
-    """The layers of a feature network that a loss compares, scaled according to ``normalize``.
+    """The activations that a loss compares, scaled according to ``normalize``.
 
     Args:
-        network: feature network, which :func:`share_features` may replace by one with more layers.
+        network: feature network. :func:`share_features` may replace it by one with more layers.
         normalize: ``none`` or ``unit``.
         uses_target: whether the loss uses the activations of the ground truth.
     """
@@ -112,13 +112,13 @@ class FeatureSpace(nn.Module):
         self._target_layers: tuple[str, ...] = ()
 
     def share(self, network: FeatureNetwork, cache: FeatureCache | None, target_layers: Sequence[str]) -> None:
-        """Use a network together with other losses.
+        """Share a network with other losses.
 
         Args:
-            network: network that has at least the layers of this space.
+            network: network that returns at least the layers of this feature space.
             cache: cache for the activations of the output; None if no other loss needs them.
-            target_layers: layers of the ground truth that are computed and kept for several losses; empty if no other
-                loss needs the ground truth, whose activations are then not kept.
+            target_layers: layers of the ground truth that the cache keeps for several losses; empty if no other loss
+                needs the ground truth. Its activations are then released one by one.
         """
         self.network = network
         self._cache = cache
@@ -126,13 +126,13 @@ class FeatureSpace(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), if this is one of the first batches."""
+        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), if this is a calibration batch."""
         if self.unit is not None and self.training and self.unit.batches < CALIBRATION_BATCHES:
             means = [in_float32(activation).abs().mean() for _, activation in self._target_activations(images)]
             self.unit.update(torch.stack(means))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the activations of a network's output (B, 3, H, W) by layer, in network order.
+        """Return the activations of a network's output (B, 3, H, W) by layer name, in network order.
 
         Raises:
             ValueError: the feature network does not accept the images.
@@ -145,9 +145,9 @@ class FeatureSpace(nn.Module):
         return {name: self._scale(name, activations[name]) for name in self.layer_names}
 
     def target_features(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of a ground truth (B, 3, H, W) layer by layer, without a graph.
+        """Yield the activations of a ground truth (B, 3, H, W) by layer name, without a graph.
 
-        The caller may overwrite them.
+        The caller may overwrite the activations.
 
         Raises:
             ValueError: the feature network does not accept the images.
@@ -157,9 +157,9 @@ class FeatureSpace(nn.Module):
             del activation  # release it before the next layer is computed
 
     def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of images (B, 3, H, W) layer by layer, without a graph and never from the cache.
+        """Yield the activations of images (B, 3, H, W) by layer name, without a graph and without the cache.
 
-        The caller may overwrite them.
+        The caller may overwrite the activations.
 
         Raises:
             ValueError: the feature network does not accept the images.
@@ -183,7 +183,7 @@ class FeatureSpace(nn.Module):
 
 
 class _UnitScale(DistributedModule):
-    """The mean absolute activation of each layer over the calibration batches, equal in every process."""
+    """The mean absolute activation of each layer over the calibration batches of all processes."""
 
     means: Tensor
 
@@ -193,7 +193,7 @@ class _UnitScale(DistributedModule):
         self.register_buffer("means", torch.ones(layers))
 
     def update(self, means: Tensor) -> None:
-        """Add the means of one more batch to the average; a layer without activity keeps its scale."""
+        """Add the means of one batch to the average. A layer whose activations are all zero keeps its scale."""
         means = self.communicator.mean(means)
         means = torch.where(means > 0, means, self.means)
         self.batches += 1
@@ -211,12 +211,16 @@ class _UnitScale(DistributedModule):
 def share_features(criteria: nn.Module) -> FeatureCache:
     """Let all losses in a module that use the same feature network share one instance of it.
 
-    Networks are the same if their architecture, weights and preparation of images are equal. The shared instance has
-    the layers of all its losses. Within a step, the activations of an output are computed once, and so are those of a
-    ground truth that several losses use. Compute all losses of a step before its backward pass, which frees the graph.
+    Two networks are the same if their architecture, weights and image normalisation are equal. The shared instance has
+    the layers of all losses. In each training step, the activations of the output are computed once, and so are those
+    of the ground truth if several losses use it. Compute all losses of a step before the backward pass, which frees the
+    graph.
+
+    Args:
+        criteria: module that contains the losses, for example an ``nn.ModuleDict``.
 
     Returns:
-        The cache of these activations; call its ``clear()`` when all losses of a step are computed.
+        The cache of the activations. Call ``clear()`` when all losses of a step are computed.
     """
     cache = FeatureCache()
     groups: dict[tuple[object, ...], list[FeatureSpace]] = {}
@@ -224,17 +228,18 @@ def share_features(criteria: nn.Module) -> FeatureCache:
         if isinstance(module, FeatureSpace):
             groups.setdefault(module.network.settings, []).append(module)
     for spaces in groups.values():
-        layers = _union(spaces)
+        layers = _all_layers(spaces)
         network = next((s.network for s in spaces if set(layers) <= set(s.network.layer_names)), None)
         if network is None:
-            like = spaces[0].network.mean
-            network = spaces[0].network.with_layers(layers).to(device=like.device, dtype=like.dtype)
-        users = [space for space in spaces if space.uses_target]
+            mean = spaces[0].network.mean
+            network = spaces[0].network.with_layers(layers).to(device=mean.device, dtype=mean.dtype)
+        target_users = [space for space in spaces if space.uses_target]
         for space in spaces:
-            keeps_target = space.uses_target and len(users) > 1
-            space.share(network, cache if len(spaces) > 1 else None, _union(users) if keeps_target else [])
+            shares_target = space.uses_target and len(target_users) > 1
+            target_layers = _all_layers(target_users) if shares_target else []
+            space.share(network, cache if len(spaces) > 1 else None, target_layers)
     return cache
 
 
-def _union(spaces: Sequence[FeatureSpace]) -> list[str]:
+def _all_layers(spaces: Sequence[FeatureSpace]) -> list[str]:
     return list(dict.fromkeys(name for space in spaces for name in space.layer_names))

@@ -2,7 +2,7 @@
 
     L = λ Σ_l w_l · mean_p −log(e^{s_p/τ} / (e^{s_p/τ} + Σ_n e^{s_n/τ}))
 
-The similarity s of two images is the cosine of their feature vectors at each position, averaged over the positions.
+The similarity s of two images is the cosine similarity of their feature vectors, averaged over all positions.
 """
 
 import math
@@ -17,7 +17,7 @@ from mcir.losses.base import in_float32, require
 from mcir.losses.precomputed_grad import FeatureContrastLoss
 from mcir.registry import LOSSES
 
-_LOWEST_TEMPERATURE = 0.05
+_MIN_TEMPERATURE = 0.05
 
 
 @LOSSES.register()
@@ -25,14 +25,14 @@ _LOWEST_TEMPERATURE = 0.05
 class PCLLoss(FeatureContrastLoss):
     """PCL: InfoNCE over feature maps, averaged over the images of the batch.
 
-    In PCL the positives are the ground truth and sharpened copies of it; the negatives are the upscaled input and
-    blurred ground truths. A feature vector of zeros has similarity 0 to every other.
+    In the paper, the positives are the ground truth and sharpened copies of it, and the negatives are the upscaled
+    input and blurred ground truths. A zero feature vector has similarity 0 to every other vector.
 
-    The gradient flows through the output's features, as in the formula. The released code computes these features under
-    ``no_grad`` when it updates the network (``src/loss/adversarial.py``, ``src/loss/cl.py``), so its term does not
-    train the network. Its embedding is a patch discriminator on wavelets that is trained together with the network.
-    Here the embedding is a feature network, as in its own ``VGGInfoNCE``. The released code does not normalise the
-    images and has no temperature.
+    The gradient flows through the features of the output, as in the formula. The released code computes these features
+    under ``no_grad`` when it updates the network (``src/loss/adversarial.py``, ``src/loss/cl.py``), so the loss does
+    not train the network. The embedding of the released code is a patch discriminator on wavelets, which is trained
+    together with the network. Here it is a feature network, as in the ``VGGInfoNCE`` of the released code. The released
+    code does not normalise the images and has no temperature.
     """
 
     layer_weights: Mapping[str, float] = field(
@@ -46,8 +46,8 @@ class PCLLoss(FeatureContrastLoss):
     def __post_init__(self) -> None:
         """Check the temperature."""
         super().__post_init__()
-        valid = _LOWEST_TEMPERATURE <= self.temperature < math.inf
-        require(valid, "temperature", f"a finite number of at least {_LOWEST_TEMPERATURE}", self.temperature)
+        valid = _MIN_TEMPERATURE <= self.temperature < math.inf
+        require(valid, "temperature", f"a finite number of at least {_MIN_TEMPERATURE}", self.temperature)
 
     def compare(
         self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
@@ -69,9 +69,9 @@ class PCLLoss(FeatureContrastLoss):
 
 
 class InfoNCE:
-    """The InfoNCE of one layer and its derivative, accumulated image by image without a graph.
+    """The InfoNCE of one layer and its gradient, accumulated batch by batch without a graph.
 
-    All negatives must be added before the first positive. Exponentials are taken of (s − 1)/τ ≤ 0.
+    Add all negatives before the first positive. Exponentials are computed of (s − 1)/τ ≤ 0, so they cannot overflow.
 
     Args:
         anchor: feature maps of the output, (B, C, H, W).
@@ -85,8 +85,8 @@ class InfoNCE:
         self.direction = _divide(anchor, self.length)
         self.value = anchor.new_zeros(())
         self._negative_sum = anchor.new_zeros(len(anchor))  # Σ_n e^{s_n/τ}, (B,)
-        self._directions = torch.zeros_like(anchor)  # Σ e^{s_n/τ} · direction_n; later the same for the positives
-        self._cosines = torch.zeros_like(self.length)  # the same with cosines instead of directions
+        self._directions = torch.zeros_like(anchor)  # Σ e^{s_n/τ} · direction_n; later the same for positives
+        self._cosines = torch.zeros_like(self.length)  # Σ e^{s_n/τ} · cosine_n; later the same for positives
         self._has_positives = False
 
     def add_negative(self, feature: Tensor) -> None:
@@ -97,7 +97,7 @@ class InfoNCE:
         self._accumulate(exponential, direction, cosine)
 
     def add_positive(self, feature: Tensor, count: int) -> None:
-        """Add the feature maps of one batch of ``count`` batches of positives."""
+        """Add the feature maps of one of ``count`` batches of positives."""
         direction, cosine, exponential = self._similarity(feature)
         if not self._has_positives:
             self._has_positives = True
@@ -110,7 +110,7 @@ class InfoNCE:
         self._accumulate((exponential / total - 1) / count, direction, cosine)
 
     def grad(self) -> Tensor:
-        """Return the derivative of the value with respect to the anchor."""
+        """Return the gradient of the value with respect to the anchor."""
         weight = _per_image(self._negative_weight)
         directions = self._directions.addcmul_(self._negative_directions, weight)
         cosines = self._cosines.addcmul_(self._negative_cosines, weight)
@@ -129,7 +129,7 @@ class InfoNCE:
 
 
 def _divide(vectors: Tensor, lengths: Tensor) -> Tensor:
-    """Return ``vectors / lengths``, with zeros where the length is zero; values that are not finite stay so."""
+    """Return ``vectors / lengths``, or zeros where the length is zero. NaN and infinity are kept."""
     return torch.where(lengths == 0, 0.0, vectors / lengths)
 
 

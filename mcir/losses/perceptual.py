@@ -15,7 +15,7 @@ from mcir.registry import LOSSES
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class PerceptualLoss(FeatureDistanceLoss):
-    """Distance of two images in a feature space, and distance of their styles (Gatys et al., CVPR 2016).
+    """Distance between the features of two images, and distance between their styles (Gatys et al., CVPR 2016).
 
     ``perceptual_weight · Σ_l w_l d(φ_l(output), φ_l(gt)) + style_weight · Σ_l w_l d(G_l(output), G_l(gt))`` with the
     Gram matrices ``G = φφᵀ / (C·H·W)``.
@@ -24,9 +24,9 @@ class PerceptualLoss(FeatureDistanceLoss):
     loss_weight: float = field(init=False, default=1.0)
     vgg_type: VGGType = "vgg19"
     perceptual_weight: float = 1.0
-    """Factor of the distance of the features."""
+    """Factor of the distance between the features."""
     style_weight: float = 0.0
-    """Factor of the distance of the Gram matrices."""
+    """Factor of the distance between the Gram matrices."""
 
     def __post_init__(self) -> None:
         """Check the factors."""
@@ -62,7 +62,7 @@ class PerceptualLoss(FeatureDistanceLoss):
 
 
 def distance(a: Tensor, b: Tensor, criterion: Criterion) -> Tensor:
-    """Return the distance of two tensors as a scalar, computed in at least float32."""
+    """Return the distance between two tensors as a scalar, computed in at least float32."""
     difference = in_float32(a) - in_float32(b)
     if criterion == "l1":
         return difference.abs().mean()
@@ -72,10 +72,10 @@ def distance(a: Tensor, b: Tensor, criterion: Criterion) -> Tensor:
 
 
 def frobenius(x: Tensor) -> Tensor:
-    """Return the Frobenius norm of a tensor; its gradient at zero is zero.
+    """Return the Frobenius norm of a tensor. The gradient at zero is zero.
 
-    The norm along the last axis is taken first, because torch sums millions of float32 squares one after the other,
-    with an error of 1e-4.
+    The norm is first taken along the last axis, because torch sums the squares sequentially: for millions of float32
+    numbers, the relative error would be 1e-4.
     """
     norm: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(x, dim=-1))
     return norm

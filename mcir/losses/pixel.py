@@ -12,10 +12,10 @@ from mcir.registry import LOSSES
 
 @dataclass(kw_only=True, eq=False)
 class PixelLoss(Loss):
-    """A mean or sum of terms that depend on the difference of two images, computed in at least float32."""
+    """Base class of losses that are a mean or sum over the difference of two images, computed in at least float32."""
 
     reduction: Reduction = "mean"
-    """Whether the terms of all images are averaged or summed."""
+    """Mean or sum over the batch."""
 
     def __post_init__(self) -> None:
         """Check the reduction."""
@@ -42,7 +42,7 @@ class PixelLoss(Loss):
         return self.loss_weight * (terms.mean() if self.reduction == "mean" else terms.sum())
 
     def terms(self, difference: Tensor) -> Tensor:
-        """Return the terms that are averaged or summed: one per pixel and channel, or one per image."""
+        """Return the terms to average or sum: one per pixel and channel, or one per image."""
         raise NotImplementedError
 
 
@@ -87,13 +87,13 @@ class CharbonnierLoss(PixelLoss):
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class PSNRLoss(PixelLoss):
-    """The negative PSNR in dB: ``10 log10(MSE + 1e-8)`` of each image, averaged (NAFNet, Chen et al., ECCV 2022).
+    """The negative PSNR in dB, ``10 log10(MSE + 1e-8)``, averaged over the images (NAFNet, Chen et al., ECCV 2022).
 
-    Images are in [0, 1]. The constant limits the loss of equal images to −80 dB.
+    Images are in [0, 1]. The loss of equal images is −80 dB.
     """
 
     toY: bool = False
-    """Whether only the luma of RGB images is compared (ITU-R BT.601, studio range, divided by 255)."""
+    """Whether to compare the luma of RGB images (ITU-R BT.601, studio range, divided by 255)."""
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the weighted loss as a scalar.

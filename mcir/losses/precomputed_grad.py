@@ -1,8 +1,8 @@
-"""Contrastive losses whose gradient is computed together with their value.
+"""Contrastive losses that compute their gradient together with their value.
 
-The features of the output are computed once, with a graph. Those of negatives and positives are computed one image at
-a time, without a graph. Each adds its contribution to the value and to the gradient with respect to the output's
-features, and is then released: memory does not grow with the number of negatives.
+The features of the output are computed once, with a graph. The features of negatives and positives are computed one
+batch at a time, without a graph. Each batch adds to the value and to the gradient with respect to the output's
+features, and is then released. Therefore, memory does not grow with the number of negatives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from torch.autograd.function import once_differentiable
 from mcir.losses.base import Comparison, Loss, in_float32
 from mcir.losses.feature_loss import FeatureLoss
 
-_CHUNK = 2**21  # largest number of elements in an intermediate result
+_CHUNK = 2**21  # maximum number of elements in an intermediate result
 
 
 @dataclass(kw_only=True, eq=False)
 class FeatureContrastLoss(FeatureLoss):
-    """A loss that pulls the output towards positives and pushes it away from negatives, in a feature space."""
+    """Base class of losses that pull the output towards positives and away from negatives in a feature space."""
 
     compares: ClassVar[Comparison] = "negatives"
 
@@ -40,35 +40,38 @@ class FeatureContrastLoss(FeatureLoss):
             raise ValueError(f"{type(self).__name__}: expected positives, for example [gt], got none.")
         check_stack(self, "negatives", output, negatives)
         check_stack(self, "positives", output, positives)
-        target, *further = positives
+        target, *others = positives
         self.features.calibrate(target)
         anchors = self.features(output)
         with torch.no_grad():
-            streams = [self.features.target_features(target), *map(self.features.stream, further)]
+            streams = [self.features.target_features(target), *map(self.features.stream, others)]
             value, grad_scales, grads = self.compare(anchors, negatives, streams)
         return attach_grad(value, grad_scales, grads, [anchor for anchor in anchors.values() if anchor.requires_grad])
 
     def compare(
         self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]
     ) -> tuple[Tensor, list[float], list[Tensor]]:
-        """Return the value, and factors and tensors whose products are the gradients of the anchors that require one.
+        """Return the value and the gradients of the anchors that require one, each as a factor and a tensor.
 
         Args:
-            anchors: activations of the output by layer.
+            anchors: activations of the output by layer name.
             negatives: negatives, (N, B, 3, H, W).
-            positives: for each positive, an iterator over its activations layer by layer.
+            positives: iterator over the layer names and activations of each batch of positives.
+
+        Returns:
+            The value, the factors, and the tensors. A gradient is the product of factor and tensor.
         """
         raise NotImplementedError
 
 
 def check_stack(loss: Loss, name: str, output: Tensor, stack: Tensor | Sequence[Tensor]) -> None:
-    """Raise a ValueError unless ``stack`` has at least one batch, and all have the shape of the output."""
-    shapes = [(*stack.shape[1:],)] * len(stack) if isinstance(stack, Tensor) else [(*one.shape,) for one in stack]
+    """Raise a ValueError unless ``stack`` contains at least one batch, and all batches have the output's shape."""
+    shapes = [(*stack.shape[1:],)] * len(stack) if isinstance(stack, Tensor) else [(*batch.shape,) for batch in stack]
     if set(shapes) != {(*output.shape,)}:
         letter, sizes = name[0].upper(), ", ".join(map(str, output.shape))
-        found = (*stack.shape,) if isinstance(stack, Tensor) else shapes
+        actual = (*stack.shape,) if isinstance(stack, Tensor) else shapes
         raise ValueError(
-            f"{type(loss).__name__}: expected {name} of shape ({letter}, {sizes}) with {letter} ≥ 1, got {found}."
+            f"{type(loss).__name__}: expected {name} of shape ({letter}, {sizes}) with {letter} ≥ 1, got {actual}."
         )
 
 
@@ -98,7 +101,7 @@ class _AttachGrad(torch.autograd.Function):
 
 
 def sum_of_absolute_differences(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of |a − b| in at least float32, a few images at a time to keep intermediate results small."""
+    """Return the sum of |a − b| in at least float32, computed in parts to limit the size of intermediate results."""
     images = max(1, _CHUNK // a[0].numel())
     total = in_float32(a.new_zeros(()))
     for start in range(0, len(a), images):

@@ -1,8 +1,8 @@
 """The losses of residual contrastive learning (RCL), arXiv:2106.10070 (IJCAI 2022).
 
-The residuals of two patches of one noisy image have the same distribution; those of other images have other ones. A
-network learns from noisy images alone by discriminating images by their residuals (Eq. 3, Algorithm 1). A consistency
-loss in a feature space keeps the image content in its output (Eq. 5).
+The residuals of two patches of the same noisy image have the same distribution; the residuals of different images have
+different distributions. A network learns from noisy images alone by discriminating images by their residuals (Eq. 3,
+Algorithm 1). A consistency loss in a feature space preserves the image content in the output (Eq. 5).
 """
 
 import math
@@ -21,14 +21,13 @@ from mcir.losses.base import (
     Loss,
     Reduction,
     in_float32,
-    require,
     require_choice,
     require_positive,
     require_same_shape,
 )
 from mcir.losses.distances import Distance
 from mcir.losses.feature_loss import FeatureLoss
-from mcir.registry import DISTANCES, LOSSES, DistanceSection
+from mcir.registry import DISTANCES, LOSSES, ArgumentError, DistanceSection
 
 
 @LOSSES.register()
@@ -37,20 +36,20 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
     """InfoNCE over residuals: ``λ Σ_j −ln(e^{−D_jj/τ} / Σ_i e^{−D_ji/τ})`` with ``D_ji = d(anchor_j, key_i)``.
 
     Anchor j and key j are the residuals of two patches of image j. The negatives of an anchor are the keys of all other
-    images in all processes. If a batch contains an image twice, the copies are not negatives of each other. An anchor
-    without negatives has loss 0. Both anchors and keys get gradients.
+    images in all processes. If a batch contains an image twice, the copies are not negatives of each other. The loss of
+    an anchor without negatives is 0. Both anchors and keys get gradients.
     """
 
     compares: ClassVar[Comparison] = "residuals"
 
     distance: DistanceSection = field(default_factory=lambda: {"type": "EarthMoversDistance"})
-    """d, the distance between two residuals."""
+    """Distance d between two residuals."""
     temperature: float = 0.1
     """τ."""
     residual_scale: float = 1.0
-    """Factor of the residuals; 255 converts [0, 1] to 8-bit units."""
+    """Factor of the residuals; 255 converts the range [0, 1] to [0, 255]."""
     reduction: Reduction = "sum"
-    """Reduction over the anchors; Algorithm 1 uses the sum."""
+    """Mean or sum over the anchors; Algorithm 1 uses the sum."""
     loss_weight: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -60,13 +59,16 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
         require_choice("reduction", self.reduction, ("mean", "sum"))
         self.residual_distance: Distance = DISTANCES.build(self.distance, key="distance")
         scale, largest = self.residual_scale, self.residual_distance.largest
-        clamps = f"{type(self.residual_distance).__name__} clamps larger residuals"
-        expected = f"at most {largest:g}, because {clamps} (multiply its bandwidths and its largest by {scale:g} too)"
-        require(scale <= largest, "residual_scale", expected, scale)
+        if scale > largest:
+            raise ArgumentError(
+                "residual_scale",
+                f"expected at most {largest:g}, got {scale:g}, because {type(self.residual_distance).__name__} clamps "
+                f"larger residuals. Multiply its 'bandwidths' and 'largest' by {scale:g}, too.",
+            )
 
     @property
     def is_batch_mean(self) -> bool:
-        """False: the other images of the batch are the negatives."""
+        """False, because the negatives are the other images of the batch."""
         return False
 
     def forward(self, anchors: Tensor, keys: Tensor, images: Tensor | None = None) -> Tensor:
@@ -78,11 +80,11 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
         Args:
             anchors: residuals of the first patches, (B, C, H, W).
             keys: residuals of the second patches, (B, C, H, W).
-            images: identifier of each image, int64, (B,); equal identifiers mean the same image. Default: all images
+            images: identifiers of the images, int64, (B,). Equal identifiers mean the same image. Default: all images
                 are different.
 
         Raises:
-            ValueError: the shapes differ, or there is only one image in all processes and therefore no negative.
+            ValueError: the shapes differ, or there is only one image in all processes.
         """
         require_same_shape(self, anchors, keys)
         if images is not None and images.shape != anchors.shape[:1]:
@@ -91,18 +93,18 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
             )
         count, processes = len(anchors), self.communicator.world_size
         if count * processes < 2:
-            raise ValueError("ResidualContrastiveLoss: expected a batch of at least 2 images, got 1 without negatives.")
-        a, b = (
+            raise ValueError("ResidualContrastiveLoss: expected a batch of at least 2 images, got 1.")
+        described_anchors, described_keys = (
             self.residual_distance.describe(self.residual_scale * in_float32(residuals))
             for residuals in (anchors, keys)
         )
-        distances = self.residual_distance.between(a, self.communicator.concatenated(b))
-        own = torch.arange(count, device=anchors.device) + self.communicator.rank * count
+        distances = self.residual_distance.between(described_anchors, self.communicator.all_gather(described_keys))
+        positives = torch.arange(count, device=anchors.device) + self.communicator.rank * count
         logits = -distances / self.temperature
         if images is not None:
-            same = images[:, None] == self.communicator.concatenated(images)
-            logits = logits.masked_fill(same.scatter(1, own[:, None], False), -math.inf)
-        value = F.cross_entropy(logits, own, reduction=self.reduction)
+            same = images[:, None] == self.communicator.all_gather(images)
+            logits = logits.masked_fill(same.scatter(1, positives[:, None], False), -math.inf)
+        value = F.cross_entropy(logits, positives, reduction=self.reduction)
         factor = self.loss_weight * (processes if self.reduction == "sum" else 1)
         return (factor * value).to(in_float32(anchors).dtype)
 
@@ -110,10 +112,10 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class ConsistencyLoss(FeatureLoss):
-    """Squared distance of the output to the noisy input in the feature space of a classifier (Eq. 5).
+    """Squared distance between the output and the noisy input in the feature space of a classifier (Eq. 5).
 
-    ``λ Σ_l w_l mean((φ_l(output) − φ_l(input))²)``. The paper names ResNet50 but no layer. ``layer1`` has the number of
-    channels and the stride of the content layer of Johnson et al. (arXiv:1603.08155).
+    ``λ Σ_l w_l mean((φ_l(output) − φ_l(input))²)``. The paper uses ResNet50 but does not specify the layer. ``layer1``
+    has as many channels and the same stride as the content layer of Johnson et al. (arXiv:1603.08155).
     """
 
     layer_weights: Mapping[str, float] = field(kw_only=False, default_factory=lambda: {"layer1": 1.0})
@@ -121,7 +123,7 @@ class ConsistencyLoss(FeatureLoss):
     vgg_type: VGGType = field(init=False, default="vgg16")
     range_norm: bool = field(init=False, default=False)
     reduction: Reduction = "mean"
-    """Reduction of the squares of one image: their mean, or their sum as in Eq. 5. Images are always averaged."""
+    """Mean over the features of an image, or sum as in Eq. 5. The loss is averaged over the images in both cases."""
 
     def __post_init__(self) -> None:
         """Check the reduction."""

@@ -1,16 +1,16 @@
 """SPN: self-prior negatives ("Learning from History: Task-agnostic Model Contrastive Learning", AAAI 2024).
 
-The loss pushes the output of a network away, in a feature space φ, from its negatives: images that earlier states of
-the same network make from the same input.
+The loss increases the distance, in a feature space φ, between the output of a network and its negatives, which are
+outputs of earlier states of the same network for the same input.
 
     L = −λ · 1/N Σ_i Σ_l w_l d(φ_l(output), φ_l(negative_i))
 
 λ is ``loss_weight``, w_l are ``layer_weights``, d is ``criterion``, and N is the number of negatives.
 
-The literal implementation computes the features of the output again for each negative, and keeps a graph for each of
-them until the backward pass. This one computes the features of the output once. For every negative it adds two things:
-its distance, and the derivative of that distance with respect to the output's features. The negatives need no graph,
-and memory does not grow with N.
+A literal implementation computes the features of the output again for each negative, and keeps all graphs until the
+backward pass. This implementation computes the features of the output once. For each negative, it adds up the distance
+and the gradient of the distance with respect to the output's features. Negatives therefore need no graph, and memory
+does not grow with N.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ from mcir.registry import LOSSES
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
 class SPNLoss(FeatureDistanceLoss):
-    """The negative term of SPN; its minus sign is included, so it is added to a reconstruction loss.
+    """The contrastive term of SPN. It includes the minus sign, so add it to a reconstruction loss.
 
     Examples:
         >>> import torch
         >>> from mcir.losses import L1Loss, SPNLoss
         >>> pixel, spn = L1Loss(), SPNLoss({"relu1_2": 0.4, "relu2_2": 0.6}, weights="random", loss_weight=0.1)
-        >>> output = torch.rand(2, 3, 32, 32, requires_grad=True)  # of the network in training
-        >>> negatives = torch.rand(4, 2, 3, 32, 32)  # of four earlier states of the network
+        >>> output = torch.rand(2, 3, 32, 32, requires_grad=True)  # output of the network in training
+        >>> negatives = torch.rand(4, 2, 3, 32, 32)  # outputs of four earlier states of the network
         >>> loss = pixel(output, torch.rand(2, 3, 32, 32)) + spn(output, negatives)
         >>> loss.backward()
         >>> output.grad.shape
         torch.Size([2, 3, 32, 32])
-        >>> bool(spn(output, negatives) < spn(output, output[None]))  # far from the negatives is better
+        >>> bool(spn(output, negatives) < spn(output, output[None]))  # a larger distance is a smaller loss
         True
     """
 
@@ -60,8 +60,8 @@ class SPNLoss(FeatureDistanceLoss):
         Args:
             output: restored images, (B, 3, H, W), in [0, 1].
             negatives: N ≥ 1 batches of negatives, (N, B, 3, H, W).
-            positives: batches of positives, each (B, 3, H, W). They are not part of the loss; ``normalize: unit``
-                calibrates its scale with the first of them, or else with the output.
+            positives: batches of positives, each (B, 3, H, W). They are not part of the loss. ``normalize: unit``
+                calibrates its scale with the first batch, or with the output if there are no positives.
 
         Raises:
             ValueError: shapes differ, or the images are too small for the layers.
@@ -70,7 +70,7 @@ class SPNLoss(FeatureDistanceLoss):
         self.features.calibrate(output if positives is None else positives[0])
         anchors: dict[str, Tensor] = self.features(output)
         with torch.no_grad():
-            grads = {name: self._zero_grad_of(anchor) for name, anchor in anchors.items() if anchor.requires_grad}
+            grads = {name: self._zero_grad(anchor) for name, anchor in anchors.items() if anchor.requires_grad}
             scales = {
                 name: -self.loss_weight * self.layer_weights[name] / len(negatives) * self._normaliser(anchor)
                 for name, anchor in anchors.items()
@@ -85,9 +85,9 @@ class SPNLoss(FeatureDistanceLoss):
         return attach_grad(value, grad_scales, list(grads.values()), [anchors[name] for name in grads])
 
     def _compare(self, anchor: Tensor, negative: Tensor, grad: Tensor | None) -> Tensor:
-        """Return the unscaled distance of two feature maps and add its derivative (for l2: half of it) to ``grad``.
+        """Return the unscaled distance between two feature maps and add its gradient (for l2: half of it) to ``grad``.
 
-        Overwrites ``negative``.
+        This overwrites ``negative``.
         """
         anchor = anchor.detach()
         if self.criterion == "l1":
@@ -102,13 +102,13 @@ class SPNLoss(FeatureDistanceLoss):
             return difference.square_().sum()
         norm = frobenius(difference)
         if grad is not None:
-            grad += difference.div_(norm).masked_fill_(norm == 0, 0.0)  # the derivative at distance zero is zero
+            grad += difference.div_(norm).masked_fill_(norm == 0, 0.0)  # the gradient at distance 0 is 0
         return norm
 
-    def _zero_grad_of(self, anchor: Tensor) -> Tensor:
-        """Return the tensor that accumulates derivatives: sums of signs are exact in any dtype, others need float32."""
+    def _zero_grad(self, anchor: Tensor) -> Tensor:
+        """Return zeros to accumulate a gradient: sums of signs are exact in any dtype, other gradients need float32."""
         return torch.zeros_like(anchor if self.criterion == "l1" else in_float32(anchor))
 
     def _normaliser(self, anchor: Tensor) -> float:
-        """Return the factor that turns a sum into the distance."""
+        """Return the factor that converts the unscaled distance to a mean."""
         return 1.0 if self.criterion == "fro" else 1 / anchor.numel()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcir.losses.base import Loss, in_float32, require_same_shape
-from mcir.metrics.windows import blurred, gaussian, similarity
+from mcir.metrics.windows import gaussian, separable_filter, ssim_map
 from mcir.registry import LOSSES
 
 _WINDOW = gaussian()
@@ -18,9 +18,9 @@ _WINDOW = gaussian()
 class SSIMLoss(Loss):
     """The negative structural similarity: −1 for equal images.
 
-    It is the only loss of IDT (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2023). The window is an 11×11
-    Gaussian with σ = 1.5; images are padded with zeros; the output is not clamped. The mean is taken over images,
-    channels and pixels. Gradients equal those of 1 − SSIM.
+    IDT uses it as its only loss (Xiao et al., "Image De-raining Transformer", IEEE TPAMI 2023). The window is an 11×11
+    Gaussian with σ = 1.5. Images are padded with zeros. The output is not clamped. The mean is taken over images,
+    channels and pixels. The gradient is that of 1 − SSIM.
     """
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
@@ -34,19 +34,19 @@ class SSIMLoss(Loss):
             ValueError: the shapes differ.
         """
         require_same_shape(self, output, gt)
-        return -self.loss_weight * similarity(in_float32(output), in_float32(gt), _blur, peak=1).mean()
+        return -self.loss_weight * ssim_map(in_float32(output), in_float32(gt), _blur, peak=1).mean()
 
 
 class _Blur(torch.autograd.Function):
     """Convolution of images (B, C, H, W) with the window and zero padding.
 
-    The window is symmetric, so this operation is its own adjoint: the backward pass blurs the gradient. Autograd
-    would store every shifted image.
+    The window is symmetric, so the convolution is its own adjoint, and the backward pass blurs the gradient. Autograd
+    would store every shifted image instead.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
-        return blurred(images, _WINDOW, zero_padding=True)
+        return separable_filter(images, _WINDOW, zero_padding=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics: measures of the quality of restored images. Importing this package registers them."""
+"""Metrics of image quality. Importing this package registers them."""
 
 from mcir.metrics.fidelity import PSNR, SSIM, FloatPSNR, FloatSSIM
 from mcir.metrics.protocols import (

@@ -94,7 +94,7 @@ class DenseContrast(DistributedModule):
         """
         query, key = self.loss.regions(output, keys, boxes, self._rng)
         projected: Projected = self.key_projector(key)
-        self._new_keys.append(self.loss.enqueued(projected))
+        self._new_keys.append(self.loss.new_keys(projected))
         queues = {name: queue.keys for name, queue in self._queues.items()}
         value: Tensor = self.loss(project(query), projected, boxes, queues)
         return value

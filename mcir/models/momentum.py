@@ -70,7 +70,7 @@ class Queue(DistributedModule):
 
         If there are more than K keys, the last K are used.
         """
-        keys, size = self.communicator.concatenated(keys.detach().to(self.keys.dtype)), len(self.keys)
+        keys, size = self.communicator.all_gather(keys.detach().to(self.keys.dtype)), len(self.keys)
         end = self.next + len(keys)
         newest = keys[-size:]
         self.keys.index_copy_(0, torch.arange(end - len(newest), end, device=keys.device) % size, newest)

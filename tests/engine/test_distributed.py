@@ -107,9 +107,9 @@ with init_distributed(0, DistOptions(timeout_minutes=1)) as dist:
     seen["mean"] = dist.mean(value).tolist()
     seen["value_after"] = value.tolist()
     share = (torch.arange(2.0) + 10 * rank).requires_grad_()
-    joint = dist.concatenated(share)
+    joint = dist.all_gather(share)
     (joint * torch.arange(4.0) * (rank + 1)).sum().backward()
-    seen["concatenated"], seen["gradient_of_share"] = joint.tolist(), share.grad.tolist()
+    seen["all_gather"], seen["gradient_of_share"] = joint.tolist(), share.grad.tolist()
     seen["gathered"] = dist.gather({"rank": rank, "text": "x" * (1 + 1000 * rank)})
     with dist.rank_zero_first():
         if rank == 0:
@@ -166,7 +166,7 @@ def test_collective_operations_of_two_processes(two):
     for rank, seen in enumerate(two):
         assert seen["mean"] == [1.5, 15.0]
         assert seen["value_after"] == [1.0 * (rank + 1), 10.0 * (rank + 1)]  # mean does not change its argument
-        assert seen["concatenated"] == [0, 1, 10, 11]
+        assert seen["all_gather"] == [0, 1, 10, 11]
         assert seen["gradient_of_share"] == [[0, 3], [6, 9]][rank]  # of both processes' sums
         assert seen["gathered"] == [{"rank": 0, "text": "x"}, {"rank": 1, "text": "x" * 1001}]
         assert seen["gradient"] == 1.5

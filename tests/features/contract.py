@@ -67,7 +67,7 @@ class FeatureNetworkContract:
         with caplog.at_level(logging.WARNING):
             one, same, other = (self.build(seed=seed) for seed in (3, 3, 4))
         assert torch.equal(torch.get_rng_state(), state)
-        assert len(caplog.records) == 3 and "random weights: results differ from papers" in caplog.text
+        assert len(caplog.records) == 3 and "random weights. The results will differ" in caplog.text
         assert torch.equal(one(images)[layer], same(images)[layer])
         assert not torch.equal(one(images)[layer], other(images)[layer])
         assert one.settings == same.settings != other.settings
@@ -90,7 +90,7 @@ class FeatureNetworkContract:
             for weights in ("imagenet", "random", str(tmp_path / "empty.pth")):
                 activation = self.build([self.deeper], weights)(torch.rand(2, 3, 32, 32))[self.deeper]
                 assert activation.is_meta and activation.shape == (2, *self.shape)
-            with pytest.raises(WeightsError, match=r"no file 'V0'. For .*, expected 'imagenet', IMAGENET1K_V1"):
+            with pytest.raises(WeightsError, match=r"no weight file 'V0'. For .*, expected 'imagenet', IMAGENET1K_V1"):
                 self.build(weights="V0")
 
     def test_unknown_layers_are_refused(self) -> None:

@@ -20,9 +20,9 @@ class CountingVGG(VGGFeatures):
 
     passes = 0
 
-    def stream(self, x: Tensor, wanted: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         self.passes += 1
-        return super().stream(x, wanted)
+        return super().stream(x, layers)
 
 
 @pytest.fixture

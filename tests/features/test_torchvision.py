@@ -104,7 +104,7 @@ def test_files_that_do_not_match_are_refused(resnet18: tuple[nn.Module, str], tm
     with pytest.raises(WeightsError) as caught:
         ClassifierFeatures(["layer1"], "resnet18", str(tmp_path / "resnet.pth"))
     assert "conv1.weight has shape (3, 3) instead of (64, 3, 7, 7); bn1.bias is missing" in str(caught.value)
-    with pytest.raises(WeightsError, match=r"There is no file 'V1'.*'imagenet', IMAGENET1K_V1"):
+    with pytest.raises(WeightsError, match=r"There is no weight file 'V1'.*'imagenet', IMAGENET1K_V1"):
         ClassifierFeatures(["layer1"], "resnet18", "V1")
 
 

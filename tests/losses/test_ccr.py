@@ -40,7 +40,7 @@ def test_curriculum_weights_are_the_official_ones(kind: str, psnr: str) -> None:
     facts = FACTS["cases"]["c2pnet_curriculum_weights"]
     loss = CurricularContrastiveRegularization(difficulties=facts[f"{kind}_difficulties"], **TINY)
     loss.observe({"psnr": float(psnr)})
-    shares = loss.shares(torch.zeros(7, 1, 3, 4, 4, dtype=torch.float64))
+    shares = loss.negative_weights(torch.zeros(7, 1, 3, 4, 4, dtype=torch.float64))
     expected = torch.tensor(facts["table"][f"{kind}_psnr_{psnr}"], dtype=torch.float64)
     torch.testing.assert_close(shares, expected, rtol=1e-12, atol=0)
 
@@ -48,7 +48,7 @@ def test_curriculum_weights_are_the_official_ones(kind: str, psnr: str) -> None:
 def test_without_the_input_only_the_difficulties_count() -> None:
     loss = CurricularContrastiveRegularization(difficulties=[20.0, 30.0], curriculum=0.5, **TINY)
     loss.observe({"psnr": 25.0, "ssim": 0.9})
-    assert loss.shares(torch.zeros(2, 1, 3, 4, 4)).tolist() == [0.75, 0.25]
+    assert loss.negative_weights(torch.zeros(2, 1, 3, 4, 4)).tolist() == [0.75, 0.25]
 
 
 def test_the_best_psnr_counts_and_is_saved() -> None:
@@ -60,8 +60,8 @@ def test_the_best_psnr_counts_and_is_saved() -> None:
     other.load_state_dict(loss.state_dict())
     assert other.best_psnr == 31.5
     stack = torch.zeros(7, 1, 3, 4, 4)
-    assert torch.equal(other.shares(stack), loss.shares(stack))
-    assert loss.shares(stack)[0] > loss.shares(stack)[3]
+    assert torch.equal(other.negative_weights(stack), loss.negative_weights(stack))
+    assert loss.negative_weights(stack)[0] > loss.negative_weights(stack)[3]
 
 
 def test_the_number_of_negatives_must_match_the_difficulties() -> None:

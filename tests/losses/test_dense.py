@@ -75,7 +75,7 @@ def test_densecl_has_the_official_value_gradient_matches_and_keys():
     for name, weight in query_neck.items():
         torch.testing.assert_close(weight.grad, known[f"grad_neck_q.{name}"], rtol=1e-4, atol=1e-6)
     for name, official in (("image", "queue_after"), ("cells", "queue2_after")):
-        torch.testing.assert_close(loss.enqueued(key)[name], known[official].T[:4], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(loss.new_keys(key)[name], known[official].T[:4], rtol=1e-5, atol=1e-6)
 
 
 def neck_names(known):

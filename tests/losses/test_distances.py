@@ -101,10 +101,10 @@ def literal_mmd(a, b, bandwidths, unbiased):
 
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("bandwidths", [[0.01, 0.02, 0.04, 0.08, 0.16], [0.3], [0.013, 0.7]])
-def test_waves_equal_the_mmd_of_all_kernels(bandwidths, unbiased):
+def test_characteristic_functions_give_the_mmd_of_all_kernels(bandwidths, unbiased):
     distance = MaximumMeanDiscrepancy(bandwidths=bandwidths, samples=None, unbiased=unbiased)
     a, b = (3 * residuals(seed, 2) for seed in (5, 6))
-    a[0, 0, 0, 0], b[1, 0, 0, 0] = 1.999, -1.999  # the largest difference that the waves must represent
+    a[0, 0, 0, 0], b[1, 0, 0, 0] = 1.999, -1.999  # the largest supported difference
     a, b = a.requires_grad_(), b.requires_grad_()
     found, expected = distance(a, b), literal_mmd(a, b, bandwidths, unbiased)
     assert (found - expected).abs().max() < 1e-12
@@ -291,8 +291,10 @@ def test_memory_does_not_grow_with_pairs_times_pixels(distance):
 def drawn(monkeypatch):
     """The values that MMD compares, call by call."""
     seen = []
-    waves = MaximumMeanDiscrepancy._waves
-    monkeypatch.setattr(MaximumMeanDiscrepancy, "_waves", lambda self, x: seen.append(x) or waves(self, x))
+    compute = MaximumMeanDiscrepancy._cosines_and_sines
+    monkeypatch.setattr(
+        MaximumMeanDiscrepancy, "_cosines_and_sines", lambda self, x: seen.append(x) or compute(self, x)
+    )
     return seen
 
 

@@ -128,9 +128,9 @@ def passes_of(network: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool,
     """Record each forward pass of a network: whether it builds a graph, and the deepest layer computed."""
     passes, stream = [], network.stream
 
-    def recording(x: Tensor, wanted: Any = None) -> Any:
-        passes.append((x.requires_grad and torch.is_grad_enabled(), max(wanted, key=network.layer_names.index)))
-        return stream(x, wanted)
+    def recording(x: Tensor, layers: Any = None) -> Any:
+        passes.append((x.requires_grad and torch.is_grad_enabled(), max(layers, key=network.layer_names.index)))
+        return stream(x, layers)
 
     monkeypatch.setattr(network, "stream", recording)
     return passes
@@ -212,9 +212,9 @@ def test_the_ground_truth_of_one_loss_streams(kind: Any, shared: bool, monkeypat
     network, alive = loss.features.network, []
     stream = network.stream
 
-    def watched(x: Tensor, wanted: Any = None) -> Any:
+    def watched(x: Tensor, layers: Any = None) -> Any:
         yielded: list[weakref.ref[Tensor]] = []
-        for name, activation in stream(x, wanted):
+        for name, activation in stream(x, layers):
             if not activation.requires_grad:
                 alive.append(sum(one() is not None for one in yielded))
                 yielded.append(weakref.ref(activation))

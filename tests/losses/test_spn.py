@@ -120,9 +120,9 @@ def test_output_passes_once_and_each_negative_once(monkeypatch: pytest.MonkeyPat
     loss, passes = SPNLoss(LAYERS, weights="random"), []
     stream = loss.features.network.stream
 
-    def counted(x: Tensor, wanted: Any) -> Any:
+    def counted(x: Tensor, layers: Any) -> Any:
         passes.append((tuple(x.shape), x.requires_grad))
-        return stream(x, wanted)
+        return stream(x, layers)
 
     monkeypatch.setattr(loss.features.network, "stream", counted)
     value_and_grad(loss, *images(4))

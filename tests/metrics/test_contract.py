@@ -1,4 +1,4 @@
-"""The contract of every registered metric."""
+"""The contract that every registered metric fulfils."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import torch
 from mcir.metrics.fidelity import FullReference
 from mcir.registry import METRICS, ArgumentError
 
-PAIRS = [name for name in METRICS.names() if "crop_border" in METRICS.parameters(name)]
+WITH_OPTIONS = [name for name in METRICS.names() if "crop_border" in METRICS.parameters(name)]
 
 
 def pair(shape=(3, 3, 24, 32), noise=0.2, seed=0):
@@ -65,7 +65,7 @@ def test_less_noise_is_better(metric):
 
 
 def test_the_smallest_image_is_accepted_and_a_smaller_one_rejected(metric):
-    side, name = metric.smallest, type(metric).__name__
+    side, name = metric.min_size, type(metric).__name__
     assert metric(*pair((1, 3, side, side + 1))).isfinite().all()
     if side > 1:
         with pytest.raises(ValueError, match=f"{name}: expected images of at least {side}×{side} pixels, got .*{side}"):
@@ -81,7 +81,7 @@ def test_wrong_shapes_are_rejected(metric):
         metric(output[0], gt[0])
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", WITH_OPTIONS)
 def test_the_border_is_cropped_and_luma_needs_rgb(name):
     output, gt = pair((1, 3, 28, 32))
     inner = [each[..., 2:-2, 2:-2] for each in (output, gt)]
@@ -97,7 +97,7 @@ def test_the_border_is_cropped_and_luma_needs_rgb(name):
 
 @pytest.mark.parametrize("name", METRICS.names())
 def test_luma_metrics_reject_grey_images(name):
-    metric = METRICS.build({"type": name, **({"test_y_channel": True} if name in PAIRS else {})})
+    metric = METRICS.build({"type": name, **({"test_y_channel": True} if name in WITH_OPTIONS else {})})
     if not metric.test_y_channel:
         pytest.skip("compares RGB only")
     with pytest.raises(ValueError, match=f"{name}: expected RGB images to compare their luma, got 1 channels"):

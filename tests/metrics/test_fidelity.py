@@ -1,3 +1,5 @@
+"""PSNR and SSIM compared with BasicSR's values and with slow reference implementations."""
+
 import json
 import math
 from pathlib import Path
@@ -24,7 +26,7 @@ def pair(seed: int = 0, shape: tuple[int, ...] = (2, 3, 20, 27)) -> tuple[Tensor
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("crop", [0, 4])
 @pytest.mark.parametrize("luma", [False, True])
-def test_values_are_those_of_basicsr(case: str, crop: int, luma: bool) -> None:
+def test_values_equal_basicsrs(case: str, crop: int, luma: bool) -> None:
     with np.load(GOLDEN / "basicsr.npz") as golden:
         output, gt = (  # stored as (H, W, BGR)
             torch.from_numpy(golden[f"{case}.{name}"][..., ::-1].copy()).permute(2, 0, 1)[None] / 255
@@ -44,12 +46,12 @@ def plain_ssim(output: np.ndarray, gt: np.ndarray) -> float:
     window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 1.5**2))
     kernel = torch.from_numpy(window / window.sum()).view(1, 1, 11, 11)
 
-    def blurred(x: np.ndarray) -> np.ndarray:
+    def blur(x: np.ndarray) -> np.ndarray:
         return F.conv2d(torch.from_numpy(x)[:, None], kernel).numpy()
 
-    mean_x, mean_y = blurred(output), blurred(gt)
-    var_x, var_y = blurred(output**2) - mean_x**2, blurred(gt**2) - mean_y**2
-    covariance = blurred(output * gt) - mean_x * mean_y
+    mean_x, mean_y = blur(output), blur(gt)
+    var_x, var_y = blur(output**2) - mean_x**2, blur(gt**2) - mean_y**2
+    covariance = blur(output * gt) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float((luminance * (2 * covariance + c2) / (var_x + var_y + c2)).mean())
@@ -57,7 +59,7 @@ def plain_ssim(output: np.ndarray, gt: np.ndarray) -> float:
 
 @pytest.mark.parametrize("crop", [0, 3])
 @pytest.mark.parametrize("shape", [(2, 3, 20, 27), (1, 1, 17, 18)])
-def test_equals_a_slow_reference(crop: int, shape: tuple[int, ...]) -> None:
+def test_values_equal_a_slow_reference(crop: int, shape: tuple[int, ...]) -> None:
     output, gt = pair(1, shape)
     found = PSNR(crop)(output, gt), SSIM(crop)(output, gt)
     assert all(values.shape == (shape[0],) and values.dtype == torch.float64 for values in found)
@@ -78,9 +80,9 @@ def test_luma_equals_its_formula() -> None:
     assert PSNR(test_y_channel=True)(output, gt).tolist() == pytest.approx(expected, abs=1e-9)
 
 
-def test_images_are_compared_as_they_would_be_saved() -> None:
+def test_images_are_clamped_and_rounded_like_saved_images() -> None:
     gt = torch.full((1, 1, 12, 12), 100 / 255)
-    # 100.49 is saved as 100; 100.5 and 101.5 are rounded to the even neighbour; values outside [0, 1] are clamped
+    # 100.49 is rounded to 100; 100.5 and 101.5 are rounded to the even neighbour; values outside [0, 1] are clamped
     assert PSNR()(gt + 0.49 / 255, gt).item() == math.inf
     halves = torch.tensor([100.5, 101.5, 102.5]).view(3, 1, 1, 1).expand(3, 1, 12, 12) / 255
     saved = torch.tensor([100.0, 102.0, 102.0]).view(3, 1, 1, 1).expand(3, 1, 12, 12) / 255

@@ -1,4 +1,4 @@
-"""The protocols of single papers, compared with values of their own code and with slow references."""
+"""The protocols of individual papers, compared with values of their code and with slow reference implementations."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from mcir.metrics import (
 FOLDER = Path(__file__).parents[1] / "golden" / "metrics"
 GOLDEN = json.loads((FOLDER / "protocols.json").read_text())
 METRIC = {
-    # metric and tolerance, which is above 1e-12 if the official code computes in float32
+    # metric and tolerance; the tolerance is above 1e-12 if the official code uses float32
     "derain_matlab_psnr_y": (DerainPSNR(), 1e-12),
     "derain_matlab_ssim_y": (DerainSSIM(), 1e-12),
     "idt_raindrop_psnr_y": (RaindropPSNR(), 1e-12),
@@ -59,7 +59,7 @@ def stored(case):
 
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 @pytest.mark.parametrize("name", METRIC)
-def test_values_of_saved_images_are_official(case, name):
+def test_values_of_saved_images_equal_the_official_ones(case, name):
     metric, tolerance = METRIC[name]
     assert metric(*stored(case)).item() == pytest.approx(GOLDEN["cases"][case][name], abs=tolerance)
 
@@ -69,7 +69,7 @@ def test_every_stored_value_is_compared():
 
 
 @pytest.mark.parametrize("case", ["ffa_1x3x48x40", "ffa_2x3x33x37"])
-def test_values_of_floats_are_those_of_ffa_net(case):
+def test_values_of_floats_equal_ffa_nets(case):
     expected = GOLDEN["float"][case]
     with np.load(FOLDER / "protocols.npz") as golden:
         output, gt = (torch.from_numpy(golden[f"{case}.{name}"]) for name in ("out", "gt"))
@@ -79,7 +79,7 @@ def test_values_of_floats_are_those_of_ffa_net(case):
 
 
 @pytest.mark.parametrize("case", [name for name in GOLDEN["float"] if name.startswith("dehazeformer")])
-def test_values_of_floats_are_those_of_dehazeformer(case):
+def test_values_of_floats_equal_dehazeformers(case):
     expected = GOLDEN["float"][case]
     shape = (1, 3, *map(int, case.split("_")[1].split("x")))
     uniform = [np.random.default_rng(seed).random(shape) for seed in (expected["seed"], expected["seed"] + 50)]
@@ -116,7 +116,7 @@ def test_three_dimensional_window_equals_a_3d_convolution():
     torch.testing.assert_close(SSIM3D()(output, gt), expected, rtol=0, atol=1e-11)
 
 
-def test_raindrop_values_are_those_of_opencv_and_scikit_image():
+def test_raindrop_values_equal_opencv_and_scikit_image():
     output, gt = pair((1, 3, 21, 30))
     lumas = []
     for images in (output, gt):
@@ -134,7 +134,7 @@ def test_the_deraining_luma_is_rounded_half_up():
     rounded = math.floor(exact + 0.5) - 16
     assert abs(rounded - (exact - 16)) > 0.01
     assert DerainPSNR()(colour, black).item() == pytest.approx(20 * math.log10(255 / rounded), abs=1e-12)
-    red, green, blue = 88, 0, 142  # luma with a fraction of exactly one half
+    red, green, blue = 88, 0, 142  # colour whose luma has a fraction of exactly 0.5
     assert (65481 * red + 128553 * green + 24966 * blue) % 255000 == 127500
     half = torch.tensor([red, green, blue]).view(1, 3, 1, 1).expand(1, 3, 4, 4) / 255
     rounded = (65481 * red + 128553 * green + 24966 * blue + 127500) // 255000
@@ -146,13 +146,13 @@ def test_visible_blocks_lower_psnrb():
     blocks = torch.zeros(4, 4)
     blocks[::2, ::2] = blocks[1::2, 1::2] = 1
     blocks = gt + 0.02 * (blocks.repeat_interleave(8, 0).repeat_interleave(8, 1) - 0.5)
-    shifted = blocks.roll((4, 4), (2, 3))  # the same steps, away from block borders
+    shifted = blocks.roll((4, 4), (2, 3))  # the same differences, but not at block borders
     assert PSNR()(blocks, gt).item() == pytest.approx(PSNR()(shifted, gt).item(), abs=0.5)
     assert PSNRB()(blocks, gt).item() < PSNR()(blocks, gt).item() - 3
     assert PSNRB()(shifted, gt).item() == pytest.approx(PSNR()(shifted, gt).item(), abs=1e-12)
 
 
-def test_psnrb_equals_a_loop():
+def test_psnrb_equals_a_loop_over_pixels():
     output, gt = pair((1, 2, 32, 24))
     x, y = ((x[0].clamp(0, 1) * 255).round().double().numpy() for x in (output, gt))
     ratios = []
@@ -178,7 +178,7 @@ def test_psnrb_equals_a_loop():
         ("basicsr_ssim_pt_rgb_crop2", FloatSSIM(crop_border=2), 1e-7),
     ],
 )
-def test_values_of_floats_are_those_of_basicsr_on_tensors(case, name, metric, tolerance):
+def test_values_of_floats_equal_basicsrs_values_of_tensors(case, name, metric, tolerance):
     with np.load(FOLDER / "protocols.npz") as golden:
         values = metric(*(torch.from_numpy(golden[f"{case}.{image}"]) for image in ("out", "gt")))
     if "psnr" in name:

@@ -238,9 +238,9 @@ def test_losses_share_the_features_of_output_and_ground_truth(changes, watched, 
     assert networks[0] is networks[1] and networks[0].layer_names == ("relu1_1", "relu1_2")
     passes, stream = [], networks[0].stream
 
-    def counting(images, wanted=None):
+    def counting(images, layers=None):
         passes.append(torch.is_grad_enabled() and images.requires_grad)
-        return stream(images, wanted)
+        return stream(images, layers)
 
     networks[0].stream = counting
     one.watch_gradients = other.watch_gradients = watched
@@ -264,8 +264,8 @@ def test_no_features_are_kept_after_the_step(batch):
     network, activations = model.criteria["l_neg"].features.network, []
     stream = network.stream
 
-    def watched(images, wanted=None):
-        for name, activation in stream(images, wanted):
+    def watched(images, layers=None):
+        for name, activation in stream(images, layers):
             activations.append(weakref.ref(activation))
             yield name, activation
 
@@ -328,7 +328,9 @@ def test_a_curriculum_observes_the_validation_and_is_resumed(batch):
     other.load_state_dict(copy.deepcopy(model.state_dict()))
     for resumed in (model, other):
         loss = resumed.criteria["l_neg"]
-        torch.testing.assert_close(loss.shares(torch.zeros(2, 1, 3, 4, 4)), torch.tensor([1.25 / 7.25, 6 / 7.25]))
+        torch.testing.assert_close(
+            loss.negative_weights(torch.zeros(2, 1, 3, 4, 4)), torch.tensor([1.25 / 7.25, 6 / 7.25])
+        )
     assert model.training_step(batch, 1)["l_neg"] > 0
 
 

@@ -20,7 +20,7 @@ class TwoRanks(SingleProcess):
 
     world_size = 2
 
-    def concatenated(self, value):
+    def all_gather(self, value):
         return torch.cat([value, -value])
 
 

@@ -69,7 +69,7 @@ def check_sizes(size: tuple[int, int], gt_size: tuple[int, int], scale: int, bor
         raise ValueError(
             f"the ground truth has {gt_size[1]}×{gt_size[0]} pixels, the restored image {width}×{height}{factor}"
         )
-    smallest = SSIM.smallest + 2 * border
+    smallest = SSIM.min_size + 2 * border
     if min(height, width) < smallest:
         crop = f" with a border of {border}" if border else ""
         raise ValueError(f"SSIM needs at least {smallest}×{smallest} pixels{crop}, got {width}×{height}")
@@ -104,7 +104,7 @@ def score(source: Array, output: Array, gt: Array, scale: int, border: int = 0) 
 def _psnr_and_ssim(output: _Rows, gt: _Rows, height: int, width: int, border: int) -> tuple[float, float]:
     """Return PSNR and SSIM of two images that are read strip by strip."""
     psnr, ssim = PSNR(), SSIM()
-    halo = SSIM.smallest - 1
+    halo = SSIM.min_size - 1
     rows = max(8 * halo, _STRIP_PIXELS // width)
     last = height - border - halo  # windows of SSIM start above this row
     error = similarity = 0.0

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from mcir.atomic import whole_file
+from mcir.atomic import atomic_file
 from mcir.data.codec import Array
 from mcir.inference.images.exif import RESOLUTION, TEXTS, with_size
 from mcir.inference.images.image import Picture, PictureError
@@ -103,7 +103,7 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
     exif = with_size(picture.exif, picture.height, picture.width) if picture.exif else None
     write = _with_tifffile if file_format is _TIFF else _with_pillow if picture.bits == 8 else _with_opencv
     try:
-        with whole_file(path) as temporary, temporary.open("w+b") as stream:
+        with atomic_file(path) as temporary, temporary.open("w+b") as stream:
             write(stream, replace(picture, icc=icc, exif=exif), file_format.name, quality)
     except ValueError as error:  # for example, EXIF that is too long for JPEG
         raise PictureError(f"{path}: {error}.") from error
