@@ -1,7 +1,7 @@
 """A training step without data or values: does it run with these options, and what does it cost?"""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcir.config import DatasetOptions, Options
 from mcir.data import SampleSpec, sample_spec
+from mcir.engine.evaluation import EvaluationSet
 from mcir.models import Model
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS, MODELS, ComponentError, Section, Where
@@ -77,6 +78,16 @@ def check_consistency(options: Options, network: nn.Module) -> None:
                 "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
                 f"({parts}), got {size}."
             )
+
+
+def warn_without_psnr(model: Model, validation_sets: Sequence[EvaluationSet]) -> None:
+    """Log a warning if a loss follows the PSNR of the validation, but no PSNR is measured."""
+    metrics = validation_sets[0].metrics.values() if validation_sets else ()
+    if model.criteria.observers and not any(metric.unit == "dB" for metric in metrics):
+        _LOG.warning(
+            "A loss has a curriculum that follows the PSNR of the first validation set, but no PSNR is measured: its "
+            "negatives keep their initial weights. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
+        )
 
 
 @dataclass(frozen=True)

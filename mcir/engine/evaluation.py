@@ -54,6 +54,11 @@ class Evaluation:
     scores: dict[str, Score]
     comparisons: dict[str, Picture]
 
+    def save_comparisons(self, folder: Path) -> None:
+        """Save the side-by-side images in a folder with the name of the data set."""
+        for name, image in self.comparisons.items():
+            save_picture(image, folder / self.name, name)
+
 
 @dataclass(frozen=True)
 class _Row:

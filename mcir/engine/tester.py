@@ -12,7 +12,6 @@ from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, as_json, results_table
 from mcir.models import Model
 from mcir.registry import MODELS
-from mcir.report.comparison import save_picture
 
 
 class Tester:
@@ -78,8 +77,7 @@ class Tester:
         images = folder / "visualization" / checkpoint / part.name if val.save_img else None
         evaluation = part.evaluate(self.model.restore, val.pictures, images, f"_{val.suffix}" if val.suffix else "")
         if self.dist.is_rank_zero:
-            for name, image in evaluation.comparisons.items():
-                save_picture(image, folder / "comparisons" / checkpoint / part.name, name)
+            evaluation.save_comparisons(folder / "comparisons" / checkpoint)
         return evaluation
 
 

@@ -14,7 +14,7 @@ from mcir.config import Options
 from mcir.engine.batches import TrainBatches
 from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into, state_to_resume
 from mcir.engine.distributed import DistContext, StopRequest, state_checksum
-from mcir.engine.dry_run import check_consistency, dry_run
+from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
 from mcir.engine.environment import record_start
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.guard import FiniteGuard
@@ -24,7 +24,6 @@ from mcir.engine.seeding import seed_iteration
 from mcir.models import Model
 from mcir.models.base import Batch
 from mcir.registry import MODELS, locate_errors
-from mcir.report.comparison import save_picture
 from mcir.report.records import changed_lines
 from mcir.report.run import PAGE, write_report
 
@@ -135,7 +134,7 @@ class Trainer:
         self.last_evaluations: list[Evaluation] = []
         self._initialize_model(state)
         if dist.is_rank_zero:
-            self._warn_about_curriculum()
+            warn_without_psnr(self.model, self.sets)
             if state is None:
                 archive_run(self.folder)
             else:
@@ -159,15 +158,6 @@ class Trainer:
             if changes := changed_lines(state["options"], self.options.dump()):
                 _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         self.model.parallelize(self.dist)
-
-    def _warn_about_curriculum(self) -> None:
-        """Log a warning if a loss follows the PSNR of the validation, but no PSNR is measured."""
-        metrics = self.sets[0].metrics.values() if self.sets else ()
-        if self.model.criteria.observers and not any(metric.unit == "dB" for metric in metrics):
-            _LOG.warning(
-                "A loss has a curriculum that follows the PSNR of the first validation set, but no PSNR is measured: "
-                "its negatives keep their initial weights. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
-            )
 
     def train(self) -> int:
         """Train to the end and return 0, or until SIGTERM or SIGINT and return 128 + its number."""
@@ -295,9 +285,9 @@ class Trainer:
         if self.options.logger.use_tb_logger:
             files["TensorBoard"] = self.folder / "tb_logger"
         for evaluation in self.last_evaluations:
-            for name, image in evaluation.comparisons.items():
-                save_picture(image, self.folder / "comparisons" / evaluation.name, name)
-                files["pictures"] = self.folder / "comparisons"
+            evaluation.save_comparisons(self.folder / "comparisons")
+        if any(evaluation.comparisons for evaluation in self.last_evaluations):
+            files["pictures"] = self.folder / "comparisons"
         self.log.close()
         if any(evaluation.scores for evaluation in self.last_evaluations):
             network = type(self.model.network).__name__

@@ -158,3 +158,16 @@ def test_an_error_in_the_report_does_not_fail_the_training(run, monkeypatch, cap
     assert train(run, "train.total_iter=1") == 0
     assert "The report could not be written (disk full); the training is complete." in caplog.text
     assert "report:" not in capsys.readouterr().out and run.path("models", "net_g_1.pth").exists()
+
+
+def test_a_state_with_random_generators_of_version_0_1_0_resumes(run):
+    assert train(run, "train.total_iter=4") == 0
+    reference = torch.load(run.path("training_states", "4.state"), weights_only=True)
+    run.path("training_states", "4.state").unlink()
+    file = run.path("training_states", "2.state")
+    old = torch.load(file, weights_only=True)
+    torch.save({**old, "generators": [{"torch": torch.get_rng_state(), "python": (3, (1, 2), None)}]}, file)
+    assert train(run, "train.total_iter=4", resume=True) == 0
+    again = torch.load(run.path("training_states", "4.state"), weights_only=True)
+    for name, weight in reference["model"]["network_g"].items():
+        assert torch.equal(again["model"]["network_g"][name], weight)

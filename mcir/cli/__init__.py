@@ -1,0 +1,76 @@
+"""The command ``mcir``. Each command is a dataclass: its fields are the arguments. Slow imports are local."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import mcir
+from mcir import test, train
+from mcir.arguments import add_arguments, from_namespace
+from mcir.cli.images import Demo, Export, Inspect, Restore
+from mcir.cli.options import Check, List, Report, Schema
+from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
+from mcir.tables.commands import Proxy, reproduce_commands
+
+
+class Group(NamedTuple):
+    """Commands of a command, like those of ``mcir prepare``."""
+
+    help: str
+    metavar: str
+    commands: Mapping[str, type]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; a user's mistake is printed in one line."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(from_namespace(arguments.cls, arguments).run())
+    except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"mcir {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
+    _add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), _commands())
+    return parser
+
+
+def _add_commands(parsers: Any, commands: Mapping[str, type | Group]) -> None:
+    for name, command in commands.items():
+        if isinstance(command, Group):
+            steps = parsers.add_parser(name, help=command.help)
+            _add_commands(steps.add_subparsers(required=True, metavar=command.metavar), command.commands)
+            continue
+        text = (command.__doc__ or "").partition("\n")[0].replace("%", "%%")
+        parser = parsers.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
+        add_arguments(parser, command)
+        parser.set_defaults(cls=command)
+
+
+def _commands() -> dict[str, type | Group]:
+    steps = {"lmdb": Lmdb, "subimages": Subimages, "lr": Lr, "split": Split, "verify": Verify}
+    return {
+        "train": train.Train,
+        "test": test.Test,
+        "restore": Restore,
+        "export": Export,
+        "check": Check,
+        "list": List,
+        "inspect": Inspect,
+        "report": Report,
+        "schema": Schema,
+        "reproduce": Group("reproduce a table of the papers, or a small study", "TABLE", reproduce_commands()),
+        "proxy": Proxy,
+        "demo": Demo,
+        "prepare": Group("prepare data sets", "STEP", steps),
+    }

@@ -1,0 +1,124 @@
+"""The commands that use trained networks: restore, export, inspect and demo."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mcir.arguments import option, positional
+
+
+def _tile(text: str) -> int | str | None:
+    if text.isdecimal():
+        return int(text)
+    if text not in ("auto", "none"):
+        raise argparse.ArgumentTypeError(f"expected a number of pixels, auto or none, got '{text}'")
+    return None if text == "none" else text
+
+
+_TILE = "side of the tiles in pixels, auto (as memory requires) or none"
+_NETWORK_FILE = "option file whose network_g is built instead of the network of the checkpoint"
+_DEVICE = "cpu, cuda, cuda:N or mps (default: a GPU if there is one)"
+
+
+@dataclass(kw_only=True)
+class Restore:
+    """Restore images with a trained network."""
+
+    inputs: list[str] = positional("files, folders (with subfolders) and patterns like 'a/**/*.jpg'", metavar="INPUT")
+    weights: Path = option(".pth or .safetensors file", "-w", "--weights", required=True, metavar="CHECKPOINT")
+    out: Path = option("folder, or a file for a single input file", "-o", "--out", default=Path("restored"))
+    opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
+    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
+    tile: Any = option(_TILE, default="auto", parse=_tile)
+    overlap: int | None = option("pixels that neighbouring tiles share, at most half a tile (default: 64)")
+    ensemble: bool = option("average over the eight flipped and rotated images")
+    half: bool = option("compute in fp16, which is faster on a GPU", group="precision")
+    bf16: bool = option("compute in bf16, which is faster on a GPU", group="precision")
+    device: str | None = option(_DEVICE)
+    batch: int = option("images of one size that are restored together", default=1)
+    format: str | None = option("format of the results: png, jpg, tif, webp … (default: that of the input)")
+    bits: Literal[8, 16] | None = option("bit depth of the results (default: that of the input)")
+    quality: int | None = option("quality of JPEG and WebP, 1 to 100 (default: 95)")
+    suffix: str = option("text to append to each name", default="", metavar="TEXT")
+    skip_existing: bool = option("keep results that exist already, for example to resume")
+    compare: bool = option("also write side-by-side images to OUT/comparisons")
+    gt: Path | None = option("ground truths: write PSNR and SSIM to OUT/metrics.json and .csv", metavar="DIR")
+    crop_border: int | None = option("unmeasured pixels at each side (default: the scale, 0 for ×1)", metavar="N")
+
+    def run(self) -> int:
+        """Restore the images."""
+        from mcir.engine.loggers import log_to_console
+        from mcir.inference.batch import FolderSettings, restore_folder
+
+        log_to_console()
+        settings = {key: value for key, value in vars(self).items() if key not in ("half", "bf16")}
+        precision: Literal["fp16", "bf16", "fp32"] = "fp16" if self.half else "bf16" if self.bf16 else "fp32"
+        return restore_folder(FolderSettings(**settings, precision=precision))
+
+
+@dataclass(kw_only=True)
+class Export:
+    """Write a checkpoint as ONNX, TorchScript, safetensors or an archive of torch.export."""
+
+    checkpoint: Path = positional(".pth or .safetensors file, of mcir or of an official release")
+    onnx: bool = option("write ONNX, for images of any size")
+    safetensors: bool = option("write the weights with the name and arguments of the network")
+    torchscript: bool = option("write TorchScript (.pt), for C++ and older programs")
+    torch_export: bool = option("write an archive of torch.export (.pt2)")
+    output: Path | None = option("file or folder (default: the folder of the checkpoint)", "-o", "--output")
+    opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
+    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
+    opset: int | None = option("version of ONNX's operators (default: 18, which most runtimes support)")
+    check: bool = option("do not compare the exported network with the original", "--no-check", default=True)
+    overwrite: bool = option("replace existing files")
+
+    def run(self) -> int:
+        """Write the files."""
+        from mcir.inference.export import ExportSettings, export
+
+        settings = dict(vars(self))
+        formats = ("onnx", "safetensors", "torchscript", "torch_export")
+        chosen = [name.replace("_", "-") for name in formats if settings.pop(name)]
+        for written in export(ExportSettings(**settings, formats=chosen)):
+            error = "" if written.difference is None else f", at most {written.difference:.1e} from the network"
+            print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{error}")
+        return 0
+
+
+@dataclass(kw_only=True)
+class Inspect:
+    """Print the architecture of a weight file."""
+
+    file: Path = positional("a .pth or .safetensors file, of mcir or of an official release")
+    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
+
+    def run(self) -> int:
+        """Print the description."""
+        from mcir.inference.inspection import inspect_weights
+
+        lines, is_complete = inspect_weights(self.file, self.key)
+        print("\n".join(lines))
+        return 0 if is_complete else 1
+
+
+@dataclass(kw_only=True)
+class Demo:
+    """Start a web page that restores images with trained networks."""
+
+    checkpoints: list[str] = positional(".pth or .safetensors file; NAME=FILE to set its name", metavar="CHECKPOINT")
+    host: str | None = option("address to listen on, like 0.0.0.0 for all (default: this machine only)")
+    port: int | None = option("port to listen on (default: 7860, or the next free port)")
+    max_megapixels: float = option("size of the largest restored image, in megapixels", default=8.0)
+    max_size: float = option("size of the largest uploaded file, in megabytes", default=20.0)
+    queue: int = option("number of visitors that may wait", default=16)
+    device: str | None = option(_DEVICE)
+    tile: Any = option(_TILE, default="auto", parse=_tile)
+
+    def run(self) -> int:
+        """Serve the page until it is stopped."""
+        from mcir.engine.loggers import log_to_console
+        from mcir.inference.demo import DemoSettings, demo
+
+        log_to_console()
+        return demo(DemoSettings(**vars(self)))

@@ -1,0 +1,98 @@
+"""The commands about option files and runs: check, list, schema and report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mcir import registry
+from mcir.arguments import OptionFileArguments, option, positional
+
+Kind = Literal[
+    "archs",
+    "losses",
+    "distances",
+    "datasets",
+    "degradations",
+    "models",
+    "metrics",
+    "negatives",
+    "optimizers",
+    "schedulers",
+]
+
+
+@dataclass(kw_only=True)
+class Check(OptionFileArguments):
+    """Check an option file; print its resolved form, and what a training step costs."""
+
+    def run(self) -> int:
+        """Print the options and the cost."""
+        from mcir.config import load
+        from mcir.engine.dry_run import estimate
+        from mcir.engine.loggers import log_to_console
+
+        log_to_console()
+        options = load(self.opt, self.set, self.force_yml)
+        print(options.dump())
+        print("\n".join(f"# {line}" for line in estimate(options)))
+        return 0
+
+
+@dataclass(kw_only=True)
+class List:
+    """List the components that option files can use."""
+
+    what: Kind = positional("kind of component")
+    pattern: str = positional("glob pattern, like '*SR*'", default="*")
+
+    def run(self) -> int:
+        """Print the components."""
+        from mcir.config.listing import list_components
+
+        print(list_components(getattr(registry, self.what.upper()), self.pattern))
+        return 0
+
+
+@dataclass(kw_only=True)
+class Schema:
+    """Write a JSON schema of option files, for completion in editors."""
+
+    file: Path | None = positional("file to write; without it the schema is printed", default=None)
+
+    def run(self) -> int:
+        """Write the schema."""
+        import json
+
+        from mcir.config import json_schema
+
+        text = json.dumps(json_schema(), indent=2)
+        if self.file is None:
+            print(text)
+        else:
+            self.file.write_text(text + "\n", encoding="utf-8")
+        return 0
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Write an HTML page about one or several trainings: curves, images, options."""
+
+    runs: list[str] = positional("folder of a training, or its name in experiments/", metavar="RUN")
+    output: Path | None = option("page to write (default: report.html in the folder of a single run)", "-o", "--output")
+    open: bool = option("open the page in the browser")
+
+    def run(self) -> int:
+        """Write the page."""
+        import webbrowser
+
+        from mcir.engine.run_lock import is_locked
+        from mcir.report.records import find_run
+        from mcir.report.run import PAGE, write_report
+
+        folders = [find_run(run) for run in self.runs]
+        file = self.output or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
+        write_report(folders, file, is_locked)
+        print(file)
+        if self.open:
+            webbrowser.open(file.resolve().as_uri())
+        return 0

@@ -1,0 +1,149 @@
+"""The commands of ``mcir prepare``."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from mcir.arguments import option, positional
+
+if TYPE_CHECKING:
+    from mcir.data.prepare import Prepared
+
+_MAX_PROBLEMS = 10
+
+
+@dataclass(kw_only=True)
+class Prepare:
+    """Write images or a database. The arguments of a subclass are those of a function of ``mcir.data.prepare``."""
+
+    function: ClassVar[str]
+
+    source: Path = positional("folder of images")
+    target: Path = positional("folder or file to write; an interrupted one is completed")
+    workers: int | None = option("number of threads (default: one per core)")
+
+    def run(self) -> int:
+        """Write, with a progress bar, and print how many images were written."""
+        from mcir.data import prepare
+
+        settings = dict(vars(self))
+        source, target = settings.pop("source"), settings.pop("target")
+        with _progress(f"{self.function} {source}") as progress:
+            made = getattr(prepare, self.function)(source, target, progress=progress, **settings)
+        return _print_prepared(target, made)
+
+
+@dataclass(kw_only=True)
+class Lmdb(Prepare):
+    """Put the images of a folder into an LMDB database."""
+
+    function = "create_lmdb"
+    codec: Literal["encoded", "raw"] = option("raw: larger, but much faster to read", default="encoded")
+
+
+@dataclass(kw_only=True)
+class Subimages(Prepare):
+    """Cut large images into overlapping squares."""
+
+    function = "extract_subimages"
+    size: int = option("side of a square", default=480)
+    step: int = option("distance between neighbours", default=240)
+    threshold: int = option("number of pixels that may be left over at a side", default=0)
+    strip: str = option("ending to remove from the names, like x4", default="")
+
+
+@dataclass(kw_only=True)
+class Lr(Prepare):
+    """Downscale images with MATLAB's bicubic interpolation."""
+
+    function = "create_lr"
+    scale: int = option("downscaling factor", required=True)
+
+
+@dataclass(kw_only=True)
+class Split:
+    """Write disjoint lists of images for training, validation and testing, by their names alone."""
+
+    source: Path = positional("folder of images, or database")
+    target: Path = positional("folder to write; an interrupted one is completed")
+    train: float | None = option("a number, or a fraction like 0.8 (default: all that remain)")
+    val: float = option("a number, or a fraction", default=0)
+    test: float = option("a number, or a fraction", default=0)
+    seed: int = option("seed of the order", default=0)
+    folders: bool = option("keep folders together; numbers then count folders")
+
+    def run(self) -> int:
+        """Write the lists and print how many."""
+        from mcir.data.split import create_split
+
+        made = create_split(self.source, self.target, self.train, self.val, self.test, self.seed, self.folders)
+        return _print_prepared(self.target, made)
+
+
+@dataclass(kw_only=True)
+class Verify:
+    """Decode every image of a folder or database, and check pairs; or check a data set against its manifest."""
+
+    source: str = positional("folder of images or database; or, before ROOT, the name of a data set")
+    root: str | None = positional("folder of that data set", default=None)
+    against: Path | None = option("degraded images of the same pairs")
+    filename_tmpl: str = option("name of a degraded image, like '{}x4' or '{}_*'", "--filename_tmpl", default="{}")
+    workers: int | None = option("number of threads (default: one per core)")
+
+    def run(self) -> int:
+        """Check the images and print what is wrong."""
+        from mcir.data.manifest import known_manifests
+        from mcir.data.verify import verify
+
+        if self.root is not None:
+            return self._compare(self.root)
+        if not Path(self.source).exists() and self.source.lower() in known_manifests():
+            raise ValueError(f"{self.source} is a data set; add its folder: mcir prepare verify {self.source} ROOT")
+        with _progress(f"verify {self.source}") as progress:
+            found = verify(self.source, self.against, self.filename_tmpl, progress=progress, workers=self.workers)
+        print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
+        _print_problems(found.problems)
+        count = len(found.problems)
+        print("no problems" if found.ok else f"{count} problem{'s' * (count > 1)}")
+        return 0 if found.ok else 1
+
+    def _compare(self, root: str) -> int:
+        from mcir.data.compare import compare
+        from mcir.data.manifest import read_manifest
+
+        if self.against is not None or self.filename_tmpl != "{}":
+            raise ValueError("--against and --filename_tmpl need a folder; a manifest describes the pairs itself.")
+        manifest = read_manifest(self.source)
+        with _progress(f"verify {manifest.title}") as progress:
+            found = compare(manifest, root, progress=progress, workers=self.workers)
+        for line in found.fits:
+            print(f"  {line}")
+        _print_problems(found.differences)
+        count = len(found.differences)
+        end = f"{count} difference{'s' * (count > 1)} from" if count else "matches"
+        print(f"{root}: {end} {manifest.title}")
+        return 1 if count else 0
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_prepared(target: Path, made: "Prepared") -> int:
+    print(f"{target}: {made.written} written, {made.skipped} existed, from {made.images} images")
+    return 0
+
+
+def _print_problems(problems: Sequence[str]) -> None:
+    for problem in problems[:_MAX_PROBLEMS]:
+        print(f"  {problem}", file=sys.stderr)
+    if len(problems) > _MAX_PROBLEMS:
+        print(f"  and {len(problems) - _MAX_PROBLEMS} more", file=sys.stderr)
