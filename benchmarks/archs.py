@@ -2,9 +2,9 @@
 
 Networks with optimized parts (attention, normalization) are compared with a direct implementation of the paper
 (``literal``), in interleaved rounds. Times are medians: CPU seconds of one thread, or device seconds on a GPU. FLOPs
-are those of convolutions, linear layers and attention products. *of rate* is the time that they would take at the rates
-of a large convolution and a large matrix product on this machine, divided by the measured time. *step* is forward with
-backward, counted as three forward passes; its peak memory is measured in a separate process::
+are those of convolutions, linear layers and attention products. *efficiency* is the time that they would take at the
+speed of a large convolution and a large matrix product on this machine, divided by the measured time. *step* is forward
+with backward, counted as three forward passes; its peak memory is measured in a separate process::
 
     python benchmarks/archs.py --only 'swinir_light_x4' --batch-size 4 --json archs.json
 """
@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.literal import LITERAL
-from benchmarks.measuring import interleaved, last_number_of, machine_rates, peak_mib, write_report
+from benchmarks.measuring import interleaved, machine_rates, peak_mib, run_and_read_number, write_report
 from mcir.archs.network import Network
 from mcir.registry import ARCHS
 from tests.golden import networks
@@ -45,7 +46,7 @@ def build(config: str, device: torch.device) -> Network:
 
 
 def images(config: str, batch_size: int, device: torch.device) -> Tensor:
-    """Return random images of about the size of the network's training crops, smaller if those are slow."""
+    """Return random images of about the size of the network's training crops, or smaller where crops are slow."""
     golden = networks.load(config)
     side = golden.kwargs["img_size"] if golden.family == "idt" else SIDES[golden.family]
     side -= side % golden.kwargs.get("window_size", 1)
@@ -54,13 +55,13 @@ def images(config: str, batch_size: int, device: torch.device) -> Tensor:
 
 
 def forward(net: nn.Module, batch: Tensor) -> None:
-    """Restore without gradients."""
+    """Run the network without gradients."""
     with torch.no_grad():
         net(batch)
 
 
 def step(net: nn.Module, batch: Tensor) -> None:
-    """Restore, and compute the gradient of every parameter."""
+    """Run the network, and compute the gradient of every parameter."""
     net.zero_grad()
     net(batch).square().mean().backward()
 
@@ -87,27 +88,29 @@ def measure(
         forms["literal"] = literal(net)
     result: dict[str, Any] = {"config": config, "images": list(batch.shape)}
     forward_flops = flops(config, batch_size)
-    for name, work in {"forward": forward, "step": step}.items():
-        calls = {form: lambda work=work, module=module: work(module, batch) for form, module in forms.items()}
+    for name, function in {"forward": forward, "step": step}.items():
+        calls = {form: partial(function, module, batch) for form, module in forms.items()}
         times = {form: statistics.median(values) for form, values in interleaved(calls, rounds, device).items()}
-        counts = {kind: (1 if work is forward else 3) * count for kind, count in forward_flops.items()}
+        counts = {kind: (1 if function is forward else 3) * count for kind, count in forward_flops.items()}
         ideal = sum(count / rates[kind] for kind, count in counts.items())
         result[name] = {
             "seconds": times,
             "flops": counts,
             "flops_per_second": sum(counts.values()) / times["mcir"],
-            "share_of_rate": ideal / times["mcir"],
+            "efficiency": ideal / times["mcir"],
         }
     if memory:
         result["peak_mib"] = {
-            form: last_number_of(__file__, "--memory-of", config, form, "--batch-size", batch_size, "--device", device)
+            form: run_and_read_number(
+                __file__, "--memory-of", config, form, "--batch-size", batch_size, "--device", device
+            )
             for form in forms
         }
     return result
 
 
 def print_memory(config: str, form: str, batch_size: int, device: torch.device) -> None:
-    """Run two steps and print by how much the peak memory exceeds that of the built network, in MiB."""
+    """Run two steps and print the increase of the peak memory in MiB."""
     net: nn.Module = build(config, device)
     if form == "literal":
         net = LITERAL[type(net).__name__](net)
@@ -127,7 +130,7 @@ def row(result: dict[str, Any]) -> list[str]:
         part = result[name]
         seconds = part["seconds"]
         cells += [f"{count / seconds['mcir']:.2f}", f"{part['flops_per_second'] / 1e9:.0f}"]
-        cells.append(f"{part['share_of_rate']:.0%}")
+        cells.append(f"{part['efficiency']:.0%}")
         cells.append(f"{seconds['literal'] / seconds['mcir']:.2f}" if "literal" in seconds else "")
     memory = result.get("peak_mib", {})
     cells.append(f"{memory['mcir']:.0f}" if memory else "")
@@ -154,8 +157,8 @@ def main() -> None:
     table = Table(title=f"Networks on {device}")
     table.add_column("configuration", no_wrap=True)
     table.add_column("images", no_wrap=True)
-    speed = ("images/s", "GFLOP/s", "of rate", "literal / mcir")
-    headings = ["GMACs", *(f"forward {each}" for each in speed), *(f"step {each}" for each in speed)]
+    speed = ("images/s", "GFLOP/s", "efficiency", "literal / mcir")
+    headings = ["GMACs", *(f"forward {column}" for column in speed), *(f"step {column}" for column in speed)]
     for heading in (*headings, "step MiB", "/ literal"):
         table.add_column(heading, justify="right")
     console = Console(width=170)
@@ -169,8 +172,8 @@ def main() -> None:
     console.print(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     for result in results:
         if result["config"] in TARGETS:
-            reached = [result[name]["seconds"] for name in ("forward", "step")]
-            ratios = [times["literal"] / times["mcir"] for times in reached]
+            seconds = [result[name]["seconds"] for name in ("forward", "step")]
+            ratios = [times["literal"] / times["mcir"] for times in seconds]
             console.print(
                 f"{result['config']}: {ratios[0]:.2f}× and {ratios[1]:.2f}× the literal form (targets ≥ "
                 f"{TARGETS[result['config']][0]} and {TARGETS[result['config']][1]})"

@@ -1,8 +1,9 @@
 """Compare implementations of window attention with ``mcir.archs.attention``.
 
-A layer of SwinIR-light and one of the network with 11.9 M parameters, with shifted windows, for a batch of 4 × 64 × 64:
-the direct implementation of the paper (``literal``), bias and mask as an operand of ``baddbmm`` or of
-``scaled_dot_product_attention``, and mcir's. CPU time of one thread, minimum of interleaved rounds::
+The benchmark runs one layer with shifted windows of SwinIR-light, and one of the network with 11.9 M parameters, on a
+batch of 4 × 64 × 64 features. It compares the direct implementation of the paper (``literal``), bias and mask as an
+operand of ``baddbmm`` or of ``scaled_dot_product_attention``, and mcir. CPU time of one thread, minimum of interleaved
+rounds::
 
     python benchmarks/attention.py --rounds 10
 """
@@ -32,7 +33,6 @@ from mcir.archs.swinir import WindowAttention
 BATCH, SIDE, WINDOW, HEADS = 4, 64, 8, 6
 CHANNELS = {"light": 60, "classical": 180}
 
-
 Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
@@ -57,13 +57,13 @@ class CombinedBiasAttention(nn.Module):
 
 
 def by_baddbmm(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attend with the bias as the first operand of ``baddbmm``."""
+    """Compute attention with the bias as the first operand of ``baddbmm``."""
     return torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1) @ value
 
 
 def by_sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attend with the fused function."""
-    query, key, value, bias = (each.unflatten(0, (-1, HEADS)) for each in (query, key, value, bias))
+    """Compute attention with ``scaled_dot_product_attention``."""
+    query, key, value, bias = (x.unflatten(0, (-1, HEADS)) for x in (query, key, value, bias))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale).flatten(0, 1)
 
 
@@ -81,7 +81,7 @@ def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]
     masks = shifted_window_mask(2 * WINDOW, 2 * WINDOW, WINDOW, WINDOW // 2, windows.device)
     shift = (masks, window_mask_index(SIDE, SIDE, WINDOW, windows.device))
 
-    def without(form: nn.Module) -> None:
+    def without_gradients(form: nn.Module) -> None:
         with torch.no_grad():
             form(windows, *shift)
 
@@ -91,15 +91,15 @@ def measure(channels: int, rounds: int) -> dict[str, tuple[float, float, float]]
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in forms}
     for _ in range(rounds):
         for name, form in forms.items():
-            for run, milliseconds in zip((without, with_gradients), times[name], strict=True):
+            for run, milliseconds in zip((without_gradients, with_gradients), times[name], strict=True):
                 start = time.process_time()
                 run(form)
                 milliseconds.append(1000 * (time.process_time() - start))
     with torch.no_grad():
         results = {name: form(windows, *shift) for name, form in forms.items()}
     return {
-        name: (min(one), min(other), float((results[name] - results["literal"]).abs().max()))
-        for name, (one, other) in times.items()
+        name: (min(forward), min(both), float((results[name] - results["literal"]).abs().max()))
+        for name, (forward, both) in times.items()
     }
 
 
@@ -115,9 +115,9 @@ def main() -> None:
     for network, channels in CHANNELS.items():
         measured = measure(channels, rounds)
         literal = measured["literal"]
-        for name, (one, other, differs) in measured.items():
-            ratios = (literal[0] / one, literal[1] / other)
-            row = (f"{one:.1f}", f"{ratios[0]:.2f}", f"{other:.1f}", f"{ratios[1]:.2f}", f"{differs:.1e}")
+        for name, (forward, both, difference) in measured.items():
+            ratios = (literal[0] / forward, literal[1] / both)
+            row = (f"{forward:.1f}", f"{ratios[0]:.2f}", f"{both:.1f}", f"{ratios[1]:.2f}", f"{difference:.1e}")
             table.add_row(network, name, *row)
     Console(width=110).print(table)
 

@@ -1,16 +1,18 @@
 """Measure the gradient of a contrastive loss at the output, relative to that of L1, in a feature network.
 
-The point is one constructed state of a ×4 training, on eight crops of 128×128 from the photographs of scikit-image. The
-output is halfway between the bicubic upscaling and the ground truth. The four negatives of SPN are earlier points on
-that line, at 0, ⅛, ¼ and ⅜ of it. The negative of CR is the upscaled image, its positive the ground truth. The weights
-are ``--weight`` for SPN (λ = 1e-4 in the paper) and 0.1 for CR (as in the paper). The benchmark prints
+The gradients are measured for an artificial state of a ×4 training, on eight crops of 128×128 from the photographs of
+scikit-image. The output is halfway between the bicubic upscaling and the ground truth. The four negatives of SPN are
+earlier points on the same line, at 0, ⅛, ¼ and ⅜. The negative of CR is the upscaled image, its positive the ground
+truth. The weights are ``--weight`` for SPN (λ = 1e-4 in the paper) and 0.1 for CR (as in the paper). The benchmark
+prints
 
 - the ratio of the L2 norms of both gradients at the output, contrastive loss over L1,
 - the cosine between them: 1 if the negatives agree with L1, −1 if they cancel it.
 
-It prints mean, minimum and maximum over seeds for the crops and for random weights. The numbers show the scale of λ in
-this feature network, not its benefit in training. Past states of a real network are not on a line; the ratios of a real
-training are in its log. CR has its default layers in the VGGs without batch norm, and those of SPN elsewhere::
+Mean, minimum and maximum are over several seeds, for the crops and for random weights. The numbers show the scale of λ
+for a feature network, not its benefit in training. Earlier states of a real network are not on a line; the log of a
+training contains its real ratios. CR has its default layers in the VGGs without batch norm, and those of SPN in other
+networks::
 
     python benchmarks/balance.py --network vgg16 --weights random --json balance.json
 """
@@ -48,7 +50,7 @@ PLAIN_VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 
 
 def crops(seed: int) -> tuple[Tensor, Tensor]:
-    """Return ground truths (8, 3, 128, 128) in [0, 1], one per photograph, and bicubic upscalings of their inputs."""
+    """Return ground truths (8, 3, 128, 128) in [0, 1], one per photograph, and their bicubically upscaled inputs."""
     photographs = BundledPhotos("train", scale=SCALE, gt_size=CROP)
     items = [photographs[SampleIndex(index, index, seed)] for index in range(len(photographs))]
     lq, gt = (torch.stack([item[key].float() / 255 for item in items]) for key in ("lq", "gt"))
@@ -56,7 +58,7 @@ def crops(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def compare_with_l1(loss: nn.Module, output: Tensor, gt: Tensor, negatives: Tensor) -> tuple[float, float]:
-    """Return ratio and cosine of the gradients of a contrastive loss and of L1 at the output."""
+    """Return the ratio of the gradients of a contrastive loss and of L1 at the output, and their cosine."""
     output = output.detach().requires_grad_()
     (grad,) = torch.autograd.grad(loss(output, negatives, [gt]), output)
     (grad_l1,) = torch.autograd.grad(L1Loss()(output, gt), output)
@@ -69,13 +71,18 @@ def measure(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
     gt, upscaled = crops(seed)
     point_at = partial(torch.lerp, upscaled, gt)
     layers = dict(arguments.layers or LAYERS.get(arguments.network, {}))
-    space = {"network": arguments.network, "weights": arguments.weights, "normalize": arguments.normalize, "seed": seed}
+    features = {
+        "network": arguments.network,
+        "weights": arguments.weights,
+        "normalize": arguments.normalize,
+        "seed": seed,
+    }
     if layers:
-        space["layer_weights"] = layers
-    spn = SPNLoss(**space, loss_weight=arguments.weight)
+        features["layer_weights"] = layers
+    spn = SPNLoss(**features, loss_weight=arguments.weight)
     if not layers and arguments.network not in PLAIN_VGGS:
-        space["layer_weights"] = spn.layer_weights
-    cr = ContrastiveRegularization(**space)
+        features["layer_weights"] = spn.layer_weights
+    cr = ContrastiveRegularization(**features)
     found = {}
     for name, loss, negatives in (
         ("SPN", spn, torch.stack([point_at(fraction) for fraction in EARLIER])),
@@ -99,12 +106,16 @@ def main() -> None:
         nargs="+",
         type=_layer,
         metavar="NAME=WEIGHT",
-        help="layers of SPN and CR (default: those of the losses)",
+        help="layers of SPN and CR (default: the default layers of the losses)",
     )
     parser.add_argument("--weights", default="random", help="random, imagenet or a file (default: random)")
-    parser.add_argument("--normalize", choices=("none", "unit"), default="none", help="scale of the features")
+    parser.add_argument(
+        "--normalize", choices=("none", "unit"), default="none", help="normalization of the features (default: none)"
+    )
     parser.add_argument("--weight", type=float, default=1e-4, help="λ of SPN (default: 1e-4)")
-    parser.add_argument("--seeds", type=int, default=3, help="number of crops and random networks (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="number of seeds for crops and random weights (default: 3)"
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
@@ -116,7 +127,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    weights = arguments.weights if arguments.weights in ("random", "imagenet") else "a file's"
+    weights = arguments.weights if arguments.weights in ("random", "imagenet") else "custom"
     title = f"{arguments.network}, {weights} weights, normalize: {arguments.normalize}, {counted(len(found), 'seed')}"
     table = Table(title=title)
     for heading in ("gradient at the output", "mean", "minimum", "maximum"):

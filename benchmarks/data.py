@@ -57,42 +57,42 @@ def make_datasets(root: Path) -> dict[str, PairedImageDataset]:
     }
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of this process and its children during ``work``."""
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """Return the processor time that a function call takes in this process and its children."""
 
     def total() -> float:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         return sum(sum(process.cpu_times()[:2]) for process in processes)
 
     start = total()
-    work()
+    function()
     return total() - start
 
 
 def item_rate(dataset: PairedImageDataset, count: int, first: int) -> float:
-    """Return the number of items per second of processor time in this process."""
-    samples = [SampleIndex(position % len(dataset), position, 0) for position in range(first, first + count)]
+    """Return the number of single items per second of processor time."""
+    samples = [SampleIndex(index % len(dataset), index, 0) for index in range(first, first + count)]
     return count / cpu_seconds(lambda: [dataset[sample] for sample in samples])
 
 
 def loader_rate(dataset: PairedImageDataset, count: int, batch_size: int) -> float:
     """Return the number of items per second of processor time through a loader with one worker."""
     batches = iter(training_loader(dataset, batch_size=batch_size, num_workers=1, seed=0))
-    list(islice(batches, 8))  # the prefetched batches
+    list(islice(batches, 8))  # skip prefetched batches
     steps = max(1, count // batch_size)
     return steps * batch_size / cpu_seconds(lambda: list(islice(batches, steps)))
 
 
 def measure(datasets: dict[str, PairedImageDataset], rounds: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """Return the median rates by data set and kind."""
+    """Return the median rates by data set and kind (``item`` or ``loader``)."""
     rates: dict[str, dict[str, list[float]]] = {label: {"item": [], "loader": []} for label in datasets}
     for number in range(rounds + 1):  # the first round fills caches
         for label, dataset in datasets.items():
             count = 16_000 if "raw" in label else 400
-            found = item_rate(dataset, count, number * count), loader_rate(dataset, count, batch_size)
+            measured = item_rate(dataset, count, number * count), loader_rate(dataset, count, batch_size)
             if number:
-                rates[label]["item"].append(found[0])
-                rates[label]["loader"].append(found[1])
+                rates[label]["item"].append(measured[0])
+                rates[label]["loader"].append(measured[1])
     return {
         label: {kind: statistics.median(values) for kind, values in kinds.items()} for label, kinds in rates.items()
     }
@@ -102,8 +102,8 @@ def main() -> None:
     """Measure, print a table and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples of a batch (default: 16)")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per batch (default: 16)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -113,7 +113,7 @@ def main() -> None:
         rates = measure(datasets, arguments.rounds, arguments.batch_size)
     base = rates["PNG folder"]
     table = Table(title=f"Pairs of crops (48 → 192) per second of processor time, {count} pairs of sub-images")
-    for heading in ("source", "per item", "× PNG", "through the loader", "× PNG"):
+    for heading in ("source", "single items", "× PNG", "loader", "× PNG"):
         table.add_column(heading, justify="left" if heading == "source" else "right")
     for label, rate in rates.items():
         cells = [(f"{rate[kind]:,.0f}", f"{rate[kind] / base[kind]:.1f}") for kind in ("item", "loader")]

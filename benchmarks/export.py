@@ -1,8 +1,9 @@
-"""Export published configurations to every format; measure the time, the differences and the speed.
+"""Export published configurations to every format, and measure export time, accuracy and speed.
 
-``mcir.inference.export`` writes each program and compares it with its network on images of two sizes (weights are
-random, and no layer is zero). *s to write*: processor seconds for the ONNX file. *image*: seconds for 1×3×128×128 with
-one thread, medians of interleaved rounds of PyTorch and ONNX Runtime::
+``mcir.inference.export`` writes each program and compares it with the network on images of two sizes (weights are
+random, and no layer is zero). The table contains the processor seconds of writing the ONNX file, its size, the largest
+difference of each format, and the seconds for an image of 1×3×128×128 with one thread, medians of interleaved rounds of
+PyTorch and ONNX Runtime::
 
     python benchmarks/export.py --only 'swinir_light_x4'
 """
@@ -44,11 +45,20 @@ CONFIGS = (
     "unet_milesial_tconv",
     "idt_128",
 )
-HEAD = ("configuration", "s to write", "MiB", "ONNX", "TorchScript", "torch.export", "image: PyTorch", "ONNX Runtime")
+COLUMNS = (
+    "configuration",
+    "s to write",
+    "MiB",
+    "ONNX",
+    "TorchScript",
+    "torch.export",
+    "image: PyTorch",
+    "ONNX Runtime",
+)
 
 
 def build(config: str) -> Network:
-    """Build a configuration with random weights, none of them zero."""
+    """Build a configuration with random weights, also in layers that are initialized to zero."""
     torch.manual_seed(0)
     network: Network = ARCHS.build(networks.load(config).section).eval()
     for parameter in network.parameters():
@@ -64,9 +74,9 @@ def measure(config: str, rounds: int, folder: Path) -> list[str]:
     exported = export_network(network, {"onnx": folder / "net.onnx"})
     seconds = time.process_time() - start
     exported += export_network(
-        network, {form: folder / f"net{FORMATS[form]}" for form in ("torchscript", "torch-export")}
+        network, {name: folder / f"net{FORMATS[name]}" for name in ("torchscript", "torch-export")}
     )
-    differences = [f"{each.difference:.1e}" for each in exported]
+    differences = [f"{program.difference:.1e}" for program in exported]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "net.onnx", options, providers=["CPUExecutionProvider"])
@@ -86,12 +96,12 @@ def print_row(cells: Sequence[str]) -> None:
 def main() -> None:
     """Measure, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="pattern of configurations")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing (default: 5)")
+    parser.add_argument("--only", default="*", help="glob pattern of configuration names, like 'nafnet_*'")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print_row(HEAD)
-    print_row(["---"] * len(HEAD))
+    print_row(COLUMNS)
+    print_row(["---"] * len(COLUMNS))
     for config in CONFIGS:
         if fnmatchcase(config, arguments.only):
             with tempfile.TemporaryDirectory() as folder:

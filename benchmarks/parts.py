@@ -1,9 +1,9 @@
-"""Measure single parts of mcir against their usual implementations.
+"""Compare parts of mcir with their usual implementations.
 
-(a) ``EMA.update`` against a loop over named parameters with ``mul_`` and ``add_``, on EDSR-light and on SwinIR-light
-with its many small tensors; (b) separable SSIM against the whole 11×11 window, as a convolution and by OpenCV, on
-480×480; (c) MATLAB's resize of a 480×480 image to a quarter against a loop over output rows; (d) the time for which
-``Checkpoints.save`` blocks the training of EDSR-light with a moving average, four negatives and Adam.
+(a) ``EMA.update`` and a loop over named parameters with ``mul_`` and ``add_``, for EDSR-light and for SwinIR-light with
+its many small tensors; (b) separable SSIM and SSIM with a two-dimensional 11×11 window, by a convolution and by OpenCV,
+on 480×480 images; (c) MATLAB's resize of a 480×480 image to a quarter and a loop over output rows; (d) the time for
+which ``Checkpoints.save`` blocks the training of EDSR-light with a moving average, four negatives and Adam.
 
 (a) to (c) are processor seconds of one thread, (d) is wall time on an idle disk; medians of interleaved rounds::
 
@@ -50,15 +50,15 @@ SWINIR_LIGHT = {
     "upsampler": "pixelshuffledirect",
 }
 TARGETS = {
-    "average, EDSR-light": 3.5,
-    "average, SwinIR-light": 8.0,
+    "EMA, EDSR-light": 3.5,
+    "EMA, SwinIR-light": 8.0,
     "SSIM, 11×11 convolution": 3.0,
     "imresize": 5.0,
 }
 BLOCKING_TARGET_MS = 10.0
 
 Pair = tuple[Callable[[], Any], Callable[[], Any], int, float]
-"""The usual implementation, mcir's, the number of calls per round, and the largest difference of their results."""
+"""Usual implementation, mcir's implementation, calls per round, and largest difference of the results."""
 
 
 # -- (a) the moving average -------------------------------------------------------------------------------------------
@@ -71,14 +71,14 @@ class LoopEMA:
         self.network = EMA(network).network
 
     def update(self, network: nn.Module, decay: float) -> None:
-        """Move the average towards the network, one parameter after the other."""
+        """Update the average, one parameter after the other."""
         values = dict(network.named_parameters())
         for name, average in self.network.named_parameters():
             average.data.mul_(decay).add_(values[name].data, alpha=1 - decay)
 
 
-def average_pair(network: nn.Module, calls: int) -> Pair:
-    """Compare both averages for a network whose weights have changed."""
+def ema_pair(network: nn.Module, calls: int) -> Pair:
+    """Return both updates, for a network whose weights have changed."""
     loop, ours = LoopEMA(network), EMA(network)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -119,7 +119,7 @@ def full_ssim(output: Tensor, gt: Tensor, by_opencv: bool) -> Tensor:
 
 
 def ssim_pair(by_opencv: bool) -> Pair:
-    """Compare both on an image of 480×480."""
+    """Return both metrics, for an image of 480×480."""
     generator = torch.Generator().manual_seed(0)
     gt = torch.rand(1, 3, 480, 480, generator=generator)
     output = gt + 0.1 * torch.randn(gt.shape, generator=generator)
@@ -132,7 +132,7 @@ def ssim_pair(by_opencv: bool) -> Pair:
 
 
 def resize_by_rows(image: Tensor, scale: float) -> Tensor:
-    """Resize (C, H, W) like MATLAB, one output row after the other."""
+    """Resize (C, H, W) as MATLAB does, one output row after the other."""
     for _ in range(2):
         length = image.shape[1]
         reach = 2 / min(scale, 1.0)
@@ -159,23 +159,23 @@ def _kernels(length: int, scale: float, reach: float) -> list[tuple[Tensor, int]
 
 
 def resize_pair() -> Pair:
-    """Compare both on an image of 480×480, to a quarter."""
+    """Return both functions, for an image of 480×480 and scale ¼."""
     image = torch.rand(3, 480, 480, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     difference = float((resize_by_rows(image, 0.25) - imresize(image, 0.25)).abs().max())
     return lambda: resize_by_rows(image, 0.25), lambda: imresize(image, 0.25), 4, difference
 
 
 def seconds(pairs: dict[str, Pair], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return the processor time of a call in each round, for both implementations alternately."""
+    """Return the processor seconds of a call in each round, for both implementations alternately."""
     times: dict[str, dict[str, list[float]]] = {label: {"usual": [], "mcir": []} for label in pairs}
     for round_ in range(rounds + 1):
         for label, (usual, ours, calls, _) in pairs.items():
-            for way, call in (("usual", usual), ("mcir", ours)):
-                began = time.process_time()
+            for name, call in (("usual", usual), ("mcir", ours)):
+                start = time.process_time()
                 for _ in range(calls):
                     call()
                 if round_:  # the first round is a warm-up
-                    times[label][way].append((time.process_time() - began) / calls)
+                    times[label][name].append((time.process_time() - start) / calls)
     return times
 
 
@@ -200,9 +200,9 @@ def blocking_ms(rounds: int) -> tuple[list[float], float]:
         for iteration in range(1, rounds + 2):
             state = {"model": model.state_dict()}
             network = NetworkFile(model.weights(), "EDSR", model.network.hyperparameters)  # type: ignore[arg-type]
-            began = time.perf_counter()
+            start = time.perf_counter()
             checkpoints.save(iteration, state, network)
-            times.append(1000 * (time.perf_counter() - began))
+            times.append(1000 * (time.perf_counter() - start))
             checkpoints.wait()
         size = (checkpoints.states / f"{rounds + 1}.state").stat().st_size / 2**20
     return times, size
@@ -218,26 +218,28 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     torch.manual_seed(0)
-    arguments_of_light = {key: value for key, value in LIGHT.items() if key != "type"}
+    edsr_arguments = {key: value for key, value in LIGHT.items() if key != "type"}
     pairs = {
-        "average, EDSR-light": average_pair(EDSR(**arguments_of_light), 20),  # type: ignore[arg-type]
-        "average, SwinIR-light": average_pair(SwinIR(**SWINIR_LIGHT), 20),  # type: ignore[arg-type]
+        "EMA, EDSR-light": ema_pair(EDSR(**edsr_arguments), 20),  # type: ignore[arg-type]
+        "EMA, SwinIR-light": ema_pair(SwinIR(**SWINIR_LIGHT), 20),  # type: ignore[arg-type]
         "SSIM, 11×11 convolution": ssim_pair(by_opencv=False),
-        "SSIM, 11×11 by OpenCV": ssim_pair(by_opencv=True),
+        "SSIM, 11×11 window by OpenCV": ssim_pair(by_opencv=True),
         "imresize": resize_pair(),
     }
     times = seconds(pairs, arguments.rounds)
-    medians = {label: {way: statistics.median(values) for way, values in ways.items()} for label, ways in times.items()}
+    medians = {
+        label: {name: statistics.median(values) for name, values in both.items()} for label, both in times.items()
+    }
     blocked, size = blocking_ms(arguments.rounds)
     median_blocked = statistics.median(blocked[1:])
 
-    table = Table(title="Parts of mcir, milliseconds of one processor")
+    table = Table(title="Parts of mcir, processor time in milliseconds, one thread")
     for heading in ("part", "usual", "mcir", "usual / mcir", "target", "results differ by"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
-    for label, ways in medians.items():
-        speed = ways["usual"] / ways["mcir"]
+    for label, both in medians.items():
+        speedup = both["usual"] / both["mcir"]
         target = f"≥ {TARGETS[label]}" if label in TARGETS else ""
-        row = (f"{1000 * ways['usual']:.3f}", f"{1000 * ways['mcir']:.3f}", f"{speed:.2f}", target)
+        row = (f"{1000 * both['usual']:.3f}", f"{1000 * both['mcir']:.3f}", f"{speedup:.2f}", target)
         table.add_row(label, *row, f"{pairs[label][3]:.1e}")
     console = Console(width=120)
     console.print(table)

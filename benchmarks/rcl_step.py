@@ -1,12 +1,12 @@
-"""Measure the distance matrix in a pre-training step of residual contrastive learning.
+"""Measure the fraction of a pre-training step that the distances of residual contrastive learning take.
 
-The step: U-Net with 31 M parameters, pairs of 128×128 crops, ResNet50 up to layer1 for the consistency, Adam. For each
-distance the contrastive loss is timed alone, forward and backward, on the residuals of ``--pairs`` images (64, the
-paper's batch size); its share is that of a step of the same size. The rest of the step is measured with
-``--batch-size`` pairs and scaled linearly. *Literal* is a double loop over pairs as in the formulas: two sorts for each
-pair, its moments, or all m² kernels. It is measured on ``--literal-pairs`` images and scaled quadratically. On a CPU
-the times are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. The peak
-memory, in addition to the residuals, is measured in separate processes::
+The step has a U-Net with 31 M parameters, pairs of 128×128 crops, a consistency loss on ResNet50 up to layer1, and
+Adam. The contrastive loss is timed alone for each distance, forward and backward, on the residuals of ``--pairs``
+images (64, the paper's batch size). The rest of the step is measured with ``--batch-size`` pairs and scaled linearly.
+*Literal* is a double loop over pairs as in the formulas: two sorts for each pair, its moments, or all m² kernels. It is
+measured on ``--literal-pairs`` images and scaled quadratically. Times are processor seconds of one thread, or seconds
+of the GPU; medians of interleaved rounds. The peak memory, in addition to the residuals, is measured in separate
+processes::
 
     python benchmarks/rcl_step.py --batch-size 4 --json rcl_step.json
 """
@@ -30,32 +30,32 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measuring import interleaved, last_number_of, peak_mib, write_report
+from benchmarks.measuring import interleaved, peak_mib, run_and_read_number, write_report
 from mcir.losses import ResidualContrastiveLoss
 from mcir.models import ResidualContrastiveModel
 
 CROP, TEMPERATURE, WEIGHT, SAMPLES = 128, 0.1, 1e-3, 1024
 BANDWIDTHS = (0.01, 0.02, 0.04, 0.08, 0.16)
-TARGET_SHARE = 0.15
+TARGET_FRACTION = 0.15
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def emd(a: Tensor, b: Tensor) -> Tensor:
-    """Return the earth mover's distance of two residuals."""
+    """Return the earth mover's distance between two residuals."""
     return (a.flatten().sort().values - b.flatten().sort().values).abs().mean()
 
 
 def bd(a: Tensor, b: Tensor) -> Tensor:
-    """Return the Bhattacharyya distance of two residuals."""
-    (var_a, mean_a), (var_b, mean_b) = (torch.var_mean(each, correction=0) for each in (a, b))
+    """Return the Bhattacharyya distance between two residuals."""
+    (var_a, mean_a), (var_b, mean_b) = (torch.var_mean(x, correction=0) for x in (a, b))
     both = var_a + var_b
     return (mean_a - mean_b).square() / (4 * both) + (both / (2 * (var_a * var_b).sqrt())).log() / 2
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Return the squared maximum mean discrepancy of two residuals, from SAMPLES of their values."""
-    a, b = (each.flatten()[torch.randperm(each.numel(), device=each.device)[:SAMPLES]] for each in (a, b))
+    """Return the squared maximum mean discrepancy between SAMPLES random values of two residuals."""
+    a, b = (x.flatten()[torch.randperm(x.numel(), device=x.device)[:SAMPLES]] for x in (a, b))
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:
         square = (u[:, None] - v).square()
@@ -72,11 +72,11 @@ KINDS = {
 
 
 def literal(kind: str, anchors: Tensor, keys: Tensor) -> Tensor:
-    """Return the contrastive loss from a double loop."""
+    """Return the contrastive loss, computed with a double loop."""
     distance = KINDS[kind][1]
     matrix = torch.stack([torch.stack([distance(anchor, key) for key in keys]) for anchor in anchors])
-    own = torch.arange(len(anchors), device=anchors.device)
-    return WEIGHT * F.cross_entropy(-matrix / TEMPERATURE, own, reduction="sum")
+    targets = torch.arange(len(anchors), device=anchors.device)
+    return WEIGHT * F.cross_entropy(-matrix / TEMPERATURE, targets, reduction="sum")
 
 
 def ours(kind: str, device: torch.device) -> Loss:
@@ -86,10 +86,10 @@ def ours(kind: str, device: torch.device) -> Loss:
 
 
 def residuals(pairs: int, device: torch.device, side: int = CROP) -> tuple[Tensor, Tensor]:
-    """Return noise of two patches of each image, with a different strength for each image."""
+    """Return Gaussian noise for two patches per image, with a different standard deviation for each image."""
     generator = torch.Generator().manual_seed(0)
-    spread = 20 / 255 * torch.rand(pairs, 1, 1, 1, generator=generator)
-    first, second = (torch.randn(pairs, 3, side, side, generator=generator).mul_(spread) for _ in range(2))
+    sigma = 20 / 255 * torch.rand(pairs, 1, 1, 1, generator=generator)
+    first, second = (torch.randn(pairs, 3, side, side, generator=generator).mul_(sigma) for _ in range(2))
     return first.to(device).requires_grad_(), second.to(device).requires_grad_()
 
 
@@ -100,7 +100,7 @@ def forward_and_backward(loss: Loss, anchors: Tensor, keys: Tensor) -> tuple[Ten
 
 
 def rest_of_step(pairs: int, device: torch.device) -> Callable[[], Any]:
-    """Return a function that makes a training step without contrastive loss."""
+    """Return a function that runs a training step without contrastive loss."""
     model = ResidualContrastiveModel(
         network_g={"type": "UNet"},
         optim_g={"type": "Adam", "lr": 1e-3, "eps": 1e-7},
@@ -114,7 +114,7 @@ def rest_of_step(pairs: int, device: torch.device) -> Callable[[], Any]:
 
 
 def agreement(kind: str, device: torch.device) -> tuple[float, float]:
-    """Return the relative differences of loss and gradient (L2) from the literal ones, on small patches."""
+    """Return the relative differences of loss and gradient (L2) to those of ``literal``, on small patches."""
     anchors, keys = residuals(6, device, side=16)  # 768 values, fewer than SAMPLES
     value, gradient = forward_and_backward(ours(kind, device), anchors, keys)
     expected, reference = forward_and_backward(partial(literal, kind), anchors, keys)
@@ -122,7 +122,7 @@ def agreement(kind: str, device: torch.device) -> tuple[float, float]:
 
 
 def print_memory(kind: str, pairs: int, device: torch.device) -> None:
-    """Print the increase of the peak memory in MiB by the contrastive loss and the gradients of the residuals."""
+    """Print the increase of the peak memory in MiB from the contrastive loss and the gradients of the residuals."""
     torch.set_num_threads(1)
     loss = ours(kind, device)
     forward_and_backward(loss, *residuals(2, device, side=16))
@@ -150,48 +150,58 @@ def main() -> None:
     torch.set_num_threads(1)
     batch_size = arguments.batch_size or pairs
     calls: dict[str, Callable[[], Any]] = {"rest": rest_of_step(batch_size, device)}
-    small, whole = residuals(arguments.literal_pairs, device), residuals(pairs, device)
+    few, all_pairs = residuals(arguments.literal_pairs, device), residuals(pairs, device)
     for kind in KINDS:
-        calls[f"{kind}.ours"] = partial(forward_and_backward, ours(kind, device), *whole)
-        calls[f"{kind}.literal"] = partial(forward_and_backward, partial(literal, kind), *small)
+        calls[f"{kind}.ours"] = partial(forward_and_backward, ours(kind, device), *all_pairs)
+        calls[f"{kind}.literal"] = partial(forward_and_backward, partial(literal, kind), *few)
     times = interleaved(calls, arguments.rounds, device)
     medians = {name: statistics.median(values) for name, values in times.items()}
     rest = medians["rest"] * pairs / batch_size
-    near = {kind: agreement(kind, device) for kind in KINDS}
+    differences = {kind: agreement(kind, device) for kind in KINDS}
     size = ("--pairs", pairs, "--device", device.type)
-    memory = {kind: last_number_of(__file__, "--memory-of", kind, *size) for kind in KINDS}
+    memory = {kind: run_and_read_number(__file__, "--memory-of", kind, *size) for kind in KINDS}
 
     table = Table(title=f"The contrastive loss of {pairs} pairs of {CROP}×{CROP} crops, on {device}")
     headings = (
         "distance",
         "seconds",
-        "literal s",
-        "literal / it",
-        "memory MiB",
-        "of the step",
-        "loss off by",
-        "gradient",
+        "literal, s",
+        "literal / mcir",
+        "memory, MiB",
+        "fraction of the step",
+        "difference of the loss",
+        "of the gradient",
     )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "distance" else "right")
-    shares = {}
+    fractions = {}
     for kind in KINDS:
-        own = medians[f"{kind}.ours"]
+        ours_seconds = medians[f"{kind}.ours"]
         loop = medians[f"{kind}.literal"] * (pairs / arguments.literal_pairs) ** 2
-        shares[kind] = {"ours": own / (rest + own), "literal": loop / (rest + loop)}
-        row = (f"{own:.3f}", f"{loop:.1f}", f"{loop / own:.0f}", f"{memory[kind]:.0f}", f"{shares[kind]['ours']:.2%}")
-        table.add_row(kind, *row, *(f"{difference:.1e}" for difference in near[kind]))
+        fractions[kind] = {"ours": ours_seconds / (rest + ours_seconds), "literal": loop / (rest + loop)}
+        row = (
+            f"{ours_seconds:.3f}",
+            f"{loop:.1f}",
+            f"{loop / ours_seconds:.0f}",
+            f"{memory[kind]:.0f}",
+            f"{fractions[kind]['ours']:.2%}",
+        )
+        table.add_row(kind, *row, *(f"{difference:.1e}" for difference in differences[kind]))
     console = Console(width=120)
     console.print(table)
     scaled = "" if batch_size == pairs else f" ({pairs / batch_size:g} × that of {batch_size} pairs)"
-    console.print(f"rest of the step: {rest:.2f} s{scaled}; target: each distance under {TARGET_SHARE:.0%} of the step")
-    console.print("literal shares: " + ", ".join(f"{kind} {share['literal']:.0%}" for kind, share in shares.items()))
+    console.print(
+        f"rest of the step: {rest:.2f} s{scaled}; target: each distance under {TARGET_FRACTION:.0%} of the step"
+    )
+    console.print(
+        "fraction with literal: " + ", ".join(f"{kind} {each['literal']:.0%}" for kind, each in fractions.items())
+    )
     report = {
         "seconds": times,
         "median_seconds": medians,
-        "shares": shares,
+        "fractions": fractions,
         "memory_mib": memory,
-        "agreement": near,
+        "agreement": differences,
         "pairs": pairs,
         "batch_size": batch_size,
         "literal_pairs": arguments.literal_pairs,

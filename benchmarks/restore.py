@@ -1,7 +1,7 @@
 """Measure the memory of restoring images of different sizes, and the time per megapixel with and without tiles.
 
 Memory: a separate process reads a PNG, restores it with a small NAFNet and writes a PNG, with default settings. The
-peak is that of the whole process, including PyTorch, as the operating system reports it. Targets are for a CPU.
+result is the peak of the whole process, including PyTorch, as the operating system reports it. Targets are for a CPU.
 
 Time: processor seconds of one thread, or seconds of the GPU; medians of interleaved rounds::
 
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from skimage import data
 
-from benchmarks.measuring import interleaved, last_number_of, peak_mib, write_report
+from benchmarks.measuring import interleaved, peak_mib, run_and_read_number, write_report
 from mcir.inference import Restorer
 from mcir.inference.images import read_picture, write_picture
 from mcir.registry import ARCHS
@@ -49,7 +49,7 @@ TIMED: dict[str, dict[str, Any]] = {
 
 
 def photograph(megapixels: float) -> np.ndarray[Any, Any]:
-    """Return an 8-bit image (H, W, 3) of a size, a photograph that is repeated."""
+    """Return an 8-bit image (H, W, 3) with a number of megapixels, made by repeating a photograph."""
     side = round((megapixels * 1e6) ** 0.5)
     photo = data.astronaut()
     count = -(-side // len(photo))
@@ -71,14 +71,14 @@ def peaks(sizes: list[float], device: torch.device) -> dict[float, float]:
         for size in sizes:
             source = Path(folder) / "source.png"
             cv2.imwrite(str(source), photograph(size)[:, :, ::-1])
-            found[size] = last_number_of(__file__, "--file", source, "--device", device)
+            found[size] = run_and_read_number(__file__, "--file", source, "--device", device)
     return found
 
 
 def variants(
     section: dict[str, Any], side: int, tiles: list[int], device: torch.device
 ) -> dict[str, Callable[[], Any]]:
-    """Return functions that restore an image with different settings."""
+    """Return functions that restore an image, by the name of their settings."""
     torch.manual_seed(0)
     net = ARCHS.build(section)
     pixels = photograph((side / 1000) ** 2)
@@ -93,14 +93,18 @@ def main() -> None:
     """Measure, print tables and write a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--megapixels", type=float, nargs="*", default=[1, 10, 100], help="sizes whose peak is measured"
+        "--megapixels", type=float, nargs="*", default=[1, 10, 100], help="image sizes for the measurement of memory"
     )
-    parser.add_argument("--side", type=int, default=768, help="side of the timed image (default: 768)")
-    parser.add_argument("--tiles", type=int, nargs="*", default=[256, 384, 512], help="sides of the timed tiles")
-    parser.add_argument("--networks", nargs="*", default=list(TIMED), choices=list(TIMED), help="timed networks")
+    parser.add_argument("--side", type=int, default=768, help="side of the image that is timed (default: 768)")
+    parser.add_argument(
+        "--tiles", type=int, nargs="*", default=[256, 384, 512], help="sides of the tiles that are timed"
+    )
+    parser.add_argument(
+        "--networks", nargs="*", default=list(TIMED), choices=list(TIMED), help="networks that are timed"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--json", type=Path, help="file of the report")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = arguments.device
@@ -121,7 +125,7 @@ def main() -> None:
         calls = variants(TIMED[name], arguments.side, arguments.tiles, device)
         measured = interleaved(calls, arguments.rounds, device)
         times[name] = {
-            variant: statistics.median(each) / (arguments.side / 1000) ** 2 for variant, each in measured.items()
+            variant: statistics.median(values) / (arguments.side / 1000) ** 2 for variant, values in measured.items()
         }
     if times:
         table = Table("", *times, title=f"Seconds per megapixel, {arguments.side}×{arguments.side}")

@@ -1,11 +1,11 @@
 """Measure one SPN training step: mcir, a literal implementation, and a step without negatives.
 
-EDSR-light ×4, N = 4 negatives, VGG16 up to relu3_3, LR 48×48, Adam, moving average. *Literal* is the step of the
-paper's released code: for every negative the features of the output and of the negative are computed again, and every
-average is a loop over parameters. *sample* evaluates a random subset of the negatives in each step. On a CPU the times
-are processor seconds of one thread, on a GPU seconds of the device; medians of interleaved rounds. The peak memory of
-each kind of step is measured in a separate process. ``--sample`` measures only the time of steps that evaluate four,
-two and one of the negatives::
+The step has EDSR-light ×4, N = 4 negatives, VGG16 up to relu3_3, LR 48×48, Adam and a moving average. *Literal* is the
+step of the paper's released code: it computes the features of the output and of the negative again for every negative,
+and updates averages in a loop over parameters. *sample* evaluates a random subset of the negatives in each step. Times
+are processor seconds of one thread, or seconds of the GPU; medians of interleaved rounds. The peak memory of each kind
+of step is measured in a separate process. ``--sample`` measures only the time of steps that evaluate four, two and one
+of the negatives::
 
     python benchmarks/spn_step.py --json spn_step.json
     python benchmarks/spn_step.py --sample --batch-size 1
@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import clock, interleaved, last_number_of, peak_mib, write_report
+from benchmarks.measuring import clock, interleaved, peak_mib, run_and_read_number, write_report
 from mcir.losses import SPNLoss
 from mcir.models import EMA, ContrastiveModel, RestorationModel
 
@@ -49,11 +49,11 @@ KINDS = {
 }
 SAMPLED = ("ours", "ours_2_of_4", "ours_1_of_4")
 TARGETS = {"ours": (1.75, 0.47), "ours_bf16": (3.1, 0.31)}
-MINIMUM_SHARE = 0.85
+TARGET_EFFICIENCY = 0.85
 
 
 class LiteralStep:
-    """The step as in the formula and the released code, with the same gradients."""
+    """Training step as in the formula and the released code, with the same gradients as mcir."""
 
     def __init__(self, model: ContrastiveModel) -> None:
         self.network, self.members = model.network, list(model.parts["negatives"].members)
@@ -63,7 +63,7 @@ class LiteralStep:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, foreach=False)
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
-        """Make one step and return its loss."""
+        """Run one step and return its loss."""
         self.optimizer.zero_grad()
         output = self.network(batch["lq"])
         loss = F.l1_loss(output, batch["gt"])
@@ -71,9 +71,9 @@ class LiteralStep:
         for member in self.members:
             with torch.no_grad():
                 negative = member(batch["lq"])
-            of_output, of_negative = self.features(output), self.features(negative)
+            output_features, negative_features = self.features(output), self.features(negative)
             for layer, weight in LAYERS.items():
-                distances = distances + weight * F.l1_loss(of_output[layer], of_negative[layer])
+                distances = distances + weight * F.l1_loss(output_features[layer], negative_features[layer])
         loss = loss - self.weight * distances / N
         loss.backward()
         self.optimizer.step()
@@ -85,7 +85,7 @@ class LiteralStep:
 
 
 def build(kind: str, device: torch.device) -> Callable[[dict[str, Any]], Tensor]:
-    """Return a function that makes one step of a kind."""
+    """Return a function that runs one training step of a kind."""
     common: dict[str, Any] = {"network_g": NETWORK, "optim_g": OPTIMIZER, "pixel_opt": {"type": "L1Loss"}}
     if kind == "plain":
         plain = RestorationModel(**common, ema_decay=0.999, channels_last=True).to(device)
@@ -116,19 +116,19 @@ def make_batch(kind: str, size: int, device: torch.device) -> dict[str, Any]:
 
 
 def seconds(kinds: list[str], batch_size: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Return the time of a step in each round, for all kinds in turn."""
+    """Return the time of a step in each round, by kind; the kinds alternate."""
     steps = {kind: build(kind, device) for kind in kinds}
     batches = {kind: make_batch(kind, batch_size, device) for kind in kinds}
     return interleaved({kind: partial(steps[kind], batches[kind]) for kind in kinds}, rounds, device)
 
 
 def peak_memory_mib(kind: str, batch_size: int, device: torch.device) -> float:
-    """Return the increase of the peak memory in MiB by three steps."""
-    return last_number_of(__file__, "--memory-of", kind, "--batch-size", batch_size, "--device", device.type)
+    """Return the increase of the peak memory in MiB from three steps, measured in a separate process."""
+    return run_and_read_number(__file__, "--memory-of", kind, "--batch-size", batch_size, "--device", device.type)
 
 
 def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
-    """Make three steps and print the increase of the peak memory in MiB."""
+    """Run three steps and print the increase of the peak memory in MiB."""
     torch.set_num_threads(1)
     F.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3))
     idle = peak_mib(device)
@@ -139,10 +139,10 @@ def print_memory(kind: str, batch_size: int, device: torch.device) -> None:
 
 
 def agreement(device: torch.device) -> dict[str, float]:
-    """Return the relative differences of gradients (L2) and loss of each kind from the literal ones.
+    """Return the relative differences of gradients (L2) and loss of each kind to those of the literal step.
 
-    All kinds have the same weights and memory layout. Another layout rounds differently, and where an output is almost
-    equal to its ground truth, rounding decides the sign of the derivative of L1.
+    All kinds have the same weights and memory layout. A different layout rounds differently, and where an output almost
+    equals its ground truth, rounding determines the sign of the derivative of L1.
     """
     results = {}
     literal = build("literal", device)
@@ -162,7 +162,10 @@ def agreement(device: torch.device) -> dict[str, float]:
 
 
 def minimum_flops(batch_size: int) -> tuple[float, float]:
-    """Return (3+N)·F_net + (2+N)·F_vgg of a batch and 3·F_net of the plain step; a multiply-add is two FLOPs."""
+    """Return the minimal FLOPs of the SPN step and of the plain step; a multiply-add counts as two.
+
+    They are (3+N)·F_net + (2+N)·F_vgg and 3·F_net, with the FLOPs F of a forward pass.
+    """
     model = RestorationModel(network_g=NETWORK)
     features = SPNLoss(LAYERS, weights="random").features
     with FlopCounterMode(display=False) as network, torch.no_grad():
@@ -176,7 +179,7 @@ def minimum_flops(batch_size: int) -> tuple[float, float]:
 
 
 def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> float:
-    """Return the FLOPs per second of the convolutions of the step, forward, run one by one."""
+    """Return the FLOPs per second of the convolutions of the step, run one by one (forward only)."""
     shapes = [
         (64, 64, 1, 34),
         (64, 256, 1, 1),
@@ -186,8 +189,8 @@ def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> floa
     vgg = [(3, 64, 4, 1), (64, 64, 4, 1), (64, 128, 2, 1), (128, 128, 2, 1), (128, 256, 1, 1), (256, 256, 1, 2)]
     work = [(*shape[:3], shape[3] * (3 + N)) for shape in shapes] + [(*shape[:3], shape[3] * (2 + N)) for shape in vgg]
     total_flops = total_seconds = 0.0
-    for inputs, outputs, enlarged, count in work:
-        side = LR_SIZE * enlarged
+    for inputs, outputs, scale, count in work:
+        side = LR_SIZE * scale
         image = torch.rand(batch_size, inputs, side, side, device=device)
         image = image.contiguous(memory_format=torch.channels_last)
         conv = torch.nn.Conv2d(inputs, outputs, 3, padding=1, device=device).to(memory_format=torch.channels_last)
@@ -195,9 +198,9 @@ def convolution_rate(batch_size: int, device: torch.device, rounds: int) -> floa
         with torch.no_grad():
             conv(image)
             for _ in range(rounds):
-                began = clock(device)
+                start = clock(device)
                 conv(image)
-                times.append(clock(device) - began)
+                times.append(clock(device) - start)
         total_flops += count * 18.0 * inputs * outputs * side * side * batch_size
         total_seconds += count * statistics.median(times)
     return total_flops / total_seconds
@@ -207,11 +210,11 @@ def print_sampled(batch_size: int, rounds: int, device: torch.device, file: Path
     """Measure the steps with sampled negatives, print a table and write the numbers to a file."""
     times = seconds(list(SAMPLED), batch_size, rounds, device)
     table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {batch_size}, on {device}")
-    for heading in ("step", "median s", "speedup", "minimum per round", "maximum"):
+    for heading in ("step", "median, s", "speedup", "minimum", "maximum"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind in SAMPLED:
-        factors = [whole / own for whole, own in zip(times["ours"], times[kind], strict=True)]
-        numbers = (statistics.median(factors), min(factors), max(factors))
+        speedups = [every / sampled for every, sampled in zip(times["ours"], times[kind], strict=True)]
+        numbers = (statistics.median(speedups), min(speedups), max(speedups))
         table.add_row(KINDS[kind], f"{statistics.median(times[kind]):.3f}", *(f"{number:.2f}×" for number in numbers))
     Console(width=120).print(table)
     write_report(file, {"seconds": times, "batch_size": batch_size}, device)
@@ -242,7 +245,15 @@ def main() -> None:
     differences = agreement(device)
 
     table = Table(title=f"One step of EDSR-light ×4, N = {N}, batch {arguments.batch_size}, on {device}")
-    for heading in ("step", "median s", "literal / it", "memory MiB", "of literal", "loss differs by", "gradient by"):
+    for heading in (
+        "step",
+        "median, s",
+        "literal / step",
+        "memory, MiB",
+        "/ literal",
+        "difference of the loss",
+        "of the gradient",
+    ):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind, label in KINDS.items():
         table.add_row(
@@ -256,27 +267,29 @@ def main() -> None:
         )
     console = Console(width=120)
     console.print(table)
-    share = flops / rate / medians["ours"]
+    efficiency = flops / rate / medians["ours"]
     console.print(
-        f"minimum (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f}"
+        f"minimum (3+N)·F_net + (2+N)·F_vgg: {flops / 1e9:.0f} GFLOP; plain step 3·F_net: {plain_flops / 1e9:.0f} GFLOP"
     )
-    console.print(f"this machine's rate on the step's convolutions: {rate / 1e9:.0f} GFLOP/s")
-    console.print(f"share of it that the fp32 step reaches: {share:.0%} (target {MINIMUM_SHARE:.0%})")
+    console.print(f"speed of the convolutions of the step, one by one: {rate / 1e9:.0f} GFLOP/s")
+    console.print(
+        f"efficiency of the fp32 step relative to this speed: {efficiency:.0%} (target {TARGET_EFFICIENCY:.0%})"
+    )
     console.print("bf16 is less precise: the table shows the differences of its loss and gradient")
-    for kind, (speedup, memory_share) in TARGETS.items():
+    for kind, (speedup, memory_ratio) in TARGETS.items():
         reached = medians["literal"] / medians[kind], memory[kind] / memory["literal"]
         console.print(
             f"{KINDS[kind]}: {reached[0]:.2f}× literal (target ≥ {speedup}), "
-            f"memory {reached[1]:.2f} (target ≤ {memory_share})"
+            f"memory {reached[1]:.2f} (target ≤ {memory_ratio})"
         )
     report = {
         "seconds": times,
         "median_seconds": medians,
         "memory_mib": memory,
         "agreement": differences,
-        "floor_flops": flops,
+        "minimum_flops": flops,
         "convolution_flops_per_second": rate,
-        "share_of_rate": share,
+        "efficiency": efficiency,
         "batch_size": arguments.batch_size,
     }
     write_report(arguments.json, report, device)

@@ -1,7 +1,9 @@
-"""Measure the processor time that commands need before they do anything.
+"""Measure the processor time of short commands, which is mostly startup time.
 
-Run ``python benchmarks/startup.py``. The rounds are interleaved, and the medians are printed. Every command that needs
-registered classes imports torch, so ``import torch`` is the lower bound of ``list`` and ``check``.
+The results are medians of interleaved rounds. Every command that needs registered classes imports torch, so the time of
+``import torch`` is a lower bound for ``list`` and ``check``::
+
+    python benchmarks/startup.py
 """
 
 import argparse
@@ -53,8 +55,8 @@ def processor_time(command: list[str]) -> float:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         measured = commands(Path(folder))

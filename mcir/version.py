@@ -1,3 +1,3 @@
-"""The version of mcir, told in one place: to the package, and in all that is written."""
+"""The version of mcir, for the package and for the files that it writes."""
 
 __version__ = "0.1.0"

@@ -23,8 +23,8 @@ _LOG = logging.getLogger("mcir")
 class TilePlanner:
     """Divide images among passes through a network.
 
-    PyTorch's CPU allocator raises a plain ``RuntimeError`` when memory runs out, which only its text tells from other
-    errors. So each ``RuntimeError`` is answered by a smaller plan; if the smallest one fails too, it is raised.
+    When memory runs out, PyTorch's CPU allocator raises a plain ``RuntimeError``, like many other errors. Therefore
+    every ``RuntimeError`` leads to smaller tiles; if the smallest tiles fail, too, the error is raised.
 
     Args:
         name: name of the network, for messages.

@@ -7,9 +7,9 @@ for (const svg of document.querySelectorAll("svg[data-frame]")) {
   if (!legend) continue;
   const lines = [...svg.querySelectorAll("polyline[data-name]")].map(line => ({
     points: line.getAttribute("points").split(" ").map(pair => pair.split(",").map(Number)),
-    told: [...legend.children].find(entry => entry.dataset.name === line.dataset.name).querySelector("b"),
+    readout: [...legend.children].find(entry => entry.dataset.name === line.dataset.name).querySelector("b"),
   }));
-  lines.forEach(line => { line.last = line.told.textContent; });
+  lines.forEach(line => { line.last = line.readout.textContent; });
   const cursor = document.createElementNS(svg.namespaceURI, "path");
   cursor.setAttribute("class", "cursor");
   svg.append(cursor);
@@ -21,7 +21,7 @@ for (const svg of document.querySelectorAll("svg[data-frame]")) {
   const leave = () => {
     cursor.removeAttribute("d");
     legend.querySelector(".at").textContent = "";
-    lines.forEach(line => { line.told.textContent = line.last; });
+    lines.forEach(line => { line.readout.textContent = line.last; });
   };
   const follow = event => {
     const box = svg.getBoundingClientRect();
@@ -31,7 +31,7 @@ for (const svg of document.querySelectorAll("svg[data-frame]")) {
     cursor.setAttribute("d", `M${x} ${top}V${bottom}`);
     const label = svg.dataset.x + " " + Math.round(x0 + (x - left) / (right - left) * (x1 - x0)).toLocaleString("en");
     legend.querySelector(".at").textContent = label;
-    lines.forEach((line, number) => { line.told.textContent = value(nearest[number][1]); });
+    lines.forEach((line, number) => { line.readout.textContent = value(nearest[number][1]); });
   };
   svg.addEventListener("pointerdown", follow);
   svg.addEventListener("pointermove", follow);
