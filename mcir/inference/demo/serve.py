@@ -110,10 +110,12 @@ def _check_address(host: str, port: int | None) -> None:
     Raises:
         ValueError: it cannot.
     """
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"--port: expected a number from 1 to 65535, got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port or 0), family=family).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"The demo cannot listen on {host}{f', port {port}' if port else ''}: {error}") from error
 
 
