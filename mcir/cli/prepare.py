@@ -119,7 +119,7 @@ class Verify:
         manifest = read_manifest(self.source)
         with _progress(f"verify {manifest.title}") as progress:
             found = compare(manifest, root, progress=progress, workers=self.workers)
-        for line in found.fits:
+        for line in found.matches:
             print(f"  {line}")
         _print_problems(found.differences)
         count = len(found.differences)

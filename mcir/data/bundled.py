@@ -1,14 +1,13 @@
-"""The photographs of scikit-image: a training and a validation set without a download.
+"""Photographs of the installed scikit-image: a training and a validation set without a download.
 
-They are read from the folder of the installed package. All of them are in the public domain or under CC0, and part of
-the wheel, so nothing is downloaded.
+All of them are in the public domain or under CC0.
 """
 
 import importlib.util
 import itertools
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from mcir.data.codec import decode
 from mcir.data.degradations import DefaultSection
 from mcir.data.errors import DataError, check_argument, check_choice
 from mcir.data.paired import PairDataset, Sources
-from mcir.data.samples import SampleSpec
 from mcir.data.storage import Memory
 from mcir.data.transforms import Window
 from mcir.registry import DATASETS, ArgumentError, DegradationSection
@@ -31,13 +29,13 @@ TRAIN: dict[str, Window | None] = {
     "retina.jpg": Window(200, 200, 1000, 1000),  # without the black around the eye
     "rocket.jpg": None,
 }
-"""Photographs for training, and the part that is used (None: all of it)."""
+"""Training photographs, with the part of each that is used; None: the full photograph."""
 
 VAL: dict[str, Window | None] = {
     "chelsea.png": None,
     "coffee.png": None,
 }
-"""Photographs for validation."""
+"""Validation photographs."""
 
 _DEFAULT_DEGRADATION = DefaultSection(type="BicubicDown")
 
@@ -55,8 +53,8 @@ class BundledPhotos(PairDataset):
     degradation: DegradationSection | None = _DEFAULT_DEGRADATION
     """Degradation that makes the degraded images."""
     tile_size: int | None = None
-    """Side of the squares that the photographs are divided into, each an image of the set; the rest at the bottom and
-    right is not used. Default: photographs are not divided."""
+    """Side of the square tiles into which photographs are divided; each tile is an image of the set. Remaining pixels
+    at the bottom and right are not used. Default: photographs are not divided."""
 
     @property
     def label(self) -> str:
@@ -75,17 +73,12 @@ class BundledPhotos(PairDataset):
             raise ArgumentError("degradation", "expected a degradation, got null.")
         return Sources(divide(photographs(TRAIN if self.split == "train" else VAL), self.tile_size))
 
-    @classmethod
-    def sample_spec(cls, *, scale: int = 2, **arguments: Any) -> SampleSpec | None:
-        """Return the keys and sizes of the tensors of a sample (see ``PairDataset``)."""
-        return super().sample_spec(scale=scale, **arguments)
-
 
 def photographs(parts: dict[str, Window | None]) -> Memory:
     """Read photographs of scikit-image.
 
     Args:
-        parts: part to read of each photograph, by file name; None: all of it.
+        parts: part of each photograph to read, by file name; None: the full photograph.
 
     Raises:
         DataError: scikit-image or one of its photographs is missing.
@@ -103,7 +96,11 @@ def photographs(parts: dict[str, Window | None]) -> Memory:
 
 
 def divide(images: Memory, size: int | None) -> Memory:
-    """Return the square tiles of images, ``rocket_s001.jpg`` …, numbered row by row; the images if the size is None.
+    """Divide images into square tiles, ``rocket_s001.jpg`` …, numbered row by row.
+
+    Args:
+        images: images to divide.
+        size: side of a tile; None: the images are returned undivided.
 
     Raises:
         ArgumentError: an image is smaller than a tile.

@@ -39,9 +39,9 @@ _TIFF_BITS, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 258, 322, 323
 _lock = threading.Lock()
 _limits: list[int | None] = []
 
-_UNCHECKED_BYTES = 2**28  # smaller images are decoded without a look at the available memory
-_ANY_FILE_BYTES = 2**30  # the largest WebP image, of a single color, is a file of a few bytes
-_LARGEST_RATIO = 2**17  # decoded bytes per byte of a file; blank pages of a fax come closest
+_UNCHECKED_BYTES = 2**28  # for smaller images the available memory is not checked
+_ANY_FILE_BYTES = 2**30  # allowed for any file: a WebP file of a few bytes can be a large image of one color
+_LARGEST_RATIO = 2**17  # decoded bytes per byte of a file, more than in any real file
 
 
 class ImageInfo(NamedTuple):
@@ -60,7 +60,7 @@ def info_of(image: Array) -> ImageInfo:
 
 
 def probe(stream: BinaryIO) -> ImageInfo:
-    """Read the header of an image file, and check that the file is not truncated, without decoding it.
+    """Read the header of an image file and check for truncation, without decoding the image.
 
     Raises:
         DataError: the file is not an image, is truncated, has an unsupported format, or claims a size that does not fit
@@ -77,11 +77,11 @@ def probe(stream: BinaryIO) -> ImageInfo:
         info = ImageInfo(height, width, 1 if color_type in (0, 4) else 3, 16 if depth == 16 else 8)
         _check_memory(info, size)
         if _PNG_END not in tail:
-            decode_to_the_end(stream)
+            decode_fully(stream)
         return info
     stream.seek(0)
     try:
-        with any_size(), Image.open(stream) as image:
+        with no_size_limit(), Image.open(stream) as image:
             mode, (height, width) = image.mode, decoded_size(image)
             bits = _bits(image, stream)
             info = ImageInfo(image.height, image.width, 1 if mode in _GRAY_MODES else 3, bits)
@@ -93,12 +93,12 @@ def probe(stream: BinaryIO) -> ImageInfo:
         raise DataError(f"expected a gray or color image of 8 or 16 bits, got mode {mode} with {bits} bits per sample")
     _check_memory(info._replace(height=height, width=width), size)
     if start.startswith(_JPEG_START) and _JPEG_END not in tail:
-        decode_to_the_end(stream)
+        decode_fully(stream)
     return info
 
 
 def decoded_size(image: Image.Image) -> tuple[int, int]:
-    """Return the height and width that a decoder allocates: a tile of a TIFF file may be larger than the image."""
+    """Return the height and width that a decoder allocates; a TIFF tile may be larger than its image."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     return max(image.height, tags.get(_TIFF_TILE_HEIGHT, 0)), max(image.width, tags.get(_TIFF_TILE_WIDTH, 0))
 
@@ -117,10 +117,10 @@ def _check_memory(info: ImageInfo, file_size: int) -> None:
 
 
 @contextmanager
-def any_size() -> Iterator[None]:
-    """Lift Pillow's limit on the size of images, which protects servers; here users open their own files."""
+def no_size_limit() -> Iterator[None]:
+    """Disable Pillow's limit on image sizes, which protects servers; here users open their own files."""
     with _lock:
-        _limits.append(Image.MAX_IMAGE_PIXELS)  # None if another thread has lifted the limit already
+        _limits.append(Image.MAX_IMAGE_PIXELS)  # None if another thread has disabled the limit already
         Image.MAX_IMAGE_PIXELS = None
     try:
         yield
@@ -129,7 +129,7 @@ def any_size() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = _limits.pop()
 
 
-def pnm_start(stream: BinaryIO) -> tuple[int, int] | None:
+def pnm_header(stream: BinaryIO) -> tuple[int, int] | None:
     """Return the maximum value of a binary PGM or PPM file and the offset of its samples; None for other files."""
     stream.seek(0)
     found = _PNM_START.match(stream.read(_TAIL))
@@ -137,8 +137,8 @@ def pnm_start(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def _bits(image: Image.Image, stream: BinaryIO) -> int:
-    """Return the bits per sample; Pillow's mode does not have them for color images."""
-    if image.format == "PPM" and (start := pnm_start(stream)):
+    """Return the bits per sample, which Pillow's mode does not contain for color images."""
+    if image.format == "PPM" and (start := pnm_header(stream)):
         return 16 if start[0] > 255 else 8
     if image.format == "TIFF":
         bits = int(max(np.atleast_1d(image.tag_v2.get(_TIFF_BITS, 1))))  # type: ignore[attr-defined]
@@ -146,11 +146,11 @@ def _bits(image: Image.Image, stream: BinaryIO) -> int:
     return 16 if image.mode.startswith("I") else 8
 
 
-def decode_to_the_end(stream: BinaryIO) -> None:
+def decode_fully(stream: BinaryIO) -> None:
     """Decode a file with Pillow, which detects truncated data and wrong PNG checksums."""
     stream.seek(0)
     try:
-        with any_size(), Image.open(stream) as image:
+        with no_size_limit(), Image.open(stream) as image:
             image.load()
     except Exception as error:
         raise DataError(f"truncated or damaged ({error})") from error
@@ -168,14 +168,14 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
         (H, W, C), C = 1 or 3 (RGB), uint8 or uint16.
 
     Raises:
-        DataError: the data are no image, or a truncated one.
+        DataError: the data are not an image, or are truncated.
     """
     if data[:2] == _JPEG_START and _JPEG_END not in bytes(data[-_TAIL:]):
-        _check(data, name)  # some versions of OpenCV fill the missing part of a JPEG with gray, without an error
+        _check_header(data, name)  # some versions of OpenCV fill the missing part of a JPEG with gray, without an error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        _check(data, name)
-        raise DataError(f"{name}: it cannot be decoded")
+        _check_header(data, name)
+        raise DataError(f"{name}: cannot be decoded")
     if window is not None:
         top, left, height, width = window
         image = image[top : top + height, left : left + width]
@@ -189,19 +189,19 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
     return rgb
 
 
-def decode_thoroughly(data: bytes | memoryview) -> None:
-    """Decode an image file completely, with Pillow and with OpenCV, to find damage anywhere in it.
+def check_image(data: bytes | memoryview) -> None:
+    """Check an image file for damage by decoding all of it with Pillow and with OpenCV.
 
     Raises:
-        DataError: the file is damaged. The message does not name it.
+        DataError: the file is damaged. The message does not name the file.
     """
     probe(io.BytesIO(data))
-    decode_to_the_end(io.BytesIO(data))
+    decode_fully(io.BytesIO(data))
     decode(data, "OpenCV")
 
 
-def _check(data: bytes | memoryview, name: str) -> None:
-    """Raise an error that names the file, if it is damaged."""
+def _check_header(data: bytes | memoryview, name: str) -> None:
+    """Raise an error that names the file if its header is invalid or the file is truncated."""
     try:
         probe(io.BytesIO(data))
     except DataError as error:
@@ -209,7 +209,7 @@ def _check(data: bytes | memoryview, name: str) -> None:
 
 
 def encode_png(image: Array) -> bytes:
-    """Return an image (H, W, C) as a PNG file."""
+    """Encode an image (H, W, C) as a PNG file."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
     is_encoded, data = cv2.imencode(".png", bgr)
     assert is_encoded

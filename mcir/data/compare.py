@@ -21,44 +21,44 @@ class Compared:
     """Result of a comparison with a manifest.
 
     Attributes:
-        fits: a line for each folder and pair that is as described, or that is optional and missing.
+        matches: a line for each folder and pair that agrees with the manifest, or is optional and missing.
         differences: a line for each difference.
     """
 
-    fits: tuple[str, ...]
+    matches: tuple[str, ...]
     differences: tuple[str, ...]
 
 
 def compare(
     manifest: Manifest, root: str | Path, progress: Progress | None = None, workers: int | None = None
 ) -> Compared:
-    """Compare a copy of a data set with its manifest, by names and headers; no image is decoded.
+    """Compare a copy of a data set with its manifest, by file names and headers; no image is decoded.
 
     Args:
         manifest: description of the data set.
         root: folder that contains the folders of the copy.
-        progress: function that is called after each image.
-        workers: number of threads; None: as many as CPU cores.
+        progress: function to call after each image.
+        workers: number of threads; None: one per CPU core.
 
     Raises:
         DataError: the folder does not exist.
     """
-    home = Path(root).expanduser()
-    if not home.is_dir():
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
         raise DataError(f"{root}: no such folder")
-    fits: list[str] = []
+    matches: list[str] = []
     differences: list[str] = []
     found: dict[str, _CachedHeaders] = {}
     for rule in manifest.folders:
-        if (home / rule.path).is_dir():
+        if (folder / rule.path).is_dir():
             try:
-                found[rule.path] = _CachedHeaders(open_storage(home / rule.path))
+                found[rule.path] = _CachedHeaders(open_storage(folder / rule.path))
             except DataError as error:
                 differences.append(str(error))
         elif rule.optional:
-            fits.append(f"{rule.path}: missing, optional ({rule.content})")
+            matches.append(f"{rule.path}: missing, optional ({rule.content})")
         else:
-            differences.append(f"{home / rule.path}: no such folder ({rule.content})")
+            differences.append(f"{folder / rule.path}: no such folder ({rule.content})")
     total, done = sum(len(headers.keys()) for headers in found.values()), 0
     for rule in manifest.folders:
         if rule.path in found:
@@ -70,27 +70,26 @@ def compare(
             problems = _folder_differences(rule, headers)
             differences += problems
             if not problems:
-                fits.append(f"{rule.path}: {_summary(rule, headers)}")
+                matches.append(f"{rule.path}: {_summary(rule, headers)}")
     pairs = [pair for pair in manifest.pairs if pair.gt in found and pair.lq in found]
     for pair in pairs:
         template, count, problems = _pair_differences(pair, found[pair.gt], found[pair.lq])
-        differences += [line for line in problems if line not in set(differences)]  # unreadable images are known
+        differences += [line for line in problems if line not in set(differences)]  # unreadable files are listed
         if count and not problems:
-            fits.append(f"{pair.gt} + {pair.lq}: {count:,} pairs{_changed_options(template, pair)}")
+            matches.append(f"{pair.gt} + {pair.lq}: {count:,} pairs{_changed_options(template, pair)}")
     if manifest.pairs and not pairs:
         expected = ", or ".join(f"{pair.gt} + {pair.lq}" for pair in manifest.pairs)
-        differences.append(f"{home}: no pair of folders; expected {expected}")
-    return Compared(tuple(fits), tuple(differences))
+        differences.append(f"{folder}: no pair of folders; expected {expected}")
+    return Compared(tuple(matches), tuple(differences))
 
 
 class _CachedHeaders:
-    """The names and headers of a storage, each read once."""
+    """Names and headers of a storage, each read once."""
 
     def __init__(self, storage: Headers) -> None:
         self._storage = storage
         self._keys = storage.keys()
         self._infos: dict[str, ImageInfo | DataError] = {}
-        self._unique: dict[ImageInfo, ImageInfo] = {}
 
     def keys(self) -> list[str]:
         return self._keys
@@ -100,8 +99,7 @@ class _CachedHeaders:
 
     def load(self, key: str) -> None:
         try:
-            info = self._storage.info(key)
-            self._infos[key] = self._unique.setdefault(info, info)  # most images of large sets have the same size
+            self._infos[key] = self._storage.info(key)
         except DataError as error:
             self._infos[key] = error
 
@@ -156,7 +154,7 @@ def _size_differences(rule: FolderRule, key: str, info: ImageInfo) -> list[str]:
 
 
 def _pair_differences(pair: PairRule, gt: Headers, lq: Headers) -> tuple[str, int, list[str]]:
-    """Return the template that fits best, the number of its pairs, and what is wrong with them."""
+    """Return the best ``filename_tmpl`` of a pair of folders, its number of pairs, and its problems."""
     results = []
     for template in pair.filename_tmpl:
         rules = PairRules(scale=pair.scale, filename_tmpl=template, gt_crop=pair.gt_crop)

@@ -1,9 +1,9 @@
-"""Degradations: functions from a ground truth to the image that a network restores, deterministic for a generator.
+"""Degradations: functions that make the input of a network from a ground truth and a random generator.
 
-A degradation is called with a tensor (C, H, W), uint8 or float in [0, 1]. It has two attributes: ``scale``, the number
-of ground-truth pixels per degraded pixel along a side, and ``margin``, the number of ground-truth pixels around a crop
-that affect the degraded crop. The caller passes the crop with this margin and removes the margin from the result, so a
-degraded crop equals the crop of the degraded image.
+A degradation is called with a tensor (C, H, W), uint8 or float in [0, 1]. It has two attributes: ``scale``, the
+downscaling factor, and ``margin``, the number of ground-truth pixels around a crop that affect the degraded crop. The
+caller passes the crop with this margin and removes the margin from the result, so a degraded crop equals the crop of
+the degraded image.
 
 A degradation that depends on the full image (its brightness, or the position of a crop in it) also implements
 ``PerImage``: it is bound to each image once, and the bound degradation is called with parts of the image and their
@@ -34,13 +34,13 @@ Range: TypeAlias = float | Sequence[float]
 
 
 class DefaultSection(dict[str, Any]):
-    """A section that is the default of a dataclass field, which must be hashable."""
+    """A section as the default of a dataclass field; such a default must be hashable."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class Degradation(Protocol):
-    """Interface of registered degradations; see the module."""
+    """Interface of registered degradations; see the docstring of this module."""
 
     scale: int
     margin: int
@@ -50,7 +50,7 @@ class Degradation(Protocol):
 
 
 class BoundDegradation(Protocol):
-    """A degradation of one image."""
+    """A degradation that is bound to one image."""
 
     def __call__(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
         """Degrade a part (C, h, w) of the image, whose top left pixel is at (top, left) of the full image."""
@@ -65,14 +65,14 @@ class PerImage(Protocol):
 
         Args:
             index: index of the image in its data set.
-            image: function that returns the full clean image (C, H, W); the result does not keep it.
-            observation: number of the observation, if several degraded images are made of a clean one. All
-                observations have the same parameters.
+            image: function that returns the full clean image (C, H, W).
+            observation: number of the observation, if a clean image has several degraded images. All observations
+                have the same parameters.
         """
 
 
 def bind(degradation: Degradation, index: int, image: Callable[[], Tensor], observation: int = 0) -> BoundDegradation:
-    """Return any degradation as the degradation of one image; the arguments are those of ``PerImage.for_image``."""
+    """Bind any degradation to an image; the arguments are those of ``PerImage.for_image``."""
     if isinstance(degradation, PerImage):
         return degradation.for_image(index, image, observation)
     return functools.partial(_ignore_position, degradation)
@@ -83,12 +83,12 @@ def _ignore_position(degradation: Degradation, gt: Tensor, rng: np.random.Genera
 
 
 def build_degradation(section: Section, scale: int, key: str = "") -> Degradation:
-    """Build a degradation for a data set with a scale, which is the default of the degradation's own ``scale``.
+    """Build the degradation of a data set; the scale of the data set is the default ``scale`` of the degradation.
 
     Args:
         section: section of the degradation.
         scale: scale of the data set.
-        key: argument of the data set that holds the section, for the errors' key paths.
+        key: argument of the data set that contains the section, for the key paths of errors.
 
     Raises:
         ComponentError: the section does not fit its class, or the degradation has another scale.
@@ -107,10 +107,10 @@ def _with_scale(section: Section, scale: int) -> Section:
 
 @DEGRADATIONS.register()
 class BicubicDown:
-    """Bicubic downscaling as MATLAB does it, with antialiasing (see ``resize``).
+    """Bicubic downscaling with antialiasing, equal to MATLAB's ``imresize`` (see ``resize``).
 
-    An 8-bit image is rounded to 8 bits, as in a saved PNG file; a float image is only clipped to [0, 1]. A side that is
-    no multiple of the scale gets ceil(side / scale) pixels.
+    An 8-bit image is rounded to 8 bits, as in a saved PNG file; a float image is only clipped to [0, 1]. A
+    degraded side has ceil(side / scale) pixels.
 
     Args:
         scale: downscaling factor, an integer ≥ 1.
@@ -134,9 +134,9 @@ class GaussianNoise:
     """White Gaussian noise.
 
     Args:
-        sigma: standard deviation in 8-bit units (of 255).
-        clip: clip and round the result to 8 bits, as in a saved image. Otherwise the result is float32 and leaves
-            [0, 1], as in denoising benchmarks.
+        sigma: standard deviation in 8-bit units (0 … 255).
+        clip: whether to clip and round the result to 8 bits, as in a saved image. Otherwise the result is float32 and
+            may be outside of [0, 1], as in denoising benchmarks.
     """
 
     scale = 1
@@ -158,7 +158,7 @@ class GaussianNoise:
 class JPEG:
     """JPEG compression.
 
-    Each crop is compressed as a separate image: its 8×8 blocks start at its corner.
+    Each crop is compressed as a separate image: the 8×8 blocks start at the corner of the crop.
 
     Args:
         quality: quality in 1 … 100, or the inclusive [low, high] of its uniform distribution.
@@ -212,7 +212,7 @@ class Chain:
         return gt
 
     def for_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> BoundDegradation:
-        """Bind each member to the full image that the members before it make of the clean one."""
+        """Bind each member to its full input image, the output of the previous members."""
         bound: list[BoundDegradation] = []
         for member in self.members:
             bound.append(bind(member, index, image, observation))
@@ -234,14 +234,14 @@ def _degrade_full(degrade: BoundDegradation, image: Callable[[], Tensor], index:
 
 @DEGRADATIONS.register()
 class BayerMosaic:
-    """Measurements of a sensor behind a Bayer filter: three channels, 0 where a color was not measured.
+    """Bayer mosaic: three channels, with 0 where the sensor does not measure a color.
 
-    The pattern is fixed to the full image: a crop at an odd row or column starts with another pixel of the pattern. (A
-    flipped or transposed pattern is the pattern itself, shifted by a pixel.) In a chain noise comes before the mosaic,
-    since the zeros are not measurements.
+    The pattern starts at the corner of the full image, so a crop at an odd row or column starts with another pixel of
+    the pattern. (A flipped or transposed pattern equals the pattern shifted by one pixel.) In a ``Chain`` put noise
+    before the mosaic, because the zeros are not measurements.
 
     Args:
-        pattern: colors of the first two pixels of the first row of an image, then of the second row.
+        pattern: colors of the 2×2 pixels at the top left corner of an image, row by row.
 
     Raises:
         DataError: an image does not have three channels.
@@ -259,7 +259,7 @@ class BayerMosaic:
         return self._mosaic(gt, rng, 0, 0)
 
     def for_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> BoundDegradation:
-        """Return the mosaic of parts; it is the same for every image."""
+        """Return the mosaic as a bound degradation; it is the same for every image."""
         return self._mosaic
 
     def _mosaic(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
@@ -274,7 +274,7 @@ class BayerMosaic:
 
 
 def in_unit_range(image: Tensor) -> Tensor:
-    """Return an image in [0, 1]: a float image as it is, an 8-bit one as float32."""
+    """Return an image in [0, 1]: float images unchanged, 8-bit images as float32."""
     return image if image.is_floating_point() else image.float() / 255
 
 
@@ -283,13 +283,13 @@ def _eight_bit(image: Tensor) -> Tensor:
 
 
 def check_range(name: str, value: Range, least: float, most: float = math.inf) -> tuple[float, float]:
-    """Return the bounds of a uniform distribution; for a number both bounds are that number.
+    """Check a ``Range`` argument and return its bounds, which are equal for a number.
 
     Args:
         name: name of the argument.
         value: number, or [low, high].
-        least: smallest value that is allowed.
-        most: largest value that is allowed.
+        least: smallest allowed value.
+        most: largest allowed value.
     """
     bounds = tuple(value) if isinstance(value, Sequence) else (value, value)
     is_valid = len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most

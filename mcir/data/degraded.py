@@ -1,4 +1,4 @@
-"""Crops of clean images and of their degraded images, equal to the crops of the full degraded images."""
+"""Crops of clean images and of their degraded images. A degraded crop equals the crop of the full degraded image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mcir.data.transforms import Color, Window, convert_color, crop_image
 
 @dataclass(eq=False)
 class DegradedImages:
-    """The images of a storage and a degradation, which is bound to each image once.
+    """The images of a storage, degraded; the degradation is bound to each image once.
 
     Attributes:
         images: clean images.
-        degradation: degradation that is applied to them.
+        degradation: degradation of the clean images.
         color: "rgb" or "gray".
         bits: maximum bits per sample of all images.
-        observations: number of degraded images of a clean image.
+        observations: number of degraded images for each clean image.
     """
 
     images: Storage
@@ -41,7 +41,7 @@ class DegradedImages:
         """Return a part of a clean image, and the same part of its degraded images.
 
         Args:
-            index: index of the image in its data set, on which the parameters of the degradation may depend.
+            index: index of the image in its data set; the parameters of the degradation may depend on it.
             key: key of the image in the storage.
             size: (height, width) of the full degraded image.
             window: part of the degraded image.

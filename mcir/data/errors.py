@@ -11,18 +11,18 @@ MAX_LISTED = 10
 
 
 class DataError(ValueError):
-    """Images, folders or databases cannot be used. The message names them."""
+    """Error in images, folders or databases. The message names them."""
 
 
 def raise_data_errors(problems: Sequence[str], source: str) -> None:
-    """Raise one error for all problems of a set of images, or return if there are none.
+    """Raise one error that lists the problems of a set of images; do nothing if there are none.
 
     Args:
         problems: descriptions of the problems, one line each, starting with the file.
         source: name of the set of images, for the first line of the message.
 
     Raises:
-        DataError: there are problems; the message lists the first ten and counts the rest.
+        DataError: there are problems; the message lists ten of them and counts the others.
     """
     if not problems:
         return
@@ -52,7 +52,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     """Check that a constructor argument is one of the values of a ``Literal`` type.
 
     Raises:
-        ArgumentError: it is none of them.
+        ArgumentError: the value is not one of them.
     """
     known = get_args(choices)
     check_argument(name, value, value in known, f"one of {', '.join(map(repr, known))}")

@@ -1,14 +1,13 @@
-"""LMDB databases of images: thousands of files in one, memory-mapped.
+"""Memory-mapped LMDB databases of images.
 
-There are two codecs. ``encoded`` stores the bytes of each file as they are. ``raw`` stores the decoded samples. It
-needs more disk space, but a crop is copied from the memory map: nothing is decoded, and only the pages of the crop are
-read.
+There are two codecs. ``encoded`` stores the bytes of each file unchanged. ``raw`` stores the decoded samples: it needs
+more disk space, but reading a crop decodes nothing and reads only the memory pages of the crop.
 
-The key of an image is its path relative to the source folder, byte for byte, so no two keys collide. For each image
-there is a small record of facts (size, depth, checksum, and the state of its source file). A summary makes the
-database complete; it is also written to ``mcir_lmdb.json`` for people. The keys of these records start with a zero
-byte, which no path contains. ``lmdb_writer`` writes databases. Databases of BasicSR (``meta_info.txt`` in the folder,
-keys without extension) can be read, too.
+The key of an image is its path relative to the source folder, in bytes. Each image has a small record (size, depth,
+checksum, size and time of its source file). A summary marks the database as complete; it is also written to
+``mcir_lmdb.json`` to be read by people. The keys of records and summary start with a zero byte, which no path contains.
+``lmdb_writer`` writes databases. Databases of BasicSR (``meta_info.txt`` in the folder, keys without extension) can be
+read, too.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ Codec: TypeAlias = Literal["encoded", "raw"]
 
 FORMAT = 1
 SUMMARY_KEY = b"\0mcir"
-FACTS_PREFIX = b"\0facts/"
+RECORD_PREFIX = b"\0facts/"
 SUMMARY_FILE = "mcir_lmdb.json"
 BASICSR_FILE = "meta_info.txt"
 
-_FACTS = struct.Struct("<IIHHIQQ")
+_RECORD = struct.Struct("<IIHHIQQ")
 _BASICSR_LINE = re.compile(r"^(?P<name>.+?)\s+\(\d+(?:,\s*\d+)*\)(?:\s+\d+)?$")
 
 
-class Facts(NamedTuple):
-    """Record about an image: its header, the CRC-32 of the stored value, and size and time of its source file."""
+class ImageRecord(NamedTuple):
+    """Record of an image: its header, the CRC-32 of the stored value, and the size and time of its source file."""
 
     info: ImageInfo
     crc: int
@@ -51,17 +50,17 @@ class Facts(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the stored form."""
-        return _FACTS.pack(*self.info, self.crc, self.source_size, self.source_time)
+        return _RECORD.pack(*self.info, self.crc, self.source_size, self.source_time)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Facts:
-        """Return the record of a stored form."""
-        *info, crc, size, time = _FACTS.unpack(data)
+    def unpack(cls, data: bytes) -> ImageRecord:
+        """Return the record from its stored form."""
+        *info, crc, size, time = _RECORD.unpack(data)
         return cls(ImageInfo(*info), crc, size, time)
 
 
 def to_bytes(key: str) -> bytes:
-    """Return the stored form of a key; every file name of the system is preserved."""
+    """Return the stored form of a key, which preserves every file name of the operating system."""
     return os.fsencode(key)
 
 
@@ -121,7 +120,7 @@ class LmdbStore:
             self._read_basicsr()
         else:
             self._read_summary(json.loads(bytes(summary)))
-            del summary
+            del summary  # a view of the memory map, which would keep the database open
         self._environment = None
 
     def keys(self) -> list[str]:
@@ -133,7 +132,7 @@ class LmdbStore:
         return f"{self.root}/{key}"
 
     def info(self, key: str) -> ImageInfo:
-        """Return the size, channels and bits of an image; only databases of BasicSR are read for it."""
+        """Return the size, channels and bits of an image; only in databases of BasicSR its header is read."""
         info = self._infos.get(key)
         if info is None:
             info = self._infos[key] = probe(io.BytesIO(self.value(key)))
@@ -144,16 +143,16 @@ class LmdbStore:
         return self._raw(key).copy() if self.codec == "raw" else decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of an image; with the codec ``raw`` only this part is read and copied."""
+        """Return a part of an image; the codec ``raw`` reads and copies only this part."""
         if self.codec == "raw":
             crop: Array = self._raw(key)[top : top + height, left : left + width].copy()
             return crop
         return decode(self.value(key), self.path(key), (top, left, height, width))
 
-    def facts(self, key: str) -> Facts | None:
-        """Return the record about an image; None in a database of BasicSR."""
-        packed = self._get(FACTS_PREFIX + to_bytes(key))
-        return None if packed is None else Facts.unpack(bytes(packed))
+    def record(self, key: str) -> ImageRecord | None:
+        """Return the record of an image; None in a database of BasicSR."""
+        packed = self._get(RECORD_PREFIX + to_bytes(key))
+        return None if packed is None else ImageRecord.unpack(bytes(packed))
 
     def value(self, key: str) -> memoryview:
         """Return the stored bytes of an image: a view of the memory map, valid only as long as the store exists.
@@ -199,7 +198,7 @@ class LmdbStore:
         if summary["format"] != FORMAT:
             raise DataError(f"{self.root}: expected format {FORMAT}, got {summary['format']} of another mcir version")
         self.codec = summary["codec"]
-        self._infos = {os.fsdecode(key): facts.info for key, facts in all_facts(self._transaction())}
+        self._infos = {os.fsdecode(key): record.info for key, record in all_records(self._transaction())}
 
     def _read_basicsr(self) -> None:
         listing = self.root / BASICSR_FILE
@@ -215,13 +214,13 @@ class LmdbStore:
                 self._stored[name] = to_bytes(os.path.splitext(name)[0])  # noqa: PTH122 (a key, not a path)
 
 
-def all_facts(transaction: lmdb.Transaction) -> list[tuple[bytes, Facts]]:
+def all_records(transaction: lmdb.Transaction) -> list[tuple[bytes, ImageRecord]]:
     """Return the keys of all images of a database and their records, in the order of the keys' bytes."""
     found = []
     with transaction.cursor() as cursor:
-        if cursor.set_range(FACTS_PREFIX):
+        if cursor.set_range(RECORD_PREFIX):
             for key, value in cursor:
-                if not bytes(key).startswith(FACTS_PREFIX):
+                if not bytes(key).startswith(RECORD_PREFIX):
                     break
-                found.append((bytes(key)[len(FACTS_PREFIX) :], Facts.unpack(bytes(value))))
+                found.append((bytes(key)[len(RECORD_PREFIX) :], ImageRecord.unpack(bytes(value))))
     return found

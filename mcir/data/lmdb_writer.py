@@ -1,4 +1,4 @@
-"""Write the databases that ``lmdb_store`` reads: in batches, growing as needed, resumable after an interruption."""
+"""Write the databases that ``lmdb_store`` reads; an interrupted write can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import lmdb
 
 from mcir.atomic import write_atomically
 from mcir.data.errors import DataError, check_choice
-from mcir.data.lmdb_store import FACTS_PREFIX, FORMAT, SUMMARY_FILE, SUMMARY_KEY, Codec, Facts, all_facts, to_bytes
+from mcir.data.lmdb_store import (
+    FORMAT,
+    RECORD_PREFIX,
+    SUMMARY_FILE,
+    SUMMARY_KEY,
+    Codec,
+    ImageRecord,
+    all_records,
+    to_bytes,
+)
 
 _MAP_BYTES = 64 << 20
 _BATCH_BYTES = 64 << 20
@@ -20,18 +29,18 @@ _BATCH_IMAGES = 256
 
 
 class LmdbWriter:
-    """A database that images are added to; use it as a context manager.
+    """An LMDB database to which images are added; use it as a context manager.
 
-    Images are committed in batches, together with their records. The map doubles its size when it is full. The database
-    can be read after ``complete`` has written its summary.
+    Images and their records are committed in batches. A full memory map is doubled in size. The database can be read
+    after ``complete`` has written its summary.
 
     Args:
-        target: folder of the database; an existing database of mcir is continued.
+        target: folder of the database. An existing database of mcir is updated.
         codec: "encoded" (bytes of files) or "raw" (samples).
-        map_size: initial size of the map in bytes.
+        map_size: initial size of the memory map in bytes.
 
     Raises:
-        DataError: the folder has other content, or a database with another codec, format or origin.
+        DataError: the folder has other content, or a database that mcir did not write with this codec and format.
     """
 
     def __init__(self, target: str | Path, codec: Codec, map_size: int = _MAP_BYTES) -> None:
@@ -40,7 +49,7 @@ class LmdbWriter:
         self.codec = codec
         exists = (self.target / "data.mdb").is_file()
         if self.target.exists() and not exists and (self.target.is_file() or any(self.target.iterdir())):
-            raise DataError(f"{self.target}: exists and is no database; nothing was written")
+            raise DataError(f"{self.target}: exists and is not a database; nothing was written")
         self.target.mkdir(parents=True, exist_ok=True)
         try:
             self._env = lmdb.open(str(self.target), map_size=map_size, readahead=False, meminit=False)
@@ -70,46 +79,46 @@ class LmdbWriter:
     @property
     def longest_key(self) -> int:
         """Maximum length of a key in bytes."""
-        return int(self._env.max_key_size()) - len(FACTS_PREFIX)
+        return int(self._env.max_key_size()) - len(RECORD_PREFIX)
 
-    def facts(self) -> dict[bytes, Facts]:
+    def records(self) -> dict[bytes, ImageRecord]:
         """Return the records of all committed images."""
         with self._env.begin() as transaction:
-            return dict(all_facts(transaction))
+            return dict(all_records(transaction))
 
     def value(self, key: bytes) -> bytes | None:
-        """Return the stored bytes of an image; None if there is no such image."""
+        """Return the stored bytes of an image; None if the database does not contain it."""
         with self._env.begin() as transaction:
             value: bytes | None = transaction.get(key)
             return value
 
-    def put(self, key: str, value: bytes | memoryview, facts: Facts) -> None:
-        """Store an image; it replaces one with the same key."""
+    def put(self, key: str, value: bytes | memoryview, record: ImageRecord) -> None:
+        """Store an image; an image with the same key is replaced."""
         name = to_bytes(key)
         self._puts[name] = value
-        self._puts[FACTS_PREFIX + name] = facts.pack()
+        self._puts[RECORD_PREFIX + name] = record.pack()
         self._pending_bytes += len(value)
         if self._pending_bytes >= _BATCH_BYTES or len(self._puts) >= 2 * _BATCH_IMAGES:
             self._commit()
 
     def delete(self, key: bytes) -> None:
         """Remove an image."""
-        self._deletes += [key, FACTS_PREFIX + key]
+        self._deletes += [key, RECORD_PREFIX + key]
 
     def complete(self) -> str:
         """Commit all images, write the summary, and return the checksum of the database."""
         self._commit()
-        facts = self.facts()
+        records = self.records()
         digest = hashlib.sha256()
-        for key in sorted(facts):
+        for key in sorted(records):
             digest.update(b"%d:%s" % (len(key), key))
-            digest.update(repr((*facts[key].info, facts[key].crc)).encode())
-        infos = [record.info for record in facts.values()]
+            digest.update(repr((*records[key].info, records[key].crc)).encode())
+        infos = [record.info for record in records.values()]
         summary = {
             "format": FORMAT,
             "complete": True,
             "codec": self.codec,
-            "images": len(facts),
+            "images": len(records),
             "shapes": dict(sorted(Counter(f"{info.height}x{info.width}x{info.channels}" for info in infos).items())),
             "checksum": f"sha256:{digest.hexdigest()}",
         }
@@ -119,7 +128,7 @@ class LmdbWriter:
         return str(summary["checksum"])
 
     def _start(self) -> None:
-        """Check that the database is empty or of the same kind, and mark it as incomplete."""
+        """Check that the database is empty or has the same codec and format, and mark it as incomplete."""
         with self._env.begin() as transaction:
             summary = transaction.get(SUMMARY_KEY)
             entries = transaction.stat()["entries"]

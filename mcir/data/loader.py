@@ -1,7 +1,7 @@
 """Load batches in worker processes and move them to the device.
 
-Images stay uint8 until they are on the device. Their memory layout is channels last, as in image files, so neither a
-worker nor the collation reorders single bytes.
+Images stay uint8 until they are on the device. Their memory layout is channels last, as decoders return them, so that
+neither workers nor ``collate`` transpose images.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def training_loader(
     Args:
         dataset: data set with a length, indexed by ``SampleIndex``.
         batch_size: samples of this rank per iteration.
-        num_workers: number of worker processes. It has no effect on the batches; 0: this process loads them.
+        num_workers: number of worker processes; 0: this process loads the batches. It has no effect on the batches.
         seed: seed of the order and of every sample, ≥ 0.
         rank: rank of this process.
         world_size: number of processes.
         start: iteration of the first batch.
-        offset: number of samples that batches of another size used before iteration 0.
+        offset: number of samples of the stream that were used before iteration 0 with another batch size.
     """
     batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset)
     return _loader(dataset, batches, num_workers)
@@ -58,20 +58,20 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """Return a loader of batches of one image, in order: rank r gets the images r, r + world_size, … once.
 
-    A batch has one more entry, ``index``: the list of the index in the data set.
+    A batch has the additional entry ``index``, a list with the index of the image in the data set.
     """
     indices = range(rank, _length(dataset), world_size)
-    return _loader(_Numbered(dataset), [[index] for index in indices], num_workers)
+    return _loader(_WithIndex(dataset), [[index] for index in indices], num_workers)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_last: bool = False) -> Batch:
     """Return a batch on a device, with images as float32.
 
     Args:
-        batch: images (B, C, H, W) or (B, K, C, H, W), uint8 or float32 in [0, 1]. Other tensors are moved without a
-            conversion, and other entries stay as they are.
+        batch: images (B, C, H, W) or (B, K, C, H, W), uint8 or float32 in [0, 1], and other entries. Other tensors
+            are moved without conversion; the rest is unchanged.
         device: target device.
-        channels_last: whether images have the channels-last memory format instead of the contiguous one.
+        channels_last: whether to return images in the channels-last memory format instead of the contiguous one.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     moved = dict(batch)
@@ -86,12 +86,12 @@ def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_las
 
 
 class Prefetcher:
-    """The batches of a loader on a device; on CUDA the next batch is copied while the current one is used.
+    """Iterator that moves the batches of a loader to a device; on CUDA it copies the next batch ahead of time.
 
     Args:
-        loader: batches of one of the loaders above.
+        loader: training or evaluation loader.
         device: target device.
-        channels_last: memory format of images.
+        channels_last: whether images get the channels-last memory format.
     """
 
     def __init__(self, loader: Iterable[Batch], device: torch.device | str, channels_last: bool = False) -> None:
@@ -128,9 +128,7 @@ class Prefetcher:
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
-    """Return items as one batch: images (…, C, H, W) as (B, …, C, H, W), other tensors stacked, the rest as lists.
-
-    Images keep the channels-last layout.
+    """Collate samples: stack images (…, C, H, W) in channels-last layout, stack other tensors, and list the rest.
 
     Raises:
         DataError: the images of a batch differ in size or type.
@@ -140,9 +138,9 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
         values = [item[key] for item in items]
         if isinstance(first, Tensor) and first.dim() in (3, 4):
             if any(value.shape != first.shape or value.dtype != first.dtype for value in values):
-                kinds = sorted({f"{tuple(value.shape)} {value.dtype}" for value in values})
+                found = sorted({f"{tuple(value.shape)} {value.dtype}" for value in values})
                 raise DataError(
-                    f"The images '{key}' of a batch differ: {', '.join(kinds)}. Set gt_size to get crops of one size."
+                    f"The images '{key}' of a batch differ: {', '.join(found)}. Set gt_size to get crops of one size."
                 )
             batch[key] = torch.stack([value.movedim(-3, -1) for value in values]).movedim(-1, -3)
         elif isinstance(first, Tensor):
@@ -152,8 +150,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     return batch
 
 
-class _Numbered(Dataset[Any]):
-    """A data set whose items contain their index."""
+class _WithIndex(Dataset[Any]):
+    """A data set whose samples contain their index."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
@@ -177,21 +175,21 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # without it, opening a loader would draw from the global generator
+        generator=torch.Generator(),  # otherwise iterating draws from the global generator
         **with_workers,
     )
 
 
 def _start_method() -> str:
-    """Return how workers are started: forking is fast, but not safe on macOS and not possible on Windows."""
+    """Return the start method of workers: "fork" is faster, but unsafe on macOS and unavailable on Windows."""
     can_fork = sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
     return "fork" if can_fork else "spawn"
 
 
 def _start_worker(worker: int) -> None:
-    """Limit a worker to one thread, and shield it from Ctrl-C and from signals to the process group.
+    """Limit a worker to one thread, and protect it from Ctrl-C and from signals to the process group.
 
-    Such signals are for the training process, which needs its workers until it has finished its step and saved.
+    The training process handles these signals. It needs its workers until it has finished its step and saved.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):  # not on Windows

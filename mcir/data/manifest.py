@@ -1,7 +1,7 @@
-"""Manifests of data sets: folders, numbers of images, names and sizes, with which ``compare`` checks a copy.
+"""Manifests: the folders, numbers of images, names and sizes of a data set; ``compare`` checks copies against them.
 
-A manifest is a YAML file in ``mcir/data/manifests``, one for each version of a data set that the option files use or
-that its authors provide. It states where its numbers come from (``evidence``), so that a difference can be judged.
+A manifest is a YAML file in ``mcir/data/manifests``. There is one for each version of a data set that the option files
+use or that its authors provide. ``evidence`` states where the numbers come from and so how reliable they are.
 """
 
 import re
@@ -46,7 +46,7 @@ class FolderRule(_Part):
         content: short description.
         images: number of images.
         names: regular expression that matches the relative path of each image, including the extension.
-        sizes: allowed sizes, ``{pattern of names: [620x460, …]}``; the first matching pattern counts.
+        sizes: allowed sizes, ``{name pattern: [620x460, …]}``; the first matching pattern applies.
         longest_side: longest side of each image in pixels.
         evidence: source of these numbers, a key of ``EVIDENCE``.
         optional: whether a copy is complete without this folder.
@@ -63,12 +63,12 @@ class FolderRule(_Part):
 
 
 class PairRule(_Part):
-    """Two folders of pairs.
+    """Two folders whose images form pairs.
 
     Attributes:
         gt: path of the ground truths.
         lq: path of the degraded images.
-        filename_tmpl: values of this option, several if copies with different names exist.
+        filename_tmpl: values of this option; several if names differ between copies.
         scale: size of a ground truth / size of its degraded image.
         gt_crop: value of this option.
         per_gt: number of degraded images of each ground truth.
@@ -86,14 +86,14 @@ class Manifest(_Part):
     """One version of a data set.
 
     Attributes:
-        name: name for ``mcir prepare verify``, and of the file.
+        name: name for ``mcir prepare verify``, equal to the name of the file.
         title: common name.
-        task: task that the data set is for.
+        task: restoration task.
         root: folder that the option files use, relative to ``datasets``.
         what: description.
         source: paper and web page.
         terms: terms of use.
-        version: description of the version, if several are in circulation.
+        version: description of the version.
         folders: content of the folders.
         pairs: folders that form pairs.
         prepare: shell commands that create this layout, run in the folder ``datasets``.
@@ -132,10 +132,13 @@ def known_manifests() -> list[str]:
 
 
 def read_manifest(name: str) -> Manifest:
-    """Return the manifest with a name; case does not matter, and ``_`` or a blank may be used instead of ``-``.
+    """Read the manifest of a data set.
+
+    Args:
+        name: name of the manifest, in any case; ``_`` and blanks are read as ``-``.
 
     Raises:
-        DataError: it does not exist or is invalid.
+        DataError: the manifest does not exist or is invalid.
     """
     known = known_manifests()
     if not known:

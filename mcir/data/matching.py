@@ -40,7 +40,7 @@ class FilenameTemplate(NamedTuple):
         if marks not in (["{}"], ["{}", "*"], ["*", "{}"]):
             raise ArgumentError(
                 "filename_tmpl",
-                "expected one '{}', like '{}x4', and one '*' if a ground truth has several degraded "
+                "expected one '{}', like '{}x4', and also one '*' if a ground truth has several degraded "
                 f"images, like '{{}}_*', got {text!r}.",
             )
         between = parts[2] if len(marks) == 2 else ""
@@ -52,7 +52,7 @@ class FilenameTemplate(NamedTuple):
         marks = (("*", name) if self.star_first else (name, "*")) if self.has_star else (name, "")
         return f"{folder}{slash}{self.before}{marks[0]}{self.between}{marks[1]}{self.after}"
 
-    def owners(self, key: str) -> Iterator[str]:
+    def possible_gt(self, key: str) -> Iterator[str]:
         """Yield the keys, without extension, of all possible ground truths of a degraded image."""
         folder, slash, name = stem(key).rpartition("/")
         end = len(name) - len(self.after)
@@ -63,13 +63,13 @@ class FilenameTemplate(NamedTuple):
             yield f"{folder}{slash}{core}"
             return
         for at in range(len(core) - len(self.between) + 1):
-            owner = core[at + len(self.between) :] if self.star_first else core[:at]
-            if owner and core.startswith(self.between, at):
-                yield f"{folder}{slash}{owner}"
+            gt_name = core[at + len(self.between) :] if self.star_first else core[:at]
+            if gt_name and core.startswith(self.between, at):
+                yield f"{folder}{slash}{gt_name}"
 
 
 def keys_by_stem(storage: Headers) -> dict[str, list[str]]:
-    """Return the keys of a storage by their part without extension."""
+    """Group the keys of a storage by their name without extension."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in storage.keys():  # noqa: SIM118 (not a mapping)
         found[stem(key)].append(key)
@@ -81,13 +81,13 @@ def match_names(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Match ground truths with their degraded images.
 
-    Of several images with the same name, that with the extension of its partner is used.
+    If several images have the same name, the one with the extension of its partner is used.
 
     Args:
         gt: ground truths.
         lq: degraded images.
         keys: keys of the ground truths to match.
-        template: rule for the names.
+        template: name of a degraded image, made from the name of its ground truth.
         all_used: whether every degraded image must have a ground truth.
 
     Returns:
@@ -97,7 +97,7 @@ def match_names(
     groups: dict[str, list[str]] = {key: [] for key in keys}
     problems: list[str] = []
     for key in lq.keys():  # noqa: SIM118 (not a mapping)
-        found = [owner for name in template.owners(key) for owner in by_stem.get(name, ())]
+        found = [gt_key for name in template.possible_gt(key) for gt_key in by_stem.get(name, ())]
         same = _same_extension(found, key)
         if not found and all_used:
             problems.append(f"{lq.path(key)}: no ground truth")

@@ -1,8 +1,8 @@
-"""Signal-dependent noise whose strength belongs to an image.
+"""Signal-dependent noise with its own strength for each image.
 
-It is the noise of "Residual Contrastive Learning for Image Reconstruction" (arXiv 2106.10070): Gaussian in each pixel,
-with the variance ``shot·clean + read`` and one pair of parameters (shot, read) for each image. Contrastive learning on
-residuals distinguishes images by these parameters.
+This is the noise model of "Residual Contrastive Learning for Image Reconstruction" (arXiv 2106.10070): Gaussian noise
+with the variance ``shot·clean + read`` in each pixel, and one pair of parameters (shot, read) for each image.
+Contrastive learning on residuals distinguishes images by these parameters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIES = 10_000
 
 
 class NoiseParameters(NamedTuple):
-    """Parameters of the noise of an image in [0, 1]; the variance is ``shot·clean + read``."""
+    """Noise parameters of an image in [0, 1]; the variance is ``shot·clean + read``."""
 
     shot: float
     read: float
@@ -36,25 +36,26 @@ class NoiseParameters(NamedTuple):
 
 @DEGRADATIONS.register()
 class HeteroscedasticNoise:
-    """Gaussian noise of the variance ``shot·clean + read``, with parameters that belong to the image.
+    """Gaussian noise with the variance ``shot·clean + read`` and different parameters for each image.
 
     The parameters depend on the seed, the index of the image in its data set, and the mean of the full image. So they
-    are the same in every epoch and every crop. The result is float32, neither clipped nor rounded, because either would
-    change the distribution of the noise.
+    are the same in every epoch and every crop. The result is float32. It is neither clipped nor rounded, because both
+    would change the distribution of the noise.
 
     Args:
-        sigma: [low, high] of the standard deviation of the noise over the full image, in 8-bit units (of 255).
-        read_share: [low, high] of the share of the read noise in the variance, 0 … 1, drawn uniformly; None: [0, 0.5].
+        sigma: range [low, high] of the standard deviation over the full image, in 8-bit units (0 … 255).
+        read_share: range [low, high] of the fraction of the variance that is read noise, in [0, 1]; None: [0, 0.5].
             Only for the sampler "uniform".
-        sampler: "uniform" draws sigma uniformly, as the square root of the mean variance (an upper bound for images
-            darker than 0.05). "unprocessing" draws as Brooks et al. 2019 for raw photographs: shot log-uniformly in
-            [0.0001, 0.012], read depending on it, repeated until sigma at the mean of the image is in the range.
-        realisation: "redrawn": each sample has its own noise. "fixed": each clean image has one noisy image, from
-            which crops are taken.
-        seed: seed, ≥ 0.
+        sampler: method that draws the parameters. "uniform": sigma, the square root of the mean variance, is uniform
+            (for images with a mean below 0.05 it is an upper bound). "unprocessing": the distribution of Brooks et al.
+            2019 for raw photographs; shot is log-uniform in [0.0001, 0.012] and read depends on shot. Draws are
+            repeated until sigma at the mean of the image is in the range.
+        realisation: "redrawn": each sample has new noise. "fixed": each clean image has one noisy image, from which
+            crops are taken.
+        seed: seed of the parameters and of fixed noise, ≥ 0.
 
     Raises:
-        DataError: for an image, "unprocessing" draws no sigma in the range.
+        DataError: the sampler "unprocessing" finds no sigma in the range for an image.
     """
 
     scale = 1
@@ -71,32 +72,32 @@ class HeteroscedasticNoise:
         check_choice("sampler", sampler, Literal["uniform", "unprocessing"])
         check_choice("realisation", realisation, Literal["redrawn", "fixed"])
         is_used = sampler == "uniform" or read_share is None
-        check_argument("read_share", read_share, is_used, "no value with the sampler 'unprocessing'")
+        check_argument("read_share", read_share, is_used, "null with the sampler 'unprocessing'")
         check_argument("seed", seed, seed >= 0, "an integer ≥ 0")
         self._sigma = check_range("sigma", sigma, 0)
         self._read_share = check_range("read_share", (0.0, 0.5) if read_share is None else read_share, 0, 1)
         self._sampler, self._fixed, self._seed = sampler, realisation == "fixed", seed
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
-        """Add noise to a full image (C, H, W) outside of a data set; the generator also determines its parameters."""
+        """Add noise to a full image (C, H, W); the generator also determines the parameters."""
         return self.for_image(int(rng.integers(2**62)), lambda: gt)(gt, rng, 0, 0)
 
     def for_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> ImageNoise:
-        """Return the noise of an image (see ``degradations.PerImage``); each observation has its own noise."""
+        """Return the noise of an image (see ``degradations.PerImage``); observations have different noise."""
         clean = image()
         mean = clean.double().mean().item() / (1 if clean.is_floating_point() else 255)
         stream = (self._seed, index, observation) if self._fixed else None
         return ImageNoise(self.parameters(index, mean), stream)
 
     def parameters(self, index: int, mean: float) -> NoiseParameters:
-        """Return the parameters of the noise of an image.
+        """Draw the noise parameters of an image.
 
         Args:
             index: index of the image in the data set.
             mean: mean of the full clean image, in [0, 1].
 
         Raises:
-            DataError: no draw is in the range of sigma.
+            DataError: no draw has a sigma in the range.
         """
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, index), spawn_key=(0,)))
         low, high = (bound / 255 for bound in self._sigma)
@@ -109,8 +110,8 @@ class HeteroscedasticNoise:
             if low <= math.sqrt(shot * mean + read) <= high:
                 return NoiseParameters(shot, read)
         raise DataError(
-            f"HeteroscedasticNoise: image {index} with the mean {mean:.3f} gets a sigma in "
-            f"[{low * 255:g}, {high * 255:g}] in none of {_TRIES:,} draws; widen the range or use the sampler 'uniform'"
+            f"HeteroscedasticNoise: none of {_TRIES:,} draws for image {index} with the mean {mean:.3f} has a sigma in "
+            f"[{low * 255:g}, {high * 255:g}]; widen the range or use the sampler 'uniform'"
         )
 
 
@@ -119,8 +120,8 @@ class ImageNoise:
 
     Args:
         parameters: parameters of the noise.
-        stream: (seed, index, observation) that determines the value at each position; None: the generator of a sample
-            does.
+        stream: (seed, index, observation), which determines fixed noise at each position; None: the generator of a
+            sample determines the noise.
     """
 
     def __init__(self, parameters: NoiseParameters, stream: tuple[int, int, int] | None) -> None:
@@ -137,14 +138,14 @@ class ImageNoise:
 
 
 def add_noise(clean: Tensor, parameters: NoiseParameters, z: Tensor) -> Tensor:
-    """Return ``clean + sqrt(shot·clean + read)·z`` for standard normal ``z``; a negative variance counts as 0."""
+    """Return ``clean + sqrt(shot·clean + read)·z`` for standard normal ``z``; negative variances are clamped to 0."""
     return clean + (parameters.shot * clean + parameters.read).clamp_min_(0).sqrt_().mul_(z)
 
 
 def _noise_field(
     stream: tuple[int, int, int], top: int, left: int, channels: int, height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Return a part (C, h, w) of an unlimited field of white noise, of which only the tiles of the part are drawn."""
+    """Return a part (C, h, w) of an unbounded field of white noise; only the tiles that it covers are generated."""
     seed, index, observation = stream
     first_row, first_column = top // _TILE, left // _TILE
     bands = []

@@ -1,7 +1,7 @@
 """Data sets of noisy images without ground truths: overlapping patches, or two observations of the same patch.
 
-The noise is made from clean images, or the images are already noisy. There is no augmentation: methods that learn from
-noise alone leave it out on purpose (arXiv 2106.10070, Section 2).
+Noise is added to clean images, or the images are already noisy. There is no augmentation, as in methods that learn from
+noise alone (arXiv 2106.10070, Section 2).
 """
 
 import logging
@@ -30,20 +30,17 @@ _DEFAULT_NOISE = DefaultSection(type="HeteroscedasticNoise")
 _BUNDLED = {"bundled": TRAIN, "bundled:val": VAL}
 
 
-class _NoisyPatches(TypedDict):
-    lq: Tensor
-    lq_path: str
-    gt_path: str
-
-
-class NoisyItem(_NoisyPatches, total=False):
+class NoisyItem(TypedDict, total=False):
     """A sample of two noisy patches.
 
     ``lq`` (2, C, P, P) is float32, or uint8 if the images have 8 bits and no noise is added. ``boxes`` (2, 4), float32,
-    only for pairs of patches: top, left, bottom and right of each patch in pixels of the image. Both paths are the path
-    of the image.
+    exists only in ``NoisyPatchPairs``: top, left, bottom and right of each patch in pixels of the image. Both paths are
+    the path of the image.
     """
 
+    lq: Tensor
+    lq_path: str
+    gt_path: str
     boxes: Tensor
 
 
@@ -59,8 +56,7 @@ class _NoDegradation:
 class NoisyImages(Dataset[NoisyItem]):
     """Base class of the data sets of noisy patches.
 
-    When a data set is built, the headers of all images are checked, and one ``DataError`` lists the problems of all
-    files.
+    The constructor checks the headers of all images, and one ``DataError`` lists the problems of all files.
     """
 
     _observations: ClassVar[int]
@@ -72,18 +68,18 @@ class NoisyImages(Dataset[NoisyItem]):
     patch_size: int = 128
     """Side of a patch."""
     noise: DegradationSection | None = _DEFAULT_NOISE
-    """Degradation of scale 1 that makes noisy images from clean ones; null: the images are already noisy."""
+    """Degradation with scale 1 that adds the noise to clean images; null: the images are already noisy."""
     meta_info_file: str | None = None
     """Text file with the names of the images to use, one per line."""
     io_backend: Mapping[str, str] | None = None
     """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
     small: Small = "error"
-    """Treatment of images that are smaller than a patch: "error" reports them, "skip" leaves them out, "pad" mirrors
-    the noisy patch at its bottom and right."""
+    """Handling of images that are smaller than a patch: "error" reports them, "skip" skips them, "pad" pads the noisy
+    patch at its bottom and right by mirroring."""
     color: Color = "rgb"
     """"rgb" (gray images are repeated to three channels and get color noise) or "gray" (luma of color images)."""
     tile_size: int | None = None
-    """Side of the squares that the bundled photographs are divided into, each an image with its own noise."""
+    """Side of the square tiles into which bundled photographs are divided; each tile is an image with its own noise."""
 
     def __post_init__(self) -> None:
         check_choice("color", self.color, Color)
@@ -93,7 +89,6 @@ class NoisyImages(Dataset[NoisyItem]):
                 "tile_size",
                 "only for bundled photographs; `mcir prepare subimages` divides the images of a folder.",
             )
-        self._check_noise()
         degradation: Degradation = _NoDegradation()
         if self.noise is not None:
             degradation = build_degradation(self.noise, 1, "noise")
@@ -104,29 +99,17 @@ class NoisyImages(Dataset[NoisyItem]):
             self._images = open_storage(self.dataroot, self.io_backend)
         names = None if self.meta_info_file is None else read_names(self.meta_info_file, self._images.keys())
         self._label = f"{type(self).__name__} of {self.dataroot}"
-        self._pairs, self._bits, _, skipped = check_pairs(self._images, None, rules, self._label, names)
-        if skipped:
-            total = skipped + len(self._pairs)
-            _LOG.info(
-                "%s: %d of %d images are smaller than patch_size %d and are skipped",
-                self._label, skipped, total, self.patch_size,
-            )  # fmt: skip
+        checked = check_pairs(self._images, None, rules, self._label, names)
+        self._pairs, self._bits = checked.pairs, checked.gt_bits
         self._degraded = DegradedImages(self._images, degradation, self.color, self._bits, self._observations)
-        self._check_sizes()
-
-    def _check_noise(self) -> None:
-        """Raise an error if the data set is of no use without noise."""
-
-    def _check_sizes(self) -> None:
-        """Raise an error if the images are of no use for the data set."""
 
     @classmethod
     def sample_spec(cls, *, patch_size: int = 128, **arguments: Any) -> SampleSpec | None:
         """Return the keys and sizes of the tensors of a sample.
 
         Args:
-            patch_size: constructor argument.
-            arguments: constructor arguments that have no effect on the sizes.
+            patch_size: side of a patch.
+            arguments: other constructor arguments, which have no effect on the sizes.
 
         Returns:
             The specification, or None if the constructor rejects the patch size.
@@ -139,11 +122,11 @@ class NoisyImages(Dataset[NoisyItem]):
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return the name of an image in results: its path in the set, without extension."""
+        """Return the name of an image in results: its relative path without extension."""
         return stem(self._pairs[index].gt)
 
     def _read(self, index: int, boxes: Sequence[Window], rng: np.random.Generator) -> NoisyItem:
-        """Return the patches of an image: the first box of the first observation, the second of the last one."""
+        """Read the first box from the first observation of an image, and the second box from the last one."""
         pair = self._pairs[index]
         both = boxes[0].union(boxes[1])
         _, noisy = self._degraded.read(index, pair.gt, (pair.height, pair.width), both, rng)
@@ -159,18 +142,20 @@ class NoisyImages(Dataset[NoisyItem]):
 class NoisyPatchPairs(NoisyImages):
     """Two overlapping patches of one noisy image, for contrastive learning on residuals.
 
-    Both are crops of the same noisy image, so the pixels that they share have the same noise. The first patch has a
-    uniform position in the image, the second a uniform position among those that overlap the first. The positions do
-    not depend on the noise: the same set with ``noise: null`` gives the same patches of the clean images.
+    Both are crops of the same noisy image, so the pixels that they share have the same noise. The position of the first
+    patch is uniform in the image, that of the second is uniform among the positions that overlap the first patch. The
+    positions do not depend on the noise: with ``noise: null`` the same set gives the same patches of the clean images.
 
-    An image that is no larger than a patch gives the same patch twice, from which nothing can be learnt. Some such
-    images are counted in a warning; if all images are that small, it is an error. ``NoisyImages`` has the arguments.
+    In an image that is no larger than a patch, both patches are the same, and nothing can be learnt from them. A
+    warning counts such images; if all images are that small, an error is raised. The arguments are those of
+    ``NoisyImages``.
     """
 
     _observations = 1
     _has_boxes = True
 
-    def _check_sizes(self) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         same = sum(max(pair.height, pair.width) <= self.patch_size for pair in self._pairs)
         if same == len(self):
             raise DataError(
@@ -197,20 +182,21 @@ class NoisyPatchPairs(NoisyImages):
 class NoisyObservations(NoisyImages):
     """Two noisy observations of one patch, for Noise2Noise.
 
-    Both have the same parameters of the noise, and different noise. With ``HeteroscedasticNoise`` and ``realisation:
-    fixed`` each clean image has exactly two noisy images. ``NoisyImages`` has the arguments; ``noise`` is required.
+    Both have the same noise parameters, but different noise. With ``HeteroscedasticNoise`` and ``realisation: fixed``
+    each clean image has exactly two noisy images. The arguments are those of ``NoisyImages``; ``noise`` is required.
     """
 
     _observations = 2
     _has_boxes = False
 
-    def _check_noise(self) -> None:
+    def __post_init__(self) -> None:
         if self.noise is None:
             raise ArgumentError(
                 "noise",
                 "expected a degradation, got null, which gives two equal observations. Read real pairs of noisy "
                 "images with PairedImageDataset.",
             )
+        super().__post_init__()
 
     def __getitem__(self, sample: int | SampleIndex) -> NoisyItem:
         sample = SampleIndex.of(sample)
@@ -221,9 +207,10 @@ class NoisyObservations(NoisyImages):
 
 
 def overlapping_windows(numbers: Sequence[float], height: int, width: int, size: int) -> tuple[Window, Window]:
-    """Return two windows that share a pixel.
+    """Return two windows that share at least one pixel.
 
-    The first has a uniform position in the image, the second a uniform position among those that overlap the first.
+    The position of the first window is uniform in the image, that of the second is uniform among the positions that
+    overlap the first window.
 
     Args:
         numbers: four numbers in [0, 1), for the row and column of the first window and of the second.

@@ -1,6 +1,5 @@
 """Data sets of pairs of a degraded image and its ground truth."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from mcir.data.degradations import build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
 from mcir.data.errors import check_choice
-from mcir.data.pairing import CheckedPairs, GtCrop, PairRules, Small, check_pairs, read_names
+from mcir.data.pairing import GtCrop, PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.split import select_subset
@@ -32,22 +31,17 @@ from mcir.data.transforms import (
 )
 from mcir.registry import DATASETS, ArgumentError, DegradationSection
 
-_LOG = logging.getLogger("mcir")
 
+class Item(TypedDict, total=False):
+    """A sample: images (C, H, W), RGB or gray, uint8, or float32 in [0, 1] if the set has images of more than 8 bits.
 
-class _Pair(TypedDict):
+    ``negatives`` (K, C, H, W) exists only for sets with stored negatives, which have the size of ``gt``.
+    """
+
     lq: Tensor
     gt: Tensor
     lq_path: str
     gt_path: str
-
-
-class Item(_Pair, total=False):
-    """A sample: images (C, H, W), RGB or gray, uint8, or float32 in [0, 1] if the set has images of more than 8 bits.
-
-    ``negatives`` (K, C, H, W), if they are stored, have the size of ``gt``.
-    """
-
     negatives: Tensor
 
 
@@ -56,9 +50,9 @@ class Sources(NamedTuple):
 
     Attributes:
         gt: ground truths.
-        lq: degraded images; None if a degradation makes them.
+        lq: degraded images; None if they are made by a degradation.
         names: keys of the ground truths to use; None: all.
-        negatives: K storages of stored negatives.
+        negatives: K storages of negatives.
     """
 
     gt: Storage
@@ -71,19 +65,19 @@ class Sources(NamedTuple):
 class PairDataset(Dataset[Item]):
     """Base class of the data sets of pairs: it checks, crops, augments and degrades images.
 
-    A subclass is a dataclass, adds its arguments as fields and implements ``open_sources``. When the data set is built,
-    the headers of all images are checked, and one ``DataError`` lists the problems of all files.
+    A subclass is a dataclass that adds its arguments as fields and implements ``open_sources``. The constructor checks
+    the headers of all images, and one ``DataError`` lists the problems of all files.
 
     With a degradation, a degraded crop equals the crop of the full degraded image: the ground truth is read with the
-    margin of the degradation. What a degradation draws for a full image, such as the strength of
-    ``HeteroscedasticNoise``, depends on the index of the pair in the set before ``max_images`` selects a subset.
+    margin of the degradation. Parameters that a degradation draws for each image, such as the strength of
+    ``HeteroscedasticNoise``, depend on the index of the pair in the set before ``max_images`` selects a subset.
     """
 
     scale: int = 1
     """Size of a ground truth / size of its degraded image."""
     gt_size: int | None = None
-    """Side of the square crops of ground truths, a multiple of the scale. Default: full images, whose bottom and right
-    are cropped to a multiple of the scale."""
+    """Side of the square crops of ground truths, a multiple of the scale. Default: full images, cropped at their bottom
+    and right to a multiple of the scale."""
     use_hflip: bool = False
     """Flip images left-right with probability ½."""
     use_rot: bool = False
@@ -91,11 +85,11 @@ class PairDataset(Dataset[Item]):
     color: Color = "rgb"
     """"rgb" (gray images are repeated to three channels) or "gray" (luma of color images)."""
     degradation: DegradationSection | None = None
-    """Degradation that makes the degraded images from the ground truths."""
+    """Degradation that makes degraded images from ground truths."""
     max_images: int | None = None
     """Number of pairs to use, selected by their names. Default: all pairs."""
     subset_seed: int = 0
-    """Seed of that selection; for the same seed a smaller subset is part of a larger one."""
+    """Seed of this selection; with the same seed a smaller subset is part of a larger one."""
 
     def __post_init__(self) -> None:
         check_choice("color", self.color, Color)
@@ -107,30 +101,20 @@ class PairDataset(Dataset[Item]):
         if self.degradation is not None:  # built before the images are checked, which may take long
             degradation = build_degradation(self.degradation, self.scale, "degradation")
         checked = check_pairs(sources.gt, sources.lq, rules, self.label, sources.names)
-        if checked.skipped:
-            total = checked.skipped + len(checked.pairs)
-            _LOG.info(
-                "%s: %d of %d pairs are smaller than gt_size %s and are skipped",
-                self.label, checked.skipped, total, self.gt_size,
-            )  # fmt: skip
         self._gt, self._lq = sources.gt, sources.lq
         self._lq_size = None if self.gt_size is None else self.gt_size // self.scale
         self._gt_bits, self._lq_bits = checked.gt_bits, checked.lq_bits
         self._degraded: DegradedImages | None = None
         if degradation is not None:
             self._degraded = DegradedImages(self._gt, degradation, self.color, self._gt_bits)
-        self._select(checked)
+        self._pairs, self._indices = checked.pairs, list(range(len(checked.pairs)))  # indices in the full set
+        if self.max_images is not None:
+            names = [self.name(index) for index in self._indices]
+            self._indices = select_subset(names, self.max_images, self.subset_seed)
+            self._pairs = [self._pairs[index] for index in self._indices]
         sizes = [(pair.height * self.scale, pair.width * self.scale) for pair in self._pairs]
         names = [self.name(index) for index in range(len(self))]
         self._negatives = StoredNegatives(sources.negatives, names, sizes, self.label) if sources.negatives else None
-
-    def _select(self, checked: CheckedPairs) -> None:
-        """Keep the pairs of the subset, and their indices in the full set."""
-        self._pairs, self._indices = checked.pairs, list(range(len(checked.pairs)))
-        if self.max_images is not None:
-            names = [self.name(index) for index in range(len(self))]
-            self._indices = select_subset(names, self.max_images, self.subset_seed)
-            self._pairs = [self._pairs[index] for index in self._indices]
 
     # -- defined by subclasses ------------------------------------------------------------------------------------
 
@@ -151,25 +135,31 @@ class PairDataset(Dataset[Item]):
         """Open the storages of the images.
 
         Raises:
-            DataError: they cannot be opened.
+            DataError: a storage cannot be opened.
         """
         raise NotImplementedError
 
     @classmethod
     def sample_spec(
-        cls, *, scale: int = 1, gt_size: int | None = None, dataroot_negatives: Sequence[str] = (), **arguments: Any
+        cls,
+        *,
+        scale: int | None = None,
+        gt_size: int | None = None,
+        dataroot_negatives: Sequence[str] = (),
+        **arguments: Any,
     ) -> SampleSpec | None:
         """Return the keys and sizes of the tensors of a sample.
 
         Args:
-            scale: constructor argument, like the two after it.
-            gt_size: side of the crops.
+            scale: size of a ground truth / size of its degraded image; None: default of the class.
+            gt_size: side of the crops of ground truths.
             dataroot_negatives: folders of stored negatives.
-            arguments: constructor arguments that have no effect on the sizes.
+            arguments: other constructor arguments, which have no effect on the sizes.
 
         Returns:
             The specification, or None if full images are used or the constructor rejects the arguments.
         """
+        scale = cls.scale if scale is None else scale
         if gt_size is None or scale < 1 or gt_size < scale or gt_size % scale:
             return None
         side = gt_size // scale
@@ -181,9 +171,9 @@ class PairDataset(Dataset[Item]):
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return the name of a pair in results: the path of its ground truth in the set, without extension.
+        """Return the name of a pair in results: the relative path of its ground truth, without extension.
 
-        If ground truths may have several degraded images, it is the path of the degraded image.
+        If a ground truth may have several degraded images, it is the path of the degraded image.
         """
         pair = self._pairs[index]
         return stem(pair.lq if self._by_lq_name and pair.lq is not None else pair.gt)
@@ -210,7 +200,7 @@ class PairDataset(Dataset[Item]):
         return item
 
     def _read(self, index: int, window: Window, rng: np.random.Generator) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return a part of a ground truth and of its degraded image; ``window`` is in pixels of the latter."""
+        """Return a part of a ground truth and of its degraded image; ``window`` is in pixels of the degraded image."""
         pair = self._pairs[index]
         if pair.lq is None or self._lq is None:
             assert self._degraded is not None
@@ -229,7 +219,7 @@ class PairDataset(Dataset[Item]):
 @DATASETS.register()
 @dataclass(eq=False)
 class PairedImageDataset(PairDataset):
-    """Pairs from two folders or LMDB databases, or from one and a degradation."""
+    """Pairs from two folders or LMDB databases, or from the ground truths and a degradation."""
 
     dataroot_gt: str
     """Folder of the ground truths, or a database if its name ends in ``.lmdb``."""
@@ -238,21 +228,20 @@ class PairedImageDataset(PairDataset):
     meta_info_file: str | None = None
     """Text file with the names of the ground truths to use, one per line (BasicSR's meta info)."""
     filename_tmpl: str = "{}"
-    """Name of a degraded image without extension, made from the name of its ground truth: ``'{}x4'``. With a ``*`` a
-    ground truth may have several degraded images, and each of them is an item: ``'{}_*'`` pairs ``1399_8_0.74.png``
+    """Name of a degraded image without extension; ``{}`` is the name of its ground truth: ``'{}x4'``. With a ``*`` a
+    ground truth may have several degraded images, and each of them is a sample: ``'{}_*'`` pairs ``1399_8_0.74.png``
     with ``1399.png``."""
     io_backend: Mapping[str, str] | None = None
     """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
     gt_crop: GtCrop | None = None
-    """"center": the center of a ground truth that is larger than its degraded image is used."""
+    """"center": use the center of ground truths that are larger than their degraded images."""
     small: Small = "error"
-    """Treatment of pairs that are smaller than ``gt_size``: "error" reports them, "skip" leaves them out, "pad" mirrors
-    both images at their bottom and right."""
+    """Handling of pairs that are smaller than ``gt_size``: "error" reports them, "skip" skips them, "pad" pads both
+    images at their bottom and right by mirroring."""
     dataroot_negatives: Sequence[str] = ()
-    """K folders or databases of stored negatives, for example the outputs of other methods. Each has one image for
-    every pair, with the size of the restored image and the name under which it is saved: that of the ground truth, or
-    of the degraded image if ground truths may have several. Items then have ``negatives`` (K, C, H, W), cropped and
-    augmented as the ground truth."""
+    """K folders or databases of stored negatives, for example the outputs of other methods. Each contains one image for
+    each pair, which has the size of the ground truth and its name (the name of the degraded image if ``filename_tmpl``
+    has a ``*``). Samples then contain ``negatives`` (K, C, H, W), cropped and augmented as the ground truth."""
 
     @property
     def label(self) -> str:
@@ -270,7 +259,7 @@ class PairedImageDataset(PairDataset):
             raise ArgumentError("dataroot_lq", f"expected either dataroot_lq or degradation, got {both}.")
         for name, is_set in {"gt_crop": self.gt_crop is not None, "filename_tmpl": self.filename_tmpl != "{}"}.items():
             if is_set and self.dataroot_lq is None:
-                raise ArgumentError(name, "requires dataroot_lq, but a degradation makes the degraded images.")
+                raise ArgumentError(name, "requires dataroot_lq, which cannot be combined with degradation.")
         return PairRules(
             scale=self.scale,
             gt_size=self.gt_size,

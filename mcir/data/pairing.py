@@ -1,7 +1,8 @@
-"""Pair the images of two storages and check their headers: everything that can be known before a training starts."""
+"""Pair the images of two storages and check their headers before a training starts."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from mcir.data.errors import DataError, check_argument, check_choice, raise_data
 from mcir.data.matching import FilenameTemplate, match_names
 from mcir.data.storage import Headers
 
+_LOG = logging.getLogger("mcir")
+
 GtCrop: TypeAlias = Literal["center"]
-"""Part of a ground truth that a smaller degraded image shows."""
+"""Part of a ground truth to which a smaller degraded image corresponds."""
 
 Small: TypeAlias = Literal["error", "skip", "pad"]
-"""Treatment of images that are smaller than the crop."""
+"""Handling of images that are smaller than the crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,11 @@ class PairRules:
         scale: size of a ground truth / size of its degraded image. A remainder of less than ``scale`` pixels at the
             bottom and right of a ground truth is not used.
         gt_size: side of the crops of ground truths, a multiple of ``scale``; None: full images are used.
-        filename_tmpl: name of a degraded image, without extension, made from the name of its ground truth. A ``*``
-            stands for any characters; then a ground truth may have several degraded images: ``'{}_*'``.
-        gt_crop: "center": a ground truth may be larger than its degraded image, which shows its center.
-        small: treatment of pairs that are smaller than the crop: "error" reports them, "skip" leaves them out, "pad"
-            keeps them.
+        filename_tmpl: name of a degraded image without extension; ``{}`` is the name of its ground truth. A ``*``
+            matches any characters; then a ground truth may have several degraded images: ``'{}_*'``.
+        gt_crop: "center": a ground truth may be larger than its degraded image, which corresponds to its center.
+        small: handling of pairs that are smaller than the crop: "error" reports them, "skip" skips them, "pad" keeps
+            them.
         size_argument: name of the constructor argument that sets ``gt_size``.
 
     Raises:
@@ -66,8 +69,8 @@ class Pair(NamedTuple):
         lq: key of the degraded image; None if it is made from the ground truth.
         height: height of the degraded image.
         width: width of the degraded image.
-        top: number of rows of the ground truth above the part that the degraded image shows.
-        left: number of columns to the left of that part.
+        top: number of ground-truth rows above the part that corresponds to the degraded image.
+        left: number of ground-truth columns to the left of this part.
     """
 
     gt: str
@@ -82,11 +85,10 @@ class CheckedPairs(NamedTuple):
     """Pairs that satisfy the rules.
 
     Attributes:
-        pairs: pairs in the order of the ground truths; those of the same ground truth in the order of the degraded
-            images.
+        pairs: pairs, ordered by ground truth, then by degraded image.
         gt_bits: maximum bits per sample of the ground truths.
         lq_bits: maximum bits per sample of the degraded images.
-        skipped: number of pairs that were left out because they are smaller than the crop.
+        skipped: number of pairs that were skipped because they are smaller than the crop.
     """
 
     pairs: list[Pair]
@@ -98,7 +100,7 @@ class CheckedPairs(NamedTuple):
 def check_pairs(
     gt: Headers, lq: Headers | None, rules: PairRules, dataset: str, names: Sequence[str] | None = None
 ) -> CheckedPairs:
-    """Return the pairs of two storages, or raise one error for everything that is wrong.
+    """Return the pairs of two storages, or raise one error that lists all problems; log how many pairs are skipped.
 
     Args:
         gt: ground truths.
@@ -117,6 +119,11 @@ def check_pairs(
         raise DataError(f"{dataset}: all {checked.skipped} images are smaller than the crop of {size}")
     if not checked.pairs:
         raise DataError(f"{dataset}: no images in {gt.path('')}")
+    if checked.skipped:
+        _LOG.info(
+            "%s: %d of %d images are smaller than %s %d and are skipped",
+            dataset, checked.skipped, checked.skipped + len(checked.pairs), rules.size_argument, rules.gt_size,
+        )  # fmt: skip
     return checked
 
 
@@ -154,7 +161,7 @@ def examine_pairs(
         if gt_info is None or lq_info is None:
             continue
         problem = _size_problem(gt_info, lq_info, rules)
-        if problem is None and _is_small(lq_info, rules):
+        if problem is None and min(lq_info.height, lq_info.width) * rules.scale < (rules.gt_size or 0):
             if rules.small == "skip":
                 skipped += 1
                 continue
@@ -172,13 +179,15 @@ def examine_pairs(
 
 
 def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
-    """Read a meta-info file: one image name per line, as BasicSR writes it (``0001_s001.png (480,480,3)``).
+    """Read a meta-info file: one image name per line, with or without BasicSR's shape: ``0001_s001.png (480,480,3)``.
 
-    A line is the name if the full line is a known name, else if it is one without a trailing shape, else up to its
-    first blank.
+    Args:
+        path: text file.
+        known: names of existing images, which are needed for names with blanks. Of an unknown name, the part before
+            the first blank is returned.
 
     Raises:
-        DataError: the file does not exist or names no image.
+        DataError: the file does not exist or is empty.
     """
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
@@ -190,7 +199,7 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
         shapeless = re.sub(r"\s+\([\d,\s]*\).*$", "", line)
         names.append(next(filter(exists, (line, shapeless)), line.split()[0]))
     if not names:
-        raise DataError(f"meta_info_file {path}: it names no image")
+        raise DataError(f"meta_info_file {path}: contains no image name")
     return names
 
 
@@ -202,16 +211,12 @@ def _info(storage: Headers, key: str, problems: list[str]) -> ImageInfo | None:
         return None
 
 
-def _is_small(lq: ImageInfo, rules: PairRules) -> bool:
-    return rules.gt_size is not None and min(lq.height, lq.width) * rules.scale < rules.gt_size
-
-
 def _size(info: ImageInfo) -> str:
     return f"{info.width}×{info.height} pixels"
 
 
 def _size_problem(gt: ImageInfo, lq: ImageInfo, rules: PairRules) -> str | None:
-    """Return what is wrong with the sizes of a pair, if anything."""
+    """Return the problem of the sizes of a pair; None if they are valid."""
     scale = rules.scale
     if not (lq.height and lq.width):
         return f"{_size(gt)}, less than one pixel at scale {scale}"

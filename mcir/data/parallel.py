@@ -1,4 +1,4 @@
-"""Process many images in threads: reading, decoding, resizing and encoding release Python's global lock."""
+"""Process images in threads: reading, decoding, resizing and encoding release Python's global interpreter lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 from mcir.device import cpu_count
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Function that is called after each image with the number of finished images and the number of all images."""
+"""Function to call after each image, with the number of finished images and the total number."""
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -22,9 +22,9 @@ def in_order(function: Callable[[A], R], items: Iterable[A], workers: int | None
     At most ``2·workers + 1`` results are kept in memory.
 
     Args:
-        function: function of one item.
-        items: items, read as needed.
-        workers: number of threads; None: as many as CPU cores.
+        function: function to apply to each item.
+        items: items; an iterator is consumed as needed.
+        workers: number of threads; None: one per CPU core.
     """
     count = workers or cpu_count()
     pending: deque[Future[R]] = deque()

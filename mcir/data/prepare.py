@@ -1,7 +1,7 @@
-"""Prepare a folder of images once, before training: sub-images, downscaled images and databases.
+"""Prepare a folder of images before training: sub-images, downscaled images and databases.
 
-Every preparation can be interrupted and run again. Files are written atomically. An existing output is kept if it was
-made with the same settings and its source has not changed since. The source is never written to.
+A preparation can be interrupted and run again. Files are written atomically. An existing output is kept if it was made
+with the same settings and its source has not changed since. Nothing is written to the source folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from mcir.atomic import write_atomically
 from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of
 from mcir.data.errors import DataError, check_argument, raise_data_errors
-from mcir.data.lmdb_store import Codec, Facts, to_bytes
+from mcir.data.lmdb_store import Codec, ImageRecord, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
 from mcir.data.resize import imresize
@@ -37,7 +37,7 @@ class Prepared:
         images: number of source images.
         written: number of outputs that were written.
         skipped: number of outputs that were up to date.
-        removed: number of outputs that were removed because their source is gone (databases only).
+        removed: number of outputs that were removed because their source no longer exists (databases only).
         checksum: checksum of a database.
     """
 
@@ -57,41 +57,40 @@ def create_lmdb(
 ) -> Prepared:
     """Write the images of a folder to an LMDB database, or update one that is incomplete or outdated.
 
-    An existing image is written again if it differs from its checksum, or if the size or time of its source changed.
+    An existing image is rewritten if its checksum is wrong, or if the size or time of its source has changed.
 
     Args:
         folder: folder of images.
         target: folder of the database; its name should end in ``.lmdb``.
-        codec: "encoded": the bytes of the files; "raw": the samples, which need more space and give crops much faster.
-        progress: function that is called after each image.
-        workers: number of threads; None: as many as CPU cores.
+        codec: "encoded" (bytes of the files) or "raw" (samples, which need more space but make crops much faster).
+        progress: function to call after each image.
+        workers: number of threads; None: one per CPU core.
 
     Raises:
-        DataError: an image is unreadable, a path is too long for a key, or the target has other content.
+        DataError: an image is unreadable, a path is too long for a key, or the target has unrelated content.
     """
-    source = _open_source(folder, target)
-    infos = _read_headers(source)
+    source, infos = _open_source(folder, target)
     with LmdbWriter(target, codec) as writer:
         too_long = [key for key in infos if len(to_bytes(key)) > writer.longest_key]
         raise_data_errors(
             [f"{source.path(key)}: the path has more than {writer.longest_key} bytes" for key in too_long],
             f"LMDB of {folder}",
         )
-        existing = writer.facts()
+        existing = writer.records()
         gone = existing.keys() - {to_bytes(key) for key in infos}
         for name in gone:
             writer.delete(name)
 
-        def load(key: str) -> tuple[str, memoryview, Facts] | None:
-            facts, stamp = existing.get(to_bytes(key)), _stamp(source, key)
-            is_unchanged = facts is not None and (facts.source_size, facts.source_time) == stamp
-            if facts is not None and is_unchanged and zlib.crc32(writer.value(to_bytes(key)) or b"") == facts.crc:
+        def load(key: str) -> tuple[str, memoryview, ImageRecord] | None:
+            record, stamp = existing.get(to_bytes(key)), _stamp(source, key)
+            is_unchanged = record is not None and (record.source_size, record.source_time) == stamp
+            if record is not None and is_unchanged and zlib.crc32(writer.value(to_bytes(key)) or b"") == record.crc:
                 return None
             data, info = memoryview(source.value(key)), infos[key]
             if codec == "raw":
                 image = decode(data, source.path(key))
                 info, data = info_of(image), memoryview(image.tobytes())
-            return key, data, Facts(info, zlib.crc32(data), *stamp)
+            return key, data, ImageRecord(info, zlib.crc32(data), *stamp)
 
         written = 0
         for done, loaded in enumerate(in_order(load, infos, workers), start=1):
@@ -116,18 +115,18 @@ def extract_subimages(
 ) -> Prepared:
     """Divide large images into overlapping squares, PNG files ``<name>_s001.png`` …, numbered row by row.
 
-    Neighboring squares have the distance ``step``. If more than ``threshold`` pixels remain at the end of a side, there
-    is one more square at that end. For the degraded images of pairs, divide size and step by the scale.
+    The next square starts ``step`` pixels further. If more than ``threshold`` pixels remain at the end of a side, one
+    more square is aligned to this end. For the degraded images of pairs, divide size and step by the scale.
 
     Args:
         folder: folder of images.
         target: folder of the squares, with the same subfolders.
         size: side of a square.
-        step: distance of neighboring squares.
+        step: distance in pixels between the starts of neighboring squares.
         threshold: number of pixels at the end of a side that may remain unused.
-        strip: suffix that is removed from names, so that pairs get equal names (``x4`` for the LR images of DIV2K).
-        progress: function that is called after each image.
-        workers: number of threads; None: as many as CPU cores.
+        strip: suffix to remove from names, so that pairs have equal names (``x4`` for the LR images of DIV2K).
+        progress: function to call after each image.
+        workers: number of threads; None: one per CPU core.
 
     Raises:
         ArgumentError: a number is out of range.
@@ -137,8 +136,7 @@ def extract_subimages(
     check_argument("size", size, size >= 1, "a positive integer")
     check_argument("step", step, step >= 1, "a positive integer")
     check_argument("threshold", threshold, threshold >= 0, "an integer ≥ 0")
-    source = _open_source(folder, target)
-    infos = _read_headers(source, size)
+    source, infos = _open_source(folder, target, size)
     out = _Outputs(source, target, {"made": "subimages", "size": size, "step": step, "threshold": threshold,
                                     "strip": strip}, infos, strip)  # fmt: skip
 
@@ -164,16 +162,16 @@ def create_lr(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Prepared:
-    """Downscale images as MATLAB's ``imresize`` does it (bicubic), to PNG files with the same names.
+    """Downscale images by MATLAB's bicubic ``imresize``, and write PNG files with the same names.
 
-    Images are first cropped to a multiple of the scale at their bottom and right, as data sets crop the ground truths.
+    Images are first cropped at their bottom and right to a multiple of the scale, as data sets crop ground truths.
 
     Args:
         folder: folder of images.
         target: folder of the small images, with the same subfolders.
         scale: downscaling factor, ≥ 2.
-        progress: function that is called after each image.
-        workers: number of threads; None: as many as CPU cores.
+        progress: function to call after each image.
+        workers: number of threads; None: one per CPU core.
 
     Raises:
         ArgumentError: the scale is out of range.
@@ -181,8 +179,7 @@ def create_lr(
             made with other settings.
     """
     check_argument("scale", scale, scale >= 2, "an integer ≥ 2")
-    source = _open_source(folder, target)
-    infos = _read_headers(source, scale)
+    source, infos = _open_source(folder, target, scale)
     out = _Outputs(source, target, {"made": "lr", "scale": scale}, infos)
 
     def shrink(key: str) -> tuple[int, int]:
@@ -196,7 +193,7 @@ def create_lr(
 
 
 def downscale(image: Array, scale: int) -> Array:
-    """Return an image (H, W, C), cropped to a multiple of the scale and downscaled as by MATLAB, of the same type."""
+    """Crop an image (H, W, C) to a multiple of the scale, and downscale it as MATLAB does; the type is unchanged."""
     height, width = (side - side % scale for side in image.shape[:2])
     planes = torch.from_numpy(image[:height, :width].astype(np.float64)).permute(2, 0, 1)
     small = imresize(planes, 1 / scale).round_().clamp_(0, np.iinfo(image.dtype).max)
@@ -207,27 +204,23 @@ def check_target(source: str | Path, target: str | Path) -> None:
     """Check that a target is a folder, or does not exist, and is outside of the source.
 
     Raises:
-        DataError: it is a file, or inside of the source.
+        DataError: the target is a file, or inside of the source.
     """
     source_path, target_path = (Path(path).expanduser().resolve() for path in (source, target))
     if target_path == source_path or source_path in target_path.parents:
-        raise DataError(f"{target}: inside of the source {source}, which is never written to; choose another folder")
+        raise DataError(f"{target}: expected a folder outside of the source {source}; choose another folder")
     if target_path.is_file():
         raise DataError(f"{target}: is a file; nothing was written")
 
 
-def _open_source(folder: str | Path, target: str | Path) -> Folder:
-    source = Folder(folder)
-    check_target(folder, target)
-    return source
-
-
-def _read_headers(source: Folder, min_side: int = 1) -> dict[str, ImageInfo]:
-    """Return the headers of all images.
+def _open_source(folder: str | Path, target: str | Path, min_side: int = 1) -> tuple[Folder, dict[str, ImageInfo]]:
+    """Return the source images and their headers.
 
     Raises:
-        DataError: there are no images, or some are unreadable or too small.
+        DataError: there are no images, some are unreadable or too small, or the target is inside of the source.
     """
+    source = Folder(folder)
+    check_target(folder, target)
     infos, problems = {}, []
     for key in source.keys():  # noqa: SIM118 (not a mapping)
         try:
@@ -239,7 +232,7 @@ def _read_headers(source: Folder, min_side: int = 1) -> dict[str, ImageInfo]:
     raise_data_errors(problems, str(source.root))
     if not infos:
         raise DataError(f"{source.root}: no images")
-    return infos
+    return source, infos
 
 
 class _Outputs:
@@ -250,7 +243,7 @@ class _Outputs:
         target: folder of the outputs.
         settings: settings of the preparation, which all outputs of the folder share.
         keys: keys of the source images.
-        strip: suffix that is removed from names.
+        strip: suffix to remove from names.
 
     Raises:
         DataError: two outputs have the same name, or the target was made with other settings.
@@ -260,22 +253,22 @@ class _Outputs:
         self, source: Folder, target: str | Path, settings: Mapping[str, Any], keys: Iterable[str], strip: str = ""
     ) -> None:
         self._source, self._target, self._strip = source, Path(target).expanduser(), strip
-        owners: dict[Path, str] = {}
+        sources: dict[Path, str] = {}
         problems = []
         for key in keys:
-            owner = owners.setdefault(self.path(key), key)
-            if owner != key:
-                problems.append(f"{source.path(key)}: its output has the same name as that of {source.path(owner)}")
+            other = sources.setdefault(self.path(key), key)
+            if other != key:
+                problems.append(f"{source.path(key)}: same output name as {source.path(other)}")
         raise_data_errors(problems, str(source.root))
-        record = self._target / SETTINGS_FILE
-        if record.is_file():
-            known = json.loads(record.read_text(encoding="utf-8"))
+        settings_file = self._target / SETTINGS_FILE
+        if settings_file.is_file():
+            known = json.loads(settings_file.read_text(encoding="utf-8"))
             if known != settings:
                 raise DataError(f"{target}: was made with {known}, not with {settings}; choose another target")
         elif self._target.is_dir() and any(self._target.iterdir()):
             raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
         else:
-            write_atomically(record, json.dumps(settings).encode())
+            write_atomically(settings_file, json.dumps(settings).encode())
 
     def path(self, key: str, suffix: str = "") -> Path:
         """Return the path of an output."""
@@ -302,10 +295,10 @@ def _starts(side: int, size: int, step: int, threshold: int) -> list[int]:
 def _run(
     work: Callable[[str], tuple[int, int]], keys: dict[str, ImageInfo], progress: Progress | None, workers: int | None
 ) -> Prepared:
-    """Apply ``work``, which returns the numbers of written and of current outputs, to all keys."""
+    """Apply ``work``, which returns the numbers of written and skipped outputs of a key, to all keys."""
     written = skipped = 0
-    for done, (new, current) in enumerate(in_order(work, keys, workers), start=1):
-        written, skipped = written + new, skipped + current
+    for done, (new, existing) in enumerate(in_order(work, keys, workers), start=1):
+        written, skipped = written + new, skipped + existing
         if progress is not None:
             progress(done, len(keys))
     return Prepared(len(keys), written, skipped)

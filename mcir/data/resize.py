@@ -1,11 +1,11 @@
-"""Bicubic resizing as MATLAB's ``imresize`` does it; super-resolution benchmarks are made with it.
+"""Bicubic resizing, equal to MATLAB's ``imresize``, which makes the low-resolution images of benchmarks.
 
 For each output pixel m (from 0) the center in the input is u = m/s + (1/s − 1)/2. The weights are the cubic convolution
 kernel with a = −½ (Keys, "Cubic convolution interpolation for digital image processing", 1981) at the distances from u.
-The kernel is stretched by 1/s if the image shrinks (antialiasing), and the weights sum to one. Beyond the border the
-image is mirrored, including the border pixel. The output has ceil(s·H) × ceil(s·W) pixels.
+The kernel is stretched by 1/s if the image shrinks (antialiasing), and the weights sum to one. The image is
+mirrored at its border, and the border pixel is repeated. The output has ceil(s·H) × ceil(s·W) pixels.
 
-The weights depend only on the length and the scale, and are cached. Sums are in double precision.
+The weights depend only on the length and the scale, and are cached. Sums are computed in double precision.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _taps(length: int, scale: float, antialias: bool, device: torch.device) -> t
     """Return the weights (taps, out, 1) and the input rows (taps, out)."""
     shrink = min(scale, 1.0) if antialias else 1.0
     radius = _RADIUS / shrink
-    # the tolerance prevents an extra pixel by rounding, for example of 3·(1/3)
+    # the tolerance prevents an extra pixel due to rounding, for example in 3·(1/3)
     centers = torch.arange(math.ceil(length * scale - 1e-9), dtype=torch.float64) / scale + (1 / scale - 1) / 2
     rows = torch.floor(centers - radius)[:, None] + torch.arange(math.ceil(2 * radius) + 2)
     weights = _cubic((centers[:, None] - rows) * shrink)

@@ -1,4 +1,4 @@
-"""The order of samples: functions of a seed and a position only, so a training can resume anywhere."""
+"""The order of samples. It depends only on a seed and a position, so a training can resume at any iteration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SampleIndex(NamedTuple):
 
     Attributes:
         index: index in the data set.
-        position: position in the stream; with the seed it determines everything random about the sample.
+        position: position in the stream; position and seed determine all random numbers of the sample.
         seed: seed of the stream.
     """
 
@@ -26,7 +26,7 @@ class SampleIndex(NamedTuple):
 
     @classmethod
     def of(cls, sample: int | SampleIndex) -> SampleIndex:
-        """Return the sample for the index of a data set; for an integer it is always the same one."""
+        """Return a sample index; for an integer the random numbers of the sample are always the same."""
         return sample if isinstance(sample, SampleIndex) else cls(int(sample), int(sample), 0)
 
     def generator(self) -> np.random.Generator:
@@ -36,7 +36,7 @@ class SampleIndex(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of 0 … length−1 in an epoch; its random stream is separate from those of the samples."""
+    """Return the order of 0 … length−1 in an epoch; its random stream is independent of the samples' streams."""
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     return np.random.default_rng(sequence).permutation(length)
 
@@ -44,8 +44,8 @@ def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class EndlessBatches(Sampler[list[SampleIndex]]):
     """The endless batches of one rank, from a given iteration.
 
-    Iteration t of rank r has the positions offset + t·world_size·batch_size + r·batch_size + j, j < batch_size. So the
-    global batch of an iteration is the same for any number of ranks. Each epoch is a permutation of all indices; a
+    Iteration t of rank r has the positions offset + (t·world_size + r)·batch_size + j, j < batch_size. So the global
+    batch of an iteration depends only on its total size. Each epoch is a permutation of all indices; a
     batch may span two epochs.
 
     Args:
@@ -55,7 +55,7 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
         rank: rank of this process.
         world_size: number of processes.
         start: number of iterations that are skipped.
-        offset: number of positions that batches of another size used before iteration 0.
+        offset: number of positions that were used before iteration 0 with another batch size.
     """
 
     def __init__(

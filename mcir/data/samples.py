@@ -1,4 +1,4 @@
-"""The tensors of a sample, as far as they are known before any data is read."""
+"""Specifications of samples: keys and sizes of their tensors, known before any data is read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SampleSpec:
         gt_size: (H, W) of the ground truths and stored negatives; None if a sample has no ground truth.
         negatives: number of stored negatives.
         views: number of noisy views of an image; ``lq`` is (views, C, H, W) if there are several.
-        boxes: whether a sample has the positions of its patches (``boxes``).
-        size_argument: constructor argument that sets the sizes.
+        boxes: whether a sample contains ``boxes``, the positions of its patches.
+        size_argument: constructor argument that determines the sizes.
     """
 
     lq_size: Size
@@ -34,7 +34,7 @@ class SampleSpec:
 
     @property
     def crop_size(self) -> Size:
-        """(H, W) of the crops, as ``size_argument`` sets it."""
+        """(H, W) of the crops, which ``size_argument`` determines."""
         return self.gt_size or self.lq_size
 
     @property
@@ -45,19 +45,19 @@ class SampleSpec:
 
 
 def sample_spec(section: Section) -> SampleSpec | None:
-    """Return the specification of the samples of a data set without building it.
+    """Return the specification of the samples of a data set without building the data set.
 
-    The class method ``sample_spec(**arguments)`` of the data set gives it. A class may omit the method.
+    It is the result of the optional class method ``sample_spec(**arguments)`` of the data set.
 
     Args:
-        section: data set section of an option file.
+        section: section of the data set in an option file.
 
     Returns:
-        The specification, or None if it is unknown: images have different sizes, or the class does not say.
+        The specification, or None if images have different sizes or the class has no ``sample_spec``.
 
     Raises:
         RegistryError: the type of the data set is unknown.
     """
-    of_class: Callable[..., SampleSpec | None] | None = getattr(DATASETS.get(section["type"]), "sample_spec", None)
+    class_method: Callable[..., SampleSpec | None] | None = getattr(DATASETS.get(section["type"]), "sample_spec", None)
     arguments = {key: value for key, value in section.items() if key != "type"}
-    return None if of_class is None else of_class(**arguments)
+    return None if class_method is None else class_method(**arguments)

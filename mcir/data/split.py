@@ -1,4 +1,4 @@
-"""Split a data set or select a subset, by the names of its images only, so the result is the same everywhere."""
+"""Split a data set or select a subset by the names of its images only, so that results are reproducible."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mcir.data.storage import open_storage, stem
 def shuffled(names: Sequence[str], seed: int) -> list[int]:
     """Return the indices of names in a pseudorandom order: sorted by the SHA-256 of ``seed:name``.
 
-    Unlike random generators, whose numbers may change with the version of a library, this order never changes. Names
-    that two sets have in common are in the same order in both.
+    This order never changes, while the numbers of random generators may change between versions of a library. Names
+    that two sets have in common have the same order in both.
     """
     digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
     return sorted(range(len(names)), key=lambda index: (digests[index], names[index], index))
@@ -25,10 +25,10 @@ def shuffled(names: Sequence[str], seed: int) -> list[int]:
 def select_subset(names: Sequence[str], max_images: int, subset_seed: int) -> list[int]:
     """Return the indices of the first ``max_images`` names of ``shuffled``, in ascending order.
 
-    For the same seed a smaller subset is part of a larger one.
+    With the same seed a smaller subset is part of a larger one.
 
     Raises:
-        ArgumentError: there are fewer names, or the number is not positive.
+        ArgumentError: the number is not positive or larger than the number of names.
     """
     is_valid = 1 <= max_images <= len(names)
     check_argument("max_images", max_images, is_valid, f"1 … {len(names)}, the number of images")
@@ -46,24 +46,24 @@ def create_split(
 ) -> Prepared:
     """Write disjoint lists of images, ``train.txt``, ``val.txt`` and ``test.txt``, for ``meta_info_file``.
 
-    The names (without extension) are put in the order of ``shuffled``. Training images are taken from its start, test
-    images from its end, and validation images just before the test images. So for the same images and seed a shorter
-    training or test list is part of a longer one, and neither depends on the lengths of the other lists. Within a list
-    names are sorted.
+    The names (without extension) are ordered by ``shuffled``. Training images are taken from the start of this order,
+    test images from its end, and validation images just before the test images. So for the same images and seed, a
+    shorter training or test list is part of a longer one, and does not depend on the lengths of the other lists. The
+    names in a list are sorted.
 
     Args:
         source: folder or database of the images.
-        target: folder of the lists; existing lists must be the same.
+        target: folder of the lists; existing lists must have the same content.
         train: number of images ≥ 1, or fraction of all images in (0, 1); None: all remaining images.
         val: number or fraction of images.
         test: number or fraction of images.
         seed: seed of the order.
-        folders: whether the images of a folder stay together, for example those of one building; then numbers and
-            fractions count folders.
+        folders: whether to keep the images of a folder in one list, for example those of one building; then numbers
+            and fractions refer to folders.
 
     Raises:
-        DataError: there are too few images, a list is empty, or there are other lists at the target. In these cases
-            nothing is written.
+        DataError: there are too few images, the training list is empty, or the target has other lists. Nothing is
+            written then.
     """
     images, out = open_storage(source), Path(target).expanduser()
     check_target(source, target)
@@ -92,19 +92,19 @@ def create_split(
 def _cut(
     order: Sequence[str], train: float | None, val: float, test: float, available: str
 ) -> dict[str, Sequence[str]]:
-    """Return the names of each list."""
+    """Divide the names into the three lists."""
     total = len(order)
     n_test, n_val = _count("test", test, total), _count("val", val, total)
     n_train = total - n_test - n_val if train is None else _count("train", train, total)
     if n_train < 1 or n_train + n_val + n_test > total:
-        wanted = f"{n_train} for training, {n_val} for validation and {n_test} for testing"
-        raise DataError(f"split: expected {wanted}, at least 1 for training, got {total} {available}")
+        sizes = f"{n_train} for training, {n_val} for validation and {n_test} for testing"
+        raise DataError(f"split: expected {sizes}, at least 1 for training, got {total} {available}")
     val_start, test_start = total - n_test - n_val, total - n_test
     return {"train": order[:n_train], "val": order[val_start:test_start], "test": order[test_start:]}
 
 
 def _count(kind: str, part: float, total: int) -> int:
-    """Return the number of images for a number or a fraction."""
+    """Return the number of images in a list, from a number or a fraction."""
     count = round(part * total) if 0 < part < 1 else part
     if part < 0 or not float(count).is_integer() or (part and not count):
         raise DataError(f"split: {kind}: expected an integer, or a fraction in (0, 1) of {total} images, got {part:g}")

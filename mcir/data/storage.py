@@ -1,4 +1,4 @@
-"""Where images are stored: a folder of files, an LMDB database (``lmdb_store``) or memory."""
+"""Storages of images: a folder of files, an LMDB database (``lmdb_store``) or memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Headers(Protocol):
         """
 
     def path(self, key: str) -> str:
-        """Return the name of an image for messages and batches."""
+        """Return the full name of an image, for messages and batches."""
 
 
 class Storage(Headers, Protocol):
@@ -44,7 +44,7 @@ class Storage(Headers, Protocol):
 
 
 class Folder:
-    """The image files in a folder and its subfolders; hidden files and folders are left out.
+    """The image files in a folder and its subfolders; hidden files and folders are skipped.
 
     Raises:
         DataError: the folder does not exist.
@@ -74,7 +74,7 @@ class Folder:
         return f"{self.root}/{key}"
 
     def info(self, key: str) -> ImageInfo:
-        """Return the content of a file's header."""
+        """Return the size, channels and bits of an image from the header of its file."""
         try:
             with open(self.path(key), "rb") as stream:  # noqa: PTH123 (several times faster, for each of many files)
                 return probe(stream)
@@ -86,7 +86,7 @@ class Folder:
         return decode(self.value(key), self.path(key))
 
     def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of an image; the full file is decoded for it."""
+        """Return a part of an image; the full file is decoded."""
         return decode(self.value(key), self.path(key), (top, left, height, width))
 
     def value(self, key: str) -> bytes:
@@ -132,15 +132,16 @@ def stem(key: str) -> str:
     """Return a key without its extension."""
     folder, slash, name = key.rpartition("/")
     base, dot, extension = name.rpartition(".")
-    return f"{folder}{slash}{base if dot and base and extension else name}"  # pathlib needs ten times as long
+    return f"{folder}{slash}{base if dot and base and extension else name}"  # ten times as fast as pathlib
 
 
 def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) -> Folder | LmdbStore:
     """Open the images of a data set.
 
     Args:
-        root: folder of images, or of an LMDB database if its name ends in ``.lmdb``.
-        io_backend: ``{"type": "lmdb"}`` for a database with another name; ``{"type": "disk"}``: the rule above.
+        root: folder of images, or folder of an LMDB database if its name ends in ``.lmdb``.
+        io_backend: ``{"type": "lmdb"}``: a database with any name; None or ``{"type": "disk"}``: the name determines
+            whether it is a database.
 
     Raises:
         ArgumentError: the backend is unknown.

@@ -16,8 +16,8 @@ from mcir.data.transforms import Window
 class StoredNegatives:
     """K storages with one image for every pair each.
 
-    This image has the name of the pair (with any extension), under which restored images are saved, and the size of the
-    restored full image. Each header is checked once.
+    This image has the name of the pair (with any extension) and the size of the restored full image. Each header is
+    checked once.
 
     Args:
         storages: K ≥ 1 storages.
@@ -50,7 +50,7 @@ class StoredNegatives:
     def _match(
         self, storage: Storage, names: Sequence[str], sizes: Sequence[tuple[int, int]], problems: list[str]
     ) -> list[str]:
-        """Return the key of each pair's negative in a storage, and append what is wrong to ``problems``."""
+        """Return the key of each pair's negative in a storage; append problems to ``problems``."""
         by_stem = keys_by_stem(storage)
         matched = []
         for name, (height, width) in zip(names, sizes, strict=True):

@@ -1,10 +1,10 @@
 """Synthetic rain, haze, motion blur and sensor noise, made from clean images.
 
-With them, every recipe can be tried without its data set. They are simple models of real degradations; none of them is
-the data set that it replaces, and numbers measured on them are not comparable with numbers measured on a data set.
+They make it possible to try every recipe without its data set. They are simple models of real degradations, so metrics
+on them are not comparable with metrics on real data sets.
 
-The interface is that of ``degradations``, with its ``Range`` arguments. A uint8 image gives a uint8 image, as if it had
-been saved; a float image is only clipped to [0, 1]. With zero strength an image is unchanged.
+Interface and ``Range`` arguments are those of ``degradations``. The result for a uint8 image is uint8, as in a saved
+file; a float image is only clipped to [0, 1]. With zero strength an image is unchanged.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _ONE = 2**16
 class RainStreaks:
     """Bright parallel streaks of rain, blended by ``1 - (1 - image)·(1 - streaks)`` ("screen").
 
-    A replacement for the data sets Rain200L, Rain200H, DID, DDN and SPA, and none of them. Length, angle, density and
-    strength are drawn for each image; each streak has its own position and between half of the strength and all of it.
-    Streaks from outside of the image reach into it, so a crop looks like a part of a larger image (but not of the same
-    one).
+    It can replace the data sets Rain200L, Rain200H, DID, DDN and SPA in a trial. Density, length, angle and strength
+    are drawn for each image. Each streak has a random position and a random brightness between half of the strength
+    and the full strength. Streaks may start outside of the image, so the statistics of a crop are those of a larger
+    image.
 
     Args:
-        density: number of streaks whose center is on 1,000 pixels.
+        density: number of streaks per 1,000 pixels.
         length: length in pixels.
         angle: angle to the vertical in degrees, positive if the lower end is on the right.
-        strength: gray value, 0 … 1, that the brightest streaks add to black.
+        strength: brightness of the brightest streaks on black, in [0, 1].
     """
 
     scale = 1
@@ -78,15 +78,14 @@ class RainStreaks:
 
 @DEGRADATIONS.register()
 class SyntheticHaze:
-    """Haze by the model of atmospheric scattering, ``image·t + airlight·(1 - t)`` with ``t = exp(-beta·depth)``.
+    """Haze of the atmospheric scattering model: ``image·t + airlight·(1 - t)`` with ``t = exp(-beta·depth)``.
 
-    A replacement for the data set RESIDE, whose depths are measured. Here the depth is a smooth random surface in
-    [0, 1]: a sum of waves of 128 to 512 pixels in random directions, so it varies within a crop as it does within a
-    part of a larger image.
+    It can replace the data set RESIDE, whose depths are measured, in a trial. Here the depth is a smooth random surface
+    in [0, 1]: a sum of waves of 128 to 512 pixels in random directions. Its statistics do not depend on the image size.
 
     Args:
-        beta: strength of the scattering.
-        airlight: brightness of the haze, 0 … 1, the same in all channels.
+        beta: scattering coefficient.
+        airlight: brightness of the haze, in [0, 1], equal in all channels.
     """
 
     scale = 1
@@ -106,16 +105,16 @@ class SyntheticHaze:
 
 @DEGRADATIONS.register()
 class MotionBlur:
-    """Blur of a moving camera: the mean of the image along a straight or smoothly bent path.
+    """Motion blur of a camera: the mean of the image along a straight or smoothly curved path.
 
-    A replacement for the data set GoPro, in which each object moves on its own path; there is no gamma correction. The
-    path starts in a random direction, and its turning rate changes linearly between two random numbers, which gives
-    arcs and S-shaped curves. At its borders the image is mirrored (without repeating the border pixel). The margin
-    around a crop is blurred with it, so a blurred crop is the crop of the blurred image, for 8-bit images bit for bit.
+    It can replace the data set GoPro in a trial; there, each object moves on a separate path. There is no gamma
+    correction. The path starts in a random direction, and its turning rate changes linearly between two random numbers,
+    which results in arcs and S-shaped curves. The image is mirrored at its borders (without repeating the border
+    pixel). A blurred crop equals the crop of the blurred image, bit for bit for 8-bit images.
 
     Args:
         length: length of the path in pixels, 0 … 200.
-        turn: maximum turning rate in degrees per path; 0 gives straight lines.
+        turn: maximum turning rate in degrees per path; 0: straight lines.
     """
 
     scale = 1
@@ -146,14 +145,14 @@ class MotionBlur:
 
 @DEGRADATIONS.register()
 class SensorNoise:
-    """White Gaussian noise of a camera, whose variance grows with the brightness: ``read² + shot²·image``.
+    """White Gaussian sensor noise whose variance increases with the brightness: ``read² + shot²·image``.
 
-    A replacement for the data set SIDD, whose noise went through the image processing of phones. The strength of
-    ``GaussianNoise``, in contrast, is the same in dark and bright regions.
+    It can replace the data set SIDD in a trial, although the noise of SIDD is changed by the image processing of
+    phones. ``GaussianNoise``, in contrast, is equally strong in dark and bright regions.
 
     Args:
-        shot: standard deviation of the shot noise at white, in 8-bit units (of 255).
-        read: standard deviation of the read noise, in 8-bit units (of 255).
+        shot: standard deviation of the shot noise at white, in 8-bit units (0 … 255).
+        read: standard deviation of the read noise, in 8-bit units (0 … 255).
     """
 
     scale = 1
@@ -185,7 +184,7 @@ def _as_tensor(image: npt.NDArray[np.float32], like: Tensor) -> Tensor:
 
 
 def _depth(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return a smooth surface (height, width) in [0, 1]: ½ plus half of the mean of some plane waves."""
+    """Return a smooth surface (height, width) in [0, 1]: ½ plus half the mean of four plane waves."""
     waves = 4
     lengths = 128 * 4 ** rng.random(waves)
     directions, phases = rng.uniform(0, 2 * math.pi, (2, waves))
@@ -198,7 +197,7 @@ def _depth(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.
 
 
 def _taps(rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> list[tuple[int, int, int]]:
-    """Return the kernel of points between pixels: (row, column, integer weight ≠ 0), with the sum ``_ONE``."""
+    """Return the bilinear kernel of a set of points: (row, column, integer weight ≠ 0); the weights sum to ``_ONE``."""
     radius = math.ceil(max(np.abs(rows).max(), np.abs(columns).max())) + 1
     side = 2 * radius + 1
     weights = np.zeros(side * side)

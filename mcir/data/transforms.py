@@ -1,7 +1,7 @@
-"""Random crops and orientations of image pairs, the same for both images of a pair.
+"""Random crops and orientations, equal for both images of a pair.
 
-Images are arrays (H, W, C). The geometry of a sample depends on five uniform random numbers, which are drawn whatever
-the options are, so an option never changes the draws of another one.
+Images are arrays (H, W, C). Five uniform random numbers are drawn for each sample with any options, so an option does
+not change the random numbers of the others.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Window(NamedTuple):
     width: int
 
     def times(self, scale: int) -> Window:
-        """Return the same part of an image that is larger by an integer factor."""
+        """Return the window that shows the same content in an image that is larger by an integer factor."""
         return Window(*(scale * side for side in self))
 
     def widened(self, margin: int, height: int, width: int) -> Window:
-        """Return the window with a margin on each side, clipped to an image of that height and width."""
+        """Return the window with a margin on each side, clipped to an image of the height and width."""
         top, left = max(0, self.top - margin), max(0, self.left - margin)
         bottom, right = min(height, self.top + self.height + margin), min(width, self.left + self.width + margin)
         return Window(top, left, bottom - top, right - left)
 
     def relative_to(self, other: Window) -> Window:
-        """Return the same part in the coordinates of another window."""
+        """Return the window in the coordinates of another window."""
         return self._replace(top=self.top - other.top, left=self.left - other.left)
 
     def union(self, other: Window) -> Window:
@@ -46,32 +46,31 @@ class Window(NamedTuple):
 
 
 class Orientation(NamedTuple):
-    """One of the eight symmetries of a square: flips left-right, then top-bottom, then a transposition."""
+    """One of the eight symmetries of a square: a left-right flip, then a top-bottom flip, then a transposition."""
 
     hflip: bool
     vflip: bool
     transpose: bool
 
 
-class Geometry(NamedTuple):
-    """Crop and orientation of a sample; ``crop`` has a number in [0, 1) for the rows and one for the columns."""
+def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> tuple[tuple[float, float], Orientation]:
+    """Draw the crop (the numbers for ``crop_window``) and the orientation of a sample, as BasicSR does.
 
-    crop: tuple[float, float]
-    orientation: Orientation
-
-
-def draw_geometry(rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> Geometry:
-    """Draw a geometry as BasicSR does: a left-right flip; for ``use_rot`` a top-bottom flip and a transposition."""
+    Args:
+        rng: random generator of the sample.
+        use_hflip: whether to flip left-right with probability ½.
+        use_rot: whether to flip top-bottom and to transpose, each with probability ½.
+    """
     row, column, *coins = rng.random(5).tolist()
     hflip, vflip, transpose = (coin < 0.5 for coin in coins)
-    return Geometry((row, column), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose))
+    return (row, column), Orientation(use_hflip and hflip, use_rot and vflip, use_rot and transpose)
 
 
 def crop_window(crop: tuple[float, float], height: int, width: int, size: int | None) -> Window:
-    """Return the window that two numbers in [0, 1) select uniformly.
+    """Return a window at a uniformly random position.
 
     Args:
-        crop: numbers for the position of the top and of the left side.
+        crop: uniform random numbers in [0, 1), for the row and the column of the window.
         height: height of the image.
         width: width of the image.
         size: side of the window, reduced to shorter sides of the image; None: the full image.
@@ -87,7 +86,7 @@ def crop_image(image: npt.NDArray[Any], window: Window) -> npt.NDArray[Any]:
 
 
 def pad_to_size(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Return an image (H, W, C) with sides of at least ``size``, mirrored at its bottom and right.
+    """Pad an image (H, W, C) by mirroring at its bottom and right, to sides of at least ``size``.
 
     The border pixels are repeated, which keeps the two images of a pair aligned at every scale.
     """
@@ -99,7 +98,7 @@ def pad_to_size(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
 
 
 def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any]:
-    """Return an image (H, W, C) in another orientation: contiguous, writable, never a view."""
+    """Flip and transpose an image (H, W, C); the result is contiguous, writable and never a view."""
     hflip, vflip, transpose = orientation
     if not (hflip or vflip or transpose):
         is_own = image.flags.owndata and image.flags.c_contiguous and image.flags.writeable
@@ -115,7 +114,7 @@ def orient(image: npt.NDArray[Any], orientation: Orientation) -> npt.NDArray[Any
 
 
 def convert_color(image: npt.NDArray[Any], color: Color) -> npt.NDArray[Any]:
-    """Return an image (H, W, 1 or 3) with three channels ("rgb") or one ("gray": luma of ITU-R BT.601, full range)."""
+    """Convert an image (H, W, 1 or 3) to three channels ("rgb") or one ("gray": full-range luma of ITU-R BT.601)."""
     if color == "rgb" and image.shape[2] == 1:
         rgb: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
         return rgb

@@ -1,4 +1,4 @@
-"""Decode all images of a set completely, and check checksums and pairs."""
+"""Verify data sets: decode all images, and check checksums and pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcir.data.codec import decode_thoroughly
+from mcir.data.codec import check_image
 from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore, to_bytes
 from mcir.data.pairing import PairRules, examine_pairs
@@ -21,8 +21,8 @@ class Verified:
 
     Attributes:
         images: number of images.
-        bytes: their stored size.
-        checksum: checksum of all keys and stored bytes.
+        bytes: total size of the stored images.
+        checksum: checksum of all keys and stored images.
         problems: a line for each problem.
     """
 
@@ -44,17 +44,17 @@ def verify(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Verified:
-    """Decode all images of a folder or database, and check that pairs are complete and have the same scale.
+    """Decode all images of a folder or database, and check that pairs are complete and have one scale.
 
     Args:
-        path: folder or database; for pairs, of the ground truths.
-        against: folder or database of the degraded images of the pairs, which are decoded as well.
-        filename_tmpl: name of a degraded image without extension, made from the name of its ground truth.
-        progress: function that is called after each image.
-        workers: number of threads; None: as many as CPU cores.
+        path: folder or database of images; for pairs, the ground truths.
+        against: folder or database of the degraded images of pairs, which are also decoded.
+        filename_tmpl: name of a degraded image without extension; ``{}`` is the name of its ground truth.
+        progress: function to call after each image.
+        workers: number of threads; None: one per CPU core.
 
     Raises:
-        DataError: there are no images. Problems of single images are part of the result.
+        DataError: there are no images. Problems of single images do not raise errors; the result lists them.
     """
     storages = [open_storage(root) for root in ([path] if against is None else [path, against])]
     work = [(storage, key) for storage in storages for key in storage.keys()]  # noqa: SIM118 (not a mapping)
@@ -74,26 +74,26 @@ def verify(
 
 
 def _examine(work: tuple[Folder | LmdbStore, str]) -> tuple[str, int, int, str]:
-    """Return the key, length and CRC-32 of a stored image, and what is wrong with it."""
+    """Return the key, length, CRC-32 and problem (or "") of a stored image."""
     storage, key = work
     try:
         data = storage.value(key)
     except DataError as error:
         return key, 0, 0, str(error)
     crc, problem = zlib.crc32(data), ""
-    facts = storage.facts(key) if isinstance(storage, LmdbStore) else None
-    if facts is not None and facts.crc != crc:
+    record = storage.record(key) if isinstance(storage, LmdbStore) else None
+    if record is not None and record.crc != crc:
         problem = f"{storage.path(key)}: differs from its checksum"
     elif isinstance(storage, Folder) or storage.codec == "encoded":
         try:
-            decode_thoroughly(data)
+            check_image(data)
         except DataError as error:
             problem = f"{storage.path(key)}: {error}"
     return key, len(data), crc, problem
 
 
 def _pair_problems(gt: Folder | LmdbStore, lq: Folder | LmdbStore, filename_tmpl: str) -> list[str]:
-    """Return what is wrong with the pairs; the first pair determines the scale."""
+    """Return the problems of the pairs; the first pair determines the scale."""
     first = examine_pairs(gt, lq, PairRules(filename_tmpl=filename_tmpl))[0].pairs
     scale = max(1, round(gt.info(first[0].gt).height / first[0].height)) if first else 1
     return examine_pairs(gt, lq, PairRules(scale=scale, filename_tmpl=filename_tmpl))[1]

@@ -1,4 +1,4 @@
-"""Images that tests write and read."""
+"""Helpers that make images and data sets for tests."""
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ def noise(height, width, channels=3, dtype=np.uint8, seed=0):
 
 
 def smooth(height, width, channels=3, seed=0):
-    """An image that compresses roughly as a photograph does."""
+    """Return an image that compresses about as well as a photograph."""
     return cv2.GaussianBlur(noise(height, width, channels, seed=seed), (0, 0), 3).reshape(height, width, channels)
 
 
@@ -33,12 +33,12 @@ def shorten(path, count=200):
     Path(path).write_bytes(data[:-count])
 
 
-def pairs(root, count=4, scale=2, height=24, width=32, **kind):
-    """Write folders gt and lq of unrelated noise with matching sizes; return them and the images."""
+def pairs(root, count=4, scale=2, height=24, width=32, **arguments):
+    """Write the folders gt and lq, with noise of matching sizes; return both folders and the images."""
     images = []
     for index in range(count):
-        gt = noise(height * scale, width * scale, seed=index, **kind)
-        lq = noise(height, width, seed=1000 + index, **kind)
+        gt = noise(height * scale, width * scale, seed=index, **arguments)
+        lq = noise(height, width, seed=1000 + index, **arguments)
         save(root / "gt" / f"{index:02d}.png", gt)
         save(root / "lq" / f"{index:02d}.png", lq)
         images.append((gt, lq))
@@ -47,7 +47,7 @@ def pairs(root, count=4, scale=2, height=24, width=32, **kind):
 
 @dataclass(eq=False)
 class StoredPairs(PairDataset):
-    """Pairs of storages, for tests; also an example of a data set of one's own."""
+    """Data set of pairs from two storages; also an example of a custom data set."""
 
     gt: Storage
     lq: Storage | None = None

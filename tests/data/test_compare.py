@@ -50,7 +50,7 @@ def test_a_complete_copy(copy):
     steps = []
     found = compare(FAKE, copy, progress=lambda done, total: steps.append((done, total)))
     assert found.differences == ()
-    assert found.fits == (
+    assert found.matches == (
         "gt: 3 images, names, sizes",
         "hazy: 6 images, names, sizes",
         "small: 3 images (no count in the manifest), sizes",
@@ -63,7 +63,7 @@ def test_a_complete_copy(copy):
 def test_an_optional_folder_may_be_missing(copy):
     shutil.rmtree(copy / "small")
     found = compare(FAKE, copy)
-    assert not found.differences and "small: missing, optional (small)" in found.fits
+    assert not found.differences and "small: missing, optional (small)" in found.matches
 
 
 CHANGES = {
@@ -93,7 +93,7 @@ CHANGES = {
         lambda root: (root / "hazy" / "0_0.png").rename(root / "hazy" / "hazy_0.png"),
         [r"hazy/hazy_0\.png: expected a name that matches", "no ground truth", r"gt/0\.png: 1 degraded images"],
     ),
-    "a kind of file": (
+    "another file type": (
         lambda root: (root / "hazy" / "0_0.png").rename(root / "hazy" / "0_0.jpg"),
         [r"hazy/0_0\.jpg: expected a name that matches"],
     ),
@@ -132,7 +132,7 @@ def test_each_difference_is_listed(copy, change):
     apply(copy)
     found = compare(FAKE, copy)
     if change == "a folder":
-        assert "gt + small: 3 pairs (filename_tmpl: '{}x2', scale: 2)" in found.fits
+        assert "gt + small: 3 pairs (filename_tmpl: '{}x2', scale: 2)" in found.matches
     for pattern in expected:
         assert any(re.search(pattern, line) for line in found.differences), (pattern, found.differences)
     assert len(found.differences) == len(expected)
@@ -149,7 +149,7 @@ def test_the_template_that_fits_best_is_used(copy):
     for number in range(3):
         (copy / "small" / f"{number}x2.png").rename(copy / "small" / f"{number}.png")
     found = compare(FAKE, copy)
-    assert not found.differences and "gt + small: 3 pairs (scale: 2)" in found.fits
+    assert not found.differences and "gt + small: 3 pairs (scale: 2)" in found.matches
 
 
 def test_a_copy_without_any_pair(copy):
@@ -162,7 +162,7 @@ def test_empty_folders_have_no_pairs(copy):
     for folder in ("gt", "small"):
         for path in (copy / folder).iterdir():
             path.unlink()
-    assert not any(line.startswith("gt + small") for line in compare(FAKE, copy).fits)
+    assert not any(line.startswith("gt + small") for line in compare(FAKE, copy).matches)
 
 
 def test_a_missing_root(tmp_path):
@@ -181,7 +181,7 @@ def test_databases_are_compared_like_folders(tmp_path):
     found = compare(manifest, tmp_path)
     assert [line.split("/")[-2] for line in found.differences] == ["HR_sub.lmdb", "X4_sub.lmdb"]
     assert all(": 2 images, expected 32,592" in line for line in found.differences)
-    assert "HR_sub.lmdb + X4_sub.lmdb: 2 pairs (scale: 4)" in found.fits
+    assert "HR_sub.lmdb + X4_sub.lmdb: 2 pairs (scale: 4)" in found.matches
     shutil.rmtree(tmp_path / "X4_sub.lmdb")
     (tmp_path / "X4_sub.lmdb").mkdir()
     assert "X4_sub.lmdb: no LMDB database" in compare(manifest, tmp_path).differences[0]

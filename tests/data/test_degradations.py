@@ -116,7 +116,7 @@ def test_a_chain_combines_scales_and_margins():
 
 
 class AddPosition:
-    """Adds the mean of the full image and the position of the part."""
+    """Degradation that adds the mean of the full image and the position of the part."""
 
     scale = 1
     margin = 0
@@ -184,7 +184,7 @@ def test_a_mosaic_keeps_one_color_of_each_pixel(pattern, as_float):
 
 
 def test_a_flipped_mosaic_is_one_of_the_four_patterns():
-    """Flipped or transposed, a pattern is itself, shifted by a pixel."""
+    """A flipped or transposed pattern equals the pattern shifted by a pixel."""
     image = image_tensor(8, 8) + 1
     mosaic = BayerMosaic()(image, rng())
     seen = set()

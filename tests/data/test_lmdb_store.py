@@ -39,7 +39,7 @@ def test_a_database_has_the_images_of_its_folder(folder, tmp_path, codec):
         store.read_crop("gone.png", 0, 0, 1, 1) if codec == "encoded" else store.value("gone.png")
 
 
-def test_a_raw_crop_copies_only_itself(tmp_path):
+def test_reading_a_raw_crop_copies_only_the_crop(tmp_path):
     image = noise(2000, 2000)
     save(tmp_path / "in" / "large.png", image)
     create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", "raw")
@@ -47,7 +47,7 @@ def test_a_raw_crop_copies_only_itself(tmp_path):
     assert np.array_equal(store.read_crop("large.png", 700, 800, 16, 16), image[700:716, 800:816])
 
     def peak_memory(function):
-        """The peak memory of a call in bytes."""
+        """Return the peak memory of a call in bytes."""
         tracemalloc.start()
         function()
         _, peak = tracemalloc.get_traced_memory()
@@ -121,7 +121,7 @@ def test_a_store_is_closed_until_its_first_image_and_can_be_pickled(folder, tmp_
 
 
 def write_basicsr(root, images):
-    """A database as BasicSR writes it: keys without extension, and a listing."""
+    """Write a database as BasicSR does: keys without extension, and a list of names."""
     with lmdb.open(str(root), map_size=1 << 24) as env, env.begin(write=True) as transaction:
         for name, data in images.items():
             transaction.put(os.path.splitext(name)[0].encode(), data)

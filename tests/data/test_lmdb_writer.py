@@ -13,7 +13,7 @@ import pytest
 
 from mcir.data.codec import info_of
 from mcir.data.errors import DataError
-from mcir.data.lmdb_store import Facts, LmdbStore
+from mcir.data.lmdb_store import ImageRecord, LmdbStore
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
@@ -23,7 +23,7 @@ from tests.data.pictures import noise, save
 
 def put(writer, key, image):
     data = image.tobytes()
-    writer.put(key, data, Facts(info_of(image), zlib.crc32(data), len(data), 0))
+    writer.put(key, data, ImageRecord(info_of(image), zlib.crc32(data), len(data), 0))
 
 
 def test_the_map_grows_automatically(tmp_path):
@@ -74,7 +74,7 @@ def test_an_incomplete_database_is_not_readable(tmp_path):
 def test_other_files_and_databases_are_not_overwritten(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="exists and is no database"):
+    with pytest.raises(DataError, match="exists and is not a database"):
         LmdbWriter(tmp_path / "x", "raw")
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["mine.txt"]
     with lmdb.open(str(tmp_path / "y")) as env, env.begin(write=True) as transaction:

@@ -176,9 +176,9 @@ def test_stored_negatives_stay_with_their_pairs(workers, deep):
     other = Memory(
         {f"{index}": noise(20, 20, seed=9 + index, dtype=np.uint16 if deep else np.uint8) for index in range(5)}
     )
-    kind = {"gt_size": 8, "use_hflip": True, "use_rot": True}
-    dataset = StoredPairs(gt, gt, negatives=[gt, other, gt], **kind)
-    alone = StoredPairs(gt, other, **kind)
+    arguments = {"gt_size": 8, "use_hflip": True, "use_rot": True}
+    dataset = StoredPairs(gt, gt, negatives=[gt, other, gt], **arguments)
+    alone = StoredPairs(gt, other, **arguments)
     pair = zip(*(take(6, one, batch_size=4, num_workers=workers, seed=3) for one in (dataset, alone)), strict=True)
     for batch, expected in pair:
         batch, expected = to_device(batch, "cpu"), to_device(expected, "cpu")
@@ -188,7 +188,7 @@ def test_stored_negatives_stay_with_their_pairs(workers, deep):
 
 
 class Broken(Dataset):
-    """Returns facts about the process, and fails at one position."""
+    """Data set that returns properties of its process, and fails at one position."""
 
     def __len__(self):
         return 4

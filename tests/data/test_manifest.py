@@ -80,7 +80,7 @@ def test_no_key_is_duplicated(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_statements_from_general_knowledge_are_marked(name):
-    """If a number does not come from a copy, a sample or code, the manifest lists it as unverified."""
+    """A manifest lists numbers that do not come from a copy, a sample or code as unverified."""
     manifest = read_manifest(name)
     recalled = [rule for rule in manifest.folders if rule.evidence != "copy"]
     counts_only = all(not rule.sizes and not rule.names and not rule.longest_side for rule in manifest.folders)
@@ -199,7 +199,7 @@ def render():
 
 
 def test_the_page_is_up_to_date(render):
-    """If this fails: python datasets/render.py."""
+    """If this fails, run ``python datasets/render.py``."""
     page = (DATASETS / "README.md").read_text(encoding="utf-8")
     assert page.count(render.MARK) == 1
     assert render.rendered(page) == page

@@ -90,7 +90,7 @@ def test_the_sampler_of_unprocessing():
     assert max(sigmas) <= 20
     narrow = HeteroscedasticNoise(sigma=[15, 16], sampler="unprocessing")
     assert all(15 <= (s * mean + r) ** 0.5 * 255 <= 16 for s, r in (narrow.parameters(i, mean) for i in range(50)))
-    with pytest.raises(DataError, match=r"image 3 with the mean 0\.500 gets a sigma in \[60, 70\] in none"):
+    with pytest.raises(DataError, match=r"draws for image 3 with the mean 0\.500 has a sigma in \[60, 70\]"):
         HeteroscedasticNoise(sigma=[60, 70], sampler="unprocessing").parameters(3, mean)
 
 
@@ -153,10 +153,10 @@ def test_in_a_chain_the_noise_is_that_of_the_downscaled_image(size):
     section = {"type": "Chain", "degradations": [{"type": "BicubicDown"}, fixed]}
     down = StoredPairs(Memory({"a": image}), degradation={"type": "BicubicDown"}, scale=3)[0]["lq"]
     expected = bound(HeteroscedasticNoise(realisation="fixed"), down)(down, rng(), 0, 0)
-    kind = {"scale": 3}
-    assert torch.equal(StoredPairs(Memory({"a": image}), degradation=section, **kind)[0]["lq"], expected)
-    crops = StoredPairs(Memory({"a": image}), degradation=section, gt_size=24, **kind)
-    plain = StoredPairs(Memory({"a": image}), degradation={"type": "BicubicDown"}, gt_size=24, **kind)
+    arguments = {"scale": 3}
+    assert torch.equal(StoredPairs(Memory({"a": image}), degradation=section, **arguments)[0]["lq"], expected)
+    crops = StoredPairs(Memory({"a": image}), degradation=section, gt_size=24, **arguments)
+    plain = StoredPairs(Memory({"a": image}), degradation={"type": "BicubicDown"}, gt_size=24, **arguments)
     windows = expected.unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 8, 8)
     for position in range(60):
         item, without = crops[SampleIndex(0, position, 0)], plain[SampleIndex(0, position, 0)]
@@ -197,7 +197,7 @@ def test_an_image_outside_of_a_data_set():
         ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         (
             {"sampler": "unprocessing", "read_share": 0.2},
-            "read_share: expected no value with the sampler 'unprocessing', got 0.2",
+            "read_share: expected null with the sampler 'unprocessing', got 0.2",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from mcir.data.sampler import SampleIndex
 from mcir.registry import DATASETS, ArgumentError
 from tests.data.pictures import noise, save, smooth
 
-KINDS = [NoisyPatchPairs, NoisyObservations]
+DATASET_CLASSES = [NoisyPatchPairs, NoisyObservations]
 FIXED = {"type": "HeteroscedasticNoise", "realisation": "fixed", "sigma": [5, 20]}
 
 
@@ -25,7 +25,7 @@ def photographs(tmp_path_factory):
 
 
 def numbered(root, height=40, width=50):
-    """An image whose pixel values are their positions."""
+    """Write an image whose pixel values are their positions."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     image = np.stack([rows, columns, np.zeros_like(rows)], 2)
     save(root / "a.png", image)
@@ -112,9 +112,9 @@ def test_redrawn_noise_has_the_strength_of_its_image(photographs):
     assert np.unique(spreads.round(3)[:, 0]).size == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_item_depends_only_on_its_sample_index(photographs, kind):
-    one, two = (kind(str(photographs), 24) for _ in range(2))
+@pytest.mark.parametrize("dataset_class", DATASET_CLASSES)
+def test_an_item_depends_only_on_its_sample_index(photographs, dataset_class):
+    one, two = (dataset_class(str(photographs), 24) for _ in range(2))
     items = [one[SampleIndex(1, position, 5)]["lq"] for position in range(20)]
     assert all(torch.equal(two[SampleIndex(1, position, 5)]["lq"], items[position]) for position in reversed(range(20)))
     assert len({item.numpy().tobytes() for item in items}) == 20
@@ -158,12 +158,12 @@ def test_depth_and_color(tmp_path):
     assert not torch.equal(rgb[1]["lq"][:, 0], rgb[1]["lq"][:, 1])  # a gray image with color noise
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dataset_class", DATASET_CLASSES)
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_databases_give_the_same_samples_as_files(tmp_path, photographs, kind, codec):
+def test_databases_give_the_same_samples_as_files(tmp_path, photographs, dataset_class, codec):
     create_lmdb(photographs, tmp_path / "x.lmdb", codec)
     (tmp_path / "names.txt").write_text("deep/3.png\ndeep/1.png\n")
-    section = {"type": kind.__name__, "patch_size": 32, "meta_info_file": str(tmp_path / "names.txt")}
+    section = {"type": dataset_class.__name__, "patch_size": 32, "meta_info_file": str(tmp_path / "names.txt")}
     files = DATASETS.build({**section, "dataroot": str(photographs)})
     database = DATASETS.build({**section, "dataroot": str(tmp_path / "x.lmdb"), "io_backend": {"type": "lmdb"}})
     assert len(files) == 2 and files.name(0) == "deep/3"
@@ -172,23 +172,23 @@ def test_databases_give_the_same_samples_as_files(tmp_path, photographs, kind, c
         assert torch.equal(one["lq"], two["lq"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_bundled_photographs(kind):
-    photos, tiles = kind("bundled", 64), kind("bundled", 96, tile_size=128)
-    assert len(photos) == 8 and len(kind("bundled:val", 64)) == 2
+@pytest.mark.parametrize("dataset_class", DATASET_CLASSES)
+def test_bundled_photographs(dataset_class):
+    photos, tiles = dataset_class("bundled", 64), dataset_class("bundled", 96, tile_size=128)
+    assert len(photos) == 8 and len(dataset_class("bundled:val", 64)) == 2
     assert len(tiles) > 150 and tiles.name(0) == "astronaut_s001"
     assert tiles[len(tiles) - 1]["lq"].shape == (2, 3, 96, 96)
     with pytest.raises(ArgumentError, match="tile_size: expected 1 … 427, got 428"):
-        kind("bundled", 64, tile_size=428)
+        dataset_class("bundled", 64, tile_size=428)
 
 
 def test_images_smaller_than_a_patch(tmp_path, caplog):
     save(tmp_path / "small.png", smooth(20, 60))
     save(tmp_path / "tiny.png", smooth(20, 20))
     save(tmp_path / "z.png", smooth(60, 60))
-    for kind in KINDS:
+    for dataset_class in DATASET_CLASSES:
         with pytest.raises(DataError, match=r"small\.png: 60×20 pixels, smaller than the crop of 32 \(patch_size\)"):
-            kind(str(tmp_path), 32)
+            dataset_class(str(tmp_path), 32)
     with caplog.at_level("INFO", "mcir"):
         assert len(NoisyPatchPairs(str(tmp_path), 32, small="skip")) == 1
         padded = NoisyPatchPairs(str(tmp_path), 32, FIXED, small="pad")
@@ -209,7 +209,7 @@ def test_patches_as_large_as_every_image_are_rejected(tmp_path):
     assert NoisyObservations(str(tmp_path), 32)[0]["lq"].shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dataset_class", DATASET_CLASSES)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,9 +222,9 @@ def test_patches_as_large_as_every_image_are_rejected(tmp_path):
         ({"meta_info_file": "nowhere.txt"}, r"meta_info_file nowhere\.txt"),
     ],
 )
-def test_wrong_arguments_are_rejected(photographs, kind, arguments, message):
+def test_wrong_arguments_are_rejected(photographs, dataset_class, arguments, message):
     with pytest.raises((ArgumentError, DataError), match=message):
-        kind(**{"dataroot": str(photographs), "patch_size": 16, **arguments})
+        dataset_class(**{"dataroot": str(photographs), "patch_size": 16, **arguments})
 
 
 def test_two_observations_require_noise(photographs):
@@ -233,11 +233,11 @@ def test_two_observations_require_noise(photographs):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dataset_class", DATASET_CLASSES)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_and_starts_have_no_effect_on_batches(photographs, kind, workers):
+def test_workers_and_starts_have_no_effect_on_batches(photographs, dataset_class, workers):
     def take(count, **more):
-        loader = training_loader(kind(str(photographs), 16), batch_size=3, seed=2, **more)
+        loader = training_loader(dataset_class(str(photographs), 16), batch_size=3, seed=2, **more)
         return [batch for batch, _ in zip(Prefetcher(loader, "cpu"), range(count), strict=False)]
 
     expected_batches = take(12, num_workers=0)
@@ -245,5 +245,5 @@ def test_workers_and_starts_have_no_effect_on_batches(photographs, kind, workers
         for batch, expected in zip(take(5, num_workers=workers, start=start), expected_batches[start:], strict=False):
             assert batch.keys() == expected.keys() and batch["lq"].shape == (3, 2, 3, 16, 16)
             assert torch.equal(batch["lq"], expected["lq"]) and batch["lq_path"] == expected["lq_path"]
-            if kind is NoisyPatchPairs:
+            if dataset_class is NoisyPatchPairs:
                 assert batch["boxes"].shape == (3, 2, 4) and torch.equal(batch["boxes"], expected["boxes"])

@@ -29,7 +29,7 @@ def test_full_pairs_equal_the_files(tmp_path):
 
 
 def coordinates(scale, height=20, width=30):
-    """A pair whose pixel values are their positions (row, column) in the degraded image."""
+    """Return a pair whose pixel values are their positions (row, column) in the degraded image."""
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     lq = np.stack([rows, columns, np.zeros_like(rows)], 2)
     return Memory({"a": np.kron(lq, np.ones((scale, scale, 1), np.uint8))}), Memory({"a": lq})
@@ -62,8 +62,8 @@ def test_only_the_selected_flips_are_used():
 
 def test_an_item_depends_only_on_its_sample_index(tmp_path):
     gt, lq, _ = pairs(tmp_path, 2)
-    kind = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
-    one, two = (PairedImageDataset(str(gt), str(lq), **kind) for _ in range(2))
+    arguments = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
+    one, two = (PairedImageDataset(str(gt), str(lq), **arguments) for _ in range(2))
     items = [one[SampleIndex(1, position, 5)]["gt"] for position in range(30)]
     assert all(torch.equal(two[SampleIndex(1, position, 5)]["gt"], items[position]) for position in reversed(range(30)))
     assert len({item.numpy().tobytes() for item in items}) > 20
@@ -121,9 +121,9 @@ def test_databases_give_the_same_samples_as_files(tmp_path, codec):
     gt, lq, _ = pairs(tmp_path, 3)
     for name in ("gt", "lq"):
         create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", codec)
-    kind = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
-    files = PairedImageDataset(str(gt), str(lq), **kind)
-    base = PairedImageDataset(f"{gt}.lmdb", f"{lq}.lmdb", io_backend={"type": "lmdb"}, **kind)
+    arguments = {"scale": 2, "gt_size": 16, "use_hflip": True, "use_rot": True}
+    files = PairedImageDataset(str(gt), str(lq), **arguments)
+    base = PairedImageDataset(f"{gt}.lmdb", f"{lq}.lmdb", io_backend={"type": "lmdb"}, **arguments)
     for position in range(40):
         one, two = (dataset[SampleIndex(position % 3, position, 0)] for dataset in (files, base))
         assert torch.equal(one["gt"], two["gt"]) and torch.equal(one["lq"], two["lq"])
@@ -138,7 +138,7 @@ def test_meta_info_selects_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("arguments", "message"),
     [
         ({}, "expected either dataroot_lq or degradation, got neither"),
         ({"dataroot_lq": "x", "degradation": {"type": "BicubicDown"}}, "got both"),
@@ -155,10 +155,10 @@ def test_meta_info_selects_images(tmp_path):
         ),
     ],
 )
-def test_wrong_or_contradictory_arguments_are_rejected(tmp_path, kind, message):
+def test_wrong_or_contradictory_arguments_are_rejected(tmp_path, arguments, message):
     save(tmp_path / "a.png", noise(32, 32))
     with pytest.raises(ArgumentError, match=message):
-        PairedImageDataset(str(tmp_path), **kind)
+        PairedImageDataset(str(tmp_path), **arguments)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
@@ -208,12 +208,12 @@ def test_each_degraded_image_is_an_item(tmp_path, as_database):
 def test_the_center_of_a_larger_ground_truth_is_used(scale):
     gt, lq = coordinates(scale)
     wide = np.pad(gt.read("a"), ((3, 3), (5, 5), (0, 0)), constant_values=255)
-    kind = {"scale": scale, "gt_crop": "center"}
-    dataset = StoredPairs(Memory({"a": wide}), lq, gt_size=8 * scale, use_hflip=True, use_rot=True, **kind)
+    arguments = {"scale": scale, "gt_crop": "center"}
+    dataset = StoredPairs(Memory({"a": wide}), lq, gt_size=8 * scale, use_hflip=True, use_rot=True, **arguments)
     for position in range(60):
         item = dataset[SampleIndex(0, position, 1)]
         assert np.array_equal(np.kron(hwc(item["lq"]), np.ones((scale, scale, 1), np.uint8)), hwc(item["gt"]))
-    assert np.array_equal(hwc(StoredPairs(Memory({"a": wide}), lq, **kind)[0]["gt"]), gt.read("a"))
+    assert np.array_equal(hwc(StoredPairs(Memory({"a": wide}), lq, **arguments)[0]["gt"]), gt.read("a"))
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 12), (12, 3), (3, 4)])
@@ -234,11 +234,11 @@ def test_padding_keeps_small_pairs_aligned(height, width, scale):
 
 def test_small_ground_truths_are_degraded_before_they_are_padded():
     section = {"type": "BicubicDown"}
-    kind = {"scale": 2}
+    arguments = {"scale": 2}
     small = Memory({"a": smooth(12, 40)})
-    item = StoredPairs(small, degradation=section, gt_size=32, small="pad", **kind)[SampleIndex(0, 3, 0)]
+    item = StoredPairs(small, degradation=section, gt_size=32, small="pad", **arguments)[SampleIndex(0, 3, 0)]
     assert item["gt"].shape == (3, 32, 32) and item["lq"].shape == (3, 16, 16)
-    full = hwc(StoredPairs(small, degradation=section, **kind)[0]["lq"])
+    full = hwc(StoredPairs(small, degradation=section, **arguments)[0]["lq"])
     assert any(np.array_equal(hwc(item["lq"])[:6], full[:, left : left + 16]) for left in range(5))
 
 
@@ -247,11 +247,11 @@ def test_small_pairs_are_skipped_and_counted(caplog):
     with caplog.at_level("INFO", "mcir"):
         dataset = StoredPairs(gt, degradation={"type": "BicubicDown"}, scale=2, gt_size=32, small="skip")
     assert len(dataset) == 1 and dataset.name(0) == "b"
-    assert "StoredPairs: 1 of 2 pairs are smaller than gt_size 32 and are skipped" in caplog.text
+    assert "StoredPairs: 1 of 2 images are smaller than gt_size 32 and are skipped" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("arguments", "message"),
     [
         ({"dataroot_lq": "x", "gt_crop": "left"}, "gt_crop: expected 'center' or null, got 'left'"),
         ({"dataroot_lq": "x", "small": "drop"}, "small: .*got 'drop'"),
@@ -259,11 +259,11 @@ def test_small_pairs_are_skipped_and_counted(caplog):
         ({"filename_tmpl": "{}_*"}, "filename_tmpl: requires dataroot_lq"),
     ],
 )
-def test_wrong_rules_for_pairs_are_rejected(tmp_path, kind, message):
+def test_wrong_rules_for_pairs_are_rejected(tmp_path, arguments, message):
     save(tmp_path / "a.png", noise(32, 32))
-    degradation = None if "dataroot_lq" in kind else {"type": "BicubicDown"}
+    degradation = None if "dataroot_lq" in arguments else {"type": "BicubicDown"}
     with pytest.raises(ArgumentError, match=message):
-        PairedImageDataset(str(tmp_path), degradation=degradation, scale=2, **kind)
+        PairedImageDataset(str(tmp_path), degradation=degradation, scale=2, **arguments)
 
 
 def test_the_error_of_an_argument_has_its_key_path(tmp_path):
@@ -319,19 +319,19 @@ def test_subsets_are_nested_and_keep_the_noise_of_their_images(tmp_path, several
         save(tmp_path / "gt" / f"{index}.png", smooth(24, 24, seed=index))
         save(tmp_path / "lq" / f"{index}_1.png", smooth(24, 24, seed=index))
     degraded = {"degradation": {"type": "HeteroscedasticNoise"}}
-    kind = {"dataroot_lq": str(tmp_path / "lq"), "filename_tmpl": "{}_*"} if several else degraded
-    full = PairedImageDataset(str(tmp_path / "gt"), **kind)
-    subsets = [PairedImageDataset(str(tmp_path / "gt"), max_images=count, **kind) for count in (1, 4, 12)]
+    arguments = {"dataroot_lq": str(tmp_path / "lq"), "filename_tmpl": "{}_*"} if several else degraded
+    full = PairedImageDataset(str(tmp_path / "gt"), **arguments)
+    subsets = [PairedImageDataset(str(tmp_path / "gt"), max_images=count, **arguments) for count in (1, 4, 12)]
     names = [[each.name(index) for index in range(len(each))] for each in (*subsets, full)]
     assert [len(each) for each in names] == [1, 4, 12, 12] and names[2] == names[3]
     assert set(names[0]) < set(names[1]) < set(names[2])
-    other = PairedImageDataset(str(tmp_path / "gt"), max_images=4, subset_seed=1, **kind)
+    other = PairedImageDataset(str(tmp_path / "gt"), max_images=4, subset_seed=1, **arguments)
     assert [other.name(index) for index in range(4)] != names[1]
     for index, name in enumerate(names[1]):
         item, same = subsets[1][SampleIndex(index, 9, 0)], full[SampleIndex(names[3].index(name), 9, 0)]
         assert item["gt_path"] == same["gt_path"] and torch.equal(item["lq"], same["lq"])
     with pytest.raises(ArgumentError, match=r"max_images: expected 1 … 12, the number of images, got 13"):
-        PairedImageDataset(str(tmp_path / "gt"), max_images=13, **kind)
+        PairedImageDataset(str(tmp_path / "gt"), max_images=13, **arguments)
 
 
 def test_subsets_keep_their_stored_negatives(tmp_path):
@@ -352,8 +352,8 @@ def test_subsets_keep_their_stored_negatives(tmp_path):
 def test_stored_negatives_are_cropped_and_augmented_as_the_ground_truth(scale, size):
     gt, lq = coordinates(scale, *size)
     stored = [Memory({"a": gt.read("a")}), Memory({"a": 255 - gt.read("a")})]
-    kind = {"scale": scale, "gt_size": 8 * scale, "use_hflip": True, "use_rot": True, "small": "pad"}
-    dataset, plain = StoredPairs(gt, lq, negatives=stored, **kind), StoredPairs(gt, lq, **kind)
+    arguments = {"scale": scale, "gt_size": 8 * scale, "use_hflip": True, "use_rot": True, "small": "pad"}
+    dataset, plain = StoredPairs(gt, lq, negatives=stored, **arguments), StoredPairs(gt, lq, **arguments)
     for position in range(60):
         item, bare = dataset[SampleIndex(0, position, 1)], plain[SampleIndex(0, position, 1)]
         assert "negatives" not in bare and torch.equal(bare["gt"], item["gt"]) and torch.equal(bare["lq"], item["lq"])

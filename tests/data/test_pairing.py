@@ -96,7 +96,7 @@ def test_meta_info_lines(tmp_path):
     with pytest.raises(DataError, match=r"none\.txt"):
         read_names(tmp_path / "none.txt", [])
     listing.write_text("\n")
-    with pytest.raises(DataError, match="names no image"):
+    with pytest.raises(DataError, match="contains no image name"):
         read_names(listing, [])
 
 

@@ -27,7 +27,7 @@ def lists(folder):
 
 
 def test_the_order_never_changes():
-    """The output of ``printf 0:a | sha256sum`` starts with 9df3, for b e021, for c be08, for d 7d98, for e e078."""
+    """``printf 0:a | sha256sum`` starts with 9df3; b: e021, c: be08, d: 7d98, e: e078."""
     assert shuffled(["a", "b", "c", "d", "e"], 0) == [3, 0, 2, 1, 4]
 
 
@@ -55,7 +55,7 @@ def test_lists_are_disjoint_and_cover_all_images(tmp_path, images):
     first = create_split(images, tmp_path, val=5, test=0.2)
     assert (first.images, first.written, first.skipped) == (60, 3, 0)
     found = lists(tmp_path)
-    assert {kind: len(names) for kind, names in found.items()} == {"train": 43, "val": 5, "test": 12}
+    assert {arguments: len(names) for arguments, names in found.items()} == {"train": 43, "val": 5, "test": 12}
     assert len(set().union(*found.values())) == 60
     assert all(names == sorted(names) for names in found.values())
     again = create_split(images, tmp_path, val=5, test=0.2)
@@ -82,15 +82,15 @@ def test_lists_depend_only_on_names_and_seed(tmp_path, images):
 
 def test_the_images_of_a_folder_stay_together(tmp_path, images):
     create_split(images, tmp_path, val=1, test=2, folders=True)
-    found = {kind: {name.partition("/")[0] for name in names} for kind, names in lists(tmp_path).items()}
-    assert {kind: len(folders) for kind, folders in found.items()} == {"train": 3, "val": 1, "test": 2}
+    found = {arguments: {name.partition("/")[0] for name in names} for arguments, names in lists(tmp_path).items()}
+    assert {arguments: len(folders) for arguments, folders in found.items()} == {"train": 3, "val": 1, "test": 2}
     assert len(set().union(*found.values())) == 6 and len(lists(tmp_path)["test"]) == 20
 
 
 def test_data_sets_read_the_lists(tmp_path, images):
     create_split(images, tmp_path, test=7)
-    kind = {"degradation": {"type": "GaussianNoise", "sigma": 5}}
-    dataset = PairedImageDataset(str(images), meta_info_file=str(tmp_path / "test.txt"), **kind)
+    arguments = {"degradation": {"type": "GaussianNoise", "sigma": 5}}
+    dataset = PairedImageDataset(str(images), meta_info_file=str(tmp_path / "test.txt"), **arguments)
     assert [f"{dataset.name(index)}.png" for index in range(7)] == lists(tmp_path)["test"]
 
 
@@ -124,7 +124,7 @@ def test_existing_lists_are_not_overwritten(tmp_path, images):
         with pytest.raises(DataError, match=rf"{name}\.txt: differs"):
             create_split(images, tmp_path, **arguments)
     assert lists(tmp_path) == before
-    with pytest.raises(DataError, match="never written to"):
+    with pytest.raises(DataError, match="expected a folder outside of the source"):
         create_split(images, images / "splits")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):

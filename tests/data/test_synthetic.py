@@ -12,7 +12,7 @@ from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticH
 from mcir.registry import DEGRADATIONS, ArgumentError
 from tests.data.pictures import StoredPairs, noise, smooth
 
-KINDS = ["RainStreaks", "SyntheticHaze", "MotionBlur", "SensorNoise"]
+NAMES = ["RainStreaks", "SyntheticHaze", "MotionBlur", "SensorNoise"]
 
 
 def image_tensor(height=48, width=40, channels=3):
@@ -27,14 +27,14 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_result_depends_only_on_the_generator_and_keeps_the_type(kind, dtype, channels):
+def test_the_result_depends_only_on_the_generator_and_keeps_the_type(name, dtype, channels):
     image = image_tensor(channels=channels)
     image = image if dtype == torch.uint8 else image.to(dtype) / 255
     before = image.clone()
-    degradation = DEGRADATIONS.build({"type": kind})
+    degradation = DEGRADATIONS.build({"type": name})
     first, again, other = (degradation(image, rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again) and torch.equal(image, before)
     assert not torch.equal(first, other) and not torch.equal(first, image)
@@ -42,10 +42,10 @@ def test_the_result_depends_only_on_the_generator_and_keeps_the_type(kind, dtype
     assert dtype == torch.uint8 or (first.min() >= 0 and first.max() <= 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_float_and_8_bit_images_give_the_same_result(kind):
+@pytest.mark.parametrize("name", NAMES)
+def test_float_and_8_bit_images_give_the_same_result(name):
     image = image_tensor()
-    degradation = DEGRADATIONS.build({"type": kind})
+    degradation = DEGRADATIONS.build({"type": name})
     exact = degradation(image.double() / 255, rng(1)) * 255
     assert (degradation(image, rng(1)) - exact).abs().max() <= 0.501
 
@@ -67,10 +67,10 @@ def test_zero_strength_leaves_an_image_unchanged(degradation):
     assert torch.equal(degradation(image.float() / 255, rng()), image.float() / 255)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_bundled_photographs_can_be_degraded(kind, split):
-    dataset = BundledPhotos(split, scale=1, gt_size=64, use_hflip=True, use_rot=True, degradation={"type": kind})
+def test_bundled_photographs_can_be_degraded(name, split):
+    dataset = BundledPhotos(split, scale=1, gt_size=64, use_hflip=True, use_rot=True, degradation={"type": name})
     for index in range(len(dataset)):
         item = dataset[SampleIndex(index, index, 0)]
         assert item["lq"].shape == item["gt"].shape == (3, 64, 64)
@@ -82,7 +82,7 @@ def test_bundled_photographs_can_be_degraded(kind, split):
 
 
 def test_streaks_have_the_given_length_angle_and_strength():
-    """On black, a few vertical streaks are columns of the given length and brightness."""
+    """A few vertical streaks on black are columns of the given length and brightness."""
     image = RainStreaks(density=0.3, length=20, angle=0, strength=0.8)(flat(0, 200, 1), rng(5))[0].numpy()
     columns = np.flatnonzero(image.any(0))
     inside = [column for column in columns if not image[[0, -1], column].any()]

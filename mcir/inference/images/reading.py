@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from mcir.data.codec import Array, any_size, pnm_start, probe
+from mcir.data.codec import Array, no_size_limit, pnm_header, probe
 from mcir.data.errors import DataError
 from mcir.inference.images.exif import png_exif, read_exif
 from mcir.inference.images.image import Picture, PictureError, row_bands
@@ -62,7 +62,7 @@ def read_picture(path: str | Path) -> Picture:
 def _open_image(path: Path) -> Iterator[_ImageFile]:
     """Open a file and read its header; convert any error in the context to a ``PictureError`` that names the file."""
     try:
-        with path.open("rb") as stream, any_size():
+        with path.open("rb") as stream, no_size_limit():
             yield _ImageFile(stream)
     except (MemoryError, PictureError):
         raise
@@ -92,7 +92,7 @@ class _ImageFile:
         stream.seek(0)
         self.height, self.width, self.channels, self.bits = probe(stream)
         size = self.height * self.width * self.channels * self.bits // 8
-        if (start := pnm_start(stream)) and stream.seek(0, io.SEEK_END) < start[1] + size:
+        if (start := pnm_header(stream)) and stream.seek(0, io.SEEK_END) < start[1] + size:
             raise DataError("truncated")
         stream.seek(0)
         image: Any = Image.open(stream, formats=FORMATS)
@@ -157,7 +157,7 @@ class _ImageFile:
         if self.has_alpha and samples.shape[2] == 1:  # grey where one value is transparent
             opaque = (samples != self._image.info["transparency"]) * np.uint16(65535)
             samples = np.concatenate((samples, opaque), axis=2)
-        if (start := pnm_start(self._stream)) and start[0] != 65535:
+        if (start := pnm_header(self._stream)) and start[0] != 65535:
             samples = ((samples * np.uint32(65535) + start[0] // 2) // start[0]).astype(np.uint16)
         return samples
 

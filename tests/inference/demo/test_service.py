@@ -182,7 +182,7 @@ def test_a_picture_that_would_become_too_large_is_refused_by_its_header(service,
 
 def test_a_bomb_is_not_decoded(service, put, monkeypatch):
     """A truncated file would be decoded to see whether it is complete."""
-    monkeypatch.setattr("mcir.data.codec.decode_to_the_end", None)
+    monkeypatch.setattr("mcir.data.codec.decode_fully", None)
     with pytest.raises(RequestError, match="10000000000 pixels"):
         service.preview(put("bomb.png", png_header(100_000, 100_000)), "same")
     jpeg = io.BytesIO()
