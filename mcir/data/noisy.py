@@ -60,7 +60,6 @@ class NoisyImages(Dataset[NoisyItem]):
     """
 
     _observations: ClassVar[int]
-    _has_boxes: ClassVar[bool]
 
     dataroot: str
     """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
@@ -105,7 +104,7 @@ class NoisyImages(Dataset[NoisyItem]):
 
     @classmethod
     def sample_spec(cls, *, patch_size: int = 128, **arguments: Any) -> SampleSpec | None:
-        """Return the keys and sizes of the tensors of a sample.
+        """Return the sizes of the tensors of a sample.
 
         Args:
             patch_size: side of a patch.
@@ -114,9 +113,7 @@ class NoisyImages(Dataset[NoisyItem]):
         Returns:
             The specification, or None if the constructor rejects the patch size.
         """
-        if patch_size < 1:
-            return None
-        return SampleSpec((patch_size, patch_size), views=2, boxes=cls._has_boxes, size_argument="patch_size")
+        return None if patch_size < 1 else SampleSpec((patch_size, patch_size), size_argument="patch_size")
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -152,7 +149,6 @@ class NoisyPatchPairs(NoisyImages):
     """
 
     _observations = 1
-    _has_boxes = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,7 +183,6 @@ class NoisyObservations(NoisyImages):
     """
 
     _observations = 2
-    _has_boxes = False
 
     def __post_init__(self) -> None:
         if self.noise is None:

@@ -148,7 +148,7 @@ class PairDataset(Dataset[Item]):
         dataroot_negatives: Sequence[str] = (),
         **arguments: Any,
     ) -> SampleSpec | None:
-        """Return the keys and sizes of the tensors of a sample.
+        """Return the sizes of the tensors of a sample.
 
         Args:
             scale: size of a ground truth / size of its degraded image; None: default of the class.

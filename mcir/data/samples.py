@@ -1,4 +1,4 @@
-"""Specifications of samples: keys and sizes of their tensors, known before any data is read."""
+"""Specifications of samples: the sizes of their tensors, known before any data is read."""
 
 from __future__ import annotations
 
@@ -14,34 +14,24 @@ Size: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """Keys and sizes of the tensors of a sample.
+    """Sizes of the tensors of a sample.
 
     Attributes:
         lq_size: (H, W) of the degraded images.
         gt_size: (H, W) of the ground truths and stored negatives; None if a sample has no ground truth.
         negatives: number of stored negatives.
-        views: number of noisy views of an image; ``lq`` is (views, C, H, W) if there are several.
-        boxes: whether a sample contains ``boxes``, the positions of its patches.
         size_argument: constructor argument that determines the sizes.
     """
 
     lq_size: Size
     gt_size: Size | None = None
     negatives: int = 0
-    views: int = 1
-    boxes: bool = False
     size_argument: str = "gt_size"
 
     @property
     def crop_size(self) -> Size:
         """(H, W) of the crops, which ``size_argument`` determines."""
         return self.gt_size or self.lq_size
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Names of the tensors."""
-        present = {"lq": True, "gt": self.gt_size is not None, "negatives": self.negatives > 0, "boxes": self.boxes}
-        return tuple(key for key, is_present in present.items() if is_present)
 
 
 def sample_spec(section: Section) -> SampleSpec | None:
