@@ -16,7 +16,7 @@ from mcir.inference.images import read_picture
 from mcir.inference.restorer import Restorer
 from mcir.registry import ARCHS
 from mcir.weights import load_network
-from tests.data.pictures import noise, save
+from tests.data.images import noise, save
 
 ROOT = Path(__file__).parents[1]
 MANY = 27

@@ -17,7 +17,7 @@ from mcir.data.codec import (
     probe,
 )
 from mcir.data.errors import DataError
-from tests.data.pictures import noise, save, shorten, smooth
+from tests.data.images import noise, save, smooth, truncate
 
 FORMATS = [
     ("c.png", 3, np.uint8), ("g.png", 1, np.uint8), ("c16.png", 3, np.uint16), ("g16.png", 1, np.uint16),
@@ -68,7 +68,7 @@ def test_alpha_palettes_and_other_modes(mode, channels):
 def test_truncated_files_are_detected_without_decoding(tmp_path, kind, count):
     path = tmp_path / f"x.{kind}"
     save(path, noise(60, 60))
-    shorten(path, count)
+    truncate(path, count)
     with pytest.raises(DataError, match="truncated"):
         probe(io.BytesIO(path.read_bytes()))
     with pytest.raises(DataError, match=r"some\.file"):

@@ -9,7 +9,7 @@ from mcir.data.compare import compare
 from mcir.data.errors import DataError
 from mcir.data.manifest import Manifest, read_manifest
 from mcir.data.prepare import create_lmdb
-from tests.data.pictures import noise, save, shorten
+from tests.data.images import noise, save, truncate
 
 FAKE = Manifest.model_validate(
     {
@@ -114,7 +114,7 @@ CHANGES = {
         lambda root: save(root / "small" / "0x2.png", noise(10, 11)),
         [r"small/0x2\.png: 11×10 pixels, expected a longest side of 12", "expected 12×10 at scale 2"],
     ),
-    "an end": (lambda root: shorten(root / "hazy" / "0_1.png"), [r"hazy/0_1\.png: truncated", "1 degraded"]),
+    "an end": (lambda root: truncate(root / "hazy" / "0_1.png"), [r"hazy/0_1\.png: truncated", "1 degraded"]),
     "an image": (
         lambda root: (root / "hazy" / "0_1.png").write_text("<html>not found</html>" * 9),
         [r"hazy/0_1\.png: not an image", "1 degraded"],

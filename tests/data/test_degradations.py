@@ -9,7 +9,7 @@ from mcir.data.degradations import JPEG, BayerMosaic, BicubicDown, Chain, Gaussi
 from mcir.data.errors import DataError
 from mcir.data.resize import imresize
 from mcir.registry import DEGRADATIONS, ArgumentError, RegistryError
-from tests.data.pictures import smooth
+from tests.data.images import smooth
 
 
 def image_tensor(height=32, width=40, channels=3):

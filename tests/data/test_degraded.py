@@ -8,7 +8,7 @@ from mcir.data.degradations import build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
 from mcir.data.storage import Memory
 from mcir.data.transforms import Window
-from tests.data.pictures import noise
+from tests.data.images import noise
 
 SECTIONS = [
     {"type": "BicubicDown"},

@@ -13,7 +13,7 @@ from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
-from tests.data.pictures import noise, save
+from tests.data.images import noise, save
 
 
 @pytest.fixture

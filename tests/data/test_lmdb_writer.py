@@ -18,7 +18,7 @@ from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
 from mcir.registry import ArgumentError
-from tests.data.pictures import noise, save
+from tests.data.images import noise, save
 
 
 def put(writer, key, image):

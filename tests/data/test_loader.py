@@ -15,7 +15,7 @@ from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Memory
-from tests.data.pictures import StoredPairs, noise, pairs
+from tests.data.images import StoredPairs, noise, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 

@@ -14,7 +14,7 @@ from mcir.data.manifest import HOME, Manifest, known_manifests, read_manifest
 from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.prepare import _starts
 from mcir.data.storage import Memory
-from tests.data.pictures import noise
+from tests.data.images import noise
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 OF_PAPER = [

@@ -13,7 +13,7 @@ from mcir.data.noise import HeteroscedasticNoise, NoiseParameters, add_noise
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.registry import DEGRADATIONS, ArgumentError
-from tests.data.pictures import StoredPairs, noise, smooth
+from tests.data.images import StoredPairs, noise, smooth
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcl" / "noise.npz"
 

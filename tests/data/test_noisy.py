@@ -10,7 +10,7 @@ from mcir.data.noisy import NoisyObservations, NoisyPatchPairs, overlapping_wind
 from mcir.data.prepare import create_lmdb
 from mcir.data.sampler import SampleIndex
 from mcir.registry import DATASETS, ArgumentError
-from tests.data.pictures import noise, save, smooth
+from tests.data.images import noise, save, smooth
 
 DATASET_CLASSES = [NoisyPatchPairs, NoisyObservations]
 FIXED = {"type": "HeteroscedasticNoise", "realisation": "fixed", "sigma": [5, 20]}

@@ -10,7 +10,7 @@ from mcir.data.prepare import create_lmdb, create_lr
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.registry import DATASETS, ArgumentError, ComponentError
-from tests.data.pictures import StoredPairs, noise, pairs, save, smooth
+from tests.data.images import StoredPairs, noise, pairs, save, smooth
 
 
 def hwc(image):

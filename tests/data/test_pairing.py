@@ -8,7 +8,7 @@ from mcir.data.errors import DataError
 from mcir.data.pairing import PairRules, check_pairs, examine_pairs, read_names
 from mcir.data.storage import Folder, Memory
 from mcir.registry import ArgumentError
-from tests.data.pictures import noise, pairs, save, shorten
+from tests.data.images import noise, pairs, save, truncate
 
 
 def blank(*names, size=(8, 8)):
@@ -52,7 +52,7 @@ def test_sizes_must_fit_the_scale(gt, lq, scale, fits):
 
 def test_one_error_lists_all_problems(tmp_path):
     gt, lq, _ = pairs(tmp_path, 30)
-    shorten(gt / "00.png")
+    truncate(gt / "00.png")
     (lq / "01.png").unlink()
     (lq / "02.png").write_bytes(b"no image at all" * 9)
     save(lq / "03.png", noise(9, 9))

@@ -15,7 +15,7 @@ from mcir.data.resize import imresize
 from mcir.data.storage import Folder
 from mcir.data.verify import verify
 from mcir.registry import ArgumentError
-from tests.data.pictures import noise, save, shorten
+from tests.data.images import noise, save, truncate
 
 
 def files(root):
@@ -116,7 +116,7 @@ def test_unreadable_sources_are_reported_before_anything_is_written(tmp_path, pr
     for index in range(14):
         save(tmp_path / "in" / f"{index:02d}.png", noise(24, 24))
     for index in range(12):
-        shorten(tmp_path / "in" / f"{index:02d}.png", 100)
+        truncate(tmp_path / "in" / f"{index:02d}.png", 100)
     with pytest.raises(DataError, match=r"12 problems[\s\S]*00\.png: truncated[\s\S]*and 2 more"):
         preparation(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder, Memory, open_storage, stem
 from mcir.registry import ArgumentError
-from tests.data.pictures import noise, save
+from tests.data.images import noise, save
 
 
 def test_a_folder_lists_its_images_at_any_depth(tmp_path):

@@ -7,7 +7,7 @@ from mcir.data.errors import DataError
 from mcir.data.storage import Folder, Memory
 from mcir.data.stored_negatives import StoredNegatives
 from mcir.data.transforms import Window
-from tests.data.pictures import noise, save, shorten
+from tests.data.images import noise, save, truncate
 
 
 def test_the_same_part_of_each_storage_is_read():
@@ -29,7 +29,7 @@ def test_all_problems_are_listed(tmp_path):
     for name in ("good.png", "twice.png", "twice.bmp", "truncated.png"):
         save(tmp_path / name, noise(8, 9))
     save(tmp_path / "small.png", noise(4, 9))
-    shorten(tmp_path / "truncated.png")
+    truncate(tmp_path / "truncated.png")
     with pytest.raises(DataError) as error:
         StoredNegatives([Folder(tmp_path)], names, [(8, 9)] * 5, "my set")
     text = str(error.value)

@@ -10,7 +10,7 @@ from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
 from mcir.registry import DEGRADATIONS, ArgumentError
-from tests.data.pictures import StoredPairs, noise, smooth
+from tests.data.images import StoredPairs, noise, smooth
 
 NAMES = ["RainStreaks", "SyntheticHaze", "MotionBlur", "SensorNoise"]
 

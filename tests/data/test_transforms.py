@@ -15,7 +15,7 @@ from mcir.data.transforms import (
     orient,
     pad_to_size,
 )
-from tests.data.pictures import noise
+from tests.data.images import noise
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -6,7 +6,7 @@ import pytest
 from mcir.data.errors import DataError
 from mcir.data.prepare import create_lmdb
 from mcir.data.verify import verify
-from tests.data.pictures import noise, pairs, save, shorten
+from tests.data.images import noise, pairs, save, truncate
 
 
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
@@ -31,7 +31,7 @@ def test_damage_in_files_and_wrong_pairs_are_found(tmp_path):
     data = bytearray((gt / "01.png").read_bytes())
     data[len(data) // 2] ^= 0xFF
     (gt / "01.png").write_bytes(data)
-    shorten(lq / "02.png", 100)
+    truncate(lq / "02.png", 100)
     (lq / "03.png").unlink()
     save(lq / "04.png", noise(10, 10))
     report = verify(gt, lq)

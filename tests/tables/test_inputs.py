@@ -7,7 +7,7 @@ import pytest
 
 from mcir.data.prepare import create_lmdb
 from mcir.tables.inputs import held_out_lists, image_facts, weights_digest
-from tests.data.pictures import noise, save
+from tests.data.images import noise, save
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mcir.inference.restorer import Restorer
 from mcir.metrics import PSNR, SSIM
 from mcir.registry import ARCHS
 from mcir.weights import load_network
-from tests.data.pictures import noise, save, shorten
+from tests.data.images import noise, save, truncate
 from tests.engine.conftest import options as training
 
 ENLARGING = {"type": "EDSR", "num_feat": 4, "num_block": 1, "upscale": 2, "img_range": 1.0}
@@ -182,7 +182,7 @@ def test_any_name(space, name, capsys):
 
 def test_bad_files_are_reported_at_the_end(space, capsys):
     space.add("a.png", "cut.png", "z.png")
-    shorten(space.root / "in/cut.png", 40)
+    truncate(space.root / "in/cut.png", 40)
     (space.root / "in/words.jpg").write_text("no picture")
     (space.root / "in/empty.tif").touch()
     (space.root / "in/dead.png").symlink_to("nowhere")

@@ -21,7 +21,7 @@ from mcir.inference.batch.scores import (
 )
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison, picture
-from tests.data.pictures import noise, smooth
+from tests.data.images import noise, smooth
 
 WORSE = Scores(20.0, 0.5, 18.0, 0.25)
 BETTER = Scores(30.0, 0.75, 21.0, 0.75)

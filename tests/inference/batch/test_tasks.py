@@ -7,7 +7,7 @@ import pytest
 from mcir.inference.batch.jobs import Job
 from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import PictureInfo
-from tests.data.pictures import noise, save, shorten
+from tests.data.images import noise, save, truncate
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_headers(jobs):
 
 def test_files_that_are_not_images_are_reported(jobs):
     jobs[0].source.write_text("words")
-    shorten(jobs[2].source)
+    truncate(jobs[2].source)
     tasks, reports = probe(jobs)
     assert [task.job for task in tasks] == [jobs[1]]
     assert reports.keys() == {str(jobs[0].source), str(jobs[2].source)}

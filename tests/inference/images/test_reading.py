@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from mcir.inference.convert import from_pil, to_pil
 from mcir.inference.images import PictureError, probe_picture, read_picture
-from tests.data.pictures import noise, save, smooth
+from tests.data.images import noise, save, smooth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION = 0x0112

@@ -7,7 +7,7 @@ import tifffile
 from PIL import ImageCms
 
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, write_picture
-from tests.data.pictures import noise
+from tests.data.images import noise
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAYOUTS = {

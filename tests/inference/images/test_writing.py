@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from mcir.data.codec import EXTENSIONS
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
-from tests.data.pictures import noise, shorten, smooth
+from tests.data.images import noise, smooth, truncate
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DIRECTORY, MAKE, DATE, WIDTH, HEIGHT = 0x8769, 271, 0x9003, 0xA002, 0xA003
@@ -217,7 +217,7 @@ def test_files_that_are_not_images(tmp_path, name, content, message):
 def test_truncated_files(tmp_path, suffix, share, bits):
     path = tmp_path / f"cut{suffix}"
     write_picture(path, picture(120, 120, bits=bits))
-    shorten(path, int(path.stat().st_size * share))
+    truncate(path, int(path.stat().st_size * share))
     with pytest.raises(PictureError, match=rf"cut{suffix}: .*(truncated|damaged|not an image|not a readable image)"):
         read_picture(path)
 

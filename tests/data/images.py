@@ -28,7 +28,7 @@ def save(path, image, parameters=()):
     assert cv2.imwrite(str(path), np.ascontiguousarray(bgr), list(parameters))
 
 
-def shorten(path, count=200):
+def truncate(path, count=200):
     data = Path(path).read_bytes()
     Path(path).write_bytes(data[:-count])
 
