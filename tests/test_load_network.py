@@ -1,4 +1,4 @@
-"""Networks are detected and built from weight files of every origin."""
+"""Detecting and building networks from weight files of mcir and of official releases."""
 
 import json
 
@@ -22,7 +22,7 @@ def small_edsr(**arguments):
 
 @pytest.mark.parametrize("config", networks.configs())
 def test_every_official_configuration_is_detected(config):
-    """From keys and shapes alone, by one architecture, with the official arguments and number of parameters."""
+    """Keys and shapes identify one architecture with the official arguments and number of parameters."""
     golden = networks.load(config)
     weights = {golden.own_name(key): torch.empty(shape, device="meta") for key, shape in golden.shapes.items()}
     found = detect(weights)
@@ -53,26 +53,26 @@ def test_a_network_is_rebuilt_from_its_weights_alone(tmp_path, before, inside):
     net = small_edsr().eval()
     content = {before + key: value for key, value in net.state_dict().items()}
     torch.save({inside: content, "epoch": 3} if inside else content, tmp_path / "net.pth")
-    again = load_network(tmp_path / "net.pth")
+    loaded = load_network(tmp_path / "net.pth")
     image = torch.rand(1, 3, 5, 6)
-    assert not again.training
+    assert not loaded.training
     with torch.no_grad():
-        assert torch.equal(again(image), net(image))
+        assert torch.equal(loaded(image), net(image))
 
 
 def test_metadata_takes_precedence_over_shapes(tmp_path):
     net = small_edsr(res_scale=0.3, img_range=1.0).eval()
-    facts = {
+    metadata = {
         "architecture": "EDSR",
         "hyperparameters": '{"num_feat": 4, "num_block": 2, "upscale": 2, "res_scale": 0.3, "img_range": 1.0}',
     }
-    save_file(net.state_dict(), tmp_path / "net.safetensors", facts)
-    again = load_network(tmp_path / "net.safetensors")
+    save_file(net.state_dict(), tmp_path / "net.safetensors", metadata)
+    loaded = load_network(tmp_path / "net.safetensors")
     image = torch.rand(1, 3, 5, 6)
     with torch.no_grad():
-        assert torch.equal(again(image), net(image))
-    facts["architecture"] = "EDSRR"
-    save_file(net.state_dict(), tmp_path / "net.safetensors", facts)
+        assert torch.equal(loaded(image), net(image))
+    metadata["architecture"] = "EDSRR"
+    save_file(net.state_dict(), tmp_path / "net.safetensors", metadata)
     with pytest.raises(WeightsError, match=r"cannot be built: There is no architecture 'EDSRR'.*'EDSR'"):
         load_network(tmp_path / "net.safetensors")
 
@@ -82,15 +82,15 @@ def test_checkpoints_store_arguments_that_shapes_do_not_show(tmp_path):
     write_network(tmp_path / "net", NetworkFile({"params": net.state_dict()}, "EDSR", net.hyperparameters), 1)
     image = torch.rand(1, 3, 5, 6)
     for suffix in (".pth", ".safetensors"):
-        again = load_network(tmp_path / f"net{suffix}")
+        loaded = load_network(tmp_path / f"net{suffix}")
         with torch.no_grad():
-            assert torch.equal(again(image), net(image))
+            assert torch.equal(loaded(image), net(image))
 
 
 @pytest.mark.parametrize("arguments", ["[1]", "no JSON", '{"num_feat": "many"}', '{"num_feat": 0}'])
 def test_invalid_stored_arguments_are_reported_with_the_file(tmp_path, arguments):
-    facts = {"architecture": "EDSR", "hyperparameters": arguments}
-    save_file(small_edsr().state_dict(), tmp_path / "net.safetensors", facts)
+    metadata = {"architecture": "EDSR", "hyperparameters": arguments}
+    save_file(small_edsr().state_dict(), tmp_path / "net.safetensors", metadata)
     with pytest.raises(
         WeightsError, match=r"net\.safetensors: (the network cannot be built|'hyperparameters' of the network)"
     ):
@@ -170,7 +170,7 @@ def test_the_error_names_mismatches_and_the_matching_network():
     mismatches = match_state_dict(net, other.state_dict())[1]
     message = str(mismatch_error(net, other.state_dict(), mismatches))
     assert message.startswith(f"{len(mismatches)} weights do not match EDSR:\n  body.2.conv1.bias (not in the network)")
-    assert len(message.splitlines()) == 13  # a title, ten mismatches, the number of others, and the matching network
+    assert len(message.splitlines()) == 13  # title, ten mismatches, number of other mismatches, matching network
     assert "The weights match EDSR (num_in_ch: 3, num_out_ch: 3, num_feat: 4, num_block: 8, upscale: 4" in message
 
 
@@ -181,8 +181,8 @@ def test_masks_of_another_training_size_are_ignored():
     small = ARCHS.build({"type": "SwinIR", **golden.kwargs, "img_size": 32})
     masks = {key: torch.ones(golden.shapes[key]) for key in golden.shapes if key not in weights}
     assert any(masks[key].shape != value.shape for key, value in small.state_dict().items() if key in masks)
-    for files_masks in (masks, {}):
-        fits, mismatches = match_state_dict(small, {**weights, **files_masks})
+    for stored_masks in (masks, {}):
+        fits, mismatches = match_state_dict(small, {**weights, **stored_masks})
         assert not mismatches
         small.load_state_dict(fits, strict=True)
     net = ARCHS.build({"type": "SwinIR", **golden.kwargs})

@@ -1,4 +1,4 @@
-"""Weight files of every layout are read; code in them is never executed."""
+"""Reading weight files of every layout, without executing code in them."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ ONE, TWO = {"a.weight": torch.ones(2)}, {"a.weight": torch.zeros(2)}
     ("content", "key", "expected"),
     [
         (ONE, None, ONE),
-        (ONE, "params", ONE),  # the file is the weights
+        (ONE, "params", ONE),  # the weights are at the top level
         ({"params": ONE, "params_ema": TWO}, None, TWO),
         ({"params": ONE, "params_ema": TWO}, "params", ONE),
         ({"params": ONE}, None, ONE),
@@ -53,7 +53,7 @@ def test_weights_are_read_from_safetensors(tmp_path):
         read_weights(tmp_path / "net.safetensors", "params")
 
 
-def test_a_file_without_a_usual_key_lists_its_keys(tmp_path):
+def test_the_error_for_a_file_without_a_usual_key_lists_its_keys(tmp_path):
     torch.save({"generator": ONE, "step": 3}, tmp_path / "net.pth")
     with pytest.raises(
         WeightsError,
@@ -73,7 +73,7 @@ def test_a_submodule_called_module_keeps_its_name(tmp_path):
     assert_equal(read_weights(tmp_path / "net.pth").tensors, content)
 
 
-def test_a_missing_key_lists_the_keys_of_the_file(tmp_path):
+def test_the_error_for_a_missing_key_lists_the_keys_of_the_file(tmp_path):
     torch.save({"params": ONE, "params_ema": TWO}, tmp_path / "net.pth")
     with pytest.raises(
         WeightsError, match=r"expected the key 'generator', got params, params_ema\. Set the key of the weights\.$"
@@ -89,8 +89,8 @@ def test_content_without_weights_is_rejected(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 8])
-def test_other_files_are_rejected(tmp_path, name, content):
+@pytest.mark.parametrize("content", [b"", b"not a weight file", bytes(range(256)) * 8])
+def test_files_of_other_formats_are_rejected(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name} cannot be read as weights: ."):
         read_weights(tmp_path / name)
@@ -105,7 +105,7 @@ class Malicious:
 
 
 def test_code_in_a_file_is_rejected_and_not_executed(tmp_path):
-    file, folder = tmp_path / "net.pth", tmp_path / "owned"
+    file, folder = tmp_path / "net.pth", tmp_path / "made_by_code"
     for protocol in (torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2))):
         protocol({"params": {"a": Malicious(str(folder))}}, file)
         with pytest.raises(WeightsError, match=r"net\.pth cannot be read as weights"):
@@ -131,7 +131,7 @@ def test_objects_of_other_classes_are_rejected(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("share", [0.5, 0.98])
-def test_a_truncated_file_is_reported(tmp_path, suffix, share):
+def test_a_truncated_file_is_rejected(tmp_path, suffix, share):
     file = tmp_path / f"net{suffix}"
     content = {"a": torch.ones(300)}
     save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
@@ -140,7 +140,7 @@ def test_a_truncated_file_is_reported(tmp_path, suffix, share):
         read_weights(file)
 
 
-def test_other_formats_and_folders_are_reported(tmp_path):
+def test_images_and_folders_are_rejected(tmp_path):
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(WeightsError, match="it is neither a PyTorch nor a safetensors file"):
         read_weights(tmp_path / "photo.png")
@@ -151,9 +151,9 @@ def test_other_formats_and_folders_are_reported(tmp_path):
 def test_weights_that_share_memory_are_stored_separately(tmp_path):
     shared = torch.arange(6.0).view(2, 3)
     content = to_safetensors(
-        {"one": shared, "same": shared, "turned": shared.mT}, network_metadata("EDSR", {"num_feat": 4})
+        {"one": shared, "same": shared, "transposed": shared.mT}, network_metadata("EDSR", {"num_feat": 4})
     )
     (tmp_path / "net.safetensors").write_bytes(content)
     weights = read_weights(tmp_path / "net.safetensors")
-    assert_equal(weights.tensors, {"one": shared, "same": shared, "turned": shared.mT})
+    assert_equal(weights.tensors, {"one": shared, "same": shared, "transposed": shared.mT})
     assert weights.section == {"type": "EDSR", "num_feat": 4}

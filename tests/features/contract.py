@@ -1,4 +1,4 @@
-"""The contract of every feature network: a test class inherits it and names the network."""
+"""The contract that every feature network fulfils, as a base class of tests."""
 
 import copy
 import logging
@@ -15,15 +15,19 @@ from mcir.weights import WeightsError
 
 
 class FeatureNetworkContract:
-    """Base of the tests of one kind of feature network.
+    """Tests of one kind of feature network.
 
-    ``layers`` are in network order; ``wrong_layers`` maps names that must be refused to the expected message.
-    ``deeper`` is a layer after all others, and ``shape`` its activation for an image of 32×32.
+    Attributes:
+        network: name of the network.
+        layers: names of layers, in network order.
+        invalid_layers: expected error messages by layer name.
+        deeper: name of a layer after all of ``layers``.
+        shape: shape of its activation for an image of 32×32 pixels.
     """
 
     network: ClassVar[str]
     layers: ClassVar[list[str]]
-    wrong_layers: ClassVar[dict[str, str]]
+    invalid_layers: ClassVar[dict[str, str]]
     deeper: ClassVar[str]
     shape: ClassVar[tuple[int, int, int]]
 
@@ -40,7 +44,7 @@ class FeatureNetworkContract:
         assert list(few) == self.layers[:1] and torch.equal(few[self.layers[0]], found[self.layers[0]])
 
     @pytest.mark.parametrize("norm", [True, False])
-    def test_yielded_activations_may_be_overwritten_and_images_stay(self, norm: bool) -> None:
+    def test_activations_may_be_overwritten_and_images_do_not_change(self, norm: bool) -> None:
         network, images = self.build(use_input_norm=norm), torch.rand(1, 3, 32, 32)
         before = images.clone()
         with torch.no_grad():
@@ -65,26 +69,26 @@ class FeatureNetworkContract:
     def test_random_weights_depend_on_the_seed_only(self, caplog: pytest.LogCaptureFixture) -> None:
         state, images, layer = torch.get_rng_state(), torch.ones(1, 3, 32, 32), self.layers[-1]
         with caplog.at_level(logging.WARNING):
-            one, same, other = (self.build(seed=seed) for seed in (3, 3, 4))
+            first, same, other = (self.build(seed=seed) for seed in (3, 3, 4))
         assert torch.equal(torch.get_rng_state(), state)
         assert len(caplog.records) == 3 and "random weights. The results will differ" in caplog.text
-        assert torch.equal(one(images)[layer], same(images)[layer])
-        assert not torch.equal(one(images)[layer], other(images)[layer])
-        assert one.settings == same.settings != other.settings
-        deeper = one.with_layers([*self.layers, self.deeper])
-        assert deeper.settings == one.settings and torch.equal(deeper(images)[layer], one(images)[layer])
-        assert torch.equal(copy.deepcopy(one)(images)[layer], one(images)[layer])
+        assert torch.equal(first(images)[layer], same(images)[layer])
+        assert not torch.equal(first(images)[layer], other(images)[layer])
+        assert first.settings == same.settings != other.settings
+        deeper = first.with_layers([*self.layers, self.deeper])
+        assert deeper.settings == first.settings and torch.equal(deeper(images)[layer], first(images)[layer])
+        assert torch.equal(copy.deepcopy(first)(images)[layer], first(images)[layer])
 
     def test_range_norm_maps_to_zero_and_one(self) -> None:
         images, layer = torch.rand(1, 3, 32, 32), self.layers[-1]
         torch.testing.assert_close(self.build(range_norm=True)(2 * images - 1)[layer], self.build()(images)[layer])
 
     def test_reads_no_file_on_the_meta_device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: Any) -> None:
+        def fail(*_: Any) -> None:
             raise AssertionError("weights were read")
 
-        monkeypatch.setattr("mcir.features.base.read_weights", refuse)
-        monkeypatch.setattr("mcir.features.base.imagenet_file", refuse)
+        monkeypatch.setattr("mcir.features.base.read_weights", fail)
+        monkeypatch.setattr("mcir.features.base.imagenet_file", fail)
         (tmp_path / "empty.pth").touch()
         with torch.device("meta"):
             for weights in ("imagenet", "random", str(tmp_path / "empty.pth")):
@@ -93,8 +97,8 @@ class FeatureNetworkContract:
             with pytest.raises(WeightsError, match=r"no weight file 'V0'. For .*, expected 'imagenet', IMAGENET1K_V1"):
                 self.build(weights="V0")
 
-    def test_unknown_layers_are_refused(self) -> None:
-        for name, message in self.wrong_layers.items():
+    def test_unknown_layers_are_rejected(self) -> None:
+        for name, message in self.invalid_layers.items():
             with pytest.raises(ArgumentError, match=message) as caught:
                 self.build([name])
             assert caught.value.name == "layer_names"
@@ -102,6 +106,6 @@ class FeatureNetworkContract:
             feature_network([], self.network, "random")
 
     @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])
-    def test_images_of_a_wrong_shape_are_refused(self, shape: tuple[int, ...]) -> None:
+    def test_images_of_a_wrong_shape_are_rejected(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\).*, got \(" + str(shape)[1:-1]):
             self.build()(torch.rand(shape))

@@ -1,4 +1,4 @@
-"""The cache of activations: when an entry is valid, and how long it is kept."""
+"""The cache of activations: validity and lifetime of its entries."""
 
 import copy
 import gc
@@ -34,7 +34,7 @@ def images(seed: int = 0) -> Tensor:
     return torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_an_image_passes_once_with_and_once_without_a_graph(network: CountingVGG) -> None:
+def test_activations_are_computed_once_with_and_once_without_a_graph(network: CountingVGG) -> None:
     cache, image = FeatureCache(), images().requires_grad_()
     for with_graph in (True, False, True, False):
         found = cache.activations(network, image, LAYERS, with_graph)
@@ -45,7 +45,7 @@ def test_an_image_passes_once_with_and_once_without_a_graph(network: CountingVGG
     assert network.passes == 3
 
 
-def test_a_changed_image_and_other_arithmetic_are_computed_again(network: CountingVGG) -> None:
+def test_activations_are_recomputed_if_the_image_or_the_precision_changes(network: CountingVGG) -> None:
     cache, image = FeatureCache(), images()
     before = cache.activations(network, image, LAYERS, False)["relu1_1"]
     image.mul_(0.5)
@@ -61,7 +61,7 @@ def test_a_changed_image_and_other_arithmetic_are_computed_again(network: Counti
     assert network.passes == passes + 1
 
 
-def test_without_clear_only_the_latest_image_is_kept(network: CountingVGG) -> None:
+def test_without_clear_only_the_latest_activations_are_kept(network: CountingVGG) -> None:
     cache = FeatureCache()
     kept = []
     for seed in range(4):
@@ -75,7 +75,7 @@ def test_without_clear_only_the_latest_image_is_kept(network: CountingVGG) -> No
     assert kept[-1]() is None
 
 
-def test_a_tensor_at_the_address_of_an_old_one_is_not_mistaken_for_it(network: CountingVGG) -> None:
+def test_a_new_tensor_at_the_address_of_an_old_one_is_recognised(network: CountingVGG) -> None:
     cache = FeatureCache()
     for seed in range(20):
         image = images(seed)
@@ -83,7 +83,7 @@ def test_a_tensor_at_the_address_of_an_old_one_is_not_mistaken_for_it(network: C
         del image
 
 
-def test_inference_tensors_are_not_cached_because_their_changes_are_not_counted(network: CountingVGG) -> None:
+def test_inference_tensors_are_not_cached_because_they_have_no_version(network: CountingVGG) -> None:
     cache = FeatureCache()
     with torch.inference_mode():
         image = images()

@@ -1,4 +1,4 @@
-"""Features of torchvision's classifiers against torchvision itself."""
+"""Activations of torchvision's classifiers compared with torchvision's networks."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,14 +20,14 @@ NODES = ["layer1.0.bn2", "layer1.0.relu_1", "layer1"]
 class TestClassifier(FeatureNetworkContract):
     network = "resnet18"
     layers: ClassVar = ["conv1", "bn1", "relu", "layer1.0.bn2", "layer1"]
-    wrong_layers: ClassVar = {"layer9": r"resnet18 has no node 'layer9'. Did you mean 'layer\d'", "x": "no node 'x'"}
+    invalid_layers: ClassVar = {"layer9": r"resnet18 has no node 'layer9'. Did you mean 'layer\d'", "x": "no node 'x'"}
     deeper = "layer3"
     shape = (256, 2, 2)
 
 
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, str]:
-    """torchvision's network with statistics other than the identity, and a file with its weights."""
+    """Return torchvision's network with random batch-norm statistics, and a file with its weights."""
     torch.manual_seed(0)
     net = torchvision.models.resnet18(weights=None).eval()
     for module in net.modules():
@@ -40,7 +40,7 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, str]:
 
 
 def plain(net: Any, x: Tensor) -> dict[str, Tensor]:
-    """The first stage of a ResNet18 (He et al., CVPR 2016) without operations in place."""
+    """Compute the first stage of a ResNet18 (He et al., CVPR 2016) without in-place operations."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     x = net.maxpool(torch.relu(net.bn1(net.conv1((x - mean) / std))))
     found = {}
@@ -68,7 +68,7 @@ def test_activations_and_gradients_equal_torchvisions(resnet18: tuple[nn.Module,
     torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-4, atol=1e-6)
 
 
-def test_nodes_that_are_the_same_tensor_do_not_share_memory() -> None:
+def test_nodes_with_the_same_storage_are_copied() -> None:
     net = ClassifierFeatures(["avgpool", "flatten"], "resnet18", "random")
     with torch.no_grad():
         expected = net(torch.ones(1, 3, 32, 32))["flatten"].clone()
@@ -83,7 +83,7 @@ def test_nodes_that_are_not_needed_are_not_built(resnet18: tuple[nn.Module, str]
 
 
 @pytest.mark.parametrize(("weights", "version"), [("imagenet", "IMAGENET1K_V1"), ("IMAGENET1K_V2", "IMAGENET1K_V2")])
-def test_versions_of_weights_by_name(
+def test_a_version_of_the_weights_is_selected_by_name(
     weights: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = torchvision.models.get_model_weights("resnet50")[version].url.rpartition("/")[2]
@@ -96,7 +96,7 @@ def test_versions_of_weights_by_name(
     assert torch.equal(net.net.conv1.weight, state["conv1.weight"])
 
 
-def test_files_that_do_not_match_are_refused(resnet18: tuple[nn.Module, str], tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_rejected(resnet18: tuple[nn.Module, str], tmp_path: Path) -> None:
     state = dict(resnet18[0].state_dict())
     del state["bn1.bias"]
     state["conv1.weight"] = torch.zeros(3, 3)

@@ -1,4 +1,4 @@
-"""VGG features against official numbers and torchvision."""
+"""Activations of VGGs compared with official numbers and with torchvision."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SPN_LAYERS = ["relu1_2", "relu2_2", "relu3_3"]
 class TestVGG(FeatureNetworkContract):
     network = "vgg16"
     layers: ClassVar = ["conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1"]
-    wrong_layers: ClassVar = {"relu3_4": "vgg16 has no layer 'relu3_4'. Did you mean 'relu3_3'", "bn1_1": "no layer"}
+    invalid_layers: ClassVar = {"relu3_4": "vgg16 has no layer 'relu3_4'. Did you mean 'relu3_3'", "bn1_1": "no layer"}
     deeper = "relu3_1"
     shape = (256, 8, 8)
 
@@ -34,7 +34,7 @@ class TestVGG(FeatureNetworkContract):
 class TestVGGWithBatchNorm(FeatureNetworkContract):
     network = "vgg11_bn"
     layers: ClassVar = ["conv1_1", "bn1_1", "relu1_1", "pool1"]
-    wrong_layers: ClassVar = {"relu1_2": "vgg11_bn has no layer 'relu1_2'"}
+    invalid_layers: ClassVar = {"relu1_2": "vgg11_bn has no layer 'relu1_2'"}
     deeper = "bn2_1"
     shape = (128, 16, 16)
 
@@ -66,19 +66,19 @@ def check_golden(name: str, weights: str) -> None:
             assert math.isclose(exact.max().item(), facts["max"], rel_tol=1e-12)
 
 
-def test_activations_are_the_official_ones(vgg16: str) -> None:
+def test_activations_equal_the_official_ones(vgg16: str) -> None:
     check_golden("vgg16_raw", vgg16)
 
 
 @pytest.mark.parametrize("name", ["vgg16_norm", "vgg19_norm", "vgg19_range"])
-def test_activations_of_deep_layers_are_the_official_ones(name: str, tmp_path: Path) -> None:
+def test_activations_of_deep_layers_equal_the_official_ones(name: str, tmp_path: Path) -> None:
     vgg_type = name.partition("_")[0]
     torch.save(vgg_state_dict(vgg_type, 37), tmp_path / "vgg.pth")
     check_golden(name, str(tmp_path / "vgg.pth"))
 
 
 @pytest.mark.parametrize("vgg_type", get_args(VGGType))
-def test_layers_have_the_positions_of_torchvision(vgg_type: VGGType) -> None:
+def test_layers_have_the_indices_of_torchvision(vgg_type: VGGType) -> None:
     kinds = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu", nn.MaxPool2d: "pool"}
     with torch.device("meta"):
         official = torchvision.models.get_model(vgg_type, weights=None).features
@@ -108,7 +108,7 @@ def test_batch_normalised_vgg_equals_torchvision(tmp_path: Path) -> None:
     assert list(found) == layers
 
 
-def test_gradient_equals_a_network_that_overwrites_nothing(vgg16: str) -> None:
+def test_gradient_equals_that_of_a_network_without_in_place_operations(vgg16: str) -> None:
     state = {key: value.double() for key, value in torch.load(vgg16, weights_only=True).items()}
     net = VGGFeatures(["conv1_1", "relu1_1", "relu1_2", "conv2_1", "pool2"], "vgg16", vgg16).double()
     images = torch.rand(1, 3, 12, 9, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_gradient_equals_a_network_that_overwrites_nothing(vgg16: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
-def test_only_needed_layers_are_built() -> None:
+def test_only_required_layers_are_built() -> None:
     net = VGGFeatures(["relu2_1", "relu1_1"], "vgg19", "random")
     assert list(net.vgg_net) == ["conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1", "conv2_1", "relu2_1"]
     assert list(net(torch.rand(1, 3, 8, 8))) == ["relu1_1", "relu2_1"]
@@ -156,11 +156,11 @@ def test_files_with_layer_names_in_half_precision_and_old_format(prefix: str, vg
 
 
 def test_imagenet_weights_are_read_from_the_hub_folder(vgg16: str, tmp_path: Path, monkeypatch: Any) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(WeightsError) as caught:
         VGGFeatures(SPN_LAYERS)
     message = str(caught.value)
@@ -185,7 +185,7 @@ def test_imagenet_weights_are_downloaded_once_with_their_hash(vgg16: str, tmp_pa
     assert requests == [("vgg16-397923af.pth", "397923af")]
 
 
-def test_files_that_do_not_match_are_refused_with_the_difference(vgg16: str, tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_rejected_with_the_differences(vgg16: str, tmp_path: Path) -> None:
     file, state = tmp_path / "vgg.pth", torch.load(vgg16, weights_only=True)
     del state["features.7.bias"]
     state["features.10.weight"] = torch.zeros(3, 3)
@@ -194,7 +194,7 @@ def test_files_that_do_not_match_are_refused_with_the_difference(vgg16: str, tmp
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
     expected = "features.7.bias is missing; features.10.weight has shape (3, 3) instead of (256, 128, 3, 3)"
     assert expected in str(caught.value)
-    VGGFeatures(["relu1_2"], "vgg16", str(file))  # needs neither of them
+    VGGFeatures(["relu1_2"], "vgg16", str(file))  # uses neither of them
     torch.save([state], file)
     with pytest.raises(WeightsError, match="contains no weights"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
@@ -208,11 +208,11 @@ def test_random_weights_keep_the_scale_of_activations() -> None:
     assert all(0.1 < value.mean() < 5 for value in deep(torch.rand(1, 3, 32, 32)).values())
 
 
-def test_images_smaller_than_the_pools_need_are_refused() -> None:
+def test_images_that_are_too_small_for_the_pooling_layers_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"with H, W ≥ 4, got \(1, 3, 3, 8\)"):
         VGGFeatures(["conv3_1"], "vgg16", "random")(torch.rand(1, 3, 3, 8))
 
 
-def test_an_unknown_vgg_is_refused() -> None:
+def test_an_unknown_vgg_is_rejected() -> None:
     with pytest.raises(ArgumentError, match=r"There is no VGG 'vg16'\. Did you mean 'vgg16'"):
         VGGFeatures(["relu1_1"], "vg16", "random")  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""A fake communicator: the values of other processes are a function of the value of this one."""
+"""A communicator that simulates other processes."""
 
 from mcir.communicator import SingleProcess
 
 
-class OtherRanks(SingleProcess):
-    """One process of several, with a function that computes their mean from the value of this one."""
+class FakeCommunicator(SingleProcess):
+    """A communicator whose ``mean`` is a function of the value of this process."""
 
     def __init__(self, mean):
         self.mean = mean

@@ -1,4 +1,4 @@
-"""Inputs of losses in tests, and what is measured of them."""
+"""Inputs for tests of losses, and measurements of losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,14 +24,14 @@ def value_and_grad(function: Callable[..., Tensor], output: Tensor, *others: Any
 
 
 def saved_bytes(function: Callable[[], Tensor]) -> int:
-    """Return the memory that autograd stores for the backward pass of a loss, except for 3×3 kernels."""
-    stored: dict[int, int] = {}
+    """Return the size in bytes of the tensors that autograd saves for the backward pass, without 3×3 kernels."""
+    sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.shape[-2:] != (3, 3):
-            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         assert function().requires_grad
-    return sum(stored.values())
+    return sum(sizes.values())

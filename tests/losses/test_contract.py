@@ -1,4 +1,4 @@
-"""The contract of every registered loss: shapes, dtypes, gradients, determinism and errors."""
+"""The contract that every registered loss fulfils: shapes, dtypes, gradients, determinism and errors."""
 
 import copy
 import inspect
@@ -27,24 +27,23 @@ class Case:
     Attributes:
         name: registered name.
         arguments: arguments of a small configuration.
-        state: keys of the state dict.
-        wrong: for each argument that is checked, values that must be refused.
+        invalid: values that must be rejected, by argument.
     """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    state: tuple[str, ...] = ()
-    wrong: dict[str, list[Any]] = field(default_factory=dict)
+    invalid: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def feature_case(name: str, wrong: dict[str, list[Any]] | None = None, **arguments: Any) -> Case:
-    refused = {
+def feature_case(name: str, invalid: dict[str, list[Any]] | None = None, **arguments: Any) -> Case:
+    always_invalid = {
         "layer_weights": [{}, {"relu3_9": 1.0}, {"relu1_1": math.nan}],
         "weights": ["nowhere.pth"],
         "normalize": ["Unit"],
         "network": ["resnet81"],
     }
-    return Case(name, {"layer_weights": LAYERS, "weights": "random", **arguments}, wrong={**refused, **(wrong or {})})
+    arguments = {"layer_weights": LAYERS, "weights": "random", **arguments}
+    return Case(name, arguments, invalid={**always_invalid, **(invalid or {})})
 
 
 REDUCTION = {"reduction": ["none"]}
@@ -58,11 +57,11 @@ CURRICULUM = {
     "input_weight": [0.0, math.inf],
 }
 CASES = [
-    Case("L1Loss", wrong=REDUCTION),
+    Case("L1Loss", invalid=REDUCTION),
     Case("L1Loss", {"reduction": "sum"}),
-    Case("MSELoss", wrong=REDUCTION),
-    Case("CharbonnierLoss", wrong={**REDUCTION, "eps": [0.0, math.inf, math.nan]}),
-    Case("PSNRLoss", {"toY": True}, wrong=REDUCTION),
+    Case("MSELoss", invalid=REDUCTION),
+    Case("CharbonnierLoss", invalid={**REDUCTION, "eps": [0.0, math.inf, math.nan]}),
+    Case("PSNRLoss", {"toY": True}, invalid=REDUCTION),
     Case("SSIMLoss"),
     feature_case("PerceptualLoss", {**CRITERION, "style_weight": [math.nan], "perceptual_weight": [0.0, math.inf]}),
     feature_case("PerceptualLoss", style_weight=1.0, criterion="fro"),
@@ -73,31 +72,31 @@ CASES = [
     feature_case("ContrastiveRegularization", {"eps": [0.0, math.inf]}),
     feature_case("CurricularContrastiveRegularization", CURRICULUM, difficulties=[20.0, 30.0]),
     feature_case("PCLLoss", {"temperature": [0.01, math.inf, math.nan]}, temperature=0.1),
-    Case("ResidualContrastiveLoss", wrong={**REDUCTION, **TEMPERATURE, "residual_scale": [-1.0]}),
+    Case("ResidualContrastiveLoss", invalid={**REDUCTION, **TEMPERATURE, "residual_scale": [-1.0]}),
     Case(
         "ResidualContrastiveLoss",
         {"distance": {"type": "MaximumMeanDiscrepancy"}},
-        wrong={"residual_scale": [255.0]},
+        invalid={"residual_scale": [255.0]},
     ),
     Case(
         "ConsistencyLoss",
         {"layer_weights": {"layer1": 1.0}, "network": "resnet18", "weights": "random"},
-        wrong={**REDUCTION, "layer_weights": [{"layer9": 1.0}], "weights": ["nowhere.pth"]},
+        invalid={**REDUCTION, "layer_weights": [{"layer9": 1.0}], "weights": ["nowhere.pth"]},
     ),
     feature_case("ConsistencyLoss", layer_weights={"layer1": 1.0}, network="resnet18", reduction="sum"),
-    Case("VADeRLoss", {"pixels": 9, **DENSE}, wrong={**MOMENTUM, "pixels": [0], "queue_size": [0]}),
-    Case("DenseCLLoss", {"grid": 3, **DENSE}, wrong={**MOMENTUM, "grid": [0], "dense_share": [1.5]}),
-    Case("PixContrastLoss", {"grid": 3, **DENSE}, wrong={**MOMENTUM, "grid": [0], "max_distance": [0.0, math.inf]}),
+    Case("VADeRLoss", {"pixels": 9, **DENSE}, invalid={**MOMENTUM, "pixels": [0], "queue_size": [0]}),
+    Case("DenseCLLoss", {"grid": 3, **DENSE}, invalid={**MOMENTUM, "grid": [0], "dense_share": [1.5]}),
+    Case("PixContrastLoss", {"grid": 3, **DENSE}, invalid={**MOMENTUM, "grid": [0], "max_distance": [0.0, math.inf]}),
 ]
 STATE = {"CurricularContrastiveRegularization": ["best_psnr"]}
 
 
-def id_of(case: Case) -> str:
+def case_id(case: Case) -> str:
     shown = {name: value for name, value in case.arguments.items() if isinstance(value, (str, float, bool))}
     return "-".join([case.name, *(f"{name}={value}" for name, value in shown.items() if name != "weights")])
 
 
-every_case = pytest.mark.parametrize("case", CASES, ids=id_of)
+every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 first_cases = {case.name: case for case in reversed(CASES)}.values()
 every_loss = pytest.mark.parametrize("case", first_cases, ids=[case.name for case in first_cases])
 
@@ -109,7 +108,7 @@ def build(case: Case, **changes: Any) -> Loss:
 
 
 def inputs(loss: Loss, batch: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Any]]:
-    """Return the tensor that gets the gradient, and the other arguments of ``forward``."""
+    """Return the tensor that gets a gradient, and the other arguments of ``forward``."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
@@ -120,7 +119,7 @@ def inputs(loss: Loss, batch: int = 2, dtype: torch.dtype = torch.float32) -> tu
         key = Projected(random(batch, 4, 3, 3), random(batch, 5, 3, 3), random(batch, 5, 1, 1))
         queues = {name: torch.nn.functional.normalize(random(7, 5)) for name in ("cells", "image")}
         return random(batch, 5, 3, 3), [key, boxes, queues]
-    if loss.compares == "residuals":  # zero mean, a different spread in each image
+    if loss.compares == "residuals":  # zero mean, and a different standard deviation in each image
         spread = torch.linspace(0.1, 0.3, batch, dtype=dtype).view(-1, 1, 1, 1)
         return (random(batch, 3, 16, 16) - 0.5) * spread, [(random(batch, 3, 16, 16) - 0.5) * spread]
     output = random(batch, 3, 16, 16)
@@ -180,7 +179,7 @@ def test_only_the_output_gets_a_gradient(case: Case) -> None:
     loss = build(case)
     output, others = inputs(loss)
     if loss.compares == "residuals":
-        pytest.skip("anchors and keys are residuals of the same network")
+        pytest.skip("both anchors and keys get gradients")
     for tensor in tensors(others):
         tensor.requires_grad_(tensor.is_floating_point())
     if loss.compares == "views":
@@ -225,7 +224,7 @@ def test_is_deterministic_and_can_be_copied(case: Case) -> None:
 
 
 @every_case
-def test_is_a_batch_mean_if_it_says_so(case: Case) -> None:
+def test_is_batch_mean_is_correct(case: Case) -> None:
     loss = build(case)
     if loss.compares not in ("image", "negatives"):
         assert not loss.is_batch_mean or loss.compares == "views"
@@ -250,18 +249,18 @@ def test_runs_on_the_meta_device(case: Case) -> None:
     output, others = inputs(loss)
     on_meta = _map(lambda tensor: tensor.to("meta"), others)
     if case.name == "VADeRLoss":
-        on_meta[1] = others[1]  # boxes are read on the CPU
+        on_meta[1] = others[1]  # boxes stay on the CPU
     value = call(loss.to("meta"), output.to("meta").requires_grad_(), on_meta)
     assert value.is_meta and value.shape == ()
     value.backward()
 
 
 @every_loss
-def test_wrong_shapes_are_refused(case: Case) -> None:
+def test_wrong_shapes_are_rejected(case: Case) -> None:
     loss = build(case)
     output, others = inputs(loss)
     if loss.compares == "views":
-        pytest.skip("the model projects both views itself")
+        pytest.skip("the shapes of projections are chosen by the model")
     name = case.name
     if loss.compares == "negatives":
         negatives, positives = others
@@ -278,7 +277,7 @@ def test_wrong_shapes_are_refused(case: Case) -> None:
 
 
 @every_loss
-def test_the_weight_is_a_factor_and_arguments_have_names(case: Case) -> None:
+def test_the_weight_is_a_factor_and_arguments_are_keyword_only(case: Case) -> None:
     parameters = LOSSES.parameters(case.name)
     positional = [name for name, one in parameters.items() if one.kind is not inspect.Parameter.KEYWORD_ONLY]
     assert positional == (["layer_weights"] if "layer_weights" in parameters else [])
@@ -297,7 +296,7 @@ def test_the_weight_is_a_factor_and_arguments_have_names(case: Case) -> None:
 
 
 @every_loss
-def test_has_no_parameters_and_only_the_known_state(case: Case) -> None:
+def test_has_no_parameters_and_only_the_expected_state(case: Case) -> None:
     loss = build(case)
     assert not list(loss.parameters()) and not any(buffer.requires_grad for buffer in loss.buffers())
     assert list(loss.state_dict()) == STATE.get(case.name, [])
@@ -305,10 +304,10 @@ def test_has_no_parameters_and_only_the_known_state(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("case", "argument", "value"),
-    [(case, argument, value) for case in CASES for argument, values in case.wrong.items() for value in values],
-    ids=lambda value: id_of(value) if isinstance(value, Case) else str(value),
+    [(case, argument, value) for case in CASES for argument, values in case.invalid.items() for value in values],
+    ids=lambda value: case_id(value) if isinstance(value, Case) else str(value),
 )
-def test_wrong_arguments_are_refused_by_name(case: Case, argument: str, value: Any) -> None:
+def test_invalid_arguments_are_rejected_by_name(case: Case, argument: str, value: Any) -> None:
     with pytest.raises(ArgumentError, match=rf"^{argument}: ") as caught:
         build(case, **{argument: value})
     assert caught.value.name == argument

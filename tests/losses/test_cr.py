@@ -1,4 +1,4 @@
-"""CR against its formula and the official numbers."""
+"""CR compared with its formula and with official numbers."""
 
 import json
 import math
@@ -19,16 +19,16 @@ TINY: dict[str, Any] = {"layer_weights": {"relu1_1": 0.2, "conv2_1": 0.3, "pool2
 
 
 def literal(
-    loss: ContrastiveRegularization, output: Tensor, negatives: Tensor, positives: Tensor, shares: list[float]
+    loss: ContrastiveRegularization, output: Tensor, negatives: Tensor, positives: Tensor, weights: list[float]
 ) -> Tensor:
-    """The formula term by term, with one graph for everything."""
+    """A literal implementation of the formula, with one graph for all images."""
     total = output.new_zeros(())
     for layer, weight in loss.layer_weights.items():
         anchor = loss.features(output)[layer]
         near = sum((anchor - loss.features(p.detach())[layer]).abs().mean() for p in positives) / len(positives)
         far = sum(
-            share * (anchor - loss.features(n.detach())[layer]).abs().mean()
-            for share, n in zip(shares, negatives, strict=True)
+            weight_n * (anchor - loss.features(n.detach())[layer]).abs().mean()
+            for weight_n, n in zip(weights, negatives, strict=True)
         )
         total = total + weight * near / (far + loss.eps)
     return loss.loss_weight * total
@@ -36,7 +36,7 @@ def literal(
 
 @pytest.mark.parametrize(("count", "positives"), [(1, 1), (3, 1), (2, 3)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-5)])
-def test_equals_the_literal_formula(count: int, positives: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_value_and_gradient_equal_the_formula(count: int, positives: int, dtype: torch.dtype, tolerance: float) -> None:
     loss = ContrastiveRegularization(**TINY).to(dtype)
     images = stacks(count, positives, dtype)
     value, gradient = value_and_grad(loss, *images)
@@ -60,7 +60,7 @@ def check_golden(name: str, loss: ContrastiveRegularization, tolerance: float) -
         assert rest.abs().max() <= 3e-6 * arrays["grad"].abs().max()
 
 
-def test_value_and_gradient_are_the_official_ones(vgg19: str) -> None:
+def test_value_and_gradient_equal_the_official_ones(vgg19: str) -> None:
     check_golden("aecr_cr", ContrastiveRegularization(weights=vgg19, loss_weight=1.0), 1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Dense contrastive losses against official numbers and against the formulas as loops."""
+"""Dense contrastive losses compared with official numbers and with loops over the formulas."""
 
 import math
 from pathlib import Path
@@ -26,12 +26,12 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 def view(cells, image=None):
-    """A view whose features are its cells."""
+    """Return a view whose features and projections are the same tensor."""
     return Projected(cells, cells, image)
 
 
 def pair(seed=0, dtype=torch.float64, side=3):
-    """Two views of three images with D = 5, on a grid."""
+    """Return two random views of three images with D = 5."""
     shapes = ((3, 4, side, side), (3, 5, side, side), (3, 5, 1, 1))
     parts = [random(*shape, seed=seed + number, dtype=dtype) for number, shape in enumerate(shapes * 2)]
     return Projected(*parts[:3]), Projected(*parts[3:])
@@ -52,7 +52,7 @@ KINDS = {
 # -- official numbers -------------------------------------------------------------------------------------------------
 
 
-def test_vader_has_the_reference_value():
+def test_vader_equals_the_reference_value():
     known = golden("vader")
     query, key = (view(known[name].transpose(1, 2)[..., None]) for name in ("z_query", "z_key"))
     loss = VADeRLoss(temperature=float(known["tau"]))(query, key, None, {"cells": known["bank"]})
@@ -61,7 +61,7 @@ def test_vader_has_the_reference_value():
     assert math.isclose(module._queue_info_nce(*stored), known["loss"], rel_tol=1e-12)
 
 
-def test_densecl_has_the_official_value_gradient_matches_and_keys():
+def test_densecl_equals_the_official_value_gradient_matches_and_keys():
     known = golden("densecl")
     query_neck = {name: known[f"neck_q.{name}"].requires_grad_() for name in neck_names(known)}
     key_neck = {name: known[f"neck_k_after.{name}"] for name in query_neck}
@@ -83,7 +83,7 @@ def neck_names(known):
 
 
 def through_neck(features, neck):
-    """The official neck: two linear layers on the mean, two 1×1 convolutions on the map."""
+    """Apply the official neck: two linear layers to the mean, and two 1×1 convolutions to the feature map."""
     pooled = F.linear(features.mean(dim=(2, 3)), neck["mlp.0.weight"], neck["mlp.0.bias"]).relu()
     image = F.linear(pooled, neck["mlp.2.weight"], neck["mlp.2.bias"])
     cells = F.conv2d(F.conv2d(features, neck["mlp2.0.weight"], neck["mlp2.0.bias"]).relu(), neck["mlp2.2.weight"])
@@ -91,7 +91,7 @@ def through_neck(features, neck):
 
 
 @pytest.mark.parametrize("distance", [0.5, 0.7])
-def test_pixcontrast_has_the_official_positives_and_the_reference_value(distance):
+def test_pixcontrast_equals_the_official_positives_and_the_reference_value(distance):
     known = golden("pixcontrast")
     boxes = torch.stack([known["coord1"], known["coord2"]], dim=1)[..., [1, 0, 3, 2]]  # stored with the column first
     loss = PixContrastLoss(max_distance=distance)
@@ -134,16 +134,16 @@ def literal_vader(loss, query, key, boxes, queues):
 
 
 def literal_densecl(loss, query, key, boxes, queues):
-    of_images = [info_nce(query.image[n, :, 0, 0], [key.image[n, :, 0, 0]], queues["image"], 0.2) for n in range(3)]
-    of_cells = []
+    image_terms = [info_nce(query.image[n, :, 0, 0], [key.image[n, :, 0, 0]], queues["image"], 0.2) for n in range(3)]
+    cell_terms = []
     locations = [(row, column) for row in range(3) for column in range(3)]
     for image in range(3):
         for row, column in locations:
             own = query.features[image, :, row, column]
             there = max(locations, key=lambda location: cosine(own, key.features[image, :, location[0], location[1]]))
             positive = key.cells[image, :, there[0], there[1]]
-            of_cells.append(info_nce(query.cells[image, :, row, column], [positive], queues["cells"], 0.2))
-    return 0.7 * sum(of_images) / 3 + 0.3 * sum(of_cells) / len(of_cells)
+            cell_terms.append(info_nce(query.cells[image, :, row, column], [positive], queues["cells"], 0.2))
+    return 0.7 * sum(image_terms) / 3 + 0.3 * sum(cell_terms) / len(cell_terms)
 
 
 def literal_pixcontrast(loss, query, key, boxes, queues):
@@ -174,7 +174,7 @@ APART = torch.tensor([[0.0, 0, 12, 12], [11, 11, 23, 23]])
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("boxes", [BOXES, torch.stack([BOXES[0], APART, BOXES[1][:, [0, 3, 2, 1]]])])
-def test_equals_the_formula_in_loops(kind, boxes):
+def test_value_equals_a_loop_over_the_formula(kind, boxes):
     query, key = pair()
     value = KINDS[kind](query, key, boxes, queues())
     assert value.shape == () and value.dtype == torch.float64
@@ -185,7 +185,7 @@ def test_equals_the_formula_in_loops(kind, boxes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_projected_queries_get_a_gradient_and_it_is_the_derivative(kind):
+def test_only_projected_queries_get_a_gradient_and_it_is_correct(kind):
     query, key = pair()
     leaves = [part.clone().requires_grad_() for part in (*query, *key)]
 
@@ -223,14 +223,14 @@ def test_logits_against_the_queue_are_computed_in_parts(monkeypatch):
 
 
 def coordinates(box, side=12):
-    """A patch whose two channels are the coordinates of its pixels in the image."""
+    """Return a patch whose two channels are the coordinates of its pixels in the image."""
     begin, end = torch.tensor(box[:2]), torch.tensor(box[2:])
     lines = [begin[axis] + (torch.arange(side) + 0.5) / side * (end - begin)[axis] for axis in (0, 1)]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_vader_samples_the_same_pixels_from_the_whole_overlap(flipped):
+def test_vader_samples_the_same_pixels_of_both_patches_from_their_whole_overlap(flipped):
     boxes = BOXES.clone()
     if flipped:
         boxes[:, 1] = boxes[:, 1][:, [0, 3, 2, 1]]
@@ -247,7 +247,7 @@ def test_vader_samples_the_same_pixels_from_the_whole_overlap(flipped):
     assert not torch.equal(loss.regions(first, second, boxes, np.random.default_rng(1))[0], one)
 
 
-def test_patches_without_overlap_are_refused():
+def test_patches_without_overlap_are_rejected():
     boxes = torch.stack([BOXES[0], torch.tensor([[0.0, 0, 12, 12], [12, 0, 24, 12]])])
     patches = torch.zeros(2, 3, 12, 12)
     with pytest.raises(
@@ -258,7 +258,7 @@ def test_patches_without_overlap_are_refused():
 
 
 @pytest.mark.parametrize("loss", [DenseCLLoss(grid=3), PixContrastLoss(grid=3)])
-def test_a_grid_contains_the_means_of_its_cells(loss):
+def test_a_grid_contains_the_means_of_the_cells(loss):
     first, second = random(2, 3, 12, 6), random(2, 3, 12, 6, seed=1)
     one, other = loss.regions(first, second, BOXES, np.random.default_rng(0))
     for pooled, patch in ((one, first), (other, second)):
@@ -267,7 +267,7 @@ def test_a_grid_contains_the_means_of_its_cells(loss):
         loss.regions(first[..., :2], second[..., :2], BOXES, np.random.default_rng(0))
 
 
-def test_cells_at_the_threshold_are_negatives():
-    boxes = torch.tensor([[[0.0, 0, 6, 8], [3, 4, 9, 12]]])  # a single cell with a diagonal of 10, 5 apart
+def test_cells_at_the_maximum_distance_are_negatives():
+    boxes = torch.tensor([[[0.0, 0, 6, 8], [3, 4, 9, 12]]])  # cells with a diagonal of 10 at a distance of 5
     assert not PixContrastLoss(max_distance=0.5).positives(boxes, (1, 1)).any()
     assert PixContrastLoss(max_distance=0.5001).positives(boxes, (1, 1)).all()

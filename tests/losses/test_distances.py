@@ -1,4 +1,4 @@
-"""The distances against golden numbers, other libraries, formulas and mathematical properties."""
+"""The distances compared with golden numbers, other libraries, formulas and mathematical properties."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,7 @@ def golden():
 
 
 def residuals(seed, count=3, size=(3, 5, 4), dtype=torch.float64):
-    """Noise with a different spread and mean for each residual."""
+    """Return noise with a different mean and standard deviation for each residual."""
     generator = torch.Generator().manual_seed(seed)
     spread = 0.02 + 0.1 * torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
     mean = 0.1 * torch.randn(count, 1, 1, 1, generator=generator, dtype=torch.float64)
@@ -50,7 +50,7 @@ def residuals(seed, count=3, size=(3, 5, 4), dtype=torch.float64):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_the_golden_ones(golden, name):
+def test_values_equal_the_golden_ones(golden, name):
     expected, residual = golden[name], golden["residuals"]
     defined = ~expected.isnan()  # the unbiased distance of a residual to itself
     assert defined.sum() >= 56
@@ -61,14 +61,14 @@ def test_values_are_the_golden_ones(golden, name):
 
 
 @pytest.mark.parametrize("name", ["emd_pooled", "emd_channel_mean", "bd_gauss_pooled", "mmd2_biased_pooled_mix"])
-def test_gradients_are_the_golden_ones(golden, name):
+def test_gradients_equal_the_golden_ones(golden, name):
     a, b = (golden["residuals"][item, None].clone().requires_grad_() for item in (0, 3))
     CASES[name](a, b).sum().backward()
     assert (a.grad[0] - golden[f"grad_{name}_wrt_p0"]).abs().max() < 1e-15
     assert (b.grad[0] - golden[f"grad_{name}_wrt_q3"]).abs().max() < 1e-15
 
 
-def test_emd_equals_scipys():
+def test_emd_equals_scipy():
     a, b = residuals(1, 2), residuals(2, 3)
     pooled = [[stats.wasserstein_distance(x.flatten(), y.flatten()) for y in b] for x in a]
     separate = [[np.mean([*map(stats.wasserstein_distance, x.flatten(1), y.flatten(1))]) for y in b] for x in a]
@@ -76,7 +76,7 @@ def test_emd_equals_scipys():
     assert EarthMoversDistance(channels="separate")(a, b).numpy() == pytest.approx(np.array(separate), rel=1e-12)
 
 
-def test_bd_is_the_integral_of_the_densities():
+def test_bd_equals_the_integral_over_the_densities():
     a, b = residuals(3, 1), residuals(4, 1)
     x = np.linspace(-3, 3, 200001)
     densities = [stats.norm(float(each.mean()), float(each.std(correction=0))).pdf(x) for each in (a, b)]
@@ -85,7 +85,7 @@ def test_bd_is_the_integral_of_the_densities():
 
 
 def literal_mmd(a, b, bandwidths, unbiased):
-    """All m² kernels of each pair."""
+    """Return the MMD from all m² kernels of each pair."""
 
     def kernel(u, v):
         square = (u[:, None] - v[None]).square()
@@ -126,7 +126,7 @@ properties = settings(max_examples=15, deadline=None)
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 @given(seed=seeds)
 @properties
-def test_order_of_pixels_does_not_matter(distance, seed):
+def test_the_order_of_pixels_does_not_matter(distance, seed):
     a, b = residuals(seed, 2), residuals(seed + 1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
     shuffled = a.flatten(2)[..., order].view_as(a)
@@ -136,7 +136,7 @@ def test_order_of_pixels_does_not_matter(distance, seed):
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 @given(seed=seeds)
 @properties
-def test_symmetric_never_negative_and_zero_on_itself(distance, seed):
+def test_a_distance_is_symmetric_and_not_negative_and_zero_between_equal_residuals(distance, seed):
     a, b = residuals(seed, 2), residuals(seed + 1)
     torch.testing.assert_close(distance(a, b), distance(b, a).T, rtol=0, atol=1e-14)
     if distance in BIASED:
@@ -147,7 +147,7 @@ def test_symmetric_never_negative_and_zero_on_itself(distance, seed):
 @pytest.mark.parametrize("distance", METRICS, ids=["pooled", "separate"])
 @given(seed=seeds, shift=numbers, factor=factors)
 @properties
-def test_emd_is_a_metric_with_shift_and_scale_rules(distance, seed, shift, factor):
+def test_emd_is_a_metric_and_follows_shifts_and_scales(distance, seed, shift, factor):
     a, b, c = (residuals(seed + number, 2) for number in range(3))
     near = {"rtol": 1e-12, "atol": 1e-15}
     torch.testing.assert_close(distance(a, a + shift).diagonal(), torch.full((2,), abs(shift), dtype=a.dtype), **near)
@@ -157,7 +157,7 @@ def test_emd_is_a_metric_with_shift_and_scale_rules(distance, seed, shift, facto
 
 @given(seed=seeds)
 @properties
-def test_emd_of_pooled_values_is_never_above_that_of_channels(seed):
+def test_emd_of_pooled_values_is_at_most_that_of_separate_channels(seed):
     a, b = residuals(seed), residuals(seed + 1)
     assert (EarthMoversDistance()(a, b) <= EarthMoversDistance(channels="separate")(a, b) + 1e-15).all()
 
@@ -173,8 +173,8 @@ def test_bd_does_not_change_when_both_are_shifted_and_scaled(channels, seed, shi
 def test_joint_bd_does_not_depend_on_the_colour_space():
     distance, a, b = BhattacharyyaDistance(channels="joint", eps=TINY), residuals(1), residuals(2)
     colours = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
-    turned = (torch.einsum("dc,nchw->ndhw", colours, each) for each in (a, b))
-    torch.testing.assert_close(distance(*turned), distance(a, b), rtol=1e-9, atol=0)
+    converted = (torch.einsum("dc,nchw->ndhw", colours, each) for each in (a, b))
+    torch.testing.assert_close(distance(*converted), distance(a, b), rtol=1e-9, atol=0)
 
 
 @given(seed=seeds, shift=numbers, factor=factors)
@@ -200,7 +200,7 @@ def test_emd_and_bd_of_gaussian_noise():
 
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
-def test_gradient_is_the_derivative(distance):
+def test_gradients_are_correct(distance):
     a, b = residuals(7, 2, (3, 3, 2)).requires_grad_(), residuals(8, 3, (3, 3, 2)).requires_grad_()
     assert torch.autograd.gradcheck(distance, (a, b), eps=1e-7, atol=1e-6)
 
@@ -218,7 +218,7 @@ def test_half_precision_residuals_are_compared_in_float32(distance):
 
 @pytest.mark.parametrize("distance", BIASED)
 def test_equal_residuals_have_no_gradient(distance):
-    """Two patches may be identical; they have no gradient."""
+    """The gradient at distance 0 is 0, not NaN."""
     a, b = (residuals(11, 1, dtype=torch.float32).requires_grad_() for _ in range(2))
     distance(a, b).sum().backward()
     scale = torch.autograd.grad(distance(a, residuals(12, 1, dtype=torch.float32)).sum(), a)[0].abs().max()
@@ -226,17 +226,17 @@ def test_equal_residuals_have_no_gradient(distance):
 
 
 @pytest.mark.parametrize("channels", ["pooled", "separate", "joint"])
-def test_bd_is_stable(channels):
+def test_bd_is_numerically_stable(channels):
     distance = BhattacharyyaDistance(channels=channels)
     far = residuals(13, 2, dtype=torch.float32) + 100
     near = (far.double() - 100).float()  # exact
     torch.testing.assert_close(distance(far, far), distance(near, near), rtol=1e-9, atol=1e-15)
     grey = residuals(14, 2, dtype=torch.float32)[:, :1].expand(2, 3, 5, 4)
     flat = torch.zeros(2, 3, 5, 4, requires_grad=True)
-    for strange in (grey, flat):  # covariances without a determinant
-        values = distance(strange, near)
+    for degenerate in (grey, flat):  # singular covariances
+        values = distance(degenerate, near)
         assert values.isfinite().all() and (values > 0).all()
-        assert distance(strange, strange).diagonal().abs().max() < 1e-6
+        assert distance(degenerate, degenerate).diagonal().abs().max() < 1e-6
     distance(flat, near).sum().backward()
     assert flat.grad.isfinite().all()
 
@@ -250,7 +250,7 @@ def test_residuals_that_are_not_finite_have_no_finite_distance(name, value):
     assert not distances[0].isfinite().any() and distances[1].isfinite().all()
 
 
-def test_parts_of_the_values_add_up_and_stay_small(monkeypatch):
+def test_emd_is_computed_in_parts(monkeypatch):
     a, b = residuals(17, 3).requires_grad_(), residuals(18, 2).requires_grad_()
     expected = EarthMoversDistance()(a, b)
     gradients = torch.autograd.grad(expected.square().sum(), (a, b))
@@ -267,29 +267,29 @@ def test_parts_of_the_values_add_up_and_stay_small(monkeypatch):
 
 @pytest.mark.parametrize("distance", ALL, ids=NAMES)
 def test_memory_does_not_grow_with_pairs_times_pixels(distance):
-    """The memory of the backward pass grows with the number of residuals, not of pairs."""
+    """The memory of the backward pass grows with the number of residuals, not with the number of pairs."""
 
-    def kept(count):
+    def saved_bytes(count):
         sizes = {}
 
-        def keep(tensor):
+        def pack(tensor):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         a = residuals(19, count, (3, 32, 32), torch.float32).requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             distance(a, a.detach())
         return sum(sizes.values())
 
-    assert kept(32) < 2.5 * kept(16)
+    assert saved_bytes(32) < 2.5 * saved_bytes(16)
 
 
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The values that MMD compares, call by call."""
+def sampled(monkeypatch):
+    """Return a list that collects the values that MMD compares in each call."""
     seen = []
     compute = MaximumMeanDiscrepancy._cosines_and_sines
     monkeypatch.setattr(
@@ -298,24 +298,24 @@ def drawn(monkeypatch):
     return seen
 
 
-def test_samples_are_distinct_new_in_each_call_and_different_for_each_residual(drawn):
+def test_every_residual_and_every_call_gets_other_samples_without_duplicates(sampled):
     numbered = (torch.arange(300.0) / 300).view(1, 3, 10, 10).expand(2, 3, 10, 10)
     distance = MaximumMeanDiscrepancy(samples=40)
     torch.manual_seed(0)
     state = torch.get_rng_state()
     first = distance.describe(numbered)
     distance.describe(numbered)
-    torch.set_rng_state(state)  # like a resumed run
+    torch.set_rng_state(state)  # as in a resumed run
     assert torch.equal(distance.describe(numbered), first)
-    for values in drawn:
+    for values in sampled:
         assert values.shape == (2, 40) and all(len(row.unique()) == 40 for row in values)
         assert set(values[0].tolist()) != set(values[1].tolist())
-    assert set(drawn[0][0].tolist()) != set(drawn[1][0].tolist())
-    assert torch.equal(drawn[2], drawn[0])
-    assert drawn[0].min() < 0.2 and drawn[0].max() > 0.8  # from the whole range
+    assert set(sampled[0][0].tolist()) != set(sampled[1][0].tolist())
+    assert torch.equal(sampled[2], sampled[0])
+    assert sampled[0].min() < 0.2 and sampled[0].max() > 0.8  # from the whole range
 
 
-def test_samples_estimate_what_all_values_give():
+def test_samples_give_an_unbiased_estimate():
     a, b = residuals(20, 2, (3, 32, 32)), residuals(21, 2, (3, 32, 32))
     expected = MaximumMeanDiscrepancy(samples=None, unbiased=True)(a, b)
     estimate = MaximumMeanDiscrepancy(samples=64, unbiased=True)
@@ -325,20 +325,20 @@ def test_samples_estimate_what_all_values_give():
     assert ((draws.mean(0) - expected).abs() < 4 * error + 1e-3).all() and (error > 0).all()
 
 
-def test_many_samples_pass_in_parts(monkeypatch, drawn):
+def test_many_samples_are_processed_in_parts(monkeypatch, sampled):
     a, b = residuals(22, 2).requires_grad_(), residuals(23, 3)
     distance = MaximumMeanDiscrepancy(samples=None)
     whole = distance(a, b)
     (expected,) = torch.autograd.grad(whole.sum(), a)
     monkeypatch.setattr(module, "_MAX_STORED_VALUES", 25)
-    drawn.clear()
+    sampled.clear()
     parts = distance(a, b)
-    assert [tuple(part.shape) for part in drawn] == [(2, 25), (2, 25), (2, 10), (3, 25), (3, 25), (3, 10)]
+    assert [tuple(part.shape) for part in sampled] == [(2, 25), (2, 25), (2, 10), (3, 25), (3, 25), (3, 10)]
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(torch.autograd.grad(parts.sum(), a)[0], expected, rtol=1e-9, atol=1e-14)
 
 
-def test_values_beyond_the_largest_count_as_the_largest():
+def test_values_beyond_the_largest_are_clamped():
     distance, b = MaximumMeanDiscrepancy(largest=0.5), residuals(24)
     a = 5 * residuals(25)
     assert a.abs().max() > 0.5

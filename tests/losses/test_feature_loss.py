@@ -1,4 +1,4 @@
-"""Scales of features, and feature networks and activations that losses share."""
+"""Normalisation of features, and sharing of feature networks and activations."""
 
 import copy
 import weakref
@@ -12,7 +12,7 @@ from mcir.features.vgg import VGGFeatures
 from mcir.losses import ContrastiveRegularization, PCLLoss, PerceptualLoss, SPNLoss, share_features
 from mcir.losses import feature_loss as module
 from mcir.losses.feature_loss import FeatureSpace
-from tests.losses.fake_communicator import OtherRanks
+from tests.losses.fake_communicator import FakeCommunicator
 
 LAYERS = ["relu1_1", "relu2_1"]
 WEIGHTS = {"relu1_1": 0.4, "relu2_1": 0.6}
@@ -26,7 +26,7 @@ def images(seed: int = 0, count: int = 2) -> Tensor:
     return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def test_unit_brings_every_layer_to_a_mean_of_one() -> None:
+def test_unit_scales_every_layer_to_a_mean_of_one() -> None:
     unit, plain = space(), space(normalize="none")
     unit.calibrate(images())
     for name, activation in unit(images()).items():
@@ -37,7 +37,7 @@ def test_unit_brings_every_layer_to_a_mean_of_one() -> None:
         torch.testing.assert_close(activation, unit(images())[name])
 
 
-def test_the_scale_is_the_mean_over_the_first_batches_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scale_is_the_mean_over_the_first_training_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CALIBRATION_BATCHES", 3)
     found = space()
     found.eval()
@@ -58,12 +58,12 @@ def test_the_scale_is_the_mean_over_the_first_batches_of_a_training(monkeypatch:
 def test_the_scale_is_the_same_in_every_process() -> None:
     found = space()
     assert found.unit is not None
-    found.unit.communicator = OtherRanks(lambda value: value + 1)
-    alone = space()
-    alone.calibrate(images())
+    found.unit.communicator = FakeCommunicator(lambda value: value + 1)
+    single = space()
+    single.calibrate(images())
     found.calibrate(images())
-    assert alone.unit is not None
-    torch.testing.assert_close(found.unit.means, alone.unit.means + 1)
+    assert single.unit is not None
+    torch.testing.assert_close(found.unit.means, single.unit.means + 1)
 
 
 def test_the_scale_is_the_only_state_and_is_restored(tmp_path: Any) -> None:
@@ -76,7 +76,7 @@ def test_the_scale_is_the_only_state_and_is_restored(tmp_path: Any) -> None:
     assert not space(normalize="none").state_dict()
 
 
-def test_a_layer_without_activity_keeps_its_scale() -> None:
+def test_a_layer_whose_activations_are_zero_keeps_its_scale() -> None:
     found = space(use_input_norm=False)
     assert found.unit is not None
     found.unit.update(torch.tensor([0.0, 3.0]))
@@ -109,7 +109,7 @@ def test_losses_share_a_network_with_the_layers_of_both() -> None:
     assert spn.features.network.mean.dtype == torch.float64 and not together.state_dict()
 
 
-def test_networks_that_differ_are_not_shared() -> None:
+def test_different_networks_are_not_shared() -> None:
     parts = nn.ModuleList(
         [
             SPNLoss(WEIGHTS, weights="random"),
@@ -124,7 +124,7 @@ def test_networks_that_differ_are_not_shared() -> None:
     assert len({id(part.features.network) for part in parts}) == 4
 
 
-def passes_of(network: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
+def record_passes(network: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
     """Record each forward pass of a network: whether it builds a graph, and the deepest layer computed."""
     passes, stream = [], network.stream
 
@@ -136,10 +136,10 @@ def passes_of(network: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool,
     return passes
 
 
-def test_the_ground_truth_of_one_loss_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ground_truth_of_a_single_loss_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = losses()
     cache = share_features(parts)
-    passes = passes_of(parts["l_neg"].features.network, monkeypatch)
+    passes = record_passes(parts["l_neg"].features.network, monkeypatch)
     negatives = torch.stack([images(2), images(3)])
     for step in (1, 2):
         leaf, other = (images(step).requires_grad_() for _ in range(2))
@@ -170,14 +170,14 @@ def all_losses(**changes: Any) -> nn.ModuleDict:
 @pytest.mark.parametrize("order", [("l_percep", "cr", "l_neg", "pcl"), ("l_neg", "pcl", "cr", "l_percep")])
 @pytest.mark.parametrize("normalize", ["none", "unit"])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_output_and_ground_truth_pass_once_for_all_losses(
+def test_the_features_of_output_and_ground_truth_are_computed_once_for_all_losses(
     order: tuple[str, ...], normalize: str, autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients equal those of separate losses, in any order, during calibration and later."""
     monkeypatch.setattr(module, "CALIBRATION_BATCHES", 1)
     together, apart = all_losses(normalize=normalize), all_losses(normalize=normalize)
     cache = share_features(together)
-    passes = passes_of(together["cr"].features.network, monkeypatch)
+    passes = record_passes(together["cr"].features.network, monkeypatch)
     negatives, further = torch.stack([images(2), images(3)]), images(5)
     for step in (1, 2):
         passes.clear()
@@ -203,8 +203,10 @@ def test_output_and_ground_truth_pass_once_for_all_losses(
 
 @pytest.mark.parametrize("kind", [PerceptualLoss, ContrastiveRegularization, PCLLoss])
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_ground_truth_of_one_loss_streams(kind: Any, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer is released before the next but one is computed, also if another loss uses no ground truth."""
+def test_the_ground_truth_of_a_single_loss_is_released_layer_by_layer(
+    kind: Any, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers are in memory at most, also if the network is shared with a loss that uses no ground truth."""
     layers = {"relu1_1": 1.0, "relu1_2": 1.0, "relu2_1": 1.0, "relu2_2": 1.0}
     loss = kind(layer_weights=layers, vgg_type="vgg16", weights="random", use_input_norm=True)
     if shared:
@@ -212,7 +214,7 @@ def test_the_ground_truth_of_one_loss_streams(kind: Any, shared: bool, monkeypat
     network, alive = loss.features.network, []
     stream = network.stream
 
-    def watched(x: Tensor, layers: Any = None) -> Any:
+    def recording(x: Tensor, layers: Any = None) -> Any:
         yielded: list[weakref.ref[Tensor]] = []
         for name, activation in stream(x, layers):
             if not activation.requires_grad:
@@ -221,18 +223,18 @@ def test_the_ground_truth_of_one_loss_streams(kind: Any, shared: bool, monkeypat
             yield name, activation
             del activation
 
-    monkeypatch.setattr(network, "stream", watched)
+    monkeypatch.setattr(network, "stream", recording)
     output, gt = images(1).requires_grad_(), images(2)
     loss(output, gt) if kind is PerceptualLoss else loss(output, images(3)[None], [gt])
     assert len(alive) >= 4 and not any(alive)
 
 
-def test_shared_work_can_be_counted_on_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_losses_run_on_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         parts = all_losses(normalize="unit")
         share_features(parts)
         output, gt, negatives = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 12, 12), torch.rand(1, 2, 3, 12, 12)
-    passes = passes_of(parts["cr"].features.network, monkeypatch)
+    passes = record_passes(parts["cr"].features.network, monkeypatch)
     for name, part in parts.items():
         value = part(output.requires_grad_(), gt) if name == "l_percep" else part(output, negatives, [gt])
         assert value.is_meta and value.shape == ()

@@ -1,4 +1,4 @@
-"""PCL against its formula and the official numbers."""
+"""PCL compared with its formula and with official numbers."""
 
 import json
 import math
@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {"layer_weights": {"relu1_1": 0.2, "conv2_1": 0.3, "pool2
 
 
 def literal(loss: PCLLoss, output: Tensor, negatives: Tensor, positives: Tensor) -> Tensor:
-    """A cross-entropy over similarities for each positive, with one graph for everything."""
+    """A literal implementation: the cross-entropy over similarities for each positive, with one graph."""
     total = output.new_zeros(())
     for layer, weight in loss.layer_weights.items():
         anchor = loss.features(output)[layer]
@@ -38,7 +38,7 @@ def literal(loss: PCLLoss, output: Tensor, negatives: Tensor, positives: Tensor)
 @pytest.mark.parametrize(("count", "positives"), [(1, 1), (4, 1), (2, 3)])
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
-def test_equals_the_literal_formula(
+def test_value_and_gradient_equal_the_formula(
     count: int, positives: int, temperature: float, dtype: torch.dtype, tolerance: float
 ) -> None:
     loss = PCLLoss(**TINY, temperature=temperature, loss_weight=0.7).to(dtype)
@@ -51,7 +51,7 @@ def test_equals_the_literal_formula(
 
 
 @pytest.mark.parametrize("name", ["pcl_vgg_infonce", "pcl_vgg_infonce_resized"])
-def test_value_and_gradient_are_the_official_ones(vgg19: str, name: str) -> None:
+def test_value_and_gradient_equal_the_official_ones(vgg19: str, name: str) -> None:
     facts = json.loads((GOLDEN / "contrast.json").read_text())
     case = facts["cases"][name]
     loss = PCLLoss(weights=vgg19)
@@ -73,7 +73,7 @@ def test_value_and_gradient_are_the_official_ones(vgg19: str, name: str) -> None
         assert rest.abs().max() <= 3e-6 * gradient.abs().max()
 
 
-def test_feature_vectors_of_zeros_have_neither_similarity_nor_gradient() -> None:
+def test_zero_feature_vectors_have_similarity_zero_and_no_gradient() -> None:
     anchor = torch.rand(1, 4, 2, 2, dtype=torch.float64)
     anchor[:, :, 0, 0] = 0
     contrast = InfoNCE(anchor, 1.0)
@@ -87,7 +87,7 @@ def test_feature_vectors_of_zeros_have_neither_similarity_nor_gradient() -> None
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("which", range(3))
-def test_values_that_are_not_finite_are_not_hidden(which: int, broken: float) -> None:
+def test_nan_and_infinity_are_not_hidden(which: int, broken: float) -> None:
     images = stacks(1)
     images[which].view(-1)[0] = broken
     value, _ = value_and_grad(PCLLoss(**TINY).double(), *images)

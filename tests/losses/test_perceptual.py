@@ -1,4 +1,4 @@
-"""The perceptual loss against its formula and the official numbers."""
+"""The perceptual loss compared with its formula and with official numbers."""
 
 import json
 import math
@@ -19,7 +19,7 @@ LAYERS = {"relu1_2": 0.2, "conv2_1": 0.7}
 
 
 def literal(loss: PerceptualLoss, output: Tensor, gt: Tensor) -> Tensor:
-    """The formula of the papers, layer by layer."""
+    """A literal implementation of the formula."""
     outputs, targets, total = loss.features(output), loss.features(gt.detach()), 0.0
     for name, weight in loss.layer_weights.items():
         a, b = outputs[name], targets[name]
@@ -61,7 +61,7 @@ def test_value_and_gradient_equal_the_formula(criterion: Any, factors: tuple[flo
 
 
 @pytest.mark.parametrize("name", ["spn_single", "spn_multi4_w0.001", "spn_vgg16_fro"])
-def test_distances_are_the_official_ones(name: str, tmp_path: Path) -> None:
+def test_distances_equal_the_official_ones(name: str, tmp_path: Path) -> None:
     facts = json.loads((GOLDEN / "spn.json").read_text())["cases"][name]
     torch.save(vgg_state_dict("vgg16", 16), tmp_path / "vgg.pth")
     loss = PerceptualLoss(

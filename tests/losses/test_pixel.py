@@ -1,4 +1,4 @@
-"""Pixel losses against formulas by hand and NAFNet's numbers."""
+"""Pixel losses compared with NumPy formulas and with NAFNet's numbers."""
 
 import json
 import math
@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
 KINDS = [L1Loss, MSELoss, CharbonnierLoss, PSNRLoss]
 
 
-def by_hand(kind: type, output: np.ndarray, gt: np.ndarray) -> np.ndarray:
+def numpy_terms(kind: type, output: np.ndarray, gt: np.ndarray) -> np.ndarray:
     difference = output - gt
     return {
         L1Loss: np.abs(difference),
@@ -27,17 +27,17 @@ def by_hand(kind: type, output: np.ndarray, gt: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_value_by_hand(kind: type, reduction: Any) -> None:
+def test_value_equals_numpys(kind: type, reduction: Any) -> None:
     rng = np.random.default_rng(0)
     output, gt = rng.random((2, 3, 5, 4)), rng.random((2, 3, 5, 4))
     loss = kind(loss_weight=0.7, reduction=reduction)(torch.from_numpy(output), torch.from_numpy(gt))
     assert loss.shape == () and loss.dtype == torch.float64
-    assert math.isclose(loss.item(), 0.7 * getattr(by_hand(kind, output, gt), reduction)(), rel_tol=1e-13)
+    assert math.isclose(loss.item(), 0.7 * getattr(numpy_terms(kind, output, gt), reduction)(), rel_tol=1e-13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_gradient_is_the_derivative(kind: type, reduction: Any) -> None:
+def test_gradient_is_correct(kind: type, reduction: Any) -> None:
     torch.manual_seed(0)
     output, gt = torch.rand(1, 2, 3, 4, dtype=torch.float64, requires_grad=True), torch.rand(1, 2, 3, 4).double()
     assert torch.autograd.gradcheck(lambda x: kind(loss_weight=0.7, reduction=reduction)(x, gt), (output,))
@@ -57,7 +57,7 @@ def test_the_eps_of_charbonnier_is_added_to_the_square():
 
 @pytest.mark.parametrize(("case", "luma"), [("nafnet_psnr_loss", False), ("nafnet_psnr_loss_y", True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_psnr_loss_equals_nafnets(case: str, luma: bool, dtype: torch.dtype) -> None:
+def test_psnr_loss_equals_nafnets_value(case: str, luma: bool, dtype: torch.dtype) -> None:
     expected = json.loads((GOLDEN / "fidelity.json").read_text())["cases"][case]
     with np.load(GOLDEN / "fidelity.npz") as golden:
         output, gt, gradient = (torch.from_numpy(golden[f"{case}.{name}"]) for name in ("out", "gt", "grad"))
@@ -76,6 +76,6 @@ def test_psnr_loss_averages_the_psnr_of_the_images() -> None:
     assert math.isclose(PSNRLoss()(gt, gt).item(), -80)
 
 
-def test_the_luma_of_images_that_are_not_rgb_is_refused() -> None:
+def test_the_luma_of_images_that_are_not_rgb_is_rejected() -> None:
     with pytest.raises(ValueError, match="toY requires RGB images, got 1 channels"):
         PSNRLoss(toY=True)(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4))

@@ -6,7 +6,7 @@ import torch
 from mcir.losses.precomputed_grad import attach_grad, sum_of_absolute_differences
 
 
-def test_the_attached_gradient_is_the_derivative() -> None:
+def test_the_attached_gradient_is_returned_by_backward() -> None:
     features = [torch.rand(2, 3, requires_grad=True), torch.rand(4, requires_grad=True)]
     grads = [torch.rand(2, 3), torch.rand(4)]
     value = attach_grad(torch.tensor(5.0), [2.0, -1.0], grads, features)
@@ -17,7 +17,7 @@ def test_the_attached_gradient_is_the_derivative() -> None:
     assert not attach_grad(torch.tensor(5.0), [], [], []).requires_grad
 
 
-def test_second_derivatives_are_refused_rather_than_wrong() -> None:
+def test_second_derivatives_raise_an_error() -> None:
     feature = torch.rand(3, requires_grad=True)
     value = attach_grad(torch.tensor(1.0), [1.0], [torch.rand(3)], [feature])
     (gradient,) = torch.autograd.grad(value, feature, create_graph=True)

@@ -1,4 +1,4 @@
-"""The losses of RCL against golden numbers and formulas, in one process and in two."""
+"""The losses of RCL compared with golden numbers and formulas, in one process and in two."""
 
 import math
 import os
@@ -32,7 +32,7 @@ def golden(name):
 
 
 def residuals(count, dtype=torch.float64):
-    """Noise with a different spread for each image, in two patches."""
+    """Return noise with a different standard deviation for each image, in two patches."""
     generator = torch.Generator().manual_seed(0)
     spread = 0.02 + 0.06 * torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
     return [(spread * torch.randn(count, 3, 6, 5, generator=generator).double()).to(dtype) for _ in range(2)]
@@ -42,7 +42,7 @@ def residuals(count, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_values_and_gradients_are_the_golden_ones(distance):
+def test_values_and_gradients_equal_the_golden_ones(distance):
     facts = golden("infonce")
     for temperature in facts["taus"].tolist():
         for reduction in ("sum", "mean"):
@@ -66,7 +66,7 @@ def test_residuals_in_8_bit_units():
     assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_scaling_residuals_and_bandwidths_changes_nothing():
+def test_scaling_residuals_and_bandwidths_together_does_not_change_the_loss():
     anchors, keys = residuals(4)
     bandwidths = [255 * width for width in (0.01, 0.02, 0.04, 0.08, 0.16)]
     distance = {"type": "MaximumMeanDiscrepancy", "bandwidths": bandwidths, "largest": 510.0}
@@ -76,7 +76,7 @@ def test_scaling_residuals_and_bandwidths_changes_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_the_formula(dtype):
+def test_value_equals_the_formula(dtype):
     anchors, keys = residuals(5, dtype)
     total = 0.0
     for j, anchor in enumerate(anchors):
@@ -88,7 +88,7 @@ def test_equals_the_formula(dtype):
     assert value.item() == pytest.approx(0.5 * total, rel=1e-5 if dtype == torch.float32 else 1e-12)
 
 
-def test_identical_images_cost_the_logarithm_of_their_number():
+def test_the_loss_of_identical_images_is_the_logarithm_of_their_number():
     same = torch.rand(1, 3, 8, 8).expand(64, 3, 8, 8)
     assert ResidualContrastiveLoss()(same, same).item() == pytest.approx(1e-3 * 64 * math.log(64), rel=1e-6)
 
@@ -103,8 +103,10 @@ def test_copies_of_an_image_are_not_negatives_of_each_other(reduction):
     terms = torch.stack([-(similar[j, j] / similar[j, known].sum()).log() for j, known in others.items()])
     expected = getattr(terms, reduction)()
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
-    for found, wanted in zip(*(torch.autograd.grad(each, (anchors, keys)) for each in (value, expected)), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-14)
+    for found, reference in zip(
+        *(torch.autograd.grad(each, (anchors, keys)) for each in (value, expected)), strict=True
+    ):
+        torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-14)
     assert torch.equal(loss(anchors, keys, torch.arange(5)), loss(anchors, keys)) and loss(anchors, keys) > value
 
 
@@ -126,8 +128,8 @@ def test_gradient_descent_reduces_the_loss():
         assert loss(anchors - 0.01 * anchors.grad, keys - 0.01 * keys.grad) < before
 
 
-def test_a_whole_training_step(resnet50):
-    """Crops, network, residuals, both losses, Adam: three consecutive steps."""
+def test_three_training_steps_equal_the_golden_ones(resnet50):
+    """This covers crops, network, residuals, both losses and Adam."""
     facts = golden("rcl_step")
     images, corners = facts["noisy_images"], facts["patch_topleft"].tolist()
     patches = [
@@ -143,7 +145,7 @@ def test_a_whole_training_step(resnet50):
         parameter.data.copy_(facts[name])
     contrast, consistency = ResidualContrastiveLoss(), ConsistencyLoss(weights=resnet50).double()
     space = consistency.features.network
-    space.mean, space.std = (  # the golden numbers were made with constants in float64
+    space.mean, space.std = (  # the golden numbers use float64 constants
         torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
         for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
@@ -176,7 +178,7 @@ def test_a_whole_training_step(resnet50):
     assert sum(losses()).item() == pytest.approx(facts["loss_total_after_3"].item(), rel=1e-11)
 
 
-WORK = """
+SCRIPT = """
 import sys
 import torch
 from mcir.config.options import DistOptions
@@ -201,12 +203,12 @@ torch.save(results, f"{sys.argv[1]}.{process.rank}")
 """
 
 
-def test_two_processes_are_one_with_the_whole_batch(tmp_path):
+def test_two_processes_equal_one_process_with_the_whole_batch(tmp_path):
     file = tmp_path / "batch.pt"
     everything = {**DISTANCES, "mmd2_biased_pooled_mix": {"type": "MaximumMeanDiscrepancy", "samples": None}}
     kinds = [[section, reduction] for section in everything.values() for reduction in ("sum", "mean")]
     anchors, keys = residuals(6)
-    images = torch.tensor([0, 1, 2, 3, 1, 1])  # one image in both processes, and another twice in one process
+    images = torch.tensor([0, 1, 2, 3, 1, 1])  # image 1 is in both processes, and twice in the second one
     torch.save([kinds, anchors, keys, images], file)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -214,7 +216,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORK, str(file)],
+            [sys.executable, "-c", SCRIPT, str(file)],
             env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -245,7 +247,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def resnet50(tmp_path_factory):
-    """The path of the weights of the golden numbers."""
+    """Path of a file with the weights of the golden numbers."""
     import torchvision
 
     with torch.device("meta"):
@@ -264,7 +266,7 @@ def pair():
 NODES = {"maxpool": "stem", **{name: name for name in ("layer1", "layer2", "layer3", "layer4", "avgpool")}}
 
 
-def test_every_layer_is_the_golden_one(resnet50, pair):
+def test_every_layer_equals_the_golden_one(resnet50, pair):
     facts, x, y = pair
     for layer, stored in NODES.items():
         loss = ConsistencyLoss({layer: 1.0}, weights=resnet50)
@@ -283,7 +285,7 @@ def test_several_layers_add_up(resnet50, pair, reduction, name):
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer4"])
-def test_gradient_is_the_golden_one_and_goes_to_the_output_only(resnet50, pair, layer):
+def test_the_gradient_equals_the_golden_one_and_only_the_output_gets_it(resnet50, pair, layer):
     facts, x, y = pair
     x, y = x.double().requires_grad_(), y.double().requires_grad_()
     loss = ConsistencyLoss({layer: 1.0}, weights=resnet50).double()

@@ -1,4 +1,4 @@
-"""SPN against the literal loss and the official numbers."""
+"""SPN compared with a literal implementation and with official numbers."""
 
 import doctest
 import json
@@ -24,7 +24,7 @@ CRITERIA = ["l1", "l2", "fro"]
 
 
 def literal(loss: SPNLoss, output: Tensor, negatives: Tensor) -> Tensor:
-    """The loss as in the released code: a perceptual loss, with both feature passes, for each negative."""
+    """The loss as in the released code: one perceptual loss for each negative, which computes both features."""
     one = PerceptualLoss(loss.layer_weights, vgg_type="vgg16", weights="random", criterion=loss.criterion).to(
         output.dtype
     )
@@ -41,7 +41,9 @@ def images(count: int = 3, dtype: torch.dtype = torch.float32, batch: int = 2) -
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_equals_the_literal_loss(criterion: Any, count: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_value_and_gradient_equal_the_literal_loss(
+    criterion: Any, count: int, dtype: torch.dtype, tolerance: float
+) -> None:
     loss = SPNLoss(LAYERS, weights="random", criterion=criterion, loss_weight=0.3).to(dtype)
     output, negatives = images(count, dtype)
     value, gradient = value_and_grad(loss, output, negatives)
@@ -74,17 +76,17 @@ def check_golden(name: str, weights: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["spn_single", "spn_multi4_w0.001", "spn_vgg16_fro"])
-def test_value_and_gradient_are_the_official_ones(name: str, tmp_path: Path) -> None:
+def test_value_and_gradient_equal_the_official_ones(name: str, tmp_path: Path) -> None:
     torch.save(vgg_state_dict("vgg16", 16), tmp_path / "vgg.pth")
     check_golden(name, str(tmp_path / "vgg.pth"))
 
 
-def test_value_and_gradient_with_vgg19_are_the_official_ones(tmp_path: Path) -> None:
+def test_value_and_gradient_with_vgg19_equal_the_official_ones(tmp_path: Path) -> None:
     torch.save(vgg_state_dict("vgg19", 35), tmp_path / "vgg.pth")
     check_golden("spn_vgg19_l2", str(tmp_path / "vgg.pth"))
 
 
-def test_large_batches_are_compared_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = SPNLoss(LAYERS, weights="random")
     output, negatives = images(2, batch=5)
     whole = value_and_grad(loss, output, negatives)
@@ -94,7 +96,7 @@ def test_large_batches_are_compared_a_few_images_at_a_time(monkeypatch: pytest.M
     assert torch.equal(whole[1], parts[1])
 
 
-def test_channels_last_gives_the_same() -> None:
+def test_channels_last_gives_the_same_value_and_gradient() -> None:
     loss = SPNLoss(LAYERS, weights="random")
     output, negatives = images()
     expected, reference = value_and_grad(loss, output, negatives)
@@ -116,15 +118,15 @@ def test_under_autocast_bfloat16_features_are_compared_in_float32(criterion: Any
     assert (gradient - reference).norm() < 0.03 * reference.norm()
 
 
-def test_output_passes_once_and_each_negative_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_features_of_the_output_and_of_each_negative_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, passes = SPNLoss(LAYERS, weights="random"), []
     stream = loss.features.network.stream
 
-    def counted(x: Tensor, layers: Any) -> Any:
+    def recording(x: Tensor, layers: Any) -> Any:
         passes.append((tuple(x.shape), x.requires_grad))
         return stream(x, layers)
 
-    monkeypatch.setattr(loss.features.network, "stream", counted)
+    monkeypatch.setattr(loss.features.network, "stream", recording)
     value_and_grad(loss, *images(4))
     assert passes == [((2, 3, 12, 10), True)] + [((2, 3, 12, 10), False)] * 4
 
@@ -138,8 +140,8 @@ def test_memory_does_not_grow_with_the_negatives() -> None:
     assert six < 0.3 * saved_bytes(lambda: literal(loss, output, negatives))
 
 
-def test_work_can_be_counted_on_the_meta_device() -> None:
-    """Features of the output: forward, and backward to the images. Features of each negative: forward only."""
+def test_the_cost_is_two_passes_for_the_output_and_one_for_each_negative() -> None:
+    """The output passes forward and backward through the feature network, and each negative passes forward."""
     with torch.device("meta"):
         loss = SPNLoss()
         output, negatives = torch.rand(2, 3, 16, 16, requires_grad=True), torch.rand(4, 2, 3, 16, 16)
@@ -171,7 +173,7 @@ def test_a_negative_equal_to_the_output_has_no_gradient(criterion: Any) -> None:
     assert value == 0 and not gradient.any()
 
 
-def test_descending_moves_away_from_the_negatives() -> None:
+def test_gradient_descent_moves_the_output_away_from_the_negatives() -> None:
     loss = SPNLoss(LAYERS, weights="random", loss_weight=1.0)
     output, negatives = images()
     value, gradient = value_and_grad(loss, output, negatives)

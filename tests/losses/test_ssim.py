@@ -1,4 +1,4 @@
-"""The SSIM loss against IDT's numbers and against the formula."""
+"""The SSIM loss compared with IDT's numbers and with the formula."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from mcir.losses import SSIMLoss
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
 
 
-def by_hand(output, gt):
-    """−SSIM under the whole 11×11 window, gradients by autograd."""
+def literal(output, gt):
+    """−SSIM with the two-dimensional 11×11 window, and gradients from autograd."""
     axis = torch.arange(11, dtype=output.dtype) - 5
     kernel = torch.exp(-(axis[:, None] ** 2 + axis**2) / 4.5)
     kernel = (kernel / kernel.sum()).expand(output.shape[1], 1, -1, -1)
@@ -49,15 +49,15 @@ def test_value_and_gradient_equal_idts(dtype):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 24, 17), (1, 1, 5, 30), (1, 2, 3, 1)])
-def test_value_and_gradient_by_hand(shape):
+def test_value_and_gradient_equal_the_formula(shape):
     output, gt = pair(shape)
-    loss, expected = SSIMLoss(loss_weight=0.7)(output, gt), 0.7 * by_hand(output, gt)
+    loss, expected = SSIMLoss(loss_weight=0.7)(output, gt), 0.7 * literal(output, gt)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    (found,), (wanted,) = (torch.autograd.grad(value, output) for value in (loss, expected))
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-14)
+    (found,), (reference,) = (torch.autograd.grad(value, output) for value in (loss, expected))
+    torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-14)
 
 
-def test_gradient_is_the_derivative():
+def test_gradients_are_correct():
     output, gt = pair((1, 2, 6, 4))
     assert torch.autograd.gradcheck(lambda x, y: SSIMLoss(loss_weight=0.7)(x, y), (output, gt.requires_grad_()))
     assert torch.autograd.gradgradcheck(lambda x: SSIMLoss(loss_weight=0.7)(x, gt.detach()), (output,))

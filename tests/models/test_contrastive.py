@@ -7,7 +7,7 @@ import torch
 
 from mcir.models import ContrastiveModel, RestorationModel
 from mcir.registry import ArgumentError
-from tests.losses.fake_communicator import OtherRanks
+from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import NETWORK, SPN
 
 
@@ -209,7 +209,7 @@ def test_the_loss_gets_negatives_and_positives_without_graph(with_stored):
 def test_combined_members_communicate_with_all_processes():
     adaptive = {"type": "AdaptiveHistoryNegatives", "members": 1}
     model = build(negatives={"type": "CombinedNegatives", "members": [adaptive, {"type": "InputNegatives"}]})
-    model.parallelize(OtherRanks(lambda value: value + 5))
+    model.parallelize(FakeCommunicator(lambda value: value + 5))
     assert [kind.communicator.mean(1) for kind in model.negative_source.kinds] == [6, 6]
 
 

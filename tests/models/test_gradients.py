@@ -14,7 +14,7 @@ from mcir.features import FeatureCache
 from mcir.models import ContrastiveModel, RestorationModel
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.registry import ArgumentError
-from tests.losses.fake_communicator import OtherRanks
+from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import NETWORK, SPN
 
 PERCEPTUAL = {"type": "PerceptualLoss", "weights": "random", "vgg_type": "vgg16", "layer_weights": {"relu1_1": 0.1}}
@@ -196,13 +196,13 @@ def test_the_ratio_is_equal_in_all_processes(batch):
     other = {**batch, "gt": batch["gt"].flip(0)}
     own = []
     for model, part in zip(models, (batch, other), strict=True):
-        model.parallelize(OtherRanks(lambda value: own.append(value) or value))
+        model.parallelize(FakeCommunicator(lambda value: own.append(value) or value))
         model.training_step(part, 1)
     together = torch.stack(own).mean(0)
     assert not torch.allclose(*own)
     models = [build(balance=0.3), build(balance=0.3)]
     for model, part in zip(models, (batch, other), strict=True):
-        model.parallelize(OtherRanks(lambda value: together))
+        model.parallelize(FakeCommunicator(lambda value: together))
         model.training_step(part, 1)
     assert torch.equal(*(model._ratio_weights["l_neg"].log_own_ratio for model in models))
     own_ratio = (together[1, 1] / together[0, 0]).sqrt()
@@ -315,7 +315,7 @@ def test_a_unit_scale_is_calibrated_with_the_ground_truth_and_resumed(batch):
 
 def test_a_unit_scale_is_averaged_over_the_processes(batch):
     model = build(contrastive_opt={**SPN, "normalize": "unit"})
-    model.parallelize(OtherRanks(lambda value: torch.full_like(value, 2.0)))
+    model.parallelize(FakeCommunicator(lambda value: torch.full_like(value, 2.0)))
     model.training_step(batch, 1)
     assert model.criteria["l_neg"].features.unit.means.tolist() == [2.0, 2.0]
 

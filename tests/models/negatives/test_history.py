@@ -9,7 +9,7 @@ import torch
 from mcir.models import AdaptiveHistoryNegatives, HistoryNegatives
 from mcir.models.negatives.base import child_seed
 from mcir.registry import LOSSES, NEGATIVES, ArgumentError
-from tests.losses.fake_communicator import OtherRanks
+from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import SPN
 from tests.models.negatives.contract import make_network, shift, to_vector
 
@@ -82,7 +82,7 @@ def test_adaptive_members_are_updated_in_turn_only_if_the_output_deviates():
 def test_adaptive_negatives_use_the_mean_over_all_processes():
     net = make_network()
     negatives = AdaptiveHistoryNegatives(net, members=1)
-    negatives.communicator = OtherRanks(torch.zeros_like)  # the mean over all processes is 0
+    negatives.communicator = FakeCommunicator(torch.zeros_like)  # the mean over all processes is 0
     gt = torch.rand(1, 3, 8, 8)
     negatives.update(net, 1, gt + torch.randn_like(gt), gt)
     assert negatives.updates.tolist() == [0]
