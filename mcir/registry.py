@@ -376,20 +376,18 @@ def config_of(instance: object) -> ComponentConfig | None:
 
 
 @functools.cache
-def load_plugins() -> tuple[str, ...]:
-    """Import all installed plug-ins, once per process, and return their names.
+def load_plugins() -> None:
+    """Import all installed plug-ins, once per process.
 
     Raises:
         RegistryError: a plug-in cannot be imported.
     """
-    plugins = tuple(entry_points(group=PLUGIN_GROUP))
-    for plugin in plugins:
+    for plugin in entry_points(group=PLUGIN_GROUP):
         try:
             plugin.load()
         except Exception as error:
             message = f"The plug-in '{plugin.name}' ({plugin.value}) cannot be imported: {error!r}"
             raise RegistryError(message) from error
-    return tuple(plugin.name for plugin in plugins)
 
 
 ARCHS = Registry("architecture", "mcir.archs")

@@ -1,7 +1,7 @@
 """Feature networks: activations of torchvision's classifiers by node name.
 
 Node names are those of ``torchvision.models.feature_extraction``. In a ResNet50, ``layer2.0.relu_1`` is a node, and the
-module name ``layer2`` stands for the last node of that module. Only nodes that the selected nodes depend on are
+module name ``layer2`` means the last node of that module. Only nodes that the selected nodes depend on are
 computed.
 """
 
@@ -43,7 +43,7 @@ class ClassifierFeatures(FeatureNetwork):
     For the other arguments, see :class:`FeatureNetwork`.
 
     Args:
-        layer_names: names of nodes or modules; a module name stands for the last node of the module.
+        layer_names: names of nodes or modules; a module name selects the last node of the module.
         network: name of the classifier, such as ``resnet50``.
         weights: ``"imagenet"`` (torchvision's ``IMAGENET1K_V1``), the name of another version such as
             ``"IMAGENET1K_V2"``, ``"random"`` (torchvision's initialisation), or the path of a state dict with

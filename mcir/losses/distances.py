@@ -96,8 +96,8 @@ class EarthMoversDistance(Distance):
     """
 
     channels: Literal["pooled", "separate"] = "pooled"
-    """``pooled``: compare all values of a residual together; ``separate``: average the distances of the channels, which
-    is never smaller."""
+    """``pooled``: compare all values of a residual together; ``separate``: compare each channel and average the
+    distances. The result is at least as large as with ``pooled``."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -125,8 +125,8 @@ class BhattacharyyaDistance(Distance):
     """
 
     channels: Literal["pooled", "separate", "joint"] = "pooled"
-    """``pooled``: one Gaussian of all values; ``separate``: average the distances of one Gaussian per channel;
-    ``joint``: one Gaussian of the pixels as vectors, with the full covariance of the channels."""
+    """``pooled``: one Gaussian for all values; ``separate``: one Gaussian per channel, whose distances are averaged;
+    ``joint``: one multivariate Gaussian of the pixels, with the full covariance of the channels."""
     eps: float = 1e-12
     """Positive number that is added to the variances; a constant residual has variance 0."""
 
@@ -194,14 +194,14 @@ class MaximumMeanDiscrepancy(Distance):
         require(self.samples is None or self.samples >= 2, "samples", "at least 2, or null for all", self.samples)
         step = 2 * math.pi / (2 * self.largest + _CUTOFF * max(self.bandwidths))
         count = math.ceil(_CUTOFF / min(self.bandwidths) / step) + 1
-        expected = f"larger bandwidths or a smaller largest ({count:,} frequencies, at most {_MAX_FREQUENCIES:,})"
+        expected = f"larger bandwidths or a smaller 'largest' ({count:,} frequencies, at most {_MAX_FREQUENCIES:,})"
         require(count <= _MAX_FREQUENCIES, "bandwidths", expected, list(self.bandwidths))
         side = math.ceil(math.sqrt(count))
         numbers = torch.arange(side, dtype=torch.float64)
         frequencies = step * torch.arange(side * side, dtype=torch.float64).view(side, side)
         gaussians = [s * torch.exp(-(frequencies * s).square() / 2) for s in self.bandwidths]
         power = 2 * step / math.sqrt(2 * math.pi) * torch.as_tensor(sum(gaussians) / len(gaussians))
-        power[0, 0] /= 2  # every other frequency stands for two, ω and −ω
+        power[0, 0] /= 2  # every other frequency represents both ω and −ω
         self.register_buffer("coarse", step * side * numbers, persistent=False)
         self.register_buffer("fine", step * numbers, persistent=False)
         self.register_buffer("amplitudes", power.sqrt(), persistent=False)
