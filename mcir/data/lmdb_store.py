@@ -4,8 +4,8 @@ There are two codecs. ``encoded`` stores the bytes of each file unchanged. ``raw
 more disk space, but reading a crop decodes nothing and reads only the memory pages of the crop.
 
 The key of an image is its path relative to the source folder, in bytes. Each image has a small record (size, depth,
-checksum, size and time of its source file). A summary marks the database as complete; it is also written to
-``mcir_lmdb.json`` to be read by people. The keys of records and summary start with a zero byte, which no path contains.
+checksum, size and time of its source file). A summary marks the database as complete; users can read it
+in ``mcir_lmdb.json``. The keys of records and summary start with a zero byte, which no path contains.
 ``lmdb_writer`` writes databases. Databases of BasicSR (``meta_info.txt`` in the folder, keys without extension) can be
 read, too.
 """

@@ -21,7 +21,7 @@ from torch import Tensor
 from mcir.data.degradations import Range, check_range
 from mcir.registry import DEGRADATIONS
 
-# The sum of a kernel's integer weights: sums over 8-bit samples stay below 2²⁴, so float32 holds them exactly.
+# Sum of the integer weights of a kernel: weighted sums of 8-bit samples stay below 2²⁴, so float32 is exact.
 _ONE = 2**16
 
 
@@ -29,10 +29,10 @@ _ONE = 2**16
 class RainStreaks:
     """Bright parallel streaks of rain, blended by ``1 - (1 - image)·(1 - streaks)`` ("screen").
 
-    It can replace the data sets Rain200L, Rain200H, DID, DDN and SPA in a trial. Density, length, angle and strength
-    are drawn for each image. Each streak has a random position and a random brightness between half of the strength
-    and the full strength. Streaks may start outside of the image, so the statistics of a crop are those of a larger
-    image.
+    Use it to try deraining without the data sets Rain200L, Rain200H, DID, DDN and SPA. Density, length, angle and
+    strength are drawn for each image. Each streak has a random position and a random brightness between half of the
+    strength and the full strength. Streaks may start outside of the image, so the statistics of a crop are those of a
+    larger image.
 
     Args:
         density: number of streaks per 1,000 pixels.
@@ -80,8 +80,9 @@ class RainStreaks:
 class SyntheticHaze:
     """Haze of the atmospheric scattering model: ``image·t + airlight·(1 - t)`` with ``t = exp(-beta·depth)``.
 
-    It can replace the data set RESIDE, whose depths are measured, in a trial. Here the depth is a smooth random surface
-    in [0, 1]: a sum of waves of 128 to 512 pixels in random directions. Its statistics do not depend on the image size.
+    Use it to try dehazing without the data set RESIDE, whose depths are measured. Here the depth is a smooth random
+    surface in [0, 1]: a sum of waves of 128 to 512 pixels in random directions. Its statistics do not depend on the
+    image size.
 
     Args:
         beta: scattering coefficient.
@@ -107,10 +108,10 @@ class SyntheticHaze:
 class MotionBlur:
     """Motion blur of a camera: the mean of the image along a straight or smoothly curved path.
 
-    It can replace the data set GoPro in a trial; there, each object moves on a separate path. There is no gamma
-    correction. The path starts in a random direction, and its turning rate changes linearly between two random numbers,
-    which results in arcs and S-shaped curves. The image is mirrored at its borders (without repeating the border
-    pixel). A blurred crop equals the crop of the blurred image, bit for bit for 8-bit images.
+    Use it to try deblurring without the data set GoPro, in which each object moves on a separate path. There is no
+    gamma correction. The path starts in a random direction, and its turning rate changes linearly between two random
+    numbers, which results in arcs and S-shaped curves. The image is mirrored at its borders (without repeating the
+    border pixel). A blurred crop equals the crop of the blurred image, bit for bit for 8-bit images.
 
     Args:
         length: length of the path in pixels, 0 … 200.
@@ -147,8 +148,8 @@ class MotionBlur:
 class SensorNoise:
     """White Gaussian sensor noise whose variance increases with the brightness: ``read² + shot²·image``.
 
-    It can replace the data set SIDD in a trial, although the noise of SIDD is changed by the image processing of
-    phones. ``GaussianNoise``, in contrast, is equally strong in dark and bright regions.
+    Use it to try denoising without the data set SIDD, whose noise is changed by the image processing of phones.
+    ``GaussianNoise``, in contrast, is equally strong in dark and bright regions.
 
     Args:
         shot: standard deviation of the shot noise at white, in 8-bit units (0 … 255).
