@@ -1,6 +1,6 @@
-"""The base class of all models: a network, its losses and its optimizer, and one training step.
+"""Base class of all models: a network, its losses, its optimizer, and the training step.
 
-A model knows nothing about files, logs or data sets. Subclasses build the losses and compute them.
+Models do not access files, loggers or data sets. Subclasses build and compute the losses.
 """
 
 from abc import ABC, abstractmethod
@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
+from mcir.losses.base import require
 from mcir.models.criteria import Criteria
 from mcir.models.ema import EMA
 from mcir.models.gradients import GradientRatioWeight, LossGradients
-from mcir.models.optim import Schedule, build_optimizer, clip_gradient
+from mcir.models.optim import Schedule, build_optimizer, optimizer_step
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import (
     ARCHS,
@@ -32,26 +33,23 @@ from mcir.weights import derived_keys, match_state_dict, mismatch_error
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
 
-_SMALLEST_SCALE = 2.0**-16
-"""Below this loss scale, gradients that are not finite are not a matter of fp16's range. The scale starts at 2¹⁶."""
-
 
 @dataclass(kw_only=True, eq=False)
 class Model(ABC):
-    """A network and how it is trained; the fields are the keys of the option file.
+    """A network with its losses, its optimizer and its training options. The fields are the keys of the option file.
 
     A subclass is also a dataclass. It adds its options as fields, builds its losses in ``__post_init__`` and computes
     them in ``losses``.
 
     Attributes:
-        parts: all modules on the device: the network, its moving average, the losses, the negatives.
+        parts: all modules that ``to`` moves: the network, its moving average, the losses and the negatives.
         criteria: the losses by name.
-        network: the network in training.
+        network: the network to train.
         ema: the moving average of the network, if there is one.
         optimizer: the optimizer, after :meth:`configure_optimizer`.
-        total_iter: number of iterations of the training, set by the trainer. If it is None, values that depend on the
-            length of the training stay constant.
-        watch_gradients: whether steps also return norms, ratios and cosines of the gradients of the losses.
+        total_iter: total number of training iterations, set by the trainer. If it is None, values that depend on it
+            stay constant.
+        watch_gradients: whether a step also returns the gradient norms, ratios and cosines of the losses.
     """
 
     views: ClassVar[int] = 1
@@ -62,7 +60,7 @@ class Model(ABC):
     network_g: ArchSection
     """Network."""
     optim_g: OptimizerSection | None = None
-    """Optimizer: any of torch.optim by name. Required for training."""
+    """Optimizer: the name of a class in torch.optim and its arguments. Required for training."""
     scheduler: SchedulerSection | None = None
     """Learning rate as a function of the iteration. Default: constant."""
     warmup_iter: int = -1
@@ -72,16 +70,15 @@ class Model(ABC):
     grad_clip: float | None = None
     """Maximum L2 norm of the gradient; longer gradients are scaled down to it."""
     accumulation_steps: int = 1
-    """Number of equal parts in which a batch is processed, for 1/n of the memory. The step is that of the whole
-    batch."""
+    """Number of equal parts into which a batch is split to save memory. The gradients of all parts are accumulated."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the networks in training. Losses are accumulated in float32, and images are restored in float32.
-    fp16 scales the loss to keep gradients in range and skips steps whose gradients overflow; feature networks of losses
-    then run in bf16."""
+    """Precision of the networks during training. Losses are summed in float32, and images are restored in float32. With
+    fp16, the loss is scaled to keep gradients in range, steps whose gradients overflow are skipped, and the feature
+    networks of losses run in bf16."""
     channels_last: bool = False
-    """Use the channels-last memory layout, which is faster on most machines."""
+    """Whether to use the channels-last memory layout, which is faster on most machines."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Whether to compile the network with torch.compile."""
     seed: int = 0
     """Seed for the initial weights."""
 
@@ -95,14 +92,10 @@ class Model(ABC):
 
     def __post_init__(self) -> None:
         """Build the network, its moving average and the learning-rate schedule."""
-        if not 0 <= self.ema_decay < 1:
-            raise ArgumentError("ema_decay", f"expected a number in [0, 1), got {self.ema_decay}.")
-        if self.accumulation_steps < 1:
-            message = f"expected a positive integer, got {self.accumulation_steps}."
-            raise ArgumentError("accumulation_steps", message)
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            message = f"expected a norm above 0, got {self.grad_clip}. Omit it to disable clipping."
-            raise ArgumentError("grad_clip", message)
+        require(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay)
+        require(self.accumulation_steps >= 1, "accumulation_steps", "a positive integer", self.accumulation_steps)
+        clip_is_valid = self.grad_clip is None or self.grad_clip > 0
+        require(clip_is_valid, "grad_clip", "a norm above 0, or null to disable clipping", self.grad_clip)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g, key="network_g")
@@ -125,12 +118,12 @@ class Model(ABC):
 
     @property
     def spec(self) -> NetworkSpec:
-        """The facts about the network, or the defaults if it does not state any."""
+        """The spec of the network, or the defaults if it has none."""
         return spec_of(self.network) or NetworkSpec()
 
     @property
     def trained_part(self) -> nn.Module:
-        """The module that training changes: here the whole network."""
+        """The module whose parameters are trained, by default the whole network."""
         return self.network
 
     @property
@@ -145,10 +138,10 @@ class Model(ABC):
         return self
 
     def fix_gradient_ratio(self, name: str, ratio: float) -> None:
-        """Keep the ratio of the gradients of a loss and the first loss, both at the output, by weighting the loss.
+        """Adapt the weight of a loss to keep the ratio of its gradient norm at the output to that of the first loss.
 
         Raises:
-            ArgumentError: there is no other loss, or the ratio is not a finite number above 0.
+            ArgumentError: there is only one loss, or the ratio is not a finite number above 0.
         """
         if len(self.criteria) < 2:
             message = f"the gradient ratio of {name} requires another loss, for example 'train.pixel_opt'."
@@ -157,7 +150,7 @@ class Model(ABC):
         self.parts[f"balance_{name}"] = self._ratio_weights[name]
 
     def parallelize(self, communicator: Communicator) -> None:
-        """Train in several processes: gradients are averaged in the backward pass, and every part can communicate."""
+        """Average gradients over several processes, and pass the communicator to all parts."""
         self._forward = communicator.wrap(self._forward)
         self._communicator = communicator
         set_communicator(self.parts, communicator)
@@ -166,12 +159,12 @@ class Model(ABC):
         self._synchronized = [buffer for name, buffer in buffers if name in persistent and buffer.is_floating_point()]
 
     def configure_optimizer(self) -> None:
-        """Build the optimizer, once, when the model is on its device and its weights are loaded.
+        """Build the optimizer. Call this once, after the model is moved to its device and its weights are loaded.
 
-        The first training step and loading a state do it for a model that has no optimizer yet.
+        If it was not called, the first training step, or saving or loading a state, calls it.
 
         Raises:
-            ValueError: the model cannot train.
+            ValueError: an option that training requires is missing.
         """
         self.require_trainable()
         assert self.optim_g is not None and self.optimizer is None, "the optimizer is built once"
@@ -180,31 +173,30 @@ class Model(ABC):
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def require_trainable(self) -> None:
-        """Check, before any data is read, that the model has everything that training needs.
+        """Check that all options are set that training requires. The trainer calls this before it reads any data.
 
         Raises:
             ValueError: an option that training requires is missing.
         """
         if self.optim_g is None:
-            raise ArgumentError(
-                "optim_g", f"{type(self).__name__}: training requires 'train.optim_g', for example {{type: Adam}}."
-            )
+            message = f"{type(self).__name__}: training requires 'train.optim_g', for example {{type: Adam}}."
+            raise ArgumentError("optim_g", message)
 
     def example_batch(
         self, images: int, lq_size: tuple[int, int], gt_size: tuple[int, int] | None = None, stored: int = 0
     ) -> Batch:
-        """Return a batch of black images as the model needs it for training, on its device.
+        """Return a training batch of black images on the device of the model.
 
         Args:
             images: batch size B.
             lq_size: (H, W) of the degraded images.
             gt_size: (H, W) of the ground truths. Default: ``lq_size``.
-            stored: number K of stored negatives of each image that come with the data set.
+            stored: number K of stored negatives per image.
         """
         channels, gt_size = self.spec.in_channels, gt_size or lq_size
-        shapes: dict[str, tuple[int, ...]] = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
-        if self.views > 1:
-            shapes = {"lq": (self.views, channels, *lq_size)}
+        shapes: dict[str, tuple[int, ...]] = {"lq": (self.views, channels, *lq_size)}
+        if self.views == 1:
+            shapes = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
         if stored:
             shapes["negatives"] = (stored, channels, *gt_size)
         names = [f"{number}.png" for number in range(images)]
@@ -214,10 +206,10 @@ class Model(ABC):
     # -- one step -------------------------------------------------------------------------------------------------
 
     def before_step(self, batch: Batch, iteration: int) -> None:  # noqa: B027 (most models need no preparation)
-        """Prepare the step of the 1-based ``iteration``; here there is nothing to prepare."""
+        """Prepare the step of the 1-based ``iteration``. By default, nothing is done."""
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Return the input of the network in training: here the degraded images."""
+        """Return the input of the network for a training batch, by default the degraded images."""
         images: Tensor = batch["lq"]
         return images
 
@@ -230,78 +222,73 @@ class Model(ABC):
         """Return the scalar losses by name, including their weights. Training minimises their sum."""
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
-        """Update what follows the network: here its moving average."""
+        """Update the parts that depend on the new weights, by default the moving average."""
         if self.ema is not None:
             self.ema.update(self.network, self.ema_decay)
 
     def compute_losses(self, batch: Batch, iteration: int = 1) -> dict[str, Tensor]:
-        """Run the network on a batch as in training and return the losses, with their graph, without making a step."""
+        """Run the network in training mode and return the losses with their graph, without an optimizer step."""
         self.before_step(batch, iteration)
         self.enter_training()
         return self._losses(self._output(batch), batch)
 
     def training_step(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Make the step of the 1-based ``iteration`` and return its scalars, detached and still on the device.
+        """Train on a batch in the 1-based ``iteration`` and return the scalars to log, detached, without a device sync.
 
-        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``, the
-        factor of the loss. If ``watch_gradients`` is set or a gradient ratio is fixed, the scalars of
+        The scalars are the losses by name, ``grad_norm`` (before clipping) and ``lr``; in fp16 also ``loss_scale``. If
+        ``watch_gradients`` is set or a gradient ratio is fixed, the scalars of
         :class:`~mcir.models.gradients.LossGradients` are added.
 
-        An fp16 step whose gradients overflow is skipped: network and optimizer do not change, ``grad_norm`` is 0, and
-        the next step uses half the scale. Everything else proceeds as usual: schedule, averages and negatives, which
-        follow a network that did not change. Therefore no step waits for the device, and all processes stay equal.
-        Gradients that are still not finite at a scale below 1/65536 are reported in ``grad_norm``.
+        If the gradients of an fp16 step overflow, the network and the optimizer do not change, ``grad_norm`` is 0, and
+        the next step uses half the loss scale. The schedule, the moving average and the negatives are updated as in any
+        other step, so the CPU does not have to know whether the gradients overflowed. At loss scales below 1/65536,
+        gradients that are not finite are reported in ``grad_norm``.
 
         Raises:
-            ValueError: the model cannot train, or the batch cannot be divided into ``accumulation_steps`` parts.
+            ValueError: an option that training requires is missing, or the batch size is not a multiple of
+                ``accumulation_steps``.
         """
         if self.optimizer is None:
             self.configure_optimizer()
         assert self.optimizer is not None
-        rate = self._set_learning_rate(self.optimizer, iteration)
+        for group, base_rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
         self.before_step(batch, iteration)
         self.enter_training()
         self.optimizer.zero_grad(set_to_none=True)
-        cuts = len(self.criteria) > 1 and (self.watch_gradients or bool(self._ratio_weights))
-        gradients = LossGradients(self.criteria, self._ratio_weights) if cuts else None
+        per_loss = len(self.criteria) > 1 and (self.watch_gradients or bool(self._ratio_weights))
+        gradients = LossGradients(self.criteria, self._ratio_weights) if per_loss else None
         scalars: dict[str, Tensor] = {}
         outputs = []
         for part, is_last in self._split(batch):
-            wrapper = self._forward if isinstance(self._forward, DistributedDataParallel) and not is_last else None
-            with nullcontext() if wrapper is None else wrapper.no_sync():  # average gradients once
+            # DDP averages the accumulated gradients once, in the last part
+            with self._forward.no_sync() if isinstance(self._forward, DDP) and not is_last else nullcontext():
                 output, losses = self._backward(part, gradients)
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss / self.accumulation_steps
             outputs.append(output)
         scale = self._scaler.scale(torch.ones((), device=self.device))
-        more = {} if gradients is None else gradients.finish(scale, self._communicator.mean)
-        scalars["grad_norm"] = self._optimizer_step(self.optimizer, scale)
+        gradient_scalars = {} if gradients is None else gradients.finish(scale, self._communicator.mean)
+        parameters = list(self.trained_part.parameters())
+        scalars["grad_norm"] = optimizer_step(self.optimizer, parameters, self.grad_clip, self._scaler)
         if self._scaler.is_enabled():
             scalars["loss_scale"] = scale
-            more = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in more.items()}  # the step may be skipped
-        for buffer in self._synchronized:  # running statistics: each process has seen other images
+            gradient_scalars = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in gradient_scalars.items()}
+        for buffer in self._synchronized:  # running statistics, which differ because the processes get other images
             buffer.copy_(self._communicator.mean(buffer))
         self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
-        scalars["lr"] = torch.tensor(rate)
-        return scalars | more
+        scalars["lr"] = torch.tensor(float(self.optimizer.param_groups[0]["lr"]))
+        return scalars | gradient_scalars
 
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Pass the mean metrics of the first validation set to the losses that depend on them."""
         for loss in self.criteria.observers:
             loss.observe(metrics)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which the networks run in the chosen precision."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
-
-    def autocast_losses(self) -> AbstractContextManager[Any]:
-        """Return the context in which the losses run: in bf16 also if the networks run in fp16.
-
-        A small loss weight, divided by millions of features, gives gradients below fp16's range.
-        """
-        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+    def autocast(self, fp16: torch.dtype = torch.float16) -> AbstractContextManager[Any]:
+        """Return the autocast context of ``precision``. ``fp16`` is the dtype for precision fp16."""
+        dtype = fp16 if self.precision == "fp16" else torch.bfloat16
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
 
     def _output(self, batch: Batch) -> Tensor:
         with self.autocast():
@@ -310,13 +297,14 @@ class Model(ABC):
 
     def _losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         try:
-            with self.autocast_losses():
+            # a small loss weight, divided by millions of features, gives gradients below fp16's range
+            with self.autocast(fp16=torch.bfloat16):
                 return self.losses(output, batch)
         finally:
             self.criteria.clear_features()
 
     def _backward(self, batch: Batch, gradients: LossGradients | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run (a part of) a batch forward and backward; return the output and the losses, detached."""
+        """Run the forward and backward pass on (a part of) a batch; return the output and the losses, detached."""
         output = self._output(batch)
         if gradients is None:
             losses = self._losses(output, batch)
@@ -330,23 +318,8 @@ class Model(ABC):
     def _scaled(self, loss: Tensor) -> Tensor:
         return self._scaler.scale(loss.float() / self.accumulation_steps)
 
-    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
-        for group, base_rate in zip(optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
-        return float(optimizer.param_groups[0]["lr"])
-
-    def _optimizer_step(self, optimizer: torch.optim.Optimizer, scale: Tensor) -> Tensor:
-        """Clip the gradient, make the optimizer's step and return the L2 norm before clipping; 0 for a skipped step."""
-        self._scaler.unscale_(optimizer)
-        norm = clip_gradient(list(self.trained_part.parameters()), self.grad_clip)
-        self._scaler.step(optimizer)
-        self._scaler.update()
-        if not self._scaler.is_enabled():
-            return norm
-        return norm.masked_fill(~norm.isfinite() & (scale >= _SMALLEST_SCALE), 0)
-
     def _split(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Yield the equal parts of a batch and whether each is the last."""
+        """Yield the equal parts of a batch, each with whether it is the last."""
         parts, size = self.accumulation_steps, len(batch["lq"])
         if size % parts:
             raise ValueError(f"The batch size must be a multiple of accumulation_steps = {parts}, got {size}.")
@@ -358,7 +331,7 @@ class Model(ABC):
 
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Tensor:
-        """Restore images (B, C, H, W) in [0, 1] to (B, C, sH, sW) with the moving average, if there is one."""
+        """Restore images (B, C, H, W) in [0, 1] to (B, C, sH, sW), with the moving average if there is one."""
         network = self.network if self.ema is None else self.ema
         network.eval()
         output: Tensor = network(lq)
@@ -367,7 +340,7 @@ class Model(ABC):
     # -- state ----------------------------------------------------------------------------------------------------
 
     def stateful(self) -> dict[str, Any]:
-        """Return the parts whose state a resumed run needs, by name; a subclass adds its own."""
+        """Return the parts whose state is saved for resuming, by name. Subclasses add their own."""
         if self.optim_g is not None and self.optimizer is None:
             self.configure_optimizer()
         parts: dict[str, Any] = {"network_g": self.network}
@@ -381,14 +354,14 @@ class Model(ABC):
         return parts | {f"balance_{name}": weight for name, weight in self._ratio_weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs, as references to the live tensors."""
+        """Return the state for resuming. The tensors are references and not copies."""
         return {name: part.state_dict() for name, part in self.stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state; it may be of another ``precision``, in which case the loss scale starts anew.
+        """Load a state. If only one of state and model uses fp16, the loss scale is not loaded.
 
         Raises:
-            ValueError: the state belongs to a model with other parts, or its tensors do not fit.
+            ValueError: the state has other parts than this model, or tensors with other names or shapes.
         """
         own, state = self.stateful(), dict(state)
         if not ("loss_scale" in state and "loss_scale" in own):
@@ -400,10 +373,10 @@ class Model(ABC):
             try:
                 part.load_state_dict(state[name])
             except (RuntimeError, KeyError) as error:
-                raise ValueError(f"The state of '{name}' does not fit: {error}") from error
+                raise ValueError(f"The state of '{name}' does not match {type(self).__name__}: {error}") from error
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the network's weights as ``params`` and those of its moving average, if any, as ``params_ema``."""
+        """Return the weights of the network, ``params``, and of the moving average if there is one, ``params_ema``."""
         weights = {"params": self.network.state_dict()}
         if self.ema is not None:
             weights["params_ema"] = self.ema.network.state_dict()
@@ -412,7 +385,8 @@ class Model(ABC):
     def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
         """Load pretrained weights into the network and its moving average.
 
-        Returns the keys that only one side has or whose shapes differ. With ``strict`` there are none.
+        Returns:
+            The keys that are missing, unknown or of another shape. With ``strict``, this list is empty.
 
         Raises:
             WeightsError: ``strict`` is set, and keys or shapes differ.

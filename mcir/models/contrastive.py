@@ -22,16 +22,16 @@ class ContrastiveModel(RestorationModel):
     """A RestorationModel with negatives and a contrastive term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁ (Eq. 3).
 
     Attributes:
-        negative_source: computes the negatives of a batch, if the model is built for training.
+        negative_source: module that computes the negatives of a batch; None if the model only restores images.
     """
 
     contrastive_opt: LossSection | None = None
     """Loss between output and negatives."""
     negatives: NegativesSection | None = None
-    """Kind of negatives."""
+    """Negatives of the contrastive loss."""
     balance: float | None = None
-    """Ratio of the gradients of the contrastive loss and the first loss, both at the output. If set, the weight of the
-    contrastive loss is adapted to keep this ratio, starting at its ``loss_weight``. Default: a constant weight."""
+    """Target for the gradient norm of the contrastive loss divided by that of the first loss, both at the output. The
+    weight starts at ``loss_weight`` and is adapted to keep this ratio. Default: a constant weight."""
 
     negative_source: Negatives | None = field(init=False, repr=False, default=None)
 
@@ -39,7 +39,7 @@ class ContrastiveModel(RestorationModel):
         """Build the contrastive loss and the negatives.
 
         Raises:
-            ArgumentError: only one of the two is set, or ``balance`` is set and there is no contrastive loss.
+            ArgumentError: only one of the two is set, or ``balance`` is set without a contrastive loss.
         """
         super().__post_init__()
         if (self.contrastive_opt is None) != (self.negatives is None):
@@ -47,7 +47,9 @@ class ContrastiveModel(RestorationModel):
             message = f"expected both 'contrastive_opt' and 'negatives', or neither, but {missing} is missing."
             raise ArgumentError(missing, message)
         if self.balance is not None and not (self.contrastive_opt or {"loss_weight": 0}).get("loss_weight", 1.0):
-            raise ArgumentError("balance", "requires a 'contrastive_opt' with a loss_weight above 0.")
+            raise ArgumentError(
+                "balance", "a fixed gradient ratio requires a 'contrastive_opt' with a loss_weight above 0."
+            )
         if self.contrastive_opt and self.negatives:
             self.criteria.add("l_neg", self.contrastive_opt, option="contrastive_opt", compares="negatives")
             if self.balance is not None:
@@ -82,12 +84,12 @@ class ContrastiveModel(RestorationModel):
             self.negative_source.update(self.network, iteration, output, batch["gt"])
 
     def stateful(self) -> dict[str, Any]:
-        """Return the parts with a state, including the negatives."""
+        """Return the parts whose state is saved for resuming, including the negatives."""
         negatives = {} if self.negative_source is None else {"negatives": self.negative_source}
         return super().stateful() | negatives
 
     def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
-        """Load pretrained weights; the negatives start from them."""
+        """Load pretrained weights and restart the negatives from them."""
         mismatches = super().load_weights(weights, strict)
         if self.negative_source is not None:
             self.negative_source.start_from(self.network)

@@ -22,8 +22,8 @@ class Criteria(nn.ModuleDict):
     """The losses of a model by name. They share feature networks, and the activations within a step.
 
     Args:
-        require_batch_means: every loss of a batch must be the mean of the losses of its equal parts, because batches
-            are divided.
+        require_batch_means: whether the loss of a batch must equal the mean of the losses of its equal parts, which
+            gradient accumulation requires.
     """
 
     def __init__(self, require_batch_means: bool = False) -> None:
@@ -37,12 +37,12 @@ class Criteria(nn.ModuleDict):
 
         Args:
             name: name of the loss and of its logged value.
-            loss: section of the option file, or the loss itself. Its first argument is the network's output.
+            loss: section of the option file, or a module. The first argument of its forward pass is the output.
             option: name of the option that defines the loss, for error messages.
             compares: what the model passes to the loss; see :class:`~mcir.losses.base.Loss`.
 
         Raises:
-            ArgumentError: the loss compares something else, or it is not a mean over the batch and must be one.
+            ArgumentError: the loss compares other tensors, or is not a mean over the batch although it must be.
         """
         built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
         if isinstance(built, Loss) and built.compares != compares:
@@ -56,13 +56,13 @@ class Criteria(nn.ModuleDict):
         self._features = share_features(self)
 
     def evaluate(self, name: str, *inputs: Any) -> Tensor:
-        """Return the value of a loss; an error gets the name of the option that defines the loss."""
+        """Compute a loss. Errors include the name of the option that defines it."""
         with locate_errors(key=self._options.get(name) or ()):
             value: Tensor = self[name](*inputs)
         return value
 
     def clear_features(self) -> None:
-        """Release the shared activations, after all losses of a step are computed."""
+        """Release the shared activations at the end of a step."""
         self._features.clear()
 
     @property

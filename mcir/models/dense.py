@@ -27,8 +27,8 @@ class Projector(nn.Module):
         channels: input channels.
         hidden: hidden channels.
         dim: output channels.
-        norm: use a batch norm.
-        images: also project the mean of each image, with a second head.
+        norm: whether to use a batch norm.
+        images: whether to also project the mean of each image, with a second head.
     """
 
     def __init__(self, channels: int, hidden: int, dim: int, norm: bool = False, images: bool = False) -> None:
@@ -51,10 +51,10 @@ class DenseContrast(DistributedModule):
     """A dense contrastive loss with its projector, its key encoder and its queues.
 
     Args:
-        loss: dense contrastive loss, which also defines the other parts.
+        loss: dense contrastive loss, which also has the options of the other parts.
         network: encoder of the queries; the key encoder starts as its copy.
         channels: output channels of the network.
-        seed: seed for the projector, the queues and the random numbers of the steps.
+        seed: seed for the initial projector and queues, and for random sampling in each step.
     """
 
     def __init__(self, loss: DenseLoss, network: nn.Module, channels: int, seed: int) -> None:
@@ -77,7 +77,7 @@ class DenseContrast(DistributedModule):
         self.key_projector.update(self.projector, decay)
 
     def start_step(self, network: nn.Module, iteration: int, total: int | None) -> None:
-        """Start the step of the 1-based ``iteration`` of ``total``: the key encoder is updated before it makes keys."""
+        """Update the key encoder and seed the random generator for the 1-based ``iteration`` of ``total``."""
         momentum_iter = total if self.loss.momentum_iter is None else self.loss.momentum_iter
         self.update_key_encoder(network, momentum_at(self.loss.momentum, iteration - 1, momentum_iter or 0))
         self._rng = generator(self.seed, iteration, self.communicator.rank)
@@ -88,8 +88,8 @@ class DenseContrast(DistributedModule):
 
         Args:
             output: output of the network for the queries, (B, C, H, W).
-            keys: output of the key network for the other patches, (B, C, H, W).
-            boxes: positions of both patches, (B, 2, 4), as in the batches.
+            keys: output of the key encoder for the paired patches, (B, C, H, W).
+            boxes: positions of query and key patches, (B, 2, 4).
             project: the projector, or its wrapper that averages gradients over processes.
         """
         query, key = self.loss.regions(output, keys, boxes, self._rng)
@@ -111,18 +111,18 @@ class DenseContrast(DistributedModule):
 class DenseContrastiveModel(SelfSupervisedModel):
     """A network that is pre-trained with a dense contrastive loss on pairs of overlapping noisy patches.
 
-    The first patch of a pair is the query and the second the key; if the loss is symmetric, each is both. The projector
-    is trained with the network. Weight files contain only the network.
+    The first patch of a pair is the query and the second is the key. If the loss is symmetric, each patch is both. The
+    projector is trained with the network. Weight files contain only the network.
     """
 
     contrastive_opt: LossSection | None = None
     """Dense contrastive loss: VADeRLoss, DenseCLLoss or PixContrastLoss. Its options also define the projector, the
     momentum and the queues."""
     consistency_opt: LossSection | None = None
-    """Second loss, between output and noisy input: the '+' variants."""
+    """Additional loss between output and noisy input, as in the '+' variants of the methods."""
 
     def __post_init__(self) -> None:
-        """Build the losses and the parts that they need.
+        """Build the losses, the projector, the key encoder and the queues.
 
         Raises:
             ArgumentError: ``contrastive_opt`` is not a dense contrastive loss.
@@ -147,7 +147,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         return contrast
 
     def parallelize(self, communicator: Communicator) -> None:
-        """Train in several processes; the gradients of the projector are averaged, too."""
+        """Prepare training in several processes, in which the gradients of the projector are averaged, too."""
         super().parallelize(communicator)
         self._project = communicator.wrap(self._contrast.projector)
 
@@ -171,7 +171,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         self, images: int, lq_size: tuple[int, int], gt_size: tuple[int, int] | None = None, stored: int = 0
     ) -> Batch:
         """Return a batch of black images; both patches of a pair have the same position."""
-        boxes = torch.tensor([0.0, 0.0, *lq_size], device="cpu").expand(images, 2, 4)
+        boxes = torch.tensor([0.0, 0.0, *lq_size], device="cpu").expand(images, 2, 4)  # the loss reads the values
         return {**super().example_batch(images, lq_size, gt_size, stored), "boxes": boxes}
 
     def before_step(self, batch: Batch, iteration: int) -> None:
@@ -193,9 +193,9 @@ class DenseContrastiveModel(SelfSupervisedModel):
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the contrastive loss and, if there is one, the consistency loss."""
-        queries, others = self._split_pairs(self.pairs(batch))
+        queries, paired = self._split_pairs(self.pairs(batch))
         with self.autocast():
-            keys = self._contrast.key_network(others)
+            keys = self._contrast.key_network(paired)
         boxes = torch.stack(self._split_pairs(batch["boxes"]), dim=1)
         losses = {"l_contrast": self.criteria.evaluate("l_contrast", output, keys, boxes, self._project)}
         if "l_consist" in self.criteria:
@@ -203,7 +203,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         return losses
 
     def _split_pairs(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """Split the values of pairs (B, 2, …) into those of the queries and those of their keys."""
+        """Split pairs (B, 2, …) into queries and keys."""
         first, second = both.unbind(dim=1)
         if self._contrast.loss.symmetric:
             return torch.cat([first, second]), torch.cat([second, first])

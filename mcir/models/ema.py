@@ -11,13 +11,13 @@ from mcir.network_spec import derived_buffer_names
 
 
 class EMA(nn.Module):
-    """A frozen copy of a network that follows it: θ' ← decay·θ' + (1 − decay)·θ.
+    """An exponential moving average of the parameters of a network: θ' ← decay·θ' + (1 − decay)·θ.
 
     All parameters are averaged in one fused call. Buffers, for example the running statistics of a batch norm, are
-    copied: their average would not belong to any network.
+    copied and not averaged.
 
     Args:
-        network: network to copy. The copy never has gradients and stays in evaluation mode.
+        network: network to copy. The copy has no gradients and stays in evaluation mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -33,11 +33,11 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module, decay: float) -> None:
-        """Move the average towards a network.
+        """Update the average with the parameters of a network.
 
         Args:
             network: network with the same parameters and buffers.
-            decay: fraction of the old average that is kept, in [0, 1].
+            decay: weight of the old average, in [0, 1].
         """
         if network is not self._source.network:
             self._source = _TensorRefs(network)
@@ -56,9 +56,9 @@ class EMA(nn.Module):
 
 
 class _TensorRefs:
-    """References to the parameters and buffers of a network, because finding them takes longer than averaging them.
+    """References to the parameters and buffers of a network, collected once: traversing the modules is slow.
 
-    A reference is the dict of a module and a key, so a tensor that was replaced, as in ``module.to``, is found.
+    A reference is the dict of a module and a key, so it stays valid if ``module.to`` replaces the tensor.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -78,6 +78,6 @@ class _TensorRefs:
 
 
 def _unique(references: Iterable[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
-    """Return one reference to each tensor: tied weights are averaged once."""
+    """Return one reference to each tensor, so that tied weights are averaged once."""
     found = {id(tensors[name]): (tensors, name) for tensors, name in references if tensors[name] is not None}
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Gradients of the single losses at the network's output, and weights that keep two of them at a fixed ratio."""
+"""Gradients of each loss at the output, and loss weights that keep a fixed gradient ratio."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -14,10 +14,11 @@ _TINY = 1e-30
 
 
 class GradientRatioWeight(nn.Module):
-    """Factor of a loss that keeps the ratio of its gradient to that of the first loss, both at the output.
+    """The factor of a loss that keeps its gradient ratio: the norm of its gradient / that of the first loss.
 
-    The ratio at factor 1 is measured in every step and averaged in the logarithm: over all steps at first, later over
-    about a hundred. The first step uses factor 1. Steps in which a gradient is zero or not finite are ignored.
+    The gradients are those at the output. The logarithm of the ratio at factor 1 is measured in every step and
+    averaged, first over all steps, later over about 100. The first step uses factor 1. Steps in which a gradient is
+    zero or not finite are ignored.
 
     Args:
         ratio: target ratio, above 0.
@@ -43,7 +44,7 @@ class GradientRatioWeight(nn.Module):
 
     @torch.no_grad()
     def update(self, ratio: Tensor) -> None:
-        """Add the ratio that was measured with the current factor to the average."""
+        """Update the average with a ratio that was measured with the current factor."""
         own = torch.log(ratio / self.factor())
         valid = own.isfinite()
         decay = (self.steps / (self.steps + 1)).clamp(max=_DECAY)
@@ -52,15 +53,15 @@ class GradientRatioWeight(nn.Module):
 
 
 class LossGradients:
-    """The gradients of all losses at the output in one step: their norms, ratios and cosines.
+    """The gradients of all losses at the output in one step, with their norms, ratios and cosines.
 
-    The graph is cut at the output: each loss is differentiated with respect to a detached leaf, and the caller passes
-    the sum of these gradients on to the network. Compared with an ordinary step, only the backward pass through
-    features that several losses share runs more than once.
+    The graph is cut at the output: each loss is differentiated with respect to a detached leaf, and the caller
+    continues the backward pass with the sum of these gradients. The only additional cost is that the backward pass
+    through features that several losses share runs once for each of them.
 
     Args:
         criteria: the losses by name.
-        weights: the losses whose gradient ratio is fixed, by name.
+        weights: weights of the losses with a fixed gradient ratio, by name.
     """
 
     def __init__(self, criteria: nn.ModuleDict, weights: Mapping[str, GradientRatioWeight]) -> None:
@@ -81,7 +82,9 @@ class LossGradients:
             leaf: the network's output, detached, with ``requires_grad``.
             scale: maps a loss to the value that is differentiated.
         """
-        values = {name: self._weighted(name, loss) for name, loss in losses.items()}
+        values = dict(losses)
+        for name in values.keys() & self._weights.keys():
+            values[name] = values[name] * self._weights[name].factor()
         gradients = []
         for number, value in enumerate(values.values(), start=1):
             if value.requires_grad:  # losses may share features, so only the last backward pass frees the graph
@@ -91,19 +94,17 @@ class LossGradients:
         self._names = list(values)
         floats = [gradient.float() for gradient in gradients]
         self._products.append(torch.stack([torch.stack([(a * b).sum() for b in floats]) for a in floats]))
-        total = functools.reduce(torch.add, reversed(gradients))  # autograd's order: the bits of an ordinary step
+        total = functools.reduce(torch.add, reversed(gradients))  # autograd's order, for the same rounding
         return {name: value.detach() for name, value in values.items()}, total
-
-    def _weighted(self, name: str, loss: Tensor) -> Tensor:
-        return loss * self._weights[name].factor() if name in self._weights else loss
 
     @torch.no_grad()
     def finish(self, scale: Tensor | float, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Update the weights of the losses with a fixed ratio and return the scalars of the step.
 
-        These are, for each loss, ``grad_<loss>``, the L2 norm of its gradient at the output of one process; for all
-        losses but the first, ``ratio_<loss>`` and ``cosine_<loss>`` with respect to the first; for losses with a fixed
-        ratio, ``factor_<loss>`` of this step and ``weight_<loss>``, the factor times the loss's own weight.
+        - ``grad_<loss>``: L2 norm of the gradient of a loss at the output of one process.
+        - ``ratio_<loss>``, ``cosine_<loss>``: comparison with the gradient of the first loss, for all other losses.
+        - ``factor_<loss>``, ``weight_<loss>``: for losses with a fixed gradient ratio, the factor in this step and the
+          factor times ``loss_weight``.
 
         Args:
             scale: factor by which the losses were multiplied for the backward pass.

@@ -16,13 +16,13 @@ from mcir.models.ema import EMA
 
 
 class MomentumEncoder(EMA):
-    """A moving average that encodes keys in training mode: normalised with the statistics of their own batch.
+    """A moving average that encodes keys in training mode: batch norms use the statistics of the batch of keys.
 
-    Its running statistics are copied from the network that it follows and not changed by keys, so they are equal in
-    every process.
+    The running statistics are copied from the network in every update and are not changed by keys, so they are equal in
+    all processes.
 
     Args:
-        network: encoder of the queries. It is copied; the copy never has gradients.
+        network: encoder of the queries, to be copied. The copy has no gradients.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,20 +38,20 @@ class MomentumEncoder(EMA):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
-        """Return the averaged network's output for a batch, without graph."""
+        """Return the output of the averaged network, without graph."""
         return self.network(x)
 
 
 class Queue(DistributedModule):
-    """The last K keys of all processes, equal in every process.
+    """The last K keys of all processes. All processes have the same queue.
 
     Args:
         size: number K of keys.
-        dim: number D of values of a key.
-        seed: seed for the random directions that fill the queue at the beginning.
+        dim: dimension D of a key.
+        seed: seed for the initial keys, which are random.
 
     Attributes:
-        keys: the keys (K, D), of length 1.
+        keys: the keys (K, D), with L2 norm 1.
         next: index of the row that is replaced next.
     """
 
@@ -86,7 +86,7 @@ class Queue(DistributedModule):
 
 
 def momentum_at(first: float, done: int, total: int) -> float:
-    """Return the momentum after ``done`` iterations: it rises from ``first`` to 1 by half a cosine.
+    """Return the momentum after ``done`` iterations, which increases from ``first`` to 1 along half a cosine.
 
     1 − (1 − first)·(1 + cos(π·done/total))/2, as in PixPro (arXiv:2011.10043); 1 after ``total`` iterations. If
     ``total`` is 0, it stays at ``first``.

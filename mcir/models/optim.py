@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules.
 
-Every optimizer of ``torch.optim`` that needs only gradients is registered under its own name. A schedule is a pure
-function of the iteration, so there is no state to resume.
+Every optimizer of ``torch.optim`` that works with dense gradients and without a closure is registered under its own
+name. A schedule is a pure function of the iteration, so it has no state.
 """
 
 import itertools
@@ -14,10 +14,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-from mcir.registry import OPTIMIZERS, SCHEDULERS, ArgumentError, OptimizerSection
+from mcir.losses.base import require
+from mcir.registry import OPTIMIZERS, SCHEDULERS, OptimizerSection
 
 _UNSUPPORTED = {"LBFGS", "SparseAdam"}  # they need a closure or sparse gradients
+_SMALLEST_SCALE = 2.0**-16  # at a smaller loss scale, gradients that are not finite are not treated as an fp16 overflow
 
 for _name, _class in vars(torch.optim).items():
     if (
@@ -30,12 +33,12 @@ for _name, _class in vars(torch.optim).items():
 
 
 def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer of an option file's section.
+    """Build an optimizer from a section of the option file.
 
-    On CUDA the fused implementation is the default, if there is one.
+    On CUDA, the fused implementation is the default, if there is one.
 
     Raises:
-        ValueError: the section does not fit the optimizer.
+        ValueError: the optimizer is unknown or does not accept the arguments.
     """
     parameters = list(parameters)
     known = OPTIMIZERS.parameters(section["type"])
@@ -44,13 +47,25 @@ def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter
     return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters, key="optim_g"))
 
 
-def clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradient down to an L2 norm of at most ``max_norm``, if set, and return the norm before."""
-    if max_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float | None, scaler: GradScaler
+) -> Tensor:
+    """Clip the gradient to ``max_norm``, if it is set, update the parameters, and return the norm before clipping.
+
+    If ``scaler`` is enabled, the gradient is unscaled first. The norm is 0 if the update is skipped.
+    """
+    scale = scaler.scale(torch.ones((), device=parameters[0].device))
+    scaler.unscale_(optimizer)
+    if max_norm is None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    else:
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    if not scaler.is_enabled():
+        return norm
+    return norm.masked_fill(~norm.isfinite() & (scale >= _SMALLEST_SCALE), 0)
 
 
 class Schedule(ABC):
@@ -60,7 +75,7 @@ class Schedule(ABC):
         """Return the learning rate of an iteration.
 
         Args:
-            base_lr: learning rate of the optimizer's section.
+            base_lr: learning rate in the section of the optimizer.
             iteration: 1-based iteration.
             warmup_iter: number of iterations in which the rate rises linearly from 0; -1: no warm-up.
         """
@@ -70,7 +85,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
-        """Return the learning rate after ``done`` iterations, if the warm-up is over."""
+        """Return the learning rate after ``done`` iterations, ignoring the warm-up phase."""
 
 
 @SCHEDULERS.register()
@@ -81,7 +96,7 @@ class MultiStepLR(Schedule):
     milestones: Sequence[int]
     """Iterations after which the rate changes."""
     gamma: float = 0.1
-    """Factor at a milestone."""
+    """Factor of the learning rate at each milestone."""
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -91,12 +106,12 @@ class MultiStepLR(Schedule):
 @SCHEDULERS.register()
 @dataclass
 class MultiStepRestartLR(Schedule):
-    """MultiStepLR that restarts at given iterations."""
+    """Restart MultiStepLR after each of the iterations ``restarts``."""
 
     milestones: Sequence[int]
     """Iterations after which the rate changes."""
     gamma: float = 0.1
-    """Factor at a milestone."""
+    """Factor of the learning rate at each milestone."""
     restarts: Sequence[int] = (0,)
     """Iterations after which the schedule restarts."""
     restart_weights: Sequence[float] = (1.0,)
@@ -120,18 +135,17 @@ class CosineAnnealingLR(Schedule):
     """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again."""
 
     T_max: int
-    """Iterations of half a period."""
+    """Half a period in iterations."""
     eta_min: float = 0.0
     """Lowest learning rate."""
     ahead: int = 0
-    """Iterations by which the cosine is ahead. 1 gives the schedule of FFA-Net, AECR-Net and C2PNet, whose first step
-    is not made at the full rate and whose last step is made at ``eta_min``."""
+    """Number of iterations by which the cosine is shifted to earlier iterations. 1 gives the schedule of FFA-Net,
+    AECR-Net and C2PNet, which reaches ``eta_min`` in the last step and does not use the full rate in the first."""
 
     def __post_init__(self) -> None:
         """Check the numbers of iterations."""
         _check_positive("T_max", self.T_max)
-        if self.ahead < 0:
-            raise ArgumentError("ahead", f"expected a number of iterations ≥ 0, got {self.ahead}.")
+        require(self.ahead >= 0, "ahead", "an integer ≥ 0", self.ahead)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -143,15 +157,15 @@ class CosineAnnealingLR(Schedule):
 class EpochCosineAnnealingLR(Schedule):
     """CosineAnnealingLR that changes only between epochs, as in DehazeFormer.
 
-    DehazeFormer's ``eta_min`` is a hundredth of its base rate, and it trains one epoch more than ``T_max``, the last
-    one at ``eta_min``. Milestones in epochs need no schedule of their own: multiply them by ``iterations_per_epoch``.
+    DehazeFormer sets ``eta_min`` to 1/100 of the base rate and trains for ``T_max`` + 1 epochs, the last one at
+    ``eta_min``. For milestones in epochs, use MultiStepLR and multiply them by the number of iterations per epoch.
     """
 
     T_max: int
-    """Epochs of half a period."""
+    """Half a period in epochs."""
     iterations_per_epoch: int
-    """Training images divided by the batch size over all processes, rounded down if the last incomplete batch is
-    dropped."""
+    """Number of training images divided by the total batch size of all processes, rounded down if the last incomplete
+    batch is dropped."""
     eta_min: float = 0.0
     """Lowest learning rate."""
 
@@ -168,14 +182,14 @@ class EpochCosineAnnealingLR(Schedule):
 @SCHEDULERS.register()
 @dataclass
 class TrueCosineAnnealingLR(Schedule):
-    """CosineAnnealingLR as in BasicSR: the cosine continues from the last learning rate of the warm-up.
+    """CosineAnnealingLR as in BasicSR, where the cosine starts at the last learning rate of the warm-up.
 
     torch's scheduler multiplies the current learning rate, and BasicSR's warm-up overwrites that rate, so the whole
     cosine is lower by a constant factor. Without a warm-up both schedules are equal.
     """
 
     T_max: int
-    """Iterations of half a period."""
+    """Half a period in iterations."""
     eta_min: float = 0.0
     """Lowest learning rate."""
 
@@ -226,11 +240,8 @@ def _cosine(first: float, last: float, phase: float) -> float:
 
 
 def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ArgumentError(name, f"expected a positive integer, got {value}.")
+    require(value >= 1, name, "a positive integer", value)
 
 
 def _check_restart_weights(weights: Sequence[float], name: str, count: int) -> None:
-    if len(weights) != count:
-        message = f"expected one weight for each of the {count} {name}, got {len(weights)}."
-        raise ArgumentError("restart_weights", message)
+    require(len(weights) == count, "restart_weights", f"one weight for each of the {count} {name}", len(weights))

@@ -1,4 +1,4 @@
-"""Proxy evaluation of pretrained weights: everything is frozen except a new last layer, trained on few labels.
+"""Proxy evaluation of pretrained weights: only a new last layer is trained, on few labelled images.
 
 "Residual Contrastive Learning for Image Reconstruction", IJCAI 2022, arXiv:2106.10070, section 4.
 """
@@ -17,14 +17,14 @@ from mcir.registry import MODELS, ArgumentError, suggestion
 class ProxyModel(RestorationModel):
     """A RestorationModel that trains only the last layer of its network.
 
-    Pretrained weights are loaded except for the last layer, which is initialised from the seed and may have another
-    shape: the head of the task is part of the architecture (``UNet`` with ``scale`` 2 enlarges). The frozen part is in
-    evaluation mode, including its batch norms, and runs without a graph. Without pretrained weights, a random network
-    is frozen, as a lower bound. Without an optimizer the model only restores and loads all weights.
+    Pretrained weights are loaded except for the last layer, which is initialised from the seed. Its shape may differ,
+    for example because ``UNet`` has another ``scale``. The frozen part is in evaluation mode, including its batch
+    norms, and runs without a graph. Without pretrained weights, the frozen part is random, which gives a lower bound.
+    Without an optimizer, the model only restores images, and all weights are loaded.
     """
 
     last_layer: str | None = None
-    """Name of the trained module in the network. Default: the one that the architecture states."""
+    """Name of the module in the network to train. Default: ``last_layer`` of the network's spec."""
 
     def __post_init__(self) -> None:
         """Freeze the network except for the last layer."""
@@ -38,7 +38,7 @@ class ProxyModel(RestorationModel):
         """The last layer.
 
         Raises:
-            ArgumentError: the network has no such module, or it has no weights.
+            ArgumentError: the network has no module of this name, or the module has no weights.
         """
         name = self._layer_name
         names = {key.rpartition(".")[0]: None for key, _ in self.network.named_parameters()}

@@ -1,4 +1,4 @@
-"""Residual contrastive learning: the part of a noisy image that the network removes should be that image's noise.
+"""Residual contrastive learning (RCL): pre-training on noisy images with a contrastive loss between residuals.
 
 "Residual Contrastive Learning for Image Reconstruction: Learning Transferable Representations from Noisy Images", IJCAI
 2022, arXiv:2106.10070.
@@ -21,12 +21,12 @@ from mcir.registry import LOSSES, MODELS, ArgumentError, LossSection
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class ResidualContrastiveModel(SelfSupervisedModel):
-    """A network that is trained on noisy images alone: L = α·L_contrast + L_consistency (Eq. 6).
+    """A network that is trained on noisy images without ground truth: L = α·L_contrast + L_consistency (Eq. 6).
 
-    Each image gives two overlapping patches (``NoisyPatchPairs``). All 2B patches of a batch pass through the network
-    together, so a batch norm treats anchors, positives and negatives alike. The residual (Eq. 2) is input minus output.
-    The residual of a first patch should be close to that of the second patch of the same image, and far from those of
-    other images. Images are identified by their path, ``lq_path``; without paths, all images of a batch are different.
+    A batch has two overlapping patches of each image (``NoisyPatchPairs``). All 2B patches pass through the network
+    together, so batch norms use the same statistics for anchors, positives and negatives. A residual is input minus
+    output (Eq. 2). The residual of a first patch should be close to that of the second patch of the same image and far
+    from those of other images. Images are identified by ``lq_path``; without it, all images of a batch are different.
     """
 
     contrastive_opt: LossSection | None = None
@@ -38,7 +38,7 @@ class ResidualContrastiveModel(SelfSupervisedModel):
         """Build the losses.
 
         Raises:
-            ArgumentError: batches are divided, so each part would have only its own negatives.
+            ArgumentError: ``accumulation_steps`` is above 1, but the contrastive loss requires the whole batch.
         """
         super().__post_init__()
         if self.contrastive_opt:
@@ -46,9 +46,8 @@ class ResidualContrastiveModel(SelfSupervisedModel):
             if self.accumulation_steps > 1 and not is_batch_mean(contrast):
                 raise ArgumentError(
                     "accumulation_steps",
-                    f"expected 1, got {self.accumulation_steps}. The negatives of "
-                    "ResidualContrastiveModel are the other images of the whole batch. Smaller crops also need less "
-                    "memory.",
+                    f"expected 1, got {self.accumulation_steps}: the negatives are the other images of the whole "
+                    "batch. To save memory, use smaller crops.",
                 )
             self.criteria.add("l_contrast", _ResidualLoss(contrast), option="contrastive_opt")
         if self.consistency_opt:
@@ -90,12 +89,12 @@ class _ResidualLoss(nn.Module):
 
     def forward(self, output: Tensor, noisy: Tensor, images: Tensor | None) -> Tensor:
         residuals = noisy - output
-        more = {"images": images} if self.takes_images else {}
-        loss: Tensor = self.contrast(residuals[::2], residuals[1::2], **more)
+        arguments = {"images": images} if self.takes_images else {}
+        loss: Tensor = self.contrast(residuals[::2], residuals[1::2], **arguments)
         return loss
 
 
 def _image_ids(paths: Sequence[str], device: torch.device) -> Tensor:
-    """Return an int64 for each image (B,), computed from its path, so it is the same in every process."""
+    """Return an int64 for each image, (B,): a hash of its path, which is the same in every process."""
     digests = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths]
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], device=device)

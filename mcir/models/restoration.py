@@ -1,4 +1,4 @@
-"""Supervised restoration: a network learns to map degraded images to their ground truths."""
+"""Supervised training on pairs of a degraded image and its ground truth."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from mcir.registry import MODELS, ArgumentError, LossSection
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class RestorationModel(Model):
-    """A network that is trained on pairs of degraded image and ground truth, with a pixel and a perceptual loss."""
+    """A network that is trained with a pixel loss and a perceptual loss between output and ground truth."""
 
     pixel_opt: LossSection | None = None
     """Loss between output and ground truth."""
     perceptual_opt: LossSection | None = None
-    """Second loss between output and ground truth, in a feature space."""
+    """Loss between output and ground truth in a feature space."""
 
     def __post_init__(self) -> None:
         """Build the losses."""

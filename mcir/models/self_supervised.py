@@ -1,4 +1,4 @@
-"""Learning from noisy images alone: the base class, and the two baselines that predict pixels.
+"""Training on noisy images without ground truth: the base class, Noise2Noise and Noise2Self.
 
 "Noise2Noise: Learning Image Restoration without Clean Data", ICML 2018, arXiv:1803.04189. "Noise2Self: Blind Denoising
 by Self-Supervision", ICML 2019, arXiv:1901.11365.
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcir.losses.base import require, require_choice
 from mcir.models.base import Batch, Model
 from mcir.registry import MODELS, ArgumentError, LossSection
 
@@ -22,7 +23,7 @@ class SelfSupervisedModel(Model):
     """Base class of models that train on two noisy views of each image, ``lq`` (B, 2, C, P, P), without ground truth.
 
     Raises:
-        ArgumentError: the network enlarges, so its output cannot be compared with its input.
+        ArgumentError: the scale of the network is not 1.
     """
 
     views: ClassVar[int] = 2
@@ -38,7 +39,7 @@ class SelfSupervisedModel(Model):
         """Return the two views of each image, (B, 2, C, P, P).
 
         Raises:
-            ValueError: the batch has other shapes.
+            ValueError: ``lq`` has another shape.
         """
         views: Tensor = batch["lq"]
         if views.dim() != 5 or views.shape[1] != 2:
@@ -65,16 +66,16 @@ class _PixelModel(SelfSupervisedModel):
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class Noise2NoiseModel(_PixelModel):
-    """A network that predicts one noisy version of an image from another; with MSE it learns their mean.
+    """A network that predicts one noisy observation of an image from another. With MSELoss it learns their mean.
 
-    Both versions have the same noise level and independent noise: ``NoisyObservations``.
+    The two observations (``NoisyObservations``) have the same noise level and independent noise.
     """
 
     def inputs(self, batch: Batch) -> Tensor:
         """Return the first views (B, C, P, P).
 
         Raises:
-            ValueError: the views show different positions, or there are not two.
+            ValueError: the two views have different positions, or the number of views is not two.
         """
         if "boxes" in batch:
             raise ValueError(
@@ -94,27 +95,25 @@ class Noise2SelfModel(_PixelModel):
     """A network that predicts masked pixels of a noisy image from the other pixels.
 
     The masked pixels form one of ``mask_width²`` grids, one pixel in each square; the iteration selects the grid. As in
-    the official code the loss is a mean over all pixels, in which visible pixels count as predicted. Both views of each
-    image are used, as two images.
+    the official code, the loss is a mean over all pixels, with 0 at visible pixels. The two views of an image are
+    used as two images.
     """
 
     restore_options: ClassVar[tuple[str, ...]] = ("mask_width", "fill", "j_invariant")
 
     mask_width: int = 4
-    """Side of the squares in which one pixel is masked."""
+    """Side of the squares in pixels; one pixel of each square is masked."""
     fill: Literal["interpolate", "zero"] = "interpolate"
-    """Replacement for masked pixels: the weighted mean of the eight neighbours (black beyond the border), or black."""
+    """Values of masked pixels: the weighted mean of the eight neighbours (0 beyond the border), or 0."""
     j_invariant: bool = False
-    """Restore each pixel without seeing it, one grid at a time, which takes mask_width² forward passes. By default the
-    network gets the image as it is."""
+    """Whether to restore each pixel without its own value. This takes mask_width² forward passes, one for each grid. By
+    default the image is not masked."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        if self.mask_width < 2:
-            raise ArgumentError("mask_width", f"expected an integer ≥ 2, got {self.mask_width}.")
-        if self.fill not in ("interpolate", "zero"):
-            raise ArgumentError("fill", f"expected 'interpolate' or 'zero', got {self.fill!r}.")
+        require(self.mask_width >= 2, "mask_width", "an integer ≥ 2", self.mask_width)
+        require_choice("fill", self.fill, ("interpolate", "zero"))
         self._grid = 0
 
     def before_step(self, batch: Batch, iteration: int) -> None:
@@ -145,12 +144,12 @@ class Noise2SelfModel(_PixelModel):
 
 
 def grid_mask(images: Tensor, width: int, number: int) -> Tensor:
-    """Return the mask (H, W) of a grid, which has one pixel in each square.
+    """Return the boolean mask (H, W) of a grid, which is true for one pixel in each square.
 
     Args:
         images: images (…, H, W) to mask.
         width: side of the squares.
-        number: number of the grid, row by row; grids repeat after ``width``².
+        number: number of the grid, in row-major order, modulo ``width``².
     """
     rows, columns = (torch.arange(side, device=images.device) % width for side in images.shape[-2:])
     return (rows == number % width)[:, None] & (columns == number // width % width)

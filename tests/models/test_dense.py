@@ -1,4 +1,4 @@
-"""Dense contrastive pre-training: official numbers, reference steps, several processes."""
+"""Dense contrastive pre-training: official code, reference steps, several processes."""
 
 import copy
 import os
@@ -143,7 +143,7 @@ def unit(cells):
 
 
 def test_densecl_equals_a_reference_step(batch):
-    """In each step the key encoder is updated, then it makes the keys; the queues get them at the end."""
+    """Each step updates the key encoder, computes the keys with it, and enqueues them at the end."""
     model = build("densecl")
     contrast = model.criteria["l_contrast"]
     network, projector = copy.deepcopy(model.network), copy.deepcopy(contrast.projector)
@@ -174,7 +174,7 @@ def test_densecl_equals_a_reference_step(batch):
     torch.testing.assert_close(weights(model), literal.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_pixcontrast_is_symmetric_with_all_patches_in_one_pass(batch):
+def test_pixcontrast_runs_all_patches_in_one_pass_and_is_symmetric(batch):
     model = build("pixcontrast")
     contrast, seen = model.criteria["l_contrast"], []
     network, projector = copy.deepcopy(model.network), copy.deepcopy(contrast.projector)
@@ -196,7 +196,7 @@ def test_pixcontrast_is_symmetric_with_all_patches_in_one_pass(batch):
     torch.testing.assert_close(value, sum(ways) / 2, rtol=1e-5, atol=0)
 
 
-def test_vader_enqueues_every_sampled_pixel_and_samples_anew_in_each_step(batch):
+def test_vader_enqueues_every_sampled_pixel_and_resamples_in_each_step(batch):
     model = build("vader")
     queue, drawn = model.criteria["l_contrast"].queues["cells"], []
     regions = model.criteria["l_contrast"].loss.regions
@@ -398,7 +398,7 @@ def test_it_restores_without_training_options(batch):
 # -- several processes ------------------------------------------------------------------------------------------------
 
 LOGGED = {"network_g": PLAIN, "optim_g": {"type": "SGD", "lr": 0.1}, "consistency_opt": CONSISTENCY}
-"""A model without batch norm and with two losses, whose gradients are logged in the two processes."""
+"""A model without batch norm and with two losses. Both processes log the gradients of the losses."""
 
 WORK = """
 import sys

@@ -1,4 +1,4 @@
-"""Gradients of single losses at the output, against separate backward passes, and fixed gradient ratios."""
+"""Gradients of each loss at the output, against separate backward passes, and fixed gradient ratios."""
 
 import copy
 import gc
@@ -82,7 +82,7 @@ def test_gradients_of_losses_are_only_returned_on_request(batch):
 
 
 @pytest.mark.parametrize("perceptual", [None, PERCEPTUAL])
-def test_a_logged_step_has_the_bits_and_the_cost_of_an_ordinary_step(perceptual, batch):
+def test_a_logged_step_is_bit_equal_to_an_ordinary_step_and_costs_the_same(perceptual, batch):
     layers = {"layer_weights": {"relu2_1": 1.0}, "vgg_type": "vgg19"}  # no features are shared
     models = [build(perceptual_opt=perceptual and {**perceptual, **layers}) for _ in range(2)]
     flops = []
@@ -97,7 +97,7 @@ def test_a_logged_step_has_the_bits_and_the_cost_of_an_ordinary_step(perceptual,
 
 
 class Scale(nn.Module):
-    """A loss with a trained parameter, which uses the output or not."""
+    """A loss with a trained parameter. ``uses_output`` sets whether it depends on the output."""
 
     def __init__(self, uses_output):
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_loss_without_graph_has_gradient_0():
     assert gradients.finish(1.0, lambda value: value)["grad_l_b"] == 0
 
 
-def test_a_nan_loss_reaches_the_gradient_and_not_the_ratio(batch):
+def test_a_nan_loss_gives_a_nan_gradient_and_does_not_change_the_factor(batch):
     model = build(balance=0.3, pixel_opt={"type": "MSELoss"})
     model.training_step(batch, 1)
     factor = model._ratio_weights["l_neg"].factor()

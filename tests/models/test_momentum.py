@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "rcl"
 
 
 class TwoRanks(SingleProcess):
-    """The first of two processes; the second has the negative of each tensor."""
+    """A communicator of the first of two processes. The other process has each tensor with the opposite sign."""
 
     world_size = 2
 

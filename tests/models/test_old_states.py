@@ -1,4 +1,4 @@
-"""Training states of version 0.1.0: they load, and training continues with the same numbers."""
+"""Training states of version 0.1.0 load, and training continues with the same numbers."""
 
 from pathlib import Path
 

@@ -86,7 +86,7 @@ def test_warm_up_is_linear():
     ("section", "message"),
     [
         ({"type": "CosineAnnealingLR", "T_max": 0}, "T_max: expected a positive integer, got 0"),
-        ({"type": "CosineAnnealingLR", "T_max": 3, "ahead": -1}, "ahead: expected a number of iterations"),
+        ({"type": "CosineAnnealingLR", "T_max": 3, "ahead": -1}, "ahead: expected an integer ≥ 0"),
         ({"type": "EpochCosineAnnealingLR", "T_max": 0, "iterations_per_epoch": 5}, "T_max: expected"),
         ({"type": "EpochCosineAnnealingLR", "T_max": 3, "iterations_per_epoch": 0}, "iterations_per_epoch: expected"),
         ({"type": "CosineAnnealingRestartLR", "periods": [1, 2]}, "each of the 2 periods, got 1"),

@@ -1,4 +1,4 @@
-"""The proxy model: only the last layer is trained, and weights of any pre-training can be loaded."""
+"""ProxyModel: only the last layer is trained, and weights of any pre-training can be loaded."""
 
 import copy
 
@@ -149,7 +149,7 @@ def test_weights_are_loaded_except_for_the_last_layer(scale):
     assert torch.equal(same, fresh["last.weight"]) and not torch.equal(other, fresh["last.weight"])
 
 
-def test_a_body_that_does_not_fit_is_rejected():
+def test_weights_of_another_architecture_are_rejected():
     model = build()
     with pytest.raises(ValueError, match="98 weights do not match UNet"):
         model.load_weights(RestorationModel(network_g={**NETWORK, "num_feat": 3}).network.state_dict())
@@ -158,7 +158,7 @@ def test_a_body_that_does_not_fit_is_rejected():
     assert model.load_weights(weights, strict=False) == ["encoder.0.conv1.weight (missing in the file)"]
 
 
-def test_all_weights_are_loaded_for_restoring(batch):
+def test_without_an_optimizer_all_weights_are_loaded(batch):
     trained = build(seed=4)
     trained.training_step(batch, 1)
     tester = ProxyModel(network_g=NETWORK)

@@ -1,4 +1,4 @@
-"""Residual contrastive pre-training: the step of the paper in numbers, several processes, invalid options."""
+"""Residual contrastive pre-training: golden steps, several processes, invalid options."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One training step: accumulation, clipping, moving average, layouts, precision, state."""
+"""RestorationModel: accumulation, clipping, moving average, memory layout, precision, state."""
 
 import copy
 
@@ -36,7 +36,7 @@ def test_accumulation_requires_equal_parts_and_a_batch_mean(batch):
 
 
 @pytest.mark.parametrize("as_property", [False, True])
-def test_accumulation_rejects_a_module_of_the_user_that_is_not_a_batch_mean(as_property, batch, monkeypatch):
+def test_accumulation_rejects_a_custom_loss_that_is_not_a_batch_mean(as_property, batch, monkeypatch):
     monkeypatch.setattr(LOSSES, "_classes", dict(LOSSES._classes))
 
     @LOSSES.register()
@@ -73,7 +73,7 @@ def test_the_moving_average_follows_the_network_and_restores(batch):
     assert set(model.weights()) == {"params", "params_ema"}
 
 
-def test_channels_last_only_changes_the_layout(batch):
+def test_channels_last_changes_only_the_memory_layout(batch):
     plain, last = build(), build(channels_last=True)
     assert last.network.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
     lq = {**batch, "lq": batch["lq"].contiguous(memory_format=torch.channels_last)}
@@ -101,7 +101,7 @@ def test_a_state_of_another_model_is_rejected():
         build().load_state_dict(build(ema_decay=0.9).state_dict())
 
 
-def test_weights_that_do_not_fit_are_listed():
+def test_weights_that_do_not_match_are_listed():
     model = build()
     other = build(network_g={**NETWORK, "upscale": 4}).network.state_dict()
     with pytest.raises(ValueError, match=r"do not match EDSR:\n  upsample.2.bias \(not in the network\)"):
@@ -163,7 +163,7 @@ def test_plug_in_losses_need_no_base_class_and_may_observe_metrics(batch):
 
 
 @pytest.mark.slow
-def test_compiled_equals_eager(batch):
+def test_a_compiled_step_equals_an_eager_step(batch):
     plain, compiled = build(), build(compile=True)
     for iteration in (1, 2):
         plain.training_step(batch, iteration)

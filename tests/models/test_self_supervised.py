@@ -17,7 +17,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/n2s.npz")
 NETWORK = {"type": "NAFNet", "width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1}
 SECTION = {"network_g": NETWORK, "optim_g": {"type": "Adam", "lr": 1e-2}}
 GRIDS = (0, 1, 2, 5)
-"""The grids whose inputs are in the golden file, which also has the last one, a repetition of the second."""
+"""Numbers of the grids in the golden file. The last one repeats the second."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The interface of all kinds of negatives, and what they share: seeds, random generators, new networks."""
+"""The interface of all kinds of negatives, and shared functions for seeds and new networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
-from mcir.registry import ArgumentError, config_of
+from mcir.losses.base import require
+from mcir.registry import config_of
 
 N = TypeVar("N", bound=nn.Module)
 
 
 class Negatives(DistributedModule, ABC):
-    """Base class of the kinds of negatives: N images for each image of a batch, without gradient.
+    """Base class of all kinds of negatives: N images for each image of a batch, without gradient.
 
     The whole state is in ``state_dict``, and the module is always in evaluation mode. Random values depend only on a
-    seed and the iteration, so they are equal in every process and in a resumed run. A kind whose state depends on the
-    batch uses its ``communicator`` to stay equal in all processes.
+    seed and the iteration, so they are equal in all processes and in a resumed run. If the state depends on the batch,
+    the subclass uses its ``communicator`` so that the state is equal in all processes.
     """
 
     @abstractmethod
@@ -33,19 +34,19 @@ class Negatives(DistributedModule, ABC):
         """
 
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return the images (B, C, sH, sW) that the output should be close to. The first is ``gt`` itself."""
+        """Return the target images (B, C, sH, sW) of the output. The first one is ``gt``."""
         return [gt]
 
     def start_from(self, network: nn.Module) -> None:
-        """Restart from a network whose weights were just loaded; here nothing depends on the network."""
+        """Restart from a network after its weights are loaded. By default, nothing is done."""
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Update the negatives after the optimizer's step.
+        """Update the negatives after an optimizer step. By default, nothing is done.
 
         Args:
-            network: network in training.
-            iteration: 1-based iteration of the step.
-            output: the network's output in this step, (B, C, sH, sW).
+            network: trained network.
+            iteration: 1-based iteration.
+            output: output of the network in this step, (B, C, sH, sW).
             gt: ground truths (B, C, sH, sW).
         """
 
@@ -55,7 +56,7 @@ class Negatives(DistributedModule, ABC):
 
 
 class StepCounter(nn.Module):
-    """The iteration of the current step, as a state on the host, so that no step waits for the device."""
+    """The current iteration as part of the state. It is kept on the CPU, so reading it needs no device sync."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class StepCounter(nn.Module):
 
 
 def generator(seed: int, iteration: int, number: int = 0) -> np.random.Generator:
-    """Return the random generator of an iteration, independent of the seeds of :func:`child_seed`."""
+    """Return the random generator of an iteration, independent of :func:`child_seed`."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, iteration)))
 
 
@@ -86,8 +87,7 @@ def check_fraction(name: str, value: float) -> None:
     Raises:
         ArgumentError: the value is not in [0, 1].
     """
-    if not 0 <= value <= 1:
-        raise ArgumentError(name, f"expected a number in [0, 1], got {value}.")
+    require(0 <= value <= 1, name, "a number in [0, 1]", value)
 
 
 def build_seeded(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:
@@ -110,13 +110,13 @@ def fresh_builder(network: nn.Module) -> Callable[[], nn.Module]:
     config = config_of(network)
     if config is None:
         raise ValueError(
-            f"A random network like {type(network).__name__} cannot be built, because the class is not registered: "
-            "decorate it with @ARCHS.register(), or set 'start: 0'."
+            f"A random network like {type(network).__name__} cannot be built, because the class is not registered. "
+            "Decorate it with @ARCHS.register(), or set 'start: 0'."
         )
     return lambda: type(network)(**config.arguments)
 
 
 def to_like(module: N, like: nn.Module) -> N:
-    """Move a module to the device and the floating-point dtype of another one, and return it."""
+    """Move a module to the device and the floating-point dtype of the module ``like``, and return it."""
     reference = next(like.parameters())
     return module.to(device=reference.device, dtype=reference.dtype)

@@ -1,4 +1,4 @@
-"""Several kinds of negatives together."""
+"""Combination of several kinds of negatives."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from mcir.registry import NEGATIVES, ArgumentError, KeyPath, NegativesSection, S
 
 
 def build_negatives(section: Section, network: nn.Module, seed: int, key: str | KeyPath = ()) -> Negatives:
-    """Build the negatives of a section.
+    """Build negatives from a section of the option file.
 
     Args:
         section: section of the option file.
-        network: network in training.
-        seed: default for the argument ``seed`` of the negatives, if they have one.
-        key: argument that holds the section, for error messages.
+        network: trained network.
+        seed: default of the argument ``seed``, if the class has it.
+        key: name of the argument that contains the section, for error messages.
 
     Raises:
-        RegistryError: the section does not fit the class.
+        RegistryError: the class is unknown or does not accept the arguments.
     """
     name = section.get("type")
     takes_seed = isinstance(name, str) and name in NEGATIVES and "seed" in NEGATIVES.parameters(name)
@@ -32,15 +32,15 @@ def build_negatives(section: Section, network: nn.Module, seed: int, key: str | 
 class CombinedNegatives(Negatives):
     """The negatives and the positives of several kinds, in order.
 
-    In a loss that takes a mean over negatives, each counts the same, whatever its kind.
+    A loss that averages over negatives gives all of them the same weight.
 
     Args:
-        network: network in training.
-        members: sections of the kinds, in the order of their negatives.
+        network: trained network.
+        members: sections of the combined negatives, in order.
         seed: seed from which the default seeds of the members are derived.
 
     Raises:
-        ArgumentError: there are no members.
+        ArgumentError: ``members`` is empty.
     """
 
     def __init__(self, network: nn.Module, members: Sequence[NegativesSection], seed: int = 0) -> None:
@@ -59,7 +59,7 @@ class CombinedNegatives(Negatives):
         return torch.cat([member(lq, gt, stored) for member in self.kinds])
 
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return ``gt`` (B, C, sH, sW) and the further positives of all members."""
+        """Return ``gt`` (B, C, sH, sW) and the additional positives of all members."""
         return [gt, *(positive for member in self.kinds for positive in member.positives(gt)[1:])]
 
     def start_from(self, network: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Networks that do not change as negatives: random or pretrained ones."""
+"""Outputs of frozen networks, random or pretrained, as negatives."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ RANDOM = "random"
 
 
 class _Frozen(Negatives):
-    """Networks in evaluation mode whose weights are in the state dict and never change."""
+    """Frozen networks in evaluation mode. Their weights are part of the state dict."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class _Frozen(Negatives):
 
 @NEGATIVES.register()
 class FrozenNegatives(_Frozen):
-    """Networks that never change, random or pretrained ("Learning from History", AAAI 2024, Table 6).
+    """Outputs of frozen networks, random or pretrained ("Learning from History", AAAI 2024, Table 6).
 
-    Their weights are part of the state, so a resumed run uses the same ones even if a file has changed.
+    The weights are part of the state, so a resumed run uses the same weights even if a file has changed.
 
     Args:
-        network: network in training.
-        arch: architecture of the negatives, with the same scale as ``network``. Default: that of ``network`` for random
-            weights; for a file the one that it states or that is detected from its weights. Arguments that cannot be
-            detected, like ``img_range``, then have their defaults.
+        network: trained network.
+        arch: architecture of the negatives, with the same scale as ``network``. Default: the architecture of
+            ``network`` for random weights; for a file, the architecture stored in it or detected from its weights.
+            Arguments that cannot be detected, like ``img_range``, then have their defaults.
         weights: ``random`` or the path of a checkpoint (``.safetensors`` or ``.pth``, of mcir or an official release),
             or a list of these.
         count: number of random networks.
@@ -46,7 +46,8 @@ class FrozenNegatives(_Frozen):
         seed: seed for the random networks.
 
     Raises:
-        ArgumentError: no network, ``count`` with a file, or a network of another scale or number of channels.
+        ArgumentError: ``weights`` is empty, ``count`` is below 1 or set for files, or a network has another scale or
+            number of channels.
         WeightsError: a file cannot be read or does not fit its architecture.
     """
 
@@ -80,24 +81,23 @@ class FrozenNegatives(_Frozen):
 
 @NEGATIVES.register()
 class ConsensusNegatives(_Frozen):
-    """The outputs of several pretrained models, as in CCR (C2PNet, CVPR 2023, arXiv:2303.14218).
+    """Outputs of several pretrained models, as in CCR (C2PNet, CVPR 2023, arXiv:2303.14218).
 
-    The models either run during training, or their outputs were stored before and come with the data set, as in the
-    released code. C2PNet's last negative is the degraded input: add it with ``CombinedNegatives`` and
-    ``InputNegatives``.
+    The models run during training, or the data set contains their stored outputs, as in the released code.
+    C2PNet's last negative is the degraded input: add it with ``CombinedNegatives`` and ``InputNegatives``.
 
     Args:
-        network: network in training.
-        weights: checkpoints of the models, in the order of their negatives.
-        archs: section of the architecture for each checkpoint, or null if the file states it or it can be detected.
+        network: trained network.
+        weights: checkpoints of the models, in the order of the negatives.
+        archs: section of the architecture for each checkpoint; null: stored in the file or detected from the weights.
             Default: null for all.
-        stored: use the images from the data set (``dataroot_negatives``) instead.
+        stored: whether to use the images from the data set (``dataroot_negatives``) instead of models.
         param_key: key of the weights in the files, for example ``params``. Default: the moving average, if there is
             one.
 
     Raises:
-        ArgumentError: both or neither of ``weights`` and ``stored``, not one section for each checkpoint, or a model of
-            another scale or number of channels.
+        ArgumentError: both or neither of ``weights`` and ``stored`` are set, the length of ``archs`` is not that of
+            ``weights``, or a model has another scale or number of channels.
         WeightsError: a file cannot be read or does not fit its architecture.
     """
 
@@ -145,8 +145,8 @@ def _pretrained(
 ) -> nn.Module:
     """Return the network of a checkpoint, on the device and in the dtype of ``network``.
 
-    On the meta device, which only estimates costs, the file is read only if its architecture is unknown. ``key`` is the
-    argument that holds ``arch``.
+    On the meta device, the file is read only if ``arch`` is None. ``key`` is the path of the argument that contains
+    ``arch``, for error messages.
     """
     if arch is None:
         with torch.device("cpu"):
@@ -164,7 +164,7 @@ def _pretrained(
 
 
 def _check_specs(argument: str, network: nn.Module, members: Sequence[nn.Module]) -> None:
-    """Check that the members have the scale and the number of channels of the network, where these are known."""
+    """Check that scale and number of channels of all members equal those of the network, if they are known."""
     own = spec_of(network)
     for member in members:
         spec = spec_of(member)

@@ -1,4 +1,4 @@
-"""The network's own past as negatives ("Learning from History", AAAI 2024, arXiv:2309.06023)."""
+"""Outputs of past versions of the network as negatives ("Learning from History", AAAI 2024, arXiv:2309.06023)."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mcir.losses.base import require
 from mcir.models.ema import EMA
 from mcir.models.negatives.base import (
     Negatives,
@@ -16,14 +17,14 @@ from mcir.models.negatives.base import (
     fresh_builder,
     generator,
 )
-from mcir.registry import NEGATIVES, ArgumentError
+from mcir.registry import NEGATIVES
 
 
 class _EMANegatives(Negatives):
-    """N moving averages of a network.
+    """Outputs of N moving averages of a network.
 
-    Each starts as start·random + (1 − start)·θ, as in the released code. The random network has the same architecture;
-    its weights depend on ``seed`` and the number of the member.
+    The initial parameters of each are start·random + (1 − start)·θ, as in the released code, where random has the same
+    architecture and depends on ``seed`` and the number of the member.
     """
 
     updates: Tensor
@@ -35,14 +36,14 @@ class _EMANegatives(Negatives):
         check_fraction("start", start)
         self.start = start
         self.seed = seed
-        self.clock = counter  # the name is a key in checkpoints
+        self.clock = counter  # the attribute name is a key in checkpoints
         self.averages = [EMA(network) for _ in range(count)]
         self.members = nn.ModuleList(self.averages)
         self.register_buffer("updates", torch.zeros(count, dtype=torch.int64, device="cpu"))
         self.start_from(network)
 
     def start_from(self, network: nn.Module) -> None:
-        """Set every member to start·random + (1 − start)·θ.
+        """Set all members to start·random + (1 − start)·θ.
 
         Raises:
             ValueError: the class of the network is not registered, so a random one cannot be built.
@@ -61,39 +62,38 @@ class _EMANegatives(Negatives):
         return torch.stack([self.averages[number](lq) for number in self.active_members()])
 
     def active_members(self) -> list[int]:
-        """Return the numbers of the members that are evaluated in this iteration: here all."""
+        """Return the numbers of the members to evaluate in this iteration, by default all."""
         return list(range(len(self.members)))
 
     def update_member(self, number: int, network: nn.Module, decay: float) -> None:
-        """Move one member towards the network."""
+        """Update one member."""
         self.averages[number].update(network, decay)
         self.updates[number] += 1
 
 
 @NEGATIVES.register()
 class HistoryNegatives(_EMANegatives):
-    """Exponential moving averages of the network, each updated at its own interval.
+    """Outputs of exponential moving averages of the network, each updated at its own interval.
 
     If the iteration t is a multiple of s_i, member i becomes θ'_i ← w_i·θ'_i + (1 − w_i)·θ (Eq. 1).
 
-    With ``sample: k`` only k of the N members are evaluated in an iteration, drawn without replacement, every subset
-    with the same probability. The loss (Eq. 3) is a mean over members, so the gradient stays unbiased. Its variance
+    With ``sample: k``, only k of the N members are evaluated in an iteration. All subsets of size k have the same
+    probability. The loss (Eq. 3) is a mean over members, so the gradient stays unbiased. Its variance
     grows by (1/k − 1/N)·S², where S² is the variance between members (divided by N − 1); the number of forward passes
     falls from N to k. All members are still updated.
 
     Args:
-        network: network in training, of a registered architecture.
-        weight: decay w of an update, the fraction in [0, 1] of the old member that is kept; one number, or one for
-            each member.
-        steps: interval s of each member in iterations; their number is the number N of negatives.
-        start: fraction of a random network in each member at the beginning. The paper does not define it; 0.1 is the
-            value of the released code.
-        sample: number k of members that are evaluated in an iteration. Default: all.
-        seed: seed for the random networks and for drawing members.
+        network: trained network, of a registered architecture.
+        weight: decay w in [0, 1], the weight of the old member in an update; one number, or one for each member.
+        steps: update interval s of each member in iterations. The length of the list is the number N of negatives.
+        start: weight of a random network in the initial members. The paper does not define it; 0.1 is the value of the
+            released code.
+        sample: number k of members to evaluate in an iteration. Default: all.
+        seed: seed for the random networks and for sampling members.
 
     Raises:
-        ArgumentError: a fraction outside [0, 1], a step below 1, no step, not one weight for each step, or a sample
-            outside 1 … N.
+        ArgumentError: ``weight`` or ``start`` is outside [0, 1], ``steps`` is empty or has a number below 1, there is
+            not one weight for each step, or ``sample`` is outside [1, N].
     """
 
     def __init__(
@@ -106,22 +106,20 @@ class HistoryNegatives(_EMANegatives):
         seed: int = 0,
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
-        if not steps or min(steps) < 1:
-            raise ArgumentError("steps", f"expected positive integers, at least one, got {list(steps)}.")
-        if len(weights) != len(steps):
-            message = f"expected one number, or one for each of the {len(steps)} steps, got {len(weights)}."
-            raise ArgumentError("weight", message)
+        require(bool(steps) and min(steps) >= 1, "steps", "positive integers, at least one", list(steps))
+        count = len(steps)
+        require(len(weights) == count, "weight", f"one number, or one for each of the {count} steps", len(weights))
         for value in weights:
             check_fraction("weight", value)
-        if sample is not None and not 1 <= sample <= len(steps):
-            raise ArgumentError("sample", f"expected 1 to {len(steps)}, the number of steps, got {sample}.")
-        super().__init__(network, len(steps), start, seed, None if sample is None else StepCounter())
+        is_valid = sample is None or 1 <= sample <= count
+        require(is_valid, "sample", f"an integer from 1 to {count}, the number of steps", sample)
+        super().__init__(network, count, start, seed, None if sample is None else StepCounter())
         self.weights = weights
         self.steps = list(steps)
         self.sample = sample
 
     def active_members(self) -> list[int]:
-        """Return the numbers of the members that are evaluated in this iteration, sorted."""
+        """Return the sorted numbers of the members to evaluate in this iteration."""
         if self.sample is None or self.clock is None:
             return super().active_members()
         drawn = generator(self.seed, self.clock.iteration).choice(len(self.members), self.sample, replace=False)
@@ -140,21 +138,23 @@ class HistoryNegatives(_EMANegatives):
 
 @NEGATIVES.register()
 class AdaptiveHistoryNegatives(_EMANegatives):
-    """Moving averages of the network that are updated when the output deviates: a variant in the released code.
+    """Outputs of moving averages of the network, one of which is updated if the output deviates from the ground truth.
 
-    If the mean over the batch of std(2·(output − gt)), taken over C, H and W, exceeds ``threshold``, the next member in
-    turn becomes decay·θ' + (1 − decay)·θ. The decision is made on the host, so every iteration waits for the device.
+    This is a variant in the released code. If std(2·(output − gt)) over C, H and W, averaged over the batch,
+    exceeds ``threshold``, the next member in turn becomes decay·θ' + (1 − decay)·θ. The comparison needs a device sync
+    in every iteration.
 
     Args:
-        network: network in training, of a registered architecture.
+        network: trained network, of a registered architecture.
         members: number N of negatives.
         threshold: threshold of the standard deviation, for images in [0, 1].
-        decay: fraction in [0, 1] of the old member that is kept in an update.
-        start: fraction of a random network in each member at the beginning, as in HistoryNegatives.
+        decay: weight of the old member in an update, in [0, 1].
+        start: weight of a random network in the initial members, as in HistoryNegatives.
         seed: seed for the random networks.
 
     Raises:
-        ArgumentError: a fraction outside [0, 1], a threshold that is negative or not finite, or no member.
+        ArgumentError: ``decay`` or ``start`` is outside [0, 1], ``threshold`` is negative or not finite, or ``members``
+            is below 1.
     """
 
     def __init__(
@@ -166,17 +166,17 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         start: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if members < 1:
-            raise ArgumentError("members", f"expected a positive integer, got {members}.")
-        if not 0 <= threshold < math.inf:
-            raise ArgumentError("threshold", f"expected a finite number ≥ 0, got {threshold}.")
+        require(members >= 1, "members", "a positive integer", members)
+        require(0 <= threshold < math.inf, "threshold", "a finite number ≥ 0", threshold)
         check_fraction("decay", decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay
 
     def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Update the next member in turn if the output deviates from ``gt`` by more than the threshold."""
+        """Update the next member if the output deviates from ``gt`` by more than the threshold."""
         deviation = (2 * (output.detach().float() - gt)).flatten(1).std(dim=1).mean()
+        if deviation.is_meta:  # cost estimates run on the meta device, where tensors have no values
+            return
         if float(self.communicator.mean(deviation)) > self.threshold:
             self.update_member(int(self.updates.sum()) % len(self.members), network, self.decay)

@@ -1,4 +1,4 @@
-"""Negatives that are computed from the images of the batch: the input and blurred ground truths."""
+"""Negatives computed from the images of the batch: the input, and blurred ground truths."""
 
 import math
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcir.losses.base import require
 from mcir.models.negatives.base import Negatives, StepCounter, generator
-from mcir.registry import NEGATIVES, ArgumentError
+from mcir.registry import NEGATIVES
 
 _BLUR, _SHARPEN = 1, 2  # numbers of the random generators
 _SMOOTHING = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # over 13
@@ -22,7 +23,7 @@ class InputNegatives(Negatives):
     interpolation (a = −¾, unlike MATLAB's) and ``align_corners``, clamped to [0, 1].
 
     Args:
-        network: network in training; not used.
+        network: trained network, which is not used.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,7 +39,7 @@ class InputNegatives(Negatives):
 
 @NEGATIVES.register()
 class HardNegatives(Negatives):
-    """Blurred ground truths as negatives, and sharpened ground truths as further positives.
+    """Blurred ground truths as negatives, and sharpened ground truths as additional positives.
 
     These are the hard negatives and informative positives of PCL ("A Practical Contrastive Learning Framework for
     Single-Image Super-Resolution", TNNLS 2023, arXiv:2111.13924), with the ranges of the released code. Each negative
@@ -46,20 +47,20 @@ class HardNegatives(Negatives):
     positive is f·gt + (1 − f)·smooth(gt) with a random f, where smooth is Pillow's 3×3 kernel, which does not change
     the border. All are rounded to 8 bits. PCL's first negative, the resized input, is ``InputNegatives``.
 
-    The random numbers of an iteration are the same for the whole batch, so they are equal in all processes and in all
-    parts of a divided batch. (The release draws f for each image. f < 1, which is in its range, blurs.)
+    All images of a batch get the same random numbers, so they are equal in all processes and with gradient
+    accumulation. The released code draws f for each image. A factor f < 1, which is in the default range, blurs.
 
     Args:
-        network: network in training; not used.
+        network: trained network, which is not used.
         blurred: number of negatives.
-        sharpened: number of positives in addition to the ground truth.
+        sharpened: number of additional positives.
         sigma: minimum and maximum σ of the blur in pixels.
         radius: maximum radius of the blur in pixels; the minimum is 1.
         sharpness: minimum and maximum f.
         seed: seed for the random numbers.
 
     Raises:
-        ArgumentError: no negative, a negative number of positives, or an empty range.
+        ArgumentError: a number or the radius is too small, or a range is invalid.
     """
 
     def __init__(
@@ -74,14 +75,13 @@ class HardNegatives(Negatives):
     ) -> None:
         super().__init__()
         for name, value, minimum in (("blurred", blurred, 1), ("sharpened", sharpened, 0), ("radius", radius, 1)):
-            if value < minimum:
-                raise ArgumentError(name, f"expected an integer ≥ {minimum}, got {value}.")
+            require(value >= minimum, name, f"an integer ≥ {minimum}", value)
         _check_range("sigma", sigma, sigma[0] > 0)
         _check_range("sharpness", sharpness, sharpness[0] >= 0)
         self.blurred, self.sharpened = blurred, sharpened
         self.sigma, self.radius, self.sharpness = sigma, radius, sharpness
         self.seed = seed
-        self.clock = StepCounter()  # the name is a key in checkpoints
+        self.clock = StepCounter()  # the attribute name is a key in checkpoints
 
     @torch.no_grad()
     def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
@@ -90,12 +90,12 @@ class HardNegatives(Negatives):
 
     @torch.no_grad()
     def positives(self, gt: Tensor) -> list[Tensor]:
-        """Return ``gt`` (B, C, sH, sW) and its sharpened versions, 1 + sharpened images of that size."""
+        """Return ``gt`` (B, C, sH, sW) and its sharpened versions."""
         smooth = _smoothed(gt)
         return [gt, *(_round_to_8_bits(torch.lerp(smooth, gt, factor)) for factor in self.factors())]
 
     def kernels(self) -> Iterator[tuple[list[float], list[float]]]:
-        """Yield the vertical and the horizontal kernel of each negative in this iteration."""
+        """Yield the vertical and horizontal blur kernel of each negative in this iteration."""
         rng = generator(self.seed, self.clock.iteration, _BLUR)
         for _ in range(self.blurred):
             vertical, horizontal = (
@@ -120,10 +120,8 @@ class HardNegatives(Negatives):
 
 
 def _check_range(name: str, bounds: tuple[float, float], minimum_is_valid: bool) -> None:
-    if not (minimum_is_valid and bounds[0] <= bounds[1] < math.inf):
-        sign = ">" if name == "sigma" else "≥"
-        message = f"expected a finite range [minimum, maximum] with minimum {sign} 0, got {list(bounds)}."
-        raise ArgumentError(name, message)
+    expected = f"a finite range [minimum, maximum] with minimum {'>' if name == 'sigma' else '≥'} 0"
+    require(minimum_is_valid and bounds[0] <= bounds[1] < math.inf, name, expected, list(bounds))
 
 
 def _gaussian(radius: int, sigma: float) -> list[float]:
@@ -138,7 +136,7 @@ def _blurred(image: Tensor, vertical: list[float], horizontal: list[float]) -> T
 
 
 def _convolved(image: Tensor, weights: list[float], dim: int) -> Tensor:
-    """Convolve an image along a dimension; beyond the border it is mirrored, with the edge pixel repeated."""
+    """Convolve an image along a dimension. At the border the image is mirrored, with the edge pixel repeated."""
     length, radius = image.shape[dim], len(weights) // 2
     indices = torch.arange(-radius, length + radius, device=image.device) % (2 * length)
     wide = image.index_select(dim, torch.minimum(indices, 2 * length - 1 - indices))

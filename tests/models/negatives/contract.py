@@ -1,4 +1,4 @@
-"""What every kind of negatives guarantees: shapes, no graph, seeds, resumable state, evaluation mode."""
+"""Tests that every kind of negatives passes: shapes, no graph, seeds, resumable state, evaluation mode."""
 
 import copy
 
@@ -29,14 +29,14 @@ def shift(network, distance):
 
 
 class NegativesContract:
-    """Tests for one kind of negatives; a subclass sets ``section`` and ``count``, the number N of negatives."""
+    """Tests of one kind of negatives. A subclass sets ``section`` and ``count``, the number N of negatives."""
 
     section: dict
     count: int
 
     @pytest.fixture
     def batch(self):
-        """Images of which those in ``lq`` have half the height and width, and stored negatives."""
+        """Return degraded images, ground truths of twice the height and width, and stored negatives."""
         generator = torch.Generator().manual_seed(0)
         shapes = ((BATCH, 3, 6, 8), (BATCH, 3, 12, 16), (BATCH, STORED, 3, 12, 16))
         return [torch.rand(shape, generator=generator).requires_grad_() for shape in shapes]
@@ -45,7 +45,7 @@ class NegativesContract:
         return build_negatives(self.section, network or make_network(), seed)
 
     def advance(self, negatives, network, batch, iterations):
-        """Train for the given iterations; the output deviates from the ground truth."""
+        """Update network and negatives in each iteration; the output deviates from the ground truth."""
         _, gt, _ = batch
         noise = torch.randn(gt.shape, generator=torch.Generator().manual_seed(0))
         for iteration in iterations:

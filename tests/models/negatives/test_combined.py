@@ -1,4 +1,4 @@
-"""Several kinds of negatives together, and how a section becomes negatives."""
+"""Combinations of several kinds of negatives, and building negatives from a section."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The contract of every registered kind of negatives."""
+"""The common tests for every registered kind of negatives."""
 
 import pytest
 

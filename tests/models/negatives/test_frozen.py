@@ -1,4 +1,4 @@
-"""Networks that never change as negatives: random and pretrained ones, and stored outputs."""
+"""Outputs of frozen networks, random or pretrained, and stored outputs as negatives."""
 
 import pytest
 import torch
@@ -57,11 +57,11 @@ def test_random_networks_may_have_another_architecture(images):
     assert negatives(*images).shape == (1, 2, 3, 16, 16)
 
 
-@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize("is_explicit", [True, False])
 @pytest.mark.parametrize("make", [released, other])
-def test_a_file_is_loaded_with_a_given_or_detected_architecture(tmp_path, images, is_given, make):
+def test_a_file_is_loaded_with_an_explicit_or_detected_architecture(tmp_path, images, is_explicit, make):
     trained = make()
-    section = {"type": type(trained).__name__, **config_of(trained).arguments} if is_given else None
+    section = {"type": type(trained).__name__, **config_of(trained).arguments} if is_explicit else None
     negatives = FrozenNegatives(make_network(2), arch=section, weights=saved(tmp_path / "a.pth", trained))
     assert type(negatives.members[0]) is type(trained)
     trained.eval()

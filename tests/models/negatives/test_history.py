@@ -33,10 +33,10 @@ def test_members_follow_equation_1_at_their_own_interval():
 def test_initial_members_contain_a_random_network_from_the_seed():
     net = make_network()
     negatives = HistoryNegatives(net, steps=[1, 2], start=0.25, seed=7)
-    torch.manual_seed(99)  # the global generator is not used …
+    torch.manual_seed(99)  # the global generator is not used
     state = torch.get_rng_state()
     again = HistoryNegatives(net, steps=[1, 2], start=0.25, seed=7)
-    assert torch.equal(torch.get_rng_state(), state)  # … and not changed
+    assert torch.equal(torch.get_rng_state(), state)  # and does not change
     for number, (member, same) in enumerate(zip(negatives.members, again.members, strict=True)):
         assert torch.equal(to_vector(member), to_vector(same))
         torch.testing.assert_close(
@@ -96,8 +96,8 @@ def test_adaptive_negatives_use_the_mean_over_all_processes():
         ("HistoryNegatives", {"weight": [0.1, 0.2], "steps": [1, 2, 3]}, "one for each of the 3 steps, got 2"),
         ("HistoryNegatives", {"weight": 1.5}, r"weight: expected a number in \[0, 1\], got 1.5"),
         ("HistoryNegatives", {"start": float("nan")}, r"start: expected a number in \[0, 1\]"),
-        ("HistoryNegatives", {"sample": 0}, "sample: expected 1 to 4"),
-        ("HistoryNegatives", {"steps": [1, 2], "sample": 3}, "sample: expected 1 to 2"),
+        ("HistoryNegatives", {"sample": 0}, "sample: expected an integer from 1 to 4"),
+        ("HistoryNegatives", {"steps": [1, 2], "sample": 3}, "sample: expected an integer from 1 to 2"),
         ("AdaptiveHistoryNegatives", {"members": 0}, "members: expected a positive integer"),
         ("AdaptiveHistoryNegatives", {"threshold": float("inf")}, "threshold: expected a finite number"),
         ("AdaptiveHistoryNegatives", {"threshold": float("nan")}, "threshold: expected a finite number"),
@@ -112,6 +112,13 @@ def test_invalid_arguments_are_rejected(kind, arguments, message):
 def test_an_unregistered_network_is_rejected():
     with pytest.raises(ValueError, match=r"like Conv2d cannot be built.*start: 0"):
         HistoryNegatives(torch.nn.Conv2d(3, 3, 1))
+
+
+def test_the_cost_of_an_adaptive_update_can_be_estimated():
+    with torch.device("meta"):
+        negatives = AdaptiveHistoryNegatives(make_network())
+    images = torch.rand(2, 3, 16, 16, device="meta")
+    negatives.update(make_network().to("meta"), 1, images, images)
 
 
 # -- sampled members --------------------------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ def test_every_subset_has_the_same_probability():
 
 @pytest.mark.parametrize("sample", [1, 2, 3, 4])
 def test_the_mean_over_all_samples_is_the_loss_of_equation_3(sample, monkeypatch):
-    """… and so is its gradient; the variance is (1/k − 1/N)·S²."""
+    """The same holds for the gradient. The variance is (1/k − 1/N)·S²."""
     loss = LOSSES.build({**SPN, "seed": 1}).double()
     negatives = HistoryNegatives(make_network().double(), steps=[1, 2, 3, 4], start=0.5, sample=sample)
     lq, gt = torch.rand(2, 3, 8, 8).double(), torch.rand(2, 3, 16, 16).double()

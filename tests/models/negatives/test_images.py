@@ -24,7 +24,7 @@ def test_an_input_of_the_same_size_is_the_negative():
 
 @pytest.mark.parametrize("size", [(16, 27), (17, 20)])
 def test_a_smaller_input_is_resized_bicubically_with_aligned_corners(size):
-    """Each output pixel as a sum over 4×4 input pixels with Keys' kernel, a = −¾, edges repeated."""
+    """The reference computes each output pixel from 4×4 input pixels with Keys' kernel, a = −¾, and repeated edges."""
     lq = random_image(1, 1, 8, 9)
     outputs = InputNegatives(make_network())(lq, random_image(1, 1, *size))[0, 0, 0]
 
@@ -47,7 +47,7 @@ def test_a_smaller_input_is_resized_bicubically_with_aligned_corners(size):
 
 
 def blur_reference(image, down, across):
-    """The two-dimensional sum with the outer product of the kernels, mirrored at the border."""
+    """Convolve with the outer product of the kernels, mirrored at the border."""
     result = np.zeros_like(image)
     height, width = image.shape
     wide = np.pad(image, ((len(down) // 2,) * 2, (len(across) // 2,) * 2), "symmetric")
@@ -84,7 +84,7 @@ def test_kernels_are_gaussians_with_parameters_in_range():
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.2])
-def test_positives_are_sharpened_like_in_pillow(factor):
+def test_positives_are_sharpened_as_in_pillow(factor):
     gt = random_image(2, 3, 9, 11)
     hard = HardNegatives(make_network(), sharpened=1, sharpness=(factor, factor))
     positives = hard.positives(gt)
