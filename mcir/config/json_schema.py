@@ -1,4 +1,4 @@
-"""JSON schema of option files, with which an editor completes and checks them while they are written."""
+"""JSON schema of option files, for completion and checks in editors."""
 
 from __future__ import annotations
 

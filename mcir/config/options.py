@@ -6,7 +6,7 @@ registered class that its ``type`` names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import addict
@@ -64,7 +64,7 @@ def thaw(value: Any) -> Any:
     return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
-def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
+def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     starts = [stage.start for stage in stages]
     if starts != sorted(set(starts)):
         raise problem(f"expected stages in the order of their starts, got {starts}.")
@@ -142,11 +142,6 @@ class Stage(Fixed):
     batch_size_per_gpu: int = Field(ge=1, description="Batch size of each process.")
 
 
-Stages = Annotated[
-    tuple[Stage, ...],
-    AfterValidator(_in_order),
-    Field(description="Later stages of the training, in order, usually with larger crops in smaller batches."),
-]
 BatchSize = Annotated[int, Field(ge=1, description="Batch size of each process.")]
 
 
@@ -168,15 +163,16 @@ class TrainingKeys(EvaluationKeys):
 
     elsewhere = Arguments.elsewhere
     batch_size_per_gpu: BatchSize
-    progressive: Stages = ()
+    progressive: Annotated[tuple[Stage, ...], AfterValidator(_in_order)] = Field(
+        default=(), description="Later stages of the training, in order, usually with larger crops in smaller batches."
+    )
 
 
-class DatasetOptions(EvaluationKeys):
+class DatasetOptions(TrainingKeys):
     """A data set and how it is loaded."""
 
     section: Frozen = Field(description="Type and arguments of the data set's class.")
     batch_size_per_gpu: BatchSize = 1
-    progressive: Stages = ()
 
 
 class Datasets(Fixed):
@@ -265,22 +261,15 @@ class Options(General):
 
     def dump(self) -> str:
         """Return the options as an option file in current names, with merged bases and defaults filled in."""
+        loader_keys, datasets = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive"), {}
+        for key, options in {"train": self.datasets.train, **self.datasets.val, **self.datasets.test}.items():
+            if options:
+                keys = loader_keys if key == "train" else ("num_worker_per_gpu",)
+                loader = {name: getattr(options, name) for name in keys}
+                datasets[key] = {"name": options.name, **options.section, **loader}
+        train = self.train and {"total_iter": self.train.total_iter, **self.train.model}
         tree: dict[str, Any] = {}
         for key in General.model_fields:
-            if key == "datasets":
-                tree |= {key: self._dump_datasets(), **self.networks}
-            elif key != "train":
-                tree[key] = getattr(self, key)
-            elif self.train:
-                tree[key] = {"total_iter": self.train.total_iter, **self.train.model}
-        return write(thaw(tree))
-
-    def _dump_datasets(self) -> dict[str, Any]:
-        sets = {"train": self.datasets.train, **self.datasets.val, **self.datasets.test}
-        training_keys = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive")
-        return {
-            key: {"name": options.name, **options.section}
-            | {name: getattr(options, name) for name in (training_keys if key == "train" else training_keys[1:2])}
-            for key, options in sets.items()
-            if options
-        }
+            tree |= {key: getattr(self, key)} | (self.networks if key == "datasets" else {})
+        tree |= {"datasets": datasets, "train": train}
+        return write(thaw({key: value for key, value in tree.items() if key != "train" or value}))

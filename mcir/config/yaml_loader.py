@@ -1,9 +1,9 @@
-"""Strict YAML: a scalar has the type that it looks like.
+"""Strict YAML with the scalars of YAML 1.2's core schema.
 
-The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false``
-are booleans (``no``, ``off``, ``yes``, ``on`` remain text); ``~``, ``null`` and an empty value are null. There are no
-base-60 numbers, no octal numbers with a leading zero, and no dates. Duplicate keys and tabs are errors with file and
-line. Only the tags ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
+``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false`` are booleans (``no``, ``off``, ``yes``, ``on`` are
+text); ``~``, ``null`` and an empty value are null. There are no base-60 numbers, no octal numbers with a leading zero,
+and no dates. Duplicate keys and tabs are errors with file and line. Only the tags
+``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
 """
 
 from __future__ import annotations
