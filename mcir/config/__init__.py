@@ -1,4 +1,4 @@
-"""Option files: read strictly, merged, translated from old names, checked against the code, frozen."""
+"""Read, merge, translate and validate option files."""
 
 from mcir.config.json_schema import json_schema
 from mcir.config.load import load, network_section, runs_of

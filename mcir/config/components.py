@@ -1,8 +1,7 @@
-"""Pydantic models of the registered classes, made from their constructors' signatures, and the wording of errors.
+"""Pydantic models of registered classes, made from the signatures of their constructors.
 
-Validation is strict, with few conversions: an integer may be written ``5e3``; a number is never a boolean or quoted
-text; ``no``, ``off``, ``yes`` and ``on`` are booleans where a boolean is expected; a list becomes a tuple unless the
-constructor asks for a list.
+Validation is strict with few conversions: an integer may be written as ``5e3``; ``no``, ``off``, ``yes`` and ``on``
+are booleans if a boolean is expected; a list becomes a tuple unless the constructor expects a list.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ TAKE_SCALE = (DATASETS, DEGRADATIONS)
 
 
 class Arguments(BaseModel):
-    """Base of the models that validate the keys of a section.
+    """Base of the models that validate a section.
 
     Attributes:
-        owner: owner of the keys in messages.
+        owner: name of the section in messages.
         unknown: message for an unknown key.
-        elsewhere: messages for keys that belong elsewhere.
+        elsewhere: messages for keys that are options of another section.
     """
 
     model_config = _STRICT
@@ -96,25 +95,28 @@ def annotation_of(field: FieldInfo) -> Any:
     return Annotated[parts] if field.metadata else field.annotation
 
 
-def registry_of(annotation: Any) -> Registry | None:
-    """Return the registry of a section type like ``ArchSection``, or None for any other annotation."""
-    extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return next((extra for extra in extras if isinstance(extra, Registry)), None)
+def _parts(annotation: Any) -> tuple[Any, Any, list[Any]]:
+    """Return an annotation without metadata, its class or special form, and its metadata."""
+    bare, *extras = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    return bare, get_origin(bare) or bare, extras
+
+
+def _is_registry(extra: Any) -> bool:
+    return isinstance(extra, Registry)
 
 
 def field_type(annotation: Any) -> Any:
-    """Return the type with which pydantic validates and converts values of an annotation."""
-    registry = registry_of(annotation)
-    if registry is not None:
+    """Return the type with which pydantic converts and validates values of an annotation."""
+    bare, kind, extras = _parts(annotation)
+    arguments, inner = get_args(bare), bare
+    for registry in filter(_is_registry, extras):
         section = PlainValidator(functools.partial(validate_component, registry))
         return Annotated[Any, section, WithJsonSchema({"component": registry.kind})]
-    if get_origin(annotation) in (Union, types.UnionType):
-        members = [member for member in get_args(annotation) if _is_writable(member)]
-        validate = functools.partial(_validate_union, annotation, {member: adapter_of(member) for member in members})
+    if kind in (Union, types.UnionType):
+        members = {member: adapter_of(member) for member in arguments if _is_writable(member)}
+        validate = functools.partial(_validate_union, annotation, members)
         schema_type: Any = Union[tuple(map(field_type, members))]  # noqa: UP007
         return Annotated[Any, PlainValidator(validate, json_schema_input_type=schema_type)]
-    bare, *limits = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    kind, arguments, inner = get_origin(bare) or bare, get_args(bare), bare
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         inner = tuple[tuple(map(field_type, arguments))]  # type: ignore[misc]
     elif kind in _SEQUENCES:
@@ -122,7 +124,7 @@ def field_type(annotation: Any) -> Any:
         inner = list[item] if kind is list else tuple[item, ...]  # type: ignore[valid-type]
     elif kind in _MAPPINGS:
         inner = dict[str, field_type(arguments[1]) if arguments else Any]  # type: ignore[misc]
-    parts: Any = (inner, *limits, WrapValidator(functools.partial(validate_value, annotation)))
+    parts: Any = (inner, *extras, WrapValidator(functools.partial(validate_value, annotation)))
     return Annotated[parts]
 
 
@@ -137,20 +139,14 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _is_writable(member: Any) -> bool:
-    """Return whether an option file can contain values of a union's member: a tensor, for example, is not written."""
+    """Return whether an option file can contain values of this member of a union; it cannot contain tensors."""
     scalars = (int, float, bool, str, type(None), Path, Any)
     return get_origin(member) is not None or member in (*scalars, *_SEQUENCES, *_MAPPINGS)
 
 
 def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Return a converted value.
-
-    Raises:
-        PydanticCustomError: the value does not match the annotation.
-        ValidationError: the same, for items of the value.
-    """
-    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    kind = get_origin(bare) or bare
+    """Return a converted value, or raise an error whose message describes the expected values."""
+    bare, kind, _ = _parts(annotation)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     elif kind is bool and isinstance(value, str):
@@ -163,31 +159,29 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
         return handler(value)
     except ValidationError as error:
         if all(detail["type"] == COMPLETE for detail in error.errors()):
-            raise
+            raise  # errors of items
         choices = get_args(bare) if kind is Literal and isinstance(value, str) else ()
         raise unexpected(describe(annotation), value, suggestion(value, choices) or _hint([kind], value)) from None
 
 
-def _validate_union(annotation: Any, adapters: Mapping[Any, TypeAdapter[Any]], value: Any, info: ValidationInfo) -> Any:
-    """Return the value as the first member that accepts it; a member of exactly its type goes first.
+def _validate_union(annotation: Any, members: Mapping[Any, TypeAdapter[Any]], value: Any, info: ValidationInfo) -> Any:
+    """Return the value converted by the first member that accepts it; a member of exactly its type goes first.
 
-    Raises:
-        PydanticCustomError: no member accepts the value.
-        ValidationError: only one member accepts values of this kind, and items of the value do not match it.
+    If only one member accepts lists, mappings or sections like the value, the errors are those of its items.
     """
     nested = []
-    exact = [member for member in adapters if type(value) is member]
-    for member in exact or adapters:
+    exact = [member for member in members if type(value) is member]
+    for member in exact or members:
         try:
-            return adapters[member].validate_python(value, context=info.context)
+            return members[member].validate_python(value, context=info.context)
         except ValidationError as error:
-            kind = get_origin(member) or member
-            expects = _SEQUENCES if isinstance(value, list) else _MAPPINGS if isinstance(value, Mapping) else ()
-            if kind in expects or (registry_of(member) and isinstance(value, Mapping | str)):
+            _, kind, extras = _parts(member)
+            expected = _SEQUENCES if isinstance(value, list) else _MAPPINGS if isinstance(value, Mapping) else ()
+            if kind in expected or (isinstance(value, str) and any(map(_is_registry, extras))):
                 nested.append(error)
     if len(nested) == 1:
         raise nested[0]
-    raise unexpected(describe(annotation), value, _hint(adapters, value))
+    raise unexpected(describe(annotation), value, _hint(members, value))
 
 
 def _hint(kinds: Collection[Any], value: Any) -> str:
@@ -200,19 +194,15 @@ def _hint(kinds: Collection[Any], value: Any) -> str:
 def validate_component(
     registry: Registry, value: Any, info: ValidationInfo, base: type[Arguments] = Arguments
 ) -> dict[str, Any]:
-    """Validate a section against the constructor of the class that it names; return it with values converted.
+    """Return a section with converted values, validated against the constructor of the class that it names.
 
-    The option file's ``scale`` is filled in where a data set or a degradation takes one.
+    The option file's ``scale`` is filled in if a data set or a degradation has such an argument.
 
     Args:
         registry: registry of the class.
         value: the section.
-        info: validation in progress, whose context contains the option file's ``scale``.
-        base: model of further keys in the section.
-
-    Raises:
-        PydanticCustomError: the value is not a section.
-        ValidationError: the class is unknown, or arguments are unknown, missing or do not match their annotations.
+        info: current validation; its context contains the option file's ``scale``.
+        base: model of keys that are not arguments of the class.
     """
     if not isinstance(value, Mapping):
         hint = f" Write {{type: {value}}}." if isinstance(value, str) and value in registry else ""
@@ -236,9 +226,9 @@ def validate_component(
 
 
 def validate_arguments(
-    model: type[Arguments], arguments: Mapping[str, Any], context: Any, registry: Registry | None = None
+    model: type[Arguments], arguments: Mapping[str, Any], context: Any = None, registry: Registry | None = None
 ) -> dict[str, Any]:
-    """Return converted arguments, in the order in which they were written.
+    """Return converted arguments, in the order of the file.
 
     With a registry, an unknown argument of null is ignored if any class of the registry has such an argument.
     """
@@ -252,37 +242,32 @@ def validate_arguments(
     return {key: getattr(validated, names[key]) for key in present}
 
 
+@functools.cache
 def arguments_model(registry: Registry, name: str, base: type[Arguments] = Arguments) -> type[Arguments]:
     """Return the model of a class's constructor arguments and of the keys in ``base``.
 
     Raises:
         RegistryError: the class is unknown.
     """
-    cls: Any = registry.get(name)
-    return _arguments_model(registry, cls, name, base)
-
-
-@functools.cache
-def _arguments_model(registry: Registry, cls: Any, name: str, base: type[Arguments]) -> type[Arguments]:
     parameters = registry.parameters(name)
-    scale = parameters.get("scale")
-    if registry in TAKE_SCALE and scale is not None:
-        annotation: Any = (scale.annotation, AfterValidator(_require_same_scale))
-        parameters["scale"] = scale.replace(annotation=Annotated[annotation])
-    summary = (getdoc(cls) or "").partition("\n")[0]
-    model: type[Arguments] = create_model(name, __base__=base, __doc__=summary, **fields_of(parameters))
-    model.owner = name
-    return model
+    if registry in TAKE_SCALE and "scale" in parameters:
+        annotation: Any = (parameters["scale"].annotation, AfterValidator(_require_same_scale))
+        parameters["scale"] = parameters["scale"].replace(annotation=Annotated[annotation])
+    return create_arguments(name, base, parameters, (getdoc(registry.get(name)) or "").partition("\n")[0])
 
 
-def fields_of(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return the fields of a model for constructor arguments; a prefix keeps them apart from pydantic's methods."""
-    fields = {}
+def create_arguments(
+    name: str, base: type[Arguments], parameters: Mapping[str, Parameter], summary: str = ""
+) -> type[Arguments]:
+    """Return a model with a field for each parameter; a prefix keeps them apart from pydantic's methods."""
+    fields: dict[str, Any] = {}
     for key, parameter in parameters.items():
         kind = Any if parameter.annotation is Parameter.empty else field_type(parameter.annotation)
         default = {} if parameter.default is Parameter.empty else {"default": parameter.default}
         fields[f"argument_{key}"] = (kind, Field(alias=key, **default))
-    return fields
+    model: type[Arguments] = create_model(name, __base__=base, __doc__=summary, **fields)
+    model.owner = name
+    return model
 
 
 def _require_same_scale(scale: int, info: ValidationInfo) -> int:

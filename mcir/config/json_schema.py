@@ -1,4 +1,4 @@
-"""JSON schema of option files, with which an editor completes and checks them while they are written."""
+"""JSON schema of option files, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -6,35 +6,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mcir import registry as registries
 from mcir.config.components import TAKE_SCALE, Arguments, arguments_model
 from mcir.config.options import EvaluationKeys, TrainingKeys
 from mcir.config.validation import OptionFile, train_model
 from mcir.config.wording import JsonSchema
-from mcir.registry import (
-    ARCHS,
-    DATASETS,
-    DEGRADATIONS,
-    DISTANCES,
-    LOSSES,
-    METRICS,
-    MODELS,
-    NEGATIVES,
-    OPTIMIZERS,
-    SCHEDULERS,
-    Registry,
-)
+from mcir.registry import ARCHS, DATASETS, MODELS, Registry
 
 Schema = dict[str, Any]
 
-_COMPONENTS = (ARCHS, LOSSES, DISTANCES, DEGRADATIONS, METRICS, OPTIMIZERS, SCHEDULERS, NEGATIVES)
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
 
 def json_schema() -> Schema:
     """Return the schema: the sections of every file, and one variant for each registered component."""
     definitions: Schema = {}
-    for registry in _COMPONENTS:
-        definitions[_name(registry.kind)] = _variants(registry, definitions)
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry) and registry not in (DATASETS, MODELS):
+            definitions[_name(registry.kind)] = _variants(registry, definitions)
     definitions["training_set"] = _variants(DATASETS, definitions, TrainingKeys)
     definitions["evaluation_set"] = _variants(DATASETS, definitions, EvaluationKeys)
     options = _schema_of(OptionFile, definitions)

@@ -1,7 +1,7 @@
-"""Translation of old names: the only module that knows those of BasicSR, NAFNet and the MCIR paper's released code.
+"""Translation of the option names of BasicSR, NAFNet and the MCIR paper's released code to current names.
 
-Tables list the keys that are renamed, dropped because mcir does not need them, or refused because mcir does not do what
-they ask for. What a table cannot express is in ``_Translation``.
+Tables list the keys that are renamed, dropped because mcir does not need them, or refused because mcir does not support
+them. ``_Translation`` contains what a table cannot express.
 """
 
 from __future__ import annotations
@@ -22,23 +22,11 @@ class Renamed(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A key that is not needed if its value is harmless; any other value is refused."""
+    """A key that has no effect if its value is harmless; any other value is refused."""
 
     old: str
     why: str
     is_harmless: Callable[[Any], bool] = lambda value: True
-
-
-class Release(NamedTuple):
-    """A model class of the paper's released code, with negatives of its own.
-
-    Attributes:
-        negatives: mcir's kind of negatives.
-        start: default fraction of random weights in the first negatives.
-    """
-
-    negatives: str
-    start: float
 
 
 MODEL_TYPES = {
@@ -48,15 +36,15 @@ MODEL_TYPES = {
 }
 NAFNET = "ImageRestorationModel"
 """The model class of NAFNet's code."""
-_SINGLE, _MULTI = Release("HistoryNegatives", 0.999), Release("HistoryNegatives", 0.01)
 RELEASED = {
-    "SRNegModel": _SINGLE,
-    "SwinIRNegModel": _SINGLE,
-    "SRNegModel_Multi": _MULTI,
-    "SwinIRNegModel_Multi": _MULTI,
-    "ImageRestorationModel_FFANet_Neg_Multi": _MULTI,
-    "ImageRestorationModel_FFANet_Neg_Multi_Adaptive_DDP": Release("AdaptiveHistoryNegatives", 0.01),
+    "SRNegModel": ("HistoryNegatives", 0.999),
+    "SwinIRNegModel": ("HistoryNegatives", 0.999),
+    "SRNegModel_Multi": ("HistoryNegatives", 0.01),
+    "SwinIRNegModel_Multi": ("HistoryNegatives", 0.01),
+    "ImageRestorationModel_FFANet_Neg_Multi": ("HistoryNegatives", 0.01),
+    "ImageRestorationModel_FFANet_Neg_Multi_Adaptive_DDP": ("AdaptiveHistoryNegatives", 0.01),
 }
+"""Kind of negatives, and default fraction of random weights in the first negatives, of each released model class."""
 
 RENAMED = (
     Renamed("datasets.*.use_flip", "datasets.*.use_hflip"),
@@ -66,9 +54,6 @@ RENAMED = (
     Renamed("path.root", "path.experiments_root", lambda root: f"{root}/experiments"),
     Renamed("complie", "train.compile"),
 )
-METRIC_TYPES = {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"}
-NAFNET_METRIC_TYPES = {**METRIC_TYPES, "calculate_ssim": "SSIM3D"}
-"""NAFNet's code uses BasicSR's name for an SSIM whose window also spans the color channels."""
 
 
 def _is(*values: Any) -> Callable[[Any], bool]:
@@ -139,28 +124,23 @@ class _Translation:
         self.root = root
         self.changes: list[tuple[Location, str]] = []
         self.problems: list[Problem] = []
-        old = root.child("model_type")
-        self.model_type = old.value if old and isinstance(old.value, str) else ""
+        self.model_type = self.text(("model_type",))
 
     def run(self) -> None:
-        release = RELEASED.get(self.model_type)
-        new = "ContrastiveModel" if release else MODEL_TYPES.get(self.model_type)
+        is_released = self.model_type in RELEASED
+        new = "ContrastiveModel" if is_released else MODEL_TYPES.get(self.model_type)
         if new:
             self.change_value(("model_type",), new)
-        metric_types = NAFNET_METRIC_TYPES if self.model_type == NAFNET else METRIC_TYPES
-        for path, node in self.find("val.metrics.*.type"):
-            if isinstance(node.value, str) and node.value in metric_types:
-                self.change_value(path, metric_types[node.value])
         self.apply_tables()
         self.metrics()
         if new:
             self.weights_entry()
         train = self.root.child("train")
         if train and isinstance(train.value, dict):
-            self.gradient_clipping(release)
-            if release:
+            self.gradient_clipping(is_released)
+            if is_released:
                 self.negative_loss()
-                self.negatives(release)
+                self.negatives(*RELEASED[self.model_type])
 
     def apply_tables(self) -> None:
         for row in DROPPED:
@@ -187,9 +167,13 @@ class _Translation:
         return [(path, node) for path, node in self.root.find(pattern) if not self.is_argument(path)]
 
     def is_argument(self, path: KeyPath) -> bool:
-        kind = self.root.at((*path[:2], "type")) if path[0] == "datasets" and len(path) == 3 else None
-        known = kind and isinstance(kind.value, str) and kind.value in DATASETS
-        return bool(known and kind and path[2] in DATASETS.parameters(kind.value))
+        kind = self.text((*path[:2], "type")) if path[0] == "datasets" and len(path) == 3 else ""
+        return kind in DATASETS and path[2] in DATASETS.parameters(kind)
+
+    def text(self, path: KeyPath) -> str:
+        """Return the text at a path, or an empty string if there is none."""
+        node = self.root.at(path)
+        return node.value if node and isinstance(node.value, str) else ""
 
     def remove(self, path: KeyPath) -> Node:
         section = self.root.at(path[:-1])
@@ -235,16 +219,19 @@ class _Translation:
     # -- what a table cannot express ------------------------------------------------------------------------------
 
     def metrics(self) -> None:
-        """Drop ``better``, a fact about the metric's class."""
+        """Rename the metrics; drop ``better``, which the metric's class defines."""
+        ssim = "SSIM3D" if self.model_type == NAFNET else "SSIM"  # NAFNet's window also spans the color channels
+        for path, _ in self.find("val.metrics.*.type"):
+            if new := {"calculate_psnr": "PSNR", "calculate_ssim": ssim}.get(self.text(path)):
+                self.change_value(path, new)
         for path, node in self.find("val.metrics.*.better"):
-            kind = self.root.at((*path[:-1], "type"))
-            if kind is None or not isinstance(kind.value, str) or kind.value not in METRICS:
-                continue  # validation reports it
-            better = "higher" if METRICS.get(kind.value).higher_is_better else "lower"
-            if node.value == better:
-                self.drop(path, node, f"for {kind.value}, {better} is always better")
-            else:
-                self.refuse(path, f"For {kind.value}, {better} is better.")
+            kind = self.text((*path[:-1], "type"))
+            if kind in METRICS:  # otherwise, validation reports it
+                better = "higher" if METRICS.get(kind).higher_is_better else "lower"
+                if node.value == better:
+                    self.drop(path, node, f"for {kind}, {better} is always better")
+                else:
+                    self.refuse(path, f"For {kind}, {better} is better.")
 
     def weights_entry(self) -> None:
         """Set BasicSR's default ``params`` for the entry of a weight file."""
@@ -254,7 +241,7 @@ class _Translation:
             self.set(key, Node("params", node.location))
             self.changes.append((node.location, "path.param_key_g is set to params, BasicSR's default"))
 
-    def gradient_clipping(self, release: Release | None) -> None:
+    def gradient_clipping(self, is_released: bool) -> None:
         """Translate ``use_grad_clip``, a switch or the norm itself; NAFNet's code clips by default."""
         path, target = ("train", "use_grad_clip"), ("train", "grad_clip")
         node = self.root.at(path)
@@ -266,7 +253,7 @@ class _Translation:
         elif node.value in (False, None):
             self.drop(path, node, "without 'grad_clip' nothing is clipped")
         elif node.value is True:
-            norm = 1.0 if release else NAFNET_CLIP  # the released code passes the switch on as the norm
+            norm = 1.0 if is_released else NAFNET_CLIP  # the released code uses the switch as the norm, 1
             self.move(path, target, Node(norm, node.location), f"{norm}, the norm that the switch stands for")
         else:
             self.move(path, target, node)
@@ -277,16 +264,15 @@ class _Translation:
         node = self.root.at(path)
         if node is not None and isinstance(node.value, dict):
             entries = dict(node.value)
-            kind, style = entries.pop("type", None), entries.pop("style_weight", None)
-            location = kind.location if kind else node.location
+            style, kind = entries.pop("style_weight", None), entries.pop("type", Node(None, node.location))
             if style and style.value != 0:
                 message = f"The negative loss has no style term: expected 0, got {style.value}."
                 self.report(style.location, (*path, "style_weight"), message)
-            if kind is None or kind.value != "PerceptualLoss":
+            if kind.value != "PerceptualLoss":
                 message = f"{self.model_type} requires PerceptualLoss for the negatives."
-                self.report(location, (*path, "type"), message)
+                self.report(kind.location, (*path, "type"), message)
             old = {
-                "type": Node("SPNLoss", location),
+                "type": Node("SPNLoss", kind.location),
                 "vgg_type": Node("vgg19", node.location),  # PerceptualLoss's defaults differ from SPNLoss's
                 "perceptual_weight": Node(1.0, node.location),
                 **entries,
@@ -297,13 +283,13 @@ class _Translation:
         if positive is not None:
             self.move(("train", "perceptual_pos_opt"), path, positive)
 
-    def negatives(self, release: Release) -> None:
+    def negatives(self, kind: str, default_start: float) -> None:
         """Translate ``neg_iter``, ``neg_decay``, ``neg_start`` and ``neg_t`` to the section ``negatives``."""
         section = ("train", "negatives")
         steps, decay = self.root.at(("train", "neg_iter")), self.root.at(("train", "neg_decay"))
         count = len(steps.value) if steps and isinstance(steps.value, list) else 1
-        self.set((*section, "type"), Node(release.negatives, self.root.locate(("model_type",))))
-        if release.negatives == "AdaptiveHistoryNegatives":
+        self.set((*section, "type"), Node(kind, self.root.locate(("model_type",))))
+        if kind == "AdaptiveHistoryNegatives":
             self.adaptive(steps or decay)
         else:
             for key, node in (("neg_iter", steps), ("neg_decay", decay)):
@@ -315,11 +301,10 @@ class _Translation:
                 self.move(("train", "neg_iter"), (*section, "steps"), Node(entries, steps.location), note)
             if decay:
                 self.move(("train", "neg_decay"), (*section, "weight"), self.one_if_equal(decay, count))
-        start = self.root.at(("train", "neg_start"))
-        if start:
+        if start := self.root.at(("train", "neg_start")):
             self.move(("train", "neg_start"), (*section, "start"), start)
         else:
-            self.set((*section, "start"), Node(release.start, self.root.locate(("model_type",))))
+            self.set((*section, "start"), Node(default_start, self.root.locate(("model_type",))))
 
     def one_if_equal(self, decay: Node, count: int) -> Node:
         values = decay.plain()
@@ -337,9 +322,7 @@ class _Translation:
             text = f"train.negatives.members is {len(counted.value)}, one for each 'neg_iter'"
             self.changes.append((counted.location, text))
         for key in ("neg_iter", "neg_decay"):
-            node = self.root.at(("train", key))
-            if node:
+            if node := self.root.at(("train", key)):
                 self.drop(("train", key), node, "adaptive negatives use only 'neg_t'")
-        threshold = self.root.at(("train", "neg_t"))
-        if threshold:
+        if threshold := self.root.at(("train", "neg_t")):
             self.move(("train", "neg_t"), (*section, "threshold"), threshold)

@@ -25,7 +25,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     """Load and validate an option file.
 
     Args:
-        path: option file. It overrides the files that its ``_base_`` names, relative to it.
+        path: option file. It overrides the files in its ``_base_``, whose paths are relative to it.
         overrides: changes like ``a.b=value``, with the value written as in the file; ``a.0=value`` changes an item of a
             list. ``sweep=name`` selects a run of a file that describes several.
         force_yml: changes in BasicSR's notation, ``a:b=value``; applied before ``overrides``.
@@ -92,7 +92,7 @@ def read_with_bases(path: str | Path, chain: tuple[Path, ...] = ()) -> Node:
 
     Args:
         path: option file.
-        chain: files whose ``_base_`` led here.
+        chain: files that have this file as a base, directly or not.
 
     Raises:
         OptionError: a file cannot be read, or is its own base.
@@ -142,22 +142,17 @@ def _override(root: Node, text: str, separator: str, location: Location) -> list
         node = read_value(value, location)
     except OptionError as error:
         return error.problems
-    parent = root
     path: KeyPath = ()
-    for depth, key in enumerate(keys):
-        if isinstance(parent.value, list) and not (key.isdecimal() and int(key) < len(parent.value)):
-            message = f"expected an index between 0 and {len(parent.value) - 1} of this list, got '{key}'."
+    for key in keys:
+        parent = root.at(path)
+        section = parent.value if parent else None
+        if isinstance(section, list) and not (key.isdecimal() and int(key) < len(section)):
+            message = f"expected an index between 0 and {len(section) - 1} of this list, got '{key}'."
             return [Problem.at(location, path, message)]
-        if not isinstance(parent.value, dict | list):
+        if not isinstance(section, dict | list | None):
             return [Problem.at(location, path, "This is a single value: nothing can be set below it.")]
-        index: Any = int(key) if isinstance(parent.value, list) else key
-        if depth == len(keys) - 1:
-            parent.value[index] = node
-        else:
-            child = parent.child(index)
-            if child is None or child.value is None:
-                child = parent.value[index] = Node({}, location)
-            parent, path = child, (*path, index)
+        path = (*path, int(key) if isinstance(section, list) else key)
+    root.put(path, node)
     return []
 
 

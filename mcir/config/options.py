@@ -1,12 +1,12 @@
-"""The sections of an option file that are the same for every task, and the validated options as a whole.
+"""The sections of an option file with fixed keys, and the validated options as a whole.
 
-What differs from task to task (a network, a loss, a data set) is a *component*: its section contains the arguments of
-the registered class that its ``type`` names, and is validated against the constructor's signature.
+Every other section (a network, a loss, a data set …) is a *component*. Its keys are the constructor arguments of the
+registered class that its ``type`` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import addict
@@ -29,7 +29,7 @@ from mcir.registry import MODELS, KeyPath, Location, MetricSection, Where
 
 
 class Fixed(Arguments):
-    """A section whose keys are the same for every task."""
+    """A section with fixed keys."""
 
     unknown = "{owner} has no option '{key}'."
 
@@ -41,7 +41,7 @@ class Fixed(Arguments):
 
 
 def freeze(value: Any) -> Any:
-    """Return mappings as frozen ``addict.Dict``: entries are attributes, and a missing one raises ``KeyError``."""
+    """Return mappings as frozen ``addict.Dict``: entries are attributes, a missing entry raises ``KeyError``."""
     if isinstance(value, Mapping):
         section = addict.Dict()
         for key, entry in value.items():
@@ -54,7 +54,9 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """Return a frozen tree as ordinary mappings, lists and scalars."""
+    """Return frozen or validated sections as ordinary mappings, lists and scalars."""
+    if isinstance(value, Fixed):
+        value = dict(value)
     if isinstance(value, Mapping):
         return {key: thaw(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -62,7 +64,7 @@ def thaw(value: Any) -> Any:
     return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
-def _in_order(stages: Iterable[Stage]) -> Iterable[Stage]:
+def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     starts = [stage.start for stage in stages]
     if starts != sorted(set(starts)):
         raise problem(f"expected stages in the order of their starts, got {starts}.")
@@ -78,10 +80,8 @@ Frozen = Annotated[Any, AfterValidator(freeze)]
 """Arguments of components, frozen."""
 
 if TYPE_CHECKING:
-    NumGpu = str | int
     Metrics = Mapping[str, Any]
 else:
-    NumGpu = field_type(Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0)])
     Metrics = Annotated[
         field_type(Mapping[str, MetricSection]), BeforeValidator(lambda value: value or {}), AfterValidator(freeze)
     ]
@@ -103,7 +103,7 @@ class PathOptions(Fixed):
 
 
 class ValOptions(Fixed):
-    """How a network is evaluated, during and after training."""
+    """Evaluation during and after training."""
 
     owner = "'val'"
     val_freq: int = Field(default=5000, ge=1, description="Evaluation interval in iterations.")
@@ -114,7 +114,7 @@ class ValOptions(Fixed):
 
 
 class LoggerOptions(Fixed):
-    """What a run logs and saves."""
+    """Logs and checkpoints of a run."""
 
     owner = "'logger'"
     print_freq: int = Field(default=100, ge=1, description="Logging interval in iterations.")
@@ -134,7 +134,7 @@ class DistOptions(Fixed):
 
 
 class Stage(Fixed):
-    """A stage of progressive training: other crops and batches from an iteration on."""
+    """A stage of progressive training: new crop and batch sizes from an iteration on."""
 
     owner = "A stage"
     start: int = Field(ge=1, description="Number of iterations before the stage.")
@@ -142,15 +142,7 @@ class Stage(Fixed):
     batch_size_per_gpu: int = Field(ge=1, description="Batch size of each process.")
 
 
-Stages = Annotated[
-    tuple[Stage, ...],
-    AfterValidator(_in_order),
-    Field(description="Later stages of the training, in order, usually with larger crops in smaller batches."),
-]
 BatchSize = Annotated[int, Field(ge=1, description="Batch size of each process.")]
-
-
-_LOADER_KEYS = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive")
 
 
 class EvaluationKeys(Fixed):
@@ -171,15 +163,16 @@ class TrainingKeys(EvaluationKeys):
 
     elsewhere = Arguments.elsewhere
     batch_size_per_gpu: BatchSize
-    progressive: Stages = ()
+    progressive: Annotated[tuple[Stage, ...], AfterValidator(_in_order)] = Field(
+        default=(), description="Later stages of the training, in order, usually with larger crops in smaller batches."
+    )
 
 
-class DatasetOptions(EvaluationKeys):
+class DatasetOptions(TrainingKeys):
     """A data set and how it is loaded."""
 
     section: Frozen = Field(description="Type and arguments of the data set's class.")
     batch_size_per_gpu: BatchSize = 1
-    progressive: Stages = ()
 
 
 class Datasets(Fixed):
@@ -190,27 +183,39 @@ class Datasets(Fixed):
     test: dict[str, DatasetOptions] = Field(default_factory=dict)
 
 
-class TrainOptions(Fixed):
+class TrainKeys(Fixed):
+    """Keys of the section 'train' that are not arguments of the model's class."""
+
+    unknown = Arguments.unknown
+    total_iter: int = Field(ge=1, description="Number of iterations.")
+
+
+class TrainOptions(TrainKeys):
     """The length of a training, and the arguments of the model's constructor."""
 
-    total_iter: int = Field(ge=1, description="Number of iterations.")
     model: Frozen = Field(description="Arguments of the model's class.")
 
 
 class General(Fixed):
-    """The single values at the top of an option file."""
+    """The keys at the top of an option file, without the networks."""
 
     owner = "An option file"
     unknown = "There is no option '{key}'."
     name: FolderName = Field(description="Name of the run and of its folder.")
     model_type: str = Field(description="Class of the model, which defines a training step.")
     scale: int = Field(default=1, ge=1, description="Output size divided by input size.")
-    num_gpu: NumGpu = Field(
+    num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0)] = Field(
         default="auto",
         description="Number of GPUs, or the device: cpu, cuda or mps; auto: all GPUs of the machine, 0: CPU.",
     )
     manual_seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
     imports: tuple[str, ...] = Field(default=(), description="Modules that register components of your own.")
+    datasets: Any
+    path: PathOptions = Field(default_factory=PathOptions)
+    train: Any = None
+    val: ValOptions = Field(default_factory=ValOptions)
+    logger: LoggerOptions = Field(default_factory=LoggerOptions)
+    dist_params: DistOptions = Field(default_factory=DistOptions)
 
 
 class Options(General):
@@ -218,11 +223,7 @@ class Options(General):
 
     datasets: Datasets
     networks: Frozen = Field(description="Sections of the networks: network_g and others.")
-    path: PathOptions = Field(default_factory=PathOptions)
     train: TrainOptions | None = None
-    val: ValOptions = Field(default_factory=ValOptions)
-    logger: LoggerOptions = Field(default_factory=LoggerOptions)
-    dist_params: DistOptions = Field(default_factory=DistOptions)
 
     _root: Node = PrivateAttr(default_factory=lambda: Node({}, Location("options")))
 
@@ -260,17 +261,15 @@ class Options(General):
 
     def dump(self) -> str:
         """Return the options as an option file in current names, with merged bases and defaults filled in."""
-        tree = {key: getattr(self, key) for key in General.model_fields}
-        train = {"train": self.datasets.train} if self.datasets.train else {}
-        tree["datasets"] = {}
-        for key, dataset in {**train, **self.datasets.val, **self.datasets.test}.items():
-            options = dataset.model_dump()
-            loader = {name: options[name] for name in (_LOADER_KEYS if key == "train" else ("num_worker_per_gpu",))}
-            tree["datasets"][key] = {"name": dataset.name, **dataset.section, **loader}
-        tree |= self.networks
-        tree["path"] = self.path.model_dump()
-        if self.train:
-            tree["train"] = {"total_iter": self.train.total_iter, **self.train.model}
-        for section in ("val", "logger", "dist_params"):
-            tree[section] = getattr(self, section).model_dump()
-        return write(thaw(tree))
+        loader_keys, datasets = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive"), {}
+        for key, options in {"train": self.datasets.train, **self.datasets.val, **self.datasets.test}.items():
+            if options:
+                keys = loader_keys if key == "train" else ("num_worker_per_gpu",)
+                loader = {name: getattr(options, name) for name in keys}
+                datasets[key] = {"name": options.name, **options.section, **loader}
+        train = self.train and {"total_iter": self.train.total_iter, **self.train.model}
+        tree: dict[str, Any] = {}
+        for key in General.model_fields:
+            tree |= {key: getattr(self, key)} | (self.networks if key == "datasets" else {})
+        tree |= {"datasets": datasets, "train": train}
+        return write(thaw({key: value for key, value in tree.items() if key != "train" or value}))

@@ -5,7 +5,7 @@ Either options with lists of values, which form a grid::
     sweep:
       train.contrastive_opt.loss_weight: [0, 1e-2, 1e-3]
 
-or named runs with the options that each changes (see ``merge``)::
+or named runs with the options that each run changes (see ``merge``)::
 
     sweep:
       cr: {train.contrastive_opt: {type: ContrastiveRegularization}, train.negatives: {type: InputNegatives}}

@@ -1,7 +1,7 @@
 """The tree of an option file: every value keeps the location where it was written.
 
-Merging option files, applying overrides and translating old names move nodes around. The location moves with the node,
-so a problem that is found at the end still names the file and the line of the source.
+Merging files, applying overrides and translating old names move nodes. A node keeps its location, so a problem that is
+found at the end still names the file and the line of the source.
 """
 
 from __future__ import annotations
@@ -126,11 +126,11 @@ class Node:
 
 
 def merge(below: Node, above: Node, is_argument: bool = False) -> Node:
-    """Return ``below`` overridden by ``above``, mapping by mapping; neither is changed.
+    """Return ``below`` overridden by ``above``, without changing either.
 
-    Anything but two mappings is replaced. So is a component whose ``type`` changes, because the arguments of one class
-    mean nothing to another. A mapping without ``type`` inside a component, like the ``layer_weights`` of a loss, is one
-    value and is replaced as a whole.
+    Mappings are merged key by key; any other value is replaced. A component whose ``type`` changes is replaced too,
+    because other classes have other arguments. A mapping without ``type`` inside a component, like the
+    ``layer_weights`` of a loss, is one value and is replaced as a whole.
 
     Args:
         below: the tree that is overridden.

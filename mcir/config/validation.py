@@ -7,43 +7,30 @@ from collections.abc import Iterator, Mapping
 from inspect import Parameter
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    create_model,
-)
+from pydantic import AfterValidator, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
 
-from mcir.config.components import (
-    Arguments,
-    fields_of,
-    validate_arguments,
-    validate_component,
-)
+from mcir.config.components import Arguments, create_arguments, validate_arguments, validate_component
 from mcir.config.options import (
     DatasetOptions,
     Datasets,
-    DistOptions,
     EvaluationKeys,
-    Fixed,
     General,
-    LoggerOptions,
     Options,
-    PathOptions,
     TrainingKeys,
+    TrainKeys,
     TrainOptions,
-    ValOptions,
     freeze,
 )
 from mcir.config.tree import Node, OptionError, Problem
 from mcir.config.wording import SECTION, problem, unexpected
 from mcir.registry import DATASETS, MODELS, ArchSection, OptimizerSection, RegistryError, closest, suggestion
 
-_DATASETS = ("train", "val", "test")
-_NETWORK = {"network_g": Parameter("network_g", Parameter.KEYWORD_ONLY, annotation=ArchSection)}
+
+def _parameter(annotation: Any, default: Any = None) -> Parameter:
+    return Parameter("_", Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_NETWORK = {"network_g": _parameter(ArchSection, Parameter.empty)}
 
 
 def validate(root: Node) -> Options:
@@ -76,9 +63,8 @@ def validate_network(root: Node) -> Any:
     """
     tree = root.plain()
     present = {key: tree[key] for key in tree if key == "network_g" or closest(key, _NETWORK)}
-    model = create_model("The file", __base__=_NetworkFile, **fields_of(_NETWORK))
     try:
-        return freeze(validate_arguments(model, present, None)["network_g"])
+        return freeze(validate_arguments(create_arguments("The file", _TopKeys, _NETWORK), present)["network_g"])
     except ValidationError as error:
         raise OptionError(_located(root, error)) from None
 
@@ -115,14 +101,14 @@ def _registered_model(name: str) -> str:
 def _validate_datasets(value: Any, info: ValidationInfo) -> Datasets:
     if not isinstance(value, Mapping):
         raise unexpected(SECTION, value)
-    known = [key for key in value if key == "train" or key.startswith(_DATASETS[1:])]
-    fields: dict[str, Any] = {}
-    for key in dict.fromkeys([*_DATASETS, *known]):
+    known = [key for key in value if key == "train" or key.startswith(("val", "test"))]
+    parameters = {}
+    for key in ("train", "val", "test", *known):
         validate = functools.partial(_validate_dataset, key, TrainingKeys if key == "train" else EvaluationKeys)
-        fields[f"set_{key}"] = (Annotated[Any, PlainValidator(validate)], Field(alias=key, default=None))
-    validated = create_model("datasets", __base__=_DatasetKeys, **fields).model_validate(value, context=info.context)
-    sets = {key: options for key in known if (options := getattr(validated, f"set_{key}")) is not None}
-    val, test = ({key: sets[key] for key in sets if key.startswith(kind)} for kind in _DATASETS[1:])
+        parameters[key] = _parameter(Annotated[Any, PlainValidator(validate)])
+    model = create_arguments("datasets", _DatasetKeys, parameters)
+    sets = {key: options for key, options in validate_arguments(model, value, info.context).items() if options}
+    val, test = ({key: sets[key] for key in sets if key.startswith(kind)} for kind in ("val", "test"))
     return Datasets(train=sets.get("train"), val=val, test=test)
 
 
@@ -144,8 +130,7 @@ def _validate_train(model: type[Arguments], value: Any, info: ValidationInfo) ->
     return TrainOptions(total_iter=arguments.pop("total_iter"), model=arguments)
 
 
-class _NetworkFile(Arguments):
-    owner = "The file"
+class _TopKeys(Arguments):
     unknown = General.unknown
 
 
@@ -153,27 +138,16 @@ class _DatasetKeys(Arguments):
     unknown = "There is no data set '{key}'. The keys are 'train' and names that start with 'val' or 'test'."
 
 
-class TrainKeys(Fixed):
-    """Keys of the section 'train' that are not arguments of the model's class."""
-
-    unknown = Arguments.unknown
-    total_iter: int = Field(ge=1, description="Number of iterations.")
-
-
 class OptionFile(General):
-    """Keys of an option file, without the networks and the training, which depend on the class of the model."""
+    """Keys of an option file that do not depend on the class of the model."""
 
     model_type: Annotated[str, AfterValidator(_registered_model)]
     datasets: Annotated[
         Any, PlainValidator(_validate_datasets), WithJsonSchema({"title": "a section with 'train', 'val' or 'test'"})
     ]
-    path: PathOptions = Field(default_factory=PathOptions)
-    val: ValOptions = Field(default_factory=ValOptions)
-    logger: LoggerOptions = Field(default_factory=LoggerOptions)
-    dist_params: DistOptions = Field(default_factory=DistOptions)
 
 
-def option_file(tree: Mapping[str, Any]) -> type[OptionFile]:
+def option_file(tree: Mapping[str, Any]) -> type[Arguments]:
     """Return the model of an option file with the class of model that the tree names."""
     name = tree.get("model_type")
     written = {key: value for key, value in tree.items() if key.startswith("network_")}
@@ -182,8 +156,7 @@ def option_file(tree: Mapping[str, Any]) -> type[OptionFile]:
     if isinstance(name, str) and name in MODELS:
         networks = {key: value for key, value in MODELS.parameters(name).items() if key.startswith("network_")}
         train = Annotated[Any, PlainValidator(functools.partial(_validate_train, train_model(name)))]
-    fields: dict[str, Any] = fields_of(networks) | {"train": (train, None)}
-    model: type[OptionFile] = create_model("OptionFile", __base__=OptionFile, **fields)
+    model = create_arguments(OptionFile.owner, OptionFile, networks | {"train": _parameter(train)})
     model.elsewhere = {
         key: f"{name} has no argument '{key}'.{suggestion(key, networks)}" for key in written if key not in networks
     }
@@ -191,17 +164,14 @@ def option_file(tree: Mapping[str, Any]) -> type[OptionFile]:
 
 
 @functools.cache
-def train_model(name: str) -> type[TrainKeys]:
+def train_model(name: str) -> type[Arguments]:
     """Return the model of the section 'train' for a class of model."""
     parameters = MODELS.parameters(name)
     elsewhere = {key for key in parameters if key == "seed" or key.startswith("network_")}
     arguments = {key: value for key, value in parameters.items() if key not in elsewhere}
     if "optim_g" in arguments:
         arguments["optim_g"] = arguments["optim_g"].replace(annotation=OptimizerSection, default=Parameter.empty)
-    model: type[TrainKeys] = create_model(
-        name, __base__=TrainKeys, __doc__=f"Training of a {name}.", **fields_of(arguments)
-    )
-    model.owner = name
+    model = create_arguments(name, TrainKeys, arguments, f"Training of a {name}.")
     model.elsewhere = {
         key: f"This is '{'manual_seed' if key == 'seed' else key}' at the top of the options, not here."
         for key in elsewhere

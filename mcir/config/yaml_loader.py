@@ -1,9 +1,9 @@
-"""Strict YAML: a scalar has the type that it looks like.
+"""Strict YAML with the scalars of YAML 1.2's core schema.
 
-The scalars are those of YAML 1.2's core schema: ``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false``
-are booleans (``no``, ``off``, ``yes``, ``on`` remain text); ``~``, ``null`` and an empty value are null. There are no
-base-60 numbers, no octal numbers with a leading zero, and no dates. Duplicate keys and tabs are errors with file and
-line. Only the tags ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
+``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false`` are booleans (``no``, ``off``, ``yes``, ``on`` are
+text); ``~``, ``null`` and an empty value are null. There are no base-60 numbers, no octal numbers with a leading zero,
+and no dates. Duplicate keys and tabs are errors with file and line. Only the tags
+``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ _TRUE_OR_FALSE = r"true|True|TRUE|false|False|FALSE"
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 
 
-def _float(text: str) -> float:
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
 _SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     # tag: its pattern, the first characters of its plain scalars, its value
     "null": (r"~|null|Null|NULL|", "~nN", lambda text: None),
     "bool": (_TRUE_OR_FALSE, "tTfF", lambda text: text.lower() == "true"),
     "int": (r"[-+]?[0-9]+", "-+0123456789", int),
-    "float": (_FLOAT, "-+.0123456789", _float),
+    "float": (_FLOAT, "-+.0123456789", lambda text: float(re.sub("[.](?=[in])", "", text.lower()))),
 }
 
 _HINTS = {
@@ -101,22 +97,13 @@ def read_file(path: str | Path) -> Node:
     if tabs:
         message = "A tab in the indentation. YAML requires spaces."
         raise OptionError(Problem(Location(name, number), message) for number in tabs)
-    root = _read(text, Location(name, 1))
+    root = read_value(text, Location(name, 1))
     if root.value is None:
         _fail(name, None, "The file is empty.")
     if not isinstance(root.value, dict):
         found = "a list" if isinstance(root.value, list) else f"the single value {root.value!r}"
         _fail(name, 1, f"expected a mapping with lines 'key: value', got {found}.")
     return root
-
-
-def read_value(text: str, location: Location) -> Node:
-    """Read a single value, like the text after ``key: `` in an option file; every node gets ``location``.
-
-    Raises:
-        OptionError: the text is not valid YAML.
-    """
-    return _read(text, location)
 
 
 def write(tree: Any) -> str:
@@ -126,8 +113,16 @@ def write(tree: Any) -> str:
     )
 
 
-def _read(text: str, origin: Location) -> Node:
-    """Read YAML text whose first line is at ``origin``; if that has no line, every node gets ``origin``."""
+def read_value(text: str, origin: Location) -> Node:
+    """Read YAML text.
+
+    Args:
+        text: text of an option file, or of a single value.
+        origin: location of the first line; without a line number, the location of every node.
+
+    Raises:
+        OptionError: the text is not valid YAML.
+    """
     try:
         loader = StrictLoader(text)
         node = loader.get_single_node()

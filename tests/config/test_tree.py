@@ -64,8 +64,8 @@ def test_find_matches_any_key_for_a_star():
 
 def test_moved_values_keep_their_old_paths():
     moved = tree({"a": [1], "b": {"c": 2}}).moved_from(("old",))
-    assert moved.locate(("b", "c")).written == "old.b.c"
-    assert moved.locate(("a", 0)).written == "old.a"
+    assert moved.locate(("b", "c")).old_key == "old.b.c"
+    assert moved.locate(("a", 0)).old_key == "old.a"
 
 
 def test_problems_are_sorted_by_file_and_line_with_the_command_line_last():
@@ -73,7 +73,7 @@ def test_problems_are_sorted_by_file_and_line_with_the_command_line_last():
         Location("--set a=1"),
         Location("b.yml", 2),
         Location("a.yml", 10),
-        Location("a.yml", 9, written="old"),
+        Location("a.yml", 9, old_key="old"),
     ]
     error = OptionError(Problem.at(location, ("k", 0), "wrong.") for location in [*locations, locations[1]])
     assert str(error).splitlines() == [
