@@ -29,7 +29,7 @@ from rich.table import Table
 from skimage import data
 
 from benchmarks.measuring import interleaved, last_number_of, peak_mib, write_report
-from mcir.inference import Restorer
+from mcir.inference import Restorer, restore
 from mcir.inference.images import read_picture, write_picture
 from mcir.registry import ARCHS
 
@@ -86,7 +86,7 @@ def variants(
     restorers |= {f"tile {tile}": Restorer(net, device=device, tile=tile) for tile in tiles}
     restorers["whole, bf16"] = Restorer(net, device=device, tile=None, precision="bf16")
     restorers["whole, ensemble"] = Restorer(net, device=device, tile=None, ensemble=True)
-    return {name: partial(restorer.array, pixels) for name, restorer in restorers.items()}
+    return {name: partial(restore, pixels, restorer) for name, restorer in restorers.items()}
 
 
 def main() -> None:
