@@ -86,7 +86,7 @@ def variants(
     restorers |= {f"tile {tile}": Restorer(net, device=device, tile=tile) for tile in tiles}
     restorers["whole, bf16"] = Restorer(net, device=device, tile=None, precision="bf16")
     restorers["whole, ensemble"] = Restorer(net, device=device, tile=None, ensemble=True)
-    return {name: partial(restorer.array, pixels) for name, restorer in restorers.items()}
+    return {name: partial(restore, pixels, restorer) for name, restorer in restorers.items()}
 
 
 def main() -> None:

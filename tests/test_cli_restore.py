@@ -49,7 +49,7 @@ def test_a_folder_a_file_and_a_pattern(here, capsys):
     assert files() == ["a.png", "deep er/b ü.jpg"]
     assert read_picture("restored/deep er/b ü.jpg").pixels.shape == (40, 32, 3)
     captured = capsys.readouterr()
-    assert captured.out.startswith("EDSR, ×2, on cpu: 2 to restore, 0 there already\n")
+    assert captured.out.startswith("EDSR, ×2, on cpu: 2 to restore, 0 exist already\n")
     assert "restored: 2 restored, " in captured.out
     assert "megapixels/s" in captured.out
     assert not captured.err
@@ -207,7 +207,7 @@ def test_a_killed_run_leaves_complete_files_and_continues(here, capsys):
     assert all(read_picture(Path("restored", name)).pixels.shape == (128, 128, 3) for name in there)
     times = {name: Path("restored", name).stat().st_mtime_ns for name in there}
     assert restore("many", "-w", "slow.pth", "--skip-existing") == 0
-    assert f"{MANY - len(there)} restored, {len(there)} there already" in capsys.readouterr().out
+    assert f"{MANY - len(there)} restored, {len(there)} existed already" in capsys.readouterr().out
     assert complete() == sorted(f"{number % 3}/{number}.png" for number in range(MANY))
     assert {name: Path("restored", name).stat().st_mtime_ns for name in there} == times
     network = Restorer(load_network("slow.pth"), device="cpu")
@@ -234,5 +234,5 @@ def test_output_to_a_pipe_is_plain(here):
     captured, wrong = process.communicate(timeout=120)
     assert process.returncode == 0, wrong
     assert "\x1b" not in captured
-    assert captured.splitlines()[0] == "EDSR, ×2, on cpu: 2 to restore, 0 there already"
+    assert captured.splitlines()[0] == "EDSR, ×2, on cpu: 2 to restore, 0 exist already"
     assert len(captured.splitlines()) == 2

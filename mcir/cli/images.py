@@ -75,12 +75,12 @@ class Export:
 
     def run(self) -> int:
         """Write the files."""
-        from mcir.inference.export import ExportSettings, export
+        from mcir.inference.export import export
 
         settings = dict(vars(self))
         formats = ("onnx", "safetensors", "torchscript", "torch_export")
         chosen = [name.replace("_", "-") for name in formats if settings.pop(name)]
-        for written in export(ExportSettings(**settings, formats=chosen)):
+        for written in export(**settings, formats=chosen):
             error = "" if written.difference is None else f", at most {written.difference:.1e} from the network"
             print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{error}")
         return 0

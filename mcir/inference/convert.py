@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -24,40 +22,40 @@ _LOWEST, _HIGHEST = -2.0, 3.0  # noise exceeds [0, 1], but not by this much
 
 
 def as_floats(image: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return integers or floats as floats in [0, 1] on a device."""
+    """Convert integers or floats to floats in [0, 1] on a device."""
     floats = image.to(device).to(dtype)
     return floats / PEAKS[image.dtype] if image.dtype in PEAKS else floats
 
 
 def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return floats in [0, 1] as a stored type; integers are rounded half to even."""
+    """Convert floats in [0, 1] to a stored type; integers are rounded half to even."""
     return (image * PEAKS[dtype]).round_().to(dtype) if dtype in PEAKS else image.to(dtype)
 
 
-def checked(image: Tensor, name: str) -> Tensor:
-    """Return images (..., C, H, W) if their type and values are those of images.
+def check_images(images: Tensor) -> Tensor:
+    """Return images (..., C, H, W) unchanged if their type and values are valid.
 
     Raises:
         ValueError: there are no pixels, or the values are neither uint8, uint16, nor floats in about [0, 1].
     """
-    if image.numel() == 0:
-        raise ValueError(f"{name}: expected at least one pixel, got shape {tuple(image.shape)}.")
-    if image.dtype in PEAKS:
-        return image
-    if not image.is_floating_point():
-        raise ValueError(f"{name}: expected uint8, uint16, or floats in [0, 1], got {image.dtype}.")
-    low, high = (float(value) for value in image.aminmax())
+    if images.numel() == 0:
+        raise ValueError(f"image: expected at least one pixel, got shape {tuple(images.shape)}.")
+    if images.dtype in PEAKS:
+        return images
+    if not images.is_floating_point():
+        raise ValueError(f"image: expected uint8, uint16, or floats in [0, 1], got {images.dtype}.")
+    low, high = (float(value) for value in images.aminmax())
     if not (low >= _LOWEST and high <= _HIGHEST):
         advice = "; divide by 255, or pass uint8" if 1 < high <= 255 else ""
-        raise ValueError(f"{name}: expected floats in [0, 1], got {low:.4g} to {high:.4g}{advice}.")
-    return image
+        raise ValueError(f"image: expected floats in [0, 1], got {low:.4g} to {high:.4g}{advice}.")
+    return images
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Return an array (H, W, C) as a tensor (C, H, W), with shared memory if possible.
+    """Convert an array (H, W, C) to a tensor (C, H, W) that shares its memory if possible.
 
     Raises:
-        ValueError: the array does not hold numbers.
+        ValueError: the array does not contain numbers.
     """
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"array: expected uint8, uint16, or floats in [0, 1], got {array.dtype}.")
@@ -66,13 +64,8 @@ def as_tensor(array: Array) -> Tensor:
 
 
 def as_array(image: Tensor) -> Array:
-    """Return a tensor (C, H, W) as a contiguous array (H, W, C)."""
+    """Convert a tensor (C, H, W) to a contiguous array (H, W, C)."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Return images (C, H, W) as a contiguous batch; a single image is not copied."""
-    return images[0][None].contiguous() if len(images) == 1 else torch.stack(list(images)).contiguous()
 
 
 # -- arrays and PIL images --------------------------------------------------------------------------------------------
@@ -82,8 +75,8 @@ def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
     """Return the colors (H, W, C) and the alpha channel (H, W) of an array (H, W) or (H, W, C).
 
     Args:
-        image: image; the last of 2 or 4 channels is alpha, unless the network takes that many.
-        channels: channels that the network takes.
+        image: image; the last of 2 or 4 channels is alpha, unless the network has the same number of channels.
+        channels: number of input channels of the network.
 
     Raises:
         ValueError: the array has another number of axes.
@@ -98,14 +91,14 @@ def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
 
 
 def join_alpha(pixels: Array, alpha: Array | None, like: Array) -> Array:
-    """Return colors and alpha as one array with as many axes as ``like``, the array that was split."""
+    """Join colors and alpha to one array with the number of axes of ``like``, the original array."""
     if alpha is not None:
         return np.concatenate((pixels, alpha[:, :, None]), axis=2)
     return pixels[:, :, 0] if like.ndim == 2 and pixels.shape[2] == 1 else pixels
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Return a PIL image rotated according to its EXIF orientation, which is removed; damaged EXIF is ignored."""
+def apply_orientation(image: Image.Image) -> Image.Image:
+    """Rotate a PIL image according to its EXIF orientation, and remove the orientation; damaged EXIF is ignored."""
     try:
         is_rotated = image.getexif().get(Base.Orientation, 1) != 1
     except Exception:
@@ -131,7 +124,7 @@ def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
 
 
 def to_pil(pixels: Array, alpha: Array | None, like: Image.Image) -> Image.Image:
-    """Return a PIL image with the metadata of ``like``, the image that was split."""
+    """Return a PIL image with the metadata of ``like``, the original image."""
     image = Image.fromarray(join_alpha(pixels, alpha, like=np.empty((0, 0))))
     dropped = {"transparency", "icc_profile"} if like.mode in ("CMYK", "LAB") else {"transparency"}
     image.info = {key: value for key, value in like.info.items() if key not in dropped}

@@ -1,14 +1,14 @@
-"""Export checkpoints to ONNX, TorchScript, archives of torch.export, and plain weights.
+"""Export checkpoints as ONNX, TorchScript, archives of torch.export, or safetensors.
 
-Each program is compared with its network on images of other sizes before it is written.
+Each exported program is compared with its network on images of several sizes before it is written.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,82 +32,69 @@ from mcir.version import __version__
 from mcir.weights import load_network, network_config, network_metadata, to_safetensors
 
 FORMATS = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".pt", "torch-export": ".pt2"}
-"""Formats, and the extensions of their files."""
+"""File extensions by format."""
 
 TOLERANCE = 1e-4
-"""Largest difference of a program from its network, relative to the largest value: a fortieth of an 8-bit level."""
+"""Largest difference between a program and its network, relative to the largest value (1/40 of an 8-bit level)."""
 
 _BACKENDS = {"onnx": to_onnx, "torchscript": to_torchscript, "torch-export": to_torch_export}
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written.
-
-    Attributes:
-        file: the file.
-        format: key of ``FORMATS``.
-        difference: largest difference from the network over the checked images; None if it was not checked.
-    """
+class Exported(NamedTuple):
+    """A file that was written, and its largest difference from the network; None if it was not checked."""
 
     file: Path
-    format: str
     difference: float | None
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of ``mcir export``.
+def export(
+    checkpoint: Path,
+    formats: Sequence[str],
+    *,
+    output: Path | None = None,
+    key: str | None = None,
+    opt: Path | None = None,
+    opset: int | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+) -> list[Exported]:
+    """Write a checkpoint in other formats.
 
-    Attributes:
+    Args:
         checkpoint: ``.pth`` or ``.safetensors`` file.
         formats: keys of ``FORMATS``.
-        output: file, or folder of the files; default: the folder of the checkpoint.
-        key: which weights of the checkpoint to use, such as ``params``.
+        output: output file, or folder of the files; default: the folder of the checkpoint.
+        key: entry of the checkpoint with the weights, such as ``params``.
         opt: option file whose network is built; default: the network of the checkpoint.
         opset: version of the ONNX operators; default: ``OLDEST_OPSET``.
         check: whether the programs are compared with the network.
         overwrite: whether existing files are replaced.
-    """
-
-    checkpoint: Path
-    formats: Sequence[str]
-    output: Path | None = None
-    key: str | None = None
-    opt: Path | None = None
-    opset: int | None = None
-    check: bool = True
-    overwrite: bool = False
-
-
-def export(settings: ExportSettings) -> list[Exported]:
-    """Write a checkpoint in other formats.
 
     Raises:
-        ValueError: a setting or the checkpoint is invalid, the network cannot be exported, or a program is wrong.
+        ValueError: an argument or the checkpoint is invalid, the network cannot be exported, or a program differs from
+            it.
         OSError: a file cannot be written.
     """
-    targets = _targets(settings)
-    opset = OLDEST_OPSET if settings.opset is None else settings.opset
+    targets = _targets(checkpoint, formats, output, overwrite)
     if "onnx" in targets:
-        check_onnx(opset, settings.check)
-    elif settings.opset is not None:
+        check_onnx(OLDEST_OPSET if opset is None else opset, check)
+    elif opset is not None:
         raise ExportError("--opset has no effect without --onnx.")
-    if not settings.check and targets.keys() == {"safetensors"}:
-        raise ExportError("--no-check has no effect on plain weights, which are not run.")
-    section = None if settings.opt is None else network_section(settings.opt)
-    network = load_network(settings.checkpoint, settings.key, section=section)
-    return export_network(network, targets, opset, settings.check)
+    if not check and targets.keys() == {"safetensors"}:
+        raise ExportError("--no-check has no effect on weights, which are not run.")
+    section = None if opt is None else network_section(opt)
+    network = load_network(checkpoint, key, section=section)
+    return export_network(network, targets, OLDEST_OPSET if opset is None else opset, check)
 
 
 def export_network(
     network: nn.Module, targets: Mapping[str, Path], opset: int = OLDEST_OPSET, check: bool = True
 ) -> list[Exported]:
-    """Write a network in several formats; it is switched to ``eval`` mode.
+    """Write a network in several formats, and switch it to ``eval`` mode.
 
     Args:
         network: network on the CPU.
-        targets: file of each format.
+        targets: output files by format.
         opset: version of the ONNX operators.
         check: whether the programs are compared with the network.
 
@@ -127,14 +114,14 @@ def export_network(
             content = _BACKENDS[name](program, facts, opset)
             difference = _difference(network, content, name) if check else None
         write_atomically(file, content)
-        written.append(Exported(file, name, difference))
+        written.append(Exported(file, difference))
     return written
 
 
 def network_facts(network: nn.Module) -> dict[str, str]:
-    """Return the facts that exported files state about their network.
+    """Return the facts about a network that exported files contain.
 
-    ``size_multiple``, ``min_size`` and ``padding`` are those of the network; a program pads by itself.
+    ``size_multiple``, ``min_size`` and ``padding`` describe the network; a program contains the padding.
     """
     spec = spec_of(network) or NetworkSpec()
     return {
@@ -151,25 +138,25 @@ def network_facts(network: nn.Module) -> dict[str, str]:
 
 
 def _difference(network: nn.Module, content: bytes, name: str) -> float:
-    """Return the largest difference between a program and its network.
+    """Return the largest difference between the outputs of a program and of its network.
 
     Raises:
-        ExportError: the difference is too large, or one of them fails.
+        ExportError: the difference is too large, or the program or the network fails.
     """
     batches = sample_images(network)
-    with torch.no_grad(), export_errors(f"{type(network).__name__} fails on the images for the check"):
+    with torch.no_grad(), export_errors(f"{type(network).__name__} fails on the images of the check"):
         expected = [network(images) for images in batches]
-    with torch.no_grad(), export_errors(f"{name}: the program does not run, and is not written"):
+    with torch.no_grad(), export_errors(f"{name}: the program fails, and is not written"):
         run = load_program(content, FORMATS[name])
         restored = [run(images) for images in batches]
     largest = 0.0
-    for images, one, other in zip(batches, expected, restored, strict=True):
+    for images, reference, output in zip(batches, expected, restored, strict=True):
         size = "×".join(map(str, images.shape))
-        if one.shape != other.shape:
-            shapes = tuple(one.shape), tuple(other.shape)
-            raise ExportError(f"{name}: expected {shapes[0]} for images {size}, got {shapes[1]}; no file is written.")
-        difference = float((other - one).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):  # NaN is too large
+        if output.shape != reference.shape:
+            shapes = f"expected {tuple(reference.shape)} for images {size}, got {tuple(output.shape)}"
+            raise ExportError(f"{name}: {shapes}; no file is written.")
+        difference = float((output - reference).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(reference.abs().max())):  # rejects NaN
             raise ExportError(
                 f"{name}: the program differs from the network by {difference:.1e} on images {size}, more than "
                 f"{TOLERANCE:.0e}; no file is written."
@@ -178,32 +165,32 @@ def _difference(network: nn.Module, content: bytes, name: str) -> float:
     return largest
 
 
-def _targets(settings: ExportSettings) -> dict[str, Path]:
-    """Return the file of each format.
+def _targets(source: Path, formats: Sequence[str], output: Path | None, overwrite: bool) -> dict[str, Path]:
+    """Return the output files by format.
 
     Raises:
-        ExportError: there is no format, the extension is that of another one, or a file exists or cannot be written.
+        ExportError: there is no format, an extension belongs to another format, or a file exists or cannot be written.
     """
-    names = list(dict.fromkeys(settings.formats))
+    names = list(dict.fromkeys(formats))
     if not names:
         raise ExportError(f"Choose at least one format: {', '.join(f'--{name}' for name in FORMATS)}.")
-    source, output = settings.checkpoint, settings.output or settings.checkpoint.parent
+    output = output or source.parent
     is_file = bool(output.suffix) and not output.is_dir()
     if is_file and (len(names) > 1 or output.suffix != FORMATS[names[0]]):
         extensions = " and ".join(FORMATS[name] for name in names)
-        raise ExportError(f"{output}: expected a folder, or for one format a file that ends with {extensions}.")
+        raise ExportError(f"{output}: expected a folder, or for a single format a file that ends with {extensions}.")
     targets = {name: output if is_file else output / (source.stem + FORMATS[name]) for name in names}
     for target in targets.values():
-        home = next(folder for folder in target.absolute().parents if folder.exists())
+        parent = next(folder for folder in target.absolute().parents if folder.exists())
         if target.exists() and source.exists() and target.samefile(source):
             problem = "is the checkpoint itself"
         elif target.is_dir():
             problem = "is a folder"
-        elif target.exists() and not settings.overwrite:
+        elif target.exists() and not overwrite:
             problem = "exists (replace it with --overwrite)"
-        elif not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-            problem = f"cannot be written to {home}"
+        elif not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            problem = f"cannot be written to {parent}"
         else:
             continue
-        raise ExportError(f"{target} {problem}; name another file with -o.")
+        raise ExportError(f"{target} {problem}; choose another file with -o.")
     return targets

@@ -1,7 +1,7 @@
-"""Trace networks once for all image sizes, and write the program as ONNX, TorchScript or an archive of torch.export.
+"""Trace networks for all image sizes, and write the programs as ONNX, TorchScript or archives of torch.export.
 
-The whole ``forward`` is traced, with its padding and cropping, so a program takes images of any height and width, and
-runs without mcir. TorchScript and ONNX are made from the same traced operations.
+The trace contains the whole ``forward``, with padding and cropping. So a program accepts images of any height and
+width, and runs without mcir. All formats are written from the same trace.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from mcir.network_spec import NetworkSpec, spec_of
 
 FACTS_FILE = "mcir.json"
-"""Extra file with the facts about the network in ``.pt2`` and TorchScript files."""
+"""Extra file in ``.pt2`` and TorchScript files with the facts about the network."""
 
 OLDEST_OPSET = 18
-"""Oldest version of the ONNX operators that PyTorch writes, which most runtimes read."""
+"""Oldest version of the ONNX operators that PyTorch can write; most runtimes can read it."""
 
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 class ExportError(ValueError):
-    """A network that cannot be exported, or a program that computes something else than the network."""
+    """A network cannot be exported, or the exported program differs from the network."""
 
 
 def trace(network: nn.Module) -> ExportedProgram:
-    """Trace a network, in ``eval`` mode, for batches (B, C, H, W) of any size.
+    """Switch a network to ``eval`` mode, and trace it for batches (B, C, H, W) of any size.
 
     Raises:
-        ExportError: the network depends on the size of an image in Python, or cannot be traced for another reason.
+        ExportError: the network cannot be traced, for example because Python code depends on the image size.
     """
-    # No size in the network may be special: no multiples, several windows or tiles, in deep layers, too.
+    # The size must have no special case in any layer: no multiple of a window, and more than one window or tile.
     spec, side = spec_of(network) or NetworkSpec(), _unpadded_side(network)
     images = torch.rand(2, spec.in_channels, 2 * side + 7, 3 * side + 5)
     sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with export_errors(f"{type(network).__name__} cannot be traced for images of any size"), quiet():
         program = torch.export.export(network.eval(), (images,), dynamic_shapes=(sizes,), strict=False)
-    # Example inputs and ranges would refuse sizes for which only the memory layout of some tensors differs.
-    with suppress(ValueError):  # older PyTorch has no setter, and does not refuse these sizes
+    # Because of example inputs and ranges, a program would reject sizes at which only a memory layout differs.
+    with suppress(ValueError):  # older versions of PyTorch have no setter, and do not reject these sizes
         program.example_inputs = None
     program.range_constraints.update(dict.fromkeys(program.range_constraints, ValueRanges(2, int_oo)))
     for node in program.graph.nodes:
@@ -58,7 +58,7 @@ def trace(network: nn.Module) -> ExportedProgram:
 
 
 def sample_images(network: nn.Module) -> list[Tensor]:
-    """Return random batches to check a program: one higher and narrower than the traced images, one of small images."""
+    """Return random batches to check a program: an image higher and narrower than the traced ones, and small images."""
     spec, side = spec_of(network) or NetworkSpec(), _unpadded_side(network)
     generator = torch.Generator().manual_seed(0)
     sizes = ((1, spec.in_channels, 3 * side + 1, side + 1), (3, spec.in_channels, side // 2 + 1, side))
@@ -66,13 +66,13 @@ def sample_images(network: nn.Module) -> list[Tensor]:
 
 
 def _unpadded_side(network: nn.Module) -> int:
-    """Return a side of at least 16 pixels that needs no padding."""
+    """Return an image side of at least 16 pixels for which the network needs no padding."""
     spec = spec_of(network) or NetworkSpec()
     return -(-max(spec.min_size, 16) // spec.size_multiple) * spec.size_multiple
 
 
 def to_torch_export(program: ExportedProgram, facts: Mapping[str, str], opset: int = OLDEST_OPSET) -> bytes:
-    """Return the content of a ``.pt2`` file, which ``torch.export.load`` reads."""
+    """Return the content of a ``.pt2`` file for ``torch.export.load``."""
     content = io.BytesIO()
     with export_errors("The network cannot be written as an archive of torch.export"), quiet():
         torch.export.save(program, content, extra_files={FACTS_FILE: json.dumps(dict(facts))})
@@ -80,9 +80,9 @@ def to_torch_export(program: ExportedProgram, facts: Mapping[str, str], opset: i
 
 
 def to_torchscript(program: ExportedProgram, facts: Mapping[str, str], opset: int = OLDEST_OPSET) -> bytes:
-    """Return the content of a TorchScript file, which ``torch.jit.load`` and libtorch read.
+    """Return the content of a TorchScript file for ``torch.jit.load`` and libtorch.
 
-    Tensors that the program creates, such as indices, are created on the device of the images.
+    The program creates tensors, such as indices, on the device of the images.
     """
     module = program.module()
     graph = fx.Graph()
@@ -108,10 +108,10 @@ def to_torchscript(program: ExportedProgram, facts: Mapping[str, str], opset: in
 
 
 def to_onnx(program: ExportedProgram, facts: Mapping[str, str], opset: int = OLDEST_OPSET) -> bytes:
-    """Return the content of an ONNX file from ``input`` (batch, C, height, width) to ``output``.
+    """Return the content of an ONNX file that maps ``input`` (batch, C, height, width) to ``output``.
 
     Raises:
-        ExportError: an operation has no translation to ONNX, or none in this version of the operators.
+        ExportError: an operation does not exist in ONNX, or not in this version of the operators.
     """
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
     with export_errors("The network cannot be written as ONNX"), quiet():
@@ -119,12 +119,12 @@ def to_onnx(program: ExportedProgram, facts: Mapping[str, str], opset: int = OLD
         model = exported.model_proto
     version = next(each.version for each in model.opset_import if not each.domain)
     if version != opset:
-        raise ExportError(f"PyTorch writes this network with version {version} of the operators, not {opset}.")
+        raise ExportError(f"--opset: PyTorch can write this network with version {version} only, got {opset}.")
     scale = "" if facts["scale"] == "1" else f"{facts['scale']}*"
     for values, factor in ((model.graph.input, ""), (model.graph.output, scale)):
         dims = values[0].type.tensor_type.shape.dim
         dims[0].dim_param, dims[2].dim_param, dims[3].dim_param = "batch", f"{factor}height", f"{factor}width"
-    # These contain local paths, and shapes with names that no longer exist.
+    # Metadata contain local paths; value_info contains the old names of the dimensions.
     for described in (*model.graph.node, *model.graph.input, *model.graph.output, model.graph, model):
         del described.metadata_props[:]
     del model.graph.value_info[:]
@@ -135,10 +135,10 @@ def to_onnx(program: ExportedProgram, facts: Mapping[str, str], opset: int = OLD
 
 
 def check_onnx(opset: int, check: bool) -> None:
-    """Check that ONNX files can be written and checked here.
+    """Check that the packages for ONNX are installed, and that the version of the operators exists.
 
     Raises:
-        ExportError: a package is not installed, or the version of the operators is unknown.
+        ExportError: a package is missing, or the version is out of range.
     """
     needed = ["onnx", "onnxscript", *(["onnxruntime"] if check else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -154,11 +154,11 @@ def check_onnx(opset: int, check: bool) -> None:
 
 
 def load_program(content: bytes, suffix: str) -> Callable[[Tensor], Tensor]:
-    """Return a function that restores images (B, C, H, W) with the program in a file.
+    """Return a function that applies the program in a file to images (B, C, H, W).
 
     Args:
         content: content of the file.
-        suffix: ``.onnx``, ``.pt`` or ``.pt2``.
+        suffix: file extension: ``.onnx``, ``.pt`` or ``.pt2``.
     """
     if suffix == ".onnx":
         import onnxruntime
@@ -176,7 +176,7 @@ def load_program(content: bytes, suffix: str) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def export_errors(what: str) -> Iterator[None]:
-    """Turn any error into an ``ExportError`` of one line: ``what``, and the main lines of its first cause."""
+    """Convert any error to a one-line ``ExportError``: ``what``, and the main lines of the original cause."""
     try:
         yield
     except Exception as error:
@@ -189,7 +189,7 @@ def export_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the warnings of PyTorch's exporters about their own work, and gradients."""
+    """Suppress internal warnings of PyTorch's exporters, and disable gradients."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

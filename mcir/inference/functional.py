@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcir.data.codec import Array
-from mcir.inference.convert import from_pil, join_alpha, split_alpha, to_pil, upright
+from mcir.inference.convert import apply_orientation, as_array, as_tensor, from_pil, join_alpha, split_alpha, to_pil
 from mcir.inference.images import Picture, read_picture
+from mcir.inference.output_buffer import enlarge_alpha
 from mcir.inference.restorer import OVERLAP, Precision, Restorer
 from mcir.inference.tile_planner import Tile
 from mcir.weights import load_network
@@ -57,17 +58,17 @@ def restore(
     ensemble: bool = False,
     precision: Precision = "fp32",
 ) -> Any:
-    """Restore one image of any type to the same type.
+    """Restore one image of any type.
 
-    For many images, pass a ``Restorer`` as the checkpoint: a file is read again in each call.
+    For many images, pass a ``Restorer`` as the checkpoint, because a weight file is read in each call.
 
     Args:
-        image: file, whose result is a ``Picture``; PIL image, which is rotated according to its EXIF orientation
-            (palette and CMYK become RGB); array (H, W), (H, W, 1), (H, W, 3), or with alpha (H, W, 2), (H, W, 4),
-            uint8, uint16, or floats in [0, 1]; or tensor (C, H, W) or (B, C, H, W) of the same types, with as many
-            channels as the network takes, or 1.
-        checkpoint: file of weights, network, or restorer, which has its own options.
-        key: which weights of the file to use, such as ``params``.
+        image: path of an image file; PIL image, which is rotated according to its EXIF orientation (palette and CMYK
+            become RGB); array (H, W), (H, W, 1), (H, W, 3), or with alpha (H, W, 2), (H, W, 4), uint8, uint16, or
+            floats in [0, 1]; or tensor (C, H, W) or (B, C, H, W) of these types, with 1 channel or the number of
+            channels of the network.
+        checkpoint: path of a weight file, network, or ``Restorer`` (then the following arguments must be omitted).
+        key: entry of the weight file with the weights, such as ``params``.
         device: see ``Restorer``.
         tile: see ``Restorer``.
         overlap: see ``Restorer``.
@@ -75,8 +76,8 @@ def restore(
         precision: see ``Restorer``.
 
     Returns:
-        the restored image: a ``Picture`` for a file, otherwise the type, dtype and device of the image. An alpha
-        channel is enlarged by bicubic interpolation.
+        restored image: a ``Picture`` for a path, otherwise an image of the same type, dtype and device. Alpha channels
+        are enlarged by bicubic interpolation.
 
     Raises:
         ValueError: the image or the checkpoint cannot be read, or an argument is invalid.
@@ -86,22 +87,28 @@ def restore(
     if isinstance(image, str | Path):
         return restorer.pictures([read_picture(Path(image))])[0]
     if isinstance(image, Image.Image):
-        image = upright(image)
-        return to_pil(*restorer.array(*from_pil(image)), like=image)
+        image = apply_orientation(image)
+        return to_pil(*_restore_array(restorer, *from_pil(image)), like=image)
     if isinstance(image, np.ndarray):
-        return join_alpha(*restorer.array(*split_alpha(image, restorer.spec.in_channels)), like=image)
+        return join_alpha(*_restore_array(restorer, *split_alpha(image, restorer.spec.in_channels)), like=image)
     if isinstance(image, Tensor):
         return restorer.tensor(image)
     raise ValueError(f"image: expected a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}.")
 
 
+def _restore_array(restorer: Restorer, pixels: Array, alpha: Array | None) -> tuple[Array, Array | None]:
+    """Restore an array (H, W, C), and enlarge its alpha channel (H, W)."""
+    restored = as_array(restorer.tensor(as_tensor(pixels)))
+    return restored, None if alpha is None else enlarge_alpha(alpha, restorer.scale)
+
+
 def _restorer(checkpoint: Any, key: str | None, options: dict[str, Any]) -> Restorer:
     if key is not None and not isinstance(checkpoint, str | Path):
-        raise ValueError(f"key={key!r}: expected a file as the checkpoint, got {type(checkpoint).__name__}.")
+        raise ValueError(f"key={key!r} needs the path of a weight file, got {type(checkpoint).__name__}.")
     if isinstance(checkpoint, Restorer):
         defaults = inspect.signature(Restorer).parameters
         if changed := [f"{name}={value!r}" for name, value in options.items() if value != defaults[name].default]:
-            raise ValueError(f"{', '.join(changed)}: pass this to the Restorer, not to restore().")
+            raise ValueError(f"{', '.join(changed)}: pass this to the Restorer instead of restore().")
         return checkpoint
     if isinstance(checkpoint, str | Path):
         return Restorer(load_network(checkpoint, key), **options)

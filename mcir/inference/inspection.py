@@ -1,4 +1,4 @@
-"""A description of the network in a weight file, as text."""
+"""Describe the network in a weight file as text."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ _SHOWN = 10
 
 
 def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool]:
-    """Return lines that describe the network of a weight file, and whether it can be rebuilt from the file.
+    """Return lines that describe the network of a weight file, and whether the file suffices to rebuild the network.
 
     Args:
-        file: the weight file.
-        key: the entry of the file with the weights; None: that which restores best.
+        file: weight file.
+        key: entry of the file with the weights; default: the moving average if there is one.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -51,5 +51,5 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
 
 
 def _one_line(arguments: Mapping[str, object]) -> str:
-    """Return arguments as in an option file, in one line."""
+    """Return arguments as they are written in an option file, in one line."""
     return ", ".join(f"{key}: {json.dumps(value, default=str)}" for key, value in arguments.items())

@@ -1,4 +1,4 @@
-"""Measure how much memory is available, and how much a network uses per pixel."""
+"""Determine the memory budget of a device, and measure the memory that a network uses per pixel."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ WHOLE_ON_CPU = 2**30
 """Bytes that a whole image may use on a CPU. Tiles change the result of networks with global context."""
 
 TILE_ON_CPU = 2**28
-"""Bytes that a tile of a larger image may use on a CPU; larger tiles are slower (``benchmarks/restore.py``)."""
+"""Bytes that a tile may use on a CPU if the whole image does not fit; larger tiles are slower."""
 
-SHARE_OF_CPU = 0.5
-"""Largest share of the available main memory; the rest is for other processes."""
+CPU_FRACTION = 0.5
+"""Largest fraction of the available main memory that is used; the rest is for other processes."""
 
-SHARE_OF_GPU = 0.7
-"""Largest share of the free GPU memory; the rest is for work spaces of libraries, and for fragmentation."""
+GPU_FRACTION = 0.7
+"""Largest fraction of the free GPU memory that is used; the rest is for workspaces of libraries and fragmentation."""
 
 
 def budget(device: torch.device) -> tuple[float, float]:
-    """Return how many bytes a whole image may use on a device now, and how many a tile of a larger one."""
+    """Return the bytes that a whole image may use on a device now, and the bytes that a tile may use."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (SHARE_OF_GPU * (free + unused),) * 2
-    limit = SHARE_OF_CPU * memory_available()
+        return (GPU_FRACTION * (free + unused),) * 2
+    limit = CPU_FRACTION * memory_available()
     return min(WHOLE_ON_CPU, limit), min(TILE_ON_CPU, limit)
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the memory of all tensors that are created while the mode is active, on every device.
+    """Count the memory of all tensors that are created while the mode is active, on any device.
 
-    Work memory that an operator frees before it returns is not counted.
+    Memory that an operator frees before it returns is not counted.
 
     Attributes:
-        live: bytes of the tensors that exist now.
+        live: bytes of the tensors that exist.
         peak: largest value of ``live``.
     """
 
@@ -54,7 +54,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Avoid an import of the compiler, which takes 160 MB."""
+        """Prevent an import of the compiler, which takes 160 MB."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,11 +80,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def memory_cost(restore: Callable[[Tensor], object], images: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """Return the bytes that a network always uses, and those per pixel of the input.
+    """Return the bytes that a network always uses, and the bytes that it uses per pixel of the input.
 
     Args:
-        restore: the network.
-        images: two batches (B, C, H, W) of different sizes; the memory is assumed to grow linearly between them.
+        restore: function that applies the network.
+        images: two batches (B, C, H, W) of different sizes; memory is assumed to grow linearly with the size.
     """
     sizes, peaks = [], []
     for image in images:

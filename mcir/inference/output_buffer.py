@@ -1,4 +1,4 @@
-"""The output of a network for one image, written piece by piece in the type of the image."""
+"""Assemble the output of a network for one image from pieces, in the type of the image."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from mcir.data.resize import imresize
 from mcir.inference.convert import as_array, as_floats, as_stored, as_tensor
 from mcir.inference.tiling import blended, spans
 
-_ALPHA_TILE, _ALPHA_OVERLAP = 512, 16  # bicubic interpolation reaches two pixels
+_ALPHA_TILE, _ALPHA_OVERLAP = 512, 16  # bicubic interpolation uses two pixels on each side
 
 
 class OutputBuffer:
-    """An image and its restored version, which is written piece by piece.
+    """An image and the pieces of its restored version.
 
-    A grey image is repeated for a network with more channels, and the mean over the channels of the output is grey
-    again. A network with one channel restores the channels of a color image one by one.
+    A grey image is repeated along the channels for a color network, and the output is averaged over the channels. A
+    grey network restores the channels of a color image separately.
 
     Args:
         image: image (C, H, W), uint8, uint16, or floats in [0, 1].
-        channels: channels that the network takes.
+        channels: number of input channels of the network.
         scale: factor by which the output is larger.
 
     Attributes:
-        entries: inputs of the network, views of the image, each (channels, H, W).
+        entries: inputs of the network, (channels, H, W), views of the image.
 
     Raises:
-        ValueError: the network does not take images with this number of channels.
+        ValueError: the network cannot restore images with this number of channels.
     """
 
     def __init__(self, image: Tensor, channels: int, scale: int) -> None:
         if channels not in (len(image), 1) and len(image) != 1:
-            raise ValueError(f"the network takes images with {channels} channels, or 1 (grey), got {len(image)}.")
+            raise ValueError(f"the network restores images with {channels} channels, or 1 (grey), got {len(image)}.")
         self.image = image
         self.scale = scale
         self.becomes_grey = len(image) == 1 < channels
@@ -43,12 +43,12 @@ class OutputBuffer:
 
     @property
     def output(self) -> Tensor:
-        """The restored image (C', scale·H, scale·W), of the same type and on the same device as the image."""
+        """The restored image (C', scale·H, scale·W), with the type and device of the image."""
         assert self._output is not None
         return self._output
 
     def write(self, entry: int, rows: slice, columns: slice, piece: Tensor) -> None:
-        """Store a final piece (C', h, w), in [0, 1], of the output for an entry."""
+        """Store a piece (C', h, w) of the output for an entry, with values in [0, 1]."""
         piece = piece.mean(0, keepdim=True) if self.becomes_grey else piece
         if self._output is None:
             height, width = (self.scale * side for side in self.image.shape[1:])
@@ -60,7 +60,7 @@ class OutputBuffer:
 
 
 def enlarge_alpha(alpha: Array, scale: int) -> Array:
-    """Enlarge an alpha channel (H, W) by MATLAB's bicubic interpolation, tile by tile, which does not change it."""
+    """Enlarge an alpha channel (H, W) with MATLAB's bicubic interpolation, in tiles, which do not change the result."""
     if scale == 1:
         return alpha
     buffer = OutputBuffer(as_tensor(alpha[:, :, None]), 1, scale)

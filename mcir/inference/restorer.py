@@ -1,20 +1,19 @@
-"""Restore images of any size and type: in tiles where memory requires it, on any device, in any precision."""
+"""Restore images of any size and type, in tiles if memory requires it, on any device and in any precision."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mcir.data.codec import Array
 from mcir.device import best_device, resolve_device
-from mcir.inference.convert import as_array, as_floats, as_tensor, checked, stacked
+from mcir.inference.convert import as_array, as_floats, as_tensor, check_images
 from mcir.inference.images import Picture
 from mcir.inference.memory import memory_cost
 from mcir.inference.output_buffer import OutputBuffer, enlarge_alpha
@@ -24,19 +23,19 @@ from mcir.network_spec import NetworkSpec, spec_of
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 Progress: TypeAlias = Callable[[float], None]
-"""Called with the share of the work that is done, from 0 to 1."""
+"""Called with the finished fraction of the work, from 0 to 1."""
 
 OVERLAP = 64
-"""Default of the overlap: pixels of the input that neighboring tiles share."""
+"""Default overlap: number of pixels of the input that neighboring tiles share."""
 
 SMALL_SIDE = 64
-"""Approximate side of the smaller of the two images on which the memory cost of a network is measured."""
+"""Approximate side of the smaller of two images with which the memory cost of a network is measured."""
 
 OVERLAPS_PER_TILE = 4
-"""Smallest side of the tiles of ``"auto"`` in overlaps, if memory allows it: the overlap then costs at most 7/4."""
+"""Smallest side of the tiles for ``"auto"``, in overlaps, if memory allows it; then the overlap costs at most 7/4."""
 
 COPIES = 16
-"""Assumed memory of a network that tiles internally, in float32 copies of its input."""
+"""Assumed memory cost of a network that tiles internally, in float32 copies of its input."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LOG = logging.getLogger("mcir")
@@ -46,23 +45,22 @@ class Restorer:
     """Restore images of any size, grey or color, within the available memory.
 
     Args:
-        network: network that restores (B, C, H, W) in [0, 1] to (B, C', scale·H, scale·W). It is switched to ``eval``
-            mode while it works, and otherwise unchanged: for another device it is copied. Facts such as the scale are
-            read from its ``spec``, a ``mcir.network_spec.NetworkSpec``; a module without one keeps the size.
-        device: device to work on; default: the device of the network, or the GPU if there is one and the network is on
-            the CPU.
+        network: network that restores (B, C, H, W) in [0, 1] to (B, C', scale·H, scale·W). It is in ``eval`` mode
+            during a restoration, and copied if another device is chosen. Its scale and its other requirements are
+            read from its attribute ``spec``, a ``mcir.network_spec.NetworkSpec``; without one, its scale is 1.
+        device: device of the computation; default: the device of the network, or a GPU if the network is on the CPU.
         tile: longest side of a tile in pixels of the input; ``"auto"``: tiles as large as memory allows, and no tiles
-            if the whole image fits; None: no tiles. If memory runs out nevertheless, tiles become half as long, also
-            for the following images.
+            if the whole image fits; None: no tiles. If memory runs out, the side is halved, also for the following
+            images.
         overlap: smallest number of pixels of the input that neighboring tiles share, limited to half a tile. If the
-            receptive field reaches no farther than a quarter of it, the result is the same as without tiles.
-        ensemble: restore each image in its eight orientations, and return the mean. Networks with windows may then see
-            other windows in a tile than in the whole image.
-        precision: precision of the arithmetic, by ``torch.autocast``; results are float32.
+            receptive field extends no farther than a quarter of the overlap, tiles do not change the result.
+        ensemble: whether each image is restored in eight orientations, of which the mean is returned. The windows of
+            a transformer may then differ between a tile and the whole image.
+        precision: precision of the arithmetic, through ``torch.autocast``; results are float32.
 
     Attributes:
         network: network on the device.
-        device: device to work on.
+        device: device of the computation.
         scale: factor by which the output is larger.
         architecture: class name of the network.
 
@@ -90,65 +88,29 @@ class Restorer:
         self.precision = precision
         self.tile = tile
         period = self.spec.shift_period
-        smallest = smallest_tile(period, self.spec.tile_remainder, self.spec.min_size)
-        _check(self.architecture, smallest, tile, overlap, ensemble, precision)
+        min_side = smallest_tile(period, self.spec.tile_remainder, self.spec.min_size)
+        _check_arguments(self.architecture, min_side, tile, overlap, ensemble, precision)
         self.network = network if parameter.device == self.device else copy.deepcopy(network).to(self.device)
         self._dtype = parameter.dtype
         self._small = -(-max(self.spec.min_size, SMALL_SIDE) // period) * period
-        preferred = OVERLAPS_PER_TILE * overlap
-        self._planner = TilePlanner(self.architecture, self.device, tile, smallest, preferred, self._small**2)
-        self._warns_of_tiles = self.spec.global_context
+        preferred_side = OVERLAPS_PER_TILE * overlap
+        self._planner = TilePlanner(self.architecture, self.device, tile, min_side, preferred_side, self._small**2)
+        self._is_tile_warning_due = self.spec.global_context
 
     def __call__(self, images: Tensor) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1] to (B, C, scale·H, scale·W) in [0, 1], float32, on the same device.
 
-        C is what the network takes, or 1 (the result is then grey, too), or any number for a network with one channel.
+        C is the number of channels of the network, 1 (the result is also grey), or any number for a grey network.
 
         Raises:
-            ValueError: the images have another shape or type, or memory is not enough for the smallest tile.
+            ValueError: the images have another shape or type, or memory is not sufficient for the smallest tile.
         """
         if images.dim() != 4 or not images.is_floating_point():
             raise ValueError(
                 f"{self.architecture}: expected images (B, C, H, W), floats in [0, 1], got {tuple(images.shape)}, "
                 f"{images.dtype}."
             )
-        return stacked(self._restore(list(checked(images.detach(), "images").float())))
-
-    def pictures(self, pictures: Sequence[Picture], progress: Progress | None = None) -> list[Picture]:
-        """Restore images of one size; channels, bits, alpha and metadata stay as they are.
-
-        Integers are converted tile by tile, so memory grows only by the images themselves.
-
-        Args:
-            pictures: images of one size.
-            progress: called after each tile with the share that is done, from 0 to 1; the share is reset when memory
-                runs out and the tiles become smaller.
-
-        Raises:
-            ValueError: the sizes differ, the output is neither grey nor RGB, or memory is not enough.
-        """
-        sizes = {(picture.height, picture.width) for picture in pictures}
-        if len(sizes) > 1:
-            shown = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
-            raise ValueError(f"pictures: expected images of one size, got {shown}.")
-        restored = self._restore([as_tensor(picture.pixels) for picture in pictures], progress)
-        return [self._like(picture, image) for picture, image in zip(pictures, restored, strict=True)]
-
-    def _like(self, picture: Picture, image: Tensor) -> Picture:
-        if len(image) not in (1, 3):
-            raise ValueError(f"{self.architecture}: expected an output with 1 or 3 channels, got {len(image)}.")
-        icc = picture.icc if len(image) == picture.channels else None
-        alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, self.scale)
-        return dataclasses.replace(picture, pixels=as_array(image), alpha=alpha, icc=icc)
-
-    def array(self, pixels: Array, alpha: Array | None = None) -> tuple[Array, Array | None]:
-        """Restore an array (H, W, C), uint8, uint16, or floats in [0, 1], and enlarge its alpha channel (H, W).
-
-        Raises:
-            ValueError: the type, the values or the number of channels is invalid.
-        """
-        (image,) = self._restore([checked(as_tensor(pixels), "array")])
-        return as_array(image), None if alpha is None else enlarge_alpha(alpha, self.scale)
+        return self.tensor(images.float())
 
     def tensor(self, image: Tensor) -> Tensor:
         """Restore a tensor (C, H, W) or (B, C, H, W), uint8, uint16, or floats in [0, 1]; its type stays the same.
@@ -158,9 +120,37 @@ class Restorer:
         """
         if image.dim() not in (3, 4):
             raise ValueError(f"tensor: expected (C, H, W) or (B, C, H, W), got {tuple(image.shape)}.")
-        images = checked(image.detach(), "tensor")
+        images = check_images(image.detach())
         restored = self._restore(list(images.view(-1, *images.shape[-3:])))
-        return stacked(restored).view(*image.shape[:-3], *restored[0].shape)
+        stacked = restored[0][None] if len(restored) == 1 else torch.stack(restored)  # one image is not copied
+        return stacked.contiguous().view(*image.shape[:-3], *restored[0].shape)
+
+    def pictures(self, pictures: Sequence[Picture], progress: Progress | None = None) -> list[Picture]:
+        """Restore images of one size; their numbers of channels and bits, alpha channels and metadata are kept.
+
+        Integers are converted tile by tile, so only the inputs and outputs themselves are in memory as a whole.
+
+        Args:
+            pictures: images of one size.
+            progress: called after each tile with the finished fraction, from 0 to 1, which becomes smaller when memory
+                runs out and smaller tiles are tried.
+
+        Raises:
+            ValueError: the sizes differ, the output is neither grey nor RGB, or memory is not sufficient.
+        """
+        sizes = {(picture.height, picture.width) for picture in pictures}
+        if len(sizes) > 1:
+            shown = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
+            raise ValueError(f"pictures: expected images of one size, got {shown}.")
+        restored = []
+        outputs = self._restore([as_tensor(picture.pixels) for picture in pictures], progress)
+        for picture, image in zip(pictures, outputs, strict=True):
+            if len(image) not in (1, 3):
+                raise ValueError(f"{self.architecture}: expected an output with 1 or 3 channels, got {len(image)}.")
+            icc = picture.icc if len(image) == picture.channels else None
+            alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, self.scale)
+            restored.append(replace(picture, pixels=as_array(image), alpha=alpha, icc=icc))
+        return restored
 
     def _restore(self, images: Sequence[Tensor], progress: Progress | None = None) -> list[Tensor]:
         """Restore images (C, H, W) of one size and of any type."""
@@ -169,25 +159,21 @@ class Restorer:
         count = len(entries)
         while entries:
             height, width = images[0].shape[1:]
-            together, side = self._planner.plan(len(entries), height, width, self._memory_cost)
-            has_failed = False
+            batch_size, side = self._planner.plan(len(entries), height, width, self._memory_cost)
             try:
                 with torch.inference_mode(), _eval_mode(self.network):
-                    for share in self._restore_entries(entries[:together], side):
+                    for fraction in self._restore_entries(entries[:batch_size], side):
                         if progress is not None:
-                            progress((count - len(entries) + share * together) / count)
+                            progress((count - len(entries) + fraction * batch_size) / count)
             except (RuntimeError, MemoryError) as error:
-                self._planner.handle_failure(error, together, side)
-                has_failed = True
-            if has_failed:  # handled here, where the exception no longer keeps tensors alive
-                self._planner.shrink(together, side, height, width)
+                self._planner.failed(error, batch_size, side, height, width)
             else:
-                self._planner.succeeded(together, side)
-                entries = entries[together:]
+                self._planner.succeeded(batch_size, side)
+                entries = entries[batch_size:]
         return [buffer.output for buffer in buffers]
 
     def _restore_entries(self, entries: Sequence[tuple[OutputBuffer, int]], side: int) -> Iterator[float]:
-        """Restore entries of buffers in tiles, write the pieces, and yield the share that is done."""
+        """Restore entries of buffers in tiles, write the pieces, and yield the finished fraction."""
         inputs = [buffer.entries[index] for buffer, index in entries]
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
@@ -198,8 +184,8 @@ class Restorer:
         rows, columns = (
             spans(each, side, self.overlap, self.spec.shift_period, self.spec.tile_remainder) for each in sides
         )
-        if self._warns_of_tiles and len(rows) * len(columns) > 1:
-            self._warns_of_tiles = False
+        if self._is_tile_warning_due and len(rows) * len(columns) > 1:
+            self._is_tile_warning_due = False
             _LOG.warning(
                 "%s uses context from the whole image: tiles of %d pixels change the result. Use tile None (--tile "
                 "none) if memory allows it.",
@@ -219,7 +205,9 @@ class Restorer:
             return self._forward(x).clamp(0, 1)
         total = torch.zeros(())
         for orientation in range(8):
-            part = _oriented_back(self._forward(_oriented(x, orientation)), orientation)
+            flipped = [axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit]
+            part = self._forward((x.mT if orientation & 4 else x).flip(flipped)).flip(flipped)
+            part = part.mT if orientation & 4 else part
             total = part / 8 if orientation == 0 else total.add_(part, alpha=1 / 8)
         return total.clamp_(0, 1)
 
@@ -231,7 +219,7 @@ class Restorer:
         if restored.shape[-2:] != (self.scale * x.shape[-2], self.scale * x.shape[-1]):
             raise ValueError(
                 f"{self.architecture}: expected an output of scale {self.scale}, got {tuple(restored.shape)} from "
-                f"{tuple(x.shape)}. A network with another scale has the attribute spec, "
+                f"{tuple(x.shape)}. Set the attribute spec of a network with another scale to "
                 "mcir.network_spec.NetworkSpec(scale=…)."
             )
         if not restored.isfinite().all():
@@ -240,7 +228,7 @@ class Restorer:
         return restored.float()
 
     def _memory_cost(self) -> tuple[float, float]:
-        """Return the bytes that the network always uses, and those per pixel, measured on two small images."""
+        """Return the bytes that the network always uses and those per pixel, measured with two small images."""
         channels, period = self.spec.in_channels, self.spec.shift_period
         if self.spec.tiles_internally:
             return 0.0, COPIES * 4.0 * channels
@@ -250,11 +238,13 @@ class Restorer:
             return memory_cost(self._forward, (small, large))
 
 
-def _check(architecture: str, smallest: int, tile: Tile, overlap: int, ensemble: bool, precision: Precision) -> None:
+def _check_arguments(
+    architecture: str, min_side: int, tile: Tile, overlap: int, ensemble: bool, precision: Precision
+) -> None:
     if tile not in ("auto", None) and type(tile) is not int:
         raise ValueError(f"tile: expected a number of pixels, 'auto' or None, got {tile!r}.")
-    if isinstance(tile, int) and tile < smallest:
-        raise ValueError(f"tile: expected at least {smallest} for {architecture}, got {tile}.")
+    if isinstance(tile, int) and tile < min_side:
+        raise ValueError(f"tile: expected at least {min_side} for {architecture}, got {tile}.")
     if type(overlap) is not int or overlap < 0:
         raise ValueError(f"overlap: expected a number of pixels, at least 0, got {overlap!r}.")
     if not isinstance(ensemble, bool):
@@ -271,7 +261,7 @@ def _choose_device(device: str | torch.device | None, current: torch.device) -> 
 
 @contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Switch a network to ``eval`` mode, and afterwards each module back."""
+    """Switch a network to ``eval`` mode, and switch each module back afterwards."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
@@ -279,15 +269,3 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _oriented(x: Tensor, orientation: int) -> Tensor:
-    """Return images in one of their eight orientations."""
-    x = x.mT if orientation & 4 else x
-    return x.flip([axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit])
-
-
-def _oriented_back(x: Tensor, orientation: int) -> Tensor:
-    """Undo ``_oriented``."""
-    x = x.flip([axis for bit, axis in ((1, -1), (2, -2)) if orientation & bit])
-    return x.mT if orientation & 4 else x

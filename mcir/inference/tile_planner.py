@@ -1,4 +1,4 @@
-"""Plan how much of some images is restored at once: as much as memory allows, and less after a failure."""
+"""Plan how many images and how large tiles are restored at once: as memory allows, and less after a failure."""
 
 from __future__ import annotations
 
@@ -15,59 +15,64 @@ Tile: TypeAlias = int | Literal["auto"] | None
 """Longest side of a tile; ``"auto"``: as large as memory allows; None: no tiles."""
 
 MeasureCost: TypeAlias = Callable[[], tuple[float, float]]
-"""Measures the bytes that a network always uses, and those per pixel."""
+"""Measures the bytes that a network always uses, and the bytes that it uses per pixel."""
 
 _LOG = logging.getLogger("mcir")
 
 
 class TilePlanner:
-    """Divide images among passes through a network.
+    """Choose the batch size and the side of the tiles for each pass through a network.
 
-    When memory runs out, PyTorch's CPU allocator raises a plain ``RuntimeError``, like many other errors. Therefore
-    every ``RuntimeError`` leads to smaller tiles; if the smallest tiles fail, too, the error is raised.
+    PyTorch's CPU allocator raises a ``RuntimeError`` when memory runs out, which differs from other errors only in its
+    text. So after any ``RuntimeError`` a smaller plan is tried; if the smallest one fails too, the error is raised.
 
     Args:
         name: name of the network, for messages.
         device: device of the network.
-        tile: longest side of a tile. After a failure, ``"auto"`` and None mean the same.
-        smallest: smallest side of a tile.
-        preferred: side of the tiles that ``"auto"`` uses if it fits, although the budget for tiles is smaller.
-        unmeasured: number of pixels that are restored together without a look at the memory.
+        tile: longest side of a tile; it is a limit for smaller tiles after a failure.
+        min_side: smallest side of a tile.
+        preferred_side: side of the tiles for ``"auto"``, if it fits into memory but exceeds the budget for tiles.
+        unmeasured_pixels: number of pixels that are restored together without measuring memory.
     """
 
     def __init__(
-        self, name: str, device: torch.device, tile: Tile, smallest: int, preferred: int, unmeasured: int
+        self, name: str, device: torch.device, tile: Tile, min_side: int, preferred_side: int, unmeasured_pixels: int
     ) -> None:
         self.name = name
         self.device = device
         self.tile = tile
-        self.smallest = smallest
-        self.preferred = preferred
-        self.unmeasured = unmeasured
+        self.min_side = min_side
+        self.preferred_side = preferred_side
+        self.unmeasured_pixels = unmeasured_pixels
         self._cost: tuple[float, float] | None = None
-        self._limit = math.inf  # pixels; below what has failed
+        self._limit = math.inf  # pixels; smaller than any plan that failed
         self._failed: list[int] = []
 
-    def plan(self, count: int, height: int, width: int, measure: MeasureCost) -> tuple[int, int]:
-        """Return how many of ``count`` images are restored together, and the longest side of their tiles."""
-        whole, tiled = (min(self._limit, pixels) for pixels in self._affordable(count * height * width, measure))
+    def plan(self, images: int, height: int, width: int, measure: MeasureCost) -> tuple[int, int]:
+        """Return how many of the images are restored together, and the longest side of their tiles."""
+        if self._failed and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        whole, tiled = (min(self._limit, pixels) for pixels in self._affordable(images * height * width, measure))
         side = min(max(height, width), self.tile) if isinstance(self.tile, int) else max(height, width)
         if _area(side, height, width) > whole:
-            side = max(_side(int(tiled), height, width), self.smallest)
+            square = math.isqrt(int(tiled))
+            side = max(square if square <= min(height, width) else int(tiled) // min(height, width), self.min_side)
         area = _area(side, height, width)
-        return max(int(min(whole, count * area) // area), 1), side
+        return max(int(min(whole, images * area) // area), 1), side
 
-    def handle_failure(self, error: BaseException, together: int, side: int) -> None:
-        """Raise the error of a plan that failed if no smaller plan exists.
+    def failed(self, error: BaseException, batch_size: int, side: int, height: int, width: int) -> None:
+        """After a plan failed, halve the batch size or the side of the tiles.
 
         Raises:
-            ValueError: memory is not enough for the smallest tile.
+            ValueError: memory is not sufficient for the smallest tile.
+            BaseException: the smallest tile failed for another reason.
         """
         self._failed.append(side)
-        if together > 1 or side > self.smallest:
+        if batch_size > 1 or side > self.min_side:
+            self._limit = max(batch_size / 2, 1) * _area(side if batch_size > 1 else side // 2, height, width)
             return
         sides = ", ".join(map(str, dict.fromkeys(self._failed)))
-        self._failed, self._limit = [], math.inf  # the next image may find more memory
+        self._failed, self._limit = [], math.inf  # more memory may be available for the next image
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise ValueError(
                 f"not enough memory on {self.device} for {self.name}: tiles with sides of {sides} pixels were tried, "
@@ -75,43 +80,30 @@ class TilePlanner:
             ) from error
         raise error
 
-    def shrink(self, together: int, side: int, height: int, width: int) -> None:
-        """After a failure, use half as many images from now on, or tiles of half the side."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        area = _area(side, height, width) if together > 1 else _area(side // 2, height, width)
-        self._limit = together / 2 * area if together > 1 else area
-
-    def succeeded(self, together: int, side: int) -> None:
-        """After a success, log the plan if larger ones had failed."""
+    def succeeded(self, batch_size: int, side: int) -> None:
+        """After a plan succeeded, log it if larger plans had failed."""
         if self._failed:
             _LOG.warning(
                 "%s failed on larger inputs, probably for lack of memory: from now on it restores tiles of %d pixels, "
                 "%d at a time.",
                 self.name,
                 side,
-                together,
+                batch_size,
             )
             self._failed = []
 
     def _affordable(self, pixels: int, measure: MeasureCost) -> tuple[float, float]:
         """Return how many pixels fit into memory, as whole images and as tiles."""
-        if self.tile != "auto" or pixels <= self.unmeasured:
+        if self.tile != "auto" or pixels <= self.unmeasured_pixels:
             return math.inf, math.inf
         if self._cost is None:
             try:
                 self._cost = measure()
             except (RuntimeError, MemoryError):
-                self._cost = 0.0, 1.0  # unknown; smaller plans follow if the first fails
-        always, per_pixel = self._cost
-        whole, tiled = (max((limit - always) / per_pixel, 1.0) for limit in budget(self.device))
-        return whole, min(whole, max(tiled, self.preferred**2))
-
-
-def _side(area: int, height: int, width: int) -> int:
-    """Return the longest side of a tile of an image with at most so many pixels."""
-    square = math.isqrt(area)
-    return square if square <= min(height, width) else area // min(height, width)
+                self._cost = 0.0, 1.0  # unknown; if the first plan fails, smaller ones follow
+        constant, per_pixel = self._cost
+        whole, tiled = (max((limit - constant) / per_pixel, 1.0) for limit in budget(self.device))
+        return whole, min(whole, max(tiled, self.preferred_side**2))
 
 
 def _area(side: int, height: int, width: int) -> int:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mcir import cli
 from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.inference import export
-from mcir.inference.export import ExportSettings, export_network
+from mcir.inference.export import export_network
 from mcir.inference.export_backends import ExportError, quiet
 from mcir.registry import ARCHS
 from mcir.weights import load_network, read_weights
@@ -113,10 +113,7 @@ def test_no_check(checkpoint, monkeypatch, capsys):
     assert cli.main(["export", str(checkpoint), "--torchscript", "--no-check"]) == 0
     assert "at most" not in capsys.readouterr().out
     assert cli.main(["export", str(checkpoint), "--safetensors", "--no-check", "--overwrite"]) == 1
-    assert "--no-check has no effect on plain weights" in capsys.readouterr().err
-
-
-# -- safetensors ------------------------------------------------------------------------------------------------------
+    assert "--no-check has no effect on weights" in capsys.readouterr().err
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -125,7 +122,7 @@ def test_no_check(checkpoint, monkeypatch, capsys):
 def check_refusal(checkpoint, message, *formats, **settings):
     before = {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()}
     with pytest.raises(ExportError, match=message):
-        export.export(ExportSettings(checkpoint, formats or ("torchscript",), **settings))
+        export.export(checkpoint, formats or ("torchscript",), **settings)
     assert {file: file.read_bytes() for file in checkpoint.parent.iterdir() if file.is_file()} == before
 
 
@@ -140,15 +137,15 @@ def test_the_checkpoint_is_never_replaced(checkpoint):
 def test_existing_files_are_replaced_only_on_request(checkpoint):
     target = checkpoint.with_suffix(".pt")
     target.write_text("older")
-    check_refusal(checkpoint, r"net\.pt exists \(replace it with --overwrite\); name another file with -o")
-    export.export(ExportSettings(checkpoint, ["torchscript"], overwrite=True))
+    check_refusal(checkpoint, r"net\.pt exists \(replace it with --overwrite\); choose another file with -o")
+    export.export(checkpoint, ["torchscript"], overwrite=True)
     torch.testing.assert_close(restored(scripted(target)), restored(load_network(checkpoint)), rtol=0, atol=1e-6)
 
 
 def test_extensions_must_match_the_format(checkpoint, tmp_path):
     check_refusal(
         checkpoint,
-        r"net\.onnx: expected a folder, or for one format a file that ends with \.pt",
+        r"net\.onnx: expected a folder, or for a single format a file that ends with \.pt",
         output=tmp_path / "net.onnx",
     )
     check_refusal(
@@ -160,21 +157,21 @@ def test_extensions_must_match_the_format(checkpoint, tmp_path):
     )
     folder = tmp_path / "v1.0"  # a folder with a dot in its name
     folder.mkdir()
-    [written] = export.export(ExportSettings(checkpoint, ["torchscript"], folder))
+    [written] = export.export(checkpoint, ["torchscript"], output=folder)
     assert written.file == folder / "net.pt"
 
 
 def test_targets_that_cannot_be_written_are_found_first(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_network", None)
     (tmp_path / "file").touch()
-    check_refusal(checkpoint, r"file/net\.pt cannot be written to .*file; name another", output=tmp_path / "file")
+    check_refusal(checkpoint, r"file/net\.pt cannot be written to .*file; choose another", output=tmp_path / "file")
     (tmp_path / "net.pt").mkdir()
-    check_refusal(checkpoint, r"net\.pt is a folder; name another", output=tmp_path, overwrite=True)
+    check_refusal(checkpoint, r"net\.pt is a folder; choose another", output=tmp_path, overwrite=True)
 
 
 def test_a_network_that_fails_on_small_images(tmp_path):
     network = Custom(lambda x: F.pad(x, (12, 12, 12, 12), "reflect")[:, :, 12:-12, 12:-12])
-    with pytest.raises(ExportError, match=r"Custom fails on the images for the check: .*[Pp]adding"):
+    with pytest.raises(ExportError, match=r"Custom fails on the images of the check: .*[Pp]adding"):
         export_network(network, {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
 
@@ -209,7 +206,7 @@ def test_programs_with_another_size_and_programs_that_fail(tmp_path):
         ExportError, match=r"torchscript: expected \(1, 3, 49, 17\) for images 1×3×49×17, got \(1, 3, 48, 17\)"
     ):
         export_network(Cropping(), {"torchscript": tmp_path / "net.pt"})
-    with pytest.raises(ExportError, match=r"torchscript: the program does not run, .* Output size is too small"):
+    with pytest.raises(ExportError, match=r"torchscript: the program fails, .* Output size is too small"):
         export_network(Pooling(), {"torchscript": tmp_path / "net.pt"})
     assert not list(tmp_path.iterdir())
 

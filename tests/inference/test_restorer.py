@@ -161,7 +161,7 @@ def test_a_gpu_returns_the_same(monkeypatch):
     assert next(net.parameters()).device.type == "cpu"
     torch.testing.assert_close(restorer(images), expected, rtol=0, atol=2e-3)  # TF32
     assert restorer(images.cuda()).is_cuda
-    monkeypatch.setattr("mcir.inference.memory.SHARE_OF_GPU", 1e-5)
+    monkeypatch.setattr("mcir.inference.memory.GPU_FRACTION", 1e-5)
     torch.testing.assert_close(Restorer(net)(images), expected, rtol=0, atol=2e-2)
     for precision in ("fp16", "bf16"):
         torch.testing.assert_close(Restorer(net, precision=precision)(images), expected, rtol=0, atol=5e-2)
@@ -360,7 +360,7 @@ def test_invalid_images(image, message):
 def test_invalid_checkpoints():
     with pytest.raises(ValueError, match="expected a path, a network or a Restorer, got int"):
         restore(torch.rand(3, 8, 8), 3)
-    with pytest.raises(ValueError, match="key='params': expected a file as the checkpoint"):
+    with pytest.raises(ValueError, match="key='params' needs the path of a weight file"):
         restore(torch.rand(3, 8, 8), Enlarge(), key="params")
 
 

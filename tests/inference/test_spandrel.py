@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcir.engine.checkpoint import NetworkFile, write_network
-from mcir.inference.export import ExportSettings, export
+from mcir.inference.export import export
 from mcir.registry import ARCHS
 from mcir.weights import load_network
 
@@ -47,7 +47,7 @@ def checkpoint(request, tmp_path):
 def test_a_checkpoint_gives_the_same_picture_in_spandrel(checkpoint, tmp_path):
     assert {"architecture", "hyperparameters"} <= torch.load(checkpoint, weights_only=True).keys()
     network = load_network(checkpoint)
-    export(ExportSettings(checkpoint, ["safetensors"], tmp_path / "exported.safetensors"))
+    export(checkpoint, ["safetensors"], output=tmp_path / "exported.safetensors")
     for file in (checkpoint, checkpoint.with_suffix(".safetensors"), tmp_path / "exported.safetensors"):
         loaded = spandrel.ModelLoader().load_from_file(file)
         assert loaded.architecture.id == type(network).__name__.removesuffix("Local")

@@ -32,17 +32,17 @@ def cuts(draw, most=400):
 def test_tiles_cover_a_side_in_order(cut):
     side, tile, _, period, remainder = cut
     tiles = spans(*cut)
-    assert (tiles[0].start, tiles[0].begin, tiles[0].full) == (0, 0, 0)
-    assert (tiles[-1].stop, tiles[-1].fade, tiles[-1].end) == (side, side, side)
+    assert (tiles[0].start, tiles[0].fade_in, tiles[0].fade_in_stop) == (0, 0, 0)
+    assert (tiles[-1].stop, tiles[-1].fade_out, tiles[-1].fade_out_stop) == (side, side, side)
     for each in tiles:
         assert 0 < each.stop - each.start <= tile
         assert each.start % period == 0
-        assert each.start <= each.begin <= each.full <= each.fade <= each.end <= each.stop
+        assert each.start <= each.fade_in <= each.fade_in_stop <= each.fade_out <= each.fade_out_stop <= each.stop
         if each is not tiles[-1]:
             assert len(tiles) == 1 or (each.stop - each.start - remainder) % period == 0
     for one, next_ in pairwise(tiles):
         assert one.start < next_.start
-        assert (one.fade, one.end) == (next_.begin, next_.full)
+        assert (one.fade_out, one.fade_out_stop) == (next_.fade_in, next_.fade_in_stop)
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,9 +53,9 @@ def test_neighbors_share_the_overlap_and_its_outer_quarters_are_unused(cut):
     overlap = min(overlap, (tile - (tile - remainder) % period) // 2)
     for one, next_ in pairwise(tiles):
         assert one.stop - next_.start >= overlap
-        assert one.end - one.fade == overlap // 2
-        assert next_.begin - next_.start >= overlap // 4
-        assert one.stop - one.end >= overlap // 4
+        assert one.fade_out_stop - one.fade_out == overlap // 2
+        assert next_.fade_in - next_.start >= overlap // 4
+        assert one.stop - one.fade_out_stop >= overlap // 4
 
 
 @settings(max_examples=200, deadline=None)
@@ -77,7 +77,7 @@ def test_tiles_are_few_and_short(cut):
 def test_positions_computed_by_hand():
     """100 pixels need three tiles of at most 48 with an overlap of 16, and 44 is enough for them."""
     assert [(each.start, each.stop) for each in spans(100, 48, 16)] == [(0, 44), (28, 72), (56, 100)]
-    assert [(each.begin, each.full, each.fade, each.end) for each in spans(100, 48, 16)] == [
+    assert [(each.fade_in, each.fade_in_stop, each.fade_out, each.fade_out_stop) for each in spans(100, 48, 16)] == [
         (0, 0, 32, 40),
         (32, 40, 60, 68),
         (60, 68, 100, 100),
@@ -143,16 +143,16 @@ def test_blending_is_linear():
     """The weight of the second of two tiles rises by an eighth per pixel from 31 to 39."""
     first, second = spans(70, 48, 16)
     assert (first.stop, second.start) == (43, 27)
-    assert (first.fade, first.end) == (31, 39)
+    assert (first.fade_out, first.fade_out_stop) == (31, 39)
     output = torch.zeros(70)
     for _, columns, piece in blended(
         lambda y, x: torch.full((1, 1, 1, x.stop - x.start), float(x.start > 0)), spans(1, 48, 16), [first, second], 1
     ):
         output[columns] = piece[0, 0, 0]
     ramp = (torch.arange(8) + 0.5) / 8
-    torch.testing.assert_close(output[first.fade : first.end], ramp)
-    assert output[: first.fade].eq(0).all()
-    assert output[first.end :].eq(1).all()
+    torch.testing.assert_close(output[first.fade_out : first.fade_out_stop], ramp)
+    assert output[: first.fade_out].eq(0).all()
+    assert output[first.fade_out_stop :].eq(1).all()
 
 
 # -- networks ---------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class TestGlobalContext:
         steps = change.diff(dim=3)[..., 40:-40].abs().mean((0, 1, 2))
         joints = torch.zeros(image.shape[3] - 1, dtype=torch.bool)
         for each in columns[1:]:
-            joints[max(each.begin - 2, 0) : each.full + 2] = True
+            joints[max(each.fade_in - 2, 0) : each.fade_in_stop + 2] = True
         joints = joints[40:-40]
         return steps[joints].max(), steps[~joints].max()
 

@@ -1,4 +1,4 @@
-"""Plan where each result is written, before anything is computed."""
+"""Plan the paths of all results before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mcir.data.storage import stem
 from mcir.inference.batch.search import Found
 
 COMPARISONS = "comparisons"
-"""Folder of the comparisons below the results."""
+"""Subfolder of the output folder for comparisons."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image to restore.
+    """The paths of an image and its results.
 
     Attributes:
-        name: path below the input folder, see ``Found``.
-        source: file.
-        target: file of the result.
-        comparison: file of the comparison; None if there is none.
+        name: path relative to the input folder, see ``Found``.
+        source: path of the image.
+        target: path of the restored image.
+        comparison: path of the comparison; None if there is none.
     """
 
     name: str
@@ -42,74 +42,68 @@ def plan_outputs(
     compare: bool = False,
     protected: Iterable[Path] = (),
 ) -> tuple[Path, list[Job]]:
-    """Return the folder of the results, and a job for each image.
+    """Return the output folder, and a job for each image.
 
     Args:
         found: images to restore.
-        out: folder of the results; for one image that was named itself also a file.
+        out: output folder; for a single image whose path is an input, also an output file.
         extension: extension of all results, such as ``.png``; default: that of the image.
         suffix: text that is appended to each name.
         compare: whether comparisons are made.
         protected: other files that must not be overwritten.
 
     Raises:
-        DataError: a result would overwrite an image, another result or a protected file, would be found as an input
-            the next time, or would leave the folder of the results through a link.
+        DataError: ``out`` or ``suffix`` is invalid; or a result would overwrite an image, another result or a protected
+            file, would be restored by the next run, or would be written outside the output folder through a link.
     """
     out = out.expanduser()
     out_extension = "" if out.is_dir() else out.suffix.lower()
     if set("/\\\0") & set(suffix):
-        raise DataError(f"--suffix: expected the end of a name without slashes, got {suffix!r}")
+        raise DataError(f"--suffix: expected text without slashes, got {suffix!r}")
     if out_extension in EXTENSIONS:
         if len(found) != 1 or found[0].root is not None:
-            raise DataError(f"{out}: a file name, for one image; name a folder for a folder or several files")
+            raise DataError(f"{out}: expected a folder for several images or a folder of images, got a file name")
         if suffix or (extension is not None and extension != out.suffix):
-            raise DataError(f"{out}: a complete file name; remove --suffix and --format")
+            raise DataError(f"{out}: --suffix and --format have no effect on a complete file name; remove them")
         out, names = out.parent, [out.name]
     else:
         if out_extension in Image.registered_extensions() or (out.exists() and not out.is_dir()):
-            raise DataError(f"{out}: name a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
-        names = [f"{stem(one.name)}{suffix}{extension or _own_extension(one)}" for one in found]
-    jobs = [
-        Job(one.name, one.source, out / name, _comparison(out, name) if compare else None)
-        for one, name in zip(found, names, strict=True)
-    ]
+            raise DataError(f"{out}: expected a folder, or a file with one of {', '.join(sorted(EXTENSIONS))}")
+        names = []
+        for image in found:
+            own = image.source.suffix if image.source.suffix.lower() in EXTENSIONS else ".png"
+            names.append(f"{stem(image.name)}{suffix}{extension or own}")
+    jobs = []
+    for image, name in zip(found, names, strict=True):
+        comparison = out / COMPARISONS / (name if name.endswith(".png") else f"{name}.png")
+        jobs.append(Job(image.name, image.source, out / name, comparison if compare else None))
     _check_targets(jobs, found, out, protected)
     return out, jobs
 
 
-def _own_extension(found: Found) -> str:
-    extension = found.source.suffix
-    return extension if extension.lower() in EXTENSIONS else ".png"
-
-
-def _comparison(out: Path, name: str) -> Path:
-    return out / COMPARISONS / (name if name.endswith(".png") else f"{name}.png")
-
-
 def _check_targets(jobs: Sequence[Job], found: Sequence[Found], out: Path, protected: Iterable[Path]) -> None:
-    """Raise if a result would do harm."""
-    owners: dict[Path, str] = {}
+    """Check that no result overwrites a file, becomes an input, or leaves the output folder."""
+    conflicts: dict[Path, str] = {}
     for file in (*(job.source for job in jobs), *protected):
-        owners |= dict.fromkeys((_written(file), file.resolve()), f"would overwrite the input {file}")
+        conflicts |= dict.fromkeys((_written_path(file), file.resolve()), f"would overwrite the input {file}")
     home = out.resolve()
-    roots = {one.root.resolve() for one in found if one.root is not None}
+    roots = {image.root.resolve() for image in found if image.root is not None}
     roots = {root for root in roots if root == home or home in root.parents}
     problems = []
     for job in jobs:
         for path in filter(None, (job.target, job.comparison)):
-            target = _written(path)
-            if (problem := owners.get(target)) is None and home not in target.parents:
+            target = _written_path(path)
+            if (problem := conflicts.get(target)) is None and home not in target.parents:
                 problem = f"would be written to {target}, through a link"
             elif problem is None and any(root in target.parents for root in roots):
-                problem = "would be among the input images, and be restored itself the next time"
-            owners.setdefault(target, f"is also that of {job.source}")
+                problem = "would be one of the input images of the next run"
+            conflicts.setdefault(target, f"is also the result of {job.source}")
             if problem:
                 problems.append(f"{job.source}: its result {path} {problem}")
                 break
     raise_data_errors(problems, f"results in {out} (name another folder with -o, or fewer inputs)")
 
 
-def _written(path: Path) -> Path:
-    """Return the file that is replaced by writing to a path: links among its parents are followed, its own is not."""
+def _written_path(path: Path) -> Path:
+    """Return the path that a write replaces: links among its parent folders are followed, a link itself is not."""
     return path.parent.resolve() / path.name

@@ -1,10 +1,9 @@
-"""Show the progress of many images: a bar in a terminal, otherwise a line now and then."""
+"""Show the progress of many images: as a bar in a terminal, otherwise as a line every ten seconds."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -14,12 +13,12 @@ INTERVAL = 10.0
 
 
 class BatchProgress:
-    """Count images and megapixels, and show their speed and the remaining time.
+    """Count images and megapixels, and show their rates and the remaining time.
 
     Args:
         console: console for the bar or the lines.
-        images: number of images.
-        megapixels: size of all images, by which the remaining time is estimated.
+        images: total number of images.
+        megapixels: total size of the images, from which the remaining time is estimated.
     """
 
     def __init__(self, console: Console, images: int, megapixels: float) -> None:
@@ -34,24 +33,20 @@ class BatchProgress:
         self._task = self._bar.add_task(self._text(), total=megapixels)
 
     def __enter__(self) -> BatchProgress:
-        """Show the bar."""
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bar."""
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def finish(self, images: int, megapixels: float) -> None:
-        """Count images that are done, and their megapixels."""
+        """Count finished images and their megapixels."""
         self.images += images
         self.megapixels += megapixels
         self.update(0.0)
 
     def update(self, megapixels: float) -> None:
-        """Show how much of the current images is done, in megapixels."""
+        """Show the progress within the current images, in megapixels."""
         self._shown = max(self._shown, self.megapixels + megapixels)  # computed images may not be written yet
         self._bar.update(self._task, completed=self._shown, description=self._text())
         if self._bar.disable and time.monotonic() - self._printed >= INTERVAL:

@@ -1,7 +1,7 @@
 """Restore folders of images.
 
-Names, headers, targets and ground truths are checked before anything is computed. An image that fails is reported at
-the end, and the others are restored. Results are written atomically, so a run that was killed can be continued.
+Names, headers, targets and ground truths are checked before anything is computed. Images that fail are reported at the
+end. Results are written atomically, so a run that was killed can be continued.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -22,13 +22,13 @@ from mcir.atomic import write_atomically
 from mcir.config import network_section
 from mcir.data.codec import encode_png
 from mcir.data.errors import DataError
-from mcir.inference.batch.ground_truths import GroundTruths
+from mcir.inference.batch.ground_truths import find_ground_truths, match_ground_truths
 from mcir.inference.batch.jobs import Job, plan_outputs
 from mcir.inference.batch.pipeline import pipelined
 from mcir.inference.batch.progress import BatchProgress
 from mcir.inference.batch.scores import Scores, draw_comparison, printable, score, scores_table, write_scores
 from mcir.inference.batch.search import find_images
-from mcir.inference.batch.settings import FolderSettings, check_settings
+from mcir.inference.batch.settings import FolderSettings
 from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
@@ -53,12 +53,11 @@ def restore_folder(settings: FolderSettings) -> int:
         ValueError: a setting is invalid, which is found before anything is computed; or the disk is full.
         OSError: the results cannot be written.
     """
-    check_settings(settings)
     return _Run(settings).run()
 
 
 class _Run:
-    """A call of the command: the plan, the three steps of each batch, and the report."""
+    """A call of ``mcir restore``: the plan, the three steps of each batch, and the report."""
 
     def __init__(self, settings: FolderSettings) -> None:
         self.settings = settings
@@ -67,17 +66,20 @@ class _Run:
         self.written: set[Job] = set()
         self.scores: dict[str, Scores] = {}
         self.stop = threading.Event()
-        truths = GroundTruths(settings.gt) if settings.gt is not None else None
-        excluded = [path for path in (settings.out, settings.gt) if path is not None]
-        protected = [path for path in (settings.weights, settings.opt) if path is not None]
-        protected += truths.files if truths else []
-        found = find_images(settings.inputs, excluded, self.report)
-        extension = f".{settings.format}" if settings.format else None
-        plan = plan_outputs(found, settings.out, extension, settings.suffix, settings.compare, protected)
-        self.out, self.jobs = plan
+        gt = settings.gt and settings.gt.expanduser()
+        truths = find_ground_truths(gt) if gt else []
+        found = find_images(settings.inputs, [settings.out, *([gt] if gt else [])], self.report)
+        self.out, self.jobs = plan_outputs(
+            found,
+            settings.out,
+            f".{settings.format}" if settings.format else None,
+            settings.suffix,
+            settings.compare,
+            protected=[settings.weights, *([settings.opt] if settings.opt else []), *truths],
+        )
         if settings.quality is not None and not any(job.target.suffix.lower() in _LOSSY for job in self.jobs):
             raise ValueError("--quality applies to JPEG and WebP, and no result is written in these formats")
-        self.truths = truths.match(self.jobs, self.report) if truths else {}
+        self.truths = match_ground_truths(self.jobs, gt, truths, self.report) if gt else {}
         section = None if settings.opt is None else network_section(settings.opt)
         self.restorer = Restorer(
             load_network(settings.weights, settings.key, section=section),
@@ -94,7 +96,7 @@ class _Run:
         """Restore, measure and report; return the exit status.
 
         Raises:
-            DataError: the folder of the results cannot be written, or the disk is full.
+            DataError: the output folder cannot be written, or the disk is full.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         if not os.access(self.out, os.W_OK | os.X_OK):
@@ -102,36 +104,32 @@ class _Run:
         tasks = probe_inputs(self.jobs, self.truths, self.scale, self.border, self.settings.skip_existing, self.report)
         existing = sum(task.exists for task in tasks)
         network = f"{self.restorer.architecture}, ×{self.scale}, on {self.restorer.device}"
-        self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} there already", markup=False)
+        self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} exist already", markup=False)
         todo = [task for task in tasks if task.is_evaluated or not task.exists]
+        groups = batches(todo, self.settings.batch, self.bytes_of, MEMORY_LIMIT)
         with BatchProgress(self.console, len(todo), sum(task.megapixels for task in todo)) as progress:
+            steps = (self.read, partial(self.restore, progress), self.write, MEMORY_LIMIT, self.stop)
             try:
-                self.process(todo, progress)
+                for batch in pipelined(groups, lambda batch: sum(map(self.bytes_of, batch)), *steps):
+                    progress.finish(len(batch), sum(task.megapixels for task in batch))
             except (ValueError, OSError) as error:
                 if not _is_fatal(error):
                     raise
                 raise DataError(
-                    f"{self.out}: {_reason(error)}, after {len(self.written)} complete results; continue with "
-                    "--skip-existing when the cause is removed"
+                    f"{self.out}: {_reason(error)}, after {len(self.written)} complete results; remove the cause and "
+                    "continue with --skip-existing"
                 ) from error
             speed = f", {progress.speed()}" if self.written else ""
         failed = len(self.jobs) - len(self.written) - existing
-        counts = [f"{count} {text}" for count, text in ((existing, "there already"), (failed, "failed")) if count]
+        counts = [f"{count} {text}" for count, text in ((existing, "existed already"), (failed, "failed")) if count]
         return self.summarize(", ".join([f"{len(self.written)} restored", *counts]) + speed)
 
-    def process(self, tasks: Sequence[Task], progress: BatchProgress) -> None:
-        """Restore all images."""
-        groups = batches(tasks, self.settings.batch, self.bytes_of, MEMORY_LIMIT)
-        steps = (self.read, partial(self.restore, progress), self.write)
-        for batch in pipelined(groups, lambda batch: sum(map(self.bytes_of, batch)), *steps, MEMORY_LIMIT, self.stop):
-            progress.finish(len(batch), sum(task.megapixels for task in batch))
-
     def report(self, name: str, reason: str) -> None:
-        """Keep a problem of an image for the summary."""
+        """Store a problem with an image for the summary."""
         self.problems[name].append(reason.removeprefix(f"{name}: "))
 
     def bytes_of(self, task: Task) -> int:
-        """Return the memory that an image uses."""
+        """Return the memory for an image and its result."""
         return task.bytes(self.scale, (self.settings.bits or 8) // 8)
 
     # -- the three steps ----------------------------------------------------------------------------------------------
@@ -157,12 +155,12 @@ class _Run:
     def restore(
         self, progress: BatchProgress, batch: list[Task], pictures: Sequence[Picture | None]
     ) -> list[Picture | None]:
-        """Restore the images of a batch together, and one by one if that fails."""
+        """Restore the images of a batch together, or one by one if that fails."""
         megapixels = sum(task.megapixels for task in batch)
 
         def restored(images: Sequence[Picture]) -> list[Picture]:
             done = megapixels * len(images) / len(batch)
-            return self.restorer.pictures(images, lambda share: progress.update(share * done))
+            return self.restorer.pictures(images, lambda fraction: progress.update(fraction * done))
 
         images = [picture for picture in pictures if picture is not None]
         if len(images) > 1:
@@ -203,10 +201,10 @@ class _Run:
             write_atomically(job.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
 
     def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
-        """Call a function for an image, and report its failure.
+        """Call a function for an image; report an error, and return None.
 
         Raises:
-            OSError: no other image can be written either.
+            OSError: the error would also stop every other image, such as a full disk.
         """
         try:
             return work(*arguments, **options)
@@ -224,7 +222,7 @@ class _Run:
         problems = {printable(name): "; ".join(map(printable, texts)) for name, texts in sorted(self.problems.items())}
         width = None if self.console.is_terminal else _TABLE_WIDTH
         if scores:
-            facts: dict[str, Any] = {
+            facts = {
                 "weights": str(self.settings.weights),
                 "architecture": self.restorer.architecture,
                 "scale": self.scale,
@@ -244,7 +242,7 @@ class _Run:
 
 
 def _is_fatal(error: BaseException | None) -> bool:
-    """Return whether no other image can be written either."""
+    """Return whether an error, or its cause, prevents writing any other image."""
     if isinstance(error, OSError) and error.errno in _FATAL:
         return True
     return error is not None and _is_fatal(error.__cause__)

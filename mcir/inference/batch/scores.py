@@ -1,7 +1,7 @@
 """Measure restored images against ground truths, and draw comparisons.
 
-PSNR and SSIM are those of ``mcir.metrics``: on 8 bits, of RGB, or of grey if all images are grey. They are computed
-strip by strip, so that memory does not grow with the image; the results are those of the whole image.
+PSNR and SSIM are those of ``mcir.metrics``, on 8-bit RGB, or on grey if all images are grey. They are computed in
+strips, which limits the memory; the results equal those of the whole image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,21 +28,21 @@ from mcir.inference.convert import as_floats, as_tensor
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison
 
-WIDEST = 4096
+LONGEST_SIDE = 4096
 """Longest side of a comparison in pixels; larger images are shrunk."""
 
-SHOWN = 30
-"""Rows of the table in the terminal."""
+TABLE_ROWS = 30
+"""Largest number of images in the table in the terminal."""
 
 _STRIP_PIXELS = 2**20
 _MARGIN = 3  # rows of the input around a strip that bicubic interpolation needs
 
-_Rows: TypeAlias = Callable[[int, int], Tensor]
+_ReadRows: TypeAlias = Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """PSNR and SSIM of a restored image, and of its input, which is enlarged bicubically if necessary."""
+    """PSNR and SSIM of a restored image and of its input, which is enlarged bicubically for super-resolution."""
 
     psnr: float
     ssim: float
@@ -55,8 +55,7 @@ def check_sizes(size: tuple[int, int], gt_size: tuple[int, int], scale: int, bor
 
     Args:
         size: height and width of the input image.
-        gt_size: height and width of the ground truth; fewer than ``scale`` extra pixels at the bottom and right are
-            ignored.
+        gt_size: height and width of the ground truth, which may have up to ``scale`` - 1 extra rows and columns.
         scale: factor by which the restored image is larger.
         border: pixels that are ignored on each side.
 
@@ -79,16 +78,16 @@ def score(source: Array, output: Array, gt: Array, scale: int, border: int = 0) 
     """Measure a restored image and its input.
 
     Args:
-        source: input image, (H, W, C), uint8 or uint16 like the others; C is 1 or 3.
+        source: input image, (H, W, C), uint8 or uint16, C = 1 or 3.
         output: restored image, (scale·H, scale·W, C).
-        gt: ground truth, at least as large.
+        gt: ground truth, at least as large as the restored image.
         scale: factor by which the restored image is larger.
         border: pixels that are ignored on each side.
     """
     height, width = output.shape[:2]
     channels = max(image.shape[2] for image in (source, output, gt))
 
-    def rows_of(image: Array) -> _Rows:
+    def rows_of(image: Array) -> _ReadRows:
         return lambda top, bottom: _floats(image[top:bottom, :width]).expand(1, channels, -1, -1)
 
     def enlarged_rows(top: int, bottom: int) -> Tensor:
@@ -101,12 +100,12 @@ def score(source: Array, output: Array, gt: Array, scale: int, border: int = 0) 
     return Scores(*measured[0], *measured[1])
 
 
-def _psnr_and_ssim(output: _Rows, gt: _Rows, height: int, width: int, border: int) -> tuple[float, float]:
-    """Return PSNR and SSIM of two images that are read strip by strip."""
+def _psnr_and_ssim(output: _ReadRows, gt: _ReadRows, height: int, width: int, border: int) -> tuple[float, float]:
+    """Return PSNR and SSIM of two images that are read in strips."""
     psnr, ssim = PSNR(), SSIM()
     halo = SSIM.min_size - 1
     rows = max(8 * halo, _STRIP_PIXELS // width)
-    last = height - border - halo  # windows of SSIM start above this row
+    last = height - border - halo  # no window of SSIM starts at this row or below
     error = similarity = 0.0
     for top in range(border, last, rows):
         end = min(top + rows, last)
@@ -120,18 +119,18 @@ def _psnr_and_ssim(output: _Rows, gt: _Rows, height: int, width: int, border: in
 
 
 def draw_comparison(source: Array, output: Array, gt: Array | None, scale: int, scores: Scores | None) -> Array:
-    """Return input and output side by side, and with a ground truth also this and the error.
+    """Return input and output side by side; with a ground truth, also the ground truth and the error.
 
     Args:
-        source: input image, (H, W, C), uint8 or uint16 like the others.
+        source: input image, (H, W, C), uint8 or uint16, C = 1 or 3.
         output: restored image, (scale·H, scale·W, C).
-        gt: ground truth, at least as large.
+        gt: ground truth, at least as large as the restored image; None: there is none.
         scale: factor by which the restored image is larger.
-        scores: numbers for the captions.
+        scores: numbers for the captions; None: captions without numbers.
     """
     height, width = output.shape[:2]
     columns = 2 if gt is None else 4
-    shrink = min(1.0, (WIDEST // columns - 8) / width, (WIDEST - 32) / height)  # gaps, captions
+    shrink = min(1.0, (LONGEST_SIDE // columns - 8) / width, (LONGEST_SIDE - 32) / height)  # gaps, captions
     size = (max(1, int(width * shrink)), max(1, int(height * shrink)))
     if scale > 1 and shrink == 1:
         upscaled = imresize(_floats(source).double(), scale)[0]
@@ -149,7 +148,7 @@ def draw_comparison(source: Array, output: Array, gt: Array | None, scale: int, 
 
 def mean(scores: Mapping[str, Scores]) -> Scores:
     """Return the mean over all images."""
-    columns = zip(*(asdict(one).values() for one in scores.values()), strict=True)
+    columns = zip(*map(astuple, scores.values()), strict=True)
     return Scores(*(sum(column) / len(scores) for column in columns))
 
 
@@ -158,10 +157,10 @@ def write_scores(folder: Path, scores: Mapping[str, Scores], facts: Mapping[str,
 
     Args:
         folder: folder of the files.
-        scores: scores of each image by its name.
-        facts: other entries of the JSON file. There an infinite value (PSNR of equal images) is the string ``"inf"``.
+        scores: scores by the name of the image.
+        facts: other entries of the JSON file, in which an infinite PSNR is the string ``"inf"``.
     """
-    rows = {printable(name): asdict(one) for name, one in {**scores, "mean": mean(scores)}.items()}
+    rows = {printable(name): asdict(values) for name, values in {**scores, "mean": mean(scores)}.items()}
     images = {
         name: {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
         for name, row in rows.items()
@@ -177,23 +176,23 @@ def write_scores(folder: Path, scores: Mapping[str, Scores], facts: Mapping[str,
 
 
 def scores_table(scores: Mapping[str, Scores], scale: int) -> Table:
-    """Return a table of the first images and the mean for the terminal."""
+    """Return a table for the terminal with the scores of the first images and their mean."""
     table = Table()
     table.add_column("image", overflow="fold")
     name = _input_name(scale)
     for heading in (f"PSNR of {name}", "restored", "gain", f"SSIM of {name}", "restored", "gain"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, one in list(scores.items())[:SHOWN]:
-        table.add_row(Text(printable(name)), *_cells(one))
-    if len(scores) > SHOWN:
-        table.add_row(f"… and {len(scores) - SHOWN} more")
+    for name, values in list(scores.items())[:TABLE_ROWS]:
+        table.add_row(Text(printable(name)), *_cells(values))
+    if len(scores) > TABLE_ROWS:
+        table.add_row(f"… and {len(scores) - TABLE_ROWS} more")
     table.add_section()
     table.add_row(f"mean of {len(scores)}", *_cells(mean(scores)))
     return table
 
 
 def printable(name: str) -> str:
-    """Return a file name with replacements for bytes that are not text."""
+    """Return a file name whose bytes that are not text are replaced."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -203,11 +202,11 @@ def _floats(image: Array) -> Tensor:
 
 
 def _resized(image: Array, size: tuple[int, int]) -> Array:
-    """Return an image (H, W, C) with a width and height; pixels are averaged if it becomes smaller."""
-    height, width = image.shape[:2]
-    if (width, height) == size:
+    """Resize an image (H, W, C) to a width and height: by averaging to a smaller size, bicubically to a larger one."""
+    if image.shape[1::-1] == size:
         return image
-    resized: Array = cv2.resize(image, size, interpolation=cv2.INTER_AREA if size[0] <= width else cv2.INTER_CUBIC)
+    method = cv2.INTER_AREA if size[0] <= image.shape[1] else cv2.INTER_CUBIC
+    resized: Array = cv2.resize(image, size, interpolation=method)
     return resized.reshape(size[1], size[0], -1)
 
 
@@ -215,13 +214,8 @@ def _input_name(scale: int) -> str:
     return "bicubic" if scale > 1 else "input"
 
 
-def _cells(one: Scores) -> list[str]:
-    gain = 0 if one.psnr == one.psnr_of_input else one.psnr - one.psnr_of_input  # both may be infinite
-    return [
-        f"{one.psnr_of_input:.2f} dB",
-        f"{one.psnr:.2f} dB",
-        f"{gain:+.2f} dB",
-        f"{one.ssim_of_input:.4f}",
-        f"{one.ssim:.4f}",
-        f"{one.ssim - one.ssim_of_input:+.4f}",
-    ]
+def _cells(scores: Scores) -> list[str]:
+    psnr, ssim, psnr_of_input, ssim_of_input = astuple(scores)
+    gain = 0 if psnr == psnr_of_input else psnr - psnr_of_input  # both may be infinite
+    decibels = (f"{psnr_of_input:.2f} dB", f"{psnr:.2f} dB", f"{gain:+.2f} dB")
+    return [*decibels, f"{ssim_of_input:.4f}", f"{ssim:.4f}", f"{ssim - ssim_of_input:+.4f}"]

@@ -14,7 +14,7 @@ from mcir.data.errors import DataError, raise_data_errors
 Report: TypeAlias = Callable[[str, str], None]
 """Called with the name of a file that cannot be processed, and the reason."""
 
-_MAGIC = frozenset("*?[")
+_WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Found:
     """An image that was found.
 
     Attributes:
-        source: file.
-        name: path below ``root``, with ``/``; the file name if there is no root.
-        root: folder, or fixed part of the pattern, in which the file was found; None for a file that was named itself.
+        source: path of the image.
+        name: path relative to ``root``, with ``/``; the file name if there is no root.
+        root: folder that was searched, or fixed part of the pattern; None for an image whose path is an input.
     """
 
     source: Path
@@ -35,16 +35,16 @@ class Found:
 def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report) -> list[Found]:
     """Return the images that files, folders and patterns name, in order and without duplicates.
 
-    Folders are searched at any depth. Links to folders are followed; hidden files and files with other extensions are
-    ignored. A file that is named itself may have any extension.
+    Folders are searched at any depth, and links to folders are followed. Hidden files and files with other extensions
+    are ignored, except for a file whose path is an input.
 
     Args:
         inputs: paths, or patterns with ``*``, ``?``, ``[…]`` and ``**``; an existing path is never a pattern.
-        excluded: folders that are not searched, such as that of the results.
+        excluded: folders that are not searched, such as the output folder.
         report: called for unreadable folders, and for paths with the extension of an image that are not files.
 
     Raises:
-        DataError: an input does not exist, or there is no image.
+        DataError: an input does not exist, or no image was found.
     """
     excluded = [folder.expanduser().resolve() for folder in excluded]
     found: list[Found] = []
@@ -54,9 +54,9 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
         if path.is_file():
             found.append(Found(path, path.name))
         elif path.is_dir() and text:
-            if len(inputs) == 1 or path.resolve() not in excluded:  # the shell expands photos/* to the results, too
+            if len(inputs) == 1 or path.resolve() not in excluded:  # photos/*, expanded by a shell, may include both
                 found += _in_folder(path, path, excluded, report)
-        elif matches := list(_matching(path, excluded, report)):
+        elif matches := list(_matches(path, excluded, report)):
             found += matches
         else:
             problems.append(f"'{text}': no such file or folder, and no image matches it as a pattern")
@@ -64,13 +64,13 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
     if not found:
         raise DataError(f"no image found in {', '.join(inputs)}; searched for {', '.join(sorted(EXTENSIONS))}")
     unique: dict[str, Found] = {}
-    for one in found:
-        unique.setdefault(os.path.abspath(one.source), one)  # noqa: PTH100 (links are not resolved)
+    for image in found:
+        unique.setdefault(os.path.abspath(image.source), image)  # noqa: PTH100 (links are not resolved)
     return list(unique.values())
 
 
 def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Report) -> list[Found]:
-    """Return the images of a folder at any depth, sorted; a link back to a parent folder is not followed."""
+    """Return the images in a folder at any depth, sorted; a link to a parent folder is not followed."""
 
     def on_error(error: OSError) -> None:
         report(f"{error.filename}/", error.strerror or str(error))
@@ -90,12 +90,12 @@ def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Repor
     return [Found(path, path.relative_to(root).as_posix(), root) for path in images]
 
 
-def _matching(pattern: Path, excluded: Sequence[Path], report: Report) -> Iterator[Found]:
-    """Yield the images that match a pattern, in files and folders."""
+def _matches(pattern: Path, excluded: Sequence[Path], report: Report) -> Iterator[Found]:
+    """Yield the images that match a pattern, or are in folders that match it."""
     root, rest = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
-    while rest and (root / rest[0]).exists():  # a folder may be called `a[1]`
+    while rest and (root / rest[0]).exists():  # the name of a folder may be `a[1]`
         root /= rest.pop(0)
-    if not any(_MAGIC & set(part) for part in rest):
+    if not any(_WILDCARDS & set(part) for part in rest):
         return
     for path in sorted(root.glob(str(Path(*rest)))):
         real = path.resolve()
@@ -108,13 +108,13 @@ def _matching(pattern: Path, excluded: Sequence[Path], report: Report) -> Iterat
             yield Found(path, path.relative_to(root).as_posix(), root)
 
 
-def _inside(excluded: Sequence[Path], folder: Path) -> set[Path]:
-    top = folder.resolve()
-    return {one for one in excluded if top in one.parents}
+def _inside(folders: Sequence[Path], parent: Path) -> set[Path]:
+    """Return the resolved folders that are inside another one."""
+    return {folder for folder in folders if parent.resolve() in folder.parents}
 
 
 def _is_image(path: Path, report: Report) -> bool:
-    """Return whether a file has the extension of an image; report one that is not a file."""
+    """Return whether a file has the extension of an image; report a path with such an extension that is not a file."""
     if path.suffix.lower() not in EXTENSIONS:
         return False
     if not path.is_file():  # opening a pipe would block

@@ -15,11 +15,11 @@ from mcir.inference.images import PictureInfo, probe_picture
 
 @dataclass(frozen=True)
 class Task:
-    """An image to restore, or a result that exists and is only measured or compared.
+    """An image to restore, or an existing result to measure or compare.
 
     Attributes:
-        job: image and target.
-        gt: ground truth; None if there is none that fits.
+        job: paths of the image and its results.
+        gt: ground truth of the right size; None if there is none.
         exists: whether the result exists and is kept.
         info: size and type of the image.
     """
@@ -36,12 +36,12 @@ class Task:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the result is measured, or a comparison is made."""
+        """Whether the result is measured or compared."""
         comparison = self.job.comparison
         return self.gt is not None or (comparison is not None and not (self.exists and comparison.is_file()))
 
     def bytes(self, scale: int, depth: int = 1) -> int:
-        """Return the memory of the image and its result, twice that if the result is evaluated.
+        """Return the memory for the image and its result, or twice that if the result is evaluated.
 
         Args:
             scale: factor by which the result is larger.
@@ -57,12 +57,12 @@ def probe_inputs(
     """Read all headers, and return a task for each image that can be restored.
 
     Args:
-        jobs: images.
+        jobs: images to restore.
         truths: ground truths.
         scale: factor by which the results are larger.
         border: pixels on each side that are not measured.
-        skip_existing: whether results that exist with the right size are kept.
-        report: called for files that are not images, and for ground truths that do not fit.
+        skip_existing: whether existing results of the right size are kept.
+        report: called for files that are not images, and for ground truths of the wrong size.
     """
 
     def probe(job: Job) -> Task | None:
@@ -78,20 +78,19 @@ def probe_inputs(
         except ValueError as error:
             report(str(job.source), f"not measured: {error}")
             gt = None
-        exists = skip_existing and _has_size(job.target, (info.height * scale, info.width * scale))
-        return Task(job, gt, exists, info)
+        return Task(job, gt, skip_existing and _has_size(job.target, info.height * scale, info.width * scale), info)
 
     return [task for task in in_order(probe, jobs, None) if task is not None]
 
 
 def batches(tasks: Sequence[Task], largest: int, bytes_of: Callable[[Task], int], limit: int) -> Iterator[list[Task]]:
-    """Yield groups of tasks with images of the same size and type, in the order of the last task of each.
+    """Yield groups of tasks whose images have the same size and type, ordered by the last task of each group.
 
     Args:
         tasks: tasks to group.
         largest: largest number of images per group.
-        bytes_of: returns the memory of a task.
-        limit: largest memory of a group of several tasks.
+        bytes_of: function that returns the memory for a task.
+        limit: largest memory for a group of several tasks.
     """
     waiting: dict[tuple[bool, PictureInfo], list[Task]] = {}
     for task in tasks:
@@ -103,8 +102,8 @@ def batches(tasks: Sequence[Task], largest: int, bytes_of: Callable[[Task], int]
     yield from waiting.values()
 
 
-def _has_size(path: Path, size: tuple[int, int]) -> bool:
+def _has_size(path: Path, height: int, width: int) -> bool:
     try:
-        return probe_picture(path)[:2] == size
+        return probe_picture(path)[:2] == (height, width)
     except ValueError:
         return False

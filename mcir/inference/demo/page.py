@@ -1,4 +1,4 @@
-"""The demo's page, built from Gradio's components."""
+"""The page of the demo, built from Gradio components."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STYLE = Path(__file__).with_name("page.css")
 
 
 def appearance() -> dict[str, Any]:
-    """Return theme and style as arguments of ``launch``; nothing is loaded from other servers."""
+    """Return the theme and the style sheet as arguments of ``launch``; neither loads anything from other servers."""
     theme = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="slate",
@@ -43,23 +43,23 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
     """Return the page.
 
     Args:
-        service: operations behind the page.
-        queue: number of visitors that may wait; further ones are asked to come back later.
-        delete_cache: interval in seconds at which Gradio deletes uploads, and their age.
+        service: operations of the page.
+        queue: largest number of waiting visitors; others see an error.
+        delete_cache: interval at which Gradio deletes old uploads, and their age, in seconds.
     """
     first = service.names[0]
-    known = service.facts(first)
+    facts = service.facts(first)
     with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False, delete_cache=delete_cache) as blocks:
         gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=2, min_width=300):
                 picture = _upload("Image", "picture", 250)
-                gallery, degradation = _examples(known)
+                gallery, degradation = _examples(facts.scale)
                 checkpoint = gr.Dropdown(
                     list(service.names),
                     value=first,
                     label="Network",
-                    info=_describe(known),
+                    info=_describe(facts),
                     filterable=False,
                     elem_id="network",
                 )
@@ -88,9 +88,9 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
         def on_restore(image: Any, name: Any, eight: Any) -> tuple[Any, ...]:
             if image is None:
                 raise RequestError("Upload an image first, or choose one of the photographs.")
-            restoration = service.restore(_file(image), _text(name), eight is True)
+            restoration = service.restore(_file(image), name, bool(eight))
             shown = (str(restoration.before), str(restoration.after))
-            caption = _caption(restoration, _text(name), eight is True)
+            caption = _caption(restoration, name, bool(eight))
             return shown, caption, gr.DownloadButton(value=str(restoration.result), visible=True)
 
         def on_comparison(image: Any, result: Any, truth: Any) -> str:
@@ -107,7 +107,7 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
         @_show_errors()
         def on_upload(image: Any, name: Any, truth: Any) -> tuple[Any, Any]:
             is_of_example = truth and service.photo_of(_file(truth))
-            shown = image and service.preview(_file(image), _text(name))
+            shown = image and service.preview(_file(image), name)
             return shown, None if is_of_example else gr.skip()
 
         @_show_errors()
@@ -116,15 +116,15 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
 
         @_show_errors()
         def on_choice(name: Any, kind: Any, image: Any) -> tuple[Any, ...]:
-            chosen = service.facts(_text(name))
+            facts = service.facts(name)
             photo = image and service.photo_of(_file(image))
-            pair = service.example(photo, _text(name), _text(kind)) if photo else (gr.skip(), gr.skip())
-            return gr.Dropdown(info=_describe(chosen)), gr.Radio(visible=chosen.scale == 1), *pair
+            pair = service.example(photo, name, kind) if photo else (gr.skip(), gr.skip())
+            return gr.Dropdown(info=_describe(facts)), gr.Radio(visible=facts.scale == 1), *pair
 
         @_show_errors()
         def on_example(name: Any, kind: Any, event: gr.SelectData) -> tuple[Any, ...]:
             photo = dict(enumerate(PHOTOS)).get(event.index, "")
-            return *service.example(photo, _text(name), _text(kind)), gr.Accordion(open=True)
+            return *service.example(photo, name, kind), gr.Accordion(open=True)
 
         common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
         computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
@@ -141,8 +141,8 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
             for event in (restored.success, uploaded_truth.success)
         ]
 
-        # A change removes the result, before any other reaction. If the image itself is removed, the style sheet hides
-        # the result: Gradio may lose an upload that directly follows a removal.
+        # A change clears the result before other events. When the image is removed, the style sheet hides the result,
+        # because Gradio may lose an upload that directly follows an event of the removal.
         changes = [picture.upload, checkpoint.input, degradation.input, ensemble.input, gallery.select]
         gr.on(changes, None, cancels=[restored, *compared])
         gr.on(changes, on_change, None, [slider, result, metrics, download], **clearing)
@@ -162,7 +162,7 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
 
 @contextmanager
 def _show_errors() -> Iterator[None]:
-    """Show a RequestError to the visitor; other errors appear in the terminal only."""
+    """Show a ``RequestError`` to the visitor; other errors appear only in the terminal."""
     try:
         yield
     except RequestError as error:
@@ -170,7 +170,7 @@ def _show_errors() -> Iterator[None]:
 
 
 def _upload(label: str, name: str, height: int) -> Any:
-    """Return an upload field; the file is sent to the server unchanged."""
+    """Return an upload field that sends files to the server unchanged."""
     return gr.Image(
         label=label,
         placeholder="Drop an image here\nor click to choose one",
@@ -183,8 +183,8 @@ def _upload(label: str, name: str, height: int) -> Any:
     )
 
 
-def _examples(known: NetworkFacts) -> tuple[Any, Any]:
-    """Return a gallery of photographs, and the choice of their degradation."""
+def _examples(scale: int) -> tuple[Any, Any]:
+    """Return a gallery of photographs, and a choice of their degradation."""
     try:
         photos = [photograph(title) for title in PHOTOS]
     except DataError:
@@ -208,7 +208,7 @@ def _examples(known: NetworkFacts) -> tuple[Any, Any]:
         value=next(iter(DEGRADATIONS)),
         label="Photographs with",
         elem_id="damage",
-        visible=known.scale == 1,
+        visible=scale == 1,
     )
     return gallery, degradation
 
@@ -220,7 +220,7 @@ def _describe(facts: NetworkFacts) -> str:
 
 
 def _caption(restoration: Restoration, name: str, ensemble: bool) -> str:
-    """Return network, sizes and time of a restoration."""
+    """Return the network, the sizes and the time of a restoration as HTML."""
     (width, height), (wide, high) = restoration.size, restoration.restored
     enlarged = f" → {wide}×{high}" if restoration.size != restoration.restored else ""
     network = f"{name}, mean of eight" if ensemble else name
@@ -228,7 +228,7 @@ def _caption(restoration: Restoration, name: str, ensemble: bool) -> str:
 
 
 def _table(scores: Scores) -> str:
-    """Return the metrics before and after as a table."""
+    """Return the metrics before and after as an HTML table."""
     rows = (
         ("PSNR", scores.psnr_of_input, scores.psnr, "{:.2f} dB", "{:+.2f} dB"),
         ("SSIM", scores.ssim_of_input, scores.ssim, "{:.4f}", "{:+.4f}"),
@@ -242,12 +242,8 @@ def _table(scores: Scores) -> str:
 
 
 def _file(value: Any) -> str:
-    """Return the path in an image field of the page."""
+    """Return the path in the value of an image field."""
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str):
         raise RequestError("Expected an image.")
     return path
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

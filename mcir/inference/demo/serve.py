@@ -1,4 +1,4 @@
-"""``mcir demo``: check the checkpoints, start Gradio's server, and stop it with Ctrl-C."""
+"""``mcir demo``: check the checkpoints, and run Gradio's server until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mcir.inference.tile_planner import Tile
 
 LOCALHOST = "127.0.0.1"
 
-_SWEEP_SECONDS = 60
+_CLEANUP_SECONDS = 60
 _LOG = logging.getLogger("mcir")
 
 
@@ -31,14 +31,17 @@ class DemoSettings:
     """The networks and limits of a demo.
 
     Attributes:
-        checkpoints: weight files, or ``NAME=FILE`` to show another name than the file's.
+        checkpoints: weight files, or ``NAME=FILE`` for a network with another name than its file.
         host: address to listen on; None: this machine only.
-        port: port to listen on; None: the first free one from 7860.
-        max_megapixels: size of the largest restored image.
-        max_size: size of the largest uploaded file in MiB.
-        queue: number of visitors that may wait.
-        device: device of the networks; None: the best one available.
+        port: port to listen on; None: the first free port from 7860.
+        max_megapixels: largest size of a restored image.
+        max_size: largest size of an uploaded file in MiB.
+        queue: largest number of waiting visitors.
+        device: device of the networks; None: a GPU if there is one.
         tile: tile size, as for ``Restorer``.
+
+    Raises:
+        ValueError: a limit is out of range.
     """
 
     checkpoints: Sequence[str]
@@ -51,11 +54,7 @@ class DemoSettings:
     tile: Tile = "auto"
 
     def __post_init__(self) -> None:
-        """Check the limits.
-
-        Raises:
-            ValueError: a limit is out of range.
-        """
+        """Check the limits."""
         for name, value in (("max-megapixels", self.max_megapixels), ("max-size", self.max_size)):
             if not 0 < value < math.inf:
                 raise ValueError(f"--{name}: expected a number above 0, got {value:g}.")
@@ -67,8 +66,8 @@ def demo(settings: DemoSettings) -> int:
     """Serve the page until Ctrl-C, and return the exit status.
 
     Raises:
-        ValueError: a checkpoint is missing or cannot be loaded, two have the same name, the address cannot be used, or
-            Gradio is not installed.
+        ValueError: a checkpoint is missing, invalid or has the same name as another one; the address is not available;
+            or Gradio is not installed.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('The demo needs Gradio: run pip install -e ".[demo]" in the clone.')
@@ -82,13 +81,13 @@ def demo(settings: DemoSettings) -> int:
 
 
 def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """Return the checkpoint files by the names that visitors see.
+    """Return the checkpoint files by their names on the page.
 
     Args:
         checkpoints: files, or ``NAME=FILE``.
 
     Raises:
-        ValueError: a file does not exist, or two have the same name.
+        ValueError: a file does not exist, or two checkpoints have the same name.
     """
     files: dict[str, Path] = {}
     for text in checkpoints:
@@ -96,10 +95,10 @@ def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
         if not equals or Path(text).is_file():
             name, file = Path(text).stem, text
         if not Path(file).is_file():
-            raise ValueError(f"{file}: there is no such checkpoint.")
+            raise ValueError(f"{file}: no such checkpoint.")
         if not name or name in files:
-            problem = f"Two checkpoints have the name '{name}'" if name else f"'{text}' has no name before the '='"
-            raise ValueError(f"{problem}: write NAME={file} with a unique name.")
+            problem = f"two checkpoints have the name '{name}'" if name else f"'{text}' has no name before '='"
+            raise ValueError(f"{problem}; write NAME={file} with a unique name.")
         files[name] = Path(file)
     return files
 
@@ -108,7 +107,7 @@ def _check_address(host: str, port: int | None) -> None:
     """Check that the server can listen on an address.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: the address is invalid or in use.
     """
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"--port: expected a number from 1 to 65535, got {port}.")
@@ -122,15 +121,15 @@ def _check_address(host: str, port: int | None) -> None:
 def _serve(service: DemoService, settings: DemoSettings) -> None:
     """Run Gradio's server until SIGINT or SIGTERM."""
     host = settings.host or LOCALHOST
-    os.environ["GRADIO_TEMP_DIR"] = str(service.folder)  # uploads go here, and are deleted with it
+    os.environ["GRADIO_TEMP_DIR"] = str(service.folder)  # the folder of uploads, which is deleted at the end
     from mcir.inference.demo.page import appearance, build_page
 
-    page = build_page(service, settings.queue, delete_cache=(_SWEEP_SECONDS, KEPT_SECONDS))
+    page = build_page(service, settings.queue, delete_cache=(_CLEANUP_SECONDS, KEPT_SECONDS))
     _, address, _ = page.launch(
         server_name=host,
         server_port=settings.port,
         max_file_size=int(settings.max_size * 2**20),
-        allowed_paths=[str(service.results), str(service.examples)],  # uploads are served as attachments only
+        allowed_paths=[str(service.results), str(service.examples)],  # Gradio serves uploads as attachments only
         share=False,
         show_error=False,
         footer_links=[],
@@ -145,8 +144,8 @@ def _serve(service: DemoService, settings: DemoSettings) -> None:
     )
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if not ipaddress.ip_address(host).is_loopback:
-        _LOG.warning("Everyone who can reach this machine can use the demo; it has no password.")
-    console.print(f"The demo is at {address.rstrip('/')} (stop it with Ctrl-C).")
+        _LOG.warning("The demo has no password: everyone who can reach this machine can use it.")
+    console.print(f"The demo runs at {address.rstrip('/')} (press Ctrl-C to stop it).")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:

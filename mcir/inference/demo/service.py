@@ -1,4 +1,4 @@
-"""The demo's work without its web page: check an uploaded image, restore it, compare the result."""
+"""Operations of the demo: check an uploaded image, restore it, and compare the result with a ground truth."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,7 @@ from mcir.data.degradations import build_degradation
 from mcir.inference.batch.scores import Scores, check_sizes, score
 from mcir.inference.convert import as_array, as_tensor
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
+from mcir.inference.images.reading import FORMATS
 from mcir.inference.output_buffer import enlarge_alpha
 from mcir.inference.restorer import Restorer
 from mcir.inference.tile_planner import Tile
@@ -30,10 +32,10 @@ from mcir.registry import Section
 from mcir.weights import load_network
 
 KEPT_SECONDS = 3600
-"""Time for which uploads and results are kept."""
+"""Seconds for which uploads and results are kept."""
 
 PHOTOS = {"cat": "chelsea.png", "coffee": "coffee.png", "astronaut": "astronaut.png", "rocket": "rocket.jpg"}
-"""Bundled photographs to try a network on. The small option files of this repository train on the last two."""
+"""Bundled photographs by the names of examples. The small option files of this repository train on the last two."""
 
 DEGRADATIONS: dict[str, Section] = {
     "noise": {"type": "GaussianNoise", "sigma": 25, "clip": True},
@@ -42,40 +44,37 @@ DEGRADATIONS: dict[str, Section] = {
     "motion blur": {"type": "MotionBlur"},
     "JPEG": {"type": "JPEG", "quality": 20},
 }
-"""Degradations of the photographs for a network that keeps the size; for super-resolution they are downscaled."""
+"""Degradations of the examples for networks of scale 1. For super-resolution, the photographs are downscaled."""
 
-_LOADED = 3  # networks that stay in memory
-_SHOWN_BY_BROWSERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
+_MAX_LOADED = 3  # networks in memory
+_BROWSER_FORMATS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 _PREVIEW = ".preview.png"
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 
 _LOG = logging.getLogger("mcir")
 
 
 class RequestError(ValueError):
-    """A request that cannot be fulfilled; the message is shown to the visitor."""
+    """A request cannot be fulfilled; the message is shown to the visitor."""
 
 
-@dataclass(frozen=True)
-class NetworkFacts:
-    """The facts about a network that the page shows."""
+class NetworkFacts(NamedTuple):
+    """Facts about a network for the page."""
 
     architecture: str
     scale: int
     parameters: int
 
 
-@dataclass(frozen=True)
-class Restoration:
+class Restoration(NamedTuple):
     """The files of a restored image.
 
     Attributes:
-        before: 8-bit file of the input, opaque, enlarged bicubically to the size of the output.
-        after: 8-bit file of the output, opaque.
-        result: output with the bit depth and metadata of the input.
+        before: opaque 8-bit image of the input, enlarged bicubically to the size of the output.
+        after: opaque 8-bit image of the output.
+        result: output with the bit depth, transparency and metadata of the input.
         size: width and height of the input.
         restored: width and height of the output.
-        seconds: time that the network took.
+        seconds: computing time of the network.
     """
 
     before: Path
@@ -90,9 +89,9 @@ class DemoService:
     """The networks of a demo and the operations of its page.
 
     Args:
-        checkpoints: weight files by the names that visitors see.
-        folder: folder of uploads and results; no other file is read for a visitor.
-        megapixels: size of the largest restored image.
+        checkpoints: weight files by the names on the page.
+        folder: folder of uploads and results; for visitors, no files outside it are read.
+        megapixels: largest size of a restored image.
         device: device of the networks; None: the best one available.
         tile: tile size, as for ``Restorer``.
     """
@@ -117,19 +116,19 @@ class DemoService:
         self._is_closed = False
 
     def close(self) -> None:
-        """Stop the running restoration and wait until it has stopped."""
+        """Stop the running restoration, and wait for its end."""
         self._is_closed = True
         with self._working:
             pass
 
     def check(self) -> None:
-        """Load every checkpoint once, so that an invalid one is found before the demo starts.
+        """Load every checkpoint, so that an invalid one is found before the demo starts.
 
         Raises:
-            ValueError: a checkpoint cannot be loaded, or cannot run on this device or with these tiles.
+            ValueError: a checkpoint cannot be loaded, or does not support the device or the size of the tiles.
             OSError: a file cannot be read.
         """
-        for name in reversed(self.names):  # the first ones stay in memory
+        for name in reversed(self.names):  # the first networks remain in memory
             self._load(name)
 
     def facts(self, name: str) -> NetworkFacts:
@@ -143,18 +142,19 @@ class DemoService:
         return NetworkFacts(restorer.architecture, restorer.scale, parameters)
 
     def check_image(self, file: str, name: str | None = None) -> tuple[int, int]:
-        """Return height and width of an uploaded image from its header, if it is not too large.
+        """Check an uploaded image by its header, and return its height and width.
 
         Args:
             file: uploaded file.
-            name: network that will restore the image; None for a ground truth.
+            name: network for the image; None for a ground truth.
 
         Raises:
-            RequestError: the file is not an image, too large, or not an uploaded one.
+            RequestError: the file is not an image, is too large, or was not uploaded.
         """
-        if not self._is_uploaded(file):
+        path = Path(file).resolve()
+        if not (path.is_relative_to(self.folder) and path.is_file()):
             raise RequestError("The image is no longer available. Upload it again.")
-        scale = 1 if name is None else self.facts(name).scale
+        scale = 1 if name is None else self._restorer(name).scale
         try:
             height, width = _size_in_header(file)
             if width * height * scale**2 <= self._megapixels * 1e6:
@@ -169,31 +169,30 @@ class DemoService:
         )
 
     def preview(self, file: str, name: str | None = None) -> str:
-        """Return a file that shows an uploaded image in a browser: the file itself, or an 8-bit PNG next to it.
+        """Return a file that browsers can show: an uploaded file itself, or an 8-bit PNG file next to it.
 
         Raises:
-            RequestError: the file is not an image, or too large.
+            RequestError: the file is not an image, or is too large.
         """
         self.check_image(file, name)
         image = _read(file)
-        if image.format in _SHOWN_BY_BROWSERS:
+        if image.format in _BROWSER_FORMATS:
             return file
-        shown = f"{file}{_PREVIEW}"
-        write_picture(shown, _opaque(image))
-        return shown
+        write_picture(f"{file}{_PREVIEW}", _opaque(image))
+        return f"{file}{_PREVIEW}"
 
     def example(self, photo: str, name: str, degradation: str) -> tuple[str, str]:
         """Return the files of a degraded photograph and its ground truth.
 
         Args:
-            photo: a key of ``PHOTOS``.
-            name: the network.
-            degradation: a key of ``DEGRADATIONS``; ignored for super-resolution, which gets a downscaled photograph.
+            photo: key of ``PHOTOS``.
+            name: name of the network.
+            degradation: key of ``DEGRADATIONS``; ignored for super-resolution, for which the photograph is downscaled.
 
         Raises:
             RequestError: there is no such photograph, network or degradation.
         """
-        scale = self.facts(name).scale
+        scale = self._restorer(name).scale
         if degradation not in DEGRADATIONS or photo not in PHOTOS:
             raise RequestError("There is no such example.")
         kind = f"x{scale}" if scale > 1 else degradation.replace(" ", "-")
@@ -207,7 +206,7 @@ class DemoService:
         return str(degraded), str(truth)
 
     def photo_of(self, file: str) -> str | None:
-        """Return the key in ``PHOTOS`` of an example's file; None for an uploaded image."""
+        """Return the key in ``PHOTOS`` for the file of an example; None for an uploaded image."""
         path = Path(file)
         return path.name.partition("-")[0] if path.parent == self.examples else None
 
@@ -216,24 +215,30 @@ class DemoService:
 
         Args:
             file: uploaded file, or its preview.
-            name: the network.
+            name: name of the network.
             ensemble: whether the result is the mean over eight flips and rotations.
 
         Raises:
-            RequestError: the image cannot be restored, or memory is not sufficient.
+            RequestError: the image cannot be restored, or the demo was stopped.
         """
         file = _original(file)
         self.check_image(file, name)
         restorer = self._restorer(name)
         source = _read(file)
+
+        def stop_if_closed(fraction: float) -> None:
+            if self._is_closed:
+                raise RequestError("The demo has stopped.")
+
         with self._working:
+            stop_if_closed(0)
             start = time.perf_counter()
             try:
                 restorer.ensemble = ensemble
-                (output,) = restorer.pictures([source], self._check_open)
+                (output,) = restorer.pictures([source], stop_if_closed)
             except RequestError:
                 raise
-            except ValueError as error:  # memory or channels
+            except ValueError as error:
                 raise RequestError(f"The image cannot be restored: {error}") from error
             seconds = time.perf_counter() - start
             before, after, result = self._write(source, output, f"{_safe(Path(file).stem)}-{_safe(name)}.png")
@@ -244,12 +249,12 @@ class DemoService:
         """Compare an image and its restored version with a ground truth.
 
         Args:
-            file: the restored file, as given to ``restore``.
-            result: the output file.
-            truth: ground truth, or its preview.
+            file: input file, or its preview.
+            result: output file.
+            truth: file of the ground truth, or its preview.
 
         Raises:
-            RequestError: a file is not an image, or the sizes do not match.
+            RequestError: a file is not an image, or the sizes differ.
         """
         files = _original(file), result, _original(truth)
         size, restored, expected = map(self.check_image, files)
@@ -263,15 +268,8 @@ class DemoService:
         source, output, gt = (_read(path).pixels for path in files)
         return score(source, output, gt, scale)
 
-    def _is_uploaded(self, file: str) -> bool:
-        try:
-            path = Path(file).resolve()
-            return path.is_relative_to(self.folder) and path.is_file()
-        except (OSError, ValueError):  # a name that is too long or contains a null byte
-            return False
-
     def _write(self, source: Picture, output: Picture, name: str) -> tuple[Path, Path, Path]:
-        """Write the two images that the page shows, and the result; remove old results."""
+        """Write the images before and after for the page, and the result; remove old results."""
         self.results.mkdir(parents=True, exist_ok=True)
         for old in self.results.iterdir():
             if old.stat().st_mtime < time.time() - KEPT_SECONDS:
@@ -283,14 +281,9 @@ class DemoService:
             write_picture(path, image)
         return files
 
-    def _check_open(self, progress: float) -> None:
-        """Stop a restoration between two tiles when the demo stops."""
-        if self._is_closed:
-            raise RequestError("The demo has stopped.")
-
     def _restorer(self, name: str) -> Restorer:
-        """Return the restorer of a network, without showing the visitor where its file is."""
-        if name not in self._files:
+        """Return the restorer of a network; the path of its file is logged, but not shown to visitors."""
+        if name not in self.names:
             raise RequestError("There is no such network.")
         try:
             return self._load(name)
@@ -299,13 +292,13 @@ class DemoService:
             raise RequestError(f"The network '{name}' cannot be loaded.") from error
 
     def _load(self, name: str) -> Restorer:
-        """Return the restorer of a network; the least recently used one is unloaded."""
+        """Return the restorer of a network; the least recently used one may be unloaded."""
         with self._loading:
             if name not in self._restorers:
                 network = load_network(self._files[name])
                 self._restorers[name] = Restorer(network, device=self._device, tile=self._tile)
             self._restorers.move_to_end(name)
-            while len(self._restorers) > _LOADED:
+            while len(self._restorers) > _MAX_LOADED:
                 self._restorers.popitem(last=False)
             return self._restorers[name]
 
@@ -323,10 +316,10 @@ def photograph(title: str) -> Array:
 def _size_in_header(file: str) -> tuple[int, int]:
     """Return the height and width that a decoder would allocate, from the header of a file in a supported format."""
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return decoded_size(image)
     except Exception as error:  # Pillow's readers raise many classes
-        raise PictureError(f"{file}: expected an image ({', '.join(_FORMATS)}): {error}") from error
+        raise PictureError(f"{file}: expected an image ({', '.join(FORMATS)}): {error}") from error
 
 
 def _read(file: str) -> Picture:
@@ -337,23 +330,23 @@ def _read(file: str) -> Picture:
 
 
 def _unreadable(error: PictureError, file: str) -> RequestError:
-    """Return the error of an unreadable image, without its path."""
+    """Return an error for an unreadable image that does not contain its path."""
     return RequestError(f"This file cannot be read as an image: {str(error).replace(file, Path(file).name)}")
 
 
 def _original(file: str) -> str:
-    """Return the file that a preview was made from, or the file itself."""
+    """Return the original file of a preview, or the file itself."""
     original = file.removesuffix(_PREVIEW)
     return original if Path(original).is_file() else file
 
 
 def _safe(name: str) -> str:
-    """Return a name that is valid in any file system and HTTP header."""
+    """Return a name that is valid in all file systems and HTTP headers."""
     return re.sub(r"[^\w.-]+", "_", name).encode()[:80].decode(errors="ignore").strip("._") or "image"
 
 
 def _opaque(image: Picture) -> Picture:
-    """Return an image with 8 bits, on white where it is transparent."""
+    """Return an 8-bit image in front of a white background."""
     image = with_bits(image, 8)
     pixels = image.pixels
     if image.alpha is not None:

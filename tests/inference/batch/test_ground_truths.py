@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcir.data.errors import DataError
-from mcir.inference.batch.ground_truths import GroundTruths
+from mcir.inference.batch.ground_truths import find_ground_truths, match_ground_truths
 from mcir.inference.batch.jobs import Job
 from tests.inference.batch.conftest import no_report, touch
 
@@ -15,7 +15,7 @@ def jobs_of(*names):
 
 
 def found_in(folder, *names, report=no_report):
-    truths = GroundTruths(folder).match(jobs_of(*names), report)
+    truths = match_ground_truths(jobs_of(*names), folder, find_ground_truths(folder), report)
     return {job.name: path.relative_to(folder).as_posix() for job, path in truths.items()}
 
 
@@ -47,9 +47,9 @@ def test_the_extension_of_the_image_is_preferred(tmp_path):
 
 def test_wrong_folders(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        GroundTruths(tmp_path / "none")
+        find_ground_truths(tmp_path / "none")
     with pytest.raises(DataError, match="no image found"):
-        GroundTruths(tmp_path)
+        find_ground_truths(tmp_path)
     touch(tmp_path, "x.png")
     with pytest.raises(DataError, match=r"none of 2 images has a ground truth; in/a.png: no ground truth \S+/a "):
         found_in(tmp_path, "a.png", "b.png")
@@ -57,9 +57,9 @@ def test_wrong_folders(tmp_path):
 
 def test_one_file_for_one_image(tmp_path):
     touch(tmp_path, "truth.png")
-    truths = GroundTruths(tmp_path / "truth.png")
+    truth = tmp_path / "truth.png"
     (job,) = jobs_of("a.jpg")
-    assert truths.match([job], no_report) == {job: tmp_path / "truth.png"}
-    assert truths.files == [tmp_path / "truth.png"]
-    with pytest.raises(DataError, match="one ground truth for 2 images"):
-        truths.match(jobs_of("a.jpg", "b.jpg"), no_report)
+    assert find_ground_truths(truth) == [truth]
+    assert match_ground_truths([job], truth, [truth], no_report) == {job: truth}
+    with pytest.raises(DataError, match="expected a folder for 2 images, got one ground truth"):
+        match_ground_truths(jobs_of("a.jpg", "b.jpg"), truth, [truth], no_report)

@@ -1,4 +1,4 @@
-"""Results have planned targets that do no harm."""
+"""Each result gets a path, and no result overwrites another file."""
 
 import pytest
 
@@ -44,33 +44,35 @@ def test_one_file(photos, tmp_path):
     folder, (job,) = plan_outputs(found, out, compare=True)
     assert (folder, job.target, job.comparison) == (out.parent, out, out.parent / "comparisons/better.png")
     for inputs in ([photos], [photos / "a.JPG", photos / "b.png"], [photos / "b.*"]):
-        with pytest.raises(DataError, match="a file name, for one image; name a folder for a folder or several files"):
+        with pytest.raises(
+            DataError, match="expected a folder for several images or a folder of images, got a file name"
+        ):
             targets(inputs, out)
     for options in ((".jpg",), (None, "_x2")):
-        with pytest.raises(DataError, match="remove --suffix and --format"):
+        with pytest.raises(DataError, match="--suffix and --format have no effect on a complete file name"):
             targets([photos / "a.JPG"], out, *options)
     out.mkdir(parents=True)
     assert targets([photos / "a.JPG"], out) == {"a.JPG": "a.JPG"}  # a folder with any name
 
 
 def test_invalid_outputs(photos, tmp_path):
-    with pytest.raises(DataError, match=r"notes.txt: name a folder, or a file with one of"):
+    with pytest.raises(DataError, match=r"notes.txt: expected a folder, or a file with one of"):
         targets([photos], photos / "notes.txt")
-    with pytest.raises(DataError, match=r"b.gif: name a folder, or a file with one of .bmp, "):
+    with pytest.raises(DataError, match=r"b.gif: expected a folder, or a file with one of .bmp, "):
         targets([photos / "b.png"], tmp_path / "b.gif")
 
 
 def test_results_that_collide(tmp_path):
     touch(tmp_path, "x/a.png", "y/a.png", "x/a.jpg")
-    with pytest.raises(DataError, match=rf"y/a.png: its result \S+out/a.png is also that of {tmp_path}/x/a.png"):
+    with pytest.raises(DataError, match=rf"y/a.png: its result \S+out/a.png is also the result of {tmp_path}/x/a.png"):
         targets([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
-    with pytest.raises(DataError, match="also that of"):
+    with pytest.raises(DataError, match="also the result of"):
         targets([tmp_path / "x"], tmp_path / "out", ".png")
     assert len(targets([tmp_path / "x"], tmp_path / "out")) == 2
     assert len(targets([tmp_path / "*/a.png"], tmp_path / "out")) == 2
     touch(tmp_path, "z/comparisons/a.png", "z/a.png")
     assert len(targets([tmp_path / "z"], tmp_path / "out")) == 2
-    with pytest.raises(DataError, match=r"comparisons/a.png is also that of"):
+    with pytest.raises(DataError, match=r"comparisons/a.png is also the result of"):
         targets([tmp_path / "z"], tmp_path / "out", compare=True)
 
 
@@ -96,12 +98,12 @@ def test_inputs_are_never_overwritten(photos, tmp_path, monkeypatch):
 
 
 def test_results_are_never_among_the_inputs(photos, tmp_path):
-    with pytest.raises(DataError, match="would be among the input images, and be restored itself the next time"):
+    with pytest.raises(DataError, match="would be one of the input images of the next run"):
         targets([photos], photos, None, "_x2")
-    with pytest.raises(DataError, match="would be among the input images"):
+    with pytest.raises(DataError, match="would be one of the input images"):
         targets([photos / "*.png"], photos, None, "_x2")
     touch(tmp_path / "in", "in/a.png")
-    with pytest.raises(DataError, match="would be among the input images"):
+    with pytest.raises(DataError, match="would be one of the input images"):
         targets([tmp_path / "in"], tmp_path)
     assert targets([photos / "b.png"], photos, None, "_x2") == {"b.png": "b_x2.png"}  # allowed for files that are named
     assert targets([photos], photos / "restored")

@@ -227,8 +227,8 @@ def test_formats_that_cannot_hold_a_result_are_found_before_computing(space, cap
 
 
 def test_images_of_a_failed_batch_are_restored_alone(space, monkeypatch, capsys):
-    def fail(given):
-        if len(given) > 1 or any((picture.pixels[0, 0] == noise(16, 20, seed=1)[0, 0]).all() for picture in given):
+    def fail(pictures):
+        if len(pictures) > 1 or any((one.pixels[0, 0] == noise(16, 20, seed=1)[0, 0]).all() for one in pictures):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     made = record_calls(monkeypatch, fail)
@@ -274,8 +274,8 @@ def test_read_only_output_folder(space, monkeypatch):
 def test_an_interrupt_leaves_complete_files(space, monkeypatch):
     made = []
 
-    def interrupt(given):
-        made.append(given)
+    def interrupt(pictures):
+        made.append(pictures)
         if len(made) == 4:
             raise KeyboardInterrupt
 
@@ -338,8 +338,8 @@ def test_existing_results_are_overwritten_or_kept(space, monkeypatch, capsys):
     assert made[3:] == [1, 1]
     assert (space.root / "out/a.png").stat().st_mtime_ns == 0
     captured = capsys.readouterr().out
-    assert "2 to restore, 1 there already" in captured
-    assert "2 restored, 1 there already" in captured
+    assert "2 to restore, 1 exist already" in captured
+    assert "2 restored, 1 existed already" in captured
     space.restore(skip_existing=True)
     assert len(made) == 5
     assert equal(read_picture(space.root / "out/b.png"), space.expected("b.png"))
@@ -400,7 +400,7 @@ def test_missing_and_wrong_ground_truths_are_found_before_computing(space, monke
     real = folder_module._Run.report
     monkeypatch.setattr(folder_module._Run, "report", lambda self, *item: (seen.append(item), real(self, *item)))
     known = []
-    record_calls(monkeypatch, lambda given: known.append(len(seen)))
+    record_calls(monkeypatch, lambda pictures: known.append(len(seen)))
     space.restore(gt=gt, status=1)
     assert known == [2, 2, 2]
     assert space.files() == ["a.png", "b.png", "c.png", "metrics.csv", "metrics.json"]
@@ -434,8 +434,8 @@ def test_results_of_earlier_runs_are_not_measured_for_failed_images(space, monke
     space.restore(gt=gt)
     first = read_picture(space.root / "in/a.png").pixels
 
-    def fail(given):
-        if (given[0].pixels == first).all():
+    def fail(pictures):
+        if (pictures[0].pixels == first).all():
             raise ValueError("not this one")
 
     record_calls(monkeypatch, fail)

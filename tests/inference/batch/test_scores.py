@@ -104,11 +104,11 @@ def test_sizes_that_cannot_be_compared(size, gt_size, scale, border, message):
 def test_comparisons(scale, channels):
     source, output, gt = (noise(10 * each, 12 * each, channels) for each in (1, scale, scale))
     upscaled = imresize(tensor(source).double(), scale)[0] if scale > 1 else tensor(source)[0]
-    given = "bicubic" if scale > 1 else "input"
-    captions = (f"{given}: 18.00 dB, SSIM 0.2500", "output: 20.00 dB, SSIM 0.5000")
+    name = "bicubic" if scale > 1 else "input"
+    captions = (f"{name}: 18.00 dB, SSIM 0.2500", "output: 20.00 dB, SSIM 0.5000")
     parts = (upscaled, tensor(output)[0])
     assert (draw_comparison(source, output, gt, scale, WORSE) == comparison(*parts, tensor(gt)[0], captions)).all()
-    assert (draw_comparison(source, output, None, scale, None) == comparison(*parts, None, (given, "output"))).all()
+    assert (draw_comparison(source, output, None, scale, None) == comparison(*parts, None, (name, "output"))).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 40_000), (40_000, 6), (2100, 2300)])
@@ -116,13 +116,13 @@ def test_comparisons(scale, channels):
 def test_comparisons_of_large_images_are_shrunk(height, width, with_gt):
     output = np.zeros((height, width, 3), np.uint8)
     drawn = draw_comparison(output[::2, ::2], output, output if with_gt else None, 2, None)
-    assert max(drawn.shape) <= scores_module.WIDEST
-    assert max(drawn.shape) > 0.9 * scores_module.WIDEST
+    assert max(drawn.shape) <= scores_module.LONGEST_SIDE
+    assert max(drawn.shape) > 0.9 * scores_module.LONGEST_SIDE
 
 
 def test_shrunk_comparisons_show_the_same(monkeypatch):
     output = smooth(60, 60)
-    monkeypatch.setattr(scores_module, "WIDEST", 100)
+    monkeypatch.setattr(scores_module, "LONGEST_SIDE", 100)
     drawn = draw_comparison(output, output, None, 1, None)
     assert drawn.shape[1] <= 100
     left, right = drawn[28:, : drawn.shape[1] // 2 - 4], drawn[28:, drawn.shape[1] // 2 + 4 :]
@@ -171,8 +171,8 @@ def test_table():
 
 
 def test_long_tables_are_cut():
-    text = rendered({f"{number}.png": WORSE for number in range(scores_module.SHOWN + 7)})
-    assert f"{scores_module.SHOWN - 1}.png" in text
-    assert f" {scores_module.SHOWN}.png" not in text
+    text = rendered({f"{number}.png": WORSE for number in range(scores_module.TABLE_ROWS + 7)})
+    assert f"{scores_module.TABLE_ROWS - 1}.png" in text
+    assert f" {scores_module.TABLE_ROWS}.png" not in text
     assert "… and 7 more" in text
-    assert f"mean of {scores_module.SHOWN + 7}" in text
+    assert f"mean of {scores_module.TABLE_ROWS + 7}" in text

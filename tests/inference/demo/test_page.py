@@ -73,29 +73,29 @@ def until(page, expression):
         page.wait_for_timeout(50)
 
 
-def press(page, place):
+def press(page, element):
     """Click after a short pause: Gradio may lose an event while it finishes the previous one."""
     page.wait_for_timeout(400)
-    page.click(place)
+    page.click(element)
 
 
-def drop(page, place, file):
+def drop(page, element, file):
     page.wait_for_timeout(400)
-    page.set_input_files(f"#{place} input[type=file]", file)
-    page.wait_for_selector(f"#{place} img")
+    page.set_input_files(f"#{element} input[type=file]", file)
+    page.wait_for_selector(f"#{element} img")
 
 
-def draw(page, place, file):
+def draw(page, element, file):
     """Drop a file onto the current image."""
     page.wait_for_timeout(400)
-    put = "([name, values]) => { const given = new DataTransfer(); \
-        given.items.add(new File([new Uint8Array(values)], name, {type: 'image/png'})); return given }"
-    given = page.evaluate_handle(put, [file.name, list(file.read_bytes())])
-    page.dispatch_event(f"#{place} .upload-container", "drop", {"dataTransfer": given})
+    put = "([name, values]) => { const transfer = new DataTransfer(); \
+        transfer.items.add(new File([new Uint8Array(values)], name, {type: 'image/png'})); return transfer }"
+    transfer = page.evaluate_handle(put, [file.name, list(file.read_bytes())])
+    page.dispatch_event(f"#{element} .upload-container", "drop", {"dataTransfer": transfer})
 
 
 def restored(page):
-    """Press the button and return what is text of the result."""
+    """Press the button, and return the caption of the result."""
     press(page, "#restore")
     page.wait_for_selector("#result p")
     until(page, f"[...document.querySelectorAll('{SLIDER}')].filter(i => i.naturalWidth).length == 2")
@@ -117,19 +117,19 @@ def downloaded(page, folder):
 
 
 def measured(page):
-    """Return the metrics, or what is text in their place."""
+    """Return the metrics, or the message in their place."""
     return page.wait_for_selector("#metrics :is(table, p)").inner_text()
 
 
-def remove(page, place):
-    press(page, f"#{place} button[aria-label='Remove Image']")
-    page.wait_for_selector(f"#{place} img", state="detached")
+def remove(page, element):
+    press(page, f"#{element} button[aria-label='Remove Image']")
+    page.wait_for_selector(f"#{element} img", state="detached")
 
 
 def assert_no_result(page):
-    """See that the result goes, and with it all that is text of it."""
-    for place in (SLIDER, "#result p", "#metrics :is(table, p)", "#download"):
-        page.wait_for_selector(place, state="hidden")
+    """Check that the result and its texts disappear."""
+    for element in (SLIDER, "#result p", "#metrics :is(table, p)", "#download"):
+        page.wait_for_selector(element, state="hidden")
 
 
 def error_message(page):
@@ -144,7 +144,7 @@ def choose(page, name):
     page.get_by_role("option", name=name).click()
 
 
-def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, tmp_path):
+def test_an_image_is_restored_compared_and_downloaded(page, put, checkpoints, tmp_path):
     file, truth = put("a garden.png", 60, 90), put("truth.png", 120, 180)
     network = mcir.load_network(checkpoints["double"])
     parameters = sum(value.numel() for value in network.parameters())
@@ -153,8 +153,8 @@ def test_a_picture_is_restored_compared_and_downloaded(page, put, checkpoints, t
     page.click("#compare button")
     drop(page, "truth", truth)
     caption, text = restored(page), measured(page)
-    expected, given = mcir.restore(file, network), read_picture(file)
-    scores = score(given.pixels, expected.pixels, read_picture(truth).pixels, 2)
+    expected, source = mcir.restore(file, network), read_picture(file)
+    scores = score(source.pixels, expected.pixels, read_picture(truth).pixels, 2)
     assert re.fullmatch(r"double · 90×60 → 180×120 pixels · \d+\.\d\d s", caption)
     for number in (f"{scores.psnr_of_input:.2f} dB", f"{scores.psnr:.2f} dB", f"{scores.ssim:.4f}"):
         assert number in text
@@ -323,7 +323,7 @@ def test_the_page_fits_the_window(width, page, put):
     drop(page, "picture", put("a.png", 40, 60))
     restored(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    left, right = (page.locator(place).bounding_box() for place in ("#picture", "#slider"))
+    left, right = (page.locator(element).bounding_box() for element in ("#picture", "#slider"))
     assert (right["y"] > left["y"] + left["height"]) is (width < 800)
 
 

@@ -31,10 +31,10 @@ def test_checkpoints_are_named_by_their_files_or_by_the_user(checkpoints, tmp_pa
 def test_missing_checkpoints_and_duplicate_names_are_rejected(checkpoints, tmp_path):
     double, same = checkpoints.values()
     for text in ("none.pth", "name=none.pth", f"{tmp_path}"):
-        with pytest.raises(ValueError, match="there is no such checkpoint"):
+        with pytest.raises(ValueError, match="no such checkpoint"):
             named_checkpoints([text])
     for texts in ([double, double], [double, f"double={same}"]):
-        with pytest.raises(ValueError, match="Two checkpoints have the name 'double': write NAME="):
+        with pytest.raises(ValueError, match="two checkpoints have the name 'double'; write NAME="):
             named_checkpoints([*map(str, texts)])
     with pytest.raises(ValueError, match="has no name"):
         named_checkpoints([f"={same}"])
@@ -199,6 +199,6 @@ def test_a_full_queue_rejects_visitors_and_the_demo_stops_during_a_restoration(c
         assert [*tmp_path.glob("mcir-demo-*")]
         server.process.send_signal(signal.SIGTERM)
         output = server.process.stdout.read()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(20) == 0, output
     assert "The demo has stopped." in output
     assert not [*tmp_path.glob("mcir-demo-*")]

@@ -73,7 +73,7 @@ def test_networks_are_loaded_once_and_a_few_are_kept(checkpoints, tmp_path, monk
     for name in "0110":
         service.facts(name)
     assert len(loaded) == 2
-    for name in "2303":  # 1 was used longest ago when 3 came
+    for name in "2303":  # 3 replaced 1, the least recently used
         service.facts(name)
     assert len(loaded) == 4
     service.facts("1")
@@ -93,21 +93,21 @@ def test_trying_all_networks_leaves_the_first_ones_loaded(checkpoints, tmp_path,
     assert len(loaded) == 5
 
 
-def test_a_checkpoint_that_cannot_be_loaded_is_told_without_its_place(tmp_path, caplog):
-    file = tmp_path / "secret-place" / "bad.pth"
+def test_an_invalid_checkpoint_is_reported_without_its_path(tmp_path, caplog):
+    file = tmp_path / "secret-folder" / "bad.pth"
     file.parent.mkdir()
     file.write_bytes(b"no weights")
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as caught:
         DemoService({"bad": file}, tmp_path, 1).facts("bad")
-    assert str(refused.value) == "The network 'bad' cannot be loaded."
+    assert str(caught.value) == "The network 'bad' cannot be loaded."
     assert str(file) in caplog.text
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_the_result_is_that_of_the_library(ensemble, service, put, checkpoints):
-    given = noise(alpha=True)
-    restoration = service.restore(put("né 1.png", given), "double", ensemble=ensemble)
-    expected = mcir.restore(put("né 1.png", given), checkpoints["double"], ensemble=ensemble)
+def test_the_result_equals_that_of_the_library(ensemble, service, put, checkpoints):
+    source = noise(alpha=True)
+    restoration = service.restore(put("né 1.png", source), "double", ensemble=ensemble)
+    expected = mcir.restore(put("né 1.png", source), checkpoints["double"], ensemble=ensemble)
     result = read_picture(restoration.result)
     assert restoration.result.name == "né_1-double.png"
     np.testing.assert_array_equal(result.pixels, expected.pixels)
@@ -119,10 +119,10 @@ def test_the_result_is_that_of_the_library(ensemble, service, put, checkpoints):
 @pytest.mark.parametrize(
     ("channels", "dtype", "alpha"), [(1, np.uint8, False), (3, np.uint16, True), (1, np.uint16, False)]
 )
-def test_the_result_keeps_kind_and_profile_and_the_views_are_plain(channels, dtype, alpha, service, put):
+def test_the_result_keeps_type_and_profile_and_the_views_are_opaque(channels, dtype, alpha, service, put):
     profile = PROFILE
-    given = replace(noise(channels=channels, dtype=dtype, alpha=alpha), icc=profile)
-    restoration = service.restore(put("a.png", given), "double")
+    source = replace(noise(channels=channels, dtype=dtype, alpha=alpha), icc=profile)
+    restoration = service.restore(put("a.png", source), "double")
     result, before, after = (read_picture(file) for file in (restoration.result, restoration.before, restoration.after))
     assert (result.channels, result.pixels.dtype, result.alpha is not None) == (channels, dtype, alpha)
     for view in (before, after):
@@ -131,10 +131,10 @@ def test_the_result_keeps_kind_and_profile_and_the_views_are_plain(channels, dty
 
 
 def test_views_are_the_enlarged_input_and_the_output_on_white(service, put):
-    given = noise(alpha=True)
-    restoration = service.restore(put("a.png", given), "same")
-    share = given.alpha[:, :, None] / 255
-    for file, picture in ((restoration.before, given), (restoration.after, read_picture(restoration.result))):
+    source = noise(alpha=True)
+    restoration = service.restore(put("a.png", source), "same")
+    share = source.alpha[:, :, None] / 255
+    for file, picture in ((restoration.before, source), (restoration.after, read_picture(restoration.result))):
         expected = picture.pixels * share + 255 * (1 - share)
         assert np.abs(read_picture(file).pixels - expected).max() <= 0.5 + 1e-4
     flat = Picture(np.full((20, 20, 3), 90, np.uint8))
@@ -144,10 +144,10 @@ def test_views_are_the_enlarged_input_and_the_output_on_white(service, put):
 
 
 def test_a_ground_truth_is_compared(service, put):
-    given, truth = noise(dtype=np.uint16), noise(61, 81)  # a pixel more at the bottom and right is left out
-    file = put("a.png", given)
+    source, truth = noise(dtype=np.uint16), noise(61, 81)  # a pixel more at the bottom and right is left out
+    file = put("a.png", source)
     result = str(service.restore(file, "double").result)
-    expected = score(given.pixels, read_picture(result).pixels, truth.pixels, 2)
+    expected = score(source.pixels, read_picture(result).pixels, truth.pixels, 2)
     assert service.measure(file, result, put("truth.png", truth)) == expected
     for size in ((60, 82), (58, 80), (62, 80)):
         with pytest.raises(RequestError, match=r"The images cannot be compared: .*the restored image 80×60"):
@@ -158,13 +158,13 @@ def test_a_ground_truth_is_compared(service, put):
 
 
 @pytest.mark.parametrize("size", [(61, 80), (60, 81), (15, 20), (60, 40), (30, 80)])
-def test_a_result_of_another_picture_is_not_compared(size, service, put):
-    given, other = put("a.png", noise()), put("other.png", noise(*size))
+def test_a_result_of_another_image_is_not_compared(size, service, put):
+    source, other = put("a.png", noise()), put("other.png", noise(*size))
     with pytest.raises(RequestError, match="This result does not belong to the image"):
-        service.measure(given, other, other)
+        service.measure(source, other, other)
 
 
-def test_a_picture_that_would_become_too_large_is_refused_by_its_header(service, put, monkeypatch):
+def test_an_image_that_would_become_too_large_is_rejected_by_its_header(service, put, monkeypatch):
     file = put("a.png", noise(160, 160))
     assert service.check_image(file, "same") == service.check_image(file) == (160, 160)
     with pytest.raises(
@@ -180,19 +180,19 @@ def test_a_picture_that_would_become_too_large_is_refused_by_its_header(service,
             service.restore(put(f"a.{kind}", data.getvalue()), "same")
 
 
-def test_a_bomb_is_not_decoded(service, put, monkeypatch):
-    """A truncated file would be decoded to see whether it is complete."""
+def test_a_huge_image_is_not_decoded(service, put, monkeypatch):
+    """Other truncated files are decoded to find out whether they are complete."""
     monkeypatch.setattr("mcir.data.codec.decode_fully", None)
     with pytest.raises(RequestError, match="10000000000 pixels"):
-        service.preview(put("bomb.png", png_header(100_000, 100_000)), "same")
+        service.preview(put("huge.png", png_header(100_000, 100_000)), "same")
     jpeg = io.BytesIO()
     Image.new("RGB", (5000, 5000)).save(jpeg, "JPEG")
     with pytest.raises(RequestError, match="5000×5000"):
-        service.preview(put("bomb.jpg", jpeg.getvalue()[:-2]), "same")
+        service.preview(put("huge.jpg", jpeg.getvalue()[:-2]), "same")
 
 
 @pytest.mark.parametrize(("side", "message"), [(20_000, "20000×20000")])
-def test_a_tiff_of_small_size_and_other_tiles_is_not_decoded(side, message, service, put, monkeypatch):
+def test_a_small_tiff_with_huge_tiles_is_not_decoded(side, message, service, put, monkeypatch):
     monkeypatch.setattr("mcir.inference.demo.service.probe_picture", None)
     entries = [
         (256, 64),
@@ -209,48 +209,48 @@ def test_a_tiff_of_small_size_and_other_tiles_is_not_decoded(side, message, serv
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
     file = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
     with pytest.raises(RequestError, match=message):
-        service.preview(put("bomb.tif", file), "same")
+        service.preview(put("huge.tif", file), "same")
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0"],
 )
-def test_what_is_no_picture_is_refused_without_its_place(content, service, put, tmp_path):
+def test_files_that_are_not_images_are_rejected_without_their_path(content, service, put, tmp_path):
     for name in ("a.png", "a.eps", "a.svg"):
         for call in (service.preview, service.restore):
-            with pytest.raises(RequestError, match=rf"cannot be read as an image: {re.escape(name)}") as refused:
+            with pytest.raises(RequestError, match=rf"cannot be read as an image: {re.escape(name)}") as caught:
                 call(put(name, content), "same")
-            assert str(tmp_path) not in str(refused.value)
+            assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_damaged_picture_is_refused_when_it_is_dropped(service, put):
+def test_a_damaged_image_is_rejected_when_it_is_uploaded(service, put):
     data = io.BytesIO()
     Image.fromarray(noise(100, 100).pixels).save(data, "PNG")
     with pytest.raises(RequestError, match=r"cannot be read as an image: a\.png"):
         service.preview(put("a.png", data.getvalue()[:9000]), "same")
 
 
-def test_only_files_of_visitors_are_read(service, put, tmp_path):
+def test_only_uploaded_files_are_read(service, put, tmp_path):
     outside = tmp_path / "outside.png"
     write_picture(outside, noise())
-    given = put("a.png", noise())
+    source = put("a.png", noise())
     (tmp_path / "files" / "link.png").symlink_to(outside)
     for path in (str(outside), f"{tmp_path}/files/../outside.png", f"{tmp_path}/files/link.png", "none.png", ""):
         for call in (
             lambda path: service.restore(path, "same"),
-            lambda path: service.measure(path, given, given),
-            lambda path: service.measure(given, path, given),
-            lambda path: service.measure(given, given, path),
+            lambda path: service.measure(path, source, source),
+            lambda path: service.measure(source, path, source),
+            lambda path: service.measure(source, source, path),
             lambda path: service.preview(path, "same"),
         ):
             with pytest.raises(RequestError, match="no longer available"):
                 call(path)
 
 
-def test_a_preview_stands_for_the_file_that_a_browser_cannot_show(service, put):
-    given = noise(dtype=np.uint16)
-    plain, tiff = put("a.png", given), put("a.tif", given)
+def test_a_preview_represents_a_file_that_browsers_cannot_show(service, put):
+    source = noise(dtype=np.uint16)
+    plain, tiff = put("a.png", source), put("a.tif", source)
     assert service.preview(plain, "same") == plain
     shown = service.preview(tiff, "same")
     assert shown.endswith("a.tif.preview.png")
@@ -261,29 +261,29 @@ def test_a_preview_stands_for_the_file_that_a_browser_cannot_show(service, put):
     assert service.measure(shown, plain, shown).psnr_of_input == np.inf
 
 
-def test_examples_show_what_a_network_is_for(service):
+def test_examples_match_the_task_of_the_network(service):
     gt = photograph("cat")
-    given, wanted = service.example("cat", "double", "noise")
-    given, wanted = read_picture(given), read_picture(wanted)
-    assert (given.height, given.width) == (gt.shape[0] // 2, gt.shape[1] // 2)
-    np.testing.assert_array_equal(wanted.pixels, gt[: gt.shape[0] // 2 * 2, : gt.shape[1] // 2 * 2])
+    source, expected = service.example("cat", "double", "noise")
+    source, expected = read_picture(source), read_picture(expected)
+    assert (source.height, source.width) == (gt.shape[0] // 2, gt.shape[1] // 2)
+    np.testing.assert_array_equal(expected.pixels, gt[: gt.shape[0] // 2 * 2, : gt.shape[1] // 2 * 2])
     seen = set()
-    for damage in DEGRADATIONS:
-        given, wanted = service.example("coffee", "same", damage)
-        np.testing.assert_array_equal(read_picture(wanted).pixels, photograph("coffee"))
-        pixels = read_picture(given).pixels
+    for degradation in DEGRADATIONS:
+        source, expected = service.example("coffee", "same", degradation)
+        np.testing.assert_array_equal(read_picture(expected).pixels, photograph("coffee"))
+        pixels = read_picture(source).pixels
         assert pixels.shape == photograph("coffee").shape
         assert (pixels != photograph("coffee")).mean() > 0.05
         seen.add(pixels.tobytes())
-        assert service.photo_of(given) == "coffee"
+        assert service.photo_of(source) == "coffee"
     assert len(seen) == len(DEGRADATIONS)
     assert service.photo_of("/elsewhere/cat-x2.png") is None
 
 
-@pytest.mark.parametrize(("photo", "damage"), [("dog", "noise"), ("../cat", "noise"), ("cat", "fire"), ("", "")])
-def test_other_examples_are_refused(photo, damage, service):
+@pytest.mark.parametrize(("photo", "degradation"), [("dog", "noise"), ("../cat", "noise"), ("cat", "fire"), ("", "")])
+def test_other_examples_are_rejected(photo, degradation, service):
     with pytest.raises(RequestError, match="no such example"):
-        service.example(photo, "same", damage)
+        service.example(photo, "same", degradation)
 
 
 def test_every_photograph_is_there():
@@ -293,17 +293,17 @@ def test_every_photograph_is_there():
 def test_the_error_of_a_network_is_shown(service, put, monkeypatch):
     restorer = service._restorer("same")
 
-    def refuse(pictures, progress):
-        raise ValueError("the memory of cpu is not enough")
+    def fail(pictures, progress):
+        raise ValueError("not enough memory on cpu")
 
-    monkeypatch.setattr(restorer, "pictures", refuse)
-    with pytest.raises(RequestError, match="The image cannot be restored: the memory of cpu is not enough"):
+    monkeypatch.setattr(restorer, "pictures", fail)
+    with pytest.raises(RequestError, match="The image cannot be restored: not enough memory on cpu"):
         service.restore(put("a.png", noise()), "same")
 
 
-def test_a_name_is_safe_in_any_file_system(service, put, checkpoints, tmp_path):
-    shop = DemoService({"../a b\n": checkpoints["same"]}, tmp_path / "files", 1)
-    restoration = shop.restore(put("語" * 60 + ".png", noise()), "../a b\n")
+def test_a_name_is_safe_in_any_file_system(put, checkpoints, tmp_path):
+    service = DemoService({"../a b\n": checkpoints["same"]}, tmp_path / "files", 1)
+    restoration = service.restore(put("語" * 60 + ".png", noise()), "../a b\n")
     assert restoration.result.is_relative_to(tmp_path / "files")
     assert re.fullmatch(r"語+-a_b\.png", restoration.result.name)
     assert decode(restoration.result.read_bytes(), "").shape == (30, 40, 3)
