@@ -29,7 +29,7 @@ from rich.table import Table
 from skimage import data
 
 from benchmarks.measuring import interleaved, peak_mib, run_and_read_number, write_report
-from mcir.inference import Restorer
+from mcir.inference import Restorer, restore
 from mcir.inference.images import read_picture, write_picture
 from mcir.registry import ARCHS
 
