@@ -27,7 +27,8 @@ from mcir.registry import (
 from mcir.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mcir.config import OptionError, Options, load
+    from mcir.config import OptionError, Options
+    from mcir.config.load import load
     from mcir.inference import Restorer, restore
     from mcir.losses import SPNLoss
     from mcir.models import HistoryNegatives, Model
