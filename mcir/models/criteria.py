@@ -46,7 +46,8 @@ class Criteria(nn.ModuleDict):
         """
         built: nn.Module = loss if isinstance(loss, nn.Module) else LOSSES.build(loss, key=option or ())
         if isinstance(built, Loss) and built.compares != compares:
-            known = [kind for kind in LOSSES.names() if getattr(LOSSES.get(kind), "compares", "") == compares]
+            classes = {kind: LOSSES.get(kind) for kind in LOSSES.names()}
+            known = [kind for kind, cls in classes.items() if issubclass(cls, Loss) and cls.compares == compares]
             message = f"expected one of {', '.join(known)}, got {type(built).__name__}."
             raise ArgumentError(option or name, message)
         if self._require_batch_means and not is_batch_mean(built):

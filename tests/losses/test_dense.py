@@ -230,7 +230,7 @@ def coordinates(box, side=12):
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_vader_samples_the_same_pixels_of_both_patches_from_their_whole_overlap(flipped):
+def test_vader_samples_the_same_pixels_of_both_patches_from_their_overlap(flipped):
     boxes = BOXES.clone()
     if flipped:
         boxes[:, 1] = boxes[:, 1][:, [0, 3, 2, 1]]
