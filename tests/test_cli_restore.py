@@ -136,7 +136,7 @@ def test_invalid_arguments(words, message, capsys):
         (("photos", "-w", "x2.pth", "--key", "params_ema"), "expected the key 'params_ema'"),
         (("photos", "-w", "x2.pth", "-o", "photos"), "would overwrite the input photos/a.png"),
         (("photos", "photos/a.png/..", "-w", "x2.pth"), "'photos/a.png/..': no such file"),
-        (("photos", "twice", "-w", "x2.pth"), "is also that of"),
+        (("photos", "twice", "-w", "x2.pth"), "is also the result of"),
         (("photos", "-w", "x2.pth", "--gt", "empty"), "empty: no image found"),
         (("photos", "-w", "x2.pth", "--gt", "twice"), "none of 2 images has a ground truth"),
     ],

@@ -23,8 +23,8 @@ _LOG = logging.getLogger("mcir")
 class TilePlanner:
     """Choose the batch size and the side of the tiles for each pass through a network.
 
-    PyTorch's CPU allocator raises a ``RuntimeError`` when memory runs out, which differs from other errors only in its
-    text. So after any ``RuntimeError`` a smaller plan is tried; if the smallest one fails too, the error is raised.
+    When memory runs out, PyTorch's CPU allocator raises a plain ``RuntimeError``, like many other errors. Therefore
+    every ``RuntimeError`` leads to a smaller plan; if the smallest plan fails, too, the error is raised.
 
     Args:
         name: name of the network, for messages.
