@@ -1,1 +1,1 @@
-"""What people look at: pages that need nothing beside themselves, drawings, and pictures side by side."""
+"""Self-contained HTML pages, figures, and side-by-side images."""

@@ -1,4 +1,4 @@
-"""8-bit images for viewing: restored images, error maps, and side-by-side comparisons."""
+"""8-bit images for display: restored images, error maps, and side-by-side comparisons."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ Picture = NDArray[np.uint8]
 """(H, W, 3), RGB, 0 … 255."""
 
 ERROR_LIMIT = 32
-"""Absolute error, in 8-bit units, that an error map shows as its brightest colour."""
+"""Absolute error in 8-bit units that has the brightest color of an error map."""
 
 _GAP = 8
 _CAPTION = 28
@@ -25,12 +25,12 @@ def picture(image: Tensor) -> Picture:
 
 
 def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture:
-    """Return the absolute error of ``output`` against ``gt`` (C, H, W), averaged over channels, as a colour map.
+    """Return the absolute error of an output, averaged over channels, as a color map.
 
     Args:
         output: restored image, (C, H, W) in [0, 1].
         gt: ground truth of the same shape.
-        limit: error in 8-bit units that gets the brightest colour.
+        limit: error in 8-bit units with the brightest color.
     """
     error = (output.float().clamp(0, 1) - gt.float()).abs().mean(0).cpu() * (255 / limit)
     levels = (error.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -43,7 +43,7 @@ def comparison(upscaled: Tensor, output: Tensor, gt: Tensor | None, captions: tu
     Args:
         upscaled: degraded image, enlarged to the size of the output, (C, H, W) in [0, 1].
         output: restored image of the same shape.
-        gt: ground truth; without it the result has two columns.
+        gt: ground truth of the same shape; None: the result has two columns.
         captions: captions of the first two columns.
     """
     error_caption = f"error (bright: {ERROR_LIMIT} of 255)"
@@ -83,7 +83,7 @@ def save_picture(image: Picture, folder: Path, name: str) -> None:
 
     Raises:
         ValueError: the name leads out of the folder.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     file = path_inside(folder, f"{name}.png")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Figures of a page: curves and bars as SVG, images as PNG, all embedded."""
+"""Embedded figures of a page: curves and bars as SVG, images as PNG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mcir.report.comparison import Picture
 Points = Sequence[tuple[float, float]]
 
 _LIMIT = 1e200  # larger values are not drawn, so that differences and margins stay finite
-_COLOURS = ("#2a7fc4", "#dd7418", "#2c965a", "#c4457c", "#7d68d2", "#977431", "#3797a8", "#818181")
+_COLORS = ("#2a7fc4", "#dd7418", "#2c965a", "#c4457c", "#7d68d2", "#977431", "#3797a8", "#818181")
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 20, 32, 40  # margins of the plot
 _DIGIT = 11  # width of a digit on a narrow screen, where text is largest relative to the drawing
@@ -55,24 +55,24 @@ def curves(
 ) -> Figure:
     """Draw one line per series of points (x, y).
 
-    A long series is thinned to the lowest and the highest point of each pixel column, so spikes stay visible. Values
-    that are not finite or exceed 1e200 are left out, as are values ≤ 0 on a logarithmic axis.
+    A long series is reduced to the lowest and the highest point of each pixel column, so spikes remain visible. Values
+    that are not finite or exceed 1e200 are left out, and so are values ≤ 0 on a logarithmic axis.
 
     Args:
-        series: points in ascending x, by name. An empty series keeps its colour for the figures next to this one.
+        series: points in ascending x, by name. An empty series uses a color, so that colors are equal in all figures.
         caption: caption of the figure.
         x_label: label of the x axis.
         y_label: label of the y axis.
-        levels: values drawn as dashed horizontal lines, by name.
-        marks: x values with a dotted vertical line.
+        levels: values of dashed horizontal lines, by name.
+        marks: x values of dotted vertical lines.
         logarithmic: whether the y axis is logarithmic.
         smooth: whether a noisy series is drawn faintly with its running mean on top.
     """
     drawn = {name: [p for p in points if _can_be_drawn(p, logarithmic)] for name, points in series.items()}
-    everything = [point for points in drawn.values() for point in points]
-    first, last = min(everything, default=(0.0, 0.0))[0], max(everything, default=(0.0, 0.0))[0]
+    all_points = [point for points in drawn.values() for point in points]
+    first, last = min(all_points, default=(0.0, 0.0))[0], max(all_points, default=(0.0, 0.0))[0]
     levels = {name: level for name, level in (levels or {}).items() if _can_be_drawn((first, level), logarithmic)}
-    plot = _Plot([*everything, *((first, level) for level in levels.values())], x_label, y_label, True, logarithmic)
+    plot = _Plot([*all_points, *((first, level) for level in levels.values())], x_label, y_label, True, logarithmic)
     for mark in marks:
         if first <= mark <= last:
             plot.rule(f"M{plot.x(mark):.1f} {_TOP}V{_HEIGHT - _BOTTOM}", "1 4")
@@ -83,20 +83,20 @@ def curves(
     for number, (name, points) in enumerate(drawn.items()):
         if not points:
             continue
-        colour = _COLOURS[number % len(_COLOURS)]
+        color = _COLORS[number % len(_COLORS)]
         if smooth and plot.is_noisy(points, mean := _running_mean(points)):
-            plot.line(points, colour, Markup('class="raw" stroke-width="1" stroke-opacity="0.3"'))
+            plot.line(points, color, Markup('class="raw" stroke-width="1" stroke-opacity="0.3"'))
             points = mean
-        plot.line(points, colour, Markup('data-name="{}" stroke-width="1.8"').format(name))
-        entries.append(_legend_entry("solid", colour, name, points[-1][1]))
+        plot.line(points, color, Markup('data-name="{}" stroke-width="1.8"').format(name))
+        entries.append(_legend_entry("solid", color, name, points[-1][1]))
     legend = Markup('<p class="legend"><span class="at"></span>{}</p>').format(Markup().join(entries))
     return Figure(caption, plot.markup() + legend * bool(entries), "drawing")
 
 
 def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
-    """Return whether positive values span so many decades that a linear axis would flatten most of them.
+    """Return whether all values are positive and span so many decades that a logarithmic axis is useful.
 
-    The lowest twentieth is ignored: a few values near 0 do not need a logarithmic axis.
+    The lowest twentieth is ignored, because a few values near 0 do not need a logarithmic axis.
     """
     found = sorted(value for value in values if math.isfinite(value))
     return bool(found) and found[0] > 0 and found[-1] >= found[len(found) // 20] * 10**decades
@@ -105,17 +105,17 @@ def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
 def bars(
     values: Mapping[str, float], caption: str, y_label: str, limits: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Draw one bar per value, starting at zero; ``limits`` are the ends of error bars."""
+    """Draw one bar per value from zero; ``limits`` are the ends of the error bars."""
     limits = {name: ends for name, ends in (limits or {}).items() if all(map(math.isfinite, ends))}
     heights = [0.0, *values.values(), *(end for ends in limits.values() for end in ends)]
     plot = _Plot([(0, height) for height in heights] + [(len(values), 0)], "", y_label, x_ticks=False)
     zero = plot.y(0)
     for number, (name, value) in enumerate(values.items()):
         left, right, top = plot.x(number + 0.2), plot.x(number + 0.8), plot.y(value)
-        colour = _COLOURS[0] if value >= 0 else _COLOURS[1]
+        color = _COLORS[0] if value >= 0 else _COLORS[1]
         plot.add(
             f'<rect x="{left:.1f}" y="{min(top, zero):.1f}" width="{right - left:.1f}" '
-            f'height="{abs(top - zero):.1f}" fill="{colour}"/>'
+            f'height="{abs(top - zero):.1f}" fill="{color}"/>'
         )
         middle = (left + right) / 2
         if name in limits:
@@ -127,9 +127,9 @@ def bars(
 
 
 class _Plot:
-    """Axes and what is drawn between them; the label of the y axis is above the plot.
+    """A drawing with axes; the label of the y axis is above the plot.
 
-    ``left`` is the x coordinate of the y axis: at least 72, and enough for the longest tick label.
+    ``left`` is the x coordinate of the y axis: at least 72, and sufficient for the longest tick label.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class _Plot:
         return _HEIGHT - _BOTTOM - (self._level(value) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     def add(self, part: str) -> None:
-        self._parts.append(Markup(part))  # noqa: S704 — numbers and colours, or escaped text
+        self._parts.append(Markup(part))  # noqa: S704 — numbers and colors, or escaped text
 
     def text(self, x: float, y: float, text: str, anchor: str) -> None:
         self.add(Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text))
@@ -175,16 +175,16 @@ class _Plot:
     def rule(self, path: str, dashes: str) -> None:
         self.add(f'<path d="{path}" stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="{dashes}"/>')
 
-    def line(self, points: Points, colour: str, attributes: Markup) -> None:
-        positions = _thinned([(self.x(x), self.y(y)) for x, y in points])
+    def line(self, points: Points, color: str, attributes: Markup) -> None:
+        positions = _reduced([(self.x(x), self.y(y)) for x, y in points])
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in positions)
-        self.add(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-linejoin="round" {attributes}/>')
+        self.add(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-linejoin="round" {attributes}/>')
         if len(positions) == 1:
             dot = path.replace(",", " ")
-            self.add(f'<path d="M{dot}h0" stroke="{colour}" stroke-width="7" stroke-linecap="round"/>')
+            self.add(f'<path d="M{dot}h0" stroke="{color}" stroke-width="7" stroke-linecap="round"/>')
 
     def is_noisy(self, points: Points, mean: Points) -> bool:
-        """Return whether points visibly scatter about their running mean."""
+        """Return whether points visibly deviate from their running mean."""
         distances = [abs(self.y(y) - self.y(smoothed)) for (_, y), (_, smoothed) in zip(points, mean, strict=True)]
         return median(distances) > 1.5  # units of the drawing
 
@@ -198,11 +198,11 @@ class _Plot:
         ).format(w=_WIDTH, h=_HEIGHT, data=for_script * self._is_curve, parts=Markup().join(self._parts))
 
 
-def _legend_entry(style: str, colour: str, name: str, value: float) -> Markup:
+def _legend_entry(style: str, color: str, name: str, value: float) -> Markup:
     for_script = Markup(' data-name="{}"').format(name) if style == "solid" else Markup()
     number = f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return Markup('<span{}><i style="border-top: 3px {} {}"></i><span>{}</span> <b>{}</b></span>').format(
-        for_script, style, colour, name, number
+        for_script, style, color, name, number
     )
 
 
@@ -211,8 +211,8 @@ def _can_be_drawn(point: tuple[float, float], logarithmic: bool) -> bool:
     return abs(x) < _LIMIT and (1 / _LIMIT < y < _LIMIT if logarithmic else abs(y) < _LIMIT)  # false for NaN
 
 
-def _thinned(positions: Points) -> Points:
-    """Return the first and the last position, and the lowest and the highest within each unit of width."""
+def _reduced(positions: Points) -> Points:
+    """Return the first and the last position, and the lowest and the highest position per unit of width."""
     if len(positions) <= _WIDTH:
         return positions
     kept = [positions[0]]
@@ -224,7 +224,7 @@ def _thinned(positions: Points) -> Points:
 
 
 def _running_mean(points: Points) -> list[tuple[float, float]]:
-    """Return the mean of each point and its neighbours, a thirtieth of all points; fewer at the ends."""
+    """Return the mean over a window of a thirtieth of all points, which is smaller at the ends."""
     window = np.ones(2 * (len(points) // 60) + 1)
     values = np.array([y for _, y in points])
     means = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
@@ -232,7 +232,7 @@ def _running_mean(points: Points) -> list[tuple[float, float]]:
 
 
 def _range(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
-    """Return the lowest and the highest value, widened if their distance is below the fraction ``least``."""
+    """Return the lowest and the highest value, or a wider range if their relative difference is at most ``least``."""
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
     half = 0.5 if largest >= 1 else largest / 2 or 0.5
@@ -248,7 +248,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """Return up to seven powers of ten in a range of logarithms; with one or two, also 2 and 5 times these."""
+    """Return up to seven powers of ten in a range of logarithms; if there are one or two, also their 2 and 5 times."""
     exponents = range(math.ceil(low), math.floor(high) + 1)
     powers = [10.0**exponent for exponent in exponents[:: math.ceil(len(exponents) / 7) or 1]]
     if len(powers) > 2:

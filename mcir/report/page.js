@@ -1,6 +1,6 @@
 "use strict";
 
-// Curves: the values under the pointer, read back from the drawing as precisely as it is drawn.
+// Curves: show the values under the pointer, computed from the coordinates in the drawing.
 for (const svg of document.querySelectorAll("svg[data-frame]")) {
   const { plot: [left, right, top, bottom], x: [x0, x1], y: [y0, y1], logarithmic } = JSON.parse(svg.dataset.frame);
   const legend = svg.parentElement.querySelector(".legend");
@@ -18,12 +18,12 @@ for (const svg of document.querySelectorAll("svg[data-frame]")) {
     const level = y0 + (bottom - y) / (bottom - top) * (y1 - y0);
     return logarithmic ? (10 ** level).toPrecision(3) : level.toFixed(digits);
   };
-  const leave = () => {
+  const hideValues = () => {
     cursor.removeAttribute("d");
     legend.querySelector(".at").textContent = "";
     lines.forEach(line => { line.readout.textContent = line.last; });
   };
-  const follow = event => {
+  const showValues = event => {
     const box = svg.getBoundingClientRect();
     const at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
     const nearest = lines.map(({ points }) => points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
@@ -33,15 +33,16 @@ for (const svg of document.querySelectorAll("svg[data-frame]")) {
     legend.querySelector(".at").textContent = label;
     lines.forEach((line, number) => { line.readout.textContent = value(nearest[number][1]); });
   };
-  svg.addEventListener("pointerdown", follow);
-  svg.addEventListener("pointermove", follow);
-  svg.addEventListener("pointerleave", leave);
+  svg.addEventListener("pointerdown", showValues);
+  svg.addEventListener("pointermove", showValues);
+  svg.addEventListener("pointerleave", hideValues);
 }
 
-// Pictures: one on another with a line between that is drawn or moved with the arrow keys, and a slider of the time.
+// Image sliders: two images on top of one another, a divider that is dragged or moved with the arrow keys, and a slider
+// for the iteration.
 for (const box of document.querySelectorAll(".slider")) {
   const stage = box.querySelector(".stage");
-  const shots = [...stage.querySelectorAll(".shot")];
+  const frames = [...stage.querySelectorAll(".frame")];
   const sides = { left: box.querySelector("select.left"), right: box.querySelector("select.right") };
   const cut = box.querySelector(".cut");
   const time = box.querySelector(".time input");
@@ -49,14 +50,14 @@ for (const box of document.querySelectorAll(".slider")) {
   const show = () => {
     const now = time ? times[time.value] : 0;
     for (const [side, select] of Object.entries(sides)) {
-      const ofLayer = shots.filter(shot => shot.dataset.layer === select.value);
-      const chosen = ofLayer.find(shot => !(shot.dataset.iteration > now)) ?? ofLayer.at(-1);  // the latest first
-      shots.forEach(shot => shot.classList.toggle(side, shot === chosen));
+      const ofLayer = frames.filter(frame => frame.dataset.layer === select.value);
+      const chosen = ofLayer.find(frame => !(frame.dataset.iteration > now)) ?? ofLayer.at(-1);  // sorted from the latest
+      frames.forEach(frame => frame.classList.toggle(side, frame === chosen));
     }
     if (time) box.querySelector("output").textContent = now.toLocaleString("en");
     stage.style.setProperty("--cut", cut.value + "%");
   };
-  const draw = event => {
+  const drag = event => {
     if (event.type === "pointerdown") stage.setPointerCapture(event.pointerId);
     else if (!event.buttons) return;
     const { left, width } = stage.getBoundingClientRect();
@@ -64,8 +65,8 @@ for (const box of document.querySelectorAll(".slider")) {
     show();
   };
   box.classList.add("live");
-  stage.addEventListener("pointerdown", draw);
-  stage.addEventListener("pointermove", draw);
+  stage.addEventListener("pointerdown", drag);
+  stage.addEventListener("pointermove", drag);
   box.addEventListener("input", show);
   show();
 }

@@ -1,4 +1,4 @@
-"""Reports: the same content as Markdown and as one self-contained HTML page."""
+"""Reports that can be written as Markdown and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Section:
         table: rows of cells; the first row contains the headings.
         figures: drawings and images, in the HTML page only.
         code: text in a fixed-width font.
-        words: whether the table contains text rather than numbers.
-        folded: whether the reader must open the section.
+        is_text_table: whether the table contains text rather than numbers.
+        folded: whether the section is initially closed.
     """
 
     heading: str
@@ -35,11 +35,11 @@ class Section:
     table: list[list[str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     code: str = ""
-    words: bool = False
+    is_text_table: bool = False
     folded: bool = False
 
     def as_markdown(self) -> str:
-        """Return the section without its figures; empty if nothing else is in it."""
+        """Return the section without its figures; an empty string if it has no other content."""
         parts = list(self.paragraphs)
         if self.table:
             head, *rows = self.table
@@ -57,7 +57,7 @@ class Report:
         title: title of the page.
         sections: sections in order.
         status: short text next to the title.
-        interactive: whether the page contains the script for curve values under the pointer and image sliders.
+        interactive: whether the page contains the script for image sliders and for the values of curves.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Report:
         return "\n\n".join(filter(None, [f"# {self.title}", *(part.as_markdown() for part in self.sections)])) + "\n"
 
     def as_html(self) -> str:
-        """Return the report as a page that contains everything and may fetch nothing."""
+        """Return the report as an HTML page that contains all its resources and fetches none."""
         style, script = (Markup((_FOLDER / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
         return str(render("page.html.jinja", report=self, style=style, script=script))
 
@@ -88,7 +88,7 @@ class Report:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Return a template of this package, filled in; every value that is not Markup is escaped."""
+    """Render a template of this package; every value that is not ``Markup`` is escaped."""
     return Markup(_environment().get_template(template).render(values))  # noqa: S704
 
 

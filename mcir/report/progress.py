@@ -1,7 +1,7 @@
 """Small copies of the validation images, stored at each evaluation for the report.
 
-``progress/<set>/<name>/`` in the folder of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the centre
-of the image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB).
+The folder ``progress/<set>/<name>/`` of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the center of
+each image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mcir.report.comparison import Picture, columns, path_inside
 FOLDER = "progress"
 _SIDE = 384
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-_MOST_OUTPUTS = 40
+_MAX_OUTPUTS = 40
 _END_OF_JPEG = b"\xff\xd9"
-_LISTED = 6
+_MAX_LISTED = 6
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ImageHistory:
 def store_images(run: Path, data_set: str, name: str, iteration: int, compared: Picture) -> None:
     """Store the columns of a :func:`~mcir.report.comparison.comparison` for the report.
 
-    At most forty outputs of an image are kept, spread evenly.
+    At most forty outputs of an image are kept, evenly spaced.
 
     Raises:
         ValueError: the name leads out of the folder.
@@ -61,13 +61,13 @@ def store_images(run: Path, data_set: str, name: str, iteration: int, compared: 
     for stem, image in (("input", degraded), ("gt", gt), (str(iteration), output)):
         file = folder / f"{stem}.jpg"
         if image is output or not file.exists():
-            encoded, data = cv2.imencode(".jpg", _centre(image)[:, :, ::-1], _QUALITY)
+            encoded, data = cv2.imencode(".jpg", _center(image)[:, :, ::-1], _QUALITY)
             assert encoded
             temporary = file.with_suffix(".part")
             temporary.write_bytes(data.tobytes())
             temporary.replace(file)
     outputs = _outputs(folder)
-    for extra in outputs.keys() - set(evenly(sorted(outputs), _MOST_OUTPUTS)):
+    for extra in outputs.keys() - set(evenly(sorted(outputs), _MAX_OUTPUTS)):
         outputs[extra].unlink()
 
 
@@ -92,14 +92,15 @@ def read_images(run: Path) -> tuple[dict[str, dict[str, ImageHistory]], list[str
             degraded, gt = (None if file in unusable else file for file in _references(folder))
             data_set, *name = folder.relative_to(run / FOLDER).parts
             found.setdefault(data_set, {})["/".join(name)] = ImageHistory(size, degraded, gt, outputs)
-    return found, [
-        f"{', '.join(files[:_LISTED])}{f' and {len(files) - _LISTED} more' * (len(files) > _LISTED)}: {problem}."
-        for problem, files in problems.items()
-    ]
+    lines = []
+    for problem, files in problems.items():
+        others = f" and {len(files) - _MAX_LISTED} more" if len(files) > _MAX_LISTED else ""
+        lines.append(f"{', '.join(files[:_MAX_LISTED])}{others}: {problem}.")
+    return found, lines
 
 
 def evenly(iterations: list[int], number: int) -> list[int]:
-    """Return at most ``number`` of ascending iterations, spread evenly, with the first and the last."""
+    """Return at most ``number`` evenly spaced iterations of an ascending list, with the first and the last."""
     kept = list(iterations)
     while len(kept) > max(number, 2):
         inner = range(1, len(kept) - 1)
@@ -116,7 +117,7 @@ def _references(folder: Path) -> tuple[Path, Path]:
 
 
 def _inspect(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
-    """Return the size that most files of an image have, and what is wrong with the others."""
+    """Return the most frequent size of the files of an image, and the problems of other files."""
     files = [*_references(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
     sizes = {file: size for file in files if (size := _size(file))}
     usual = mode(sizes.values()) if sizes else (0, 0)
@@ -144,6 +145,6 @@ def _size(file: Path) -> tuple[int, int] | None:
         return None
 
 
-def _centre(image: Picture) -> Picture:
+def _center(image: Picture) -> Picture:
     top, left = (max(0, length - _SIDE) // 2 for length in image.shape[:2])
     return image[top : top + _SIDE, left : left + _SIDE]

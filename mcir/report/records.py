@@ -1,4 +1,4 @@
-"""Read what a training left in its folder, whether complete, interrupted or partly missing."""
+"""Read the files in the folder of a training, which may be incomplete or damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mcir.registry import suggestion
 from mcir.report.progress import FOLDER, ImageHistory, read_images
 
 RESULTS, STARTS, OPTIONS = "results.jsonl", "environment.jsonl", "options.yml"
-"""Files of a run: logged values, the environment of each start, and the resolved options."""
+"""Files of a run: logged values, environment of each start, and resolved options."""
 
 _NOT_SCALARS = {"kind", "iteration"}
 
@@ -27,9 +27,9 @@ class Metric:
 
     Attributes:
         points: (iteration, mean) pairs in order.
-        images: the value of each image, by iteration.
-        baseline: name of the image that the output is compared with: ``bicubic`` or ``input``.
-        baseline_value: the metric of that image; None if it is not recorded.
+        images: values of each image, by iteration.
+        baseline: name of the image with which the output is compared: ``bicubic`` or ``input``.
+        baseline_value: metric of the baseline; None if it is not recorded.
         unit: unit of the values.
         higher_is_better: whether larger values are better.
     """
@@ -48,7 +48,7 @@ class Metric:
 
     @property
     def best(self) -> tuple[int, float]:
-        """The iteration and the value of the best evaluation, the first of equal ones; NaN is never best."""
+        """The iteration and the value of the best evaluation; the first of equal ones, and never NaN."""
         sign = 1 if self.higher_is_better else -1
         return max(self.points, key=lambda point: -math.inf if math.isnan(point[1]) else sign * point[1])
 
@@ -66,13 +66,13 @@ class Run:
     Attributes:
         name: name of its folder.
         folder: path of its folder.
-        starts: environment of each start, the first one first.
-        options: options as resolved at the last start.
+        starts: environment of each start, in order.
+        options: resolved options of the last start.
         scalars: logged values, (iteration, value) by name.
         metrics: metrics by validation set and name.
         pictures: stored images by validation set and name.
-        missing: descriptions of what is missing or cannot be read.
-        iteration: the last known iteration.
+        missing: descriptions of data that are missing or cannot be read.
+        iteration: last known iteration.
         running: whether the training is running now.
     """
 
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """The progress of the training in words."""
+        """The progress of the training as text."""
         if self.running:
             return f"running: iteration {self.iteration:,}" + (f" of {self.total:,}" if self.total else "")
         if self.total is None:
@@ -106,10 +106,10 @@ class Run:
 
 
 def find_run(run: str, experiments: Path = Path("experiments")) -> Path:
-    """Return the folder of a run: the given path, or the folder of that name in ``experiments``.
+    """Return the folder of a run: ``run`` as a path, or the folder of this name in ``experiments``.
 
     Raises:
-        ValueError: there is no such folder, or it contains nothing that a training writes.
+        ValueError: there is no such folder, or it contains no files of a training.
     """
     folder = next((path for path in (Path(run), experiments / run) if path.is_dir()), None)
     if folder is None:
@@ -121,10 +121,10 @@ def find_run(run: str, experiments: Path = Path("experiments")) -> Path:
 
 
 def read_run(folder: Path, running: bool = False) -> Run:
-    """Read the folder of a training. Its attribute ``missing`` describes what is not there.
+    """Read the folder of a training; missing files are described in ``Run.missing``.
 
     Raises:
-        OSError: a file exists and cannot be read.
+        OSError: a file exists but cannot be read.
     """
     run = Run(folder.resolve().name, folder, running=running)
     _read_starts(run)
@@ -163,7 +163,7 @@ def _read_options(run: Run) -> None:
 
 
 def _read_results(run: Run) -> None:
-    """Read the logged values; if an iteration occurs twice, the last line counts."""
+    """Read the logged values; of several lines with the same iteration, the last one is used."""
     scalars: dict[str, dict[int, float]] = {}
     points: dict[tuple[str, str], dict[int, float]] = {}
     for record in _records(run, RESULTS):
@@ -185,15 +185,14 @@ def _read_results(run: Run) -> None:
         run.metrics[data_set][name].points = sorted(values.items())
     if not (run.folder / RESULTS).is_file():
         run.missing.append(f"{RESULTS}: losses, speed and results are not recorded.")
-    odd = [name for name, values in run.scalars.items() if not all(math.isfinite(value) for _, value in values)]
-    if odd:
-        run.missing.append(f"{', '.join(odd)}: values that are not finite are not drawn.")
+    if infinite := [name for name, values in run.scalars.items() if not all(math.isfinite(y) for _, y in values)]:
+        run.missing.append(f"{', '.join(infinite)}: values that are not finite are not drawn.")
     if (run.folder / f"{RESULTS}.abandoned").is_file():
         run.missing.append(f"{RESULTS}.abandoned: values of iterations that a resumed run repeated are not shown.")
 
 
 def _records(run: Run, name: str) -> list[dict[str, Any]]:
-    """Read a file of JSON lines of a run, and note how many lines are damaged."""
+    """Read a file of JSON lines of a run, and count the damaged lines in ``Run.missing``."""
     lines = _lines(run.folder / name)
     records = list(_parsed(lines))
     if damaged := len(lines) - len(records):
@@ -222,7 +221,7 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number of a JSON line, in which values that are not finite are strings."""
+    """Return a number from a JSON line, in which infinite values and NaN are strings; None for other values."""
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("inf", "-inf", "nan")):
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""The page of a training, or of several next to each other: results, curves, images, options and environment."""
+"""The page of one or several trainings: results, curves, images, options and environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mcir.report.run_curves import curve_sections
 from mcir.report.run_pictures import picture_section
 
 PAGE = "report.html"
-"""Name of the page in the folder of a run."""
+"""File name of the page in the folder of a run."""
 
 _FACTS = {
     "model": "model",
@@ -43,7 +43,7 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
     Args:
         folders: folders of the trainings; the curves of several share one drawing.
         file: path of the page.
-        running: function that returns whether a training is running in a folder.
+        running: function that returns whether a training runs in a folder.
 
     Raises:
         ValueError: ``file`` is a folder.
@@ -59,7 +59,7 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
 
 
 def build_report(runs: Sequence[Run]) -> Report:
-    """Return the page of runs; sections without content are left out."""
+    """Return the page of runs, without empty sections."""
     sections = [_results(runs), picture_section(runs), *curve_sections(runs)]
     sections += [_environment(runs), *_options(runs), _missing(runs)]
     filled = [part for part in sections if part.paragraphs or part.table or part.figures or part.code]
@@ -117,7 +117,7 @@ def _difference(first: Run, data_set: str, name: str, metric: Metric) -> str:
 
 
 def _environment(runs: Sequence[Run]) -> Section:
-    section = Section("Environment", words=True)
+    section = Section("Environment", is_text_table=True)
     started = [run for run in runs if run.starts]
     facts = [[label, *(_fact(run.starts[-1], key) for run in started)] for key, label in _FACTS.items()]
     if started:
@@ -136,7 +136,7 @@ def _fact(start: Mapping[str, Any], key: str) -> str:
 
 
 def _describe_start(run: Run, number: int) -> str:
-    """Describe when a run was started or resumed, and what had changed since the previous start."""
+    """Describe when a run was started or resumed, and what changed since the previous start."""
     start = run.starts[number]
     text = f"{run.name}: started {start.get('started', 'at an unknown time')}"
     text += f" from iteration {start['iteration']:,}" * bool(start["iteration"])

@@ -1,4 +1,4 @@
-"""The curves of a training, or of several in one drawing: quality, losses, steps, speed."""
+"""The curves of one or several trainings: quality, losses, steps and speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BALANCE = {
     "grad_l_": ("L2 norm of the gradient of l_{} at the output", "norm"),
     "ratio_": ("Gradient of {} over the gradient of the first loss, both at the output", "ratio"),
     "cosine_": ("Cosine between the gradients of {} and the first loss", "cosine"),
-    "factor_": ("Factor that holds the gradient ratio of {}", "factor"),
+    "factor_": ("Factor that keeps the gradient ratio of {} constant", "factor"),
     "weight_": ("Weight of {} including its factor", "weight"),
 }
 _SPEED = {
@@ -51,8 +51,8 @@ def curve_sections(runs: Sequence[Run]) -> list[Section]:
         )
     if names:
         sections[1].paragraphs.append(
-            "Where a curve is noisy, the faint line shows the logged values and the strong line their running mean "
-            "over a thirtieth of the points. The numbers are the last values, or those under the pointer."
+            "For a noisy curve, the faint line shows the logged values, and the strong line their running mean over a "
+            "thirtieth of the points. The numbers are the last values, or those under the pointer."
             + " Dotted lines mark where the run was resumed."
             * bool(_resumes(runs))
         )
@@ -86,10 +86,10 @@ def _scalar(runs: Sequence[Run], name: str, caption: str, y_label: str) -> Figur
 
 
 def _labelled(series: Mapping[str, Points], name: str) -> Mapping[str, Points]:
-    """Return the series by run, or a single one by the name of its quantity."""
+    """Return the series by run; a single series by the name of its quantity."""
     return series if len(series) > 1 else {name: next(iter(series.values()))}
 
 
 def _resumes(runs: Sequence[Run]) -> list[float]:
-    """Return the iterations at which the run was resumed; none for several runs."""
+    """Return the iterations at which a single run was resumed; an empty list for several runs."""
     return [float(start["iteration"]) for start in runs[0].starts[1:]] if len(runs) == 1 else []

@@ -1,4 +1,4 @@
-"""The images of a training over time, or of several trainings next to each other."""
+"""Image sliders for one or several trainings."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from mcir.report.figures import Figure
 from mcir.report.page import Section
 from mcir.report.progress import ImageHistory, evenly
 from mcir.report.records import Run
-from mcir.report.slider import Layer, Shot, slider
+from mcir.report.slider import Frame, Layer, slider
 
-_MOST_TIMES, _FEWEST_TIMES = 20, 5
-_BYTES = 7 * 2**20  # 9.3 MiB in base64
+_MAX_ITERATIONS, _MIN_ITERATIONS = 20, 5
+_MAX_BYTES = 7 * 2**20  # 9.3 MiB in base64
 
 _Key = tuple[str, str]
 """A validation set and the name of an image."""
 
 
 def picture_section(runs: Sequence[Run]) -> Section:
-    """Return sliders with input, outputs over time and ground truth, for as many images as the page can hold."""
+    """Return sliders with input, ground truth and outputs over time, for as many images as the page can contain."""
     section = Section("Images over time")
     images = _images(runs)
     shown, times = _select(images)
     section.figures = [_slider(key, images[key], runs, times) for key in shown]
     if shown:
         section.paragraphs.append(
-            "Drag the divider or move it with the arrow keys; choose the two images and the iteration. Without "
-            "JavaScript all images are in a row. They are compressed crops from the centre, for viewing only."
+            "Drag the divider, or move it with the arrow keys. Choose the two images and the iteration. Without "
+            "JavaScript, all images are in a row. They are compressed crops from the center, for viewing only."
         )
     if len(shown) < len(images):
         section.paragraphs.append(f"{len(shown)} of {len(images)} images are shown, to keep the page small.")
@@ -35,7 +35,7 @@ def picture_section(runs: Sequence[Run]) -> Section:
 
 
 def _images(runs: Sequence[Run]) -> dict[_Key, dict[str, ImageHistory]]:
-    """Return the histories of each image by run, as far as they have the same size."""
+    """Return the histories of each image by run; histories of another size than the first one are left out."""
     found: dict[_Key, dict[str, ImageHistory]] = {}
     for run in runs:
         for data_set in dict.fromkeys([*run.metrics, *run.pictures]):
@@ -47,9 +47,9 @@ def _images(runs: Sequence[Run]) -> dict[_Key, dict[str, ImageHistory]]:
 
 
 def _select(images: Mapping[_Key, Mapping[str, ImageHistory]]) -> tuple[list[_Key], int]:
-    """Return the images to show and the number of iterations of each, within the size limit of the page.
+    """Return the images to show and their number of iterations, within the size limit of the page.
 
-    Every set gets its first image before any set gets a second one.
+    The first image of every set is chosen before the second image of any set.
     """
     seen = Counter[str]()
     rank: dict[_Key, int] = {}
@@ -60,11 +60,11 @@ def _select(images: Mapping[_Key, Mapping[str, ImageHistory]]) -> tuple[list[_Ke
     total = 0
     for key in sorted(images, key=rank.__getitem__):
         size = sum(image.largest for image in images[key].values())
-        if chosen and (total + size) * (_FEWEST_TIMES + 2) > _BYTES:
+        if chosen and (total + size) * (_MIN_ITERATIONS + 2) > _MAX_BYTES:
             break
         chosen.add(key)
         total += size
-    return [key for key in images if key in chosen], max(2, min(_MOST_TIMES, _BYTES // max(total, 1) - 2))
+    return [key for key in images if key in chosen], max(2, min(_MAX_ITERATIONS, _MAX_BYTES // max(total, 1) - 2))
 
 
 def _slider(key: _Key, histories: Mapping[str, ImageHistory], runs: Sequence[Run], times: int) -> Figure:
@@ -74,11 +74,11 @@ def _slider(key: _Key, histories: Mapping[str, ImageHistory], runs: Sequence[Run
     degraded = next((history.input for history in histories.values() if history.input), None)
     gt = next((history.gt for history in histories.values() if history.gt), None)
     references = {baseline: degraded, "ground truth": gt}
-    layers = [Layer(label, [Shot(file.read_bytes(), label)]) for label, file in references.items() if file]
+    layers = [Layer(label, [Frame(file.read_bytes(), label)]) for label, file in references.items() if file]
     first = len(layers)
     for run, history in histories.items():
         label = run if len(runs) > 1 else "output"
-        shots = []
+        frames = []
         for at in reversed(evenly(list(history.outputs), times)):
             scores = [
                 f"{key} {metric.format(metric.images[at][name])}"
@@ -86,7 +86,7 @@ def _slider(key: _Key, histories: Mapping[str, ImageHistory], runs: Sequence[Run
                 if name in metric.images.get(at, {})
             ]
             caption = f"{label} at {at:,}" + f": {', '.join(scores)}" * bool(scores)
-            shots.append(Shot(history.outputs[at].read_bytes(), caption, at))
-        layers.append(Layer(label, shots))
+            frames.append(Frame(history.outputs[at].read_bytes(), caption, at))
+        layers.append(Layer(label, frames))
     left, right = (0, first) if len(histories) == 1 else (first, first + 1)
     return slider(layers, left, right, next(iter(histories.values())).size, f"{data_set}: {name}")

@@ -1,4 +1,4 @@
-"""Images on top of one another with a movable divider, and a slider for the iteration."""
+"""Two images on top of one another with a movable divider, and a slider for the iteration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SMALL = 256
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A JPEG image with a caption; ``iteration`` is None for an image that does not change in training."""
+class Frame:
+    """A JPEG image with a caption; ``iteration`` is None for an image that does not change during training."""
 
     data: bytes
     caption: str
@@ -28,24 +28,24 @@ class Shot:
 
 @dataclass(frozen=True)
 class Layer:
-    """An entry that the reader can choose for either side: one shot or several, the latest first."""
+    """An entry that readers can choose for either side: one or several frames, sorted from the latest."""
 
     label: str
-    shots: Sequence[Shot]
+    frames: Sequence[Frame]
 
 
 def slider(layers: Sequence[Layer], left: int, right: int, size: tuple[int, int], caption: str) -> Figure:
-    """Return a slider over images of one size. Without JavaScript the page shows all of them in a row.
+    """Return a slider for images of one size. Without JavaScript, the page shows all images in a row.
 
     Args:
-        layers: entries that can be chosen, at least one.
-        left: index of the layer that is first shown on the left.
-        right: index of the layer that is first shown on the right.
-        size: height and width of the images; small images are enlarged.
+        layers: entries to choose from, at least one.
+        left: index of the layer that is initially shown on the left.
+        right: index of the layer that is initially shown on the right.
+        size: height and width of the images; small images are shown enlarged.
         caption: caption of the figure.
     """
     height, width = size
-    times = sorted({shot.iteration for layer in layers for shot in layer.shots if shot.iteration is not None})
+    times = sorted({frame.iteration for layer in layers for frame in layer.frames if frame.iteration is not None})
     factor = max(1, _SMALL // max(height, width))
     values = {"layers": layers, "left": left, "right": right, "height": height, "width": width}
     return Figure(caption, render("slider.html.jinja", **values, times=times, factor=factor), "pictures")

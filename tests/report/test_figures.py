@@ -20,7 +20,7 @@ def labels(figure):
     return re.findall(r"<text [^>]*>([^<]+)</text>", figure.markup)
 
 
-def test_many_points_are_thinned_but_spikes_stay():
+def test_long_series_are_reduced_but_spikes_remain():
     points = [(i, 9.0 if i == 54_321 else -9.0 if i == 76_543 else math.sin(i / 5000)) for i in range(100_000)]
     (line,) = drawn(curves({"a": points}, "", "x", "y"))
     assert len(line) < 1300

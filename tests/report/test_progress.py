@@ -32,7 +32,7 @@ def test_input_output_and_ground_truth_are_stored(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_the_centre_of_a_large_image_is_stored(tmp_path):
+def test_the_center_of_a_large_image_is_stored(tmp_path):
     gradient = torch.linspace(0, 1, 500).expand(3, 400, 500)
     store_images(tmp_path, "Set5", "a", 1, comparison(gradient, gradient, gradient, ("", "")))
     image = kept(tmp_path)["a"]

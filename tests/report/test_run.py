@@ -227,7 +227,7 @@ def test_the_number_of_images_is_bounded(tmp_path, monkeypatch, limit, images, t
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
         for iteration in range(1, 26):
             progress.store_images(folder, data_set, name, iteration, compared(0.5, side=12))
-    monkeypatch.setattr(run_pictures, "_BYTES", limit)
+    monkeypatch.setattr(run_pictures, "_MAX_BYTES", limit)
     text, page = page_of(folder)
     assert text.count("<img ") == images * (times + 2)
     assert ("of 3 images are shown" in page.text) == (images < 3)
@@ -238,5 +238,5 @@ def test_every_set_gets_one_image_before_any_gets_two(tmp_path, monkeypatch):
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
         progress.store_images(folder, data_set, name, 1, compared(0.5))
     size = (folder / "progress" / "one" / "a" / "1.jpg").stat().st_size
-    monkeypatch.setattr(run_pictures, "_BYTES", 2 * 7 * (size + 50))
+    monkeypatch.setattr(run_pictures, "_MAX_BYTES", 2 * 7 * (size + 50))
     assert captions(page_of(folder)[0])[:2] == ["one: a", "two: c"]

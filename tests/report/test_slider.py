@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mcir.report.run import write_report
-from mcir.report.slider import Layer, Shot, slider
+from mcir.report.slider import Frame, Layer, slider
 from tests.report.runs import NASTY, as_lines, leave_run, train_line
 
 
@@ -88,7 +88,7 @@ def test_the_keyboard_controls_everything(opened, tmp_path):
         page.keyboard.press(press)
         assert page.locator("output").inner_text() == iteration
         assert brightness(page, 0.9) == pytest.approx(level, abs=0.03)
-    assert "output at 200: psnr 32.00\N{NO-BREAK SPACE}dB" in page.locator(".shot.right").inner_text()
+    assert "output at 200: psnr 32.00\N{NO-BREAK SPACE}dB" in page.locator(".frame.right").inner_text()
 
 
 def test_any_two_images_can_be_compared(opened, tmp_path):
@@ -102,11 +102,11 @@ def test_any_two_images_can_be_compared(opened, tmp_path):
 
 def test_two_runs_at_the_same_iteration(opened, tmp_path):
     page = opened(leave_run(tmp_path / "short", until=200), leave_run(tmp_path / "long"))
-    assert "short at 200" in page.locator(".shot.left").inner_text()  # its last
-    assert "long at 400" in page.locator(".shot.right").inner_text()
+    assert "short at 200" in page.locator(".frame.left").inner_text()  # its last
+    assert "long at 400" in page.locator(".frame.right").inner_text()
     page.locator(".time input").fill("0")
-    assert "short at 100" in page.locator(".shot.left").inner_text()
-    assert "long at 100" in page.locator(".shot.right").inner_text()
+    assert "short at 100" in page.locator(".frame.left").inner_text()
+    assert "long at 100" in page.locator(".frame.right").inner_text()
 
 
 def test_a_curve_shows_its_values_under_the_pointer(opened, tmp_path):
@@ -192,11 +192,11 @@ def overlap(one, other):
 
 def test_without_javascript_all_images_are_in_a_row(opened, tmp_path):
     page = opened(leave_run(tmp_path / "run"), java_script_enabled=False)
-    shots = page.locator(".shot")
-    boxes = [shots.nth(number).bounding_box() for number in range(shots.count())]
+    frames = page.locator(".frame")
+    boxes = [frames.nth(number).bounding_box() for number in range(frames.count())]
     assert len(boxes) == 6 and len({box["y"] for box in boxes}) == 1
     assert [box["x"] for box in boxes] == sorted({box["x"] for box in boxes})
-    assert [text.partition(":")[0] for text in shots.all_inner_texts()] == [
+    assert [text.partition(":")[0] for text in frames.all_inner_texts()] == [
         "bicubic", "ground truth", "output at 400", "output at 300", "output at 200", "output at 100"
     ]  # fmt: skip
     assert not page.locator(".controls").is_visible() and not page.locator(".divider").is_visible()
@@ -210,7 +210,7 @@ def test_a_folded_section_opens(opened, tmp_path):
 
 
 def test_images_of_one_iteration_have_no_time_slider():
-    layers = [Layer("a", [Shot(b"", "a")]), Layer("b", [Shot(b"", "b", 5)])]
+    layers = [Layer("a", [Frame(b"", "a")]), Layer("b", [Frame(b"", "b", 5)])]
     figure = slider(layers, 0, 1, (300, 400), "c")
     assert 'class="time"' not in figure.markup and "--width: 400; --height: 300" in figure.markup
     assert "enlarged" not in figure.markup
