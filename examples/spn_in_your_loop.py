@@ -1,6 +1,6 @@
-"""SPN in your own training loop: only the lines marked SPN are added.
+"""SPN in your own training loop. Only the lines marked SPN are added.
 
-Run it in a clone, on random images and with random VGG weights (no download)::
+Run it in a clone, with random images and random VGG weights (no download)::
 
     python examples/spn_in_your_loop.py --steps 20 --vgg random
 
@@ -20,7 +20,7 @@ import mcir
 
 
 def batches(count: int, size: int = 32, scale: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs (lq, gt) of images in [0, 1]; replace it with your data loader."""
+    """Yield pairs (lq, gt) of images in [0, 1]. Replace this function with your data loader."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
         coarse = torch.rand(4, 3, size // 4, size // 4, generator=generator)
@@ -29,7 +29,10 @@ def batches(count: int, size: int = 32, scale: int = 2) -> Iterator[tuple[Tensor
 
 
 def train(steps: int, vgg: str = "imagenet", checkpoint: Path | None = None) -> list[dict[str, float]]:
-    """Train up to ``steps``, starting from ``checkpoint`` if the file exists; return the losses of each step."""
+    """Train up to iteration ``steps``, and return the losses of each step.
+
+    If the file ``checkpoint`` exists, the training resumes from it. The file is written at the end.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     network = YourNetwork(num_feat=16, scale=2).to(device)

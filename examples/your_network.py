@@ -1,4 +1,4 @@
-"""A network of your own. Only the decorator and the spec belong to mcir."""
+"""Example of your own network. Only the decorator and the spec belong to mcir."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +13,12 @@ class YourNetwork(nn.Module):
 
     Args:
         num_feat: number of features.
-        scale: factor by which height and width grow.
+        scale: upsampling factor.
     """
 
     def __init__(self, num_feat: int = 32, scale: int = 2) -> None:
         super().__init__()
-        self.spec = NetworkSpec(scale=scale)  # for checks of the options and for restoring; optional for scale 1
+        self.spec = NetworkSpec(scale=scale)  # used to check options and to restore images; optional if scale is 1
         self.body = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -28,5 +28,5 @@ class YourNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the enlarged images."""
-        details: Tensor = self.body(x)
-        return details + F.interpolate(x, scale_factor=self.spec.scale, mode="bilinear")
+        residual: Tensor = self.body(x)
+        return residual + F.interpolate(x, scale_factor=self.spec.scale, mode="bilinear")

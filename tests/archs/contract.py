@@ -1,4 +1,4 @@
-"""The contract of every architecture. A test class inherits it and sets the section to build."""
+"""Tests that every architecture must pass. A test class inherits them and sets the section to build."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mcir.inference.export_backends import trace
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS
 from mcir.weights import derived_keys, detect
-from tests.archs.sizes import accepts_sides, complaint, usable_sides
+from tests.archs.sizes import accepted_sides, accepts_side, spec_error
 
 
 class ArchitectureContract:
-    """Base of the tests of one architecture.
+    """Base class for the tests of one architecture.
 
     Attributes:
         section: section of a small network that has every kind of layer of the architecture.
-        channels: channels of its images.
-        no_gradient: patterns of parameters that cannot influence the output, and the reason.
-        reach: radius of the input pixels that an output pixel depends on; None if it depends on all of them.
-        detected_as: architecture with the same keys that is detected instead.
+        channels: channels of the images.
+        no_gradient: reasons why parameters cannot influence the output, by name pattern.
+        reach: radius of the input pixels that an output pixel depends on; None if it depends on all pixels.
+        detected_as: architecture that is detected instead, because it has the same keys.
     """
 
     section: ClassVar[dict[str, Any]]
@@ -41,7 +41,7 @@ class ArchitectureContract:
         return ARCHS.build(self.section)
 
     def images(self, net: Network, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Return random images of that size in [0, 1]."""
+        """Return random images in [0, 1]."""
         return torch.rand(batch, self.channels, height, width, generator=torch.Generator().manual_seed(seed))
 
     # -- spec and sizes -------------------------------------------------------------------------------------------
@@ -51,7 +51,9 @@ class ArchitectureContract:
         assert net.in_channels == self.channels
         assert spec_of(net) is net.spec
         assert net.spec.padding in ("reflect", "zeros")
-        assert all(fact >= 1 for fact in (net.scale, net.spec.size_multiple, net.spec.min_size, net.spec.shift_period))
+        assert all(
+            value >= 1 for value in (net.scale, net.spec.size_multiple, net.spec.min_size, net.spec.shift_period)
+        )
 
     def test_the_last_layer_of_the_spec_runs_last(self, net: Network) -> None:
         order: list[str] = []
@@ -64,13 +66,11 @@ class ArchitectureContract:
         assert isinstance(net.get_submodule(net.spec.last_layer), torch.nn.Conv2d)
 
     def test_the_sizes_of_the_spec_are_those_that_the_layers_accept(self, net: Network) -> None:
-        multiple, least = (
-            net.spec.size_multiple,
-            -(-net.spec.min_size // net.spec.size_multiple) * net.spec.size_multiple,
-        )
-        most = least + 2 * multiple + 4
-        wrong = complaint(net.eval(), usable_sides(accepts_sides(net, least), most), most)
-        assert wrong is None, wrong
+        multiple = net.spec.size_multiple
+        minimum = -(-net.spec.min_size // multiple) * multiple
+        maximum = minimum + 2 * multiple + 4
+        error = spec_error(net.eval(), accepted_sides(accepts_side(net, minimum), maximum), maximum)
+        assert error is None, error
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (9, 12), (17, 16)])
     def test_every_size_gives_a_finite_output_of_the_right_shape(self, net: Network, size: tuple[int, int]) -> None:
@@ -81,13 +81,13 @@ class ArchitectureContract:
         assert output.isfinite().all()
 
     def test_odd_sizes_are_padded_and_cropped(self, net: Network) -> None:
-        """The output equals that of the padded image, cropped."""
+        """The output equals the cropped output for the padded image."""
         net.eval()
         for height in range(1, net.spec.size_multiple + 3):
             image = self.images(net, 1, height, 2 * net.spec.size_multiple + 1)
-            whole = pad(image, net.spec.size_multiple, net.spec.min_size, net.spec.padding)
+            padded = pad(image, net.spec.size_multiple, net.spec.min_size, net.spec.padding)
             with torch.no_grad():
-                expected = net(whole)[..., : height * net.scale, : image.shape[3] * net.scale]
+                expected = net(padded)[..., : height * net.scale, : image.shape[3] * net.scale]
                 torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
 
     def test_padding_does_not_matter_far_from_the_border(self, net: Network) -> None:
@@ -95,18 +95,19 @@ class ArchitectureContract:
             pytest.skip("every pixel depends on all others, or another test class covers this")
         side = -(-(2 * self.reach + net.spec.min_size) // net.spec.size_multiple) * net.spec.size_multiple
         image = self.images(net, 1, side, side)
-        kept = (side - max(net.spec.size_multiple // 2, 1) - self.reach) * net.scale
-        assert kept > 0
+        unaffected = (side - max(net.spec.size_multiple // 2, 1) - self.reach) * net.scale
+        assert unaffected > 0
         with torch.no_grad():
-            whole, cut = net.eval()(image), net(image[..., : side - max(net.spec.size_multiple // 2, 1)])
-        torch.testing.assert_close(cut[..., :kept], whole[..., :kept], rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(cut[..., kept:], whole[..., kept : cut.shape[3]], rtol=1e-4, atol=1e-5)
+            whole, cropped = net.eval()(image), net(image[..., : side - max(net.spec.size_multiple // 2, 1)])
+        torch.testing.assert_close(cropped[..., :unaffected], whole[..., :unaffected], rtol=1e-4, atol=1e-5)
+        affected = whole[..., unaffected : cropped.shape[3]]
+        assert not torch.allclose(cropped[..., unaffected:], affected, rtol=1e-4, atol=1e-5)
 
-    def test_another_number_of_channels_is_rejected(self, net: Network) -> None:
+    def test_a_wrong_number_of_channels_is_rejected(self, net: Network) -> None:
         with pytest.raises(ValueError, match=rf"expected images \(B, {self.channels}, H, W\)"):
             net(torch.rand(1, self.channels + 1, 16, 16))
 
-    def test_other_tensors_are_rejected(self, net: Network) -> None:
+    def test_integers_and_empty_tensors_are_rejected(self, net: Network) -> None:
         with pytest.raises(ValueError, match=r"expected floating-point images in \[0, 1\], got torch.uint8"):
             net(torch.zeros(1, self.channels, 16, 16, dtype=torch.uint8))
         for shape in ((0, self.channels, 16, 16), (1, self.channels, 0, 16)):
@@ -122,13 +123,13 @@ class ArchitectureContract:
         for name, parameter in [("input", images), *net.named_parameters()]:
             assert parameter.grad is not None, f"{name} has no gradient"
             assert parameter.grad.isfinite().all()
-            size, known = parameter.grad.abs().max(), self.has_no_gradient(name)
-            assert (size < 1e-6) if known else (size > 0), f"the gradient of {name} is {size:.1e}" + (
-                f", though {known}" if known else ""
+            size, reason = parameter.grad.abs().max(), self.reason_for_no_gradient(name)
+            assert (size < 1e-6) if reason else (size > 0), (
+                f"gradient of {name}: {size:.1e} ({reason or 'expected > 0'})"
             )
 
-    def has_no_gradient(self, name: str) -> str | None:
-        """Return why a parameter has no gradient, if that is known."""
+    def reason_for_no_gradient(self, name: str) -> str | None:
+        """Return the reason why a parameter has no gradient, or None."""
         return next((reason for pattern, reason in self.no_gradient.items() if fnmatchcase(name, pattern)), None)
 
     def test_bfloat16_autocast_is_close_to_float32(self, net: Network) -> None:
@@ -188,7 +189,7 @@ class ArchitectureContract:
             with torch.no_grad():
                 torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-5)
 
-    # -- use ------------------------------------------------------------------------------------------------------
+    # -- independence, weights, copies ------------------------------------------------------------------------------
 
     def test_forward_does_not_modify_its_input(self, net: Network) -> None:
         images = self.images(net)
@@ -201,17 +202,17 @@ class ArchitectureContract:
         images = self.images(net)
         net.eval()
         with torch.no_grad():
-            apart = torch.cat([net(images[:1]), net(images[1:])])
-            torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-5)
+            separate = torch.cat([net(images[:1]), net(images[1:])])
+            torch.testing.assert_close(net(images), separate, rtol=1e-4, atol=1e-5)
 
     def test_is_rebuilt_from_its_hyperparameters(self, net: Network) -> None:
         images = self.images(net)
-        again = type(net)(**net.hyperparameters)
-        again.load_state_dict(net.state_dict(), strict=True)
+        rebuilt = type(net)(**net.hyperparameters)
+        rebuilt.load_state_dict(net.state_dict(), strict=True)
         with torch.no_grad():
-            assert torch.equal(again.eval()(images), net.eval()(images))
+            assert torch.equal(rebuilt.eval()(images), net.eval()(images))
 
-    def test_is_detected_from_its_shapes(self, net: Network) -> None:
+    def test_is_detected_from_its_keys_and_shapes(self, net: Network) -> None:
         found = detect(net.state_dict())
         assert found is not None
         assert found.architecture == (self.detected_as or self.section["type"])
@@ -221,35 +222,35 @@ class ArchitectureContract:
 
     def test_detection_of_damaged_weights_does_not_fail(self, net: Network) -> None:
         weights = {key: value.to("meta") for key, value in net.state_dict().items()}
-        needed = sorted(weights.keys() - derived_keys(net))
-        for number, key in enumerate(needed[:: -(-len(needed) // 40)]):
+        keys = sorted(weights.keys() - derived_keys(net))
+        for number, key in enumerate(keys[:: -(-len(keys) // 40)]):
             shape = ((0,), (1, 1), (7, 5, 4, 4))[number % 3]
-            for other in (
+            for damaged in (
                 {name: value for name, value in weights.items() if name != key},
                 {**weights, key: torch.empty(shape, device="meta")},
             ):
-                found = detect(other)
+                found = detect(damaged)
                 assert found is None or found.mismatches
 
     def test_copies_are_equal_and_independent(self, net: Network) -> None:
         images = self.images(net)
-        twin = copy.deepcopy(net).eval()
+        duplicate = copy.deepcopy(net).eval()
         with torch.no_grad():
             expected = net.eval()(images)
-            assert torch.equal(twin(images), expected)
+            assert torch.equal(duplicate(images), expected)
             for parameter in net.parameters():
                 parameter.add_(1)
-            assert torch.equal(twin(images), expected)
+            assert torch.equal(duplicate(images), expected)
 
     def test_is_built_on_the_meta_device(self, net: Network) -> None:
         with torch.device("meta"):
-            shadow = ARCHS.build(self.section)
+            meta_net = ARCHS.build(self.section)
         shapes = {key: value.shape for key, value in net.state_dict().items()}
-        assert {key: value.shape for key, value in shadow.state_dict().items()} == shapes
-        assert all(value.is_meta for value in [*shadow.parameters(), *shadow.buffers()])
-        assert shadow(self.images(net).to("meta")).shape == net(self.images(net)).shape
+        assert {key: value.shape for key, value in meta_net.state_dict().items()} == shapes
+        assert all(value.is_meta for value in [*meta_net.parameters(), *meta_net.buffers()])
+        assert meta_net(self.images(net).to("meta")).shape == net(self.images(net)).shape
 
-    def test_to_converts_every_part(self, net: Network) -> None:
+    def test_to_converts_parameters_and_buffers(self, net: Network) -> None:
         images = self.images(net)
         with torch.no_grad():
             expected = net.eval()(images)

@@ -1,4 +1,4 @@
-"""Constructor arguments: those of the official implementations are accepted, invalid values are reported by name."""
+"""Constructor arguments: official arguments are accepted, and invalid values are reported with their argument."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     },
     "UNet": {"bilinear": False},
 }  # fmt: skip
-"""The official arguments with their official defaults.
+"""Official arguments and their official defaults, by architecture.
 
-Missing are ``upscale`` 2 and ``window_size`` 7 of SwinIR, which contradict ``upsampler`` '' and ``img_size`` 64, the
-``depths`` of IDT, which its code does not use for the number of blocks, and Python classes such as ``norm_layer``.
+Exceptions: ``upscale`` 2 and ``window_size`` 7 of SwinIR, which contradict ``upsampler`` '' and ``img_size`` 64; the
+``depths`` of IDT, which its code does not use for the number of blocks; Python classes such as ``norm_layer``.
 """
 DIFFERENT: dict[str, list[str]] = {
     "NAFNet": ["width", "enc_blk_nums", "dec_blk_nums"],
     "NAFNetLocal": ["width", "enc_blk_nums", "dec_blk_nums"],
     "DehazeFormer": ["depths"],
 }
-"""Official arguments whose default is another one here."""
+"""Official arguments with a different default in mcir."""
 SMALL: dict[str, dict[str, Any]] = {
     "EDSR": {"num_feat": 4, "num_block": 1},
     "SwinIR": {"embed_dim": 12, "depths": [2], "num_heads": [2], "img_size": 16},
@@ -77,15 +77,15 @@ def test_every_architecture_has_its_official_arguments() -> None:
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_defaults_change_nothing(name: str) -> None:
     official = OFFICIAL[name]
-    needed = {key: official[key] for key in DIFFERENT.get(name, [])}
+    different = {key: official[key] for key in DIFFERENT.get(name, [])}
     with torch.device("meta"):
-        full, plain = build(name, **official), build(name, **needed)
+        full, plain = build(name, **official), build(name, **different)
     assert [(key, value.shape) for key, value in full.state_dict().items()] == [
         (key, value.shape) for key, value in plain.state_dict().items()
     ]
     assert full.spec == plain.spec
     small = SMALL.get(name, {})
-    full, plain = build(name, **{**official, **small}), build(name, **{**needed, **small})
+    full, plain = build(name, **{**official, **small}), build(name, **{**different, **small})
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(full(image), plain(image))
@@ -105,7 +105,7 @@ def test_official_arguments_are_accepted_in_an_option_file(name: str, tmp_path: 
     ("name", "argument"),
     [("SwinIR", "norm_layer"), ("DehazeFormer", "norm_layer"), ("FFANet", "conv"), ("IDT", "dowsample")],
 )
-def test_python_classes_are_rejected_by_name(name: str, argument: str) -> None:
+def test_arguments_that_are_python_classes_are_rejected(name: str, argument: str) -> None:
     with pytest.raises(RegistryError, match=f"{name} has no argument '{argument}'"):
         ARCHS.build({"type": name, argument: "LayerNorm"})
 
@@ -148,15 +148,15 @@ def test_patch_norm() -> None:
 
 @pytest.mark.parametrize(("name", "small"), [("SwinIR", SWINIR), ("IDT", SMALL["IDT"])])
 def test_qk_scale_replaces_the_default_factor(name: str, small: dict[str, Any]) -> None:
-    """It matters unless the queries are zero."""
+    """It has no effect only if the queries are zero."""
     image = torch.rand(1, 3, 32, 32)
     plain, scaled = build(name, **small), build(name, **small, qk_scale=0.5)
-    queries = ("qkv.weight", "to_q.weight")
+    query_weights = ("qkv.weight", "to_q.weight")
     with torch.no_grad():
         assert not torch.equal(scaled(image), plain(image))
         for net in (plain, scaled):
             for key, parameter in net.named_parameters():
-                if key.endswith(queries):
+                if key.endswith(query_weights):
                     parameter.zero_()
         assert torch.equal(scaled(image), plain(image))
     assert build(name, **small, qk_scale=0.0).hyperparameters["qk_scale"] == 0.0
@@ -176,7 +176,7 @@ def test_dropout_is_active_in_training_only(argument: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "small"), [("SwinIR", SWINIR), ("IDT", SMALL["IDT"])])
-def test_checkpointing_recomputes_the_same_gradients(name: str, small: dict[str, Any]) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(name: str, small: dict[str, Any]) -> None:
     image, gradients, calls = torch.rand(2, 3, 32, 32), [], []
     for use_checkpoint in (False, True):
         net: Network = build(name, **small, use_checkpoint=use_checkpoint).train()
@@ -289,5 +289,5 @@ def test_invalid_values_are_reported_with_their_argument(name: str, arguments: d
     assert caught.value.name == next(iter(arguments))
 
 
-def test_every_architecture_reports_invalid_values() -> None:
+def test_invalid_values_of_every_architecture_are_tested() -> None:
     assert {name for name, _, _ in INVALID} == set(ARCHS.names())

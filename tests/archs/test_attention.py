@@ -24,13 +24,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def operands(windows: int = 6, heads: int = 2, tokens: int = 5, channels: int = 3) -> list[Tensor]:
+def queries_keys_values(windows: int = 6, heads: int = 2, tokens: int = 5, channels: int = 3) -> list[Tensor]:
     return [random(windows, heads, tokens, channels, seed=seed) for seed in range(3)]
 
 
-def slow(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float) -> Tensor:
-    """Compute one query at a time, with a bias (heads, N, N) per window."""
-    attended = torch.zeros_like(value)
+def reference(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float) -> Tensor:
+    """Compute attention for one query at a time, with a bias (heads, N, N) per window."""
+    output = torch.zeros_like(value)
     windows, heads, tokens, _ = query.shape
     for window in range(windows):
         for head in range(heads):
@@ -42,8 +42,8 @@ def slow(query: Tensor, key: Tensor, value: Tensor, biases: Tensor, scale: float
                 ]
                 weights = [math.exp(score) for score in scores]
                 for other in range(tokens):
-                    attended[window, head, token] += weights[other] / sum(weights) * value[window, head, other]
-    return attended
+                    output[window, head, token] += weights[other] / sum(weights) * value[window, head, other]
+    return output
 
 
 def biases_of(kind: str, windows: int = 6) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -63,7 +63,7 @@ BIASES = ["shared", "per window", "mask_index"]
 
 @pytest.fixture(params=["one chunk", "several chunks"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "several chunks":  # of four windows, so that the last chunk is smaller
+    if request.param == "several chunks":  # four windows per chunk, so that the last chunk is smaller
         monkeypatch.setattr(attention, "SCORES_PER_CHUNK", 4 * 2 * 5 * 5 // torch.get_num_threads())
         monkeypatch.setattr(attention, "MAX_MATRICES", 4 * 2)
 
@@ -71,24 +71,24 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("kind", BIASES)
 def test_equals_the_equation(kind: str, chunks: None) -> None:
     bias, mask_index, biases = biases_of(kind)
-    expected = slow(*operands(), biases, 0.7)
-    torch.testing.assert_close(attend(*operands(), bias, mask_index, 0.7), expected, rtol=0, atol=1e-12)
+    expected = reference(*queries_keys_values(), biases, 0.7)
+    torch.testing.assert_close(attend(*queries_keys_values(), bias, mask_index, 0.7), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", BIASES)
-@pytest.mark.parametrize("form", [attention._attend_fused, attention._attend_directly])
-def test_the_variants_of_other_devices_are_equal(form, kind: str, chunks: None) -> None:
+@pytest.mark.parametrize("function", [attention._attend_fused, attention._attend_directly])
+def test_the_implementations_for_other_devices_are_equal(function, kind: str, chunks: None) -> None:
     bias, mask_index, biases = biases_of(kind)
     if kind == "per window":
         mask_index = torch.arange(3)
-    attended = form(*operands(), bias, mask_index, 0.7)
-    torch.testing.assert_close(attended, slow(*operands(), biases, 0.7), rtol=0, atol=1e-12)
+    output = function(*queries_keys_values(), bias, mask_index, 0.7)
+    torch.testing.assert_close(output, reference(*queries_keys_values(), biases, 0.7), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", BIASES)
 def test_gradients(kind: str, chunks: None) -> None:
     bias, mask_index, _ = biases_of(kind)
-    inputs = [each.requires_grad_() for each in (*operands(), bias)]
+    inputs = [each.requires_grad_() for each in (*queries_keys_values(), bias)]
     assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, mask_index, 0.7), inputs)
 
 
@@ -99,21 +99,22 @@ def test_the_memory_layout_does_not_matter(layout: str) -> None:
 
     bias, mask_index, _ = biases_of("mask_index")
     plain, other = [
-        [change(each).requires_grad_() for each in operands()]
+        [change(each).requires_grad_() for each in queries_keys_values()]
         for change in (lambda each: each.contiguous(), change_layout)
     ]
-    results = [attend(*own, bias, mask_index) for own in (plain, other)]
+    results = [attend(*inputs, bias, mask_index) for inputs in (plain, other)]
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
     gradients = [
-        torch.autograd.grad(result.square().sum(), own) for result, own in zip(results, (plain, other), strict=True)
+        torch.autograd.grad(result.square().sum(), inputs)
+        for result, inputs in zip(results, (plain, other), strict=True)
     ]
-    for one, another in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, another, rtol=0, atol=1e-11)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
 def test_the_scores_of_many_windows_are_not_stored_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "SCORES_PER_CHUNK", 2 * 2 * 32 * 32 // torch.get_num_threads())
-    query, key, value = (each.requires_grad_() for each in operands(windows=6, tokens=32))
+    query, key, value = (each.requires_grad_() for each in queries_keys_values(windows=6, tokens=32))
     stored: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: stored.append(x.numel()) or x, lambda x: x):
         attend(query, key, value, torch.zeros(2, 32, 32, dtype=torch.float64))
@@ -121,26 +122,26 @@ def test_the_scores_of_many_windows_are_not_stored_for_the_backward_pass(monkeyp
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    short = [each.bfloat16().requires_grad_() for each in operands()]
-    long = [each.detach().float().requires_grad_() for each in short]
+    half = [x.bfloat16().requires_grad_() for x in queries_keys_values()]
+    full = [x.detach().float().requires_grad_() for x in half]
     bias = random(2, 5, 5).float()
-    attended, expected = attend(*short, bias), attend(*long, bias)
-    assert attended.dtype == torch.bfloat16
-    assert torch.equal(attended, expected.bfloat16())
-    attended.float().sum().backward()
+    output, expected = attend(*half, bias), attend(*full, bias)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, expected.bfloat16())
+    output.float().sum().backward()
     expected.sum().backward()
-    for one, other in zip(short, long, strict=True):
+    for one, other in zip(half, full, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, rtol=1e-2, atol=1e-3)
 
 
 def test_autocast_does_not_change_the_result() -> None:
-    inputs = [each.bfloat16().requires_grad_() for each in operands()]
+    inputs = [each.bfloat16().requires_grad_() for each in queries_keys_values()]
     bias = random(2, 5, 5).float().requires_grad_()
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            attended = attend(*inputs, bias)
-        results.append((attended, *torch.autograd.grad(attended.float().square().sum(), [*inputs, bias])))
+            output = attend(*inputs, bias)
+        results.append((output, *torch.autograd.grad(output.float().square().sum(), [*inputs, bias])))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
 
@@ -167,8 +168,8 @@ def test_splitting_and_joining_heads_equals_linear_layers(parts: int) -> None:
     last = nn.Linear(6, 6).double()
     joined, literal = join_heads(parts_of_windows[0], last), last(expected[:, :, 0].flatten(2))
     torch.testing.assert_close(joined, literal, rtol=0, atol=1e-12)
-    everything = [windows, *layer.parameters(), *last.parameters()]
-    gradients = [torch.autograd.grad(y.square().sum(), everything) for y in (joined, literal)]
+    inputs = [windows, *layer.parameters(), *last.parameters()]
+    gradients = [torch.autograd.grad(y.square().sum(), inputs) for y in (joined, literal)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
@@ -197,7 +198,7 @@ def test_relative_position_index(window: int) -> None:
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
 def test_tokens_of_different_regions_are_masked(height: int, width: int, window: int, shift: int) -> None:
-    """Regions are the cells of the shifted grid."""
+    """Two tokens belong to the same region if they are in the same cell of the shifted grid."""
     position = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
     cells = (position - shift).div(window, rounding_mode="floor")
     cells = to_windows(cells.roll((-shift, -shift), (0, 1))[None], window)
@@ -208,7 +209,7 @@ def test_tokens_of_different_regions_are_masked(height: int, width: int, window:
 
 
 @pytest.mark.parametrize(("height", "width", "window", "shift"), SIZES)
-def test_four_masks_suffice(height: int, width: int, window: int, shift: int) -> None:
+def test_four_masks_are_enough_for_every_size(height: int, width: int, window: int, shift: int) -> None:
     four = shifted_window_mask(2 * window, 2 * window, window, shift, "cpu")
     mask_index = window_mask_index(height, width, window, "cpu")
     assert torch.equal(four[mask_index], shifted_window_mask(height, width, window, shift, "cpu"))
@@ -226,12 +227,12 @@ def test_tables_are_cached_and_usable_in_training_after_inference() -> None:
 @pytest.mark.parametrize("kind", BIASES)
 def test_dropout_of_attention_weights(kind: str) -> None:
     bias, mask_index, biases = biases_of(kind)
-    query, key, value = operands()
+    query, key, value = queries_keys_values()
     torch.manual_seed(0)
-    attended = attend(query, key, value, bias, mask_index, 0.7, dropout=0.25)
+    output = attend(query, key, value, bias, mask_index, 0.7, dropout=0.25)
     torch.manual_seed(0)
     weights = nn.functional.dropout((0.7 * query @ key.mT + biases).softmax(-1), 0.25)
-    torch.testing.assert_close(attended, weights @ value, rtol=0, atol=1e-12)
+    torch.testing.assert_close(output, weights @ value, rtol=0, atol=1e-12)
 
 
 def test_splitting_heads_without_bias() -> None:

@@ -16,7 +16,7 @@ TINY = {
     "num_heads": [2, 2, 4, 1, 1],
     "attn_ratio": [0.0, 1.0, 0.5, 0.0, 0.0],
 }
-SOFTMAX = {"*.attn.attn.meta.2.bias": "one summand for all scores of a head, which the softmax does not see"}
+SOFTMAX = {"*.attn.attn.meta.2.bias": "a constant for all scores of a head, which cancels in the softmax"}
 
 
 class TestContract(ArchitectureContract):
@@ -34,31 +34,31 @@ class TestContractOfConv(ArchitectureContract):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "least"),
+    ("arguments", "minimum"),
     [
-        ({}, 28),  # 7 pixels at the lowest resolution; a shifted window reflects 4 before and 5 after them
+        ({}, 28),  # 7 pixels at the lowest resolution; padding for shifted windows: 4 before and 5 after them
         ({"attn_ratio": [0, 0, 0.5, 0, 0]}, 28),
         ({"attn_ratio": [0, 0.5, 0, 0, 0]}, 16),
         (
             {"attn_ratio": [0, 0, 1, 0, 0], "depths": [1, 1, 1, 1, 1]},
             20,
-        ),  # 5 pixels, of which an unshifted window reflects 3
-        ({"attn_ratio": [0] * 5}, 12),  # 3 pixels at the lowest resolution; a 5×5 kernel reflects 2
+        ),  # 5 pixels at the lowest resolution; padding for windows without shift: 3
+        ({"attn_ratio": [0] * 5}, 12),  # 3 pixels at the lowest resolution; padding of a 5×5 kernel: 2
         ({"attn_ratio": [0] * 5, "conv_type": "Conv"}, 8),
         ({"window_size": 4}, 16),
     ],
 )
-def test_the_smallest_side_follows_from_reflection(arguments: dict[str, Any], least: int) -> None:
+def test_the_minimum_size_is_large_enough_for_reflection(arguments: dict[str, Any], minimum: int) -> None:
     net = DehazeFormer(**{**TINY, "depths": [2, 2, 2, 1, 1], **arguments}).eval()
-    assert net.spec.min_size == least
+    assert net.spec.min_size == minimum
     with torch.no_grad():
-        for side in range(least, least + 40, 4):
-            assert net.restore(torch.rand(1, 3, side, least)).shape == (1, 3, side, least)
+        for side in range(minimum, minimum + 40, 4):
+            assert net.restore(torch.rand(1, 3, side, minimum)).shape == (1, 3, side, minimum)
         with pytest.raises(RuntimeError, match="adding size should be less than"):
-            net.restore(torch.rand(1, 3, least - 4, 64))
+            net.restore(torch.rand(1, 3, minimum - 4, 64))
 
 
-# -- slow references of the paper ------------------------------------------------------------------------------------
+# -- slow references from the paper -----------------------------------------------------------------------------------
 
 
 def test_norm_equals_the_equations() -> None:
@@ -67,8 +67,8 @@ def test_norm_equals_the_equations() -> None:
     with torch.no_grad():
         for parameter in norm.parameters():
             parameter.normal_()
-        normalized, factor, summand = norm(images)
-    assert factor.shape == summand.shape == (2, 3, 1, 1)
+        normalized, factor, offset = norm(images)
+    assert factor.shape == offset.shape == (2, 3, 1, 1)
     for index, image in enumerate(images):
         mean = sum(image.flatten().tolist()) / image.numel()
         std = (sum((value - mean) ** 2 for value in image.flatten().tolist()) / image.numel() + 1e-5) ** 0.5
@@ -76,20 +76,20 @@ def test_norm_equals_the_equations() -> None:
             weight, bias = norm.weight[0, channel].item(), norm.bias[0, channel].item()
             expected = (image[channel] - mean) / std * weight + bias
             torch.testing.assert_close(normalized[index, channel], expected, rtol=0, atol=1e-12)
-            for meta, value, own in ((norm.meta1, std, factor), (norm.meta2, mean, summand)):
+            for meta, value, output in ((norm.meta1, std, factor), (norm.meta2, mean, offset)):
                 expected_value = meta.weight[channel].item() * value + meta.bias[channel].item()
-                assert own[index, channel].item() == pytest.approx(expected_value, abs=1e-12)
+                assert output[index, channel].item() == pytest.approx(expected_value, abs=1e-12)
 
 
 def reflected(position: int, side: int) -> int:
-    """Return the pixel at a position outside the image."""
+    """Return the position of the pixel that is reflected to a position outside the image."""
     return -position if position < 0 else 2 * (side - 1) - position if position >= side else position
 
 
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
 def test_attention_equals_a_loop_over_pixels(shift: int, size: tuple[int, int]) -> None:
-    """Each pixel attends to its window; pixels outside the image are reflected."""
+    """Each pixel attends to the pixels of its window; outside the image, they are reflected."""
     torch.manual_seed(0)
     window, heads, dim = 4, 2, 6
     depth, (height, width) = dim // heads, size
@@ -102,17 +102,17 @@ def test_attention_equals_a_loop_over_pixels(shift: int, size: tuple[int, int]) 
         for y in range(height):
             for x in range(width):
                 top, left = ((position + shift) // window * window - shift for position in (y, x))
-                others = [(v, u) for v in range(top, top + window) for u in range(left, left + window)]
+                window_pixels = [(v, u) for v in range(top, top + window) for u in range(left, left + window)]
                 for head in range(heads):
                     part = slice(head * depth, (head + 1) * depth)
                     scores, values = [], []
-                    for v, u in others:
-                        offset = torch.tensor([y - v, x - u], dtype=torch.float64)
-                        hidden = attn.attn.meta[0](offset.sign() * (1 + offset.abs()).log()).clamp(min=0)
+                    for v, u in window_pixels:
+                        distance = torch.tensor([y - v, x - u], dtype=torch.float64)
+                        hidden = attn.attn.meta[0](distance.sign() * (1 + distance.abs()).log()).clamp(min=0)
                         bias = attn.attn.meta[2](hidden)[head]
-                        at = (part, reflected(v, height), reflected(u, width))
-                        scores.append(query[part, y, x] @ key[at] / depth**0.5 + bias)
-                        values.append(value[0][at])
+                        index = (part, reflected(v, height), reflected(u, width))
+                        scores.append(query[part, y, x] @ key[index] / depth**0.5 + bias)
+                        values.append(value[0][index])
                     expected[part, y, x] = torch.stack(scores).softmax(0) @ torch.stack(values)
         torch.testing.assert_close(attn.window_attention(query_key, value)[0], expected, rtol=0, atol=1e-6)
         whole = attn.proj(attn.conv(value) + expected)
@@ -120,7 +120,7 @@ def test_attention_equals_a_loop_over_pixels(shift: int, size: tuple[int, int]) 
 
 
 def test_network_equals_the_composition_of_its_parts() -> None:
-    """The U-Net with its fusions, residuals and head, as in the figures of the paper."""
+    """Compose the U-Net with its fusions, residuals and head as in the figures of the paper."""
     torch.manual_seed(0)
     net = DehazeFormer(**TINY).double()
     image = torch.rand(2, 3, 32, 28, dtype=torch.float64) * 2 - 1
@@ -130,16 +130,16 @@ def test_network_equals_the_composition_of_its_parts() -> None:
             if block.norm1 is None:
                 x = x + block.attn(x)
             else:
-                normalized, factor, summand = block.norm1(x)
-                x = x + (block.attn(normalized) * factor + summand)
+                normalized, factor, offset = block.norm1(x)
+                x = x + (block.attn(normalized) * factor + offset)
             x = x + block.mlp.mlp[2](block.mlp.mlp[0](x).clamp(min=0))
         return x
 
     def fused(x: Tensor, skip: Tensor, fusion: Any) -> Tensor:
         means = (x + skip).mean((2, 3), keepdim=True)
         scores = fusion.mlp[2](fusion.mlp[0](means).clamp(min=0)).view(2, 2, -1, 1, 1)
-        own, other = scores.softmax(1).unbind(1)
-        return x * own + skip * other + x
+        weight, skip_weight = scores.softmax(1).unbind(1)
+        return x * weight + skip * skip_weight + x
 
     with torch.no_grad():
         first = stage(net.patch_embed.proj(image), net.layer1)

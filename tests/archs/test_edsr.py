@@ -34,7 +34,7 @@ def test_scales(upscale: int) -> None:
 
 
 def test_zero_weights_output_the_mean() -> None:
-    """The normalization is undone at the end."""
+    """The normalization of the input is undone at the output."""
     net = EDSR(num_feat=4, num_block=1, upscale=2)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -44,8 +44,8 @@ def test_zero_weights_output_the_mean() -> None:
     assert torch.equal(output, expected)
 
 
-def test_agrees_with_the_equations() -> None:
-    """The network written as one expression of convolutions, in float64."""
+def test_equals_its_equations() -> None:
+    """Compute the network from convolutions only, in float64."""
     torch.manual_seed(0)
     net = EDSR(num_feat=5, num_block=2, upscale=4, res_scale=0.3, img_range=2.0, rgb_mean=(0.1, 0.2, 0.3)).double()
     images, state = torch.rand(2, 3, 6, 7, dtype=torch.float64), net.state_dict()

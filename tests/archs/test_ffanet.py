@@ -16,8 +16,8 @@ class TestContract(ArchitectureContract):
 
 
 @pytest.mark.parametrize(("gps", "blocks"), [(3, 2), (2, 1), (1, 1)])
-def test_agrees_with_the_equations(gps: int, blocks: int) -> None:
-    """The network as the equations of the paper, in float64."""
+def test_equals_its_equations(gps: int, blocks: int) -> None:
+    """Compute the network from the equations of the paper, in float64."""
     torch.manual_seed(0)
     net = FFANet(gps, blocks).double()
     images, state = torch.rand(2, 3, 6, 7, dtype=torch.float64), net.state_dict()
@@ -33,25 +33,25 @@ def test_agrees_with_the_equations(gps: int, blocks: int) -> None:
         return x.flatten(2).mean(2)[..., None, None]
 
     mean_of_colors = torch.tensor([0.64, 0.6, 0.58]).double().view(1, 3, 1, 1)
-    range_of_colors = torch.tensor([0.14, 0.15, 0.152]).double().view(1, 3, 1, 1)
-    normal = (images - mean_of_colors) / range_of_colors
-    x = conv(normal, "pre.0")
+    std_of_colors = torch.tensor([0.14, 0.15, 0.152]).double().view(1, 3, 1, 1)
+    normalized = (images - mean_of_colors) / std_of_colors
+    x = conv(normalized, "pre.0")
     groups = []
     for group in range(1, gps + 1):
-        entry = x
+        group_input = x
         for block in range(blocks):
             key = f"g{group}.gp.{block}"
             inner = conv(conv(x, f"{key}.conv1").clamp(min=0) + x, f"{key}.conv2")
             inner = inner * factors(mean(inner), f"{key}.calayer.ca.0", f"{key}.calayer.ca.2")
             x = inner * factors(inner, f"{key}.palayer.pa.0", f"{key}.palayer.pa.2") + x
-        x = conv(x, f"g{group}.gp.{blocks}") + entry
+        x = conv(x, f"g{group}.gp.{blocks}") + group_input
         groups.append(x)
     weights = factors(mean(torch.cat(groups, 1)), "ca.1", "ca.3").unflatten(1, (gps, 64))
     fused = torch.stack([weights[:, index] * x for index, x in enumerate(groups)]).sum(0)
     fused = fused * factors(fused, "palayer.pa.0", "palayer.pa.2")
-    expected = conv(conv(fused, "post.0"), "post.1") + normal
+    expected = conv(conv(fused, "post.0"), "post.1") + normalized
     torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-7)  # mean and std are float32
-    torch.testing.assert_close(net.restore(normal), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(net.restore(normalized), expected, rtol=0, atol=1e-12)
 
 
 def test_normalizes_the_input_but_not_the_output() -> None:

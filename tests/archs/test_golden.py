@@ -1,6 +1,6 @@
 """Every configuration equals its authors' code: keys, shapes, parameters, multiply-adds, outputs, gradients.
 
-The networks run without the normalization that their authors do outside the network.
+The networks run without the normalization that their authors apply outside the network.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ def test_keys_shapes_and_parameters_are_official(golden: Golden, net: Network) -
     assert sum(parameter.numel() for parameter in net.parameters()) == golden.param_count
 
 
-def saved_work(net: Network) -> int:
+def saved_macs(net: Network) -> int:
     """Return the multiply-adds that mcir saves: DehazeFormer's bias is computed once per relative position."""
-    parts = [part for part in net.modules() if isinstance(part, dehazeformer.WindowAttention)]
-    pairs = [part.relative_positions[..., 0].numel() - len(part.positions) for part in parts]
+    layers = [layer for layer in net.modules() if isinstance(layer, dehazeformer.WindowAttention)]
     return sum(
-        count * sum(layer.weight.numel() for layer in (part.meta[0], part.meta[2]))
-        for count, part in zip(pairs, parts, strict=True)
+        (layer.relative_positions[..., 0].numel() - len(layer.positions))
+        * sum(linear.weight.numel() for linear in (layer.meta[0], layer.meta[2]))
+        for layer in layers
     )
 
 
 def test_multiply_adds_are_official(golden: Golden) -> None:
     with torch.device("meta"):
-        shadow = ARCHS.build(golden.section).eval()
-    for work in golden.macs:
+        net = ARCHS.build(golden.section).eval()
+    for measured in golden.macs:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            Network.forward(shadow, torch.empty(work["input_shape"], device="meta"))
-        assert counter.get_total_flops() // 2 == work["macs"] - saved_work(shadow)
+            Network.forward(net, torch.empty(measured["input_shape"], device="meta"))
+        assert counter.get_total_flops() // 2 == measured["macs"] - saved_macs(net)
 
 
 def test_outputs_are_official(golden: Golden, net: Network, record_property) -> None:
@@ -88,7 +88,7 @@ def test_outputs_are_official(golden: Golden, net: Network, record_property) -> 
 
 
 def test_float64_outputs_and_gradients_are_official(golden: Golden, net: Network, record_property) -> None:
-    """In float64, a different epsilon or variant of GELU is visible."""
+    """Only float64 is precise enough to reveal a wrong epsilon or variant of GELU."""
     net.double()
     try:
         for case in golden.cases:
@@ -115,6 +115,6 @@ def check_gradients(golden: Golden, net: Network, output: Tensor, probe: dict[st
     parameters = dict(net.named_parameters())
     for key, norm in golden.grad_l2.items():
         gradient = parameters[golden.own_name(key)].grad
-        own = 0.0 if gradient is None else float(gradient.norm())
-        assert own == pytest.approx(norm, rel=1e-6, abs=1e-12), key
+        own_norm = 0.0 if gradient is None else float(gradient.norm())
+        assert own_norm == pytest.approx(norm, rel=1e-6, abs=1e-12), key
     net.zero_grad()

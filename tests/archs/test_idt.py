@@ -33,12 +33,12 @@ class TestContract(ArchitectureContract):
 
     @pytest.mark.slow
     def test_compiled_equals_eager(self, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Compile with a backend that generates no code, which would take ten minutes for so many blocks."""
+        """Compile with a backend that generates no code: code for so many blocks would take ten minutes."""
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
         super().test_compiled_equals_eager(net)
 
 
-class TestContractOfGrayWithASingleWindow(TestContract):
+class TestContractOfGrayWithSingleWindows(TestContract):
     section: ClassVar = {
         "type": "IDT",
         **SMALL,
@@ -50,7 +50,7 @@ class TestContractOfGrayWithASingleWindow(TestContract):
     }
     channels = 1
     no_gradient: ClassVar = {
-        f"{layer}.blocks.1.attn.{name}": "the only token of a grid attends to itself whatever its score"
+        f"{layer}.blocks.1.attn.{name}": "a grid with a single token, whose attention weight is always 1"
         for layer in ("encoderlayer_3", "decoderlayer_0")
         for name in ("relative_position_bias_table", "qkv.to_q.weight")
     }
@@ -110,9 +110,9 @@ def plain_leff(block: WindowBlock | SpatialTransformer, x: Tensor) -> Tensor:
     state = {key.removeprefix("mlp."): value for key, value in block.state_dict().items()}
     hidden = torch.einsum("bhwc,dc->bhwd", x, state["linear1.0.weight"]) + state["linear1.0.bias"]
     hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
-    framed = F.pad(hidden, (0, 0, 1, 1, 1, 1))
+    padded = F.pad(hidden, (0, 0, 1, 1, 1, 1))
     local = state["dwconv.0.bias"] + sum(
-        framed[:, row : row + x.shape[1], column : column + x.shape[2]] * state["dwconv.0.weight"][:, 0, row, column]
+        padded[:, row : row + x.shape[1], column : column + x.shape[2]] * state["dwconv.0.weight"][:, 0, row, column]
         for row in range(3)
         for column in range(3)
     )
@@ -135,7 +135,7 @@ def randomized(module: torch.nn.Module) -> Any:
 @pytest.mark.parametrize(("window", "bound"), [(4, 8), (9, 8), (1, 8), (2, 8)])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_attention_equals_its_equations(window: int, bound: int, heads: int) -> None:
-    """With a bound below the side of the grid, distant positions share a bias."""
+    """Distant positions share a bias if the grid is larger than the bound."""
     attention = randomized(RelativeAttention(6, window, heads, bound, qkv_bias=True))
     tokens = torch.rand(2, window * window, 6, dtype=torch.float64)
     expected = torch.stack([plain_attention(attention, grid, bound) for grid in tokens])
@@ -157,7 +157,7 @@ def test_window_block_equals_its_equations() -> None:
 
 
 def test_spatial_transformer_equals_its_equations() -> None:
-    """Windows are tokens, and their results are added window after window, not at the pixels of the windows."""
+    """Windows are tokens. Their results are added window after window, not at the pixels of the windows."""
     block = randomized(SpatialTransformer(RelativeAttention(4, 4, 2, 2, qkv_bias=True), 3, 2, 8))
     x = torch.rand(2, 8, 8, 3, dtype=torch.float64)
     expected = x.clone()
@@ -236,8 +236,10 @@ def test_merged_tiles_equal_a_loop_over_pixels(net: IDT, images: Tensor, monkeyp
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 70), (91, 52)])
-def test_exported_programs_merge_the_same(net: IDT, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    """They restore all tiles in one batch, in the same order."""
+def test_exported_programs_merge_tiles_equally(
+    net: IDT, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Exported programs restore all tiles in one batch, in the same order."""
     batches, image = patch_tiles(net, monkeypatch), torch.rand(1, 3, *size)
     expected, count = net(image), sum(batches)
     batches.clear()
@@ -296,10 +298,10 @@ def test_stochastic_depth_drops_residuals_per_image() -> None:
     torch.nn.init.zeros_(block.mlp.linear2[0].bias)
     x = torch.rand(1, 2, 2, 4, dtype=torch.float64).expand(400, 2, 2, 4)
     residual = block.eval()(x)[0] - x[0]
-    own = block.train()(x) - x
-    kept = own.flatten(1).abs().amax(1) > 0
+    residuals = block.train()(x) - x
+    kept = residuals.flatten(1).abs().amax(1) > 0
     assert 0.65 < kept.double().mean() < 0.85
-    torch.testing.assert_close(own[kept], (residual / 0.75).expand_as(own[kept]))
+    torch.testing.assert_close(residuals[kept], (residual / 0.75).expand_as(residuals[kept]))
 
 
 def test_stochastic_depth_increases_up_to_the_bottleneck() -> None:
@@ -313,7 +315,7 @@ def test_stochastic_depth_increases_up_to_the_bottleneck() -> None:
 
 
 @pytest.mark.parametrize("img_size", [64, 128, 256])
-def test_other_image_sizes(img_size: int) -> None:
+def test_image_sizes_for_training(img_size: int) -> None:
     with torch.device("meta"):
         net = ARCHS.build({"type": "IDT", "img_size": img_size})
         assert net(torch.empty(1, 3, img_size, img_size)).shape == (1, 3, img_size, img_size)

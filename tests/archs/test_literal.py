@@ -1,4 +1,4 @@
-"""The reference implementations of the benchmarks have the outputs of the networks."""
+"""The direct implementations of the benchmarks have the same outputs as the networks."""
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", sorted(LITERAL))
-def test_reference_implementations_are_equal(name: str) -> None:
+def test_direct_implementations_are_equal(name: str) -> None:
     torch.manual_seed(0)
     net = ARCHS.build({"type": name, **SMALL[name]}).double().eval()
-    for parameter in net.parameters():  # also those that are initialized to zero
+    for parameter in net.parameters():  # including those that are initialized to zero
         torch.nn.init.normal_(parameter, std=0.1)
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

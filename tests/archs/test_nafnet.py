@@ -17,7 +17,7 @@ SIDD: dict[str, Any] = {"middle_blk_num": 12, "enc_blk_nums": [2, 2, 4, 8], "dec
 
 
 def with_active_blocks(net: Network) -> Network:
-    """Set beta and gamma to random values: they are initialized to zero, where other parameters get no gradient."""
+    """Set beta and gamma to random values. They are initialized to zero, so other parameters would get no gradient."""
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith(("beta", "gamma")):
@@ -49,7 +49,7 @@ class TestContractOfLocal(TestContract):
 # -- the parts --------------------------------------------------------------------------------------------------------
 
 
-def norm_by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def plain_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     mean = x.mean(1, keepdim=True)
     variance = (x - mean).square().mean(1, keepdim=True)
     return (x - mean) / (variance + 1e-6).sqrt() * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
@@ -61,11 +61,11 @@ def test_normalizes_over_the_channels_of_each_pixel() -> None:
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     x = 1e-3 * torch.randn(2, 5, 3, 4, dtype=torch.float64)  # small values, for which eps matters
-    torch.testing.assert_close(norm(x), norm_by_hand(x, norm.weight, norm.bias), rtol=0, atol=1e-12)
+    torch.testing.assert_close(norm(x), plain_norm(x, norm.weight, norm.bias), rtol=0, atol=1e-12)
 
 
-def local_mean_by_hand(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Compute the means of all windows inside the feature map in a loop, and repeat the outer ones."""
+def plain_local_mean(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Compute the means of all windows inside the feature map in a loop, and repeat them at the border."""
     height, width = x.shape[2:]
     rows, columns = min(window[0], height), min(window[1], width)
     means = torch.empty(*x.shape[:2], height - rows + 1, width - columns + 1, dtype=x.dtype)
@@ -85,7 +85,7 @@ def local_mean_by_hand(x: Tensor, window: tuple[int, int]) -> Tensor:
 def test_local_means_equal_a_loop(window: tuple[int, int]) -> None:
     x = torch.randn(2, 3, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     means = expand_means(Mean2d(window)(x), 7, 9).expand_as(x)
-    torch.testing.assert_close(means, local_mean_by_hand(x, window), rtol=0, atol=1e-13)
+    torch.testing.assert_close(means, plain_local_mean(x, window), rtol=0, atol=1e-13)
     channels_last = Mean2d(window)(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(expand_means(channels_last, 7, 9).expand_as(x), means, rtol=0, atol=1e-13)
 
@@ -97,13 +97,13 @@ def test_gradients_of_local_means() -> None:
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 3e-6), (torch.bfloat16, 4e-3)])
 def test_local_means_of_large_maps_are_precise(dtype: torch.dtype, error: float) -> None:
-    """Differences of sums over rectangles of the whole feature map would have an error of 4e-5 in float32."""
+    """With cumulative sums over rectangles, the error would be 4e-5 in float32."""
     x = torch.rand(1, 2, 600, 900, generator=torch.Generator().manual_seed(0)).to(dtype)
     exact = Mean2d((48, 32))(x.double())
     assert ((Mean2d((48, 32))(x) - exact).abs() / exact).max() < error
 
 
-def test_block_agrees_with_the_equations() -> None:
+def test_block_equals_its_equations() -> None:
     torch.manual_seed(0)
     block = NAFBlock(3).double()
     for parameter in block.parameters():
@@ -114,17 +114,17 @@ def test_block_agrees_with_the_equations() -> None:
         mixed = torch.einsum("bchw,dc->bdhw", x, p[f"{key}.weight"].flatten(1))
         return mixed + p[f"{key}.bias"].view(1, -1, 1, 1)
 
-    wide = pointwise(norm_by_hand(x, p["norm1.weight"], p["norm1.bias"]), "conv1")
-    around = F.pad(wide, (1, 1, 1, 1))
+    wide = pointwise(plain_norm(x, p["norm1.weight"], p["norm1.bias"]), "conv1")
+    padded = F.pad(wide, (1, 1, 1, 1))
     depthwise = p["conv2.bias"].view(1, -1, 1, 1) + sum(
-        p["conv2.weight"][:, 0, row, column].view(1, -1, 1, 1) * around[:, :, row : row + 4, column : column + 5]
+        p["conv2.weight"][:, 0, row, column].view(1, -1, 1, 1) * padded[:, :, row : row + 4, column : column + 5]
         for row in range(3)
         for column in range(3)
     )
     gated = depthwise[:, :3] * depthwise[:, 3:]
     gated = gated * pointwise(gated.mean((2, 3), keepdim=True), "sca.1")
     y = x + p["beta"] * pointwise(gated, "conv3")
-    wide = pointwise(norm_by_hand(y, p["norm2.weight"], p["norm2.bias"]), "conv4")
+    wide = pointwise(plain_norm(y, p["norm2.weight"], p["norm2.bias"]), "conv4")
     expected = y + p["gamma"] * pointwise(wide[:, :3] * wide[:, 3:], "conv5")
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
 
@@ -155,7 +155,7 @@ def test_has_a_global_residual_connection() -> None:
     ],
 )
 def test_windows_follow_from_the_training_size(train_size: list[int], blocks: Any, windows: Any) -> None:
-    """On each level: the size of a padded training patch, times the ratio of window to patch at full resolution."""
+    """A window is the size of a padded training patch on its level, times the ratio of window to patch."""
     with torch.device("meta"):
         net = NAFNetLocal(**{"width": 2, **blocks}, train_size=train_size)
     stages = [[*stage.children()] for stage in (*net.encoders, net.middle_blks)]
@@ -175,13 +175,13 @@ def test_local_equals_global_on_images_within_the_window(size: tuple[int, int], 
         assert torch.allclose(local(images), net(images), rtol=1e-5, atol=1e-6) == equal
 
 
-def test_local_exported_for_any_size() -> None:
-    """One program for feature maps that are smaller than the window, larger in one direction, and in both."""
+def test_local_can_be_exported_for_any_size() -> None:
+    """One program is valid for feature maps that are smaller than the window, or larger in one or both directions."""
     torch.manual_seed(0)
     net = with_active_blocks(NAFNetLocal(**SMALL, train_size=[1, 3, 16, 16])).eval()
     height, width = (torch.export.Dim(name, min=2, max=64) for name in ("height", "width"))
-    free = {2: 4 * height, 3: 4 * width}
-    program = torch.export.export(net, (torch.rand(1, 3, 40, 44),), dynamic_shapes=(free,)).module()
+    dynamic = {2: 4 * height, 3: 4 * width}
+    program = torch.export.export(net, (torch.rand(1, 3, 40, 44),), dynamic_shapes=(dynamic,)).module()
     for size in ((8, 8), (8, 40), (24, 24), (28, 24), (60, 64)):
         images = torch.rand(1, 3, *size)
         with torch.no_grad():

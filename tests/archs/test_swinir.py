@@ -54,28 +54,28 @@ class TestContractOfGrayWithoutUpsampling(ArchitectureContract):
     channels = 1
 
 
-# -- against the equations --------------------------------------------------------------------------------------------
+# -- slow reference --------------------------------------------------------------------------------------------------
 
 
 def dense_attention(x: Tensor, state: dict[str, Tensor], key: str, heads: int, window: int, shift: int) -> Tensor:
-    """Attention of (H, W, C) over all pixels, masked outside the window; a shift moves the grid of windows."""
+    """Compute attention of (H, W, C) over all pixels, masked outside the window; the grid of windows is shifted."""
     height, width, channels = x.shape
     position = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1).flatten(0, 1)
     cell = (position - shift).div(window, rounding_mode="floor")
-    hidden = (cell[:, None] != cell[None, :]).any(-1)
+    is_masked = (cell[:, None] != cell[None, :]).any(-1)
     offset = (position[:, None] - position[None, :]).clamp(1 - window, window - 1) + window - 1
     rows = offset[..., 0] * (2 * window - 1) + offset[..., 1]
     qkv = x.flatten(0, 1) @ state[f"{key}.qkv.weight"].mT + state[f"{key}.qkv.bias"]
     query, keys, value = qkv.view(-1, 3, heads, channels // heads).unbind(1)
     scores = torch.einsum("ihc,jhc->hij", query, keys) / math.sqrt(channels // heads)
     scores = scores + state[f"{key}.relative_position_bias_table"][rows].permute(2, 0, 1)
-    weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
+    weights = scores.masked_fill(is_masked, -math.inf).softmax(-1)
     attended = torch.einsum("hij,jhc->ihc", weights, value).reshape(height, width, channels)
     return attended @ state[f"{key}.proj.weight"].mT + state[f"{key}.proj.bias"]
 
 
-def by_the_equations(net: SwinIR, image: Tensor) -> Tensor:
-    """The network with upsampler ``pixelshuffle`` for one image (C, H, W), in plain operations."""
+def reference(net: SwinIR, image: Tensor) -> Tensor:
+    """Run the network with upsampler ``pixelshuffle`` on one image (C, H, W), in elementary operations."""
     state, arguments = net.state_dict(), net.hyperparameters
 
     def conv(x: Tensor, key: str) -> Tensor:
@@ -110,7 +110,7 @@ def by_the_equations(net: SwinIR, image: Tensor) -> Tensor:
 
 
 def with_large_weights(net: SwinIR) -> SwinIR:
-    """Add noise to all parameters, so that each one influences the output."""
+    """Add noise to all parameters, so that all of them influence the output."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
@@ -119,24 +119,24 @@ def with_large_weights(net: SwinIR) -> SwinIR:
 
 
 @pytest.mark.parametrize("size", [(12, 8), (4, 4), (4, 12)])
-def test_agrees_with_the_equations(size: tuple[int, int]) -> None:
+def test_equals_its_equations(size: tuple[int, int]) -> None:
     net = with_large_weights(SwinIR(**SMALL, img_range=3.0, upscale=4, upsampler="pixelshuffle"))
     images = torch.rand(2, 3, *size, dtype=torch.float64)
-    expected = torch.stack([by_the_equations(net, image) for image in images])
+    expected = torch.stack([reference(net, image) for image in images])
     torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (20, 12)])
-def test_equals_its_literal_form(size: tuple[int, int]) -> None:
+def test_equals_the_direct_implementation(size: tuple[int, int]) -> None:
     net = with_large_weights(SwinIR(**SMALL, upscale=2, upsampler="nearest+conv"))
     literal = literal_swinir(net)
     images = torch.rand(2, 3, *size, dtype=torch.float64)
-    outputs = [each(images) for each in (net, literal)]
+    outputs = [network(images) for network in (net, literal)]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-11)
     gradients = []
-    for output, each in zip(outputs, (net, literal), strict=True):
-        of_each = torch.autograd.grad(output.square().mean(), list(each.parameters()))
-        gradients.append(dict(zip((name for name, _ in each.named_parameters()), of_each, strict=True)))
+    for output, network in zip(outputs, (net, literal), strict=True):
+        names, parameters = zip(*network.named_parameters(), strict=True)
+        gradients.append(dict(zip(names, torch.autograd.grad(output.square().mean(), parameters), strict=True)))
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
@@ -180,8 +180,8 @@ def test_windows_are_not_shifted_if_training_images_are_one_window() -> None:
 def test_stored_masks_and_index_tables_are_not_used() -> None:
     net = SwinIR(**SMALL).eval()
     damaged = copy.deepcopy(net)
-    derived = [each for name, each in damaged.named_buffers() if name.endswith(damaged.spec.derived_buffers)]
-    assert len(derived) == 4 + 1  # a table per block, and a mask that the shifted blocks share
+    derived = [buffer for name, buffer in damaged.named_buffers() if name.endswith(damaged.spec.derived_buffers)]
+    assert len(derived) == 4 + 1  # one table per block, and a mask that the shifted blocks share
     for buffer in derived:
         buffer.zero_()
     images = torch.rand(1, 3, 8, 8)

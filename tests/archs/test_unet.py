@@ -10,10 +10,10 @@ from tests.archs.contract import ArchitectureContract
 
 class TestContract(ArchitectureContract):
     section: ClassVar = {"type": "UNet", "num_feat": 4}
-    reach = 110  # convolutions 62 in the encoder and 30 in the decoder, pooling 15
+    reach = 110  # 62 from convolutions of the encoder, 30 from those of the decoder, 15 from pooling
 
     def images(self, net: Any, batch: int = 2, height: int = 9, width: int = 12, seed: int = 1) -> Tensor:
-        """Larger images in training, because batch normalization of single pixels has almost no variance."""
+        """Return larger images in training, because single pixels have almost no variance for batch normalization."""
         return super().images(net, batch, height + 32 * net.training, width + 32 * net.training, seed)
 
 
@@ -41,12 +41,12 @@ def randomized(net: UNet) -> UNet:
 def plain_pair(state: dict[str, Tensor], x: Tensor) -> Tensor:
     for number in (1, 2):
         kernel = state[f"conv{number}.weight"]
-        framed = torch.nn.functional.pad(x, (1, 1, 1, 1))
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
         x = sum(
             torch.einsum(
                 "dc,bchw->bdhw",
                 kernel[:, :, row, column],
-                framed[:, :, row : row + x.shape[2], column:][..., : x.shape[3]],
+                padded[:, :, row : row + x.shape[2], column:][..., : x.shape[3]],
             )
             for row in range(3)
             for column in range(3)
@@ -58,23 +58,23 @@ def plain_pair(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return x
 
 
-def plain_up(state: dict[str, Tensor], below: Tensor, skipped: Tensor) -> Tensor:
-    """Upsample pixel by pixel; the last row and column of odd sizes stay zero."""
-    height, width = below.shape[2:]
-    raised = torch.zeros_like(skipped)
+def plain_up(state: dict[str, Tensor], features: Tensor, skip: Tensor) -> Tensor:
+    """Upsample pixel by pixel; in odd sizes, the last row and column stay zero."""
+    height, width = features.shape[2:]
+    upsampled = torch.zeros_like(skip)
     for row in range(2 * height):
         for column in range(2 * width):
             if "up.weight" in state:
                 kernel = state["up.weight"][:, :, row % 2, column % 2]
-                raised[:, :, row, column] = below[:, :, row // 2, column // 2] @ kernel + state["up.bias"]
+                upsampled[:, :, row, column] = features[:, :, row // 2, column // 2] @ kernel + state["up.bias"]
                 continue
             down = row * (height - 1) / (2 * height - 1)
             right = column * (width - 1) / (2 * width - 1)
             for y in range(height):
                 for x in range(width):
-                    share = max(0.0, 1 - abs(down - y)) * max(0.0, 1 - abs(right - x))
-                    raised[:, :, row, column] += share * below[:, :, y, x]
-    return plain_pair(part(state, "pair."), torch.cat([skipped, raised], dim=1))
+                    weight = max(0.0, 1 - abs(down - y)) * max(0.0, 1 - abs(right - x))
+                    upsampled[:, :, row, column] += weight * features[:, :, y, x]
+    return plain_pair(part(state, "pair."), torch.cat([skip, upsampled], dim=1))
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -109,18 +109,18 @@ def test_parameters(bilinear: bool, parameters: int) -> None:
 
 
 def test_upsampling_changes_only_the_last_layer() -> None:
-    """Channel c·scale² + row·scale + column of the last layer becomes channel c at (row, column) of each block."""
-    net, twin = randomized(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
-    own, body = net.state_dict(), twin.state_dict()
-    assert [key for key in own if own[key].shape != body[key].shape] == ["last.weight", "last.bias"]
-    assert own.keys() == body.keys()
+    """Channel c·scale² + row·scale + column of the last layer is channel c at (row, column) of each output block."""
+    net, plain = randomized(UNet(num_feat=4, scale=2)), UNet(num_feat=4).double().eval()
+    state, plain_state = net.state_dict(), plain.state_dict()
+    assert [key for key in state if state[key].shape != plain_state[key].shape] == ["last.weight", "last.bias"]
+    assert state.keys() == plain_state.keys()
     images = torch.rand(1, 3, 16, 20, dtype=torch.float64)
     enlarged = net(images)
     for row in (0, 1):
         for column in (0, 1):
-            head = {f"last.{name}": own[f"last.{name}"][2 * row + column :: 4] for name in ("weight", "bias")}
-            twin.load_state_dict({**own, **head})
-            torch.testing.assert_close(enlarged[..., row::2, column::2], twin(images))
+            head = {f"last.{name}": state[f"last.{name}"][2 * row + column :: 4] for name in ("weight", "bias")}
+            plain.load_state_dict({**state, **head})
+            torch.testing.assert_close(enlarged[..., row::2, column::2], plain(images))
 
 
 def test_detection_of_upsampling() -> None:

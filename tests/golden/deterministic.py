@@ -1,7 +1,7 @@
-"""Weights and inputs of the golden numbers, generated from keys and seeds.
+"""Generate the weights and inputs of the golden numbers from keys and seeds.
 
-An entry of a state dict depends only on its key, its shape and one gain: the CRC-32 of the key seeds NumPy's generator;
-standard normal numbers in float64 are scaled by the rule below and rounded to float32.
+An entry of a state dict depends only on its key, its shape and a gain: the CRC-32 of the key seeds NumPy's generator,
+and standard normal numbers in float64 are scaled as in ``deterministic`` and rounded to float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOT_GENERATED = (
 
 
 def deterministic(key: str, shape: Sequence[int], gain: float = 1.0) -> Tensor:
-    """Return one entry in float32."""
+    """Return one entry of a state dict in float32."""
     leaf = key.split(".")[-1]
     noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(shape))
     if leaf == "running_mean":
@@ -42,7 +42,7 @@ def deterministic(key: str, shape: Sequence[int], gain: float = 1.0) -> Tensor:
 
 
 def deterministic_state_dict(shapes: Mapping[str, Sequence[int]], gain: float = 1.0) -> dict[str, Tensor]:
-    """Return all entries except those that golden networks keep from their constructor: scalars and NOT_GENERATED."""
+    """Return all entries except scalars and NOT_GENERATED, whose values come from the constructor."""
     return {
         key: deterministic(key, shape, gain)
         for key, shape in shapes.items()
@@ -57,7 +57,7 @@ def uniform(seed: int, shape: Sequence[int], low: float = 0.0, high: float = 1.0
 
 
 def vgg_state_dict(vgg_type: str, layers: int, gain: float = math.sqrt(2)) -> dict[str, Tensor]:
-    """Return golden weights of the first ``layers`` entries of ``features`` of torchvision's VGG."""
+    """Return the golden weights of the first ``layers`` layers of ``features`` in torchvision's VGG."""
     import torchvision
 
     with torch.device("meta"):

@@ -1,7 +1,7 @@
 """Measurements of the authors' code: keys, shapes, multiply-adds, outputs and gradients of each configuration.
 
-There is a small file per configuration. If the full measurements are next to the repository, or in the folder
-``MCIR_GOLDEN``, they are read instead. ``python -m tests.golden.networks`` creates the small files from them.
+The repository contains a small file per configuration. If the full measurements are available, next to the repository
+or in the folder ``MCIR_GOLDEN``, they are read instead. ``python -m tests.golden.networks`` creates the small files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from tests.golden.deterministic import uniform
 
-HERE = Path(__file__).parent / "architectures"
-FULL = Path(os.environ.get("MCIR_GOLDEN", Path(__file__).parents[3] / "shared"))
-SOURCES = {  # folder in the full measurements by family
+SMALL_FILES = Path(__file__).parent / "architectures"
+FULL_FILES = Path(os.environ.get("MCIR_GOLDEN", Path(__file__).parents[3] / "shared"))
+SOURCES = {  # folders of the full measurements, by family
     "edsr": "golden/edsr",
     "swinir": "golden/swinir",
     "ffanet": "golden/ffanet",
@@ -60,15 +60,15 @@ OWN_NAMES: dict[str, list[tuple[str, str]]] = {
 """Patterns and replacements that convert official keys to mcir's, by family."""
 
 OWN_ARGUMENTS = {"unet": {"n_channels": "num_in_ch", "n_classes": "num_out_ch"}}
-"""mcir's names of official arguments, by family."""
+"""Names of official arguments in mcir, by family."""
 
-LEFT_OUT = {"unet_noise2self", "unet_taskonomy_xtc"}  # U-Nets of other papers
-KEPT = 2000  # largest number of values of an output in a small file
+EXCLUDED = {"unet_noise2self", "unet_taskonomy_xtc"}  # U-Nets of other papers
+MAX_VALUES = 2000  # largest number of values per output in a small file
 
 
 @dataclass
 class Case:
-    """An input, and values of the output of the authors' code."""
+    """Input, and values of the output of the authors' code."""
 
     name: str
     input: Tensor
@@ -88,7 +88,7 @@ class Case:
         return float((own - self.output).abs().max()) / self.std
 
     def exact_error(self, output: Tensor) -> float:
-        """Return the same for an output in float64."""
+        """Return the largest relative difference for an output in float64."""
         assert self.exact is not None and output.dtype == torch.float64
         own = output[..., :: self.stride, :: self.stride].flatten()[:: self.exact_step]
         return float((own - self.exact).abs().max()) / self.std
@@ -96,7 +96,7 @@ class Case:
 
 @dataclass
 class Golden:
-    """A configuration: constructor arguments, state dict and measurements."""
+    """Configuration with its constructor arguments, state dict and measurements."""
 
     family: str
     config: str
@@ -110,13 +110,13 @@ class Golden:
 
     @property
     def section(self) -> dict[str, Any]:
-        """The section that builds this configuration in mcir."""
+        """Section of an option file that builds this configuration."""
         kind = "nafnet_local" if self.config.startswith("nafnet_local") else self.family
         names = OWN_ARGUMENTS.get(kind, {})
         return {"type": ARCHITECTURES[kind], **{names.get(key, key): value for key, value in self.kwargs.items()}}
 
     def own_name(self, key: str) -> str:
-        """Return mcir's name of an official key."""
+        """Return the name of an official key in mcir."""
         for pattern, replacement in OWN_NAMES.get(self.family, []):
             key = re.sub(pattern, replacement, key)
         return key
@@ -124,14 +124,14 @@ class Golden:
 
 def configs() -> list[str]:
     """Return the names of all configurations."""
-    return sorted(file.stem for file in HERE.glob("*.npz"))
+    return sorted(file.stem for file in SMALL_FILES.glob("*.npz"))
 
 
 def load(config: str) -> Golden:
     """Return a configuration, from the full measurements if they are available."""
-    with np.load(HERE / f"{config}.npz") as small:
+    with np.load(SMALL_FILES / f"{config}.npz") as small:
         facts = json.loads(bytes(small["facts"]))
-        full = FULL / SOURCES[facts["family"]] / f"{config}.json"
+        full = FULL_FILES / SOURCES[facts["family"]] / f"{config}.json"
         if not full.is_file():
             return _golden(facts, dict(small), facts["steps"])
     manifest = json.loads(full.read_text())
@@ -174,23 +174,26 @@ def _golden(facts: dict[str, Any], arrays: dict[str, Any], steps: dict[str, int]
 def manifests() -> Iterator[Path]:
     """Yield the files of the full measurements that describe a configuration."""
     for folder in SOURCES.values():
-        yield from (file for file in sorted((FULL / folder).glob("*.json")) if file.stem not in LEFT_OUT)
+        yield from (file for file in sorted((FULL_FILES / folder).glob("*.json")) if file.stem not in EXCLUDED)
 
 
 def main() -> None:
     """Create the small files, with every n-th value of each output."""
     for file in manifests():
         manifest = json.loads(file.read_text())
-        facts, kept, steps = _facts(manifest), {}, {}
+        facts, values, steps = _facts(manifest), {}, {}
         with np.load(file.with_suffix(".npz")) as arrays:
             for case in facts["cases"]:
-                for name, most in ((f"{case['name']}.output", KEPT), (f"{case['name']}.output_f64", KEPT // 2)):
+                for name, limit in (
+                    (f"{case['name']}.output", MAX_VALUES),
+                    (f"{case['name']}.output_f64", MAX_VALUES // 2),
+                ):
                     if name in arrays:
-                        values = arrays[name].reshape(-1)
-                        steps[name] = -(-values.size // most)
-                        kept[name] = values[:: steps[name]]
+                        output = arrays[name].reshape(-1)
+                        steps[name] = -(-output.size // limit)
+                        values[name] = output[:: steps[name]]
         text = json.dumps({**facts, "steps": steps}, separators=(",", ":"))
-        np.savez_compressed(HERE / f"{file.stem}.npz", facts=np.frombuffer(text.encode(), np.uint8), **kept)
+        np.savez_compressed(SMALL_FILES / f"{file.stem}.npz", facts=np.frombuffer(text.encode(), np.uint8), **values)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from mcir.engine import tester as testing
 from mcir.engine.distributed import DistContext
 from mcir.engine.trainer import Trainer
 from mcir.registry import ARCHS, SCHEDULERS
-from tests.golden.networks import HERE as NETWORKS
+from tests.golden.networks import SMALL_FILES as NETWORKS
 
 ROOT = Path(__file__).parents[2] / "options"
 BASES = sorted(ROOT.glob("_base_/**/*.yml"))
-ELSEWHERE = {*ROOT.glob("tables/*.yml"), *ROOT.glob("rcl/*.yml")}  # tested in tests/tables and test_rcl.py
-FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES) - ELSEWHERE)
+TESTED_ELSEWHERE = {*ROOT.glob("tables/*.yml"), *ROOT.glob("rcl/*.yml")}  # tested in tests/tables and test_rcl.py
+FILES = sorted(set(ROOT.glob("**/*.yml")) - set(BASES) - TESTED_ELSEWHERE)
 TESTS = [file for file in FILES if file.parent.name == "test"]
 TRAINED = [file for file in FILES if file not in TESTS]
 PAIRS = [file for file in TRAINED if file.stem.endswith("_spn")]
