@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mcir
+from mcir import archs
 from mcir.archs.network import Blocks, Network
 from mcir.archs.swinir import SwinIR
 from mcir.registry import ARCHS, ArgumentError, RegistryError
@@ -71,7 +72,7 @@ def build(name: str, **arguments: Any) -> Any:
 
 
 def test_every_architecture_has_its_official_arguments() -> None:
-    assert set(OFFICIAL) == set(ARCHS.names())
+    assert set(OFFICIAL) == set(archs.__all__)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -290,4 +291,4 @@ def test_invalid_values_are_reported_with_their_argument(name: str, arguments: d
 
 
 def test_invalid_values_of_every_architecture_are_tested() -> None:
-    assert {name for name, _, _ in INVALID} == set(ARCHS.names())
+    assert {name for name, _, _ in INVALID} == set(archs.__all__)

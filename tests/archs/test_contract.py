@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 import tests.archs
-from mcir.registry import ARCHS
+from mcir import archs
 from tests.archs.contract import ArchitectureContract
 
 
@@ -15,4 +15,4 @@ def subclasses(cls: type[ArchitectureContract]) -> list[type[ArchitectureContrac
 def test_every_registered_architecture_has_a_contract() -> None:
     for module in pkgutil.iter_modules(tests.archs.__path__, "tests.archs."):
         importlib.import_module(module.name)
-    assert {cls.section["type"] for cls in subclasses(ArchitectureContract)} == set(ARCHS.names())
+    assert {cls.section["type"] for cls in subclasses(ArchitectureContract)} == set(archs.__all__)
