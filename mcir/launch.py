@@ -209,6 +209,9 @@ def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
     except KeyboardInterrupt:  # the terminal sends it to the training, too, which saves before it ends
         child.wait()
         raise
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
     if status:
         log(f"{job.name}: the training ended with status {status}, see above; {job.next_start()}.")
     return status
@@ -367,6 +370,8 @@ class SlurmTask:
             command.append("--auto_resume")
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
         status = self._child.wait()
+        assert self._child.stdin is not None
+        self._child.stdin.close()
         if status not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
             raise RuntimeError(f"The training ended with status {status}.")
         return status

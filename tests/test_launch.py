@@ -1,6 +1,7 @@
 """Starting trainings: on this machine, where they end with the process that started them, and as Slurm jobs."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -82,6 +83,7 @@ def test_several_processes_are_started_by_torchrun(folder, monkeypatch):
     class Child:
         def __init__(self, command, stdin):
             commands.append(command)
+            self.stdin = io.BytesIO()
 
         def wait(self):
             return 0

@@ -29,7 +29,7 @@ def holder(tmp_path):
     assert process.stdout.readline() == "locked\n"
     yield process
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     process.stdout.close()
 
 

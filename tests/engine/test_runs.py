@@ -75,7 +75,7 @@ def test_killed_and_resumed_equals_uninterrupted(run, uninterrupted):
     process = run.start("--set", "train.total_iter=100000")
     wait_for(run.path("training_states", "6.state"), process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     later = [file for file in run.path("training_states").glob("*.state") if int(file.stem) > 6]
     for file in later:  # it may have come further; go back to the middle
         file.unlink()
@@ -183,13 +183,13 @@ def faulty(tree, fault):
         (
             "layer",
             "    layer_weights:",
-            "train.contrastive_opt.layer_weights: layer_weights: vgg16 has no layer 'relu9_9'.",
+            "train.contrastive_opt.layer_weights: vgg16 has no layer 'relu9_9'.",
             1,
         ),
-        ("period", "    T_max: 0", "train.scheduler.T_max: T_max: expected a positive integer", 1),
+        ("period", "    T_max: 0", "train.scheduler.T_max: expected a positive integer", 1),
         ("folder", "  train:", "datasets.train: nowhere: no such folder", 1),
-        ("crop", "    gt_size: 15", "datasets.train.gt_size: gt_size: expected", 1),
-        ("period", "    T_max: 0", "train.scheduler.T_max: T_max: expected a positive integer", 2),
+        ("crop", "    gt_size: 15", "datasets.train.gt_size: expected", 1),
+        ("period", "    T_max: 0", "train.scheduler.T_max: expected a positive integer", 2),
     ],
 )
 def test_errors_of_constructors_name_file_and_line(run, fault, line, message, processes):
