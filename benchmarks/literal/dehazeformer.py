@@ -39,8 +39,8 @@ class _Network(nn.Module):
         x = self.stages[3](_fused(net.fusion1, x, net.skip2(second)) + x)
         x = net.patch_split2(x)
         x = self.stages[4](_fused(net.fusion2, x, net.skip1(first)) + x)
-        factor, summand = net.patch_unembed(x).split((1, image.shape[1]), 1)
-        return (factor * image - summand + image) * 0.5 + 0.5
+        k, b = net.patch_unembed(x).split((1, image.shape[1]), 1)
+        return (k * image - b + image) * 0.5 + 0.5
 
 
 def _fused(fusion: Fusion, x: Tensor, skip: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ class DehazeFormer(Network):
         input_std: standard deviation by which the input is divided and the output is multiplied.
 
     Raises:
-        ArgumentError: an argument is out of range, or does not match another one.
+        ArgumentError: an argument is out of range or contradicts another argument.
     """
 
     input_mean: float = 0.5

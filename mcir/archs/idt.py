@@ -218,7 +218,7 @@ class IDT(Network):
         patch_norm: argument without effect, as in the authors' code.
 
     Raises:
-        ArgumentError: an argument is out of range, or does not match another one.
+        ArgumentError: an argument is out of range or contradicts another argument.
     """
 
     def __init__(

@@ -215,7 +215,7 @@ class SwinIR(Network):
         ape: must be False. An absolute position embedding would fix the image size.
 
     Raises:
-        ArgumentError: an argument is out of range, or does not match another one.
+        ArgumentError: an argument is out of range or contradicts another argument.
     """
 
     mean: Tensor
