@@ -129,7 +129,7 @@ def test_missing_data_are_described_by_their_manifest(home):
     assert f"{manifest.title} belongs in datasets/RESIDE-IN" in text
     for rule in manifest.folders:
         if f"datasets/RESIDE-IN/{rule.path}" in paths:
-            assert f"datasets/RESIDE-IN/{rule.path}: {rule.holds}, {rule.images:,} images" in text
+            assert f"datasets/RESIDE-IN/{rule.path}: {rule.content}, {rule.images:,} images" in text
     assert "negatives/DCP: not part of the published data set; the option file describes it" in text
     assert manifest.source.strip() in text and "mcir prepare verify reside-in datasets/RESIDE-IN" in text
     (home / "datasets/RESIDE-IN/train/GT").mkdir(parents=True)
