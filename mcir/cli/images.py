@@ -118,7 +118,7 @@ class Demo:
     def run(self) -> int:
         """Serve the page until it is stopped."""
         from mcir.engine.loggers import log_to_console
-        from mcir.inference.demo import DemoSettings, demo
+        from mcir.inference.demo import demo
 
         log_to_console()
-        return demo(DemoSettings(**vars(self)))
+        return demo(**vars(self))

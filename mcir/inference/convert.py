@@ -18,9 +18,6 @@ _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _LOWEST, _HIGHEST = -2.0, 3.0  # noise exceeds [0, 1], but not by this much
 
 
-# -- tensors ----------------------------------------------------------------------------------------------------------
-
-
 def as_floats(image: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Convert integers or floats to floats in [0, 1] on a device."""
     floats = image.to(device).to(dtype)
@@ -66,9 +63,6 @@ def as_tensor(array: Array) -> Tensor:
 def as_array(image: Tensor) -> Array:
     """Convert a tensor (C, H, W) to a contiguous array (H, W, C)."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-# -- arrays and PIL images --------------------------------------------------------------------------------------------
 
 
 def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:

@@ -138,11 +138,7 @@ def network_facts(network: nn.Module) -> dict[str, str]:
 
 
 def _difference(network: nn.Module, content: bytes, name: str) -> float:
-    """Return the largest difference between the outputs of a program and of its network.
-
-    Raises:
-        ExportError: the difference is too large, or the program or the network fails.
-    """
+    """Return the largest difference between the outputs of a program and of its network, if it is small enough."""
     batches = sample_images(network)
     with torch.no_grad(), export_errors(f"{type(network).__name__} fails on the images of the check"):
         expected = [network(images) for images in batches]
@@ -166,11 +162,7 @@ def _difference(network: nn.Module, content: bytes, name: str) -> float:
 
 
 def _targets(source: Path, formats: Sequence[str], output: Path | None, overwrite: bool) -> dict[str, Path]:
-    """Return the output files by format.
-
-    Raises:
-        ExportError: there is no format, an extension belongs to another format, or a file exists or cannot be written.
-    """
+    """Return the output files by format, after checking that they can be written."""
     names = list(dict.fromkeys(formats))
     if not names:
         raise ExportError(f"Choose at least one format: {', '.join(f'--{name}' for name in FORMATS)}.")

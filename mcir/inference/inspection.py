@@ -36,11 +36,11 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
     for key, parameter in ARCHS.parameters(network.architecture).items():
         if key not in network.arguments:
             assumed[key] = parameter.default
-    source = "from the keys" if weights.section is None else "the file says"
+    source = "detected" if weights.section is None else "stored"
     lines += [
         f"architecture  {network.architecture}, ×{network.scale}",
         f"parameters    {network.parameters:,}",
-        f"{source} {_one_line(detected)}",
+        f"{source:13} {_one_line(detected)}",
         f"assumed       {_one_line(assumed) or 'nothing'}",
         *(f"differs       {line}" for line in network.mismatches[:_SHOWN]),
     ]

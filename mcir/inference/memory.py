@@ -13,17 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from mcir.device import memory_available
 
-WHOLE_ON_CPU = 2**30
-"""Bytes that a whole image may use on a CPU. Tiles change the result of networks with global context."""
+# Bytes on a CPU. Tiles change the result of networks with global context, but large tiles are slower than small ones.
+WHOLE_ON_CPU, TILE_ON_CPU = 2**30, 2**28
 
-TILE_ON_CPU = 2**28
-"""Bytes that a tile may use on a CPU if the whole image does not fit; larger tiles are slower."""
-
-CPU_FRACTION = 0.5
-"""Largest fraction of the available main memory that is used; the rest is for other processes."""
-
-GPU_FRACTION = 0.7
-"""Largest fraction of the free GPU memory that is used; the rest is for workspaces of libraries and fragmentation."""
+# Largest fractions of the free memory; the rest is for other processes, libraries and fragmentation.
+CPU_FRACTION, GPU_FRACTION = 0.5, 0.7
 
 
 def budget(device: torch.device) -> tuple[float, float]:

@@ -26,6 +26,7 @@ class OutputBuffer:
 
     Attributes:
         entries: inputs of the network, (channels, H, W), views of the image.
+        output: restored image, (C', scale·H, scale·W), with the type and device of the image.
 
     Raises:
         ValueError: the network cannot restore images with this number of channels.
@@ -39,24 +40,18 @@ class OutputBuffer:
         self.becomes_grey = len(image) == 1 < channels
         is_whole = len(image) in (1, channels)
         self.entries = [image.expand(channels, -1, -1)] if is_whole else list(image.unsqueeze(1))
-        self._output: Tensor | None = None
-
-    @property
-    def output(self) -> Tensor:
-        """The restored image (C', scale·H, scale·W), with the type and device of the image."""
-        assert self._output is not None
-        return self._output
+        self.output = torch.empty(0)  # allocated by the first ``write``, which knows the number of channels
 
     def write(self, entry: int, rows: slice, columns: slice, piece: Tensor) -> None:
         """Store a piece (C', h, w) of the output for an entry, with values in [0, 1]."""
         piece = piece.mean(0, keepdim=True) if self.becomes_grey else piece
-        if self._output is None:
+        if not self.output.numel():
             height, width = (self.scale * side for side in self.image.shape[1:])
             with torch.inference_mode(False):
                 shape = (height, width, len(self.entries) * len(piece))
-                self._output = torch.empty(shape, dtype=self.image.dtype, device=self.image.device).permute(2, 0, 1)
+                self.output = torch.empty(shape, dtype=self.image.dtype, device=self.image.device).permute(2, 0, 1)
         channels = slice(entry * len(piece), (entry + 1) * len(piece))
-        self._output[channels, rows, columns] = as_stored(piece, self.image.dtype).to(self.image.device)
+        self.output[channels, rows, columns] = as_stored(piece, self.image.dtype).to(self.image.device)
 
 
 def enlarge_alpha(alpha: Array, scale: int) -> Array:

@@ -28,15 +28,9 @@ Progress: TypeAlias = Callable[[float], None]
 OVERLAP = 64
 """Default overlap: number of pixels of the input that neighboring tiles share."""
 
-SMALL_SIDE = 64
-"""Approximate side of the smaller of two images with which the memory cost of a network is measured."""
-
-OVERLAPS_PER_TILE = 4
-"""Smallest side of the tiles for ``"auto"``, in overlaps, if memory allows it; then the overlap costs at most 7/4."""
-
-COPIES = 16
-"""Assumed memory cost of a network that tiles internally, in float32 copies of its input."""
-
+_SMALL_SIDE = 64  # approximate side of the smaller of two images with which the memory cost is measured
+_OVERLAPS_PER_TILE = 4  # side of the smallest tiles of "auto" if memory allows it: the overlap then costs at most 7/4
+_INTERNAL_COPIES = 16  # assumed memory cost of a network that tiles internally, in float32 copies of its input
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LOG = logging.getLogger("mcir")
 
@@ -79,7 +73,9 @@ class Restorer:
         precision: Precision = "fp32",
     ) -> None:
         parameter = next(network.parameters(), torch.empty(0))
-        self.device = _choose_device(device, parameter.device)
+        if device is None:
+            device = best_device() if parameter.device.type == "cpu" else parameter.device
+        self.device = torch.empty(0, device=resolve_device(str(device))).device  # with the index of a GPU
         self.spec = spec_of(network) or NetworkSpec()
         self.scale = self.spec.scale
         self.architecture = type(network).__name__
@@ -92,8 +88,8 @@ class Restorer:
         _check_arguments(self.architecture, min_side, tile, overlap, ensemble, precision)
         self.network = network if parameter.device == self.device else copy.deepcopy(network).to(self.device)
         self._dtype = parameter.dtype
-        self._small = -(-max(self.spec.min_size, SMALL_SIDE) // period) * period
-        preferred_side = OVERLAPS_PER_TILE * overlap
+        self._small = -(-max(self.spec.min_size, _SMALL_SIDE) // period) * period
+        preferred_side = _OVERLAPS_PER_TILE * overlap
         self._planner = TilePlanner(self.architecture, self.device, tile, min_side, preferred_side, self._small**2)
         self._is_tile_warning_due = self.spec.global_context
 
@@ -231,7 +227,7 @@ class Restorer:
         """Return the bytes that the network always uses and those per pixel, measured with two small images."""
         channels, period = self.spec.in_channels, self.spec.shift_period
         if self.spec.tiles_internally:
-            return 0.0, COPIES * 4.0 * channels
+            return 0.0, _INTERNAL_COPIES * 4.0 * channels
         sides = self._small, self._small + max(self._small // 2 // period, 1) * period
         small, large = (torch.zeros(1, channels, side, side, device=self.device, dtype=self._dtype) for side in sides)
         with torch.inference_mode(), _eval_mode(self.network):
@@ -251,12 +247,6 @@ def _check_arguments(
         raise ValueError(f"ensemble: expected True or False, got {ensemble!r}.")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}.")
-
-
-def _choose_device(device: str | torch.device | None, current: torch.device) -> torch.device:
-    if device is None:
-        device = best_device() if current.type == "cpu" else current
-    return torch.empty(0, device=resolve_device(str(device))).device  # with the index of a GPU
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -20,13 +21,14 @@ MeasureCost: TypeAlias = Callable[[], tuple[float, float]]
 _LOG = logging.getLogger("mcir")
 
 
+@dataclass
 class TilePlanner:
     """Choose the batch size and the side of the tiles for each pass through a network.
 
     When memory runs out, PyTorch's CPU allocator raises a plain ``RuntimeError``, like many other errors. Therefore
     every ``RuntimeError`` leads to a smaller plan; if the smallest plan fails, too, the error is raised.
 
-    Args:
+    Attributes:
         name: name of the network, for messages.
         device: device of the network.
         tile: longest side of a tile; it is a limit for smaller tiles after a failure.
@@ -35,18 +37,15 @@ class TilePlanner:
         unmeasured_pixels: number of pixels that are restored together without measuring memory.
     """
 
-    def __init__(
-        self, name: str, device: torch.device, tile: Tile, min_side: int, preferred_side: int, unmeasured_pixels: int
-    ) -> None:
-        self.name = name
-        self.device = device
-        self.tile = tile
-        self.min_side = min_side
-        self.preferred_side = preferred_side
-        self.unmeasured_pixels = unmeasured_pixels
-        self._cost: tuple[float, float] | None = None
-        self._limit = math.inf  # pixels; smaller than any plan that failed
-        self._failed: list[int] = []
+    name: str
+    device: torch.device
+    tile: Tile
+    min_side: int
+    preferred_side: int
+    unmeasured_pixels: int
+    _cost: tuple[float, float] | None = field(default=None, init=False)
+    _limit: float = field(default=math.inf, init=False)  # pixels; smaller than any plan that failed
+    _failed: list[int] = field(default_factory=list, init=False)  # sides of tiles
 
     def plan(self, images: int, height: int, width: int, measure: MeasureCost) -> tuple[int, int]:
         """Return how many of the images are restored together, and the longest side of their tiles."""

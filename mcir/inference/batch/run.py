@@ -93,11 +93,7 @@ class _Run:
         self.border = (self.scale if self.scale > 1 else 0) if settings.crop_border is None else settings.crop_border
 
     def run(self) -> int:
-        """Restore, measure and report; return the exit status.
-
-        Raises:
-            DataError: the output folder cannot be written, or the disk is full.
-        """
+        """Restore, measure and report; return the exit status."""
         self.out.mkdir(parents=True, exist_ok=True)
         if not os.access(self.out, os.W_OK | os.X_OK):
             raise DataError(f"{self.out}: no permission to write to this folder; name another with -o")
@@ -129,21 +125,14 @@ class _Run:
         self.problems[name].append(reason.removeprefix(f"{name}: "))
 
     def bytes_of(self, task: Task) -> int:
-        """Return the memory for an image and its result."""
         return task.bytes(self.scale, (self.settings.bits or 8) // 8)
-
-    # -- the three steps ----------------------------------------------------------------------------------------------
 
     def read(self, batch: list[Task]) -> list[Picture | None]:
         """Read the images of a batch; None for one that cannot be read, or whose result cannot be written."""
         return [None if task.exists else self.attempt(task, self.read_one, task.job) for task in batch]
 
     def read_one(self, job: Job) -> Picture:
-        """Read an image.
-
-        Raises:
-            PictureError: the image cannot be read, or the format of the result cannot hold it.
-        """
+        """Read an image, and check that the format of the result can hold it."""
         picture = read_picture(job.source)
         if self.settings.bits == 16:
             picture = with_bits(picture, 16)
@@ -183,7 +172,6 @@ class _Run:
                 self.attempt(task, self.evaluate, task)
 
     def save(self, job: Job, picture: Picture) -> None:
-        """Write a result."""
         if self.settings.bits == 8:
             picture = with_bits(picture, 8)
         write_picture(job.target, picture, QUALITY if self.settings.quality is None else self.settings.quality)
@@ -201,11 +189,7 @@ class _Run:
             write_atomically(job.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
 
     def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
-        """Call a function for an image; report an error, and return None.
-
-        Raises:
-            OSError: the error would also stop every other image, such as a full disk.
-        """
+        """Call a function for an image; report an error and return None, unless it affects all images."""
         try:
             return work(*arguments, **options)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -213,8 +197,6 @@ class _Run:
                 raise
             self.report(str(task.job.source), _reason(error))
             return None
-
-    # -- the summary --------------------------------------------------------------------------------------------------
 
     def summarize(self, summary: str) -> int:
         """Print and write scores and problems; return the exit status."""

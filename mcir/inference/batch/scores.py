@@ -28,12 +28,8 @@ from mcir.inference.convert import as_floats, as_tensor
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison
 
-LONGEST_SIDE = 4096
-"""Longest side of a comparison in pixels; larger images are shrunk."""
-
-TABLE_ROWS = 30
-"""Largest number of images in the table in the terminal."""
-
+LONGEST_SIDE = 4096  # of a comparison; larger images are shrunk
+TABLE_ROWS = 30  # images in the table in the terminal
 _STRIP_PIXELS = 2**20
 _MARGIN = 3  # rows of the input around a strip that bicubic interpolation needs
 

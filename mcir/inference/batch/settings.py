@@ -60,7 +60,6 @@ class FolderSettings:
     crop_border: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if self.batch < 1:
             raise ValueError(f"--batch: expected at least 1, got {self.batch}")
         if self.quality is not None and not 1 <= self.quality <= 100:

@@ -10,17 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from mcir.data.errors import DataError
 from mcir.inference.batch.scores import Scores
-from mcir.inference.demo.service import (
-    DEGRADATIONS,
-    PHOTOS,
-    DemoService,
-    NetworkFacts,
-    RequestError,
-    Restoration,
-    photograph,
-)
+from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, RequestError, Restoration, photograph
+from mcir.inference.restorer import Restorer
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _HEAD = "# Restore an image\n\nDrop it here, press Restore, and move the divider between before and after."
@@ -48,18 +40,18 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
         delete_cache: interval at which Gradio deletes old uploads, and their age, in seconds.
     """
     first = service.names[0]
-    facts = service.facts(first)
+    restorer = service.restorer(first)
     with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False, delete_cache=delete_cache) as blocks:
         gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
             with gr.Column(scale=2, min_width=300):
                 picture = _upload("Image", "picture", 250)
-                gallery, degradation = _examples(facts.scale)
+                gallery, degradation = _examples(restorer.scale)
                 checkpoint = gr.Dropdown(
                     list(service.names),
                     value=first,
                     label="Network",
-                    info=_describe(facts),
+                    info=_describe(restorer),
                     filterable=False,
                     elem_id="network",
                 )
@@ -116,10 +108,10 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
 
         @_show_errors()
         def on_choice(name: Any, kind: Any, image: Any) -> tuple[Any, ...]:
-            facts = service.facts(name)
+            restorer = service.restorer(name)
             photo = image and service.photo_of(_file(image))
             pair = service.example(photo, name, kind) if photo else (gr.skip(), gr.skip())
-            return gr.Dropdown(info=_describe(facts)), gr.Radio(visible=facts.scale == 1), *pair
+            return gr.Dropdown(info=_describe(restorer)), gr.Radio(visible=restorer.scale == 1), *pair
 
         @_show_errors()
         def on_example(name: Any, kind: Any, event: gr.SelectData) -> tuple[Any, ...]:
@@ -157,9 +149,6 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
     return blocks
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _show_errors() -> Iterator[None]:
     """Show a ``RequestError`` to the visitor; other errors appear only in the terminal."""
@@ -185,13 +174,9 @@ def _upload(label: str, name: str, height: int) -> Any:
 
 def _examples(scale: int) -> tuple[Any, Any]:
     """Return a gallery of photographs, and a choice of their degradation."""
-    try:
-        photos = [photograph(title) for title in PHOTOS]
-    except DataError:
-        photos = []
-    gr.Markdown("or try one of these", elem_id="or", visible=bool(photos))
+    gr.Markdown("or try one of these", elem_id="or")
     gallery = gr.Gallery(
-        photos,
+        [photograph(title) for title in PHOTOS],
         show_label=False,
         elem_id="examples",
         container=False,
@@ -201,7 +186,6 @@ def _examples(scale: int) -> tuple[Any, Any]:
         interactive=False,
         object_fit="cover",
         buttons=[],
-        visible=bool(photos),
     )
     degradation = gr.Radio(
         list(DEGRADATIONS),
@@ -213,10 +197,11 @@ def _examples(scale: int) -> tuple[Any, Any]:
     return gallery, degradation
 
 
-def _describe(facts: NetworkFacts) -> str:
-    scale = f"enlarges ×{facts.scale}" if facts.scale > 1 else "keeps the size"
-    millions = f"{facts.parameters / 1e6:.2f} M" if facts.parameters >= 1e4 else f"{facts.parameters:,}"
-    return f"{facts.architecture} · {scale} · {millions} parameters"
+def _describe(restorer: Restorer) -> str:
+    parameters = sum(parameter.numel() for parameter in restorer.network.parameters())
+    scale = f"enlarges ×{restorer.scale}" if restorer.scale > 1 else "keeps the size"
+    millions = f"{parameters / 1e6:.2f} M" if parameters >= 1e4 else f"{parameters:,}"
+    return f"{restorer.architecture} · {scale} · {millions} parameters"
 
 
 def _caption(restoration: Restoration, name: str, ensemble: bool) -> str:

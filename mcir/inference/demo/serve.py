@@ -12,7 +12,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -26,57 +25,47 @@ _CLEANUP_SECONDS = 60
 _LOG = logging.getLogger("mcir")
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    """The networks and limits of a demo.
+def demo(
+    checkpoints: Sequence[str],
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    max_megapixels: float = 8.0,
+    max_size: float = 20.0,
+    queue: int = 16,
+    device: str | None = None,
+    tile: Tile = "auto",
+) -> int:
+    """Serve the page until Ctrl-C, and return the exit status.
 
-    Attributes:
+    Args:
         checkpoints: weight files, or ``NAME=FILE`` for a network with another name than its file.
-        host: address to listen on; None: this machine only.
-        port: port to listen on; None: the first free port from 7860.
+        host: address to listen on; default: this machine only.
+        port: port to listen on; default: the first free port from 7860.
         max_megapixels: largest size of a restored image.
         max_size: largest size of an uploaded file in MiB.
         queue: largest number of waiting visitors.
-        device: device of the networks; None: a GPU if there is one.
+        device: device of the networks; default: a GPU if there is one.
         tile: tile size, as for ``Restorer``.
 
     Raises:
-        ValueError: a limit is out of range.
+        ValueError: a limit is out of range; a checkpoint is missing, invalid or has the same name as another one; the
+            address is not available; or Gradio is not installed.
     """
-
-    checkpoints: Sequence[str]
-    host: str | None = None
-    port: int | None = None
-    max_megapixels: float = 8.0
-    max_size: float = 20.0
-    queue: int = 16
-    device: str | None = None
-    tile: Tile = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the limits."""
-        for name, value in (("max-megapixels", self.max_megapixels), ("max-size", self.max_size)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"--{name}: expected a number above 0, got {value:g}.")
-        if self.queue < 1:
-            raise ValueError(f"--queue: expected at least 1, got {self.queue}.")
-
-
-def demo(settings: DemoSettings) -> int:
-    """Serve the page until Ctrl-C, and return the exit status.
-
-    Raises:
-        ValueError: a checkpoint is missing, invalid or has the same name as another one; the address is not available;
-            or Gradio is not installed.
-    """
+    for name, value in (("max-megapixels", max_megapixels), ("max-size", max_size)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"--{name}: expected a number above 0, got {value:g}.")
+    if queue < 1:
+        raise ValueError(f"--queue: expected at least 1, got {queue}.")
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('The demo needs Gradio: run pip install -e ".[demo]" in the clone.')
-    checkpoints = named_checkpoints(settings.checkpoints)
-    _check_address(settings.host or LOCALHOST, settings.port)
+    files = named_checkpoints(checkpoints)
+    host = host or LOCALHOST
+    _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="mcir-demo-", ignore_cleanup_errors=True) as folder:
-        service = DemoService(checkpoints, Path(folder), settings.max_megapixels, settings.device, settings.tile)
+        service = DemoService(files, Path(folder), max_megapixels, device, tile)
         service.check()
-        _serve(service, settings)
+        _serve(service, host, port, max_size, queue)
     return 0
 
 
@@ -104,11 +93,7 @@ def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
 
 
 def _check_address(host: str, port: int | None) -> None:
-    """Check that the server can listen on an address.
-
-    Raises:
-        ValueError: the address is invalid or in use.
-    """
+    """Check that the server can listen on an address."""
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"--port: expected a number from 1 to 65535, got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -118,17 +103,16 @@ def _check_address(host: str, port: int | None) -> None:
         raise ValueError(f"The demo cannot listen on {host}{f', port {port}' if port else ''}: {error}") from error
 
 
-def _serve(service: DemoService, settings: DemoSettings) -> None:
+def _serve(service: DemoService, host: str, port: int | None, max_size: float, queue: int) -> None:
     """Run Gradio's server until SIGINT or SIGTERM."""
-    host = settings.host or LOCALHOST
     os.environ["GRADIO_TEMP_DIR"] = str(service.folder)  # the folder of uploads, which is deleted at the end
     from mcir.inference.demo.page import appearance, build_page
 
-    page = build_page(service, settings.queue, delete_cache=(_CLEANUP_SECONDS, KEPT_SECONDS))
+    page = build_page(service, queue, delete_cache=(_CLEANUP_SECONDS, KEPT_SECONDS))
     _, address, _ = page.launch(
         server_name=host,
-        server_port=settings.port,
-        max_file_size=int(settings.max_size * 2**20),
+        server_port=port,
+        max_file_size=int(max_size * 2**20),
         allowed_paths=[str(service.results), str(service.examples)],  # Gradio serves uploads as attachments only
         share=False,
         show_error=False,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import shutil
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,14 +57,6 @@ class RequestError(ValueError):
     """A request cannot be fulfilled; the message is shown to the visitor."""
 
 
-class NetworkFacts(NamedTuple):
-    """Facts about a network for the page."""
-
-    architecture: str
-    scale: int
-    parameters: int
-
-
 class Restoration(NamedTuple):
     """The files of a restored image.
 
@@ -92,7 +84,7 @@ class DemoService:
         checkpoints: weight files by the names on the page.
         folder: folder of uploads and results; for visitors, no files outside it are read.
         megapixels: largest size of a restored image.
-        device: device of the networks; None: the best one available.
+        device: device of the networks; None: a GPU if there is one.
         tile: tile size, as for ``Restorer``.
     """
 
@@ -111,8 +103,8 @@ class DemoService:
         self._megapixels = megapixels
         self._device = device
         self._tile = tile
-        self._restorers: OrderedDict[str, Restorer] = OrderedDict()
-        self._loading, self._working = threading.Lock(), threading.Lock()
+        self._load = functools.lru_cache(_MAX_LOADED)(self._load_restorer)
+        self._working = threading.Lock()
         self._is_closed = False
 
     def close(self) -> None:
@@ -131,15 +123,19 @@ class DemoService:
         for name in reversed(self.names):  # the first networks remain in memory
             self._load(name)
 
-    def facts(self, name: str) -> NetworkFacts:
-        """Return the facts about a network.
+    def restorer(self, name: str) -> Restorer:
+        """Return the restorer of a network. The path of its file is not in error messages, but in the log.
 
         Raises:
             RequestError: there is no such network, or its file cannot be read.
         """
-        restorer = self._restorer(name)
-        parameters = sum(parameter.numel() for parameter in restorer.network.parameters())
-        return NetworkFacts(restorer.architecture, restorer.scale, parameters)
+        if name not in self.names:
+            raise RequestError("There is no such network.")
+        try:
+            return self._load(name)
+        except (ValueError, OSError, RuntimeError) as error:
+            _LOG.error("%s", error)
+            raise RequestError(f"The network '{name}' cannot be loaded.") from error
 
     def check_image(self, file: str, name: str | None = None) -> tuple[int, int]:
         """Check an uploaded image by its header, and return its height and width.
@@ -154,7 +150,7 @@ class DemoService:
         path = Path(file).resolve()
         if not (path.is_relative_to(self.folder) and path.is_file()):
             raise RequestError("The image is no longer available. Upload it again.")
-        scale = 1 if name is None else self._restorer(name).scale
+        scale = 1 if name is None else self.restorer(name).scale
         try:
             height, width = _size_in_header(file)
             if width * height * scale**2 <= self._megapixels * 1e6:
@@ -192,7 +188,7 @@ class DemoService:
         Raises:
             RequestError: there is no such photograph, network or degradation.
         """
-        scale = self._restorer(name).scale
+        scale = self.restorer(name).scale
         if degradation not in DEGRADATIONS or photo not in PHOTOS:
             raise RequestError("There is no such example.")
         kind = f"x{scale}" if scale > 1 else degradation.replace(" ", "-")
@@ -223,7 +219,7 @@ class DemoService:
         """
         file = _original(file)
         self.check_image(file, name)
-        restorer = self._restorer(name)
+        restorer = self.restorer(name)
         source = _read(file)
 
         def stop_if_closed(fraction: float) -> None:
@@ -281,34 +277,12 @@ class DemoService:
             write_picture(path, image)
         return files
 
-    def _restorer(self, name: str) -> Restorer:
-        """Return the restorer of a network; the path of its file is logged, but not shown to visitors."""
-        if name not in self.names:
-            raise RequestError("There is no such network.")
-        try:
-            return self._load(name)
-        except (ValueError, OSError, RuntimeError) as error:
-            _LOG.error("%s", error)
-            raise RequestError(f"The network '{name}' cannot be loaded.") from error
-
-    def _load(self, name: str) -> Restorer:
-        """Return the restorer of a network; the least recently used one may be unloaded."""
-        with self._loading:
-            if name not in self._restorers:
-                network = load_network(self._files[name])
-                self._restorers[name] = Restorer(network, device=self._device, tile=self._tile)
-            self._restorers.move_to_end(name)
-            while len(self._restorers) > _MAX_LOADED:
-                self._restorers.popitem(last=False)
-            return self._restorers[name]
+    def _load_restorer(self, name: str) -> Restorer:
+        return Restorer(load_network(self._files[name]), device=self._device, tile=self._tile)
 
 
 def photograph(title: str) -> Array:
-    """Return one of ``PHOTOS`` as (H, W, 3), uint8.
-
-    Raises:
-        DataError: scikit-image or its photograph is missing.
-    """
+    """Return one of ``PHOTOS`` as (H, W, 3), uint8."""
     file = PHOTOS[title]
     return photographs({file: {**TRAIN, **VAL}[file]}).read(file)
 
@@ -346,7 +320,7 @@ def _safe(name: str) -> str:
 
 
 def _opaque(image: Picture) -> Picture:
-    """Return an 8-bit image in front of a white background."""
+    """Return an 8-bit image without alpha, on a white background."""
     image = with_bits(image, 8)
     pixels = image.pixels
     if image.alpha is not None:

@@ -38,7 +38,6 @@ class Picture:
     format: str = "PNG"
 
     def __post_init__(self) -> None:
-        """Check shapes and types."""
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or shape[2] not in (1, 3) or not self.pixels.size or dtype not in (np.uint8, np.uint16):
             raise PictureError(f"pixels: expected (H, W, 1) or (H, W, 3), uint8 or uint16, got {shape}, {dtype}.")

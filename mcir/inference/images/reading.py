@@ -77,14 +77,7 @@ def _open_image(path: Path) -> Iterator[_ImageFile]:
 
 
 class _ImageFile:
-    """An open image file, with the facts in its header.
-
-    Args:
-        stream: open file.
-
-    Raises:
-        DataError: the file cannot be read as an image, or contains several images.
-    """
+    """An open image file, with the facts in its header."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -111,11 +104,7 @@ class _ImageFile:
         self._image = image
 
     def decode(self) -> tuple[Array, Array | None]:
-        """Return the samples (H, W, 1 or 3) and the alpha channel (H, W), upright.
-
-        Raises:
-            DataError: the file is damaged.
-        """
+        """Return the samples (H, W, 1 or 3) and the alpha channel (H, W), upright."""
         if self.bits == 8:
             samples = self._with_pillow()
         elif self._tiff is not None:
@@ -214,11 +203,7 @@ def cmyk_to_srgb(image: Image.Image) -> Callable[[Image.Image], Any] | None:
 
 
 def _tiff_page(stream: BinaryIO) -> Any:
-    """Return the first page of a TIFF file; None for other formats.
-
-    Raises:
-        DataError: the samples are not unsigned integers of at most 16 bits, or there are several pages.
-    """
+    """Return the first page of a TIFF file after checking its type and the number of pages; None for other formats."""
     if stream.read(4) not in _TIFF_STARTS:
         return None
     import tifffile

@@ -125,9 +125,6 @@ def valid_profile(icc: bytes | None) -> bytes | None:
     return icc[:size] if is_valid else None
 
 
-# -- writers ----------------------------------------------------------------------------------------------------------
-
-
 def _samples(picture: Picture) -> Array:
     """Return the samples with alpha, (H, W, C), or (H, W) for one channel."""
     samples = picture.pixels if picture.alpha is None else np.dstack((picture.pixels, picture.alpha))
@@ -167,7 +164,9 @@ def _with_tifffile(stream: BinaryIO, picture: Picture, name: str, quality: int) 
 
     samples = _samples(picture)
     if samples.nbytes >= 2**32 - 2**25:
-        raise PictureError("TIFF files hold at most 4 GiB of samples; use PNG")
+        raise ValueError(
+            f"expected less than 4 GiB of samples in a TIFF file, got {samples.nbytes / 2**30:.1f}; use PNG"
+        )
     metadata, directories = _tiff_metadata(picture.exif or b"")
     tifffile.imwrite(
         stream,

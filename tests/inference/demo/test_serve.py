@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mcir.cli import main
-from mcir.inference.demo import DemoSettings
+from mcir.inference.demo import demo
 from mcir.inference.demo.serve import named_checkpoints
 from mcir.inference.images import Picture, write_picture
 from tests.inference.demo.conftest import serving
@@ -52,7 +52,7 @@ def test_missing_checkpoints_and_duplicate_names_are_rejected(checkpoints, tmp_p
 )
 def test_limits_out_of_range_are_rejected(setting, message):
     with pytest.raises(ValueError, match=message):
-        DemoSettings(["x.pth"], **setting)
+        demo(["x.pth"], **setting)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 import mcir
 from mcir.data.codec import decode
 from mcir.inference.batch.scores import score
-from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, NetworkFacts, RequestError, photograph
+from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, RequestError, photograph
 from mcir.inference.images import Picture, read_picture, write_picture
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -52,12 +52,11 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def test_facts_of_a_network(service):
-    network = mcir.load_network(service._files["double"])
-    assert service.facts("double") == NetworkFacts("EDSR", 2, sum(value.numel() for value in network.parameters()))
-    assert service.facts("same").scale == 1
+def test_restorers_of_networks(service):
+    assert (service.restorer("double").architecture, service.restorer("double").scale) == ("EDSR", 2)
+    assert service.restorer("same").scale == 1
     with pytest.raises(RequestError, match="no such network"):
-        service.facts("../double")
+        service.restorer("../double")
 
 
 def test_networks_are_loaded_once_and_a_few_are_kept(checkpoints, tmp_path, monkeypatch):
@@ -71,12 +70,12 @@ def test_networks_are_loaded_once_and_a_few_are_kept(checkpoints, tmp_path, monk
     files = {str(number): checkpoints["same"] for number in range(5)}
     service = DemoService(files, tmp_path, 1)
     for name in "0110":
-        service.facts(name)
+        service.restorer(name)
     assert len(loaded) == 2
     for name in "2303":  # 3 replaced 1, the least recently used
-        service.facts(name)
+        service.restorer(name)
     assert len(loaded) == 4
-    service.facts("1")
+    service.restorer("1")
     assert len(loaded) == 5
 
 
@@ -89,7 +88,7 @@ def test_trying_all_networks_leaves_the_first_ones_loaded(checkpoints, tmp_path,
     service.check()
     assert len(loaded) == 5
     for name in "012":
-        service.facts(name)
+        service.restorer(name)
     assert len(loaded) == 5
 
 
@@ -98,7 +97,7 @@ def test_an_invalid_checkpoint_is_reported_without_its_path(tmp_path, caplog):
     file.parent.mkdir()
     file.write_bytes(b"no weights")
     with pytest.raises(RequestError) as caught:
-        DemoService({"bad": file}, tmp_path, 1).facts("bad")
+        DemoService({"bad": file}, tmp_path, 1).restorer("bad")
     assert str(caught.value) == "The network 'bad' cannot be loaded."
     assert str(file) in caplog.text
 
@@ -291,7 +290,7 @@ def test_every_photograph_is_there():
 
 
 def test_the_error_of_a_network_is_shown(service, put, monkeypatch):
-    restorer = service._restorer("same")
+    restorer = service.restorer("same")
 
     def fail(pictures, progress):
         raise ValueError("not enough memory on cpu")
