@@ -164,9 +164,7 @@ def _with_tifffile(stream: BinaryIO, picture: Picture, name: str, quality: int) 
 
     samples = _samples(picture)
     if samples.nbytes >= 2**32 - 2**25:
-        raise ValueError(
-            f"expected less than 4 GiB of samples in a TIFF file, got {samples.nbytes / 2**30:.1f}; use PNG"
-        )
+        raise ValueError(f"TIFF: expected less than 4 GiB of samples, got {samples.nbytes / 2**30:.1f} GiB; use PNG")
     metadata, directories = _tiff_metadata(picture.exif or b"")
     tifffile.imwrite(
         stream,
