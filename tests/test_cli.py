@@ -16,7 +16,7 @@ from mcir.cli import main
 from mcir.registry import ARCHS
 from mcir.weights import network_metadata
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
-from tests.report.runs import leave_run
+from tests.report.runs import write_run
 
 
 def test_list_shows_names_arguments_and_sources(capsys):
@@ -47,7 +47,7 @@ def test_a_pattern_without_a_match_suggests_a_name(capsys):
 def test_report_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("plain", "spn"):
-        leave_run(tmp_path / "experiments" / name, until=10)
+        write_run(tmp_path / "experiments" / name, until=10)
     assert main(["report", "plain"]) == 0
     assert main(["report", "plain", str(tmp_path / "experiments" / "spn")]) == 0
     shown = []

@@ -64,7 +64,7 @@ def test_pictures_of_one_size_are_a_batch():
     assert restorer.pictures([]) == []
 
 
-def test_pictures_of_several_sizes_are_refused():
+def test_pictures_of_several_sizes_are_rejected():
     with pytest.raises(ValueError, match="one size, got 12×10, 9×12"):
         Restorer(edsr()).pictures([picture(12, 9), picture(10, 12)])
 

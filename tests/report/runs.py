@@ -41,7 +41,7 @@ def compared(level, side=40):
     return comparison(black, black + level, black + 1, ("a", "b"))
 
 
-def leave_run(folder, until=400, image="cat", data_set="photographs", gain=0.0, **start):
+def write_run(folder, until=400, image="cat", data_set="photographs", gain=0.0, **start):
     """Write what a training of 400 iterations, evaluated every 100, has written at iteration ``until``."""
     folder.mkdir(parents=True)
     records = []

@@ -96,14 +96,14 @@ def test_a_saved_picture_is_read_back_as_it_was(tmp_path):
     assert (cv2.imread(str(tmp_path / "new" / "folder" / "name.png"))[:, :, ::-1] == drawn).all()
 
 
-def test_a_picture_that_cannot_be_written_says_so(tmp_path):
+def test_an_image_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         save_picture(np.zeros((2, 2, 3), np.uint8), tmp_path / "file", "name")
 
 
 @pytest.mark.parametrize("name", ["../name", "a/../../name", "/name"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+def test_a_name_that_leads_out_of_the_folder_is_rejected(tmp_path, name):
     with pytest.raises(ValueError, match="leads out of"):
         save_picture(np.zeros((2, 2, 3), np.uint8), tmp_path / "folder", name)
     assert not list(tmp_path.rglob("*.png"))

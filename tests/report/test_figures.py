@@ -25,8 +25,8 @@ def test_long_series_are_reduced_but_spikes_remain():
     (line,) = drawn(curves({"a": points}, "", "x", "y"))
     assert len(line) < 1300
     assert [x for x, _ in line] == sorted(x for x, _ in line)
-    places = [(x - 72) / 548 * 100_000 for x, _ in sorted(line, key=lambda place: place[1])]
-    assert (places[0], places[-1]) == pytest.approx((54_321, 76_543), abs=200)
+    positions = [(x - 72) / 548 * 100_000 for x, _ in sorted(line, key=lambda point: point[1])]
+    assert (positions[0], positions[-1]) == pytest.approx((54_321, 76_543), abs=200)
     few = [(i, float(i % 3)) for i in range(600)]
     assert len(drawn(curves({"a": few}, "", "x", "y"))[0]) == 600
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from mcir.report.records import changed_lines, find_run, read_run
-from tests.report.runs import START, as_lines, leave_run, train_line, val_line
+from tests.report.runs import START, as_lines, train_line, val_line, write_run
 
 
 def test_a_whole_run(tmp_path):
-    run = read_run(leave_run(tmp_path / "spn"))
+    run = read_run(write_run(tmp_path / "spn"))
     assert (run.name, run.iteration, run.total, run.state) == ("spn", 400, 400, "finished: 400 iterations")
     assert run.scalars["l_pix"][:2] == [(10, 0.1), (20, 0.05)] and len(run.scalars["lr"]) == 40
     assert not {"kind", "iteration", "dataset", "images", "unit"} & run.scalars.keys()
@@ -30,7 +30,7 @@ def test_a_whole_run(tmp_path):
 
 
 def test_the_state_of_a_run(tmp_path):
-    folder = leave_run(tmp_path / "run", until=300)
+    folder = write_run(tmp_path / "run", until=300)
     assert read_run(folder).state == "stopped at iteration 300 of 400"
     assert read_run(folder, running=True).state == "running: iteration 300 of 400"
     (folder / "training_states").mkdir()
@@ -48,7 +48,7 @@ def test_the_state_of_a_run(tmp_path):
 
 
 def test_a_resumed_run(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     with (folder / "environment.jsonl").open("a") as file:
         file.write(as_lines([{**START, "iteration": 200, "total_iter": 1200}]) + '{"half')
     with (folder / "results.jsonl").open("a") as file:
@@ -63,7 +63,7 @@ def test_a_resumed_run(tmp_path):
 
 
 def test_an_old_run(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     old = {"kind": "val", "iteration": 100, "dataset": "Set5", "psnr": 30.0, "images": {"psnr": {"baby": 30.0}}}
     (folder / "results.jsonl").write_text(as_lines([{**old, "iteration": 50, "psnr": 31.0}, old]))
     for file in ("environment.jsonl", "options.yml"):
@@ -80,7 +80,7 @@ def test_an_old_run(tmp_path):
 
 
 def test_damaged_lines_and_values_that_are_not_numbers(tmp_path):
-    folder = leave_run(tmp_path / "run", until=10)
+    folder = write_run(tmp_path / "run", until=10)
     strange = [train_line(20, l_pix="inf", grad_norm=None, note="x"), {"iteration": "ten"}, {"kind": "train"}, {}]
     perfect = [{**val_line(at, 30.0), "psnr": value} for at, value in ((10, "inf"), (20, 30.0), (30, "nan"))]
     with (folder / "results.jsonl").open("a") as file:
@@ -96,7 +96,7 @@ def test_damaged_lines_and_values_that_are_not_numbers(tmp_path):
 
 
 def test_huge_numbers_and_deep_nesting_do_not_hide_the_rest(tmp_path):
-    folder = leave_run(tmp_path / "run", until=10)
+    folder = write_run(tmp_path / "run", until=10)
     vast = "9" * 5000
     with (folder / "results.jsonl").open("a") as file:
         for values in (
@@ -113,7 +113,7 @@ def test_huge_numbers_and_deep_nesting_do_not_hide_the_rest(tmp_path):
 
 
 def test_a_metric_where_lower_is_better(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     lines = [
         {**val_line(at, value), "higher_is_better": {"psnr": False}} for at, value in ((1, 3.0), (2, 1.0), (3, 2.0))
     ]
@@ -129,7 +129,7 @@ def test_a_folder_with_checkpoints_only(tmp_path):
 
 
 def test_missing_images_are_reported(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     for file in folder.rglob("*.jpg"):
         file.unlink()
     assert "no images over time" in " ".join(read_run(folder).missing)
@@ -137,7 +137,7 @@ def test_missing_images_are_reported(tmp_path):
 
 @pytest.mark.parametrize("lost", ["gt.jpg", "input.jpg", "200.jpg"])
 def test_a_damaged_image_is_reported_and_the_others_are_read(tmp_path, lost):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     (folder / "progress" / "photographs" / "cat" / lost).write_bytes(b"no picture")
     run = read_run(folder)
     assert run.missing == [f"progress/photographs/cat/{lost}: cannot be read."]
@@ -150,7 +150,7 @@ def test_a_damaged_image_is_reported_and_the_others_are_read(tmp_path, lost):
 
 @pytest.mark.parametrize("text", ["", "a: [1", "- a\n- b\n", "only words", "a\0b", "\x89PNG\r\n\x1a\n", "[" * 9999])
 def test_an_options_file_without_options_is_reported_and_shown(tmp_path, text):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     (folder / "options.yml").write_text(text, newline="")
     run = read_run(folder)
     assert run.missing == ["options.yml: expected options in YAML."]
@@ -158,7 +158,7 @@ def test_an_options_file_without_options_is_reported_and_shown(tmp_path, text):
 
 
 def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):
-    folder = leave_run(tmp_path / "experiments" / "quickstart", until=10)
+    folder = write_run(tmp_path / "experiments" / "quickstart", until=10)
     monkeypatch.chdir(tmp_path)
     assert find_run(str(folder)) == folder
     assert find_run("quickstart") == Path("experiments/quickstart")

@@ -8,7 +8,7 @@ import pytest
 
 from mcir.report import progress, run_pictures
 from mcir.report.run import write_report
-from tests.report.runs import NASTY, START, as_lines, compared, leave_run, train_line, val_line
+from tests.report.runs import NASTY, START, as_lines, compared, train_line, val_line, write_run
 from tests.tables.pages import Page
 
 
@@ -37,7 +37,7 @@ def captions(text):
 
 
 def test_the_page_of_a_whole_run(tmp_path):
-    text, page = page_of(leave_run(tmp_path / "spn", device="NVIDIA H200", git="abc1234-dirty"))
+    text, page = page_of(write_run(tmp_path / "spn", device="NVIDIA H200", git="abc1234-dirty"))
     assert "finished: 400 iterations" in page.text
     assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB over bicubic (30.00 dB); its best." in page.text
     row = ["photographs", "psnr", "bicubic 30.00 dB", "33.00 dB", "400", "+3.00 dB", "33.00 dB", "400"]
@@ -61,21 +61,21 @@ def test_the_page_of_a_whole_run(tmp_path):
 
 
 def test_the_page_is_self_contained_and_may_fetch_nothing(tmp_path):
-    text, page = page_of(leave_run(tmp_path / "run"))
+    text, page = page_of(write_run(tmp_path / "run"))
     assert not page.addresses and "link" not in page.tags
     assert "default-src 'none'; img-src data:;" in text
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
 
 
 def test_names_and_values_are_escaped(tmp_path):
-    folder = leave_run(tmp_path / "<b>run", image=NASTY.replace("/", "_"), data_set="<i>set")
+    folder = write_run(tmp_path / "<b>run", image=NASTY.replace("/", "_"), data_set="<i>set")
     (folder / "options.yml").write_text(NASTY)
     records = [train_line(1, **{f"l_{NASTY}": 1.0, NASTY: 2.0}), {**val_line(1, 30.0, NASTY), "given": NASTY}]
     with (folder / "results.jsonl").open("a") as file:
         file.write(as_lines(records))
     start = dict.fromkeys(("started", "device", "git", "torch", "network"), NASTY)
     (folder / "environment.jsonl").write_text(as_lines([{**START, **start, "iteration": 0, "changes": [NASTY]}]))
-    for folders in ([folder], [folder, leave_run(tmp_path / NASTY.replace("/", "_"))]):
+    for folders in ([folder], [folder, write_run(tmp_path / NASTY.replace("/", "_"))]):
         text, page = page_of(*folders)
         assert page.tags.count("script") == 1  # our own
         assert "<b>run" not in text and "<i>set" not in text
@@ -83,7 +83,7 @@ def test_names_and_values_are_escaped(tmp_path):
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    folder = leave_run(tmp_path / "run", until=10)
+    folder = write_run(tmp_path / "run", until=10)
     with pytest.raises(ValueError, match=r"run: expected the path of a file such as .*, got a folder"):
         write_report([folder], folder)
     monkeypatch.setattr(Path, "replace", lambda self, target: os.close(-1))
@@ -93,18 +93,18 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_folder_name_that_is_not_valid_unicode(tmp_path):
-    folder = leave_run(tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    folder = write_run(tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
     assert "<h1>caf?</h1>" in page_of(folder)[0]
 
 
 def test_a_running_and_a_stopped_run(tmp_path):
-    folder = leave_run(tmp_path / "run", until=250)
-    assert "running: iteration 250 of 400" in page_of(folder, running=lambda given: given == folder)[1].text
+    folder = write_run(tmp_path / "run", until=250)
+    assert "running: iteration 250 of 400" in page_of(folder, running=lambda path: path == folder)[1].text
     assert "stopped at iteration 250 of 400" in page_of(folder)[1].text
 
 
 def test_a_resumed_run_shows_when_and_what_changed(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     again = {**START, "iteration": 200, "started": "later", "processes": 4, "changes": ["-  lr: 0.1", "+  lr: 0.2"]}
     (folder / "environment.jsonl").write_text(as_lines([{**START, "iteration": 0}, again]))
     text, page = page_of(folder)
@@ -119,13 +119,13 @@ def test_missing_files_are_listed(tmp_path):
     _, page = page_of(bare)
     for file in ("environment.jsonl", "options.yml", "results.jsonl", "No validation is recorded"):
         assert file in page.text
-    folder = leave_run(tmp_path / "begun", until=50)
+    folder = write_run(tmp_path / "begun", until=50)
     text, page = page_of(folder)
     assert "No validation is recorded" in page.text and "l_pix" in captions(text) and "<img" not in text
 
 
 def test_gradient_curves_and_other_values(tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     seen = {"l_neg": -1.0, "grad_l_neg": 1.0, "ratio_l_neg": 0.1, "weight_l_neg": 0.5, "accuracy": 0.7}
     with (folder / "results.jsonl").open("a") as file:
         file.write(as_lines([train_line(410, **seen)]))
@@ -141,7 +141,7 @@ def test_gradient_curves_and_other_values(tmp_path):
 
 
 def test_a_loss_that_spans_decades_gets_a_logarithmic_axis(tmp_path):
-    folder = leave_run(tmp_path / "run")  # l_pix falls from 0.1 to 0.0025: not enough
+    folder = write_run(tmp_path / "run")  # l_pix falls from 0.1 to 0.0025: not enough
     assert "&#34;logarithmic&#34;: true" not in page_of(folder)[0]
     with (folder / "results.jsonl").open("a") as file:
         file.write(as_lines([train_line(5, l_pix=9.0)]))
@@ -158,7 +158,7 @@ def test_a_loss_that_spans_decades_gets_a_logarithmic_axis(tmp_path):
     ],
 )
 def test_available_images_are_shown_and_the_others_are_listed(tmp_path, lost, layers, chosen):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     for name in lost:
         (folder / "progress" / "photographs" / "cat" / name).write_bytes(b"no picture")
     text, page = page_of(folder)
@@ -169,7 +169,7 @@ def test_available_images_are_shown_and_the_others_are_listed(tmp_path, lost, la
 
 
 def test_either_of_two_runs_provides_the_references(tmp_path):
-    one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two")
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "two")
     (one / "progress" / "photographs" / "cat" / "gt.jpg").unlink()
     (other / "progress" / "photographs" / "cat" / "input.jpg").unlink()
     text, page = page_of(one, other)
@@ -179,7 +179,7 @@ def test_either_of_two_runs_provides_the_references(tmp_path):
 
 
 def test_two_runs_share_their_drawings(tmp_path):
-    plain, spn = leave_run(tmp_path / "plain", until=300), leave_run(tmp_path / "spn", gain=0.25)
+    plain, spn = write_run(tmp_path / "plain", until=300), write_run(tmp_path / "spn", gain=0.25)
     (spn / "options.yml").write_text("name: spn\ntrain:\n  total_iter: 400\n  balance: 0.1\n")
     text, page = page_of(plain, spn)
     assert "plain · spn" in page.words
@@ -196,7 +196,7 @@ def test_two_runs_share_their_drawings(tmp_path):
 
 
 def test_runs_with_different_sets(tmp_path):
-    one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two", data_set="haze", image="dog")
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "two", data_set="haze", image="dog")
     bare = tmp_path / "bare"
     bare.mkdir()
     text, page = page_of(one, other, bare)
@@ -205,7 +205,7 @@ def test_runs_with_different_sets(tmp_path):
 
 
 def test_runs_of_the_same_name_are_shown_with_their_path(tmp_path):
-    folders = [leave_run(tmp_path / root / "run") for root in ("a", "b")]
+    folders = [write_run(tmp_path / root / "run") for root in ("a", "b")]
     write_report(folders, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert f">{folders[0]}</td>" in text and f">{folders[1]}</td>" in text
@@ -214,7 +214,7 @@ def test_runs_of_the_same_name_are_shown_with_their_path(tmp_path):
 
 
 def test_different_baselines_are_two_lines(tmp_path):
-    one, other = leave_run(tmp_path / "one"), leave_run(tmp_path / "two")
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "two")
     lines = (other / "results.jsonl").read_text().replace('{"psnr": 30.0, "ssim": 0.85}', '{"psnr": 28.0, "ssim": 0.8}')
     (other / "results.jsonl").write_text(lines)
     _, page = page_of(one, other)
@@ -223,7 +223,7 @@ def test_different_baselines_are_two_lines(tmp_path):
 
 @pytest.mark.parametrize(("limit", "images", "times"), [(10**9, 3, 20), (0, 1, 2)])
 def test_the_number_of_images_is_bounded(tmp_path, monkeypatch, limit, images, times):
-    folder = leave_run(tmp_path / "run", until=10)
+    folder = write_run(tmp_path / "run", until=10)
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
         for iteration in range(1, 26):
             progress.store_images(folder, data_set, name, iteration, compared(0.5, side=12))
@@ -234,7 +234,7 @@ def test_the_number_of_images_is_bounded(tmp_path, monkeypatch, limit, images, t
 
 
 def test_every_set_gets_one_image_before_any_gets_two(tmp_path, monkeypatch):
-    folder = leave_run(tmp_path / "run", until=10)
+    folder = write_run(tmp_path / "run", until=10)
     for data_set, name in (("one", "a"), ("one", "b"), ("two", "c")):
         progress.store_images(folder, data_set, name, 1, compared(0.5))
     size = (folder / "progress" / "one" / "a" / "1.jpg").stat().st_size

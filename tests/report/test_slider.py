@@ -8,7 +8,7 @@ import pytest
 
 from mcir.report.run import write_report
 from mcir.report.slider import Frame, Layer, slider
-from tests.report.runs import NASTY, as_lines, leave_run, train_line
+from tests.report.runs import NASTY, as_lines, train_line, write_run
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def brightness(page, share):
 
 
 def test_the_divider_is_dragged(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"))
+    page = opened(write_run(tmp_path / "run"))
     assert (brightness(page, 0.4), brightness(page, 0.6)) == pytest.approx((0, 0.8), abs=0.03)
     box = page.locator(".stage").bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 20)
@@ -67,7 +67,7 @@ def test_the_divider_is_dragged(opened, tmp_path):
 
 
 def test_a_finger_moves_the_divider(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"), has_touch=True, viewport={"width": 375, "height": 800})
+    page = opened(write_run(tmp_path / "run"), has_touch=True, viewport={"width": 375, "height": 800})
     box = page.locator(".stage").bounding_box()
     page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + 20)
     assert (brightness(page, 0.15), brightness(page, 0.4)) == pytest.approx((0, 0.8), abs=0.03)
@@ -75,7 +75,7 @@ def test_a_finger_moves_the_divider(opened, tmp_path):
 
 
 def test_the_keyboard_controls_everything(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"))
+    page = opened(write_run(tmp_path / "run"))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "cut"
     page.keyboard.press("Home")
@@ -92,7 +92,7 @@ def test_the_keyboard_controls_everything(opened, tmp_path):
 
 
 def test_any_two_images_can_be_compared(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"))
+    page = opened(write_run(tmp_path / "run"))
     page.locator("select.left").select_option("ground truth")
     page.locator("select.right").select_option("bicubic")
     assert (brightness(page, 0.3), brightness(page, 0.7)) == pytest.approx((1, 0), abs=0.03)
@@ -101,7 +101,7 @@ def test_any_two_images_can_be_compared(opened, tmp_path):
 
 
 def test_two_runs_at_the_same_iteration(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "short", until=200), leave_run(tmp_path / "long"))
+    page = opened(write_run(tmp_path / "short", until=200), write_run(tmp_path / "long"))
     assert "short at 200" in page.locator(".frame.left").inner_text()  # its last
     assert "long at 400" in page.locator(".frame.right").inner_text()
     page.locator(".time input").fill("0")
@@ -110,7 +110,7 @@ def test_two_runs_at_the_same_iteration(opened, tmp_path):
 
 
 def test_a_curve_shows_its_values_under_the_pointer(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"))
+    page = opened(write_run(tmp_path / "run"))
     figure = page.locator("figure", has_text="photographs: psnr").last
     figure.scroll_into_view_if_needed()
     box = figure.locator("svg").bounding_box()
@@ -127,7 +127,7 @@ def test_a_curve_shows_its_values_under_the_pointer(opened, tmp_path):
 
 
 def test_a_logarithmic_curve_shows_its_values_under_the_pointer(opened, tmp_path):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     lines = (folder / "results.jsonl").read_text().replace('"l_pix": 0.1,', '"l_pix": 10.0,')
     (folder / "results.jsonl").write_text(lines)
     page = opened(folder)
@@ -140,7 +140,7 @@ def test_a_logarithmic_curve_shows_its_values_under_the_pointer(opened, tmp_path
 
 
 def test_names_are_escaped_and_both_colour_schemes_are_readable(opened, tmp_path):
-    folder = leave_run(tmp_path / NASTY.replace("/", "_"), image=NASTY.replace("/", "_"), data_set="<img src=x>")
+    folder = write_run(tmp_path / NASTY.replace("/", "_"), image=NASTY.replace("/", "_"), data_set="<img src=x>")
     for scheme in ("light", "dark"):
         page = opened(folder, color_scheme=scheme)
         ink, paper = page.evaluate(
@@ -157,7 +157,7 @@ def boxes_of(locator):
 
 @pytest.mark.parametrize("width", [360, 390, 700, 900, 1280])
 def test_every_cell_is_inside_the_page(opened, tmp_path, width):
-    page = opened(leave_run(tmp_path / "run"), viewport={"width": width, "height": 800})
+    page = opened(write_run(tmp_path / "run"), viewport={"width": width, "height": 800})
     cells = page.locator(".numbers td")
     assert cells.count() == 16
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes_of(cells))
@@ -171,7 +171,7 @@ def test_every_cell_is_inside_the_page(opened, tmp_path, width):
 
 @pytest.mark.parametrize("width", [360, 390, 900])
 def test_no_text_of_a_drawing_overlaps_another_or_the_edge(opened, tmp_path, width):
-    folder = leave_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     records = [train_line(at, lr=at * 4e-7, grad_norm=-at * 1e-8, memory_mib=at * 2e4) for at in range(10, 401, 10)]
     (folder / "results.jsonl").write_text(as_lines(records))
     page = opened(folder, viewport={"width": width, "height": 800})
@@ -191,7 +191,7 @@ def overlap(one, other):
 
 
 def test_without_javascript_all_images_are_in_a_row(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"), java_script_enabled=False)
+    page = opened(write_run(tmp_path / "run"), java_script_enabled=False)
     frames = page.locator(".frame")
     boxes = [frames.nth(number).bounding_box() for number in range(frames.count())]
     assert len(boxes) == 6 and len({box["y"] for box in boxes}) == 1
@@ -203,7 +203,7 @@ def test_without_javascript_all_images_are_in_a_row(opened, tmp_path):
 
 
 def test_a_folded_section_opens(opened, tmp_path):
-    page = opened(leave_run(tmp_path / "run"))
+    page = opened(write_run(tmp_path / "run"))
     assert not page.locator("pre").is_visible()
     page.locator("summary").click()
     assert "total_iter: 400" in page.locator("pre").inner_text()

@@ -140,8 +140,8 @@ def test_option_file_and_key(space):
     options = space.root / "x.yml"
     options.write_text(json.dumps({**training(space.root), "network_g": {**ENLARGING, "img_range": 255.0}}))
     space.restore(weights=space.root / "both.pth", opt=options, key="params")
-    wanted = Restorer(network.eval(), device="cpu").pictures([read_picture(space.root / "in/a.png")])[0]
-    assert equal(read_picture(space.root / "out/a.png"), wanted)
+    expected = Restorer(network.eval(), device="cpu").pictures([read_picture(space.root / "in/a.png")])[0]
+    assert equal(read_picture(space.root / "out/a.png"), expected)
 
 
 def test_bits_and_format(space):

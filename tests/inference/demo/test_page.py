@@ -40,16 +40,18 @@ def page(browser, server):
     """The page in a new context; requests to other hosts and script errors fail the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
-    asked, wrong = [], []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    requests, errors = [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(server.address)
     tab.wait_for_selector("#restore")
     yield tab
     context.close()
-    away = [url for url in asked if urlsplit(url).scheme not in ("data", "blob") and not url.startswith(server.address)]
-    assert len(asked) > 5
-    assert (away, wrong) == ([], [])
+    away = [
+        url for url in requests if urlsplit(url).scheme not in ("data", "blob") and not url.startswith(server.address)
+    ]
+    assert len(requests) > 5
+    assert (remote, errors) == ([], [])
 
 
 @pytest.fixture

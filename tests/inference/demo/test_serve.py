@@ -68,7 +68,7 @@ def test_mistakes_are_reported_before_the_demo_starts(words, checkpoints, tmp_pa
     assert lines[-1].startswith("mcir demo: ") and words[-1] in lines[-1]
 
 
-def test_the_error_without_gradio_says_how_to_install_it(checkpoints, monkeypatch, capsys):
+def test_the_error_without_gradio_explains_the_installation(checkpoints, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["demo", str(checkpoints["same"])]) == 1
     assert 'mcir demo: The demo needs Gradio: run pip install -e ".[demo]"' in capsys.readouterr().err

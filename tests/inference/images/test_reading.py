@@ -253,7 +253,7 @@ def test_damaged_cmyk_profile_is_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "count"), [("tif", 3), ("webp", 2), ("png", 4)])
-def test_several_pages_are_refused(tmp_path, suffix, count):
+def test_several_pages_are_rejected(tmp_path, suffix, count):
     frames = [Image.fromarray(noise(21, 34, seed=index)) for index in range(count)]
     frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:])
     for function in (read_picture, probe_picture):
@@ -278,7 +278,7 @@ def test_previews_of_phones_are_not_pages(tmp_path):
         read_picture(path)
 
 
-def test_other_formats_are_refused(tmp_path):
+def test_other_formats_are_rejected(tmp_path):
     pillow("P").save(tmp_path / "x.png", "GIF")
     with pytest.raises(PictureError, match=r"x\.png: not an image of a known format"):
         read_picture(tmp_path / "x.png")

@@ -99,7 +99,7 @@ def test_reduced_copy_is_not_a_page(tmp_path):
     assert np.array_equal(read_picture(tmp_path / "x.tif").pixels, samples)
 
 
-def test_reduced_copy_before_the_image_is_refused(tmp_path):
+def test_reduced_copy_before_the_image_is_rejected(tmp_path):
     samples = noise(40, 34, 3)
     with tifffile.TiffWriter(tmp_path / "x.tif") as file:
         file.write(samples[::2, ::2], photometric="rgb", subfiletype=1)
@@ -110,7 +110,7 @@ def test_reduced_copy_before_the_image_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.int16, np.uint32])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_other_types_of_samples_are_refused(tmp_path, kind, channels):
+def test_other_types_of_samples_are_rejected(tmp_path, kind, channels):
     samples = noise(41, 34, channels).squeeze().astype(kind)
     tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb" if channels == 3 else "minisblack")
     for function in (read_picture, probe_picture):
@@ -118,7 +118,7 @@ def test_other_types_of_samples_are_refused(tmp_path, kind, channels):
             function(tmp_path / "x.tif")
 
 
-def test_16_bit_lzw_with_separate_planes_is_refused(tmp_path):
+def test_16_bit_lzw_with_separate_planes_is_rejected(tmp_path):
     """OpenCV would return mixed planes."""
     cv2.imwrite(str(tmp_path / "x.tif"), noise(41, 34, 3, np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 5])
     with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
