@@ -25,7 +25,7 @@ network_g: {type: EDSR, num_feat: 64, num_block: 16, upscale: 4}
 datasets:
   test: {name: Set5, type: PairedImageDataset, dataroot_gt: datasets/Set5, degradation: {type: BicubicDown}}
 """
-TARGETS = {"mcir --help": 0.3, "mcir list archs": 1.5, "mcir check (without training)": 3.0}
+TARGETS = {"mcir --help": 0.3, "mcir list archs": 1.5, "mcir check, without training": 3.0}
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -40,8 +40,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "mcir --help": [*mcir, "--help"],
         "mcir list archs": [*mcir, "list", "archs"],
         "mcir list datasets": [*mcir, "list", "datasets"],
-        "mcir check (without training)": [*mcir, "check", "-opt", str(file)],
-        "mcir check (quickstart)": [*mcir, "check", "-opt", str(ROOT / "options" / "quickstart.yml")],
+        "mcir check, without training": [*mcir, "check", "-opt", str(file)],
+        "mcir check, quickstart": [*mcir, "check", "-opt", str(ROOT / "options" / "quickstart.yml")],
     }
 
 
