@@ -9,6 +9,7 @@ The names of this package are imported when they are first used, so that ``impor
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mcir.errors import ArgumentError, RegistryError
 from mcir.registry import (
     ARCHS,
     DATASETS,
@@ -20,9 +21,7 @@ from mcir.registry import (
     NEGATIVES,
     OPTIMIZERS,
     SCHEDULERS,
-    ArgumentError,
     Registry,
-    RegistryError,
 )
 from mcir.version import __version__ as __version__
 

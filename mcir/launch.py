@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from mcir.arguments import OptionFileArguments, add_arguments
 from mcir.config import Options, load
-from mcir.registry import suggestion
+from mcir.errors import suggestion
 
 Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
 """``none`` and ``pytorch`` (BasicSR's name for a process that torchrun started) train in the calling process."""

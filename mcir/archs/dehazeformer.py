@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, relative_position_index
-from mcir.archs.network import Blocks, Network, Shapes, check_at_least, check_unsupported, is_exporting
+from mcir.archs.network import Blocks, Network, Shapes, is_exporting
+from mcir.checks import check_at_least, check_unsupported
+from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, ArgumentError
+from mcir.registry import ARCHS
 
 ConvType = Literal["DWConv", "Conv"]
 

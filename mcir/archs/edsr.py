@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes, check_above_zero, check_at_least
+from mcir.archs.network import Network, Shapes
+from mcir.checks import check_at_least, check_positive
+from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, ArgumentError
+from mcir.registry import ARCHS
 
 
 class ResidualBlock(nn.Module):
@@ -79,7 +81,7 @@ class EDSR(Network):
             raise ArgumentError("upscale", f"expected 3 or a power of two (1, 2, 4, 8, …), got {upscale}.")
         check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
         check_at_least(0, num_block=num_block)
-        check_above_zero(img_range=img_range)
+        check_positive(img_range=img_range)
         guessed = ("res_scale", "rgb_mean")
         super().__init__(NetworkSpec(in_channels=num_in_ch, scale=upscale, last_layer="conv_last", guessed=guessed))
         self.img_range = img_range

@@ -27,19 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
-from mcir.archs.network import (
-    Blocks,
-    Network,
-    Shapes,
-    check_above_zero,
-    check_at_least,
-    check_probability,
-    init_linear,
-    is_exporting,
-    stochastic_depth,
-)
+from mcir.archs.network import Blocks, Network, Shapes, init_linear, is_exporting, stochastic_depth
+from mcir.checks import check_at_least, check_positive, check_probability
+from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, ArgumentError
+from mcir.registry import ARCHS
 
 LEVELS = 4
 """Number of times that the encoder halves the resolution."""
@@ -237,7 +229,7 @@ class IDT(Network):
         use_checkpoint: bool = False,
         patch_norm: bool = True,
     ) -> None:
-        check_above_zero(mlp_ratio=mlp_ratio)
+        check_positive(mlp_ratio=mlp_ratio)
         check_probability(drop_path_rate=drop_path_rate)
         _check_sizes(in_chans, embed_dim, depths, num_heads, win_size, img_size, overlap)
         spec = NetworkSpec(

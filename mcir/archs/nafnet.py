@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes, check_at_least, check_unsupported
+from mcir.archs.network import Network, Shapes
+from mcir.checks import check_at_least, check_unsupported
+from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, ArgumentError
+from mcir.registry import ARCHS
 
 Window = tuple[int, int]
 """Height and width of a window, in pixels of its feature map."""

@@ -6,7 +6,7 @@ of the network contains these requirements; the base class pads the images accor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mcir.network_spec import NetworkSpec, Padding
-from mcir.registry import ArgumentError
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of the entries of a state dict, by key."""
@@ -175,46 +174,3 @@ def _pad_any_size(x: Tensor, multiple: int, minimum: int, padding: Padding) -> T
         index = index % torch.full_like(index, 2 * (side - 1)).clamp(min=1)
         x = x.index_select(axis, torch.minimum(index, (2 * (side - 1) - index).abs()))
     return x
-
-
-# -- checks of constructor arguments ----------------------------------------------------------------------------------
-
-
-def check_at_least(minimum: int, **arguments: int | Sequence[int]) -> None:
-    """Raise an ``ArgumentError`` if a number, or a number in a list, is less than ``minimum``."""
-    for name, value in arguments.items():
-        numbers = [value] if isinstance(value, int) else list(value)
-        if any(number < minimum for number in numbers):
-            expected, got = ("a number", value) if isinstance(value, int) else ("numbers", numbers)
-            raise ArgumentError(name, f"expected {expected} of at least {minimum}, got {got}.")
-
-
-def check_above_zero(**arguments: float) -> None:
-    """Raise an ``ArgumentError`` if a number is not positive."""
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ArgumentError(name, f"expected a number above 0, got {value}.")
-
-
-def check_probability(**arguments: float) -> None:
-    """Raise an ``ArgumentError`` if a dropout probability is not at least 0 and below 1."""
-    for name, value in arguments.items():
-        if not 0 <= value < 1:
-            raise ArgumentError(name, f"expected a probability of at least 0 and below 1, got {value}.")
-
-
-def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:
-    """Raise one ``ArgumentError`` that names all arguments with an unsupported value.
-
-    Args:
-        arguments: value, only supported value, and reason why no other value is supported, by argument name.
-    """
-    wrong = {
-        name: f"expected {supported!r}, got {value!r} ({reason})"
-        for name, (value, supported, reason) in arguments.items()
-        if value != supported
-    }
-    if wrong:
-        first, *others = wrong
-        messages = [wrong[first], *(f"{name}: {wrong[name]}" for name in others)]
-        raise ArgumentError(first, "; ".join(messages) + ".")

@@ -26,19 +26,11 @@ from mcir.archs.attention import (
     to_windows,
     window_mask_index,
 )
-from mcir.archs.network import (
-    Blocks,
-    Network,
-    Shapes,
-    check_above_zero,
-    check_at_least,
-    check_probability,
-    check_unsupported,
-    init_linear,
-    stochastic_depth,
-)
+from mcir.archs.network import Blocks, Network, Shapes, init_linear, stochastic_depth
+from mcir.checks import check_at_least, check_positive, check_probability, check_unsupported
+from mcir.errors import ArgumentError, suggestion
 from mcir.network_spec import NetworkSpec
-from mcir.registry import ARCHS, ArgumentError, suggestion
+from mcir.registry import ARCHS
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -244,7 +236,7 @@ class SwinIR(Network):
         ape: bool = False,
     ) -> None:
         check_unsupported(patch_size=(patch_size, 1, "tokens are pixels"), ape=(ape, False, "it fixes the image size"))
-        check_above_zero(mlp_ratio=mlp_ratio, img_range=img_range)
+        check_positive(mlp_ratio=mlp_ratio, img_range=img_range)
         check_probability(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         _check_sizes(img_size, in_chans, embed_dim, depths, num_heads, window_size)
         upsampler = _check_head(upsampler or "", upscale, resi_connection)

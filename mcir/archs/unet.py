@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcir.archs.network import Network, Shapes, check_at_least
+from mcir.archs.network import Network, Shapes
+from mcir.checks import check_at_least
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 

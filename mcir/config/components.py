@@ -32,7 +32,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
 from mcir.config.wording import COMPLETE, SECTION, JsonSchema, in_words, problem, unexpected, with_article
-from mcir.registry import DATASETS, DEGRADATIONS, Registry, RegistryError, closest, suggestion
+from mcir.errors import RegistryError, closest, suggestion
+from mcir.registry import DATASETS, DEGRADATIONS, Registry
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
 _SEQUENCES = (list, tuple, Sequence, Iterable, Collection)
@@ -233,13 +234,12 @@ def validate_arguments(
     With a registry, an unknown argument of null is ignored if any class of the registry has such an argument.
     """
     names = {field.alias or name: name for name, field in model.model_fields.items()}
-    present = {
-        key: value
-        for key, value in arguments.items()
-        if key in names or value is not None or registry is None or not registry.has_argument(key)
-    }
-    validated = model.model_validate(present, context=context)
-    return {key: getattr(validated, names[key]) for key in present}
+    nulls = {key for key, value in arguments.items() if value is None} - names.keys()
+    if registry and nulls:
+        nulls &= {key for known in registry.names() for key in registry.parameters(known)}
+        arguments = {key: value for key, value in arguments.items() if key not in nulls}
+    validated = model.model_validate(arguments, context=context)
+    return {key: getattr(validated, names[key]) for key in arguments}
 
 
 @functools.cache

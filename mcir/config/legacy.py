@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mcir.config.tree import Node, Problem, dotted, merge
-from mcir.registry import DATASETS, METRICS, KeyPath, Location
+from mcir.errors import KeyPath, Location
+from mcir.registry import DATASETS, METRICS
 
 
 class Renamed(NamedTuple):

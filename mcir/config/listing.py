@@ -3,7 +3,8 @@
 import inspect
 
 from mcir.config.components import describe
-from mcir.registry import Registry, RegistryError, suggestion
+from mcir.errors import RegistryError, suggestion
+from mcir.registry import Registry
 
 
 def list_components(registry: Registry, pattern: str = "*") -> str:

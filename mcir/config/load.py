@@ -16,7 +16,7 @@ from mcir.config.sweep import SWEEP, choose, take_sweep
 from mcir.config.tree import Node, OptionError, Problem, merge
 from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
-from mcir.registry import KeyPath, Location
+from mcir.errors import KeyPath, Location
 
 BASE = "_base_"
 

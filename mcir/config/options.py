@@ -25,7 +25,8 @@ from mcir.config.components import Arguments, annotation_of, field_type, validat
 from mcir.config.tree import Node
 from mcir.config.wording import problem
 from mcir.config.yaml_loader import write
-from mcir.registry import MODELS, KeyPath, Location, MetricSection, Where
+from mcir.errors import KeyPath, Location, Where
+from mcir.registry import MODELS, MetricSection
 
 
 class Fixed(Arguments):

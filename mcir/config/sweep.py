@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcir.config.tree import Node, OptionError, Problem, merge
-from mcir.registry import KeyPath, suggestion
+from mcir.errors import KeyPath, suggestion
 
 SWEEP = "sweep"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mcir.registry import KeyPath, Location
+from mcir.errors import KeyPath, Location
 
 
 class Problem(NamedTuple):

@@ -23,7 +23,8 @@ from mcir.config.options import (
 )
 from mcir.config.tree import Node, OptionError, Problem
 from mcir.config.wording import SECTION, problem, unexpected
-from mcir.registry import DATASETS, MODELS, ArchSection, OptimizerSection, RegistryError, closest, suggestion
+from mcir.errors import RegistryError, closest, suggestion
+from mcir.registry import DATASETS, MODELS, ArchSection, OptimizerSection
 
 
 def _parameter(annotation: Any, default: Any = None) -> Parameter:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mcir.config.tree import Node, OptionError, Problem
-from mcir.registry import Location, suggestion
+from mcir.errors import Location, suggestion
 
 _PREFIX = "tag:yaml.org,2002:"
 _TRUE_OR_FALSE = r"true|True|TRUE|false|False|FALSE"

@@ -11,13 +11,15 @@ from typing import Literal
 
 import numpy as np
 
+from mcir.checks import check_argument, check_choice
 from mcir.data.codec import decode
 from mcir.data.degradations import DefaultSection
-from mcir.data.errors import DataError, check_argument, check_choice
+from mcir.data.errors import DataError
 from mcir.data.paired import PairDataset, Sources
 from mcir.data.storage import Memory
 from mcir.data.transforms import Window
-from mcir.registry import DATASETS, ArgumentError, DegradationSection
+from mcir.errors import ArgumentError
+from mcir.registry import DATASETS, DegradationSection
 
 TRAIN: dict[str, Window | None] = {
     "astronaut.png": None,
@@ -68,7 +70,7 @@ class BundledPhotos(PairDataset):
             ArgumentError: an argument is out of range.
             DataError: the installed scikit-image lacks a photograph.
         """
-        check_choice("split", self.split, Literal["train", "val"])
+        check_choice("split", self.split, ("train", "val"))
         if self.degradation is None:
             raise ArgumentError("degradation", "expected a degradation, got null.")
         return Sources(divide(photographs(TRAIN if self.split == "train" else VAL), self.tile_size))

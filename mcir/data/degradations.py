@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcir.data.errors import DataError, check_argument, check_choice
+from mcir.checks import check_argument, check_at_least, check_choice
+from mcir.data.errors import DataError
 from mcir.data.resize import imresize
-from mcir.registry import DEGRADATIONS, ArgumentError, DegradationSection, Section
+from mcir.errors import ArgumentError
+from mcir.registry import DEGRADATIONS, DegradationSection, Section
 
 Range: TypeAlias = float | Sequence[float]
 """A number, or the [low, high] of a uniform distribution."""
@@ -117,7 +119,7 @@ class BicubicDown:
     """
 
     def __init__(self, scale: int) -> None:
-        check_argument("scale", scale, scale >= 1, "a positive integer")
+        check_at_least(1, scale=scale)
         self.scale = scale
         self.margin = 2 * scale if scale > 1 else 0
 
@@ -251,7 +253,7 @@ class BayerMosaic:
     margin = 0
 
     def __init__(self, pattern: Literal["rggb", "bggr", "grbg", "gbrg"] = "rggb") -> None:
-        check_choice("pattern", pattern, Literal["rggb", "bggr", "grbg", "gbrg"])
+        check_choice("pattern", pattern, ("rggb", "bggr", "grbg", "gbrg"))
         self.pattern = pattern
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:

@@ -1,11 +1,8 @@
-"""Errors in image data, and checks of constructor arguments."""
+"""Errors in image data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
-
-from mcir.registry import ArgumentError
 
 MAX_LISTED = 10
 
@@ -30,29 +27,3 @@ def raise_data_errors(problems: Sequence[str], source: str) -> None:
     if len(problems) > MAX_LISTED:
         lines.append(f"… and {len(problems) - MAX_LISTED} more")
     raise DataError("\n  ".join(lines))
-
-
-def check_argument(name: str, value: object, is_valid: bool, expected: str) -> None:
-    """Check a constructor argument.
-
-    Args:
-        name: name of the argument.
-        value: its value.
-        is_valid: whether the value is accepted.
-        expected: description of the accepted values.
-
-    Raises:
-        ArgumentError: the value is not accepted.
-    """
-    if not is_valid:
-        raise ArgumentError(name, f"expected {expected}, got {value!r}.")
-
-
-def check_choice(name: str, value: object, choices: Any) -> None:
-    """Check that a constructor argument is one of the values of a ``Literal`` type.
-
-    Raises:
-        ArgumentError: the value is not one of them.
-    """
-    known = get_args(choices)
-    check_argument(name, value, value in known, f"one of {', '.join(map(repr, known))}")

@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
 import lmdb
 
 from mcir.atomic import write_atomically
-from mcir.data.errors import DataError, check_choice
+from mcir.checks import check_choice
+from mcir.data.errors import DataError
 from mcir.data.lmdb_store import (
     FORMAT,
     RECORD_PREFIX,
@@ -44,7 +46,7 @@ class LmdbWriter:
     """
 
     def __init__(self, target: str | Path, codec: Codec, map_size: int = _MAP_BYTES) -> None:
-        check_choice("codec", codec, Codec)
+        check_choice("codec", codec, get_args(Codec))
         self.target = Path(target).expanduser()
         self.codec = codec
         exists = (self.target / "data.mdb").is_file()

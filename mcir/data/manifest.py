@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mcir.data.errors import DataError
 from mcir.data.pairing import GtCrop
-from mcir.registry import suggestion
+from mcir.errors import suggestion
 
 HOME = Path(__file__).with_name("manifests")
 

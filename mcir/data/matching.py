@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mcir.data.storage import Headers, stem
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 
 
 class FilenameTemplate(NamedTuple):

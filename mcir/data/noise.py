@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mcir.checks import check_argument, check_at_least, check_choice
 from mcir.data.degradations import Range, check_range, in_unit_range
-from mcir.data.errors import DataError, check_argument, check_choice
+from mcir.data.errors import DataError
 from mcir.registry import DEGRADATIONS
 
 _MIN_MEAN = 0.05
@@ -69,11 +70,11 @@ class HeteroscedasticNoise:
         realisation: Literal["redrawn", "fixed"] = "redrawn",
         seed: int = 0,
     ) -> None:
-        check_choice("sampler", sampler, Literal["uniform", "unprocessing"])
-        check_choice("realisation", realisation, Literal["redrawn", "fixed"])
+        check_choice("sampler", sampler, ("uniform", "unprocessing"))
+        check_choice("realisation", realisation, ("redrawn", "fixed"))
         is_used = sampler == "uniform" or read_share is None
         check_argument("read_share", read_share, is_used, "null with the sampler 'unprocessing'")
-        check_argument("seed", seed, seed >= 0, "an integer ≥ 0")
+        check_at_least(0, seed=seed)
         self._sigma = check_range("sigma", sigma, 0)
         self._read_share = check_range("read_share", (0.0, 0.5) if read_share is None else read_share, 0, 1)
         self._sampler, self._fixed, self._seed = sampler, realisation == "fixed", seed

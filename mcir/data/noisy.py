@@ -7,23 +7,25 @@ noise alone (arXiv 2106.10070, Section 2).
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mcir.checks import check_choice
 from mcir.data.bundled import TRAIN, VAL, divide, photographs
 from mcir.data.degradations import DefaultSection, Degradation, build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
-from mcir.data.errors import DataError, check_choice
+from mcir.data.errors import DataError
 from mcir.data.pairing import PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, open_storage, stem
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
-from mcir.registry import DATASETS, ArgumentError, DegradationSection
+from mcir.errors import ArgumentError
+from mcir.registry import DATASETS, DegradationSection
 
 _LOG = logging.getLogger("mcir")
 _DEFAULT_NOISE = DefaultSection(type="HeteroscedasticNoise")
@@ -81,7 +83,7 @@ class NoisyImages(Dataset[NoisyItem]):
     """Side of the square tiles into which bundled photographs are divided; each tile is an image with its own noise."""
 
     def __post_init__(self) -> None:
-        check_choice("color", self.color, Color)
+        check_choice("color", self.color, get_args(Color))
         rules = PairRules(gt_size=self.patch_size, small=self.small, size_argument="patch_size")
         if self.tile_size is not None and self.dataroot not in _BUNDLED:
             raise ArgumentError(

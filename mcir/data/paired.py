@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mcir.checks import check_choice
 from mcir.data.degradations import build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
-from mcir.data.errors import check_choice
 from mcir.data.pairing import GtCrop, PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
@@ -29,7 +29,8 @@ from mcir.data.transforms import (
     orient,
     pad_to_size,
 )
-from mcir.registry import DATASETS, ArgumentError, DegradationSection
+from mcir.errors import ArgumentError
+from mcir.registry import DATASETS, DegradationSection
 
 
 class Item(TypedDict, total=False):
@@ -92,7 +93,7 @@ class PairDataset(Dataset[Item]):
     """Seed of this selection; with the same seed a smaller subset is part of a larger one."""
 
     def __post_init__(self) -> None:
-        check_choice("color", self.color, Color)
+        check_choice("color", self.color, get_args(Color))
         rules = self.pair_rules()
         self._by_lq_name = rules.template.has_star
         sources = self.open_sources()

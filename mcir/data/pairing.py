@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from mcir.checks import check_argument, check_at_least, check_choice
 from mcir.data.codec import ImageInfo
-from mcir.data.errors import DataError, check_argument, check_choice, raise_data_errors
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.matching import FilenameTemplate, match_names
 from mcir.data.storage import Headers
 
@@ -52,12 +53,12 @@ class PairRules:
 
     def __post_init__(self) -> None:
         size = self.gt_size
-        check_argument("scale", self.scale, self.scale >= 1, "a positive integer")
+        check_at_least(1, scale=self.scale)
         expected = "a positive integer" if self.scale == 1 else f"a positive multiple of scale, {self.scale}"
         is_valid = size is None or (size >= self.scale and size % self.scale == 0)
         check_argument(self.size_argument, size, is_valid, expected)
         check_argument("gt_crop", self.gt_crop, self.gt_crop in (None, "center"), "'center' or null")
-        check_choice("small", self.small, Small)
+        check_choice("small", self.small, get_args(Small))
         object.__setattr__(self, "template", FilenameTemplate.parse(self.filename_tmpl))
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from mcir.atomic import write_atomically
+from mcir.checks import check_at_least
 from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of
-from mcir.data.errors import DataError, check_argument, raise_data_errors
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.lmdb_store import Codec, ImageRecord, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
@@ -133,9 +134,8 @@ def extract_subimages(
         DataError: an image is unreadable or smaller than a square, two outputs have the same name, or the target was
             made with other settings.
     """
-    check_argument("size", size, size >= 1, "a positive integer")
-    check_argument("step", step, step >= 1, "a positive integer")
-    check_argument("threshold", threshold, threshold >= 0, "an integer ≥ 0")
+    check_at_least(1, size=size, step=step)
+    check_at_least(0, threshold=threshold)
     source, infos = _open_source(folder, target, size)
     out = _Outputs(source, target, {"made": "subimages", "size": size, "step": step, "threshold": threshold,
                                     "strip": strip}, infos, strip)  # fmt: skip
@@ -178,7 +178,7 @@ def create_lr(
         DataError: an image is unreadable or smaller than the scale, two outputs have the same name, or the target was
             made with other settings.
     """
-    check_argument("scale", scale, scale >= 2, "an integer ≥ 2")
+    check_at_least(2, scale=scale)
     source, infos = _open_source(folder, target, scale)
     out = _Outputs(source, target, {"made": "lr", "scale": scale}, infos)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcir.atomic import write_atomically
-from mcir.data.errors import DataError, check_argument, raise_data_errors
+from mcir.checks import check_argument
+from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.prepare import Prepared, check_target
 from mcir.data.storage import open_storage, stem
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from mcir.checks import check_argument
 from mcir.data.codec import EXTENSIONS, Array, ImageInfo, decode, info_of, probe
-from mcir.data.errors import DataError, check_argument
+from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 
 

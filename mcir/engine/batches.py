@@ -8,7 +8,8 @@ from typing import Any
 from mcir.config import DatasetOptions
 from mcir.data import Prefetcher, training_loader
 from mcir.engine.distributed import DistContext
-from mcir.registry import DATASETS, KeyPath, Location, Where
+from mcir.errors import KeyPath, Location, Where
+from mcir.registry import DATASETS
 
 _LOG = logging.getLogger("mcir")
 

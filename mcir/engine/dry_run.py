@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mcir.config import DatasetOptions, Options
 from mcir.data import SampleSpec, sample_spec
 from mcir.engine.evaluation import EvaluationSet
+from mcir.errors import ComponentError, Where
 from mcir.models import Model
 from mcir.network_spec import spec_of
-from mcir.registry import ARCHS, MODELS, ComponentError, Section, Where
+from mcir.registry import ARCHS, MODELS, Section
 
 _LOG = logging.getLogger("mcir")
 

@@ -21,9 +21,10 @@ from mcir.engine.guard import FiniteGuard
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.seeding import seed_iteration
+from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.models.base import Batch
-from mcir.registry import MODELS, locate_errors
+from mcir.registry import MODELS
 from mcir.report.records import changed_lines
 from mcir.report.run import PAGE, write_report
 

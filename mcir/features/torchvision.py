@@ -14,9 +14,9 @@ from typing import get_args
 import torch
 from torch import Tensor, fx, nn
 
+from mcir.errors import ArgumentError, suggestion
 from mcir.features.base import FeatureNetwork, on_meta_device
 from mcir.features.vgg import VGGFeatures, VGGType
-from mcir.registry import ArgumentError, suggestion
 
 
 def feature_network(

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError, suggestion
 from mcir.features.base import FeatureNetwork
-from mcir.registry import ArgumentError, suggestion
 
 VGGType: TypeAlias = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 

@@ -1,7 +1,6 @@
 """Base class of losses, and helpers for losses."""
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -9,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 import torch
 from torch import Tensor, nn
 
-from mcir.registry import ArgumentError, suggestion
+from mcir.checks import check_argument
 
 Comparison: TypeAlias = Literal["image", "negatives", "residuals", "views"]
 """What a loss compares, and the arguments of its ``forward``: ``image``: (output, image); ``negatives``: (output,
@@ -41,7 +40,7 @@ class Loss(nn.Module):
     def __post_init__(self) -> None:
         """Initialise the module and check the weight."""
         super().__init__()
-        require(math.isfinite(self.loss_weight), "loss_weight", "a finite number", self.loss_weight)
+        check_argument("loss_weight", self.loss_weight, math.isfinite(self.loss_weight), "a finite number")
 
     @property
     def is_batch_mean(self) -> bool:
@@ -61,25 +60,6 @@ def is_batch_mean(loss: nn.Module) -> bool:
     Any module can define ``is_batch_mean``, as an attribute or as a property. The default is True.
     """
     return loss.is_batch_mean if isinstance(loss, _DefinesBatchMean) else True
-
-
-def require(condition: bool, name: str, expected: str, value: object) -> None:
-    """Raise an ArgumentError for the constructor argument ``name`` unless ``condition`` is true."""
-    if not condition:
-        raise ArgumentError(name, f"expected {expected}, got {value!r}.")
-
-
-def require_positive(**arguments: float) -> None:
-    """Raise an ArgumentError unless all arguments are finite numbers above 0."""
-    for name, value in arguments.items():
-        require(0 < value < math.inf, name, "a finite number above 0", value)
-
-
-def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise an ArgumentError unless the value is one of the choices."""
-    if value not in choices:
-        expected = " or ".join(repr(choice) for choice in choices)
-        raise ArgumentError(name, f"expected {expected}, got {value!r}.{suggestion(value, choices)}")
 
 
 def require_same_shape(loss: nn.Module, output: Tensor, reference: Tensor) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mcir.losses.base import in_float32, require, require_positive
+from mcir.checks import check_argument, check_fraction, check_positive
+from mcir.losses.base import in_float32
 from mcir.losses.cr import ContrastiveRegularization
 from mcir.registry import LOSSES
 
@@ -45,9 +46,9 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
         """Check the curriculum."""
         super().__post_init__()
         finite = bool(self.difficulties) and all(map(math.isfinite, self.difficulties))
-        require(finite, "difficulties", "at least one finite number", self.difficulties)
-        require(0 <= self.curriculum <= 1, "curriculum", "a number from 0 to 1", self.curriculum)
-        require_positive(input_weight=self.input_weight)
+        check_argument("difficulties", self.difficulties, finite, "at least one finite number")
+        check_fraction(curriculum=self.curriculum)
+        check_positive(input_weight=self.input_weight)
         difficulties = torch.tensor(self.difficulties, dtype=torch.float64)
         self.register_buffer("_difficulties", difficulties, persistent=False)
         self.register_buffer("best_psnr", torch.zeros((), dtype=torch.float64))

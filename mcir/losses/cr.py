@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mcir.checks import check_positive
 from mcir.features import VGGType
-from mcir.losses.base import in_float32, require_positive
+from mcir.losses.base import in_float32
 from mcir.losses.precomputed_grad import FeatureContrastLoss, sum_of_absolute_differences
 from mcir.registry import LOSSES
 
@@ -46,7 +47,7 @@ class ContrastiveRegularization(FeatureContrastLoss):
     def __post_init__(self) -> None:
         """Check ``eps``."""
         super().__post_init__()
-        require_positive(eps=self.eps)
+        check_positive(eps=self.eps)
 
     @property
     def is_batch_mean(self) -> bool:

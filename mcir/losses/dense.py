@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.losses.base import Comparison, Loss, in_float32, require, require_positive, without_autocast
+from mcir.checks import check_argument, check_fraction, check_positive
+from mcir.losses.base import Comparison, Loss, in_float32, without_autocast
 from mcir.losses.precomputed_grad import attach_grad
 from mcir.registry import LOSSES
 
@@ -74,10 +75,11 @@ class DenseLoss(Loss, ABC):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        require_positive(temperature=self.temperature, hidden=self.hidden, dim=self.dim, queue_size=self.queue_size)
-        require(0 <= self.momentum <= 1, "momentum", "a number from 0 to 1", self.momentum)
-        valid = self.momentum_iter is None or self.momentum_iter >= 0
-        require(valid, "momentum_iter", "a number of iterations, or 0 for a constant momentum", self.momentum_iter)
+        check_positive(temperature=self.temperature, hidden=self.hidden, dim=self.dim, queue_size=self.queue_size)
+        check_fraction(momentum=self.momentum)
+        is_valid = self.momentum_iter is None or self.momentum_iter >= 0
+        expected = "a number of iterations, or 0 for a constant momentum"
+        check_argument("momentum_iter", self.momentum_iter, is_valid, expected)
 
     @abstractmethod
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -127,7 +129,7 @@ class _GridLoss(DenseLoss):
     def __post_init__(self) -> None:
         """Check the grid."""
         super().__post_init__()
-        require_positive(grid=self.grid)
+        check_positive(grid=self.grid)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the mean features of each cell of the grid."""
@@ -162,7 +164,7 @@ class VADeRLoss(DenseLoss):
     def __post_init__(self) -> None:
         """Check the number of pixels."""
         super().__post_init__()
-        require_positive(pixels=self.pixels)
+        check_positive(pixels=self.pixels)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the features (B, C, pixels, 1) of pixels that are sampled where the patches overlap."""
@@ -203,7 +205,7 @@ class DenseCLLoss(_GridLoss):
     def __post_init__(self) -> None:
         """Check the share."""
         super().__post_init__()
-        require(0 <= self.dense_share <= 1, "dense_share", "a number from 0 to 1", self.dense_share)
+        check_fraction(dense_share=self.dense_share)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the loss of images and the loss of cells."""
@@ -251,7 +253,7 @@ class PixContrastLoss(_GridLoss):
     def __post_init__(self) -> None:
         """Check the distance."""
         super().__post_init__()
-        require_positive(max_distance=self.max_distance)
+        check_positive(max_distance=self.max_distance)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over the cells that have positives, averaged over the images."""

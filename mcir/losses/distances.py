@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mcir.losses.base import in_float32, require, require_choice, require_positive, without_autocast
+from mcir.checks import check_argument, check_choice, check_positive
+from mcir.losses.base import in_float32, without_autocast
 from mcir.registry import DISTANCES
 
 _CHUNK = 2**24  # maximum number of elements in the backward pass of EMD; on a GPU, torch needs one per pair and value
@@ -102,7 +103,7 @@ class EarthMoversDistance(Distance):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        require_choice("channels", self.channels, ("pooled", "separate"))
+        check_choice("channels", self.channels, ("pooled", "separate"))
 
     def _describe(self, residuals: Tensor) -> Tensor:
         values = residuals.flatten(1 if self.channels == "pooled" else 2)
@@ -133,8 +134,8 @@ class BhattacharyyaDistance(Distance):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        require_choice("channels", self.channels, ("pooled", "separate", "joint"))
-        require_positive(eps=self.eps)
+        check_choice("channels", self.channels, ("pooled", "separate", "joint"))
+        check_positive(eps=self.eps)
 
     def _describe(self, residuals: Tensor) -> Tensor:
         """Return the concatenated mean and covariance of G Gaussians in d dimensions, (M, G, d, 1 + d)."""
@@ -189,13 +190,15 @@ class MaximumMeanDiscrepancy(Distance):
         """Check the arguments and compute the frequencies."""
         super().__post_init__()
         positive = bool(self.bandwidths) and all(0 < bandwidth < math.inf for bandwidth in self.bandwidths)
-        require(positive, "bandwidths", "at least one finite number above 0", list(self.bandwidths))
-        require_positive(largest=self.largest)
-        require(self.samples is None or self.samples >= 2, "samples", "at least 2, or null for all", self.samples)
+        check_argument("bandwidths", list(self.bandwidths), positive, "at least one finite number above 0")
+        check_positive(largest=self.largest)
+        check_argument(
+            "samples", self.samples, self.samples is None or self.samples >= 2, "at least 2, or null for all"
+        )
         step = 2 * math.pi / (2 * self.largest + _CUTOFF * max(self.bandwidths))
         count = math.ceil(_CUTOFF / min(self.bandwidths) / step) + 1
         expected = f"larger bandwidths or a smaller 'largest' ({count:,} frequencies, at most {_MAX_FREQUENCIES:,})"
-        require(count <= _MAX_FREQUENCIES, "bandwidths", expected, list(self.bandwidths))
+        check_argument("bandwidths", list(self.bandwidths), count <= _MAX_FREQUENCIES, expected)
         side = math.ceil(math.sqrt(count))
         numbers = torch.arange(side, dtype=torch.float64)
         frequencies = step * torch.arange(side * side, dtype=torch.float64).view(side, side)

@@ -15,10 +15,11 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mcir.checks import check_argument, check_choice
 from mcir.communicator import DistributedModule
+from mcir.errors import ArgumentError
 from mcir.features import FeatureCache, FeatureNetwork, VGGType, feature_network
-from mcir.losses.base import Loss, in_float32, require, require_choice
-from mcir.registry import ArgumentError
+from mcir.losses.base import Loss, in_float32
 from mcir.weights import WeightsError
 
 Normalize: TypeAlias = Literal["none", "unit"]
@@ -55,11 +56,11 @@ class FeatureLoss(Loss):
     def __post_init__(self) -> None:
         """Check the arguments and build the feature network."""
         super().__post_init__()
-        require(bool(self.layer_weights), "layer_weights", "at least one layer, like {relu3_3: 1.0}", {})
+        check_argument("layer_weights", {}, bool(self.layer_weights), "at least one layer, like {relu3_3: 1.0}")
         self.layer_weights = dict(self.layer_weights)
         finite = all(map(math.isfinite, self.layer_weights.values()))
-        require(finite, "layer_weights", "finite numbers", self.layer_weights)
-        require_choice("normalize", self.normalize, ("none", "unit"))
+        check_argument("layer_weights", self.layer_weights, finite, "finite numbers")
+        check_choice("normalize", self.normalize, ("none", "unit"))
         self.features = FeatureSpace(self._build_network(), self.normalize, self.uses_target)
 
     def _build_network(self) -> FeatureNetwork:
@@ -84,7 +85,7 @@ class FeatureDistanceLoss(FeatureLoss):
 
     def __post_init__(self) -> None:
         """Check the criterion."""
-        require_choice("criterion", self.criterion, ("l1", "l2", "fro"))
+        check_choice("criterion", self.criterion, ("l1", "l2", "fro"))
         super().__post_init__()
 
     @property

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mcir.checks import check_argument
 from mcir.features import VGGType
-from mcir.losses.base import in_float32, require
+from mcir.losses.base import in_float32
 from mcir.losses.precomputed_grad import FeatureContrastLoss
 from mcir.registry import LOSSES
 
@@ -47,7 +48,7 @@ class PCLLoss(FeatureContrastLoss):
         """Check the temperature."""
         super().__post_init__()
         valid = _MIN_TEMPERATURE <= self.temperature < math.inf
-        require(valid, "temperature", f"a finite number of at least {_MIN_TEMPERATURE}", self.temperature)
+        check_argument("temperature", self.temperature, valid, f"a finite number of at least {_MIN_TEMPERATURE}")
 
     def compare(
         self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mcir.checks import check_argument
 from mcir.features import VGGType
-from mcir.losses.base import in_float32, require, require_same_shape, without_autocast
+from mcir.losses.base import in_float32, require_same_shape, without_autocast
 from mcir.losses.feature_loss import Criterion, FeatureDistanceLoss
 from mcir.registry import LOSSES
 
@@ -31,10 +32,10 @@ class PerceptualLoss(FeatureDistanceLoss):
     def __post_init__(self) -> None:
         """Check the factors."""
         super().__post_init__()
-        require(math.isfinite(self.perceptual_weight), "perceptual_weight", "a finite number", self.perceptual_weight)
-        require(math.isfinite(self.style_weight), "style_weight", "a finite number", self.style_weight)
+        for name, weight in (("perceptual_weight", self.perceptual_weight), ("style_weight", self.style_weight)):
+            check_argument(name, weight, math.isfinite(weight), "a finite number")
         has_term = self.perceptual_weight != 0 or self.style_weight != 0
-        require(has_term, "perceptual_weight", "a number other than 0 because style_weight is 0", 0.0)
+        check_argument("perceptual_weight", 0.0, has_term, "a number other than 0 because style_weight is 0")
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcir.losses.base import Loss, Reduction, in_float32, require_choice, require_positive, require_same_shape
+from mcir.checks import check_choice, check_positive
+from mcir.losses.base import Loss, Reduction, in_float32, require_same_shape
 from mcir.metrics.fidelity import LUMA
 from mcir.registry import LOSSES
 
@@ -20,7 +21,7 @@ class PixelLoss(Loss):
     def __post_init__(self) -> None:
         """Check the reduction."""
         super().__post_init__()
-        require_choice("reduction", self.reduction, ("mean", "sum"))
+        check_choice("reduction", self.reduction, ("mean", "sum"))
 
     @property
     def is_batch_mean(self) -> bool:
@@ -77,7 +78,7 @@ class CharbonnierLoss(PixelLoss):
     def __post_init__(self) -> None:
         """Check ``eps``."""
         super().__post_init__()
-        require_positive(eps=self.eps)
+        check_positive(eps=self.eps)
 
     def terms(self, difference: Tensor) -> Tensor:
         """Return ``sqrt(d² + eps)``."""

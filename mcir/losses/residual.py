@@ -14,20 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcir.checks import check_choice, check_positive
 from mcir.communicator import DistributedModule
+from mcir.errors import ArgumentError
 from mcir.features import VGGType
-from mcir.losses.base import (
-    Comparison,
-    Loss,
-    Reduction,
-    in_float32,
-    require_choice,
-    require_positive,
-    require_same_shape,
-)
+from mcir.losses.base import Comparison, Loss, Reduction, in_float32, require_same_shape
 from mcir.losses.distances import Distance
 from mcir.losses.feature_loss import FeatureLoss
-from mcir.registry import DISTANCES, LOSSES, ArgumentError, DistanceSection
+from mcir.registry import DISTANCES, LOSSES, DistanceSection
 
 
 @LOSSES.register()
@@ -55,8 +49,8 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
     def __post_init__(self) -> None:
         """Check the arguments and build the distance."""
         super().__post_init__()
-        require_positive(temperature=self.temperature, residual_scale=self.residual_scale)
-        require_choice("reduction", self.reduction, ("mean", "sum"))
+        check_positive(temperature=self.temperature, residual_scale=self.residual_scale)
+        check_choice("reduction", self.reduction, ("mean", "sum"))
         self.residual_distance: Distance = DISTANCES.build(self.distance, key="distance")
         scale, largest = self.residual_scale, self.residual_distance.largest
         if scale > largest:
@@ -127,7 +121,7 @@ class ConsistencyLoss(FeatureLoss):
 
     def __post_init__(self) -> None:
         """Check the reduction."""
-        require_choice("reduction", self.reduction, ("mean", "sum"))
+        check_choice("reduction", self.reduction, ("mean", "sum"))
         super().__post_init__()
 
     def forward(self, output: Tensor, lq: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mcir.errors import ArgumentError
 from mcir.metrics.windows import gaussian, mean_ssim
-from mcir.registry import METRICS, ArgumentError
+from mcir.registry import METRICS
 
 LUMA = (65.481, 128.553, 24.966)
 """Coefficients of Y = 16 + LUMA · RGB for RGB in [0, 1] (ITU-R BT.601, studio range)."""

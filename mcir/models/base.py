@@ -13,21 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+from mcir.checks import check_argument, check_at_least, check_probability
 from mcir.communicator import Communicator, SingleProcess, set_communicator
-from mcir.losses.base import require
+from mcir.errors import ArgumentError
 from mcir.models.criteria import Criteria
 from mcir.models.ema import EMA
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
 from mcir.network_spec import NetworkSpec, spec_of
-from mcir.registry import (
-    ARCHS,
-    SCHEDULERS,
-    ArchSection,
-    ArgumentError,
-    OptimizerSection,
-    SchedulerSection,
-)
+from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
 from mcir.weights import derived_keys, match_state_dict, mismatch_error
 
 Batch: TypeAlias = dict[str, Any]
@@ -92,10 +86,10 @@ class Model(ABC):
 
     def __post_init__(self) -> None:
         """Build the network, its moving average and the learning-rate schedule."""
-        require(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay)
-        require(self.accumulation_steps >= 1, "accumulation_steps", "a positive integer", self.accumulation_steps)
+        check_probability(ema_decay=self.ema_decay)
+        check_at_least(1, accumulation_steps=self.accumulation_steps)
         clip_is_valid = self.grad_clip is None or self.grad_clip > 0
-        require(clip_is_valid, "grad_clip", "a norm above 0, or null to disable clipping", self.grad_clip)
+        check_argument("grad_clip", self.grad_clip, clip_is_valid, "a norm above 0, or null to disable clipping")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g, key="network_g")

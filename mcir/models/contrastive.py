@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcir.errors import ArgumentError, locate_errors
 from mcir.models.base import Batch
 from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
-from mcir.registry import MODELS, ArgumentError, LossSection, NegativesSection, locate_errors
+from mcir.registry import MODELS, LossSection, NegativesSection
 
 
 @MODELS.register()

@@ -5,9 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError, locate_errors
 from mcir.losses import share_features
 from mcir.losses.base import Comparison, Loss, is_batch_mean
-from mcir.registry import LOSSES, ArgumentError, LossSection, locate_errors
+from mcir.registry import LOSSES, LossSection
 
 
 @runtime_checkable

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError
 from mcir.losses.base import Loss
-from mcir.registry import ArgumentError
 
 _DECAY = 0.99
 _TINY = 1e-30

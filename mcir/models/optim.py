@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from mcir.losses.base import require
+from mcir.checks import check_argument, check_at_least
 from mcir.registry import OPTIMIZERS, SCHEDULERS, OptimizerSection
 
 _UNSUPPORTED = {"LBFGS", "SparseAdam"}  # they need a closure or sparse gradients
@@ -144,8 +144,8 @@ class CosineAnnealingLR(Schedule):
 
     def __post_init__(self) -> None:
         """Check the numbers of iterations."""
-        _check_positive("T_max", self.T_max)
-        require(self.ahead >= 0, "ahead", "an integer ≥ 0", self.ahead)
+        check_at_least(1, T_max=self.T_max)
+        check_at_least(0, ahead=self.ahead)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -171,8 +171,7 @@ class EpochCosineAnnealingLR(Schedule):
 
     def __post_init__(self) -> None:
         """Check the numbers of iterations."""
-        _check_positive("T_max", self.T_max)
-        _check_positive("iterations_per_epoch", self.iterations_per_epoch)
+        check_at_least(1, T_max=self.T_max, iterations_per_epoch=self.iterations_per_epoch)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -195,7 +194,7 @@ class TrueCosineAnnealingLR(Schedule):
 
     def __post_init__(self) -> None:
         """Check the number of iterations."""
-        _check_positive("T_max", self.T_max)
+        check_at_least(1, T_max=self.T_max)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -239,9 +238,5 @@ def _cosine(first: float, last: float, phase: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * phase)) / 2
 
 
-def _check_positive(name: str, value: int) -> None:
-    require(value >= 1, name, "a positive integer", value)
-
-
 def _check_restart_weights(weights: Sequence[float], name: str, count: int) -> None:
-    require(len(weights) == count, "restart_weights", f"one weight for each of the {count} {name}", len(weights))
+    check_argument("restart_weights", len(weights), len(weights) == count, f"one weight for each of the {count} {name}")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError, suggestion
 from mcir.models.restoration import RestorationModel
-from mcir.registry import MODELS, ArgumentError, suggestion
+from mcir.registry import MODELS
 
 
 @MODELS.register()

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mcir.errors import ArgumentError
 from mcir.models.base import Batch, Model
-from mcir.registry import MODELS, ArgumentError, LossSection
+from mcir.registry import MODELS, LossSection
 
 
 @MODELS.register()

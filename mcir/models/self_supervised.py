@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.losses.base import require, require_choice
+from mcir.checks import check_at_least, check_choice
+from mcir.errors import ArgumentError
 from mcir.models.base import Batch, Model
-from mcir.registry import MODELS, ArgumentError, LossSection
+from mcir.registry import MODELS, LossSection
 
 _NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
 
@@ -112,8 +113,8 @@ class Noise2SelfModel(_PixelModel):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        require(self.mask_width >= 2, "mask_width", "an integer ≥ 2", self.mask_width)
-        require_choice("fill", self.fill, ("interpolate", "zero"))
+        check_at_least(2, mask_width=self.mask_width)
+        check_choice("fill", self.fill, ("interpolate", "zero"))
         self._grid = 0
 
     def before_step(self, batch: Batch, iteration: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from mcir.registry import suggestion
+from mcir.errors import suggestion
 from mcir.report.progress import FOLDER, ImageHistory, read_images
 
 RESULTS, STARTS, OPTIONS = "results.jsonl", "environment.jsonl", "options.yml"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mcir.config import Options, load
-from mcir.registry import ARCHS, DATASETS, Section, suggestion
+from mcir.errors import suggestion
+from mcir.registry import ARCHS, DATASETS, Section
 from mcir.tables.commands import Proxy
 from mcir.tables.inputs import image_facts
 from mcir.tables.training import StudyRun, device_kind, fingerprint, versions

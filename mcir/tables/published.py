@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mcir.registry import suggestion
+from mcir.errors import suggestion
 from mcir.tables.pretraining import methods
 from mcir.tables.proxy_plan import ORACLES, RANDOM, TASKS
 

@@ -13,7 +13,8 @@ import mcir
 from mcir import archs
 from mcir.archs.network import Blocks, Network
 from mcir.archs.swinir import SwinIR
-from mcir.registry import ARCHS, ArgumentError, RegistryError
+from mcir.errors import ArgumentError, RegistryError
+from mcir.registry import ARCHS
 from mcir.weights import detect
 
 OFFICIAL: dict[str, dict[str, Any]] = {
@@ -208,20 +209,20 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("EDSR", {"upscale": 0}, "upscale: expected 3 or a power of two (1, 2, 4, 8, …), got 0."),
     ("EDSR", {"rgb_mean": [0.4, 0.4]}, "like [0.5], got 2 numbers for 3 input and 3 output channels."),
     ("EDSR", {"rgb_mean": [0.4] * 3, "num_in_ch": 1}, "got 3 numbers for 1 input and 3 output channels."),
-    ("EDSR", {"num_feat": 0}, "num_feat: expected a number of at least 1, got 0."),
-    ("EDSR", {"num_block": -1}, "num_block: expected a number of at least 0, got -1."),
-    ("EDSR", {"img_range": 0.0}, "img_range: expected a number above 0, got 0.0."),
-    ("FFANet", {"gps": 0}, "gps: expected a number of at least 1, got 0."),
-    ("FFANet", {"blocks": 0}, "blocks: expected a number of at least 1, got 0."),
-    ("UNet", {"num_in_ch": 0}, "num_in_ch: expected a number of at least 1, got 0."),
+    ("EDSR", {"num_feat": 0}, "num_feat: expected an integer ≥ 1, got 0."),
+    ("EDSR", {"num_block": -1}, "num_block: expected an integer ≥ 0, got -1."),
+    ("EDSR", {"img_range": 0.0}, "img_range: expected a finite number above 0, got 0.0."),
+    ("FFANet", {"gps": 0}, "gps: expected an integer ≥ 1, got 0."),
+    ("FFANet", {"blocks": 0}, "blocks: expected an integer ≥ 1, got 0."),
+    ("UNet", {"num_in_ch": 0}, "num_in_ch: expected an integer ≥ 1, got 0."),
     ("UNet", {"num_out_ch": 0}, "num_out_ch: expected"),
     ("UNet", {"num_feat": 0}, "num_feat: expected"),
     ("UNet", {"scale": 0}, "scale: expected"),
     ("NAFNet", {"dec_blk_nums": [1, 1, 1]}, "expected as many levels as enc_blk_nums (4), got 3."),
-    ("NAFNet", {"width": 0}, "width: expected a number of at least 1, got 0."),
+    ("NAFNet", {"width": 0}, "width: expected an integer ≥ 1, got 0."),
     ("NAFNet", {"img_channel": 0}, "img_channel: expected"),
-    ("NAFNet", {"middle_blk_num": -1}, "middle_blk_num: expected a number of at least 0, got -1."),
-    ("NAFNet", {"enc_blk_nums": [1, -1, 1, 1]}, "enc_blk_nums: expected numbers of at least 0, got [1, -1, 1, 1]."),
+    ("NAFNet", {"middle_blk_num": -1}, "middle_blk_num: expected an integer ≥ 0, got -1."),
+    ("NAFNet", {"enc_blk_nums": [1, -1, 1, 1]}, "enc_blk_nums: expected integers ≥ 0, got [1, -1, 1, 1]."),
     ("NAFNetLocal", {"train_size": [256, 256]}, "like [1, 3, 256, 256], got [256, 256]."),
     ("NAFNetLocal", {"train_size": [1, 3, 0, 64]}, "got [1, 3, 0, 64]."),
     ("NAFNetLocal", {"fast_imp": True}, "fast_imp: expected False, got True (no published result uses"),
@@ -235,17 +236,17 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("SwinIR", {"num_heads": [6, 6, 6, 5]}, "num_heads: expected divisors of embed_dim 96, got 5."),
     ("SwinIR", {"num_heads": [2]}, "num_heads: expected one number per group (4, as in depths), got [2]."),
     ("SwinIR", {"depths": []}, "depths: expected one number per group, got an empty list."),
-    ("SwinIR", {"depths": [2, 0, 2, 2]}, "depths: expected numbers of at least 1, got [2, 0, 2, 2]."),
+    ("SwinIR", {"depths": [2, 0, 2, 2]}, "depths: expected integers ≥ 1, got [2, 0, 2, 2]."),
     ("SwinIR", {"embed_dim": 0}, "embed_dim: expected"),
-    ("SwinIR", {"mlp_ratio": -1.0}, "mlp_ratio: expected a number above 0, got -1.0."),
-    ("SwinIR", {"drop_path_rate": 1.0}, "drop_path_rate: expected a probability of at least 0 and below 1, got 1.0."),
-    ("SwinIR", {"attn_drop_rate": -0.1}, "attn_drop_rate: expected a probability"),
+    ("SwinIR", {"mlp_ratio": -1.0}, "mlp_ratio: expected a finite number above 0, got -1.0."),
+    ("SwinIR", {"drop_path_rate": 1.0}, "drop_path_rate: expected a number in [0, 1), got 1.0."),
+    ("SwinIR", {"attn_drop_rate": -0.1}, "attn_drop_rate: expected a number in [0, 1)"),
     ("DehazeFormer", {"depths": [4, 4, 4]}, "depths: expected one value for each of the five stages, got [4, 4, 4]."),
     ("DehazeFormer", {"num_heads": [1] * 6}, "num_heads: expected one value for each of the five stages"),
     ("DehazeFormer", {"conv_type": ["Conv"] * 4}, "conv_type: expected one value for each of the five stages"),
-    ("DehazeFormer", {"depths": [4, 4, 0, 2, 2]}, "depths: expected numbers of at least 1, got [4, 4, 0, 2, 2]."),
+    ("DehazeFormer", {"depths": [4, 4, 0, 2, 2]}, "depths: expected integers ≥ 1, got [4, 4, 0, 2, 2]."),
     ("DehazeFormer", {"in_chans": 0}, "in_chans: expected"),
-    ("DehazeFormer", {"window_size": 1}, "window_size: expected a number of at least 2, got 1."),
+    ("DehazeFormer", {"window_size": 1}, "window_size: expected an integer ≥ 2, got 1."),
     ("DehazeFormer", {"embed_dims": [24, 48, 96, 96, 24]}, "in stages 1 and 5, and 2 and 4, like [24, 48, 96, 48, 24]"),
     (
         "DehazeFormer",
@@ -265,7 +266,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
         {"depths": [1] * 8},
         "depths: expected nine numbers (four encoder levels, bottleneck, four decoder levels)",
     ),
-    ("IDT", {"num_heads": [1] * 8 + [0]}, "num_heads: expected numbers of at least 1"),
+    ("IDT", {"num_heads": [1] * 8 + [0]}, "num_heads: expected integers ≥ 1"),
     (
         "IDT",
         {"num_heads": [3, 2, 4, 8, 16, 16, 8, 4, 2]},
@@ -275,8 +276,8 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("IDT", {"img_size": 192}, "expected a multiple of 16 · win_size or 64, like 256, got 192."),
     ("IDT", {"img_size": 0}, "img_size: expected"),
     ("IDT", {"win_size": 0}, "win_size: expected"),
-    ("IDT", {"mlp_ratio": 0.0}, "mlp_ratio: expected a number above 0, got 0.0."),
-    ("IDT", {"drop_path_rate": 1.0}, "drop_path_rate: expected a probability"),
+    ("IDT", {"mlp_ratio": 0.0}, "mlp_ratio: expected a finite number above 0, got 0.0."),
+    ("IDT", {"drop_path_rate": 1.0}, "drop_path_rate: expected a number in [0, 1)"),
     ("IDT", {"overlap": 128}, "overlap: expected 0 to img_size − 1 = 127 pixels, got 128."),
     ("IDT", {"overlap": -1}, "overlap: expected 0 to img_size − 1"),
 ]

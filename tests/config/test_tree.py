@@ -1,7 +1,7 @@
 import pytest
 
 from mcir.config.tree import Node, OptionError, Problem, merge
-from mcir.registry import Location
+from mcir.errors import Location
 
 FILE = Location("x.yml", 1)
 

@@ -5,7 +5,7 @@ import pytest
 from mcir.config.tree import OptionError
 from mcir.config.yaml_loader import read_file, read_value
 from mcir.config.yaml_loader import write as dump
-from mcir.registry import Location
+from mcir.errors import Location
 
 HERE = Location("--set x")
 

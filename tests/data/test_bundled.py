@@ -11,7 +11,7 @@ from mcir.data.bundled import TRAIN, VAL, BundledPhotos, divide, photographs
 from mcir.data.degradations import BicubicDown
 from mcir.data.errors import DataError
 from mcir.data.sampler import SampleIndex
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 
 
 def test_photographs_are_read_without_a_download(monkeypatch):

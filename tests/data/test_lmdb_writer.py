@@ -17,7 +17,7 @@ from mcir.data.lmdb_store import ImageRecord, LmdbStore
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 from tests.data.images import noise, save
 
 

@@ -12,7 +12,8 @@ from mcir.data.errors import DataError
 from mcir.data.noise import HeteroscedasticNoise, NoiseParameters, add_noise
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
-from mcir.registry import DEGRADATIONS, ArgumentError
+from mcir.errors import ArgumentError
+from mcir.registry import DEGRADATIONS
 from tests.data.images import StoredPairs, noise, smooth
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcl" / "noise.npz"

@@ -9,7 +9,8 @@ from mcir.data.loader import Prefetcher, training_loader
 from mcir.data.noisy import NoisyObservations, NoisyPatchPairs, overlapping_windows
 from mcir.data.prepare import create_lmdb
 from mcir.data.sampler import SampleIndex
-from mcir.registry import DATASETS, ArgumentError
+from mcir.errors import ArgumentError
+from mcir.registry import DATASETS
 from tests.data.images import noise, save, smooth
 
 DATASET_CLASSES = [NoisyPatchPairs, NoisyObservations]

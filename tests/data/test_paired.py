@@ -9,7 +9,8 @@ from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb, create_lr
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
-from mcir.registry import DATASETS, ArgumentError, ComponentError
+from mcir.errors import ArgumentError, ComponentError
+from mcir.registry import DATASETS
 from tests.data.images import StoredPairs, noise, pairs, save, smooth
 
 
@@ -142,7 +143,7 @@ def test_meta_info_selects_images(tmp_path):
     [
         ({}, "expected either dataroot_lq or degradation, got neither"),
         ({"dataroot_lq": "x", "degradation": {"type": "BicubicDown"}}, "got both"),
-        ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale: expected a positive integer, got 0"),
+        ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale: expected an integer ≥ 1, got 0"),
         (
             {"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 15},
             "gt_size: expected a positive multiple of scale, 2, got 15",

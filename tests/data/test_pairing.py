@@ -7,7 +7,7 @@ import pytest
 from mcir.data.errors import DataError
 from mcir.data.pairing import PairRules, check_pairs, examine_pairs, read_names
 from mcir.data.storage import Folder, Memory
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 from tests.data.images import noise, pairs, save, truncate
 
 

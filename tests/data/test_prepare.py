@@ -14,7 +14,7 @@ from mcir.data.prepare import create_lmdb, create_lr, downscale, extract_subimag
 from mcir.data.resize import imresize
 from mcir.data.storage import Folder
 from mcir.data.verify import verify
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 from tests.data.images import noise, save, truncate
 
 

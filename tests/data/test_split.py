@@ -8,7 +8,7 @@ from mcir.data.errors import DataError
 from mcir.data.paired import PairedImageDataset
 from mcir.data.prepare import create_lmdb
 from mcir.data.split import create_split, select_subset, shuffled
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 from tests.data.images import noise, save
 
 NAMES = [f"{index:04d}" for index in range(200)]

@@ -7,7 +7,7 @@ from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder, Memory, open_storage, stem
-from mcir.registry import ArgumentError
+from mcir.errors import ArgumentError
 from tests.data.images import noise, save
 
 

@@ -9,7 +9,8 @@ from mcir.data.bundled import BundledPhotos
 from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Memory
 from mcir.data.synthetic import MotionBlur, RainStreaks, SensorNoise, SyntheticHaze
-from mcir.registry import DEGRADATIONS, ArgumentError
+from mcir.errors import ArgumentError
+from mcir.registry import DEGRADATIONS
 from tests.data.images import StoredPairs, noise, smooth
 
 NAMES = ["RainStreaks", "SyntheticHaze", "MotionBlur", "SensorNoise"]

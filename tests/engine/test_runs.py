@@ -186,10 +186,10 @@ def faulty(tree, fault):
             "train.contrastive_opt.layer_weights: vgg16 has no layer 'relu9_9'.",
             1,
         ),
-        ("period", "    T_max: 0", "train.scheduler.T_max: expected a positive integer", 1),
+        ("period", "    T_max: 0", "train.scheduler.T_max: expected an integer ≥ 1", 1),
         ("folder", "  train:", "datasets.train: nowhere: no such folder", 1),
         ("crop", "    gt_size: 15", "datasets.train.gt_size: expected", 1),
-        ("period", "    T_max: 0", "train.scheduler.T_max: expected a positive integer", 2),
+        ("period", "    T_max: 0", "train.scheduler.T_max: expected an integer ≥ 1", 2),
     ],
 )
 def test_errors_of_constructors_name_file_and_line(run, fault, line, message, processes):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from mcir.errors import ArgumentError
 from mcir.features import FeatureNetwork, feature_network
-from mcir.registry import ArgumentError
 from mcir.weights import WeightsError
 
 

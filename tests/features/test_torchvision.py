@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError
 from mcir.features.torchvision import ClassifierFeatures, feature_network
 from mcir.features.vgg import VGGFeatures
-from mcir.registry import ArgumentError
 from mcir.weights import WeightsError
 from tests.features.contract import FeatureNetworkContract
 

@@ -13,8 +13,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcir.errors import ArgumentError
 from mcir.features.vgg import VGGFeatures, VGGType, vgg_layers
-from mcir.registry import ArgumentError
 from mcir.weights import WeightsError
 from tests.features.contract import FeatureNetworkContract
 from tests.golden.deterministic import uniform, vgg_state_dict

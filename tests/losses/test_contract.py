@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mcir.errors import ArgumentError
 from mcir.losses import Loss
 from mcir.losses.dense import Projected
-from mcir.registry import LOSSES, ArgumentError
+from mcir.registry import LOSSES
 from tests.losses.helpers import value_and_grad
 
 LAYERS = {"relu1_1": 0.4, "relu2_1": 0.6}

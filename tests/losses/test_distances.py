@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from mcir.errors import ArgumentError
 from mcir.losses import BhattacharyyaDistance, EarthMoversDistance, MaximumMeanDiscrepancy
 from mcir.losses import distances as module
-from mcir.registry import DISTANCES, ArgumentError
+from mcir.registry import DISTANCES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcl" / "distances.npz"
 TINY = 1e-18  # the golden numbers have no eps
@@ -356,11 +357,11 @@ def test_values_beyond_the_largest_are_clamped():
     [
         (
             {"type": "EarthMoversDistance", "channels": "joint"},
-            "channels: expected 'pooled' or 'separate', got 'joint'",
+            "channels: expected one of 'pooled', 'separate', got 'joint'",
         ),
         (
             {"type": "BhattacharyyaDistance", "channels": "rgb"},
-            "channels: expected 'pooled' or .* or 'joint', got 'rgb'",
+            "channels: expected one of 'pooled', .*, 'joint', got 'rgb'",
         ),
         ({"type": "BhattacharyyaDistance", "eps": 0.0}, "eps: expected a finite number above 0, got 0.0"),
         ({"type": "BhattacharyyaDistance", "eps": math.nan}, "eps: expected .* got nan"),

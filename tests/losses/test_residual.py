@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from mcir.errors import ArgumentError, RegistryError
 from mcir.losses import ConsistencyLoss, ResidualContrastiveLoss
-from mcir.registry import LOSSES, ArgumentError, RegistryError
+from mcir.registry import LOSSES
 from tests.golden.deterministic import deterministic_state_dict
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mcir.errors import ArgumentError
 from mcir.metrics.fidelity import FullReference
-from mcir.registry import METRICS, ArgumentError
+from mcir.registry import METRICS
 
 WITH_OPTIONS = [name for name in METRICS.names() if "crop_border" in METRICS.parameters(name)]
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from mcir.errors import ArgumentError
 from mcir.models import ContrastiveModel, RestorationModel
-from mcir.registry import ArgumentError
 from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import NETWORK, SPN
 

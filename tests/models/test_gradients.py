@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mcir.errors import ArgumentError
 from mcir.features import FeatureCache
 from mcir.models import ContrastiveModel, RestorationModel
 from mcir.models.gradients import GradientRatioWeight, LossGradients
-from mcir.registry import ArgumentError
 from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import NETWORK, SPN
 

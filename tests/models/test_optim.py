@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcir.errors import ArgumentError, RegistryError
 from mcir.models import build_optimizer
-from mcir.registry import OPTIMIZERS, SCHEDULERS, ArgumentError, RegistryError
+from mcir.registry import OPTIMIZERS, SCHEDULERS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/schedules/schedules.json").read_text())["schedules"]
 CASES = {
@@ -85,7 +86,7 @@ def test_warm_up_is_linear():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"type": "CosineAnnealingLR", "T_max": 0}, "T_max: expected a positive integer, got 0"),
+        ({"type": "CosineAnnealingLR", "T_max": 0}, "T_max: expected an integer ≥ 1, got 0"),
         ({"type": "CosineAnnealingLR", "T_max": 3, "ahead": -1}, "ahead: expected an integer ≥ 0"),
         ({"type": "EpochCosineAnnealingLR", "T_max": 0, "iterations_per_epoch": 5}, "T_max: expected"),
         ({"type": "EpochCosineAnnealingLR", "T_max": 3, "iterations_per_epoch": 0}, "iterations_per_epoch: expected"),

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from mcir.errors import RegistryError
 from mcir.models import RestorationModel
-from mcir.registry import LOSSES, MODELS, RegistryError
+from mcir.registry import LOSSES, MODELS
 from tests.models.conftest import NETWORK
 
 

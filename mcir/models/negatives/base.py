@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
-from mcir.losses.base import require
 from mcir.registry import config_of
 
 N = TypeVar("N", bound=nn.Module)
@@ -79,15 +78,6 @@ def generator(seed: int, iteration: int, number: int = 0) -> np.random.Generator
 def child_seed(seed: int, number: int) -> int:
     """Return the seed of one of several members, independent of ``seed`` and of the other members."""
     return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Check that an argument is a fraction.
-
-    Raises:
-        ArgumentError: the value is not in [0, 1].
-    """
-    require(0 <= value <= 1, name, "a number in [0, 1]", value)
 
 
 def build_seeded(seed: int, build: Callable[[], nn.Module], like: nn.Module) -> nn.Module:

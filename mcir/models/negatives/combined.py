@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, child_seed
-from mcir.registry import NEGATIVES, ArgumentError, KeyPath, NegativesSection, Section
+from mcir.registry import NEGATIVES, NegativesSection, Section
 
 
 def build_negatives(section: Section, network: nn.Module, seed: int, key: str | KeyPath = ()) -> Negatives:

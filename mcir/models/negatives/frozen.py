@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
 from mcir.network_spec import spec_of
-from mcir.registry import ARCHS, NEGATIVES, ArchSection, ArgumentError, KeyPath
+from mcir.registry import ARCHS, NEGATIVES, ArchSection
 from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
 
 RANDOM = "random"

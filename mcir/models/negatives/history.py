@@ -6,17 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mcir.losses.base import require
+from mcir.checks import check_argument, check_at_least, check_fraction
 from mcir.models.ema import EMA
-from mcir.models.negatives.base import (
-    Negatives,
-    StepCounter,
-    build_seeded,
-    check_fraction,
-    child_seed,
-    fresh_builder,
-    generator,
-)
+from mcir.models.negatives.base import Negatives, StepCounter, build_seeded, child_seed, fresh_builder, generator
 from mcir.registry import NEGATIVES
 
 
@@ -33,7 +25,7 @@ class _EMANegatives(Negatives):
         self, network: nn.Module, count: int, start: float, seed: int, counter: StepCounter | None = None
     ) -> None:
         super().__init__()
-        check_fraction("start", start)
+        check_fraction(start=start)
         self.start = start
         self.seed = seed
         self.clock = counter  # the attribute name is a key in checkpoints
@@ -106,13 +98,14 @@ class HistoryNegatives(_EMANegatives):
         seed: int = 0,
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
-        require(bool(steps) and min(steps) >= 1, "steps", "positive integers, at least one", list(steps))
+        check_argument("steps", list(steps), bool(steps) and min(steps) >= 1, "positive integers, at least one")
         count = len(steps)
-        require(len(weights) == count, "weight", f"one number, or one for each of the {count} steps", len(weights))
+        expected = f"one number, or one for each of the {count} steps"
+        check_argument("weight", len(weights), len(weights) == count, expected)
         for value in weights:
-            check_fraction("weight", value)
+            check_fraction(weight=value)
         is_valid = sample is None or 1 <= sample <= count
-        require(is_valid, "sample", f"an integer from 1 to {count}, the number of steps", sample)
+        check_argument("sample", sample, is_valid, f"an integer from 1 to {count}, the number of steps")
         super().__init__(network, count, start, seed, None if sample is None else StepCounter())
         self.weights = weights
         self.steps = list(steps)
@@ -166,9 +159,9 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         start: float = 0.1,
         seed: int = 0,
     ) -> None:
-        require(members >= 1, "members", "a positive integer", members)
-        require(0 <= threshold < math.inf, "threshold", "a finite number ≥ 0", threshold)
-        check_fraction("decay", decay)
+        check_at_least(1, members=members)
+        check_argument("threshold", threshold, 0 <= threshold < math.inf, "a finite number ≥ 0")
+        check_fraction(decay=decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcir.losses.base import require
+from mcir.checks import check_argument, check_at_least
 from mcir.models.negatives.base import Negatives, StepCounter, generator
 from mcir.registry import NEGATIVES
 
@@ -74,8 +74,8 @@ class HardNegatives(Negatives):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, minimum in (("blurred", blurred, 1), ("sharpened", sharpened, 0), ("radius", radius, 1)):
-            require(value >= minimum, name, f"an integer ≥ {minimum}", value)
+        check_at_least(1, blurred=blurred, radius=radius)
+        check_at_least(0, sharpened=sharpened)
         _check_range("sigma", sigma, sigma[0] > 0)
         _check_range("sharpness", sharpness, sharpness[0] >= 0)
         self.blurred, self.sharpened = blurred, sharpened
@@ -121,7 +121,7 @@ class HardNegatives(Negatives):
 
 def _check_range(name: str, bounds: tuple[float, float], minimum_is_valid: bool) -> None:
     expected = f"a finite range [minimum, maximum] with minimum {'>' if name == 'sigma' else '≥'} 0"
-    require(minimum_is_valid and bounds[0] <= bounds[1] < math.inf, name, expected, list(bounds))
+    check_argument(name, list(bounds), minimum_is_valid and bounds[0] <= bounds[1] < math.inf, expected)
 
 
 def _gaussian(radius: int, sigma: float) -> list[float]:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from mcir.errors import ArgumentError, RegistryError
 from mcir.models import CombinedNegatives, FrozenNegatives, HardNegatives, HistoryNegatives, InputNegatives
 from mcir.models.negatives import build_negatives
-from mcir.registry import NEGATIVES, ArgumentError, RegistryError
+from mcir.registry import NEGATIVES
 from tests.models.negatives.contract import make_network, shift, to_vector
 
 COMBINED = {

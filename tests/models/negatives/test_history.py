@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mcir.errors import ArgumentError
 from mcir.models import AdaptiveHistoryNegatives, HistoryNegatives
 from mcir.models.negatives.base import child_seed
-from mcir.registry import LOSSES, NEGATIVES, ArgumentError
+from mcir.registry import LOSSES, NEGATIVES
 from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import SPN
 from tests.models.negatives.contract import make_network, shift, to_vector
@@ -98,7 +99,7 @@ def test_adaptive_negatives_use_the_mean_over_all_processes():
         ("HistoryNegatives", {"start": float("nan")}, r"start: expected a number in \[0, 1\]"),
         ("HistoryNegatives", {"sample": 0}, "sample: expected an integer from 1 to 4"),
         ("HistoryNegatives", {"steps": [1, 2], "sample": 3}, "sample: expected an integer from 1 to 2"),
-        ("AdaptiveHistoryNegatives", {"members": 0}, "members: expected a positive integer"),
+        ("AdaptiveHistoryNegatives", {"members": 0}, "members: expected an integer ≥ 1"),
         ("AdaptiveHistoryNegatives", {"threshold": float("inf")}, "threshold: expected a finite number"),
         ("AdaptiveHistoryNegatives", {"threshold": float("nan")}, "threshold: expected a finite number"),
         ("AdaptiveHistoryNegatives", {"decay": -0.1}, "decay: expected a number"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from mcir.errors import ArgumentError
 from mcir.models import HardNegatives, InputNegatives
-from mcir.registry import ArgumentError
 from tests.models.negatives.contract import make_network
 
 
