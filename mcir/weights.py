@@ -333,7 +333,7 @@ def load_network(file: str | Path, key: str | None = None, section: Mapping[str,
         raise WeightsError(f"{file}: the network cannot be built: {error}") from error
     tensors, mismatches = match_state_dict(network, weights.tensors)
     if mismatches:
-        raise mismatch_error(network, weights.tensors, mismatches)
+        raise WeightsError(f"{file}: {mismatch_error(network, weights.tensors, mismatches)}")
     network.load_state_dict(tensors)
     return network.eval()
 

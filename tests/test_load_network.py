@@ -115,12 +115,13 @@ def test_an_unknown_architecture_is_reported_with_the_first_keys(tmp_path):
         load_network(tmp_path / "net.pth")
 
 
-def test_mismatches_are_reported_by_key(tmp_path):
+def test_mismatches_are_reported_with_the_file_and_the_keys(tmp_path):
     content = small_edsr().state_dict()
     content["body.1.conv2.bias"] = torch.zeros(5)
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(
-        WeightsError, match=r"do not match EDSR:\n  body\.1\.conv2\.bias \(expected \(4,\), got \(5,\)\)"
+        WeightsError,
+        match=r"net\.pth: 1 weights do not match EDSR:\n  body\.1\.conv2\.bias \(expected \(4,\), got \(5,\)\)",
     ):
         load_network(tmp_path / "net.pth")
 
@@ -158,7 +159,7 @@ def test_a_section_that_does_not_match_is_rejected(tmp_path):
     torch.save(small_edsr().state_dict(), tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"net\.pth: the network cannot be built: There is no .* 'EDSRR'"):
         load_network(tmp_path / "net.pth", section={"type": "EDSRR"})
-    with pytest.raises(WeightsError, match=r"weights do not match EDSR:[\s\S]*weights match EDSR \(num_in_ch: 3"):
+    with pytest.raises(WeightsError, match=r"net\.pth: .* do not match EDSR:[\s\S]*weights match EDSR \(num_in_ch: 3"):
         load_network(tmp_path / "net.pth", section={"type": "EDSR", "num_feat": 5, "num_block": 2, "upscale": 2})
 
 

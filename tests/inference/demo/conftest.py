@@ -36,11 +36,11 @@ def checkpoints(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(checkpoints, folder, *options):
+def serving(checkpoints, folder, *options, program=("-m", "mcir.cli")):
     """Run ``mcir demo`` in a process; at the end stop it like Ctrl-C and check that its files are deleted."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip('Gradio is not installed: pip install -e ".[demo]"')
-    command = [sys.executable, "-m", "mcir.cli", "demo", *map(str, checkpoints.values()), *options]
+    command = [sys.executable, *program, "demo", *map(str, checkpoints.values()), *options]
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "GRADIO_ANALYTICS_ENABLED": "True"}
     process = subprocess.Popen(

@@ -182,20 +182,35 @@ def test_a_forged_call_reads_no_other_file(server, checkpoints, outside):
     assert "20×20" in output["data"][1]
 
 
-def test_a_full_queue_rejects_visitors_and_the_demo_stops_during_a_restoration(checkpoints, tmp_path):
-    options = ("--host", "127.0.0.1", "--queue", "1", "--max-megapixels", "50")
-    with serving(checkpoints, tmp_path, *options) as server:
-        file = tmp_path / "a.png"
-        write_picture(file, Picture(np.zeros((2500, 2500, 3), np.uint8)))
-        (path,) = json.loads(upload(server, "a.png", file.read_bytes())[1])
-        call = {"data": [named_file(path), "same", True], "fn_index": restoring(server)}
-        answers = {}
-        for visitor in range(6):
-            body = json.dumps({**call, "session_hash": f"s{visitor}"}).encode()
-            status, answer = ask(server, "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})
-            answers[status] = answer
-        assert answers.keys() == {200, 503}
-        assert b"queue" in answers[503].lower()
+ENDLESS = """
+import sys, time
+from mcir.cli import main
+from mcir.inference import Restorer
+
+def pictures(self, images, progress):
+    while True:
+        progress(0.0)  # raises an error when the demo stops
+        time.sleep(0.01)
+
+Restorer.pictures = pictures
+sys.exit(main())
+"""
+
+
+def test_a_full_queue_rejects_visitors_and_the_demo_stops_during_a_restoration(checkpoints, tmp_path, outside):
+    with serving(checkpoints, tmp_path, "--queue", "1", program=("-c", ENDLESS)) as server:
+        (path,) = json.loads(upload(server, "a.png", outside.read_bytes())[1])
+        request = {"data": [named_file(path), "same", False], "fn_index": restoring(server)}
+
+        def join(visitor):
+            body = json.dumps({**request, "session_hash": visitor}).encode()
+            return ask(server, "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})
+
+        assert join("restoring")[0] == 200
+        while join("waiting")[0] != 200:  # until the first restoration runs, which never ends
+            pass
+        status, answer = join("rejected")
+        assert (status, b"queue is full" in answer.lower()) == (503, True)
         assert [*tmp_path.glob("mcir-demo-*")]
         server.process.send_signal(signal.SIGTERM)
         output = server.process.stdout.read()
