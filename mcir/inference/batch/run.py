@@ -22,14 +22,19 @@ from mcir.atomic import write_atomically
 from mcir.config import network_section
 from mcir.data.codec import encode_png
 from mcir.data.errors import DataError
-from mcir.inference.batch.ground_truths import find_ground_truths, match_ground_truths
-from mcir.inference.batch.jobs import Job, plan_outputs
 from mcir.inference.batch.pipeline import pipelined
+from mcir.inference.batch.plan import (
+    Task,
+    batches,
+    find_ground_truths,
+    match_ground_truths,
+    plan_outputs,
+    probe_inputs,
+)
 from mcir.inference.batch.progress import BatchProgress
 from mcir.inference.batch.scores import Scores, draw_comparison, printable, score, scores_table, write_scores
 from mcir.inference.batch.search import find_images
 from mcir.inference.batch.settings import FolderSettings
-from mcir.inference.batch.tasks import Task, batches, probe_inputs
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
 from mcir.inference.restorer import OVERLAP, Restorer
@@ -63,7 +68,7 @@ class _Run:
         self.settings = settings
         self.console = Console(highlight=False, soft_wrap=True)
         self.problems: defaultdict[str, list[str]] = defaultdict(list)
-        self.written: set[Job] = set()
+        self.written: set[Task] = set()
         self.scores: dict[str, Scores] = {}
         self.stop = threading.Event()
         gt = settings.gt and settings.gt.expanduser()
@@ -129,14 +134,14 @@ class _Run:
 
     def read(self, batch: list[Task]) -> list[Picture | None]:
         """Read the images of a batch; None for one that cannot be read, or whose result cannot be written."""
-        return [None if task.exists else self.attempt(task, self.read_one, task.job) for task in batch]
+        return [None if task.exists else self.attempt(task, self.read_one, task) for task in batch]
 
-    def read_one(self, job: Job) -> Picture:
+    def read_one(self, task: Task) -> Picture:
         """Read an image, and check that the format of the result can hold it."""
-        picture = read_picture(job.source)
+        picture = read_picture(task.source)
         if self.settings.bits == 16:
             picture = with_bits(picture, 16)
-        target_format = FORMATS[job.target.suffix.lower()]
+        target_format = FORMATS[task.target.suffix.lower()]
         if problem := target_format.incompatibility(picture, self.settings.bits, self.scale):
             raise PictureError(problem)
         return picture
@@ -167,26 +172,25 @@ class _Run:
         """Write the results of a batch, and evaluate them as they were written."""
         for task, picture in zip(batch, restored, strict=True):
             if picture is not None:
-                self.attempt(task, self.save, task.job, picture)
-            if (task.job in self.written or task.exists) and task.is_evaluated and not self.stop.is_set():
+                self.attempt(task, self.save, task, picture)
+            if (task in self.written or task.exists) and task.is_evaluated and not self.stop.is_set():
                 self.attempt(task, self.evaluate, task)
 
-    def save(self, job: Job, picture: Picture) -> None:
+    def save(self, task: Task, picture: Picture) -> None:
         if self.settings.bits == 8:
             picture = with_bits(picture, 8)
-        write_picture(job.target, picture, QUALITY if self.settings.quality is None else self.settings.quality)
-        self.written.add(job)
+        write_picture(task.target, picture, QUALITY if self.settings.quality is None else self.settings.quality)
+        self.written.add(task)
 
     def evaluate(self, task: Task) -> None:
         """Measure a result, and draw a comparison."""
-        job = task.job
-        source, output = read_picture(job.source).pixels, read_picture(job.target).pixels
+        source, output = read_picture(task.source).pixels, read_picture(task.target).pixels
         gt = None if task.gt is None else read_picture(task.gt).pixels
         scores = None if gt is None else score(source, output, gt, self.scale, self.border)
         if scores is not None:
-            self.scores[job.name] = scores
-        if job.comparison is not None:
-            write_atomically(job.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
+            self.scores[task.name] = scores
+        if task.comparison is not None:
+            write_atomically(task.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
 
     def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
         """Call a function for an image; report an error and return None, unless it affects all images."""
@@ -195,7 +199,7 @@ class _Run:
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if _is_fatal(error):
                 raise
-            self.report(str(task.job.source), _reason(error))
+            self.report(str(task.source), _reason(error))
             return None
 
     def summarize(self, summary: str) -> int:

@@ -29,7 +29,7 @@ class Found:
 
     source: Path
     name: str
-    root: Path | None = None
+    root: Path | None
 
 
 def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report) -> list[Found]:
@@ -52,7 +52,7 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_file():
-            found.append(Found(path, path.name))
+            found.append(Found(path, path.name, None))
         elif path.is_dir() and text:
             if len(inputs) == 1 or path.resolve() not in excluded:  # photos/*, expanded by a shell, may include both
                 found += _in_folder(path, path, excluded, report)
