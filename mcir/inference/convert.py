@@ -30,11 +30,7 @@ def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Return images (..., C, H, W) unchanged if their type and values are valid.
-
-    Raises:
-        ValueError: there are no pixels, or the values are neither uint8, uint16, nor floats in about [0, 1].
-    """
+    """Return images (..., C, H, W) unchanged if they have pixels of type uint8 or uint16, or floats in about [0, 1]."""
     if images.numel() == 0:
         raise ValueError(f"image: expected at least one pixel, got shape {tuple(images.shape)}.")
     if images.dtype in PEAKS:
@@ -49,11 +45,7 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Convert an array (H, W, C) to a tensor (C, H, W) that shares its memory if possible.
-
-    Raises:
-        ValueError: the array does not contain numbers.
-    """
+    """Convert an array (H, W, C) to a tensor (C, H, W) that shares its memory if possible."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"array: expected uint8, uint16, or floats in [0, 1], got {array.dtype}.")
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
@@ -68,12 +60,7 @@ def as_array(image: Tensor) -> Array:
 def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
     """Return the colors (H, W, C) and the alpha channel (H, W) of an array (H, W) or (H, W, C).
 
-    Args:
-        image: image; the last of 2 or 4 channels is alpha, unless the network has the same number of channels.
-        channels: number of input channels of the network.
-
-    Raises:
-        ValueError: the array has another number of axes.
+    The last of 2 or 4 channels is alpha, unless a network has this number of input ``channels``.
     """
     if image.ndim == 2:
         return image[:, :, None], None
@@ -101,11 +88,7 @@ def apply_orientation(image: Image.Image) -> Image.Image:
 
 
 def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
-    """Return the colors (H, W, C) and the alpha channel (H, W) of a PIL image, uint8 or uint16.
-
-    Raises:
-        ValueError: the mode has more than 16 bits per sample.
-    """
+    """Return the colors (H, W, C) and the alpha channel (H, W) of a PIL image, uint8 or uint16."""
     if image.mode in _GREY_16:
         return np.asarray(image).astype(np.uint16)[:, :, None], None
     if image.mode in ("I", "F"):

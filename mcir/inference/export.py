@@ -76,15 +76,15 @@ def export(
         OSError: a file cannot be written.
     """
     targets = _targets(checkpoint, formats, output, overwrite)
-    if "onnx" in targets:
-        check_onnx(OLDEST_OPSET if opset is None else opset, check)
-    elif opset is not None:
+    if "onnx" not in targets and opset is not None:
         raise ExportError("--opset has no effect without --onnx.")
+    opset = OLDEST_OPSET if opset is None else opset
+    if "onnx" in targets:
+        check_onnx(opset, check)
     if not check and targets.keys() == {"safetensors"}:
         raise ExportError("--no-check has no effect on weights, which are not run.")
     section = None if opt is None else network_section(opt)
-    network = load_network(checkpoint, key, section=section)
-    return export_network(network, targets, OLDEST_OPSET if opset is None else opset, check)
+    return export_network(load_network(checkpoint, key, section=section), targets, opset, check)
 
 
 def export_network(

@@ -154,12 +154,7 @@ def check_onnx(opset: int, check: bool) -> None:
 
 
 def load_program(content: bytes, suffix: str) -> Callable[[Tensor], Tensor]:
-    """Return a function that applies the program in a file to images (B, C, H, W).
-
-    Args:
-        content: content of the file.
-        suffix: file extension: ``.onnx``, ``.pt`` or ``.pt2``.
-    """
+    """Return a function that applies the program in an ``.onnx``, ``.pt`` or ``.pt2`` file to images (B, C, H, W)."""
     if suffix == ".onnx":
         import onnxruntime
 

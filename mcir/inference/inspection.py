@@ -11,15 +11,7 @@ _SHOWN = 10
 
 
 def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool]:
-    """Return lines that describe the network of a weight file, and whether the file suffices to rebuild the network.
-
-    Args:
-        file: weight file.
-        key: entry of the file with the weights; default: the moving average if there is one.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
+    """Return lines that describe the network of a weight file, and whether the file suffices to rebuild the network."""
     weights = read_weights(file, key)
     total = sum(value.numel() for value in weights.tensors.values())
     lines = [

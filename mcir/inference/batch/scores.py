@@ -2,6 +2,9 @@
 
 PSNR and SSIM are those of ``mcir.metrics``, on 8-bit RGB, or on grey if all images are grey. They are computed in
 strips, which limits the memory; the results equal those of the whole image.
+
+Images are arrays (H, W, C), uint8 or uint16, C = 1 or 3. An output is ``scale`` times as large as its source. A ground
+truth is at least as large as the output; extra rows and columns at the bottom and right are ignored.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def check_sizes(size: tuple[int, int], gt_size: tuple[int, int], scale: int, bor
         size: height and width of the input image.
         gt_size: height and width of the ground truth, which may have up to ``scale`` - 1 extra rows and columns.
         scale: factor by which the restored image is larger.
-        border: pixels that are ignored on each side.
+        border: number of ignored pixels on each side.
 
     Raises:
         ValueError: the sizes differ, or are too small for SSIM.
@@ -71,15 +74,7 @@ def check_sizes(size: tuple[int, int], gt_size: tuple[int, int], scale: int, bor
 
 
 def score(source: Array, output: Array, gt: Array, scale: int, border: int = 0) -> Scores:
-    """Measure a restored image and its input.
-
-    Args:
-        source: input image, (H, W, C), uint8 or uint16, C = 1 or 3.
-        output: restored image, (scale·H, scale·W, C).
-        gt: ground truth, at least as large as the restored image.
-        scale: factor by which the restored image is larger.
-        border: pixels that are ignored on each side.
-    """
+    """Measure a restored image and its input; ``border`` pixels on each side are ignored."""
     height, width = output.shape[:2]
     channels = max(image.shape[2] for image in (source, output, gt))
 
@@ -115,15 +110,7 @@ def _psnr_and_ssim(output: _ReadRows, gt: _ReadRows, height: int, width: int, bo
 
 
 def draw_comparison(source: Array, output: Array, gt: Array | None, scale: int, scores: Scores | None) -> Array:
-    """Return input and output side by side; with a ground truth, also the ground truth and the error.
-
-    Args:
-        source: input image, (H, W, C), uint8 or uint16, C = 1 or 3.
-        output: restored image, (scale·H, scale·W, C).
-        gt: ground truth, at least as large as the restored image; None: there is none.
-        scale: factor by which the restored image is larger.
-        scores: numbers for the captions; None: captions without numbers.
-    """
+    """Return input and output side by side, and if there is a ground truth, also that and the error."""
     height, width = output.shape[:2]
     columns = 2 if gt is None else 4
     shrink = min(1.0, (LONGEST_SIDE // columns - 8) / width, (LONGEST_SIDE - 32) / height)  # gaps, captions
@@ -149,13 +136,7 @@ def mean(scores: Mapping[str, Scores]) -> Scores:
 
 
 def write_scores(folder: Path, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` and ``metrics.csv``.
-
-    Args:
-        folder: folder of the files.
-        scores: scores by the name of the image.
-        facts: other entries of the JSON file, in which an infinite PSNR is the string ``"inf"``.
-    """
+    """Write ``metrics.json``, with other facts about the run, and ``metrics.csv``; an infinite PSNR is ``inf``."""
     rows = {printable(name): asdict(values) for name, values in {**scores, "mean": mean(scores)}.items()}
     images = {
         name: {key: value if math.isfinite(value) else str(value) for key, value in row.items()}

@@ -70,10 +70,7 @@ def demo(
 
 
 def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """Return the checkpoint files by their names on the page.
-
-    Args:
-        checkpoints: files, or ``NAME=FILE``.
+    """Return the checkpoint files by their names on the page: ``NAME=FILE``, or the names of the files.
 
     Raises:
         ValueError: a file does not exist, or two checkpoints have the same name.

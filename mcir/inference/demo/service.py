@@ -58,15 +58,10 @@ class RequestError(ValueError):
 
 
 class Restoration(NamedTuple):
-    """The files of a restored image.
+    """The files of a restored image, widths and heights, and the computing time.
 
-    Attributes:
-        before: opaque 8-bit image of the input, enlarged bicubically to the size of the output.
-        after: opaque 8-bit image of the output.
-        result: output with the bit depth, transparency and metadata of the input.
-        size: width and height of the input.
-        restored: width and height of the output.
-        seconds: computing time of the network.
+    ``before`` and ``after`` are opaque 8-bit images of the size of the output; ``result`` keeps the bit depth, the
+    transparency and the metadata of the input.
     """
 
     before: Path
@@ -80,9 +75,12 @@ class Restoration(NamedTuple):
 class DemoService:
     """The networks of a demo and the operations of its page.
 
+    For visitors, only files in ``folder`` are read, and an operation that fails raises a ``RequestError``. The methods
+    that read an uploaded image also accept its preview.
+
     Args:
         checkpoints: weight files by the names on the page.
-        folder: folder of uploads and results; for visitors, no files outside it are read.
+        folder: folder of uploads and results.
         megapixels: largest size of a restored image.
         device: device of the networks; None: a GPU if there is one.
         tile: tile size, as for ``Restorer``.
@@ -114,21 +112,12 @@ class DemoService:
             pass
 
     def check(self) -> None:
-        """Load every checkpoint, so that an invalid one is found before the demo starts.
-
-        Raises:
-            ValueError: a checkpoint cannot be loaded, or does not support the device or the size of the tiles.
-            OSError: a file cannot be read.
-        """
+        """Load every checkpoint, so that an invalid one is found before the demo starts."""
         for name in reversed(self.names):  # the first networks remain in memory
             self._load(name)
 
     def restorer(self, name: str) -> Restorer:
-        """Return the restorer of a network. The path of its file is not in error messages, but in the log.
-
-        Raises:
-            RequestError: there is no such network, or its file cannot be read.
-        """
+        """Return the restorer of a network; if it cannot be loaded, only the log contains the path of its file."""
         if name not in self.names:
             raise RequestError("There is no such network.")
         try:
@@ -138,14 +127,11 @@ class DemoService:
             raise RequestError(f"The network '{name}' cannot be loaded.") from error
 
     def check_image(self, file: str, name: str | None = None) -> tuple[int, int]:
-        """Check an uploaded image by its header, and return its height and width.
+        """Check an image by its header, and return its height and width.
 
         Args:
             file: uploaded file.
             name: network for the image; None for a ground truth.
-
-        Raises:
-            RequestError: the file is not an image, is too large, or was not uploaded.
         """
         path = Path(file).resolve()
         if not (path.is_relative_to(self.folder) and path.is_file()):
@@ -165,11 +151,7 @@ class DemoService:
         )
 
     def preview(self, file: str, name: str | None = None) -> str:
-        """Return a file that browsers can show: an uploaded file itself, or an 8-bit PNG file next to it.
-
-        Raises:
-            RequestError: the file is not an image, or is too large.
-        """
+        """Return a file that browsers can show: an uploaded file itself, or an 8-bit PNG file next to it."""
         self.check_image(file, name)
         image = _read(file)
         if image.format in _BROWSER_FORMATS:
@@ -184,9 +166,6 @@ class DemoService:
             photo: key of ``PHOTOS``.
             name: name of the network.
             degradation: key of ``DEGRADATIONS``; ignored for super-resolution, for which the photograph is downscaled.
-
-        Raises:
-            RequestError: there is no such photograph, network or degradation.
         """
         scale = self.restorer(name).scale
         if degradation not in DEGRADATIONS or photo not in PHOTOS:
@@ -207,16 +186,7 @@ class DemoService:
         return path.name.partition("-")[0] if path.parent == self.examples else None
 
     def restore(self, file: str, name: str, ensemble: bool = False) -> Restoration:
-        """Restore an image and write the result.
-
-        Args:
-            file: uploaded file, or its preview.
-            name: name of the network.
-            ensemble: whether the result is the mean over eight flips and rotations.
-
-        Raises:
-            RequestError: the image cannot be restored, or the demo was stopped.
-        """
+        """Restore an image, and write the result; with ``ensemble``, it is the mean over eight flips and rotations."""
         file = _original(file)
         self.check_image(file, name)
         restorer = self.restorer(name)
@@ -242,16 +212,7 @@ class DemoService:
         return Restoration(before, after, result, (source.width, source.height), restored, seconds)
 
     def measure(self, file: str, result: str, truth: str) -> Scores:
-        """Compare an image and its restored version with a ground truth.
-
-        Args:
-            file: input file, or its preview.
-            result: output file.
-            truth: file of the ground truth, or its preview.
-
-        Raises:
-            RequestError: a file is not an image, or the sizes differ.
-        """
+        """Compare an image and its restored version with a ground truth."""
         files = _original(file), result, _original(truth)
         size, restored, expected = map(self.check_image, files)
         scale = restored[0] // size[0]
@@ -288,7 +249,7 @@ def photograph(title: str) -> Array:
 
 
 def _size_in_header(file: str) -> tuple[int, int]:
-    """Return the height and width that a decoder would allocate, from the header of a file in a supported format."""
+    """Return the height and width that a decoder would allocate, without decoding a truncated file."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             return decoded_size(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from mcir.data.codec import Array
@@ -92,7 +93,4 @@ def with_bits(picture: Picture, bits: int) -> Picture:
 def _converted(samples: Array) -> Array:
     if samples.dtype == np.uint8:
         return np.multiply(samples, 257, dtype=np.uint16)
-    result = np.empty(samples.shape, np.uint8)
-    for rows in row_bands(len(samples), samples[0].nbytes):
-        result[rows] = (samples[rows].astype(np.uint32) + 128) // 257
-    return result
+    return cv2.convertScaleAbs(samples, alpha=1 / 257).reshape(samples.shape)

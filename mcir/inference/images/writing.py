@@ -33,26 +33,14 @@ _LOG = logging.getLogger("mcir")
 
 @dataclass(frozen=True)
 class Format:
-    """An image format.
-
-    Attributes:
-        name: name for Pillow and for messages.
-        unsupported: properties of an image that the format cannot hold.
-        max_side: largest height and width.
-    """
+    """An image format: its name in Pillow, the properties of an image that it cannot hold, and its largest side."""
 
     name: str
     unsupported: frozenset[str] = frozenset()
     max_side: int = 2**31 - 1
 
     def incompatibility(self, picture: Picture, bits: int | None = None, scale: int = 1) -> str | None:
-        """Return the reason why the format cannot hold an image; None if it can.
-
-        Args:
-            picture: the image, or the input from which it will be computed.
-            bits: bits per sample of the image; default: those of ``picture``.
-            scale: factor by which the image is larger than ``picture``.
-        """
+        """Return the reason why the format cannot hold an image with other bits or another scale; None if it can."""
         height, width = picture.height * scale, picture.width * scale
         if max(height, width) > self.max_side:
             return f"{self.name} files have at most {self.max_side} rows and columns, got {height}×{width}"
