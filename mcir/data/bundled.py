@@ -117,5 +117,5 @@ def divide(images: Memory, size: int | None) -> Memory:
         corners = itertools.product(*(range(0, side - size + 1, size) for side in info[:2]))
         for number, (top, left) in enumerate(corners, start=1):
             key = f"{Path(name).stem}_s{number:03d}{Path(name).suffix}"
-            tiles[key] = images.read_crop(name, top, left, size, size)
+            tiles[key] = images.read(name, Window(top, left, size, size))
     return Memory(tiles)

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mcir.data.errors import DataError
+from mcir.data.transforms import Window, crop_image
 from mcir.device import memory_available
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -156,13 +157,13 @@ def decode_fully(stream: BinaryIO) -> None:
         raise DataError(f"truncated or damaged ({error})") from error
 
 
-def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int] | None = None) -> Array:
+def decode(data: bytes | memoryview, name: str, window: Window | None = None) -> Array:
     """Decode an image file in memory.
 
     Args:
         data: content of the file.
         name: name of the file, for the message.
-        window: (top, left, height, width) of the part to return; None: the full image.
+        window: part to return; None: the full image.
 
     Returns:
         (H, W, C), C = 1 or 3 (RGB), uint8 or uint16.
@@ -177,8 +178,7 @@ def decode(data: bytes | memoryview, name: str, window: tuple[int, int, int, int
         _check_header(data, name)
         raise DataError(f"{name}: cannot be decoded")
     if window is not None:
-        top, left, height, width = window
-        image = image[top : top + height, left : left + width]
+        image = crop_image(image, window)
     if image.ndim == 2:
         return np.ascontiguousarray(image)[:, :, None]
     if image.shape[2] < 3:

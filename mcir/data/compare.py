@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from mcir.data.errors import DataError
 from mcir.data.manifest import EVIDENCE, FolderRule, Manifest, PairRule
 from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.parallel import Progress, in_order
-from mcir.data.storage import Headers, open_storage
+from mcir.data.storage import Headers, open_storage, read_info
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,11 @@ def compare(
             matches.append(f"{rule.path}: missing, optional ({rule.content})")
         else:
             differences.append(f"{folder / rule.path}: no such folder ({rule.content})")
-    total, done = sum(len(headers.keys()) for headers in found.values()), 0
+    work = [(headers, key) for headers in found.values() for key in headers.keys()]  # noqa: SIM118 (not a mapping)
+    list(in_order(lambda item: read_info(*item, problems=[]), work, workers, progress))  # fills the caches
     for rule in manifest.folders:
         if rule.path in found:
             headers = found[rule.path]
-            for _ in in_order(headers.load, headers.keys(), workers):
-                done += 1
-                if progress is not None:
-                    progress(done, total)
             problems = _folder_differences(rule, headers)
             differences += problems
             if not problems:
@@ -87,27 +85,12 @@ class _CachedHeaders:
     """Names and headers of a storage, each read once."""
 
     def __init__(self, storage: Headers) -> None:
-        self._storage = storage
         self._keys = storage.keys()
-        self._infos: dict[str, ImageInfo | DataError] = {}
+        self.path = storage.path
+        self.info = functools.cache(storage.info)
 
     def keys(self) -> list[str]:
         return self._keys
-
-    def path(self, key: str) -> str:
-        return self._storage.path(key)
-
-    def load(self, key: str) -> None:
-        try:
-            self._infos[key] = self._storage.info(key)
-        except DataError as error:
-            self._infos[key] = error
-
-    def info(self, key: str) -> ImageInfo:
-        info = self._infos[key]
-        if isinstance(info, DataError):
-            raise info
-        return info
 
 
 def _summary(rule: FolderRule, headers: _CachedHeaders) -> str:
@@ -134,12 +117,9 @@ def _folder_differences(rule: FolderRule, headers: _CachedHeaders) -> list[str]:
     for key in keys:
         if rule.names and not re.fullmatch(rule.names, key):
             found.append(f"{headers.path(key)}: expected a name that matches {rule.names}")
-        try:
-            info = headers.info(key)
-        except DataError as error:
-            found.append(f"{headers.path(key)}: {error}")
-            continue
-        found += [f"{headers.path(key)}: {problem}" for problem in _size_differences(rule, key, info)]
+        info = read_info(headers, key, found)
+        if info is not None:
+            found += [f"{headers.path(key)}: {problem}" for problem in _size_differences(rule, key, info)]
     return found
 
 

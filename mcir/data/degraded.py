@@ -66,7 +66,7 @@ class DegradedImages:
         return self._bound[index]
 
     def _clean(self, key: str, window: Window) -> npt.NDArray[Any]:
-        return np.array(convert_color(self.images.read_crop(key, *window), self.color))
+        return np.array(convert_color(self.images.read(key, window), self.color))
 
 
 def as_tensor(image: npt.NDArray[Any], bits: int) -> Tensor:

@@ -27,6 +27,7 @@ import numpy as np
 
 from mcir.data.codec import Array, ImageInfo, decode, probe
 from mcir.data.errors import DataError
+from mcir.data.transforms import Window, crop_image
 
 Codec: TypeAlias = Literal["encoded", "raw"]
 
@@ -138,16 +139,14 @@ class LmdbStore:
             info = self._infos[key] = probe(io.BytesIO(self.value(key)))
         return info
 
-    def read(self, key: str) -> Array:
-        """Return an image (H, W, C)."""
-        return self._raw(key).copy() if self.codec == "raw" else decode(self.value(key), self.path(key))
-
-    def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of an image; the codec ``raw`` reads and copies only this part."""
-        if self.codec == "raw":
-            crop: Array = self._raw(key)[top : top + height, left : left + width].copy()
-            return crop
-        return decode(self.value(key), self.path(key), (top, left, height, width))
+    def read(self, key: str, window: Window | None = None) -> Array:
+        """Return an image (H, W, C) or a part of it; the codec ``raw`` reads and copies only this part."""
+        if self.codec == "encoded":
+            return decode(self.value(key), self.path(key), window)
+        height, width, channels, bits = self._infos[key]
+        samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
+        image: Array = samples.reshape(height, width, channels)  # a view of the memory map
+        return (image if window is None else crop_image(image, window)).copy()
 
     def record(self, key: str) -> ImageRecord | None:
         """Return the record of an image; None in a database of BasicSR."""
@@ -167,12 +166,6 @@ class LmdbStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None, "_process": -1}
-
-    def _raw(self, key: str) -> Array:
-        """Return an image as a view of the memory map, which callers must copy."""
-        height, width, channels, bits = self._infos[key]
-        samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
-        return samples.reshape(height, width, channels)
 
     def _get(self, key: bytes) -> memoryview | None:
         value = self._transaction().get(key)

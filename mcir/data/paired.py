@@ -209,7 +209,7 @@ class PairDataset(Dataset[Item]):
             return gt, lq
         on_gt = window.times(self.scale)
         on_gt = on_gt._replace(top=on_gt.top + pair.top, left=on_gt.left + pair.left)
-        gt, lq = self._gt.read_crop(pair.gt, *on_gt), self._lq.read_crop(pair.lq, *window)
+        gt, lq = self._gt.read(pair.gt, on_gt), self._lq.read(pair.lq, window)
         return convert_color(gt, self.color), convert_color(lq, self.color)
 
     @staticmethod

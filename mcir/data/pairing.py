@@ -13,7 +13,7 @@ from mcir.checks import check_argument, check_at_least, check_choice
 from mcir.data.codec import ImageInfo
 from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.matching import FilenameTemplate, match_names
-from mcir.data.storage import Headers
+from mcir.data.storage import Headers, read_info
 
 _LOG = logging.getLogger("mcir")
 
@@ -152,13 +152,13 @@ def examine_pairs(
     last_key, gt_info = "", None
     for gt_key, lq_key in matched:
         if gt_key != last_key:
-            last_key, gt_info = gt_key, _info(gt, gt_key, problems)
+            last_key, gt_info = gt_key, read_info(gt, gt_key, problems)
         if lq is None or lq_key is None:
             lq_info = gt_info and gt_info._replace(
                 height=gt_info.height // rules.scale, width=gt_info.width // rules.scale
             )
         else:
-            lq_info = _info(lq, lq_key, problems)
+            lq_info = read_info(lq, lq_key, problems)
         if gt_info is None or lq_info is None:
             continue
         problem = _size_problem(gt_info, lq_info, rules)
@@ -202,14 +202,6 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
     if not names:
         raise DataError(f"meta_info_file {path}: contains no image name")
     return names
-
-
-def _info(storage: Headers, key: str, problems: list[str]) -> ImageInfo | None:
-    try:
-        return storage.info(key)
-    except DataError as error:
-        problems.append(f"{storage.path(key)}: {error}")
-        return None
 
 
 def _size(info: ImageInfo) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
@@ -16,26 +17,30 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-def in_order(function: Callable[[A], R], items: Iterable[A], workers: int | None) -> Iterator[R]:
+def in_order(
+    function: Callable[[A], R], items: Collection[A], workers: int | None = None, progress: Progress | None = None
+) -> Iterator[R]:
     """Apply a function to items in threads, and yield the results in the order of the items.
 
     At most ``2·workers + 1`` results are kept in memory.
 
     Args:
         function: function to apply to each item.
-        items: items; an iterator is consumed as needed.
+        items: items to process.
         workers: number of threads; None: one per CPU core.
+        progress: function to call after the result of each item was used.
     """
     count = workers or cpu_count()
-    pending: deque[Future[R]] = deque()
+    remaining = iter(items)
     with ThreadPoolExecutor(count) as pool:
+        pending: deque[Future[R]] = deque()
         try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * count:
-                    yield pending.popleft().result()
-            while pending:
+            for done in range(1, len(items) + 1):
+                new = itertools.islice(remaining, 2 * count + 1 - len(pending))
+                pending.extend(pool.submit(function, item) for item in new)
                 yield pending.popleft().result()
+                if progress is not None:
+                    progress(done, len(items))
         finally:
             for future in pending:
                 future.cancel()

@@ -6,13 +6,14 @@ with the same settings and its source has not changed since. Nothing is written 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,9 +26,13 @@ from mcir.data.lmdb_store import Codec, ImageRecord, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
 from mcir.data.resize import imresize
-from mcir.data.storage import Folder, stem
+from mcir.data.storage import Folder, read_info, stem
+from mcir.data.transforms import Window, crop_image
 
 SETTINGS_FILE = ".mcir_prepare.json"
+
+Convert: TypeAlias = Callable[[Array], Array]
+"""Function that makes an output from a source image."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,10 @@ def create_lmdb(
             return key, data, ImageRecord(info, zlib.crc32(data), *stamp)
 
         written = 0
-        for done, loaded in enumerate(in_order(load, infos, workers), start=1):
+        for loaded in in_order(load, infos, workers, progress):
             if loaded is not None:
                 writer.put(*loaded)
                 written += 1
-            if progress is not None:
-                progress(done, len(infos))
         checksum = writer.complete()
     return Prepared(len(infos), written, len(infos) - written, len(gone), checksum)
 
@@ -136,23 +139,16 @@ def extract_subimages(
     """
     check_at_least(1, size=size, step=step)
     check_at_least(0, threshold=threshold)
-    source, infos = _open_source(folder, target, size)
-    out = _Outputs(source, target, {"made": "subimages", "size": size, "step": step, "threshold": threshold,
-                                    "strip": strip}, infos, strip)  # fmt: skip
 
-    def divide(key: str) -> tuple[int, int]:
-        tops, lefts = (_starts(side, size, step, threshold) for side in infos[key][:2])
-        corners = [(top, left) for top in tops for left in lefts]
-        paths = {out.path(key, f"_s{number:03d}"): corner for number, corner in enumerate(corners, start=1)}
-        outdated = [path for path in paths if not out.is_current(path, key)]
-        image = source.read(key) if outdated else None
-        for path in outdated:
-            assert image is not None
-            top, left = paths[path]
-            write_atomically(path, encode_png(image[top : top + size, left : left + size]))
-        return len(outdated), len(paths) - len(outdated)
+    def squares(info: ImageInfo) -> dict[str, Convert]:
+        tops, lefts = (_starts(side, size, step, threshold) for side in info[:2])
+        windows = [Window(top, left, size, size) for top in tops for left in lefts]
+        return {
+            f"_s{number:03d}": functools.partial(crop_image, window=window) for number, window in enumerate(windows, 1)
+        }
 
-    return _run(divide, infos, progress, workers)
+    settings = {"made": "subimages", "size": size, "step": step, "threshold": threshold, "strip": strip}
+    return _write_files(folder, target, settings, squares, size, progress, workers)
 
 
 def create_lr(
@@ -179,17 +175,8 @@ def create_lr(
             made with other settings.
     """
     check_at_least(2, scale=scale)
-    source, infos = _open_source(folder, target, scale)
-    out = _Outputs(source, target, {"made": "lr", "scale": scale}, infos)
-
-    def shrink(key: str) -> tuple[int, int]:
-        path = out.path(key)
-        if out.is_current(path, key):
-            return 0, 1
-        write_atomically(path, encode_png(downscale(source.read(key), scale)))
-        return 1, 0
-
-    return _run(shrink, infos, progress, workers)
+    outputs: dict[str, Convert] = {"": functools.partial(downscale, scale=scale)}
+    return _write_files(folder, target, {"made": "lr", "scale": scale}, lambda info: outputs, scale, progress, workers)
 
 
 def downscale(image: Array, scale: int) -> Array:
@@ -214,69 +201,73 @@ def check_target(source: str | Path, target: str | Path) -> None:
 
 
 def _open_source(folder: str | Path, target: str | Path, min_side: int = 1) -> tuple[Folder, dict[str, ImageInfo]]:
-    """Return the source images and their headers.
-
-    Raises:
-        DataError: there are no images, some are unreadable or too small, or the target is inside of the source.
-    """
+    """Return the source images and their headers, or raise an error that lists unreadable and too small images."""
     source = Folder(folder)
     check_target(folder, target)
-    infos, problems = {}, []
+    infos: dict[str, ImageInfo] = {}
+    problems: list[str] = []
     for key in source.keys():  # noqa: SIM118 (not a mapping)
-        try:
-            infos[key] = info = source.info(key)
+        info = read_info(source, key, problems)
+        if info is not None:
+            infos[key] = info
             if min(info.height, info.width) < min_side:
                 problems.append(f"{source.path(key)}: {info.width}×{info.height} pixels, expected at least {min_side}")
-        except DataError as error:
-            problems.append(f"{source.path(key)}: {error}")
     raise_data_errors(problems, str(source.root))
     if not infos:
         raise DataError(f"{source.root}: no images")
     return source, infos
 
 
-class _Outputs:
-    """The output files of a preparation.
+def _write_files(
+    folder: str | Path,
+    target: str | Path,
+    settings: dict[str, Any],
+    outputs: Callable[[ImageInfo], dict[str, Convert]],
+    min_side: int,
+    progress: Progress | None,
+    workers: int | None,
+) -> Prepared:
+    """Write PNG files made from the images of a folder; files that are newer than their source are kept.
 
-    Args:
-        source: source images.
-        target: folder of the outputs.
-        settings: settings of the preparation, which all outputs of the folder share.
-        keys: keys of the source images.
-        strip: suffix to remove from names.
-
-    Raises:
-        DataError: two outputs have the same name, or the target was made with other settings.
+    ``outputs`` returns the suffixes of the names of an image's files, and the functions that make the files.
     """
+    source, infos = _open_source(folder, target, min_side)
+    target = Path(target).expanduser()
+    bases = {key: f"{target}/{stem(key).removesuffix(settings.get('strip', ''))}" for key in infos}
+    first = {base: key for key, base in reversed(bases.items())}
+    problems = [
+        f"{source.path(key)}: same output name as {source.path(first[base])}"
+        for key, base in bases.items()
+        if first[base] != key
+    ]
+    raise_data_errors(problems, str(source.root))
+    _check_settings(target, settings)
 
-    def __init__(
-        self, source: Folder, target: str | Path, settings: Mapping[str, Any], keys: Iterable[str], strip: str = ""
-    ) -> None:
-        self._source, self._target, self._strip = source, Path(target).expanduser(), strip
-        sources: dict[Path, str] = {}
-        problems = []
-        for key in keys:
-            other = sources.setdefault(self.path(key), key)
-            if other != key:
-                problems.append(f"{source.path(key)}: same output name as {source.path(other)}")
-        raise_data_errors(problems, str(source.root))
-        settings_file = self._target / SETTINGS_FILE
-        if settings_file.is_file():
-            known = json.loads(settings_file.read_text(encoding="utf-8"))
-            if known != settings:
-                raise DataError(f"{target}: was made with {known}, not with {settings}; choose another target")
-        elif self._target.is_dir() and any(self._target.iterdir()):
-            raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
-        else:
-            write_atomically(settings_file, json.dumps(settings).encode())
+    def write(key: str) -> tuple[int, int]:
+        paths = {Path(f"{bases[key]}{suffix}.png"): convert for suffix, convert in outputs(infos[key]).items()}
+        _, modified = _stamp(source, key)
+        outdated = [path for path in paths if not (path.is_file() and path.stat().st_mtime_ns >= modified)]
+        if outdated:
+            image = source.read(key)
+            for path in outdated:
+                write_atomically(path, encode_png(paths[path](image)))
+        return len(outdated), len(paths)
 
-    def path(self, key: str, suffix: str = "") -> Path:
-        """Return the path of an output."""
-        return self._target / f"{stem(key).removesuffix(self._strip)}{suffix}.png"
+    written, total = map(sum, zip(*in_order(write, infos, workers, progress), strict=True))
+    return Prepared(len(infos), written, total - written)
 
-    def is_current(self, path: Path, key: str) -> bool:
-        """Return whether an output exists and is newer than its source."""
-        return path.is_file() and path.stat().st_mtime_ns >= _stamp(self._source, key)[1]
+
+def _check_settings(target: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings to a new target, or raise an error if an existing target was made with other settings."""
+    file = target / SETTINGS_FILE
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if known != settings:
+            raise DataError(f"{target}: was made with {known}, not with {settings}; choose another target")
+    elif target.is_dir() and any(target.iterdir()):
+        raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
+    else:
+        write_atomically(file, json.dumps(settings).encode())
 
 
 def _stamp(source: Folder, key: str) -> tuple[int, int]:
@@ -290,15 +281,3 @@ def _starts(side: int, size: int, step: int, threshold: int) -> list[int]:
     if side - (starts[-1] + size) > threshold:
         starts.append(side - size)
     return starts
-
-
-def _run(
-    work: Callable[[str], tuple[int, int]], keys: dict[str, ImageInfo], progress: Progress | None, workers: int | None
-) -> Prepared:
-    """Apply ``work``, which returns the numbers of written and skipped outputs of a key, to all keys."""
-    written = skipped = 0
-    for done, (new, existing) in enumerate(in_order(work, keys, workers), start=1):
-        written, skipped = written + new, skipped + existing
-        if progress is not None:
-            progress(done, len(keys))
-    return Prepared(len(keys), written, skipped)

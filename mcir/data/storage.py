@@ -11,6 +11,7 @@ from mcir.checks import check_argument
 from mcir.data.codec import EXTENSIONS, Array, ImageInfo, decode, info_of, probe
 from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
+from mcir.data.transforms import Window, crop_image
 
 
 class Headers(Protocol):
@@ -36,8 +37,8 @@ class Headers(Protocol):
 class Storage(Headers, Protocol):
     """A set of images."""
 
-    def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of an image (height, width, C). It may be a view, which must not be written to.
+    def read(self, key: str, window: Window | None = None) -> Array:
+        """Return an image (H, W, C) or a part of it, possibly as a view, which must not be written to.
 
         Raises:
             DataError: the image is unreadable or truncated. The message names it.
@@ -82,13 +83,9 @@ class Folder:
         except OSError as error:
             raise DataError(error.strerror or str(error)) from error
 
-    def read(self, key: str) -> Array:
-        """Return an image (H, W, C)."""
-        return decode(self.value(key), self.path(key))
-
-    def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a part of an image; the full file is decoded."""
-        return decode(self.value(key), self.path(key), (top, left, height, width))
+    def read(self, key: str, window: Window | None = None) -> Array:
+        """Return an image (H, W, C) or a part of it; the full file is decoded."""
+        return decode(self.value(key), self.path(key), window)
 
     def value(self, key: str) -> bytes:
         """Return the content of a file.
@@ -120,13 +117,18 @@ class Memory:
         """Return the size, channels and bits of an image."""
         return info_of(self._images[key])
 
-    def read(self, key: str) -> Array:
-        """Return an image (H, W, C)."""
-        return self._images[key]
+    def read(self, key: str, window: Window | None = None) -> Array:
+        """Return a view of an image (H, W, C) or of a part of it."""
+        return self._images[key] if window is None else crop_image(self._images[key], window)
 
-    def read_crop(self, key: str, top: int, left: int, height: int, width: int) -> Array:
-        """Return a view of a part of an image."""
-        return self._images[key][top : top + height, left : left + width]
+
+def read_info(storage: Headers, key: str, problems: list[str]) -> ImageInfo | None:
+    """Return the header of an image; if it is unreadable, append the problem to ``problems`` and return None."""
+    try:
+        return storage.info(key)
+    except DataError as error:
+        problems.append(f"{storage.path(key)}: {error}")
+        return None
 
 
 def stem(key: str) -> str:

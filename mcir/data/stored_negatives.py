@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from mcir.data.errors import DataError, raise_data_errors
+from mcir.data.errors import raise_data_errors
 from mcir.data.matching import keys_by_stem
-from mcir.data.storage import Storage
+from mcir.data.storage import Storage, read_info
 from mcir.data.transforms import Window
 
 
@@ -43,9 +43,7 @@ class StoredNegatives:
 
     def read_crops(self, index: int, window: Window) -> list[npt.NDArray[Any]]:
         """Return the same part (height, width, C) of the K negatives of a pair."""
-        return [
-            storage.read_crop(keys[index], *window) for storage, keys in zip(self._storages, self._keys, strict=True)
-        ]
+        return [storage.read(keys[index], window) for storage, keys in zip(self._storages, self._keys, strict=True)]
 
     def _match(
         self, storage: Storage, names: Sequence[str], sizes: Sequence[tuple[int, int]], problems: list[str]
@@ -59,10 +57,8 @@ class StoredNegatives:
                 problem = f"several negatives, {', '.join(map(storage.path, found))}" if found else "no such negative"
                 problems.append(f"{storage.path(name)}: {problem} (with any extension)")
                 continue
-            try:
-                info = storage.info(found[0])
-            except DataError as error:
-                problems.append(f"{storage.path(found[0])}: {error}")
+            info = read_info(storage, found[0], problems)
+            if info is None:
                 continue
             if (info.height, info.width) != (height, width):
                 problems.append(

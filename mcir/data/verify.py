@@ -62,12 +62,10 @@ def verify(
         raise DataError(f"{path}: no images")
     problems: list[str] = []
     digest, size = hashlib.sha256(), 0
-    for done, (key, length, crc, problem) in enumerate(in_order(_examine, work, workers), start=1):
+    for key, length, crc, problem in in_order(_examine, work, workers, progress):
         digest.update(b"%d:%s%d" % (len(to_bytes(key)), to_bytes(key), crc))
         size += length
         problems += [problem] if problem else []
-        if progress is not None:
-            progress(done, len(work))
     if len(storages) == 2:
         problems += [line for line in _pair_problems(storages[0], storages[1], filename_tmpl) if line not in problems]
     return Verified(len(work), size, f"sha256:{digest.hexdigest()}", tuple(problems))

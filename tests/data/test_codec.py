@@ -17,6 +17,7 @@ from mcir.data.codec import (
     probe,
 )
 from mcir.data.errors import DataError
+from mcir.data.transforms import Window
 from tests.data.images import noise, save, smooth, truncate
 
 FORMATS = [
@@ -32,7 +33,7 @@ def test_lossless_formats_are_decoded_exactly(tmp_path, name, channels, dtype):
     save(tmp_path / name, image)
     data = (tmp_path / name).read_bytes()
     assert np.array_equal(decode(data, name), image)
-    assert np.array_equal(decode(data, name, (3, 5, 7, 11)), image[3:10, 5:16])
+    assert np.array_equal(decode(data, name, Window(3, 5, 7, 11)), image[3:10, 5:16])
     assert probe(io.BytesIO(data)) == info_of(image)
     check_image(data)
 

@@ -13,6 +13,7 @@ from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
+from mcir.data.transforms import Window
 from tests.data.images import noise, save
 
 
@@ -34,9 +35,9 @@ def test_a_database_has_the_images_of_its_folder(folder, tmp_path, codec):
         assert store.info(key) == files.info(key)
         assert np.array_equal(store.read(key), files.read(key))
         assert store.read(key).dtype == files.read(key).dtype
-        assert np.array_equal(store.read_crop(key, 1, 2, 3, 4), files.read_crop(key, 1, 2, 3, 4))
+        assert np.array_equal(store.read(key, Window(1, 2, 3, 4)), files.read(key, Window(1, 2, 3, 4)))
     with pytest.raises(DataError, match=r"gone\.png: no such image"):
-        store.read_crop("gone.png", 0, 0, 1, 1) if codec == "encoded" else store.value("gone.png")
+        store.read("gone.png", Window(0, 0, 1, 1)) if codec == "encoded" else store.value("gone.png")
 
 
 def test_reading_a_raw_crop_copies_only_the_crop(tmp_path):
@@ -44,7 +45,7 @@ def test_reading_a_raw_crop_copies_only_the_crop(tmp_path):
     save(tmp_path / "in" / "large.png", image)
     create_lmdb(tmp_path / "in", tmp_path / "x.lmdb", "raw")
     store = LmdbStore(tmp_path / "x.lmdb")
-    assert np.array_equal(store.read_crop("large.png", 700, 800, 16, 16), image[700:716, 800:816])
+    assert np.array_equal(store.read("large.png", Window(700, 800, 16, 16)), image[700:716, 800:816])
 
     def peak_memory(function):
         """Return the peak memory of a call in bytes."""
@@ -54,7 +55,7 @@ def test_reading_a_raw_crop_copies_only_the_crop(tmp_path):
         tracemalloc.stop()
         return peak
 
-    assert peak_memory(lambda: store.read_crop("large.png", 700, 800, 16, 16)) < 20_000
+    assert peak_memory(lambda: store.read("large.png", Window(700, 800, 16, 16))) < 20_000
     assert peak_memory(lambda: store.read("large.png")) > 2000 * 2000 * 3
 
 
@@ -62,7 +63,7 @@ def test_reading_a_raw_crop_copies_only_the_crop(tmp_path):
 def test_images_stay_valid_without_their_store(folder, tmp_path, codec):
     create_lmdb(folder, tmp_path / "x.lmdb", codec)
     full = LmdbStore(tmp_path / "x.lmdb").read("a.png")
-    crop = LmdbStore(tmp_path / "x.lmdb").read_crop("a.png", 0, 0, 20, 30)
+    crop = LmdbStore(tmp_path / "x.lmdb").read("a.png", Window(0, 0, 20, 30))
     gc.collect()
     assert np.array_equal(full, crop) and full.flags.writeable
 

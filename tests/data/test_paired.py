@@ -307,8 +307,8 @@ def test_the_full_image_is_read_once(monkeypatch):
     gt = Memory({"a": smooth(40, 40), "b": smooth(40, 40, seed=1)})
     dataset = StoredPairs(gt, degradation={"type": "HeteroscedasticNoise"}, gt_size=16)
     sizes = []
-    read = gt.read_crop
-    monkeypatch.setattr(gt, "read_crop", lambda key, *window: (sizes.append(window[2:]), read(key, *window))[1])
+    read = gt.read
+    monkeypatch.setattr(gt, "read", lambda key, window: (sizes.append(window[2:]), read(key, window))[1])
     for position in range(20):
         dataset[SampleIndex(position % 2, position, 0)]
     assert sizes.count((40, 40)) == 2 and sizes.count((16, 16)) == 20

@@ -7,6 +7,7 @@ from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder, Memory, open_storage, stem
+from mcir.data.transforms import Window
 from mcir.errors import ArgumentError
 from tests.data.images import noise, save
 
@@ -25,7 +26,7 @@ def test_a_folder_reads_crops_and_headers(tmp_path):
     save(tmp_path / "sub" / "x.png", image)
     folder = Folder(tmp_path)
     assert np.array_equal(folder.read("sub/x.png"), image)
-    assert np.array_equal(folder.read_crop("sub/x.png", 2, 3, 10, 20), image[2:12, 3:23])
+    assert np.array_equal(folder.read("sub/x.png", Window(2, 3, 10, 20)), image[2:12, 3:23])
     assert folder.info("sub/x.png") == (20, 30, 3, 8)
     assert folder.path("sub/x.png") == str(tmp_path / "sub" / "x.png")
 
@@ -47,7 +48,7 @@ def test_memory_has_the_same_interface():
     memory = Memory({"b": image, "a": noise(3, 3)})
     assert memory.keys() == ["a", "b"]
     assert memory.info("b") == (6, 7, 1, 16)
-    assert np.array_equal(memory.read_crop("b", 1, 2, 3, 4), image[1:4, 2:6])
+    assert np.array_equal(memory.read("b", Window(1, 2, 3, 4)), image[1:4, 2:6])
 
 
 def test_the_path_or_the_option_selects_the_backend(tmp_path):

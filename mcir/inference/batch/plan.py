@@ -231,7 +231,7 @@ def probe_inputs(
         exists = skip_existing and _has_size(job.target, info.height * scale, info.width * scale)
         return Task(**vars(job), gt=gt, exists=exists, info=info)
 
-    return [task for task in in_order(probe, jobs, None) if task is not None]
+    return [task for task in in_order(probe, jobs) if task is not None]
 
 
 def _has_size(path: Path, height: int, width: int) -> bool:
