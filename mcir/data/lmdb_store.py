@@ -69,6 +69,7 @@ class _Environment:
     """An open database and its read transaction, for one process."""
 
     def __init__(self, path: str) -> None:
+        self.process = os.getpid()
         self.is_closed = True
         try:
             self.env = lmdb.open(
@@ -91,8 +92,8 @@ class _Environment:
         self.close()
 
 
-_environments: weakref.WeakValueDictionary[tuple[int, str], _Environment] = weakref.WeakValueDictionary()
-"""Open databases by process and path, since lmdb opens a database only once per process."""
+_environments: weakref.WeakValueDictionary[str, _Environment] = weakref.WeakValueDictionary()
+"""Open databases by path, since lmdb opens a database only once per process."""
 
 
 class LmdbStore:
@@ -110,7 +111,6 @@ class LmdbStore:
         self.root = Path(root).expanduser()
         if not (self.root / "data.mdb").is_file():
             raise DataError(f"{self.root}: no LMDB database (a folder with a file data.mdb)")
-        self._process = -1
         self._environment: _Environment | None = None
         self._infos: dict[str, ImageInfo] = {}
         self._stored: dict[str, bytes] = {}
@@ -145,8 +145,9 @@ class LmdbStore:
             return decode(self.value(key), self.path(key), window)
         height, width, channels, bits = self._infos[key]
         samples = np.frombuffer(self.value(key), np.uint8 if bits == 8 else np.uint16)
-        image: Array = samples.reshape(height, width, channels)  # a view of the memory map
-        return (image if window is None else crop_image(image, window)).copy()
+        stored = samples.reshape(height, width, channels)  # a view of the memory map
+        image: Array = (stored if window is None else crop_image(stored, window)).copy()
+        return image
 
     def record(self, key: str) -> ImageRecord | None:
         """Return the record of an image; None in a database of BasicSR."""
@@ -165,22 +166,20 @@ class LmdbStore:
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_environment": None, "_process": -1}
+        return {**self.__dict__, "_environment": None}
 
     def _get(self, key: bytes) -> memoryview | None:
         value = self._transaction().get(key)
         return None if value is None else memoryview(value)
 
     def _transaction(self) -> lmdb.Transaction:
-        if self._environment is None or self._process != os.getpid():
-            self._process = os.getpid()
+        if self._environment is None or self._environment.process != os.getpid():
             path = str(self.root.resolve())
-            environment = _environments.get((self._process, path))
-            if environment is None:
-                for (_, other), inherited in list(_environments.items()):
-                    if other == path:  # opened by the parent process before it forked this one
-                        inherited.close()
-                environment = _environments[self._process, path] = _Environment(path)
+            environment = _environments.get(path)
+            if environment is None or environment.process != os.getpid():
+                if environment is not None:  # opened by the parent process before it forked this one
+                    environment.close()
+                environment = _environments[path] = _Environment(path)
             self._environment = environment
         return self._environment.transaction
 

@@ -5,36 +5,25 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from mcir.data.storage import Headers, stem
 from mcir.errors import ArgumentError
 
 
-class FilenameTemplate(NamedTuple):
-    """A parsed ``filename_tmpl``: the text before, between and after ``{}`` and ``*``.
+class FilenameTemplate:
+    """A parsed ``filename_tmpl``.
+
+    Args:
+        text: name of a degraded image; ``{}`` is the name of its ground truth, and ``*`` matches any characters.
 
     Attributes:
-        before: text before the first mark.
-        between: text between the marks.
-        after: text after the last mark.
-        has_star: whether there is a ``*``, so a ground truth may have several degraded images.
-        star_first: whether ``*`` comes before ``{}``.
+        has_star: whether there is a ``*``, so that a ground truth may have several degraded images.
+
+    Raises:
+        ArgumentError: the text is not a template.
     """
 
-    before: str
-    between: str
-    after: str
-    has_star: bool
-    star_first: bool
-
-    @classmethod
-    def parse(cls, text: str) -> FilenameTemplate:
-        """Parse the text of an option file.
-
-        Raises:
-            ArgumentError: the text is not a template.
-        """
+    def __init__(self, text: str) -> None:
         parts = re.split(r"(\{\}|\*)", text)
         marks = parts[1::2]
         if marks not in (["{}"], ["{}", "*"], ["*", "{}"]):
@@ -43,28 +32,28 @@ class FilenameTemplate(NamedTuple):
                 "expected one '{}', like '{}x4', and also one '*' if a ground truth has several degraded "
                 f"images, like '{{}}_*', got {text!r}.",
             )
-        between = parts[2] if len(marks) == 2 else ""
-        return cls(parts[0], between, parts[-1], len(marks) == 2, marks[0] == "*")
+        self._text, self._star_first = text, marks[0] == "*"
+        self._before, self._between, self._after = parts[0], "".join(parts[2:-2]), parts[-1]
+        self.has_star = "*" in marks
 
     def fill(self, key: str) -> str:
         """Return the key, without extension, of the degraded image of a ground truth."""
         folder, slash, name = stem(key).rpartition("/")
-        marks = (("*", name) if self.star_first else (name, "*")) if self.has_star else (name, "")
-        return f"{folder}{slash}{self.before}{marks[0]}{self.between}{marks[1]}{self.after}"
+        return f"{folder}{slash}{self._text.replace('{}', name)}"
 
     def possible_gt(self, key: str) -> Iterator[str]:
         """Yield the keys, without extension, of all possible ground truths of a degraded image."""
         folder, slash, name = stem(key).rpartition("/")
-        end = len(name) - len(self.after)
-        if not (name.startswith(self.before) and name.endswith(self.after)) or end < len(self.before):
+        end = len(name) - len(self._after)
+        if not (name.startswith(self._before) and name.endswith(self._after)) or end < len(self._before):
             return
-        core = name[len(self.before) : end]
+        core = name[len(self._before) : end]
         if not self.has_star:
             yield f"{folder}{slash}{core}"
             return
-        for at in range(len(core) - len(self.between) + 1):
-            gt_name = core[at + len(self.between) :] if self.star_first else core[:at]
-            if gt_name and core.startswith(self.between, at):
+        for at in range(len(core) - len(self._between) + 1):
+            gt_name = core[at + len(self._between) :] if self._star_first else core[:at]
+            if gt_name and core.startswith(self._between, at):
                 yield f"{folder}{slash}{gt_name}"
 
 

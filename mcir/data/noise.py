@@ -116,25 +116,24 @@ class HeteroscedasticNoise:
         )
 
 
-class ImageNoise:
+class ImageNoise(NamedTuple):
     """The noise of one image.
 
-    Args:
+    Attributes:
         parameters: parameters of the noise.
         stream: (seed, index, observation), which determines fixed noise at each position; None: the generator of a
             sample determines the noise.
     """
 
-    def __init__(self, parameters: NoiseParameters, stream: tuple[int, int, int] | None) -> None:
-        self.parameters = parameters
-        self._stream = stream
+    parameters: NoiseParameters
+    stream: tuple[int, int, int] | None
 
     def __call__(self, gt: Tensor, rng: np.random.Generator, top: int, left: int) -> Tensor:
         """Add noise to a part (C, h, w) of the image; see ``degradations.BoundDegradation``."""
-        if self._stream is None:
+        if self.stream is None:
             z = rng.standard_normal(tuple(gt.shape), dtype=np.float32)
         else:
-            z = _noise_field(self._stream, top, left, *gt.shape)
+            z = _noise_field(self.stream, top, left, *gt.shape)
         return add_noise(in_unit_range(gt), self.parameters, torch.from_numpy(z))
 
 

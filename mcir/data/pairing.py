@@ -59,7 +59,7 @@ class PairRules:
         check_argument(self.size_argument, size, is_valid, expected)
         check_argument("gt_crop", self.gt_crop, self.gt_crop in (None, "center"), "'center' or null")
         check_choice("small", self.small, get_args(Small))
-        object.__setattr__(self, "template", FilenameTemplate.parse(self.filename_tmpl))
+        object.__setattr__(self, "template", FilenameTemplate(self.filename_tmpl))
 
 
 class Pair(NamedTuple):
