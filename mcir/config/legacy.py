@@ -1,108 +1,16 @@
 """Translation of the option names of BasicSR, NAFNet and the MCIR paper's released code to current names.
 
-Tables list the keys that are renamed, dropped because mcir does not need them, or refused because mcir does not support
-them. ``_Translation`` contains what a table cannot express.
+``legacy_names`` contains tables of keys, ``_Translation`` what a table cannot express.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from mcir.config.legacy_names import DROPPED, NAFNET, NAFNET_CLIP, REFUSED, RELEASED, RENAMED, RESTORATION_MODELS
 from mcir.config.tree import Node, Problem, dotted, merge
 from mcir.errors import KeyPath, Location
 from mcir.registry import DATASETS, METRICS
-
-
-class Renamed(NamedTuple):
-    """A key with a new name; ``*`` matches any key, the same one in both patterns."""
-
-    old: str
-    new: str
-    value: Callable[[Any], Any] = lambda value: value
-
-
-class Dropped(NamedTuple):
-    """A key that has no effect if its value is harmless; any other value is refused."""
-
-    old: str
-    why: str
-    is_harmless: Callable[[Any], bool] = lambda value: True
-
-
-MODEL_TYPES = {
-    "SRModel": "RestorationModel",
-    "SwinIRModel": "RestorationModel",
-    "ImageRestorationModel": "RestorationModel",
-}
-NAFNET = "ImageRestorationModel"
-"""The model class of NAFNet's code."""
-RELEASED = {
-    "SRNegModel": ("HistoryNegatives", 0.999),
-    "SwinIRNegModel": ("HistoryNegatives", 0.999),
-    "SRNegModel_Multi": ("HistoryNegatives", 0.01),
-    "SwinIRNegModel_Multi": ("HistoryNegatives", 0.01),
-    "ImageRestorationModel_FFANet_Neg_Multi": ("HistoryNegatives", 0.01),
-    "ImageRestorationModel_FFANet_Neg_Multi_Adaptive_DDP": ("AdaptiveHistoryNegatives", 0.01),
-}
-"""Kind of negatives, and default fraction of random weights in the first negatives, of each released model class."""
-
-RENAMED = (
-    Renamed("datasets.*.use_flip", "datasets.*.use_hflip"),
-    Renamed("path.pretrain_model_g", "path.pretrain_network_g"),
-    Renamed("path.strict_load", "path.strict_load_g"),
-    Renamed("path.param_key", "path.param_key_g"),
-    Renamed("path.root", "path.experiments_root", lambda root: f"{root}/experiments"),
-    Renamed("complie", "train.compile"),
-)
-
-
-def _is(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: value in values
-
-
-def _has_no_project(wandb: Any) -> bool:
-    return not (wandb.get("project") if isinstance(wandb, dict) else wandb)
-
-
-def _has_no_weights(section: Any) -> bool:
-    entries = section if isinstance(section, dict) else {}
-    return not any(value for key, value in entries.items() if not key.startswith("strict_load"))
-
-
-DROPPED = (
-    Dropped("datasets.*.phase", "the key of the data set defines its purpose"),
-    Dropped("datasets.train.use_shuffle", "training samples are always shuffled", _is(True)),
-    Dropped("datasets.*.use_shuffle", "evaluation loads the images in order"),
-    Dropped("datasets.*.dataset_enlarge_ratio", "sampling is endless, so there is no pause between epochs"),
-    Dropped("datasets.*.prefetch_mode", "the next batch is always prefetched"),
-    Dropped("datasets.*.num_prefetch_queue", "the next batch is always prefetched"),
-    Dropped("datasets.*.pin_memory", "memory is pinned if there is a GPU"),
-    Dropped("datasets.*.persistent_workers", "the loader's processes are always persistent"),
-    Dropped("path.ignore_resume_networks", "a training state contains every network"),
-    Dropped("path_neg", "negatives start from the network, not from a file", _has_no_weights),
-    Dropped("val.pbar", "progress is always shown"),
-    Dropped("val.use_pbar", "progress is always shown"),
-    Dropped("val.rgb2bgr", "images are RGB everywhere"),
-    Dropped("val.use_image", "metrics use images rounded to 8 bit", _is(True)),
-    Dropped("val.grids", "evaluation restores whole images", _is(False)),
-    Dropped("val.max_minibatch", "whole images are restored one by one"),
-    Dropped("val.metrics.*.input_order", "metrics take tensors"),
-    Dropped("logger.wandb", "mcir writes TensorBoard logs and JSON lines, not Weights & Biases", _has_no_project),
-    Dropped("dist_params.port", "torchrun chooses the port"),
-    Dropped("train.update_scaling", "the released code does not use it"),
-)
-_NORMALIZED = "Images stay in [0, 1]; a network that needs another range, like FFANet, normalizes them. Leave it out."
-REFUSED = {
-    "train.use_grad_norm": "The released code does not read 'use_grad_norm', so nothing was clipped. Leave it out to "
-    "reproduce that, or clip with 'grad_clip: {value}'. Did you mean 'grad_clip'?",
-    "datasets.*.mean": _NORMALIZED,
-    "datasets.*.std": _NORMALIZED,
-    "train.perceptual_contrastive_opt": "The released code does not contain this loss. The negative loss is "
-    "'contrastive_opt'.",
-}
-NAFNET_CLIP = 0.01
-"""The norm to which NAFNet's code clips gradients unless ``use_grad_clip: false`` is set."""
 
 
 def translate(root: Node) -> tuple[list[str], list[Problem]]:
@@ -129,12 +37,13 @@ class _Translation:
 
     def run(self) -> None:
         is_released = self.model_type in RELEASED
-        new = "ContrastiveModel" if is_released else MODEL_TYPES.get(self.model_type)
-        if new:
-            self.change_value(("model_type",), new)
+        is_old = is_released or self.model_type in RESTORATION_MODELS
+        if is_old:
+            self.change_value(("model_type",), "ContrastiveModel" if is_released else "RestorationModel")
         self.apply_tables()
+        self.folders()
         self.metrics()
-        if new:
+        if is_old:
             self.weights_entry()
         train = self.root.child("train")
         if train and isinstance(train.value, dict):
@@ -146,7 +55,7 @@ class _Translation:
     def apply_tables(self) -> None:
         for row in DROPPED:
             for path, node in self.find(row.old):
-                if row.is_harmless(node.plain()):
+                if row.has_no_effect(node.plain()):
                     self.drop(path, node, row.why)
                 else:
                     self.refuse(path, f"not supported: {row.why}.")
@@ -154,12 +63,10 @@ class _Translation:
             for path, node in self.find(pattern):
                 norm = node.value if type(node.value) in (int, float) else 0.05
                 self.refuse(path, refusal.format(value=norm))
-        for path, node in self.find("path.root"):  # becomes two keys; the other one is in RENAMED
-            self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
-        for renamed in RENAMED:
-            for path, node in self.find(renamed.old):
-                target = tuple(path[i] if part == "*" else part for i, part in enumerate(renamed.new.split(".")))
-                self.move(path, target, Node(renamed.value(node.value), node.location))
+        for old, new in RENAMED.items():
+            for path, node in self.find(old):
+                target = tuple(path[i] if part == "*" else part for i, part in enumerate(new.split(".")))
+                self.move(path, target, node)
 
     # -- operations -----------------------------------------------------------------------------------------------
 
@@ -219,12 +126,19 @@ class _Translation:
 
     # -- what a table cannot express ------------------------------------------------------------------------------
 
+    def folders(self) -> None:
+        """Replace the parent folder of all runs by those of trainings and of tests."""
+        for path, node in self.find("path.root"):
+            self.move(path, ("path", "experiments_root"), Node(f"{node.value}/experiments", node.location))
+            self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
+
     def metrics(self) -> None:
         """Rename the metrics; drop ``better``, which the metric's class defines."""
         ssim = "SSIM3D" if self.model_type == NAFNET else "SSIM"  # NAFNet's window also spans the color channels
+        names = {"calculate_psnr": "PSNR", "calculate_ssim": ssim}
         for path, _ in self.find("val.metrics.*.type"):
-            if new := {"calculate_psnr": "PSNR", "calculate_ssim": ssim}.get(self.text(path)):
-                self.change_value(path, new)
+            if self.text(path) in names:
+                self.change_value(path, names[self.text(path)])
         for path, node in self.find("val.metrics.*.better"):
             kind = self.text((*path[:-1], "type"))
             if kind in METRICS:  # otherwise, validation reports it
@@ -286,44 +200,44 @@ class _Translation:
 
     def negatives(self, kind: str, default_start: float) -> None:
         """Translate ``neg_iter``, ``neg_decay``, ``neg_start`` and ``neg_t`` to the section ``negatives``."""
-        section = ("train", "negatives")
-        steps, decay = self.root.at(("train", "neg_iter")), self.root.at(("train", "neg_decay"))
+        section, at_model = ("train", "negatives"), self.root.locate(("model_type",))
+        old = {key: self.root.at(("train", key)) for key in ("neg_iter", "neg_decay")}
+        steps = old["neg_iter"] or old["neg_decay"]
         count = len(steps.value) if steps and isinstance(steps.value, list) else 1
-        self.set((*section, "type"), Node(kind, self.root.locate(("model_type",))))
-        if kind == "AdaptiveHistoryNegatives":
-            self.adaptive(steps or decay)
-        else:
-            for key, node in (("neg_iter", steps), ("neg_decay", decay)):
+        self.set((*section, "type"), Node(kind, at_model))
+        if kind == "HistoryNegatives":
+            for key, node in old.items():
                 if node is None:
                     self.report(self.root.locate(("train",)), ("train",), f"{self.model_type} requires '{key}'.")
-            if steps:
-                entries = steps.value[::-1] if isinstance(steps.value, list) else [steps]
-                note = "reversed, because the i-th decay belongs to the i-th step from the end" if count > 1 else ""
-                self.move(("train", "neg_iter"), (*section, "steps"), Node(entries, steps.location), note)
-            if decay:
-                self.move(("train", "neg_decay"), (*section, "weight"), self.one_if_equal(decay, count))
+                else:
+                    self.history(key, node, count)
+        else:
+            if steps and isinstance(steps.value, list):
+                self.set((*section, "members"), Node(count, steps.location))
+                text = f"train.negatives.members is {count}, one for each 'neg_iter'"
+                self.changes.append((steps.location, text))
+            for key, node in old.items():
+                if node:
+                    self.drop(("train", key), node, "adaptive negatives use only 'neg_t'")
+            if threshold := self.root.at(("train", "neg_t")):
+                self.move(("train", "neg_t"), (*section, "threshold"), threshold)
         if start := self.root.at(("train", "neg_start")):
             self.move(("train", "neg_start"), (*section, "start"), start)
         else:
-            self.set((*section, "start"), Node(default_start, self.root.locate(("model_type",))))
+            self.set((*section, "start"), Node(default_start, at_model))
 
-    def one_if_equal(self, decay: Node, count: int) -> Node:
-        values = decay.plain()
-        if not isinstance(values, list):
-            return decay
-        if len(values) != count:
-            message = f"expected {count} 'neg_decay', one for each 'neg_iter', got {len(values)}."
-            self.report(decay.location, ("train", "neg_decay"), message)
-        return Node(values[0], decay.location) if len(values) == count and len(set(map(repr, values))) == 1 else decay
-
-    def adaptive(self, counted: Node | None) -> None:
-        section = ("train", "negatives")
-        if counted and isinstance(counted.value, list):
-            self.set((*section, "members"), Node(len(counted.value), counted.location))
-            text = f"train.negatives.members is {len(counted.value)}, one for each 'neg_iter'"
-            self.changes.append((counted.location, text))
-        for key in ("neg_iter", "neg_decay"):
-            if node := self.root.at(("train", key)):
-                self.drop(("train", key), node, "adaptive negatives use only 'neg_t'")
-        if threshold := self.root.at(("train", "neg_t")):
-            self.move(("train", "neg_t"), (*section, "threshold"), threshold)
+    def history(self, key: str, node: Node, count: int) -> None:
+        """Translate ``neg_iter`` or ``neg_decay`` of negatives with fixed steps; equal decays become one number."""
+        path = ("train", key)
+        if key == "neg_iter":
+            entries = node.value[::-1] if isinstance(node.value, list) else [node]
+            note = "reversed, because the i-th decay belongs to the i-th step from the end" if count > 1 else ""
+            self.move(path, ("train", "negatives", "steps"), Node(entries, node.location), note)
+            return
+        values = node.plain()
+        if isinstance(values, list) and len(values) != count:
+            message = f"expected {count} values of 'neg_decay', one for each 'neg_iter', got {len(values)}."
+            self.report(node.location, path, message)
+        elif isinstance(values, list) and len(set(map(repr, values))) == 1:
+            node = Node(values[0], node.location)
+        self.move(path, ("train", "negatives", "weight"), node)

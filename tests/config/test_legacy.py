@@ -430,14 +430,14 @@ def test_the_released_positive_loss_is_the_perceptual_loss(write):
     ("old", "new", "path", "message"),
     [
         ("  neg_start: 0.1", "  use_grad_norm: 0.05", "train.use_grad_norm",
-         "The released code does not read 'use_grad_norm', so nothing was clipped. Leave it out to reproduce that, or "
-         "clip with 'grad_clip: 0.05'. Did you mean 'grad_clip'?"),
+         "The released code does not read 'use_grad_norm', so it clips no gradients. Remove this key to do the "
+         "same, or clip with 'grad_clip: 0.05'. Did you mean 'grad_clip'?"),
         ("style_weight: 0", "style_weight: 0.5", "train.perceptual_opt.style_weight",
          "The negative loss has no style term: expected 0, got 0.5."),
         ("[100, 200, 500, 1000]", "[100, 200, x, 1000]", "train.negatives.steps.1 (written as 'train.neg_iter')",
          "expected an integer, got 'x'."),
         ("[0.1, 0.1, 0.1, 0.1]", "[0.1, 0.1]", "train.neg_decay",
-         "expected 4 'neg_decay', one for each 'neg_iter', got 2."),
+         "expected 4 values of 'neg_decay', one for each 'neg_iter', got 2."),
         ("train:\n  ema_decay: 0.999\n  neg_decay: [0.1, 0.1, 0.1, 0.1]", "train:\n  ema_decay: 0.9", "train",
          "ImageRestorationModel_FFANet_Neg_Multi requires 'neg_decay'."),
         ("criterion: l1", "criterion: l7",
