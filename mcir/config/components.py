@@ -69,7 +69,7 @@ class Arguments(BaseModel):
 
     @classmethod
     def _worded(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
-        """Word the errors about keys; the messages about values are complete."""
+        """Write the messages of errors about keys; those of errors about values are complete."""
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         details = error.errors(include_url=False, include_context=False)
         unknown = [str(detail["loc"][0]) for detail in details if detail["type"] == "extra_forbidden"]
@@ -231,7 +231,7 @@ def validate_arguments(
 ) -> dict[str, Any]:
     """Return converted arguments, in the order of the file.
 
-    With a registry, an unknown argument of null is ignored if any class of the registry has such an argument.
+    With a registry, an unknown argument that is null is ignored if another class of the registry has it.
     """
     names = {field.alias or name: name for name, field in model.model_fields.items()}
     nulls = {key for key, value in arguments.items() if value is None} - names.keys()
@@ -259,7 +259,7 @@ def arguments_model(registry: Registry, name: str, base: type[Arguments] = Argum
 def create_arguments(
     name: str, base: type[Arguments], parameters: Mapping[str, Parameter], summary: str = ""
 ) -> type[Arguments]:
-    """Return a model with a field for each parameter; a prefix keeps them apart from pydantic's methods."""
+    """Return a model with a field for each parameter; a prefix prevents conflicts with pydantic's methods."""
     fields: dict[str, Any] = {}
     for key, parameter in parameters.items():
         kind = Any if parameter.annotation is Parameter.empty else field_type(parameter.annotation)
@@ -273,5 +273,5 @@ def create_arguments(
 def _require_same_scale(scale: int, info: ValidationInfo) -> int:
     expected = (info.context or {}).get("scale")
     if expected and scale != expected:
-        raise problem(f"The scale is {expected} at the top of the options: leave it out here.")
+        raise problem(f"expected {expected}, the scale at the top of the file, got {scale}. Leave it out here.")
     return scale

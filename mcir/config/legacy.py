@@ -122,7 +122,8 @@ class _Translation:
         elif present is None or present.value is None:
             self.root.put(path, node)
         else:
-            self.report(node.location, path, f"'{dotted(path)}' is also at {present.location}: keep one of the two.")
+            message = f"'{dotted(path)}' is also set at {present.location}. Remove one of the two."
+            self.report(node.location, path, message)
 
     # -- what a table cannot express ------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class _Translation:
 
     def metrics(self) -> None:
         """Rename the metrics; drop ``better``, which the metric's class defines."""
-        ssim = "SSIM3D" if self.model_type == NAFNET else "SSIM"  # NAFNet's window also spans the color channels
+        ssim = "SSIM3D" if self.model_type == NAFNET else "SSIM"  # NAFNet's window also spans the colour channels
         names = {"calculate_psnr": "PSNR", "calculate_ssim": ssim}
         for path, _ in self.find("val.metrics.*.type"):
             if self.text(path) in names:

@@ -150,7 +150,7 @@ def _override(root: Node, text: str, separator: str, location: Location) -> list
             message = f"expected an index between 0 and {len(section) - 1} of this list, got '{key}'."
             return [Problem.at(location, path, message)]
         if not isinstance(section, dict | list | None):
-            return [Problem.at(location, path, "This is a single value: nothing can be set below it.")]
+            return [Problem.at(location, path, "expected a section or a list, got a single value.")]
         path = (*path, int(key) if isinstance(section, list) else key)
     root.put(path, node)
     return []

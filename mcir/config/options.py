@@ -135,7 +135,7 @@ class DistOptions(Fixed):
 
 
 class Stage(Fixed):
-    """A stage of progressive training: new crop and batch sizes from an iteration on."""
+    """A stage of progressive training, which changes the crop size and the batch size."""
 
     owner = "A stage"
     start: int = Field(ge=1, description="Number of iterations before the stage.")
@@ -151,7 +151,7 @@ class EvaluationKeys(Fixed):
 
     unknown = Arguments.unknown
     elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("batch_size_per_gpu", "progressive"), "Evaluation loads image by image: leave this out here."
+        ("batch_size_per_gpu", "progressive"), "Evaluation loads one image at a time. Remove this key."
     )
     name: FolderName = Field(description="Name of the data set in results; default: its key in the option file.")
     num_worker_per_gpu: int = Field(

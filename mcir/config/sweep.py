@@ -77,8 +77,8 @@ def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) ->
     if not chosen:
         raise _problem(
             root,
-            f"The file describes {len(runs)} run{'s' * (len(runs) > 1)}. Select one, --set sweep={next(iter(runs))}, "
-            f"or use `mcir reproduce` for all runs of a table. The runs are {known}.",
+            f"The file describes {len(runs)} run{'s' * (len(runs) > 1)}. Select one with --set "
+            f"sweep={next(iter(runs))}, or use `mcir reproduce` for all runs of a table. The runs are {known}.",
         )
     name = chosen[-1]
     if name not in runs:

@@ -174,7 +174,6 @@ def train_model(name: str) -> type[Arguments]:
         arguments["optim_g"] = arguments["optim_g"].replace(annotation=OptimizerSection, default=Parameter.empty)
     model = create_arguments(name, TrainKeys, arguments, f"Training of a {name}.")
     model.elsewhere = {
-        key: f"This is '{'manual_seed' if key == 'seed' else key}' at the top of the options, not here."
-        for key in elsewhere
+        key: f"Set '{'manual_seed' if key == 'seed' else key}' at the top of the file instead." for key in elsewhere
     }
     return model

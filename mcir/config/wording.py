@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 COMPLETE = "option"
 """Error type of messages that need no more wording."""
-SECTION = "a section, lines 'key: value' indented below this one"
+SECTION = "a section (indented lines 'key: value')"
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _PLURALS = {

@@ -48,7 +48,7 @@ class BundledPhotos(PairDataset):
     """Photographs of scikit-image as ground truths, and their degraded images."""
 
     split: Literal["train", "val"]
-    """"train" (eight photographs, four of them gray) or "val" (two other photographs, in color)."""
+    """"train" (eight photographs, four of them grey) or "val" (two other photographs, in colour)."""
     _: KW_ONLY
     scale: int = 2
     """Size of a ground truth / size of its degraded image."""

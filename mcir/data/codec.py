@@ -1,6 +1,6 @@
 """Decode and encode image files: RGB order, 8 or 16 bits as stored, without alpha; damaged files are detected.
 
-An image is a numpy array (H, W, C), C = 1 (gray) or 3 (RGB), uint8 or uint16. An alpha channel is dropped; the colors
+An image is a numpy array (H, W, C), C = 1 (grey) or 3 (RGB), uint8 or uint16. An alpha channel is dropped; the colours
 of transparent pixels stay as they are in the file.
 """
 
@@ -41,7 +41,7 @@ _lock = threading.Lock()
 _limits: list[int | None] = []
 
 _UNCHECKED_BYTES = 2**28  # for smaller images the available memory is not checked
-_ANY_FILE_BYTES = 2**30  # allowed for any file: a WebP file of a few bytes can be a large image of one color
+_ANY_FILE_BYTES = 2**30  # allowed for any file: a WebP file of a few bytes can be a large image of one colour
 _LARGEST_RATIO = 2**17  # decoded bytes per byte of a file, more than in any real file
 
 
@@ -73,7 +73,7 @@ def probe(stream: BinaryIO) -> ImageInfo:
         raise DataError("the file is empty")
     stream.seek(max(0, size - _TAIL))
     tail = stream.read()
-    if start.startswith(_PNG_START) and len(start) == 33:  # Pillow does not report 16-bit colors
+    if start.startswith(_PNG_START) and len(start) == 33:  # Pillow does not report 16-bit colours
         width, height, depth, color_type = struct.unpack(">IIBB", start[16:26])
         info = ImageInfo(height, width, 1 if color_type in (0, 4) else 3, 16 if depth == 16 else 8)
         _check_memory(info, size)
@@ -91,7 +91,7 @@ def probe(stream: BinaryIO) -> ImageInfo:
     except Exception as error:
         raise DataError(f"not a readable image ({error})") from error
     if (mode not in _GRAY_MODES and mode not in _COLOR_MODES) or bits not in (8, 16):
-        raise DataError(f"expected a gray or color image of 8 or 16 bits, got mode {mode} with {bits} bits per sample")
+        raise DataError(f"expected a grey or colour image of 8 or 16 bits, got mode {mode} with {bits} bits per sample")
     _check_memory(info._replace(height=height, width=width), size)
     if start.startswith(_JPEG_START) and _JPEG_END not in tail:
         decode_fully(stream)
@@ -138,7 +138,7 @@ def pnm_header(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def _bits(image: Image.Image, stream: BinaryIO) -> int:
-    """Return the bits per sample, which Pillow's mode does not contain for color images."""
+    """Return the bits per sample, which Pillow's mode does not contain for colour images."""
     if image.format == "PPM" and (start := pnm_header(stream)):
         return 16 if start[0] > 255 else 8
     if image.format == "TIFF":
@@ -172,7 +172,7 @@ def decode(data: bytes | memoryview, name: str, window: Window | None = None) ->
         DataError: the data are not an image, or are truncated.
     """
     if data[:2] == _JPEG_START and _JPEG_END not in bytes(data[-_TAIL:]):
-        _check_header(data, name)  # some versions of OpenCV fill the missing part of a JPEG with gray, without an error
+        _check_header(data, name)  # some versions of OpenCV fill the missing part of a JPEG with grey, without an error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         _check_header(data, name)
@@ -184,7 +184,7 @@ def decode(data: bytes | memoryview, name: str, window: Window | None = None) ->
     if image.shape[2] < 3:
         return np.ascontiguousarray(image[:, :, :1])
     rgb: Array = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # OpenCV decodes gray with alpha as BGRA
+    if image.shape[2] == 4 and probe(io.BytesIO(data)).channels == 1:  # OpenCV decodes grey with alpha as BGRA
         return np.ascontiguousarray(rgb[:, :, :1])
     return rgb
 

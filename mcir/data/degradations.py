@@ -236,14 +236,14 @@ def _degrade_full(degrade: BoundDegradation, image: Callable[[], Tensor], index:
 
 @DEGRADATIONS.register()
 class BayerMosaic:
-    """Bayer mosaic: three channels, with 0 where the sensor does not measure a color.
+    """Bayer mosaic: three channels, with 0 where the sensor does not measure a colour.
 
     The pattern starts at the corner of the full image, so a crop at an odd row or column starts with another pixel of
     the pattern. (A flipped or transposed pattern equals the pattern shifted by one pixel.) In a ``Chain`` put noise
     before the mosaic, because the zeros are not measurements.
 
     Args:
-        pattern: colors of the 2×2 pixels at the top left corner of an image, row by row.
+        pattern: colours of the 2×2 pixels at the top left corner of an image, row by row.
 
     Raises:
         DataError: an image does not have three channels.
@@ -257,7 +257,7 @@ class BayerMosaic:
         self.pattern = pattern
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
-        """Keep one color of each pixel of an image (3, H, W)."""
+        """Keep one colour of each pixel of an image (3, H, W)."""
         return self._mosaic(gt, rng, 0, 0)
 
     def for_image(self, index: int, image: Callable[[], Tensor], observation: int = 0) -> BoundDegradation:

@@ -41,7 +41,7 @@ def training_loader(
 
     Args:
         dataset: data set with a length, indexed by ``SampleIndex``.
-        batch_size: samples of this rank per iteration.
+        batch_size: number of samples of this rank per iteration.
         num_workers: number of worker processes; 0: this process loads the batches. It has no effect on the batches.
         seed: seed of the order and of every sample, ≥ 0.
         rank: rank of this process.

@@ -135,7 +135,7 @@ def read_manifest(name: str) -> Manifest:
     """Read the manifest of a data set.
 
     Args:
-        name: name of the manifest, in any case; ``_`` and blanks are read as ``-``.
+        name: name of the manifest; its case is ignored, and ``_`` and spaces are read as ``-``.
 
     Raises:
         DataError: the manifest does not exist or is invalid.

@@ -46,7 +46,7 @@ class HeteroscedasticNoise:
     Args:
         sigma: range [low, high] of the standard deviation over the full image, in 8-bit units (0 … 255).
         read_share: range [low, high] of the fraction of the variance that is read noise, in [0, 1]; None: [0, 0.5].
-            Only for the sampler "uniform".
+            The sampler "unprocessing" does not accept it.
         sampler: method that draws the parameters. "uniform": sigma, the square root of the mean variance, is uniform
             (for images with a mean below 0.05 it is an upper bound). "unprocessing": the distribution of Brooks et al.
             2019 for raw photographs; shot is log-uniform in [0.0001, 0.012] and read depends on shot. Draws are

@@ -78,7 +78,7 @@ class NoisyImages(Dataset[NoisyItem]):
     """Handling of images that are smaller than a patch: "error" reports them, "skip" skips them, "pad" pads the noisy
     patch at its bottom and right by mirroring."""
     color: Color = "rgb"
-    """"rgb" (gray images are repeated to three channels and get color noise) or "gray" (luma of color images)."""
+    """"rgb" (grey images are repeated to three channels and get colour noise) or "gray" (luma of colour images)."""
     tile_size: int | None = None
     """Side of the square tiles into which bundled photographs are divided; each tile is an image with its own noise."""
 

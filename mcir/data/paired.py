@@ -34,7 +34,7 @@ from mcir.registry import DATASETS, DegradationSection
 
 
 class Item(TypedDict, total=False):
-    """A sample: images (C, H, W), RGB or gray, uint8, or float32 in [0, 1] if the set has images of more than 8 bits.
+    """A sample: images (C, H, W), RGB or grey, uint8, or float32 in [0, 1] if the set has images of more than 8 bits.
 
     ``negatives`` (K, C, H, W) exists only for sets with stored negatives, which have the size of ``gt``.
     """
@@ -84,7 +84,7 @@ class PairDataset(Dataset[Item]):
     use_rot: bool = False
     """Flip images top-bottom and transpose them, each with probability ½."""
     color: Color = "rgb"
-    """"rgb" (gray images are repeated to three channels) or "gray" (luma of color images)."""
+    """"rgb" (grey images are repeated to three channels) or "gray" (luma of colour images)."""
     degradation: DegradationSection | None = None
     """Degradation that makes degraded images from ground truths."""
     max_images: int | None = None
@@ -235,7 +235,7 @@ class PairedImageDataset(PairDataset):
     io_backend: Mapping[str, str] | None = None
     """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
     gt_crop: GtCrop | None = None
-    """"center": use the center of ground truths that are larger than their degraded images."""
+    """"center": use the centre of ground truths that are larger than their degraded images."""
     small: Small = "error"
     """Handling of pairs that are smaller than ``gt_size``: "error" reports them, "skip" skips them, "pad" pads both
     images at their bottom and right by mirroring."""

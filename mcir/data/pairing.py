@@ -34,7 +34,7 @@ class PairRules:
         gt_size: side of the crops of ground truths, a multiple of ``scale``; None: full images are used.
         filename_tmpl: name of a degraded image without extension; ``{}`` is the name of its ground truth. A ``*``
             matches any characters; then a ground truth may have several degraded images: ``'{}_*'``.
-        gt_crop: "center": a ground truth may be larger than its degraded image, which corresponds to its center.
+        gt_crop: "center": a ground truth may be larger than its degraded image, which corresponds to its centre.
         small: handling of pairs that are smaller than the crop: "error" reports them, "skip" skips them, "pad" keeps
             them.
         size_argument: name of the constructor argument that sets ``gt_size``.
@@ -184,8 +184,8 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
 
     Args:
         path: text file.
-        known: names of existing images, which are needed for names with blanks. Of an unknown name, the part before
-            the first blank is returned.
+        known: names of existing images, which are needed for names with spaces. An unknown name ends at its first
+            space.
 
     Raises:
         DataError: the file does not exist or is empty.
@@ -216,7 +216,7 @@ def _size_problem(gt: ImageInfo, lq: ImageInfo, rules: PairRules) -> str | None:
     expected = gt.height // scale, gt.width // scale
     covers = expected[0] >= lq.height and expected[1] >= lq.width
     if rules.gt_crop is None and expected != (lq.height, lq.width):
-        hint = "; gt_crop: center uses the center of a larger ground truth" if covers else ""
+        hint = "; gt_crop: center uses the centre of a larger ground truth" if covers else ""
         return (
             f"{_size(gt)}, its degraded image {lq.width}×{lq.height}; expected {expected[1]}×{expected[0]} at scale "
             f"{scale}{hint}"
@@ -230,5 +230,5 @@ def _size_problem(gt: ImageInfo, lq: ImageInfo, rules: PairRules) -> str | None:
 
 
 def _corner(gt: ImageInfo, lq: ImageInfo, scale: int) -> tuple[int, int]:
-    """Return the top left corner of the center of a ground truth, rounded as torchvision does (half to even)."""
+    """Return the top left corner of the centre of a ground truth, rounded as torchvision does (half to even)."""
     return max(0, round((gt.height - lq.height * scale) / 2)), max(0, round((gt.width - lq.width * scale) / 2))

@@ -126,7 +126,7 @@ def extract_subimages(
         folder: folder of images.
         target: folder of the squares, with the same subfolders.
         size: side of a square.
-        step: distance in pixels between the starts of neighboring squares.
+        step: distance in pixels between the starts of neighbouring squares.
         threshold: number of pixels at the end of a side that may remain unused.
         strip: suffix to remove from names, so that pairs have equal names (``x4`` for the LR images of DIV2K).
         progress: function to call after each image.

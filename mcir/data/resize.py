@@ -1,6 +1,6 @@
 """Bicubic resizing, equal to MATLAB's ``imresize``, which makes the low-resolution images of benchmarks.
 
-For each output pixel m (from 0) the center in the input is u = m/s + (1/s − 1)/2. The weights are the cubic convolution
+For each output pixel m (from 0) the centre in the input is u = m/s + (1/s − 1)/2. The weights are the cubic convolution
 kernel with a = −½ (Keys, "Cubic convolution interpolation for digital image processing", 1981) at the distances from u.
 The kernel is stretched by 1/s if the image shrinks (antialiasing), and the weights sum to one. The image is
 mirrored at its border, and the border pixel is repeated. The output has ceil(s·H) × ceil(s·W) pixels.

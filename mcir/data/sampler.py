@@ -50,7 +50,7 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
 
     Args:
         length: length of the data set.
-        batch_size: samples of one rank per iteration.
+        batch_size: number of samples of one rank per iteration.
         seed: seed of the order and of every sample, ≥ 0.
         rank: rank of this process.
         world_size: number of processes.

@@ -134,7 +134,7 @@ class MotionBlur:
         return _as_tensor(blurred / np.float32(_ONE), gt)
 
     def _path(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the rows and columns of the points of a path around its center, within the margin."""
+        """Return the rows and columns of the points of a path around its centre, within the margin."""
         length, start = rng.uniform(*self._length), rng.uniform(0, 2 * math.pi)
         first, last = np.radians(rng.uniform(-self._turn, self._turn, 2))
         count = max(1, 2 * math.ceil(length))

@@ -163,7 +163,7 @@ def test_another_scale_is_a_problem():
     section = {"type": "BicubicDown", "scale": 2}
     assert check(section, 2, DEGRADATIONS)[1] == []
     assert check(section, 3, DEGRADATIONS)[1] == [
-        ("scale", "The scale is 3 at the top of the options: leave it out here.")
+        ("scale", "expected 3, the scale at the top of the file, got 2. Leave it out here.")
     ]
 
 

@@ -154,7 +154,7 @@ def test_the_last_override_wins(write, good):
         ("scale", "--set scale: expected 'key.key=value', like 'train.total_iter=1000'."),
         ("=3", "--set =3: expected 'key.key=value', like 'train.total_iter=1000'."),
         ("a..b=3", "--set a..b=3: expected 'key.key=value', like 'train.total_iter=1000'."),
-        ("scale.x=3", "--set scale.x=3: scale: This is a single value: nothing can be set below it."),
+        ("scale.x=3", "--set scale.x=3: scale: expected a section or a list, got a single value."),
         ("train.scheduler.milestones.2=3", "--set train.scheduler.milestones.2=3: train.scheduler.milestones: "
          "expected an index between 0 and 1 of this list, got '2'."),
         ("train.scheduler.milestones.last=3", "--set train.scheduler.milestones.last=3: train.scheduler.milestones: "

@@ -86,8 +86,8 @@ def test_all_mistakes_are_reported_at_once_by_line(problems, good):
         ("name: quick", "name: q\nnum_gpu: -1", "x.yml:2: num_gpu: expected one of 'auto', 'cpu', 'cuda', "
          "'mps' or an integer ≥ 0, got -1."),
         ("name: quick", "name: q\nmanual_seed: ~", "x.yml:2: manual_seed: expected an integer ≥ 0, got null."),
-        ("name: quick", "name: q\nlogger: 5", "x.yml:2: logger: expected a section, lines 'key: value' indented below "
-         "this one, got 5."),
+        ("name: quick", "name: q\nlogger: 5", "x.yml:2: logger: expected a section (indented lines "
+         "'key: value'), got 5."),
         ("name: quick", "name: q\ndist_params: {backend: ncl}", "x.yml:2: dist_params.backend: expected one of 'auto', "
          "'nccl', 'gloo', got 'ncl'. Did you mean 'nccl'?"),
         ("name: quick", "name: q\nnetwork_d: {type: EDSR}", "x.yml:2: network_d: ContrastiveModel has no "
@@ -106,11 +106,11 @@ def test_all_mistakes_are_reported_at_once_by_line(problems, good):
          "integer ≥ 1, got 0."),
         ("  train:\n    type", "  trian:\n    type", "x.yml:5: datasets.trian: There is no data set 'trian'. "
          "The keys are 'train' and names that start with 'val' or 'test'. Did you mean 'train'?"),
-        ("    gt_size: 96", "    scale: 3", "x.yml:9: datasets.train.scale: The scale is 2 at the top of the options: "
-         "leave it out here."),
+        ("    gt_size: 96", "    scale: 3", "x.yml:9: datasets.train.scale: expected 2, the scale at the top of the "
+         "file, got 3. Leave it out here."),
         ("  total_iter: 5e3", "", "x.yml:12: train: ContrastiveModel requires 'total_iter', an integer ≥ 1."),
-        ("  total_iter: 5e3", "  total_iter: 5e3\n  seed: 3", "x.yml:14: train.seed: This is 'manual_seed' at the top "
-         "of the options, not here."),
+        ("  total_iter: 5e3", "  total_iter: 5e3\n  seed: 3", "x.yml:14: train.seed: Set 'manual_seed' at the top of "
+         "the file instead."),
         ("  optim_g: {type: Adam, lr: 1e-4, betas: [0.9, 0.99]}\n", "", "x.yml:12: train: ContrastiveModel requires "
          "'optim_g', the section of an optimizer, {type: …}."),
         ("HistoryNegatives}", "HistoryNegatives, steps: [1, x]}", "x.yml:18: train.negatives.steps.1: expected an "
@@ -127,7 +127,7 @@ def test_other_mistakes(problems, good, old, new, message):
 def test_an_evaluation_set_has_no_batch_size(problems, good):
     text = good.replace("datasets:", "datasets:\n  val: {type: BundledPhotos, split: val, batch_size_per_gpu: 2}")
     assert problems(text) == [
-        "x.yml:5: datasets.val.batch_size_per_gpu: Evaluation loads image by image: leave this out here."
+        "x.yml:5: datasets.val.batch_size_per_gpu: Evaluation loads one image at a time. Remove this key."
     ]
 
 

@@ -61,7 +61,7 @@ def test_alpha_palettes_and_other_modes(mode, channels):
     decoded = decode(data, mode)
     assert decoded.shape == (17, 23, channels)
     assert probe(io.BytesIO(data)) == info_of(decoded)
-    if mode in ("RGBA", "LA"):  # the colors of transparent pixels are unchanged
+    if mode in ("RGBA", "LA"):  # the colours of transparent pixels are unchanged
         assert np.array_equal(decoded, np.asarray(image)[:, :, :channels])
 
 

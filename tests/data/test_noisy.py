@@ -156,7 +156,7 @@ def test_depth_and_color(tmp_path):
     assert unchanged[1]["lq"].max() <= 1 and unchanged[1]["lq"].std() > 0.2
     rgb, gray = (NoisyPatchPairs(str(tmp_path / "deep"), 16, color=color) for color in ("rgb", "gray"))
     assert rgb[1]["lq"].shape == (2, 3, 16, 16) and gray[0]["lq"].shape == (2, 1, 16, 16)
-    assert not torch.equal(rgb[1]["lq"][:, 0], rgb[1]["lq"][:, 1])  # a gray image with color noise
+    assert not torch.equal(rgb[1]["lq"][:, 0], rgb[1]["lq"][:, 1])  # a grey image with colour noise
 
 
 @pytest.mark.parametrize("dataset_class", DATASET_CLASSES)

@@ -211,7 +211,7 @@ def test_the_center_of_a_larger_ground_truth():
     assert examined((48, 65), (24, 28), scale=2, gt_crop="center")[0].pairs[0][4:] == (0, 4)
     assert examined((13, 17), (10, 10), gt_crop="center")[0].pairs[0][4:] == (2, 4)  # as torchvision's CenterCrop
     assert "at least 62×50" in examined((48, 64), (50, 62), gt_crop="center")[1][0]
-    assert "gt_crop: center uses the center" in examined((48, 64), (46, 62))[1][0]
+    assert "gt_crop: center uses the centre" in examined((48, 64), (46, 62))[1][0]
     assert "gt_crop" not in examined((48, 64), (50, 62))[1][0]
 
 

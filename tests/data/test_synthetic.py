@@ -121,7 +121,7 @@ def test_rain_has_the_given_density_up_to_the_border():
 
 
 def test_rain_is_blended_by_screen():
-    """Streaks add less to a gray value than to black, in proportion to its distance from white; white stays white."""
+    """Streaks add less to a grey value than to black, in proportion to its distance from white; white stays white."""
     rain = RainStreaks(density=5)
     streaks = rain(flat(0).double() / 255, rng(2))
     gray = flat(100).double() / 255
