@@ -1,5 +1,6 @@
 """Option files of residual contrastive pre-training on the paper's data sets."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ NAMES = (
 RCL = {"RCL-EMD": "EarthMoversDistance", "RCL-BD": "BhattacharyyaDistance", "RCL-MMD": "MaximumMeanDiscrepancy"}
 
 
+@cache
 def resolved(file, method):
     return yaml.safe_load(load(ROOT / f"{file}.yml", overrides_for(method)).dump())
 
