@@ -65,7 +65,7 @@ def test_every_file_loads_and_has_a_header(file):
 
 
 def test_names_of_runs_differ():
-    names = [load(file).name for file in FILES]
+    names = [resolved(file)["name"] for file in FILES]
     assert len(set(names)) == len(names)
 
 
