@@ -44,8 +44,8 @@ class DefaultSection(dict[str, Any]):
 class Degradation(Protocol):
     """Interface of registered degradations; see the docstring of this module."""
 
-    scale: int
-    margin: int
+    scale: int = 1
+    margin: int = 0
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Degrade an image (C, H, W), uint8 or float in [0, 1]."""
@@ -108,7 +108,7 @@ def _with_scale(section: Section, scale: int) -> Section:
 
 
 @DEGRADATIONS.register()
-class BicubicDown:
+class BicubicDown(Degradation):
     """Bicubic downscaling with antialiasing, equal to MATLAB's ``imresize`` (see ``resize``).
 
     An 8-bit image is rounded to 8 bits, as in a saved PNG file; a float image is only clipped to [0, 1]. A
@@ -132,7 +132,7 @@ class BicubicDown:
 
 
 @DEGRADATIONS.register()
-class GaussianNoise:
+class GaussianNoise(Degradation):
     """White Gaussian noise.
 
     Args:
@@ -140,9 +140,6 @@ class GaussianNoise:
         clip: whether to clip and round the result to 8 bits, as in a saved image. Otherwise the result is float32 and
             may be outside of [0, 1], as in denoising benchmarks.
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(self, sigma: Range, clip: bool = False) -> None:
         self.low, self.high = check_range("sigma", sigma, 0)
@@ -157,7 +154,7 @@ class GaussianNoise:
 
 
 @DEGRADATIONS.register()
-class JPEG:
+class JPEG(Degradation):
     """JPEG compression.
 
     Each crop is compressed as a separate image: the 8×8 blocks start at the corner of the crop.
@@ -165,9 +162,6 @@ class JPEG:
     Args:
         quality: quality in 1 … 100, or the inclusive [low, high] of its uniform distribution.
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(self, quality: int | Sequence[int]) -> None:
         low, high = check_range("quality", quality, 1, 100)
@@ -184,7 +178,7 @@ class JPEG:
 
 
 @DEGRADATIONS.register()
-class Chain:
+class Chain(Degradation):
     """Several degradations, applied in order.
 
     Args:
@@ -235,7 +229,7 @@ def _degrade_full(degrade: BoundDegradation, image: Callable[[], Tensor], index:
 
 
 @DEGRADATIONS.register()
-class BayerMosaic:
+class BayerMosaic(Degradation):
     """Bayer mosaic: three channels, with 0 where the sensor does not measure a colour.
 
     The pattern starts at the corner of the full image, so a crop at an odd row or column starts with another pixel of
@@ -248,9 +242,6 @@ class BayerMosaic:
     Raises:
         DataError: an image does not have three channels.
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(self, pattern: Literal["rggb", "bggr", "grbg", "gbrg"] = "rggb") -> None:
         check_choice("pattern", pattern, ("rggb", "bggr", "grbg", "gbrg"))

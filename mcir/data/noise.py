@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcir.checks import check_argument, check_at_least, check_choice
-from mcir.data.degradations import Range, check_range, in_unit_range
+from mcir.data.degradations import Degradation, Range, check_range, in_unit_range
 from mcir.data.errors import DataError
 from mcir.registry import DEGRADATIONS
 
@@ -36,7 +36,7 @@ class NoiseParameters(NamedTuple):
 
 
 @DEGRADATIONS.register()
-class HeteroscedasticNoise:
+class HeteroscedasticNoise(Degradation):
     """Gaussian noise with the variance ``shot·clean + read`` and different parameters for each image.
 
     The parameters depend on the seed, the index of the image in its data set, and the mean of the full image. So they
@@ -58,9 +58,6 @@ class HeteroscedasticNoise:
     Raises:
         DataError: the sampler "unprocessing" finds no sigma in the range for an image.
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(
         self,

@@ -46,10 +46,7 @@ class NoisyItem(TypedDict, total=False):
     boxes: Tensor
 
 
-class _NoDegradation:
-    scale = 1
-    margin = 0
-
+class _NoDegradation(Degradation):
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         return gt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ def permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(sequence).permutation(length)
 
 
+@dataclass(eq=False)
 class EndlessBatches(Sampler[list[SampleIndex]]):
     """The endless batches of one rank, from a given iteration.
 
@@ -58,19 +60,17 @@ class EndlessBatches(Sampler[list[SampleIndex]]):
         offset: number of positions that were used before iteration 0 with another batch size.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        offset: int = 0,
-    ) -> None:
-        assert length > 0 and batch_size > 0 and 0 <= rank < world_size and start >= 0 and offset >= 0
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.start, self.offset = rank, world_size, start, offset
+    length: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    start: int = 0
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.length > 0 and self.batch_size > 0 and self.start >= 0 and self.offset >= 0
+        assert 0 <= self.rank < self.world_size
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         iteration = self.start

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcir.data.degradations import Range, check_range
+from mcir.data.degradations import Degradation, Range, check_range
 from mcir.registry import DEGRADATIONS
 
 # Sum of the integer weights of a kernel: weighted sums of 8-bit samples stay below 2²⁴, so float32 is exact.
@@ -26,7 +26,7 @@ _ONE = 2**16
 
 
 @DEGRADATIONS.register()
-class RainStreaks:
+class RainStreaks(Degradation):
     """Bright parallel streaks of rain, blended by ``1 - (1 - image)·(1 - streaks)`` ("screen").
 
     Use it to try deraining without the data sets Rain200L, Rain200H, DID, DDN and SPA. Density, length, angle and
@@ -40,9 +40,6 @@ class RainStreaks:
         angle: angle to the vertical in degrees, positive if the lower end is on the right.
         strength: brightness of the brightest streaks on black, in [0, 1].
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(
         self,
@@ -77,7 +74,7 @@ class RainStreaks:
 
 
 @DEGRADATIONS.register()
-class SyntheticHaze:
+class SyntheticHaze(Degradation):
     """Haze of the atmospheric scattering model: ``image·t + airlight·(1 - t)`` with ``t = exp(-beta·depth)``.
 
     Use it to try dehazing without the data set RESIDE, whose depths are measured. Here the depth is a smooth random
@@ -88,9 +85,6 @@ class SyntheticHaze:
         beta: scattering coefficient.
         airlight: brightness of the haze, in [0, 1], equal in all channels.
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(self, beta: Range = (0.6, 1.8), airlight: Range = (0.7, 1.0)) -> None:
         self._beta = check_range("beta", beta, 0)
@@ -105,7 +99,7 @@ class SyntheticHaze:
 
 
 @DEGRADATIONS.register()
-class MotionBlur:
+class MotionBlur(Degradation):
     """Motion blur of a camera: the mean of the image along a straight or smoothly curved path.
 
     Use it to try deblurring without the data set GoPro, in which each object moves on a separate path. There is no
@@ -117,8 +111,6 @@ class MotionBlur:
         length: length of the path in pixels, 0 … 200.
         turn: maximum turning rate in degrees per path; 0: straight lines.
     """
-
-    scale = 1
 
     def __init__(self, length: Range = (5.0, 25.0), turn: float = 120.0) -> None:
         self._length = check_range("length", length, 0, 200)
@@ -145,7 +137,7 @@ class MotionBlur:
 
 
 @DEGRADATIONS.register()
-class SensorNoise:
+class SensorNoise(Degradation):
     """White Gaussian sensor noise whose variance increases with the brightness: ``read² + shot²·image``.
 
     Use it to try denoising without the data set SIDD, whose noise is changed by the image processing of phones.
@@ -155,9 +147,6 @@ class SensorNoise:
         shot: standard deviation of the shot noise at white, in 8-bit units (0 … 255).
         read: standard deviation of the read noise, in 8-bit units (0 … 255).
     """
-
-    scale = 1
-    margin = 0
 
     def __init__(self, shot: Range = (5.0, 30.0), read: Range = (1.0, 8.0)) -> None:
         self._shot = check_range("shot", shot, 0)
