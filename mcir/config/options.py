@@ -41,6 +41,11 @@ class Fixed(Arguments):
         return validate_value(annotation_of(cls.model_fields[info.field_name]), value, handler)
 
 
+def _to_int(value: Any) -> Any:
+    """Return 2 for 2.0, as for options that accept only integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def freeze(value: Any) -> Any:
     """Return mappings as frozen ``addict.Dict``: entries are attributes, a missing entry raises ``KeyError``."""
     if isinstance(value, Mapping):
@@ -205,7 +210,7 @@ class General(Fixed):
     name: FolderName = Field(description="Name of the run and of its folder.")
     model_type: str = Field(description="Class of the model, which defines a training step.")
     scale: int = Field(default=1, ge=1, description="Output size divided by input size.")
-    num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0)] = Field(
+    num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0), BeforeValidator(_to_int)] = Field(
         default="auto",
         description="Number of GPUs, or the device: cpu, cuda or mps; auto: all GPUs of the machine, 0: CPU.",
     )

@@ -120,6 +120,8 @@ def test_all_missing_bases_are_reported(problems):
         ("train.scheduler={type: CosineAnnealingLR, T_max: 9}", lambda o: o.train.model.scheduler.T_max, 9),
         ("train.scheduler=~", lambda o: o.train.model.scheduler, None),
         ("train.scheduler=", lambda o: o.train.model.scheduler, None),
+        ("num_gpu=2.0", lambda o: o.num_gpu, 2),
+        ("num_gpu=0", lambda o: o.num_gpu, 0),
         ("logger.use_tb_logger=off", lambda o: o.logger.use_tb_logger, False),
         ("val.suffix=a=b", lambda o: o.val.suffix, "a=b"),
         ("name='007'", lambda o: o.name, "007"),

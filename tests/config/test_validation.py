@@ -85,6 +85,8 @@ def test_all_mistakes_are_reported_at_once_by_line(problems, good):
          "'cuda', 'mps' or an integer ≥ 0, got 'all'."),
         ("name: quick", "name: q\nnum_gpu: -1", "x.yml:2: num_gpu: expected one of 'auto', 'cpu', 'cuda', "
          "'mps' or an integer ≥ 0, got -1."),
+        ("name: quick", "name: q\nnum_gpu: 2.5", "x.yml:2: num_gpu: expected one of 'auto', 'cpu', 'cuda', "
+         "'mps' or an integer ≥ 0, got 2.5."),
         ("name: quick", "name: q\nmanual_seed: ~", "x.yml:2: manual_seed: expected an integer ≥ 0, got null."),
         ("name: quick", "name: q\nlogger: 5", "x.yml:2: logger: expected a section (indented lines "
          "'key: value'), got 5."),

@@ -18,6 +18,14 @@ CONTRASTIVE = {
     "contrastive_opt": {"type": "SPNLoss", "weights": "random", "layer_weights": {"relu1_2": 1.0}},
     "negatives": {"type": "HistoryNegatives", "steps": [1, 2, 3]},
 }
+FEATURES = {"weights": "random", "vgg_type": "vgg16", "layer_weights": {"relu1_2": 0.2, "relu2_2": 0.3}}
+SHARED = {
+    **CONTRASTIVE,
+    "perceptual_opt": {"type": "PerceptualLoss", **FEATURES},
+    "contrastive_opt": {"type": "ContrastiveRegularization", "use_input_norm": True, **FEATURES},
+    "negatives": {"type": "InputNegatives"},
+}
+"""Two losses that share a feature network."""
 SIZES = (4, (9, 7), (18, 14))
 
 
@@ -43,7 +51,9 @@ def real_step(section, batch_size, lq_size, gt_size):
     return model, counter.get_total_flops(), sum(kept.values())
 
 
-@pytest.mark.parametrize("section", [PLAIN, CONTRASTIVE, {**PLAIN, "accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "section", [PLAIN, CONTRASTIVE, {**PLAIN, "accumulation_steps": 2}, SHARED, {**SHARED, "balance": 0.1}]
+)
 def test_parameters_flops_and_state_equal_those_of_a_real_step(section):
     cost = step_cost(section, *SIZES)
     model, flops, _ = real_step(section, *SIZES)
@@ -52,6 +62,11 @@ def test_parameters_flops_and_state_equal_those_of_a_real_step(section):
     gradients = [parameter.grad for parameter in model.network.parameters()]
     moments = [value for state in model.optimizer.state.values() for value in state.values()]
     assert cost.state_bytes == bytes_of([*model.parts.parameters(), *model.parts.buffers(), *gradients, *moments])
+
+
+def test_a_fixed_gradient_ratio_repeats_the_backward_pass_through_shared_features():
+    shared, balanced = (step_cost({**SHARED, **changes}, *SIZES).flops for changes in ({}, {"balance": 0.1}))
+    assert balanced > shared
 
 
 @pytest.mark.parametrize("section", [PLAIN, {**PLAIN, "ema_decay": 0.9}, CONTRASTIVE])
