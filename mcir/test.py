@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # noqa: PTH109 (like `python -m`: this folder's modules must not hide others)
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
 
 from mcir.arguments import OptionFileArguments, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
@@ -21,9 +21,9 @@ class Test(OptionFileArguments):
     __test__ = False  # for pytest
 
     checkpoint: list[str] = option(
-        "weight files; by default path.pretrain_network_g, with its param_key_g and strict_load_g", metavar="FILE"
+        "weight files (default: path.pretrain_network_g, with path.param_key_g and path.strict_load_g)", metavar="FILE"
     )
-    launcher: Literal["none", "pytorch"] = option("for BasicSR's scripts; has no effect", default="none")
+    launcher: Literal["none", "pytorch"] = option("accepted for scripts of BasicSR; has no effect", default="none")
 
     def run(self) -> int:
         """Test and return the exit status."""

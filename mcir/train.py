@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # noqa: PTH109 (like `python -m`: this folder's modules must not hide others)
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
 
 from mcir.arguments import LaunchArguments, OptionFileArguments, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
 
 
 @dataclass(kw_only=True)
-class Train(OptionFileArguments, LaunchArguments):
-    """Train a network as an option file describes."""
+class Train(LaunchArguments, OptionFileArguments):
+    """Train the network of an option file."""
 
     auto_resume: bool = option("resume from the newest readable checkpoint", "--auto_resume")
     launcher: Literal["none", "pytorch", "torchrun", "slurm"] = option(
-        "torchrun: start --nproc processes on this machine; slurm: submit a job; none, pytorch: train in this process",
+        "torchrun: start --nproc processes here; slurm: submit a job; none or pytorch: train in this process",
         default="none",
     )
 
@@ -38,7 +38,7 @@ class Train(OptionFileArguments, LaunchArguments):
 
     def _train(self) -> int:
         if self.nproc > 1 or self.slurm or self.no_wait:
-            raise ValueError("--nproc, --slurm and --no-wait need --launcher torchrun or slurm.")
+            raise ValueError("--nproc, --slurm and --no-wait require --launcher torchrun or slurm.")
         from torch.distributed.elastic.multiprocessing.errors import record
 
         from mcir.config import load
@@ -54,7 +54,7 @@ class Train(OptionFileArguments, LaunchArguments):
                 status = record(trainer.train)()
             except CheckpointError:
                 raise
-            except (ValueError, OSError) as error:  # not a user's mistake, so the traceback is printed
+            except (ValueError, OSError) as error:  # after the start, this is a bug, so the traceback is printed
                 raise RuntimeError("The training failed.") from error
         assert status is not None
         return status

@@ -216,12 +216,12 @@ def test_train_starts_other_launchers_with_the_same_arguments(monkeypatch, capsy
     assert arguments == ["-opt", "x.yml", "--auto_resume", "--set", "a=1", "b=2", "--force_yml", "c:d=3"]
     assert (options.launcher, options.nproc, options.slurm, options.wait) == ("slurm", 4, {"time": 60}, False)
     assert main(["train", *words, "--nproc", "4"]) == 1
-    assert "need --launcher torchrun or slurm" in capsys.readouterr().err
+    assert "require --launcher torchrun or slurm" in capsys.readouterr().err
 
 
 def test_check_reports_inconsistent_sections(run, capsys):  # noqa: F811
     assert main(["check", "-opt", str(run.option_file), "--set", "network_g.upscale=4"]) == 1
-    assert "network_g enlarges ×4, but scale is 2" in capsys.readouterr().err
+    assert "network_g has scale 4, but the option .scale. is 2" in capsys.readouterr().err
 
 
 def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):

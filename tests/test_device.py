@@ -84,7 +84,7 @@ def test_num_gpu_reports_what_is_not_available(machine, monkeypatch):
             pass
     machine(mps=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="supports one process"), init_distributed("mps", DistOptions()):
+    with pytest.raises(ValueError, match="MPS supports one process, got"), init_distributed("mps", DistOptions()):
         pass
 
 

@@ -1,1 +1,1 @@
-"""The engine: what drives a model over iterations, files and processes."""
+"""Training, evaluation and testing of models: loops, files, logs and processes."""

@@ -1,8 +1,9 @@
-"""Checkpoints of a run: written atomically in the background, and found again after any interruption.
+"""Checkpoints of a run, which are written atomically and in the background.
 
-The checkpoint of iteration n consists of ``models/net_g_n.pth`` (``params`` and ``params_ema`` as in BasicSR, with the
-name and arguments of the network), ``models/net_g_n.safetensors`` (the best weights for restoring, and metadata) and
-``training_states/n.state`` (what a resumed run needs). ``models/net_g_best.*`` is the best so far.
+The checkpoint of iteration n consists of three files: ``models/net_g_n.pth`` contains ``params`` and ``params_ema`` as
+in BasicSR, with the name and arguments of the network; ``models/net_g_n.safetensors`` contains the weights for
+restoring, with the same metadata; ``training_states/n.state`` contains the state for resuming. The best network so far
+is ``models/net_g_best.*``.
 """
 
 import logging
@@ -32,12 +33,12 @@ class CheckpointError(ValueError):
 
 @dataclass
 class NetworkFile:
-    """The content of the weight files of a network.
+    """The content of a network's weight files.
 
     Attributes:
-        weights: ``params`` and, with a moving average, ``params_ema``.
-        architecture: the registered name of the network.
-        hyperparameters: the arguments of its constructor.
+        weights: ``params`` and, if there is a moving average, ``params_ema``.
+        architecture: registered name of the network.
+        hyperparameters: constructor arguments of the network.
     """
 
     weights: dict[str, dict[str, Tensor]]
@@ -46,7 +47,7 @@ class NetworkFile:
 
     @classmethod
     def of(cls, model: Model) -> "NetworkFile":
-        """Return the content for the network of a model."""
+        """Return the content of the weight files of a model."""
         return cls(model.weights(), *network_config(model.network))
 
 
@@ -54,8 +55,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: the folder of the run.
-        keep: the number of latest checkpoints to keep, in addition to the best; None: all.
+        folder: folder of the run.
+        keep: number of latest checkpoints to keep, in addition to the best network. Default: all.
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
@@ -70,7 +71,7 @@ class Checkpoints:
     # -- writing --------------------------------------------------------------------------------------------------
 
     def save(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool = False) -> None:
-        """Copy the state to host memory, and write the checkpoint of an iteration in the background.
+        """Copy the state to host memory and write the checkpoint of an iteration in the background.
 
         Raises:
             CheckpointError: the previous checkpoint could not be written.
@@ -83,10 +84,10 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, iteration, state, network, is_best)
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         writing, self._writing = self._writing, None
         try:
@@ -94,22 +95,20 @@ class Checkpoints:
                 writing.result()
         except Exception as failure:
             kept = self.iterations()
-            earlier = (
-                f"The checkpoint of iteration {kept[-1]} is not affected" if kept else "There is no earlier checkpoint"
-            )
-            raise CheckpointError(f"A checkpoint could not be written: {failure}. {earlier}.") from failure
+            last = f"The last checkpoint is that of iteration {kept[-1]}" if kept else "There is no earlier checkpoint"
+            raise CheckpointError(f"A checkpoint could not be written: {failure}. {last}.") from failure
 
     def raise_failure(self) -> None:
-        """Raise the error of the last checkpoint, if there was one, without waiting for it.
+        """Raise an error if writing the last checkpoint has failed. Do not wait for it.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def _copy(self, tree: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
-        """Copy a tree to host memory, each tensor once, into the buffers of the previous checkpoint where they fit."""
+        """Copy a tree to host memory, each tensor once. Reuse the buffers of the previous checkpoint if they match."""
         if isinstance(tree, Tensor):
             form = (tree.shape, tree.stride(), tree.dtype)
             key = (tree.data_ptr() or id(tree), *form)
@@ -128,7 +127,7 @@ class Checkpoints:
     def _write(self, iteration: int, state: Mapping[str, Any], network: NetworkFile, is_best: bool) -> None:
         for label in [str(iteration), *(["best"] if is_best else [])]:
             write_network(self.models / f"net_g_{label}", network, iteration)
-        # the state is written last, so that a checkpoint with a state is complete
+        # the state is written last, so a checkpoint that has a state is complete
         with atomic_file(self.states / f"{iteration}.state", durable=True) as file:
             torch.save(state, file)
         if self.keep is not None:
@@ -139,13 +138,13 @@ class Checkpoints:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def iterations(self) -> list[int]:
-        """Return the iterations that have a state, in ascending order."""
+        """Return the iterations of all checkpoints that have a state, in ascending order."""
         if not self.states.is_dir():
             return []
         return sorted(int(file.stem) for file in self.states.iterdir() if re.fullmatch(r"\d+\.state", file.name))
 
     def rewind_to(self, iteration: int) -> None:
-        """Make a checkpoint the last one: rename later states, and remove incomplete files of a killed process."""
+        """Rename the states of later iterations, and remove incomplete files of a killed process."""
         for later in self.iterations():
             if later > iteration:
                 file = self.states / f"{later}.state"
@@ -156,12 +155,12 @@ class Checkpoints:
                     file.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest readable state, or None if there is none; damaged files are logged."""
+        """Return the newest readable state, or None if there is none. Log damaged files."""
         for iteration in reversed(self.iterations()):
             try:
                 return read_state(self.states / f"{iteration}.state")
             except CheckpointError as error:
-                _LOG.warning("%s It is skipped.", error)
+                _LOG.warning("%s Trying the previous state.", error)
         return None
 
 
@@ -169,50 +168,50 @@ def read_state(file: Path) -> dict[str, Any]:
     """Read a training state.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not a training state of mcir.
+        CheckpointError: the file does not exist, is damaged, or is not a training state of mcir.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such training state.") from None
+        raise CheckpointError(f"{file}: the training state does not exist.") from None
     except Exception as error:
-        raise CheckpointError(f"{file} is damaged: {_first_line(error)}") from error
+        raise CheckpointError(f"{file}: the training state is damaged: {_first_line(error)}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise CheckpointError(f"{file} is not a training state of mcir.")
+        raise CheckpointError(f"{file}: expected a training state of mcir.")
     return state
 
 
 def state_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> dict[str, Any] | None:
-    """Return the state that a run resumes from, or None if it starts from the beginning.
+    """Return the state from which a run resumes, or None if it starts from the beginning.
 
     Args:
-        checkpoints: the checkpoints of the run.
-        resume_state: a state file that is used if the run has no checkpoint, or if ``resume`` is not set.
+        checkpoints: checkpoints of the run.
+        resume_state: path of a state. It is used if ``resume`` is false, or if the run has no readable checkpoint.
         resume: whether to resume from the newest readable checkpoint of the run.
 
     Raises:
-        CheckpointError: ``resume_state`` is missing, damaged, or not a training state of mcir.
+        CheckpointError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
     """
     state = checkpoints.latest() if resume else None
     if state is None and resume_state:
         state = read_state(Path(resume_state))
     if resume and state is None:
-        _LOG.info("No checkpoint to resume from in %s: training starts from the beginning.", checkpoints.folder)
+        _LOG.info("%s has no checkpoint. The training starts from the beginning.", checkpoints.folder)
     return state
 
 
 def archive_run(folder: Path) -> None:
-    """Rename the folder of an earlier run with the same name, so that none of its files are lost or mixed up.
+    """Rename the folder of an earlier run, so that a new run with the same name does not overwrite its files.
 
     Raises:
-        CheckpointError: the new name is taken.
+        CheckpointError: a folder with the new name exists.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
     stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(folder.stat().st_mtime))
     target = folder.with_name(f"{folder.name}_archived_{stamp}")
     if target.exists():
-        raise CheckpointError(f"{folder} and {target} both exist: move one of them away.")
+        raise CheckpointError(f"{folder} cannot be renamed to {target}, which exists. Move one of them away.")
     folder.rename(target)
     _LOG.info("The folder of an earlier run with this name was renamed to %s.", target)
 
@@ -221,7 +220,7 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
     """Write ``base.pth`` and ``base.safetensors``.
 
     Raises:
-        OSError: the disk is full, or the folder is not writable; existing files are not changed.
+        OSError: a file cannot be written, for example because the disk is full. Existing files are not changed.
     """
     weights = {
         name: {key: value.contiguous() for key, value in params.items()} for name, params in network.weights.items()
@@ -236,12 +235,12 @@ def write_network(base: Path, network: NetworkFile, iteration: int) -> None:
 
 
 def load_into(model: Model, file: Path, key: str | None = None, strict: bool = True) -> None:
-    """Load a weight file into a model; weights that do not match are logged.
+    """Load a weight file into a model. Log weights that do not match.
 
     Args:
-        model: the model.
-        file: the weight file.
-        key: the entry of the file with the weights; None: ``params_ema``, else ``params``, else the file itself.
+        model: model whose network gets the weights.
+        file: path of the weight file.
+        key: entry of the file that contains the weights. Default: ``params_ema``, else ``params``, else the whole file.
         strict: whether the file must contain exactly the weights of the network.
 
     Raises:
@@ -249,7 +248,8 @@ def load_into(model: Model, file: Path, key: str | None = None, strict: bool = T
     """
     mismatches = model.load_weights(read_weights(file, key).tensors, strict)
     if mismatches:
-        _LOG.warning("%s: %d weights do not match and are not loaded: %s", file, len(mismatches), mismatches[:10])
+        listed = ", ".join(mismatches[:10]) + (" …" if len(mismatches) > 10 else "")
+        _LOG.warning("%s: %d weights do not match and are not loaded: %s", file, len(mismatches), listed)
 
 
 def _first_line(error: BaseException) -> str:

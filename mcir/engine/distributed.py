@@ -1,6 +1,6 @@
-"""The processes of a run: who they are, collective operations, and stopping together.
+"""The processes of a run: rank and device, collective operations, and stopping at the same iteration.
 
-With one process (started without torchrun) every operation is the identity.
+If there is only one process, collective operations return their arguments.
 """
 
 import datetime
@@ -28,13 +28,13 @@ _LOG = logging.getLogger("mcir")
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process among those of the run; a :class:`~mcir.communicator.Communicator`.
+    """Rank and device of this process, and the :class:`~mcir.communicator.Communicator` between all processes.
 
     Attributes:
-        rank: the index of this process.
-        world_size: the number of processes.
-        device: the device of this process.
-        find_unused_parameters: whether parameters may lack a gradient, as DistributedDataParallel needs to know.
+        rank: index of this process.
+        world_size: number of processes.
+        device: device of this process.
+        find_unused_parameters: whether DistributedDataParallel has to look for parameters without gradient.
     """
 
     rank: int
@@ -55,7 +55,7 @@ class DistContext:
             network,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=self.find_unused_parameters,
-            broadcast_buffers=False,  # the model keeps statistics equal; masks and tables never change
+            broadcast_buffers=False,  # the model averages running statistics; other buffers never change
         )
 
     def mean(self, value: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ class DistContext:
         """Return the concatenated tensors of all processes; see :class:`~mcir.communicator.Communicator`."""
         if self.world_size == 1:
             return value
-        joined: Tensor = _Concatenate.apply(value, self.rank, self.world_size)
-        return joined
+        result: Tensor = _AllGather.apply(value, self.rank, self.world_size)
+        return result
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the picklable values of all processes, ordered by rank."""
+        """Return the values of all processes, ordered by rank. They must be picklable."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -82,16 +82,16 @@ class DistContext:
         return values
 
     def barrier(self) -> None:
-        """Wait for the other processes."""
+        """Wait until all processes call this method."""
         if self.world_size > 1:
             dist.barrier()
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
-        """Run the body in rank 0 before the other processes, for example to download a file that all need.
+        """Run the body on rank 0 before the other ranks, for example to download a file for all of them.
 
         Raises:
-            SystemExit: in the other processes, if rank 0 failed and reports the error.
+            SystemExit: on the other ranks, if the body failed on rank 0, which reports the error.
         """
         if not self.is_rank_zero and not self._broadcast(False):
             raise SystemExit(1)
@@ -105,7 +105,7 @@ class DistContext:
             self._broadcast(True)
 
     def _broadcast(self, value: bool) -> bool:
-        """Return the value of rank 0."""
+        """Return the value of rank 0 in all processes."""
         if self.world_size == 1:
             return value
         flag = torch.tensor(value)
@@ -113,20 +113,26 @@ class DistContext:
         return bool(flag)
 
     def require_equal(self, what: str, checksum: Callable[[], float]) -> None:
-        """Check that something is the same in every process.
+        """Check that all processes have the same checksum.
+
+        Args:
+            what: name of the compared state, in the plural, for the message.
+            checksum: function that computes the checksum. It is not called if there is only one process.
 
         Raises:
-            RuntimeError: it is not; the message contains the checksum of each rank.
+            RuntimeError: the checksums differ.
         """
         if self.world_size == 1:
             return
         checksums = self.gather(checksum())
         if len(set(checksums)) > 1:
-            raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {checksums}).")
+            raise RuntimeError(
+                f"The {what} must be equal in all processes, but differ (checksums by rank: {checksums})."
+            )
 
 
-class _Concatenate(torch.autograd.Function):
-    """Concatenate the tensors of all processes; in the backward pass each gets the summed gradient of its own."""
+class _AllGather(torch.autograd.Function):
+    """Concatenate the tensors of all processes. The gradient of a tensor is the sum over all processes."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rank: int, world_size: int) -> Tensor:
@@ -145,22 +151,22 @@ class _Concatenate(torch.autograd.Function):
 
 @contextmanager
 def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistContext]:
-    """Join the process group of torchrun, if this process was started by it, and leave it at the end.
+    """Join the process group of torchrun, if torchrun started this process, and leave it at the end.
 
     Args:
-        num_gpu: the option ``num_gpu``: ``auto``, ``cpu``, ``cuda``, ``mps`` or a number of GPUs (0: the CPU).
-        options: the section ``dist_params``.
+        num_gpu: option ``num_gpu``: ``auto``, ``cpu``, ``cuda``, ``mps``, or a number of GPUs (0: CPU).
+        options: section ``dist_params`` of the option file.
 
     Raises:
-        ValueError: the device is not available, or there are more processes on this machine than GPUs.
+        ValueError: the device is not available, or this machine has fewer GPUs than processes.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _device(num_gpu, rank, world_size)
     if world_size > 1:
-        # flags and results are CPU tensors and use gloo; gradients use the backend of their device
+        # tensors on the CPU, like flags, use gloo; gradients use the backend of their device
         on_gpu = device.type == "cuda" and options.backend != "gloo"
         timeout = datetime.timedelta(minutes=options.timeout_minutes)
-        # torchrun's store outlives a restart and keeps the addresses of dead processes, so each start has a prefix
+        # after a restart, torchrun's store still has the addresses of dead processes, so each start uses its own prefix
         store, _, _ = next(rendezvous("env://", timeout=timeout))
         prefix = f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         dist.init_process_group(
@@ -173,7 +179,7 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
     context = DistContext(rank, world_size, device, options.find_unused_parameters)
     try:
         yield context
-        context.barrier()  # a process that leaves early closes connections that others still use
+        context.barrier()  # a process that leaves earlier closes connections that other processes still use
     finally:
         if world_size > 1:
             dist.destroy_process_group()
@@ -188,26 +194,26 @@ def _device(num_gpu: int | str, rank: int, world_size: int) -> torch.device:
     else:
         device = best_device() if num_gpu == "auto" else resolve_device(num_gpu, "num_gpu")
     if device.type == "mps" and world_size > 1:
-        raise ValueError(f"num_gpu: '{num_gpu}' supports one process (MPS), but {world_size} were started.")
+        raise ValueError(f"num_gpu: MPS supports one process, got {world_size}.")
     if device.type != "cuda":
         return device
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"{os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes were started here, but there are "
-            f"{torch.cuda.device_count()} GPUs: start one process per GPU, or set 'num_gpu: cpu'."
+            f"Expected at most one process per GPU, got {os.environ.get('LOCAL_WORLD_SIZE', world_size)} processes for "
+            f"{torch.cuda.device_count()} GPUs. Start fewer processes, or set 'num_gpu: cpu'."
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
 def _warn_about_gpus(num_gpu: int, world_size: int) -> None:
-    """Log a warning if the number of processes is not that of the option file, which changes the total batch."""
+    """Log a warning if there is no GPU, or if the number of processes differs from ``num_gpu``."""
     if not torch.cuda.is_available():
-        _LOG.warning("num_gpu is %d, but there is no GPU here: %d processes on the CPU.", num_gpu, world_size)
+        _LOG.warning("num_gpu is %d, but no GPU is available: training on the CPU.", num_gpu)
     elif num_gpu != world_size:
         _LOG.warning(
-            "num_gpu is %d, but torchrun started %d processes: the total batch is %d × batch_size_per_gpu.",
+            "num_gpu is %d, but there are %d processes: the total batch size is %d × batch_size_per_gpu.",
             num_gpu,
             world_size,
             world_size,
@@ -215,13 +221,13 @@ def _warn_about_gpus(num_gpu: int, world_size: int) -> None:
 
 
 class StopRequest:
-    """A handler of SIGTERM and SIGINT, which the training loop reads after every iteration.
+    """A handler of SIGTERM and SIGINT that stops all processes at the same iteration.
 
-    Several processes get the signal at different iterations, but must stop at the same one. So each sends its flag in
-    every iteration and reads the result one iteration later, which makes nobody wait.
+    Processes receive a signal at different iterations. Each process therefore starts an all-reduce of its flag in every
+    iteration and reads the result one iteration later, so that no process has to wait.
 
     Attributes:
-        number: the signal that stops the run, in every process; 0 if there is none.
+        number: number of the signal that stops the run, or 0. It is the same in all processes.
     """
 
     def __init__(self, context: DistContext) -> None:
@@ -242,12 +248,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received:  # the second signal ends the process at once
+        if self._received:  # a second signal ends the process immediately
             raise SystemExit(128 + number)
         self._received = number
 
     def agreed(self) -> int:
-        """Return the signal that stops the run now, or 0; the same in every process."""
+        """Return the number of the signal that stops the run, or 0. Call this after every iteration."""
         if self._context.world_size == 1:
             self.number = self._received
             return self.number
@@ -261,9 +267,9 @@ class StopRequest:
 
 
 def state_checksum(model: Model) -> float:
-    """Return a number that depends on every tensor and number of a model's state that the processes share.
+    """Return a number that depends on all tensors and numbers in the state of a model.
 
-    The optimizer is left out: its state shows in the weights.
+    The state of the optimizer is ignored, because a difference would also change the weights.
     """
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     parts = [part.state_dict() for name, part in model.stateful().items() if name != "optimizer"]

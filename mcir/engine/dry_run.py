@@ -1,4 +1,4 @@
-"""A training step without data or values: does it run with these options, and what does it cost?"""
+"""Checks and cost estimates of a training, before any data is read."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcir.config import DatasetOptions, Options
+from mcir.config import Options
 from mcir.data import SampleSpec, sample_spec
+from mcir.engine.batches import TrainingStage, training_stages
 from mcir.engine.evaluation import EvaluationSet
 from mcir.errors import ComponentError, Where
 from mcir.models import Model
@@ -23,18 +24,18 @@ _LOG = logging.getLogger("mcir")
 def dry_run(options: Options, processes: int = 1) -> None:
     """Compute the losses of a training on the meta device, before any data is read.
 
-    The crops are the smallest of all stages. If their size is unknown, or a network cannot run without values, nothing
-    is checked, and the training itself reports what is wrong.
+    The crops are the smallest of all stages. If their size is unknown, or if a network cannot run on the meta device,
+    nothing is checked, and errors are reported by the training itself.
 
     Args:
-        options: the options of the training.
-        processes: the number of processes that share a batch.
+        options: options of the training.
+        processes: number of processes.
 
     Raises:
         ValueError: the losses cannot be computed; the message starts with the location in the option file.
     """
     training = options.datasets.train
-    specs = _sample_specs(training) if training else []
+    specs = _sample_specs(training_stages(training)) if training else []
     if not training or not specs:
         return
     smallest = min(specs, key=lambda spec: spec.lq_size)
@@ -48,13 +49,14 @@ def dry_run(options: Options, processes: int = 1) -> None:
     except ComponentError as error:
         if error.location is not None:
             raise
-        if not _is_raised_by_mcir(error.__cause__ or error):  # maybe a bug: the training shows the traceback
+        if not _is_raised_by_mcir(error.__cause__ or error):  # maybe a bug; the training shows the traceback
             return
         in_dataset = options.where("datasets", "train")
         where = options.where_in_model(error.path) if error.path else in_dataset((smallest.size_argument,))
-        raise ValueError(f"{where}: no step on crops of {smallest.crop_size[0]}: {error.message}") from error
-    except Exception as error:  # a network of the user's own may need what the meta device does not have
-        _LOG.debug("There is no dry run of this model: %r", error)
+        message = f"a training step on crops of {smallest.crop_size[0]} pixels is not possible: {error.message}"
+        raise ValueError(f"{where}: {message}") from error
+    except Exception as error:  # a user's own network may need operations that the meta device lacks
+        _LOG.debug("The dry run of this model is skipped: %r", error)
 
 
 def _is_raised_by_mcir(error: BaseException) -> bool:
@@ -63,31 +65,31 @@ def _is_raised_by_mcir(error: BaseException) -> bool:
 
 
 def check_consistency(options: Options, network: nn.Module) -> None:
-    """Check what the sections of an option file require of each other.
+    """Check that the sections of an option file are consistent with each other and with the network.
 
     Raises:
         ValueError: the network has another scale, or a batch cannot be divided into equal parts.
     """
     assert options.datasets.train is not None
-    spec, training = spec_of(network), options.datasets.train
+    spec = spec_of(network)
     if spec is not None and spec.scale != options.scale:
-        raise ValueError(f"network_g enlarges ×{spec.scale}, but scale is {options.scale}: make them equal.")
+        raise ValueError(f"network_g has scale {spec.scale}, but the option 'scale' is {options.scale}.")
     parts = options.model_section().get("accumulation_steps", 1)
-    for size in (training.batch_size_per_gpu, *(stage.batch_size_per_gpu for stage in training.progressive)):
-        if size % parts:
+    for stage in training_stages(options.datasets.train):
+        if stage.batch_size % parts:
             raise ValueError(
-                "datasets.train.batch_size_per_gpu must be a multiple of train.accumulation_steps "
-                f"({parts}), got {size}."
+                "datasets.train.batch_size_per_gpu: expected a multiple of train.accumulation_steps "
+                f"({parts}), got {stage.batch_size}."
             )
 
 
 def warn_without_psnr(model: Model, validation_sets: Sequence[EvaluationSet]) -> None:
-    """Log a warning if a loss follows the PSNR of the validation, but no PSNR is measured."""
+    """Log a warning if a loss has a curriculum that depends on the PSNR, but no PSNR is measured."""
     metrics = validation_sets[0].metrics.values() if validation_sets else ()
     if model.criteria.observers and not any(metric.unit == "dB" for metric in metrics):
         _LOG.warning(
-            "A loss has a curriculum that follows the PSNR of the first validation set, but no PSNR is measured: its "
-            "negatives keep their initial weights. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
+            "The curriculum of a loss depends on the PSNR of the first validation set, which is not measured. The "
+            "weights of its negatives will not change. Set 'datasets.val' and val.metrics {psnr: {type: PSNR}}."
         )
 
 
@@ -96,12 +98,12 @@ class StepCost:
     """The cost of one training step in one process.
 
     Attributes:
-        parameters: the number of parameters of the network.
-        flops: floating-point operations of convolutions, linear layers and attention, forward and backward; a
+        parameters: number of parameters of the network.
+        flops: floating-point operations of convolutions, linear layers and attention, forward and backward. A
             multiplication and an addition count as two.
-        state_bytes: the size of weights, averages, negatives, feature networks, gradients and the optimizer's state.
-        activation_bytes: the size of what the forward pass keeps for the backward pass; bf16 and fp16 count as half of
-            float32.
+        state_bytes: size of weights, averages, negatives, feature networks, gradients and optimizer state.
+        activation_bytes: size of the tensors that the forward pass stores for the backward pass. With bf16 and fp16,
+            it is half the size in float32.
     """
 
     parameters: int
@@ -113,17 +115,17 @@ class StepCost:
 def step_cost(
     section: Section, batch_size: int, lq_size: tuple[int, int], gt_size: tuple[int, int], stored: int = 0
 ) -> StepCost:
-    """Measure one step of a model on the meta device, where tensors have shapes but no values.
+    """Return the cost of one step of a model. The step runs on the meta device, where tensors have no values.
 
     Args:
-        section: the section of the model.
-        batch_size: the number of images per process.
+        section: section of the model.
+        batch_size: batch size of the process.
         lq_size: (H, W) of the degraded images.
         gt_size: (H, W) of the ground truths.
-        stored: the number of stored negatives per image.
+        stored: number of stored negatives per image.
 
     Raises:
-        ValueError: the model cannot be built, or its network does not accept this size.
+        ValueError: the model cannot be built, or its network does not accept the image size.
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
@@ -155,44 +157,43 @@ def step_cost(
 
 
 def estimate(options: Options) -> list[str]:
-    """Return lines about the cost of a step in every stage of a training.
+    """Describe the cost of a step in every stage of a training, one line of text per quantity.
 
     Raises:
-        ValueError: the options do not fit together.
+        ValueError: the options are inconsistent.
     """
     training = options.datasets.train
     if options.train is None or training is None:
         return ["no training section: nothing to estimate"]
-    specs = _sample_specs(training)
+    stages = training_stages(training)
+    specs = _sample_specs(stages)
     if not specs:
         return [f"{training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated"]
     with torch.device("meta"):
         check_consistency(options, ARCHS.build(options.network_g, where=options.where("network_g")))
-    stages = [(0, training.batch_size_per_gpu)]
-    stages += [(stage.start, stage.batch_size_per_gpu) for stage in training.progressive]
     lines = []
-    for spec, (start, batch_size) in zip(specs, stages, strict=True):
-        cost = step_cost(options.model_section(), batch_size, spec.lq_size, spec.crop_size, spec.negatives)
+    for spec, stage in zip(specs, stages, strict=True):
+        cost = step_cost(options.model_section(), stage.batch_size, spec.lq_size, spec.crop_size, spec.negatives)
         state, activations = cost.state_bytes / 2**20, cost.activation_bytes / 2**20
         parameters = f"parameters              {cost.parameters:,}"
         lines += [
-            f"from iteration {start + 1:,} on, crops of {spec.crop_size[0]}:" if start else parameters,
-            f"FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch of {batch_size}, one process)",
-            f"memory of a step, about {state + activations:,.0f} MiB: {state:,.0f} of weights, averages,",
-            f"                        gradients and moments, {activations:,.0f} of activations",
+            f"from iteration {stage.start + 1:,} on, crops of {spec.crop_size[0]}:" if stage.start else parameters,
+            f"FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch size {stage.batch_size}, one process)",
+            f"memory of a step        about {state + activations:,.0f} MiB",
+            f"  state                 {state:,.0f} MiB (weights, averages, gradients, optimizer)",
+            f"  activations           {activations:,.0f} MiB",
         ]
     return lines
 
 
-def _sample_specs(training: DatasetOptions) -> list[SampleSpec]:
-    """Return the specification of the samples in each stage of the training; empty if one of them is unknown."""
-    sections = [training.section, *({**training.section, "gt_size": stage.gt_size} for stage in training.progressive)]
-    specs = [spec for spec in map(sample_spec, sections) if spec is not None]
-    return specs if len(specs) == len(sections) else []
+def _sample_specs(stages: Sequence[TrainingStage]) -> list[SampleSpec]:
+    """Return the specification of the samples in each stage, or an empty list if one of them is unknown."""
+    specs = [spec for spec in (sample_spec(stage.section) for stage in stages) if spec is not None]
+    return specs if len(specs) == len(stages) else []
 
 
 def _meta_model(section: Section, where: Where | None = None) -> Model:
-    """Return a model on the meta device, which has neither autocast nor torch.compile."""
+    """Return a model on the meta device, without autocast and torch.compile, which this device does not support."""
     with torch.device("meta"):
         model: Model = MODELS.build({**section, "compile": False, "precision": "fp32"}, where=where)
     return model

@@ -1,4 +1,4 @@
-"""What the entry points of training and testing have in common. Imports nothing that is slow to import."""
+"""The error handling of the commands that train and test. Slow imports are local."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
-    """Run a command of every process of a run; print a user's mistake in one line and return 1."""
+    """Run a command in each process of a run and return its exit status. Print errors of users in one line."""
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
-        print(f"mcir: reading {option_file} …", flush=True)  # noqa: T201 (before the imports, which take seconds)
+        print(f"mcir: reading {option_file} …", flush=True)  # noqa: T201 (the following imports take seconds)
 
     from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
@@ -20,6 +20,6 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
         return command()
     except (ValueError, OSError, NotFiniteError) as error:
         if not is_rank_zero:
-            time.sleep(1)  # rank 0 most likely prints the same error, and its end stops this process
+            time.sleep(1)  # rank 0 usually prints the same error, and this process is stopped when rank 0 ends
         print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -18,12 +18,12 @@ from mcir.report.records import OPTIONS, STARTS, changed_lines
 
 
 def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
-    """Write the resolved options to ``options.yml`` and add a line to ``environment.jsonl``.
+    """Write the resolved options to ``options.yml`` and append a line to ``environment.jsonl``.
 
     Args:
-        folder: the folder of the run.
-        options: the text of the option file.
-        facts: what else to record; ``device`` is a :class:`torch.device`, of which the name is recorded.
+        folder: folder of the run.
+        options: text of the resolved options.
+        facts: additional values to record. ``device`` is a :class:`torch.device`, whose name is recorded.
 
     Raises:
         OSError: a file cannot be written.
@@ -39,12 +39,12 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Return the commit of a folder, with ``-dirty`` if tracked files have changes; None without git or a commit."""
+    """Return the commit of a folder, with ``-dirty`` if tracked files have changes. None: no git, or no commit."""
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *describe]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        result = subprocess.run(  # noqa: S603 (no part of the command comes from outside)
+        result = subprocess.run(  # noqa: S603 (the command contains no user input)
             command, env=environment, capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
@@ -69,6 +69,6 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """Return the name of the processor, or its architecture if the system does not report a name."""
+    """Return the name of the CPU, or its architecture if the system does not report a name."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
     return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""Evaluation of a model on data sets, shared between all processes."""
+"""Evaluation of a model on data sets. All processes of a run share the images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Score:
     """The values of one metric on a data set.
 
     Attributes:
-        mean: the mean over all restored images.
-        of_input: the mean over the degraded images, enlarged bicubically to the size of the ground truth: what the
-            network must surpass.
-        unit: the unit of the metric, like ``dB``; may be empty.
+        mean: mean over all restored images.
+        of_input: mean over the degraded images, which are enlarged bicubically to the size of the ground truths. This
+            is the baseline.
+        unit: unit of the metric, for example ``dB``. It may be empty.
         higher_is_better: whether larger values are better.
-        images: the value of each restored image by its name.
+        images: value of each restored image, by name.
     """
 
     mean: float
@@ -43,10 +43,10 @@ class Evaluation:
     """The results on one data set.
 
     Attributes:
-        name: the name of the data set.
-        baseline: what the network is compared with: ``bicubic`` enlargement or the ``input``.
-        scores: the scores by the name of the metric.
-        comparisons: side-by-side images of the first images, by name.
+        name: name of the data set.
+        baseline: baseline of the comparison: ``bicubic`` (the enlarged input) or ``input``.
+        scores: scores by metric.
+        comparisons: side-by-side comparisons of the first images, by name.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Evaluation:
     comparisons: dict[str, Picture]
 
     def save_comparisons(self, folder: Path) -> None:
-        """Save the side-by-side images in a folder with the name of the data set."""
+        """Save the side-by-side comparisons in a subfolder with the name of the data set."""
         for name, image in self.comparisons.items():
             save_picture(image, folder / self.name, name)
 
@@ -71,15 +71,15 @@ class _Row:
 
 
 class EvaluationSet:
-    """A data set with the metrics to measure on it, for repeated evaluation.
+    """A data set with metrics, for repeated evaluation.
 
     Args:
-        name: the name of the data set in the results.
-        dataset: a data set that yields ``lq``, ``gt`` and their paths.
-        metrics: the metrics by their names in the option file.
-        dist: this process, which restores its share of the images.
-        workers: the number of data-loading workers.
-        scale: the scale of the network.
+        name: name of the data set in the results.
+        dataset: data set of samples with ``lq``, ``gt`` and their paths.
+        metrics: metrics by their names in the option file.
+        dist: this process.
+        workers: number of processes that load data.
+        scale: scale of the network.
     """
 
     def __init__(
@@ -104,18 +104,18 @@ class EvaluationSet:
     def evaluate(
         self, restore: Restore, pictures: int = 0, images_to: Path | None = None, suffix: str = ""
     ) -> Evaluation:
-        """Restore and measure every image. The means are exact for any number of processes.
+        """Restore every image and compute its metrics. The means do not depend on the number of processes.
 
         Args:
-            restore: a function from ``lq`` (1, C, H, W) to the restored image (1, C, sH, sW).
-            pictures: the number of images that get a side-by-side comparison.
-            images_to: the folder for the restored images; None: they are not saved.
-            suffix: the end of their file names, before ``.png``.
+            restore: function that maps ``lq`` (1, C, H, W) to the restored image (1, C, sH, sW).
+            pictures: number of images with a side-by-side comparison.
+            images_to: folder for the restored images. Default: they are not saved.
+            suffix: suffix of their file names, before ``.png``.
         """
         rows: list[_Row] = []
         comparisons: dict[str, Picture] = {}
         device = self.dist.device
-        measuring = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64, which metrics need
+        measuring = torch.device("cpu") if device.type == "mps" else device  # metrics need float64, which MPS lacks
         for item in self._loader:
             batch = to_device(item, device)
             index = int(item["index"][0])
@@ -156,15 +156,15 @@ class EvaluationSet:
 
 
 def format_value(value: float, unit: str, sign: str = "") -> str:
-    """Return a metric's value with its unit: two decimals with a unit (decibels), four without (similarities)."""
+    """Return a metric's value with its unit. It has two decimals if there is a unit, and four otherwise."""
     return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
 
 
 def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[EvaluationSet]:
-    """Build the validation or test sets of an option file, with its metrics.
+    """Build the validation sets or the test sets of an option file, with its metrics.
 
     Args:
-        options: the options of the run.
+        options: options of the run.
         kind: ``val`` or ``test``.
         dist: this process.
 
@@ -190,7 +190,7 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
 
 @torch.no_grad()
 def _to_gt_size(lq: Tensor, gt: Tensor) -> Tensor:
-    """Return the degraded image at the size of its ground truth, enlarged bicubically if it is smaller."""
+    """Return the degraded image, enlarged bicubically to the size of its ground truth if it is smaller."""
     if lq.shape[-1] == gt.shape[-1]:
         return lq
     return imresize(lq.double(), gt.shape[-1] / lq.shape[-1])[..., : gt.shape[-2], : gt.shape[-1]].float()

@@ -1,4 +1,4 @@
-"""The log of a run: text or a progress bar on the terminal, TensorBoard, and JSON lines."""
+"""The log of a run: terminal output, TensorBoard files, and JSON lines."""
 
 import json
 import logging
@@ -16,19 +16,21 @@ from rich.table import Table
 from mcir.atomic import write_atomically
 from mcir.device import memory_used
 from mcir.engine.evaluation import Evaluation, format_value
-from mcir.models.base import Batch
+from mcir.models.batch import Batch
 from mcir.report import progress
+from mcir.report.records import RESULTS
 
 
 class RunLog:
-    """The log of a run, written by rank 0.
+    """The log of a run.
 
     Args:
-        folder: the folder of the run, for ``results.jsonl``, ``progress/`` and TensorBoard files. None: log nothing.
-        total: the number of iterations.
+        folder: folder of the run, which gets ``results.jsonl``, ``progress/`` and TensorBoard files. None disables the
+            log, for ranks other than 0.
+        total: number of iterations of the training.
         tensorboard: whether to write TensorBoard files.
-        iteration: the iteration from which a run resumes. Later entries of the folder are moved to
-            ``results.jsonl.abandoned`` or hidden in TensorBoard; later images are removed.
+        iteration: iteration from which the run resumes. Values of later iterations are moved to
+            ``results.jsonl.abandoned`` and hidden in TensorBoard, and their images are removed.
     """
 
     def __init__(self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0) -> None:
@@ -42,7 +44,7 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if iteration:
-            _abandon_later_lines(folder / "results.jsonl", iteration)
+            _abandon_later_lines(folder / RESULTS, iteration)
             progress.remove_after(folder, iteration)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -56,18 +58,18 @@ class RunLog:
             self._progress = Progress(*columns, *rest, console=self.console)
 
     def start(self, iteration: int) -> None:
-        """Show the progress bar, with the number of iterations that are done already."""
+        """Show the progress bar. ``iteration`` is the number of iterations that are already done."""
         if self._progress is not None:
             self._progress.add_task("training", total=self.total, completed=iteration, scalars="")
             self._progress.start()
 
     def advance(self, iteration: int) -> None:
-        """Move the progress bar."""
+        """Update the progress bar."""
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=iteration)
 
     def log_scalars(self, iteration: int, values: Mapping[str, float], speed: "Speed") -> None:
-        """Log the scalars of an iteration, the speed and the memory."""
+        """Log the scalars of an iteration, with the speed and the memory."""
         if self.folder is None:
             return
         memory = memory_used() / 2**20
@@ -85,7 +87,7 @@ class RunLog:
             self.console.print(f"{iteration}/{self.total}  {losses}  {rates}, eta {eta}")
 
     def log_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Log the results on a data set."""
+        """Log the results on a data set, and store its side-by-side comparisons."""
         if self.folder is None:
             return
         means = {name: score.mean for name, score in evaluation.scores.items()}
@@ -126,16 +128,16 @@ class RunLog:
     def _write_line(self, record: Mapping[str, Any]) -> None:
         if self._lines is None:
             assert self.folder is not None
-            self._lines = (self.folder / "results.jsonl").open("a", encoding="utf-8")
+            self._lines = (self.folder / RESULTS).open("a", encoding="utf-8")
         self._lines.write(as_json(record) + "\n")
         self._lines.flush()
 
 
 class Speed:
-    """The speed of the training loop since the last restart.
+    """The speed of the training loop since the last call of :meth:`restart`.
 
     Args:
-        world_size: the number of processes that share a batch.
+        world_size: number of processes.
     """
 
     def __init__(self, world_size: int = 1) -> None:
@@ -150,7 +152,7 @@ class Speed:
         self._waited = 0.0
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield batches, counting their images and the time that they take to arrive."""
+        """Yield batches. Count their images, and measure the time that the loop waits for them."""
         self.restart()
         begin = time.perf_counter()
         for batch in batches:
@@ -172,12 +174,12 @@ class Speed:
 
     @property
     def data_fraction(self) -> float:
-        """The fraction of the time that was spent waiting for data."""
+        """Fraction of the time in which the loop waited for data."""
         return self._waited / (time.perf_counter() - self._begin)
 
 
 def results_table(title: str, evaluations: list[Evaluation], network: str) -> Table:
-    """Return a table with the scores of the degraded images, those of a network, and the gain."""
+    """Return a table with the scores of the baseline and of a network, and the gain."""
     table = Table(title=title)
     table.add_column("data set")
     table.add_column("image by")
@@ -195,12 +197,12 @@ def results_table(title: str, evaluations: list[Evaluation], network: str) -> Ta
 
 
 def as_json(tree: Any, indent: int | None = None) -> str:
-    """Return a tree as standard JSON. An infinite value (the PSNR of a perfect image) becomes the string ``"inf"``."""
+    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
     return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
 
 
 def log_to_console() -> None:
-    """Print the log messages of mcir to the terminal; ranks other than 0 print only errors."""
+    """Print log messages to the terminal. Ranks other than 0 print only errors."""
     logger = logging.getLogger("mcir")
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler())
@@ -209,7 +211,7 @@ def log_to_console() -> None:
 
 
 def _abandon_later_lines(file: Path, iteration: int) -> None:
-    """Move the lines of later iterations, and a line that is incomplete after a kill, to another file."""
+    """Move the lines of later iterations, and incomplete lines of a killed process, to another file."""
     if not file.exists():
         return
     kept: list[str] = []

@@ -1,7 +1,7 @@
-"""A lock on the folder of a run, so that two processes never write into the same folder.
+"""A lock on the folder of a run, so that two processes never write to the same folder.
 
-The operating system releases the lock when its process ends, also when it is killed. Forked data-loading workers that
-outlive a killed training do not keep it, because filelock closes the inherited file in them.
+The operating system releases the lock when the process ends or is killed. Forked data-loading workers do not hold the
+lock, because filelock closes the inherited file in them.
 """
 
 import os
@@ -14,29 +14,28 @@ from filelock import FileLock, Timeout
 
 
 class RunDirInUseError(ValueError):
-    """Another process writes into the folder."""
+    """The folder of a run is locked by another process."""
 
 
 @contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
     """Lock a folder for this process.
 
-    The lock is the file ``.NAME.lock`` next to the folder, because the folder itself may be renamed.
+    The lock is the file ``.NAME.lock`` next to the folder, because the folder may be renamed.
 
     Raises:
-        RunDirInUseError: another process has locked the folder; the message names the process and its machine.
+        RunDirInUseError: another process has locked the folder. The message contains its id and its machine.
     """
     file = _lock_file(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    holder = file.with_suffix(".holder")  # Windows does not let others read a locked file
+    holder = file.with_suffix(".holder")  # on Windows, other processes cannot read a locked file
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         owner = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise RunDirInUseError(
-            f"{folder} is in use by {owner}: two runs must not write into the same folder. "
-            "Wait until it ends, stop it, or give this run another name."
+            f"{folder} is in use by {owner}. Wait until that process ends, stop it, or give this run another name."
         ) from None
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
@@ -47,7 +46,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process has locked a folder, as far as this machine can see."""
+    """Return whether a process has locked a folder. Locks of other machines may not be visible."""
     file = _lock_file(folder.absolute())
     if not file.exists():
         return False
@@ -56,7 +55,7 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # the lock file belongs to another user, or the file system has no locks
+    except OSError:  # the lock file belongs to another user, or the file system does not support locks
         return False
 
 

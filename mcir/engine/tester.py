@@ -1,4 +1,4 @@
-"""Testing of checkpoints on data sets, with a table and a JSON file as result."""
+"""Tests of weight files on data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from mcir.registry import MODELS
 
 
 class Tester:
-    """The test of one network's checkpoints on the test sets of an option file, or its validation sets without any.
+    """Evaluate weight files of one network on the test sets of an option file, or on its validation sets.
 
     Args:
-        options: the options of the run.
-        dist: this process, which restores its share of the images.
+        options: options of the run.
+        dist: this process.
 
     Raises:
         ValueError: there is no data set or no metric, or data cannot be read.
@@ -30,9 +30,9 @@ class Tester:
         self.dist = dist
         self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", dist)
         if not self.sets:
-            raise ValueError("Testing needs a data set: set 'datasets.test' (or 'test_1', 'test_2', …).")
+            raise ValueError("Testing requires a data set: set 'datasets.test' (or 'test_1', 'test_2', …).")
         if not options.val.metrics:
-            raise ValueError("Testing needs 'val.metrics', for example {psnr: {type: PSNR, crop_border: 4}}.")
+            raise ValueError("Testing requires 'val.metrics', for example {psnr: {type: PSNR, crop_border: 4}}.")
         model_class: type[Model] = MODELS.get(options.model_type)
         needed = {"type", *options.networks, *model_class.restore_options}
         section = {key: value for key, value in options.model_section().items() if key in needed}
@@ -40,18 +40,20 @@ class Tester:
         self.model.to(dist.device)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:
-        """Evaluate weight files, or ``path.pretrain_network_g``, and return the file of the results.
+        """Evaluate weight files, print tables, and return the path of the results.
 
-        ``path.param_key_g`` and ``path.strict_load_g`` apply to ``path.pretrain_network_g`` only. Of other files, the
-        best weights for restoring are tested, and all weights must match.
+        Args:
+            checkpoints: paths of weight files. The moving average is tested if there is one, and all weights must match
+                the network. Default: ``path.pretrain_network_g``, with ``path.param_key_g`` and
+                ``path.strict_load_g``.
 
         Raises:
-            ValueError: there is no weight file, or one does not match the network.
+            ValueError: there is no weight file, or its weights do not match the network.
         """
         path = self.options.path
         files = list(checkpoints) or [path.pretrain_network_g or ""]
         if not all(files):
-            raise ValueError("Testing needs weights: set 'path.pretrain_network_g' or --checkpoint FILE.")
+            raise ValueError("Testing requires weights: set 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
         log = RunLog(folder if self.dist.is_rank_zero else None, 0, tensorboard=False)
         results: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The training loop, and a run: a model, its data, its checkpoints and its log."""
+"""The training loop, and training runs with data, checkpoints and logs."""
 
 import logging
 import math
@@ -23,9 +23,9 @@ from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.seeding import seed_iteration
 from mcir.errors import locate_errors
 from mcir.models import Model
-from mcir.models.base import Batch
+from mcir.models.batch import Batch
 from mcir.registry import MODELS
-from mcir.report.records import changed_lines
+from mcir.report.records import RESULTS, changed_lines
 from mcir.report.run import PAGE, write_report
 
 _LOG = logging.getLogger("mcir")
@@ -49,26 +49,27 @@ def fit(
     on_checkpoint: Callable[[int, bool], None] | None = None,
     should_stop: Callable[[], object] | None = None,
 ) -> int:
-    """Train a model and return the number of the last iteration.
+    """Train a model and return the last iteration.
 
-    Iterations count from 1. What is due every n iterations is also due at the last one; None means never.
+    Iterations are 1-based. Callbacks with an interval are also called after the last iteration; without an interval,
+    they are never called.
 
     Args:
-        model: the model, on its device.
-        batches: the batches, on the same device, from iteration ``start + 1`` on.
-        total: the number of the last iteration.
-        start: the number of iterations that are done already.
-        seed: the seed of all randomness inside a step; see :func:`~mcir.engine.seeding.seed_iteration`.
-        rank: the index of this process.
-        log_every: the interval of ``on_log``.
-        validate_every: the interval of ``on_validation``.
-        save_every: the interval of ``on_checkpoint``.
-        on_step: called after every step with the iteration, its batch and its scalars, which are on the device.
-        on_log: called with an iteration and its scalars, which then include the statistics of the loss gradients.
-        on_validation: called with an iteration; returns whether the model is the best so far.
-        on_checkpoint: called with an iteration and whether the model is the best so far: when a checkpoint is due, when
-            the model is the best so far, and when training stops.
-        should_stop: called after every step; a true value stops training.
+        model: model, on its device.
+        batches: batches on the same device, starting with that of iteration ``start + 1``.
+        total: number of iterations.
+        start: number of iterations that are already done.
+        seed: seed for all random numbers of a step; see :func:`~mcir.engine.seeding.seed_iteration`.
+        rank: index of this process.
+        log_every: interval of ``on_log``.
+        validate_every: interval of ``on_validation``.
+        save_every: interval of ``on_checkpoint``.
+        on_step: function of iteration, batch and scalars (on the device), called after every step.
+        on_log: function of iteration and scalars, which include the gradients of each loss at these iterations.
+        on_validation: function of the iteration that returns whether the model is the best so far.
+        on_checkpoint: function of the iteration and of whether the model is the best so far. It is also called when
+            the model is the best so far, and when training stops early.
+        should_stop: function that is called after every step. If it returns a true value, training stops.
     """
 
     def is_due(interval: int | None) -> bool:
@@ -95,20 +96,20 @@ def fit(
 
 
 class Trainer:
-    """One training run.
+    """A training run.
 
     Args:
-        options: the options of the run.
-        dist: this process among those of the run.
-        resume: whether to resume from the newest readable checkpoint in the folder of the run, if there is one.
+        options: options of the run.
+        dist: this process.
+        resume: whether to resume from the newest readable checkpoint of the run, if there is one.
 
     Raises:
-        ValueError: the options do not fit together, or data or weights cannot be read.
+        ValueError: the options are inconsistent, or data or weights cannot be read.
     """
 
     def __init__(self, options: Options, dist: DistContext, resume: bool = False) -> None:
         if options.train is None or options.datasets.train is None:
-            raise ValueError("Training needs the sections 'train' and 'datasets.train' in the option file.")
+            raise ValueError("Training requires the sections 'train' and 'datasets.train' in the option file.")
         self.options = options
         self.dist = dist
         self.total = options.train.total_iter
@@ -122,8 +123,9 @@ class Trainer:
         state = state_to_resume(self.checkpoints, options.path.resume_state, resume)
 
         seed_iteration(options.manual_seed, dist.rank, 0, dist.device)
-        where = options.where("datasets", "train")
-        self.batches = TrainBatches(options.datasets.train, options.manual_seed, dist, where)
+        self.batches = TrainBatches(
+            options.datasets.train, options.manual_seed, dist, options.where("datasets", "train")
+        )
         self.sets = evaluation_sets(options, "val", dist)
         with dist.rank_zero_first():  # rank 0 downloads the weights of feature networks
             self.model: Model = MODELS.build(options.model_section(), where=options.where_in_model)
@@ -142,11 +144,11 @@ class Trainer:
                 self.checkpoints.rewind_to(self.iteration)
         self.guard = FiniteGuard()
         self.speed = Speed(dist.world_size)
-        folder = self.folder if dist.is_rank_zero else None
-        self.log = RunLog(folder, self.total, options.logger.use_tb_logger, self.iteration)
+        log_folder = self.folder if dist.is_rank_zero else None
+        self.log = RunLog(log_folder, self.total, options.logger.use_tb_logger, self.iteration)
 
     def _initialize_model(self, state: dict[str, Any] | None) -> None:
-        """Load the pre-trained weights or the state, and move the model to its device."""
+        """Load pretrained weights or a state, and move the model to its device."""
         path = self.options.path
         if state is None and path.pretrain_network_g:
             load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
@@ -161,7 +163,7 @@ class Trainer:
         self.model.parallelize(self.dist)
 
     def train(self) -> int:
-        """Train to the end and return 0, or until SIGTERM or SIGINT and return 128 + its number."""
+        """Train and return the exit status: 0, or 128 plus the number of the signal that stopped the training."""
         logger = self.options.logger
         with self._resources, StopRequest(self.dist) as stop:
             self._resources.callback(self.log.close)
@@ -186,7 +188,7 @@ class Trainer:
             self.checkpoints.wait()
             if stop.number:
                 self.log.log_text(
-                    f"Stopped by signal {stop.number} after iteration {self.iteration}; checkpoint saved."
+                    f"Stopped by signal {stop.number} after iteration {self.iteration}. The checkpoint is saved."
                 )
                 return 128 + stop.number
             self._log_end()
@@ -207,9 +209,9 @@ class Trainer:
         self.speed.restart()
 
     def _validate(self, iteration: int) -> bool:
-        """Evaluate the model on every validation set; return whether the first metric of the first set is the best.
+        """Evaluate the model on all validation sets, and return whether it is the best so far.
 
-        If this fails, the model is saved before the error is raised.
+        The first metric of the first set decides. If the evaluation fails, the model is saved before the error.
         """
         self.guard.check()
         try:
@@ -227,7 +229,7 @@ class Trainer:
             return False
         means = {name: score.mean for name, score in self.last_evaluations[0].scores.items()}
         for score in [score for score in scores if score.unit == "dB"][:1]:
-            means["psnr"] = score.mean  # under any name in the options
+            means["psnr"] = score.mean  # its name in the options is arbitrary
         self.model.after_evaluation(means)
         quality = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
         if math.isnan(quality) or (self.best is not None and quality <= self.best):
@@ -255,7 +257,7 @@ class Trainer:
             self.checkpoints.save(iteration, state, NetworkFile.of(self.model), is_best)
 
     def _log_start(self) -> None:
-        """Log what is trained on what, and record it in the folder of the run."""
+        """Log and record the model, the device and the number of images."""
         facts = {
             "iteration": self.iteration,
             "total_iter": self.total,
@@ -276,13 +278,10 @@ class Trainer:
             record_start(self.folder, self.options.dump(), facts)
 
     def _log_end(self) -> None:
-        """Save the side-by-side images and the report, and log the results and where the files are."""
+        """Save the side-by-side comparisons and the report, and log the results and the paths of all files."""
         if not self.dist.is_rank_zero:
             return
-        files = {
-            "checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth",
-            "results": self.folder / "results.jsonl",
-        }
+        files = {"checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth", "results": self.folder / RESULTS}
         if self.options.logger.use_tb_logger:
             files["TensorBoard"] = self.folder / "tb_logger"
         for evaluation in self.last_evaluations:
@@ -297,7 +296,7 @@ class Trainer:
             try:
                 write_report([self.folder], self.folder / PAGE)
                 files["report"] = self.folder / PAGE
-            except Exception as error:  # the training is complete, whatever happens to its page
+            except Exception as error:  # a failed report must not fail the training
                 _LOG.warning("The report could not be written (%s); the training is complete.", error, exc_info=True)
         for name, file in files.items():
             self.log.log_text(f"{name + ':':<12} {file}")

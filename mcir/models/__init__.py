@@ -1,6 +1,7 @@
 """Models: one training step from a network, its losses and its optimizer."""
 
-from mcir.models.base import Batch, Model
+from mcir.models.base import Model
+from mcir.models.batch import Batch
 from mcir.models.contrastive import ContrastiveModel
 from mcir.models.dense import DenseContrastiveModel
 from mcir.models.ema import EMA

@@ -4,36 +4,32 @@ Models do not access files, loggers or data sets. Subclasses build and compute t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from mcir.checks import check_argument, check_at_least, check_probability
 from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.errors import ArgumentError
+from mcir.models.batch import Batch, black_batch, split_batch
 from mcir.models.criteria import Criteria
-from mcir.models.ema import EMA
 from mcir.models.gradients import GradientRatioWeight, LossGradients
+from mcir.models.network import NetworkModel
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
-from mcir.network_spec import NetworkSpec, spec_of
-from mcir.registry import ARCHS, SCHEDULERS, ArchSection, OptimizerSection, SchedulerSection
-from mcir.weights import derived_keys, match_state_dict, mismatch_error
-
-Batch: TypeAlias = dict[str, Any]
-"""``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
+from mcir.registry import SCHEDULERS
+from mcir.weights import derived_keys
 
 
 @dataclass(kw_only=True, eq=False)
-class Model(ABC):
-    """A network with its losses, its optimizer and its training options. The fields are the keys of the option file.
+class Model(NetworkModel, ABC):
+    """A network with its losses, its optimizer and its training options.
 
-    A subclass is also a dataclass. It adds its options as fields, builds its losses in ``__post_init__`` and computes
-    them in ``losses``.
+    A subclass is also a dataclass. It adds its options as fields, which are keys of the option file, builds its losses
+    in ``__post_init__`` and computes them in ``losses``.
 
     Attributes:
         parts: all modules that ``to`` moves: the network, its moving average, the losses and the negatives.
@@ -48,58 +44,18 @@ class Model(ABC):
 
     views: ClassVar[int] = 1
     """Number of noisy views of each image in ``lq`` during training; if above 1, ``lq`` is (B, views, C, H, W)."""
-    restore_options: ClassVar[tuple[str, ...]] = ()
-    """Training options that also change how images are restored."""
 
-    network_g: ArchSection
-    """Network."""
-    optim_g: OptimizerSection | None = None
-    """Optimizer: the name of a class in torch.optim and its arguments. Required for training."""
-    scheduler: SchedulerSection | None = None
-    """Learning rate as a function of the iteration. Default: constant."""
-    warmup_iter: int = -1
-    """Number of iterations in which the learning rate rises linearly from 0; -1: no warm-up."""
-    ema_decay: float = 0.0
-    """Decay of the exponential moving average of the network; 0: no moving average."""
-    grad_clip: float | None = None
-    """Maximum L2 norm of the gradient; longer gradients are scaled down to it."""
-    accumulation_steps: int = 1
-    """Number of equal parts into which a batch is split to save memory. The gradients of all parts are accumulated."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the networks during training. Losses are summed in float32, and images are restored in float32. With
-    fp16, the loss is scaled to keep gradients in range, steps whose gradients overflow are skipped, and the feature
-    networks of losses run in bf16."""
-    channels_last: bool = False
-    """Whether to use the channels-last memory layout, which is faster on most machines."""
-    compile: bool = False
-    """Whether to compile the network with torch.compile."""
-    seed: int = 0
-    """Seed for the initial weights."""
-
-    parts: nn.ModuleDict = field(init=False, repr=False)
     criteria: Criteria = field(init=False, repr=False)
-    network: nn.Module = field(init=False, repr=False)
-    ema: EMA | None = field(init=False, repr=False, default=None)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
     total_iter: int | None = field(init=False, repr=False, default=None)
     watch_gradients: bool = field(init=False, repr=False, default=False)
 
     def __post_init__(self) -> None:
         """Build the network, its moving average and the learning-rate schedule."""
-        check_probability(ema_decay=self.ema_decay)
-        check_at_least(1, accumulation_steps=self.accumulation_steps)
-        clip_is_valid = self.grad_clip is None or self.grad_clip > 0
-        check_argument("grad_clip", self.grad_clip, clip_is_valid, "a norm above 0, or null to disable clipping")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.network = ARCHS.build(self.network_g, key="network_g")
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
+        super().__post_init__()
         self.criteria = Criteria(require_batch_means=self.accumulation_steps > 1)
         self._ratio_weights: dict[str, GradientRatioWeight] = {}
-        self.parts = nn.ModuleDict({"network_g": self.network, "criteria": self.criteria})
-        if self.ema_decay:
-            self.parts["ema"] = self.ema = EMA(self.network)
+        self.parts["criteria"] = self.criteria
         constant = {"type": "MultiStepLR", "milestones": []}
         self.schedule: Schedule = SCHEDULERS.build(self.scheduler or constant, key="scheduler")
         self._forward: nn.Module = self.network
@@ -111,19 +67,9 @@ class Model(ABC):
     # -- setup ----------------------------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> NetworkSpec:
-        """The spec of the network, or the defaults if it has none."""
-        return spec_of(self.network) or NetworkSpec()
-
-    @property
     def trained_part(self) -> nn.Module:
-        """The module whose parameters are trained, by default the whole network."""
+        """The module to train, by default the whole network."""
         return self.network
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the network."""
-        return next(self.network.parameters()).device
 
     def to(self, device: torch.device) -> "Model":
         """Move every part to a device."""
@@ -193,13 +139,11 @@ class Model(ABC):
             shapes = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
         if stored:
             shapes["negatives"] = (stored, channels, *gt_size)
-        names = [f"{number}.png" for number in range(images)]
-        black = {key: torch.zeros(images, *shape, device=self.device) for key, shape in shapes.items()}
-        return {**black, "lq_path": names, "gt_path": names}
+        return black_batch(images, shapes, self.device)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def before_step(self, batch: Batch, iteration: int) -> None:  # noqa: B027 (most models need no preparation)
+    def before_step(self, batch: Batch, iteration: int) -> None:
         """Prepare the step of the 1-based ``iteration``. By default, nothing is done."""
 
     def inputs(self, batch: Batch) -> Tensor:
@@ -234,9 +178,9 @@ class Model(ABC):
         :class:`~mcir.models.gradients.LossGradients` are added.
 
         If the gradients of an fp16 step overflow, the network and the optimizer do not change, ``grad_norm`` is 0, and
-        the next step uses half the loss scale. The schedule, the moving average and the negatives are updated as in any
-        other step, so the CPU does not have to know whether the gradients overflowed. At loss scales below 1/65536,
-        gradients that are not finite are reported in ``grad_norm``.
+        the next step uses half the loss scale. The schedule, the moving average and the negatives are updated in any
+        case, so that no device sync is needed. At loss scales below 1/65536, ``grad_norm`` reports gradients that are
+        not finite.
 
         Raises:
             ValueError: an option that training requires is missing, or the batch size is not a multiple of
@@ -254,7 +198,7 @@ class Model(ABC):
         gradients = LossGradients(self.criteria, self._ratio_weights) if per_loss else None
         scalars: dict[str, Tensor] = {}
         outputs = []
-        for part, is_last in self._split(batch):
+        for part, is_last in split_batch(batch, self.accumulation_steps):
             # DDP averages the accumulated gradients once, in the last part
             with self._forward.no_sync() if isinstance(self._forward, DDP) and not is_last else nullcontext():
                 output, losses = self._backward(part, gradients)
@@ -312,25 +256,6 @@ class Model(ABC):
     def _scaled(self, loss: Tensor) -> Tensor:
         return self._scaler.scale(loss.float() / self.accumulation_steps)
 
-    def _split(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Yield the equal parts of a batch, each with whether it is the last."""
-        parts, size = self.accumulation_steps, len(batch["lq"])
-        if size % parts:
-            raise ValueError(f"The batch size must be a multiple of accumulation_steps = {parts}, got {size}.")
-        step = size // parts
-        for start in range(0, size, step):
-            yield {key: value[start : start + step] for key, value in batch.items()}, start + step == size
-
-    # -- restoring ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def restore(self, lq: Tensor) -> Tensor:
-        """Restore images (B, C, H, W) in [0, 1] to (B, C, sH, sW), with the moving average if there is one."""
-        network = self.network if self.ema is None else self.ema
-        network.eval()
-        output: Tensor = network(lq)
-        return output
-
     # -- state ----------------------------------------------------------------------------------------------------
 
     def stateful(self) -> dict[str, Any]:
@@ -368,27 +293,3 @@ class Model(ABC):
                 part.load_state_dict(state[name])
             except (RuntimeError, KeyError) as error:
                 raise ValueError(f"The state of '{name}' does not match {type(self).__name__}: {error}") from error
-
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the weights of the network, ``params``, and of the moving average if there is one, ``params_ema``."""
-        weights = {"params": self.network.state_dict()}
-        if self.ema is not None:
-            weights["params_ema"] = self.ema.network.state_dict()
-        return weights
-
-    def load_weights(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
-        """Load pretrained weights into the network and its moving average.
-
-        Returns:
-            The keys that are missing, unknown or of another shape. With ``strict``, this list is empty.
-
-        Raises:
-            WeightsError: ``strict`` is set, and keys or shapes differ.
-        """
-        fits, mismatches = match_state_dict(self.network, weights)
-        if strict and mismatches:
-            raise mismatch_error(self.network, weights, mismatches)
-        self.network.load_state_dict(fits, strict=False)
-        if self.ema is not None:
-            self.ema.update(self.network, decay=0.0)
-        return mismatches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mcir.errors import ArgumentError, locate_errors
-from mcir.models.base import Batch
+from mcir.models.batch import Batch
 from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
 from mcir.registry import MODELS, LossSection, NegativesSection

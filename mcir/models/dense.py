@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mcir.communicator import Communicator, DistributedModule
 from mcir.errors import ArgumentError
 from mcir.losses.dense import DenseLoss, Projected
-from mcir.models.base import Batch
+from mcir.models.batch import Batch
 from mcir.models.momentum import MomentumEncoder, Queue, momentum_at
 from mcir.models.negatives.base import build_seeded, child_seed, generator
 from mcir.models.self_supervised import SelfSupervisedModel

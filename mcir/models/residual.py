@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mcir.errors import ArgumentError
 from mcir.losses.base import Loss, is_batch_mean
-from mcir.models.base import Batch
+from mcir.models.batch import Batch
 from mcir.models.self_supervised import SelfSupervisedModel
 from mcir.registry import LOSSES, MODELS, LossSection
 

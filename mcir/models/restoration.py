@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mcir.errors import ArgumentError
-from mcir.models.base import Batch, Model
+from mcir.models.base import Model
+from mcir.models.batch import Batch
 from mcir.registry import MODELS, LossSection
 
 

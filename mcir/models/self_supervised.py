@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from mcir.checks import check_at_least, check_choice
 from mcir.errors import ArgumentError
-from mcir.models.base import Batch, Model
+from mcir.models.base import Model
+from mcir.models.batch import Batch
 from mcir.registry import MODELS, LossSection
 
 _NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))

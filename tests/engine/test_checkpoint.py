@@ -277,7 +277,7 @@ def test_a_failed_write_is_reported_and_changes_nothing(tmp_path, monkeypatch, n
         broken.setattr(torch, "save", fail_half_way(torch.save))
         checkpoints.save(2, {"value": torch.zeros(4)}, simple(2.0), is_best=True)
         with pytest.raises(
-            CheckpointError, match=r"No space left on device.*The checkpoint of iteration 1 is not affected"
+            CheckpointError, match=r"No space left on device.*The last checkpoint is that of iteration 1"
         ):
             noticed_by(checkpoints)
     assert names(tmp_path) == before
@@ -328,7 +328,7 @@ def test_a_limit_on_the_size_of_files_is_handled_like_a_full_disk(tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("A checkpoint could not be written: ")
-    assert "The checkpoint of iteration 1 is not affected." in result.stdout
+    assert "The last checkpoint is that of iteration 1." in result.stdout
     expected = ["1.state", "net_g_1.pth", "net_g_1.safetensors", "net_g_best.pth", "net_g_best.safetensors"]
     assert names(tmp_path) == expected
     assert Checkpoints(tmp_path).latest()["iteration"] == 1
@@ -400,12 +400,12 @@ def test_a_folder_without_states_has_no_latest(tmp_path):
 @pytest.mark.parametrize("content", [{"iteration": 3, "epoch": 1}, {"format": 2, "iteration": 3}, [1, 2]])
 def test_the_state_of_another_program_is_rejected(tmp_path, content):
     torch.save(content, tmp_path / "3.state")
-    with pytest.raises(CheckpointError, match=r"3\.state is not a training state of mcir"):
+    with pytest.raises(CheckpointError, match=r"3\.state: expected a training state of mcir"):
         read_state(tmp_path / "3.state")
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"x\.state: no such training state"):
+    with pytest.raises(CheckpointError, match=r"x\.state: the training state does not exist"):
         read_state(tmp_path / "x.state")
 
 

@@ -56,7 +56,7 @@ def test_more_processes_than_gpus_are_an_error(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    expected = r"2 processes were started here, but there are 1 GPUs.*num_gpu: cpu"
+    expected = r"got 2 processes for 1 GPUs.*num_gpu: cpu"
     with pytest.raises(ValueError, match=expected), init_distributed("auto", DistOptions()):
         pass
     assert not torch.distributed.is_initialized()

@@ -27,7 +27,7 @@ def test_the_first_bad_iteration_is_named_with_its_images(value):
     with pytest.raises(NotFiniteError) as caught:
         guard.check()
     message = str(caught.value)
-    assert message.startswith("Iteration 8: grad_norm is NaN or infinite.")
+    assert message.startswith("Iteration 8: NaN or infinite values of grad_norm.")
     assert message.endswith("The batch was:\n  one.png\n  two.png")
     assert "l_pix" not in message
 

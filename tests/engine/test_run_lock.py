@@ -37,7 +37,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder)
     folder = tmp_path / "experiments/run"
     for _ in range(2):  # a refused attempt changes nothing
         with (
-            pytest.raises(RunDirInUseError, match=f"run is in use by process {holder.pid} on {socket.gethostname()}:"),
+            pytest.raises(RunDirInUseError, match=f"run is in use by process {holder.pid} on {socket.gethostname()}. "),
             lock_run_dir(folder),
         ):
             pass

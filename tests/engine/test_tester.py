@@ -149,7 +149,7 @@ def test_restored_images_can_be_stored_negatives(run, networks):
 
 def test_missing_weights_are_reported_in_one_line(run, sets):
     output = run_test(run, status=1)
-    assert "Testing needs weights: set 'path.pretrain_network_g' or --checkpoint FILE." in output
+    assert "Testing requires weights: set 'path.pretrain_network_g' or --checkpoint FILE." in output
     assert "Traceback" not in output
     assert not list(run.folder.rglob("results.json"))
 
@@ -161,12 +161,12 @@ def make_tester(run, *changes):
 def test_missing_data_sets_and_metrics_are_named(run, networks, sets):
     with pytest.raises(WeightsError, match=r"nowhere\.pth: expected a weight file, but the path does not exist"):
         make_tester(run).test(["nowhere.pth"])
-    with pytest.raises(ValueError, match=r"Testing needs 'val\.metrics'"):
+    with pytest.raises(ValueError, match=r"Testing requires 'val\.metrics'"):
         make_tester(run, "val.metrics={}")
     tree = options(run.folder)
     del tree["datasets"]["val"]
     run.write(tree)
-    with pytest.raises(ValueError, match=r"Testing needs a data set: set 'datasets\.test'"):
+    with pytest.raises(ValueError, match=r"Testing requires a data set: set 'datasets\.test'"):
         make_tester(run)
 
 

@@ -169,5 +169,5 @@ def test_both_views_are_used_and_parts_of_a_batch_share_the_mask(batch):
 def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="mask_width: expected an integer ≥ 2"):
         Noise2SelfModel(**SECTION, mask_width=1)
-    with pytest.raises(ValueError, match="fill: expected 'interpolate' or 'zero', got 'mean'"):
+    with pytest.raises(ValueError, match="fill: expected one of 'interpolate', 'zero', got 'mean'"):
         Noise2SelfModel(**SECTION, fill="mean")
