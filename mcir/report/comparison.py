@@ -9,28 +9,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Picture = NDArray[np.uint8]
-"""(H, W, 3), RGB, 0 … 255."""
+"""An RGB image (H, W, 3) for display, uint8."""
 
 ERROR_LIMIT = 32
-"""Absolute error in 8-bit units that has the brightest color of an error map."""
+"""Absolute error in 8-bit units that has the brightest colour of an error map."""
 
 _GAP = 8
 _CAPTION = 28
 
 
 def picture(image: Tensor) -> Picture:
-    """Return an image (C, H, W) in [0, 1], grey or RGB, as 8-bit RGB: clamped, and rounded half to even."""
+    """Return an image (C, H, W), grey or RGB, as 8-bit RGB. Clamp the values to [0, 1], and round half to even."""
     levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     return np.ascontiguousarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture:
-    """Return the absolute error of an output, averaged over channels, as a color map.
+    """Return the absolute error of an output, averaged over channels, as a colour map.
 
     Args:
         output: restored image, (C, H, W) in [0, 1].
         gt: ground truth of the same shape.
-        limit: error in 8-bit units with the brightest color.
+        limit: error in 8-bit units that has the brightest colour.
     """
     error = (output.float().clamp(0, 1) - gt.float()).abs().mean(0).cpu() * (255 / limit)
     levels = (error.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -43,7 +43,7 @@ def comparison(upscaled: Tensor, output: Tensor, gt: Tensor | None, captions: tu
     Args:
         upscaled: degraded image, enlarged to the size of the output, (C, H, W) in [0, 1].
         output: restored image of the same shape.
-        gt: ground truth of the same shape; None: the result has two columns.
+        gt: ground truth of the same shape. None: the result has only the first two columns.
         captions: captions of the first two columns.
     """
     error_caption = f"error (bright: {ERROR_LIMIT} of 255)"

@@ -27,7 +27,7 @@ _DIGIT = 11  # width of a digit on a narrow screen, where text is largest relati
 
 @dataclass
 class Figure:
-    """An embedded drawing (SVG) or image (PNG) with a caption; ``kind`` is its CSS class."""
+    """An embedded drawing (SVG) or image (PNG) with a caption. ``kind`` is its CSS class."""
 
     caption: str
     markup: Markup
@@ -59,7 +59,8 @@ def curves(
     that are not finite or exceed 1e200 are left out, and so are values ≤ 0 on a logarithmic axis.
 
     Args:
-        series: points in ascending x, by name. An empty series uses a color, so that colors are equal in all figures.
+        series: points in ascending order of x, by name. An empty series also takes a colour, so that colours are
+            consistent between figures.
         caption: caption of the figure.
         x_label: label of the x axis.
         y_label: label of the y axis.
@@ -94,9 +95,9 @@ def curves(
 
 
 def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
-    """Return whether all values are positive and span so many decades that a logarithmic axis is useful.
+    """Return whether all values are positive and span at least ``decades`` powers of ten.
 
-    The lowest twentieth is ignored, because a few values near 0 do not need a logarithmic axis.
+    The lowest twentieth of the values is ignored, because a few values near 0 do not need a logarithmic axis.
     """
     found = sorted(value for value in values if math.isfinite(value))
     return bool(found) and found[0] > 0 and found[-1] >= found[len(found) // 20] * 10**decades
@@ -105,7 +106,7 @@ def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
 def bars(
     values: Mapping[str, float], caption: str, y_label: str, limits: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Draw one bar per value from zero; ``limits`` are the ends of the error bars."""
+    """Draw one bar per value, starting at zero. ``limits`` are the ends of error bars, by name."""
     limits = {name: ends for name, ends in (limits or {}).items() if all(map(math.isfinite, ends))}
     heights = [0.0, *values.values(), *(end for ends in limits.values() for end in ends)]
     plot = _Plot([(0, height) for height in heights] + [(len(values), 0)], "", y_label, x_ticks=False)
@@ -127,9 +128,10 @@ def bars(
 
 
 class _Plot:
-    """A drawing with axes; the label of the y axis is above the plot.
+    """A drawing with axes. The label of the y axis is above the plot.
 
-    ``left`` is the x coordinate of the y axis: at least 72, and sufficient for the longest tick label.
+    Attributes:
+        left: x coordinate of the y axis: at least 72, or more if the longest tick label needs it.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class _Plot:
         return _HEIGHT - _BOTTOM - (self._level(value) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     def add(self, part: str) -> None:
-        self._parts.append(Markup(part))  # noqa: S704 — numbers and colors, or escaped text
+        self._parts.append(Markup(part))  # noqa: S704 (numbers and colours, or escaped text)
 
     def text(self, x: float, y: float, text: str, anchor: str) -> None:
         self.add(Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text))
@@ -224,7 +226,7 @@ def _reduced(positions: Points) -> Points:
 
 
 def _running_mean(points: Points) -> list[tuple[float, float]]:
-    """Return the mean over a window of a thirtieth of all points, which is smaller at the ends."""
+    """Return the mean over a window of a thirtieth of all points. The window is smaller at the ends."""
     window = np.ones(2 * (len(points) // 60) + 1)
     values = np.array([y for _, y in points])
     means = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
@@ -248,7 +250,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """Return up to seven powers of ten in a range of logarithms; if there are one or two, also their 2 and 5 times."""
+    """Return up to seven powers of ten in a range of logarithms. If there are at most two, add multiples by 2 and 5."""
     exponents = range(math.ceil(low), math.floor(high) + 1)
     powers = [10.0**exponent for exponent in exponents[:: math.ceil(len(exponents) / 7) or 1]]
     if len(powers) > 2:

@@ -1,4 +1,4 @@
-"""Reports that can be written as Markdown and as a self-contained HTML page."""
+"""Reports, which are written as Markdown or as a self-contained HTML page."""
 
 from __future__ import annotations
 

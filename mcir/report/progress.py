@@ -1,6 +1,6 @@
 """Small copies of the validation images, stored at each evaluation for the report.
 
-The folder ``progress/<set>/<name>/`` of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the center of
+The folder ``progress/<set>/<name>/`` of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the centre of
 each image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB).
 """
 
@@ -72,7 +72,7 @@ def store_images(run: Path, data_set: str, name: str, iteration: int, compared: 
 
 
 def remove_after(run: Path, iteration: int) -> None:
-    """Remove the outputs of later iterations, which a resumed run will repeat."""
+    """Remove the outputs of iterations that a resumed run will repeat."""
     for folder in _folders(run):
         for later, file in _outputs(folder).items():
             if later > iteration:
@@ -80,7 +80,7 @@ def remove_after(run: Path, iteration: int) -> None:
 
 
 def read_images(run: Path) -> tuple[dict[str, dict[str, ImageHistory]], list[str]]:
-    """Return the stored images of a run by set and name, and descriptions of files that are missing or damaged."""
+    """Return the stored images of a run by set and name, and descriptions of missing and damaged files."""
     found: dict[str, dict[str, ImageHistory]] = {}
     problems: dict[str, list[str]] = {}
     for folder in _folders(run):
@@ -117,7 +117,7 @@ def _references(folder: Path) -> tuple[Path, Path]:
 
 
 def _inspect(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
-    """Return the most frequent size of the files of an image, and the problems of other files."""
+    """Return the most frequent size of an image's files, and the problems of files by path."""
     files = [*_references(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
     sizes = {file: size for file in files if (size := _size(file))}
     usual = mode(sizes.values()) if sizes else (0, 0)

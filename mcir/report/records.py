@@ -23,13 +23,13 @@ _NOT_SCALARS = {"kind", "iteration"}
 
 @dataclass
 class Metric:
-    """A metric of a validation set over the training.
+    """The values of a metric on a validation set during training.
 
     Attributes:
         points: (iteration, mean) pairs in order.
         images: values of each image, by iteration.
-        baseline: name of the image with which the output is compared: ``bicubic`` or ``input``.
-        baseline_value: metric of the baseline; None if it is not recorded.
+        baseline: baseline of the comparison: ``bicubic`` (the enlarged input) or ``input``.
+        baseline_value: value of the baseline. None: it is not recorded.
         unit: unit of the values.
         higher_is_better: whether larger values are better.
     """
@@ -48,12 +48,12 @@ class Metric:
 
     @property
     def best(self) -> tuple[int, float]:
-        """The iteration and the value of the best evaluation; the first of equal ones, and never NaN."""
+        """The iteration and the value of the best evaluation. Of equal values, the first is used; NaN is the worst."""
         sign = 1 if self.higher_is_better else -1
         return max(self.points, key=lambda point: -math.inf if math.isnan(point[1]) else sign * point[1])
 
     def format(self, value: float, sign: str = "") -> str:
-        """Return a value with its unit: two digits for decibels, four otherwise."""
+        """Return a value with its unit. It has two decimals if there is a unit, and four otherwise."""
         if math.isnan(value):
             return "not a number"
         return f"{value:{sign}.2f}\N{NO-BREAK SPACE}{self.unit}" if self.unit else f"{value:{sign}.4f}"
@@ -121,7 +121,7 @@ def find_run(run: str, experiments: Path = Path("experiments")) -> Path:
 
 
 def read_run(folder: Path, running: bool = False) -> Run:
-    """Read the folder of a training; missing files are described in ``Run.missing``.
+    """Read the folder of a training. Missing files are described in ``Run.missing``.
 
     Raises:
         OSError: a file exists but cannot be read.
@@ -138,7 +138,7 @@ def read_run(folder: Path, running: bool = False) -> Run:
     if not any(run.metrics.values()):
         run.missing.append("No validation is recorded, so there are no results.")
     elif not run.pictures and not problems:
-        run.missing.append(f"{FOLDER}/: no images over time (is val.pictures 0?).")
+        run.missing.append(f"{FOLDER}/: no images over time (val.pictures may be 0).")
     return run
 
 
@@ -228,7 +228,7 @@ def _number(value: Any) -> float | None:
 
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file of JSON lines; nothing if it does not exist. Incomplete lines are skipped."""
+    """Yield the records of a file of JSON lines, without incomplete lines. If there is no file, there are none."""
     return _parsed(_lines(file))
 
 
