@@ -29,14 +29,14 @@ def option(
     """Return a dataclass field that is set by an option.
 
     Args:
-        help: the help text, without the default.
-        flags: the flags. Default: ``--`` and the name of the field, with dashes.
-        default: the value without the option; ``[]`` for a list. On the command line a list is empty by default, and a
+        help: help text, without the default.
+        flags: flags of the option. Default: ``--`` and the name of the field, with dashes.
+        default: value without the option; ``[]`` for a list. On the command line, a list is empty by default, and a
             flag is False.
         required: whether the option is required.
-        metavar: the name of the value in the help text.
-        parse: a function from the text to the value. Default: the type of the field.
-        group: the name of a group of options that exclude one another.
+        metavar: name of the value in the help text.
+        parse: function that converts the text to the value. Default: the type of the field.
+        group: name of a group of mutually exclusive options.
     """
     metadata = {"help": help, "flags": flags, "required": required, "metavar": metavar, "parse": parse, "group": group}
     return (
@@ -52,16 +52,16 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
 
 @dataclass(kw_only=True)
 class OptionFileArguments:
-    """The arguments that name and change an option file."""
+    """Arguments for an option file and changes of its options."""
 
     opt: str = option("option file (YAML)", "-opt", required=True, metavar="FILE")
-    set: list[str] = option("options to set: --set train.total_iter=100", metavar="A.B=C")
+    set: list[str] = option("options that override the file, like train.total_iter=100", metavar="A.B=C")
     force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", metavar="A:B=C")
 
 
 @dataclass(kw_only=True)
 class LaunchArguments:
-    """The arguments that choose how trainings are started; a command adds ``launcher`` with its choices."""
+    """Arguments for starting trainings. A command adds ``launcher`` with its choices."""
 
     nproc: int = option("processes per training", default=1)
     slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")
@@ -69,7 +69,7 @@ class LaunchArguments:
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Add an argument to a parser for every field of a dataclass that :func:`option` or :func:`positional` made."""
+    """Add an argument to a parser for every :func:`option` and :func:`positional` of a dataclass."""
     kinds = get_type_hints(cls)
     groups: dict[str | None, Any] = {None: parser}
     for item in _arguments_of(cls):
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
 
 
 def from_namespace(cls: type[T], namespace: argparse.Namespace, **values: Any) -> T:
-    """Return the dataclass with the values of parsed arguments, and with ``values`` for its other fields."""
+    """Build a dataclass from parsed arguments, with ``values`` for its other fields."""
     return cls(**values, **{item.name: getattr(namespace, item.name) for item in _arguments_of(cls)})
 
 

@@ -139,8 +139,8 @@ def test_mistakes_about_a_data_set(tmp_path, capsys):
         (["goppro", str(tmp_path)], "no data set 'goppro'. Did you mean 'gopro'?"),
         (["gopro"], "mcir prepare verify gopro ROOT"),
         (["gopro", str(tmp_path / "nowhere")], "nowhere: no such folder"),
-        (["gopro", str(tmp_path), "--against", str(tmp_path)], "--against and --filename_tmpl need a folder"),
-        (["gopro", str(tmp_path), "--filename_tmpl", "{}_*"], "--against and --filename_tmpl need a folder"),
+        (["gopro", str(tmp_path), "--against", str(tmp_path)], "--against and --filename_tmpl cannot be used with a manifest"),
+        (["gopro", str(tmp_path), "--filename_tmpl", "{}_*"], "--against and --filename_tmpl cannot be used with a manifest"),
     ):
         assert main(["prepare", "verify", *arguments]) == 1
         assert message in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_train_starts_other_launchers_with_the_same_arguments(monkeypatch, capsy
 
 def test_check_reports_inconsistent_sections(run, capsys):  # noqa: F811
     assert main(["check", "-opt", str(run.option_file), "--set", "network_g.upscale=4"]) == 1
-    assert "network_g has scale 4, but the option .scale. is 2" in capsys.readouterr().err
+    assert "network_g has scale 4, but the option 'scale' is 2" in capsys.readouterr().err
 
 
 def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):

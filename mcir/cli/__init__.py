@@ -1,4 +1,4 @@
-"""The command ``mcir``. Each command is a dataclass: its fields are the arguments. Slow imports are local."""
+"""The command line ``mcir``. Each command is a dataclass whose fields are the arguments. Slow imports are local."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from mcir.tables.commands import Proxy, reproduce_commands
 
 
 class Group(NamedTuple):
-    """Commands of a command, like those of ``mcir prepare``."""
+    """A command with subcommands, like ``mcir prepare``."""
 
     help: str
     metavar: str
@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status; a user's mistake is printed in one line."""
+    """Run the command line and return the exit status. Print errors of users in one line."""
     arguments = build_parser().parse_args(argv)
     try:
         return int(from_namespace(arguments.cls, arguments).run())

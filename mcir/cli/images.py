@@ -16,8 +16,10 @@ def _tile(text: str) -> int | str | None:
     return None if text == "none" else text
 
 
-_TILE = "side of the tiles in pixels, auto (as memory requires) or none"
-_NETWORK_FILE = "option file whose network_g is built instead of the network of the checkpoint"
+_TILE = "side of the tiles in pixels; auto: as memory requires; none: no tiles"
+_NETWORK_FILE = "option file whose network_g replaces the architecture in the weight file"
+_KEY = "entry of the weight file, like params (default: the moving average, if there is one)"
+_WEIGHTS = "weight file (.pth or .safetensors) of mcir or of an official release"
 _DEVICE = "cpu, cuda, cuda:N or mps (default: a GPU if there is one)"
 
 
@@ -26,25 +28,29 @@ class Restore:
     """Restore images with a trained network."""
 
     inputs: list[str] = positional("files, folders (with subfolders) and patterns like 'a/**/*.jpg'", metavar="INPUT")
-    weights: Path = option(".pth or .safetensors file", "-w", "--weights", required=True, metavar="CHECKPOINT")
-    out: Path = option("folder, or a file for a single input file", "-o", "--out", default=Path("restored"))
+    weights: Path = option(_WEIGHTS, "-w", "--weights", required=True, metavar="CHECKPOINT")
+    out: Path = option("output folder, or output file for a single input file", "-o", "--out", default=Path("restored"))
     opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
-    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
+    key: str | None = option(_KEY)
     tile: Any = option(_TILE, default="auto", parse=_tile)
     overlap: int | None = option("pixels that neighbouring tiles share, at most half a tile (default: 64)")
-    ensemble: bool = option("average over the eight flipped and rotated images")
+    ensemble: bool = option("average the results for the eight flipped and rotated versions of an image")
     half: bool = option("compute in fp16, which is faster on a GPU", group="precision")
     bf16: bool = option("compute in bf16, which is faster on a GPU", group="precision")
     device: str | None = option(_DEVICE)
-    batch: int = option("images of one size that are restored together", default=1)
+    batch: int = option("number of images of the same size that are restored together", default=1)
     format: str | None = option("format of the results: png, jpg, tif, webp … (default: that of the input)")
     bits: Literal[8, 16] | None = option("bit depth of the results (default: that of the input)")
     quality: int | None = option("quality of JPEG and WebP, 1 to 100 (default: 95)")
-    suffix: str = option("text to append to each name", default="", metavar="TEXT")
-    skip_existing: bool = option("keep results that exist already, for example to resume")
+    suffix: str = option("text to append to the name of each result", default="", metavar="TEXT")
+    skip_existing: bool = option("skip images whose results exist, for example to resume")
     compare: bool = option("also write side-by-side images to OUT/comparisons")
-    gt: Path | None = option("ground truths: write PSNR and SSIM to OUT/metrics.json and .csv", metavar="DIR")
-    crop_border: int | None = option("unmeasured pixels at each side (default: the scale, 0 for ×1)", metavar="N")
+    gt: Path | None = option(
+        "folder of ground truths; PSNR and SSIM are written to OUT/metrics.json and .csv", metavar="DIR"
+    )
+    crop_border: int | None = option(
+        "border in pixels that PSNR and SSIM ignore (default: the scale, 0 for ×1)", metavar="N"
+    )
 
     def run(self) -> int:
         """Restore the images."""
@@ -61,15 +67,15 @@ class Restore:
 class Export:
     """Write a checkpoint as ONNX, TorchScript, safetensors or an archive of torch.export."""
 
-    checkpoint: Path = positional(".pth or .safetensors file, of mcir or of an official release")
+    checkpoint: Path = positional(_WEIGHTS)
     onnx: bool = option("write ONNX, for images of any size")
-    safetensors: bool = option("write the weights with the name and arguments of the network")
+    safetensors: bool = option("write safetensors, with the name and arguments of the network")
     torchscript: bool = option("write TorchScript (.pt), for C++ and older programs")
     torch_export: bool = option("write an archive of torch.export (.pt2)")
     output: Path | None = option("file or folder (default: the folder of the checkpoint)", "-o", "--output")
     opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
-    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
-    opset: int | None = option("version of ONNX's operators (default: 18, which most runtimes support)")
+    key: str | None = option(_KEY)
+    opset: int | None = option("ONNX opset version (default: 18, which most runtimes support)")
     check: bool = option("do not compare the exported network with the original", "--no-check", default=True)
     overwrite: bool = option("replace existing files")
 
@@ -81,7 +87,9 @@ class Export:
         formats = ("onnx", "safetensors", "torchscript", "torch_export")
         chosen = [name.replace("_", "-") for name in formats if settings.pop(name)]
         for written in export(**settings, formats=chosen):
-            error = "" if written.difference is None else f", at most {written.difference:.1e} from the network"
+            error = (
+                "" if written.difference is None else f", maximum difference from the network {written.difference:.1e}"
+            )
             print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{error}")
         return 0
 
@@ -90,8 +98,8 @@ class Export:
 class Inspect:
     """Print the architecture of a weight file."""
 
-    file: Path = positional("a .pth or .safetensors file, of mcir or of an official release")
-    key: str | None = option("entry of the file with the weights, like params (default: the moving average)")
+    file: Path = positional(_WEIGHTS)
+    key: str | None = option(_KEY)
 
     def run(self) -> int:
         """Print the description."""
@@ -106,12 +114,14 @@ class Inspect:
 class Demo:
     """Start a web page that restores images with trained networks."""
 
-    checkpoints: list[str] = positional(".pth or .safetensors file; NAME=FILE to set its name", metavar="CHECKPOINT")
+    checkpoints: list[str] = positional(
+        "weight file (.pth or .safetensors), or NAME=FILE to set its name", metavar="CHECKPOINT"
+    )
     host: str | None = option("address to listen on, like 0.0.0.0 for all (default: this machine only)")
     port: int | None = option("port to listen on (default: 7860, or the next free port)")
-    max_megapixels: float = option("size of the largest restored image, in megapixels", default=8.0)
-    max_size: float = option("size of the largest uploaded file, in megabytes", default=20.0)
-    queue: int = option("number of visitors that may wait", default=16)
+    max_megapixels: float = option("maximum size of a restored image, in megapixels", default=8.0)
+    max_size: float = option("maximum size of an uploaded file, in megabytes", default=20.0)
+    queue: int = option("maximum number of waiting visitors", default=16)
     device: str | None = option(_DEVICE)
     tile: Any = option(_TILE, default="auto", parse=_tile)
 

@@ -23,7 +23,7 @@ Kind = Literal[
 
 @dataclass(kw_only=True)
 class Check(OptionFileArguments):
-    """Check an option file; print its resolved form, and what a training step costs."""
+    """Check an option file, and print its resolved form and the cost of a training step."""
 
     def run(self) -> int:
         """Print the options and the cost."""
@@ -57,7 +57,7 @@ class List:
 class Schema:
     """Write a JSON schema of option files, for completion in editors."""
 
-    file: Path | None = positional("file to write; without it the schema is printed", default=None)
+    file: Path | None = positional("output file (default: print the schema)", default=None)
 
     def run(self) -> int:
         """Write the schema."""
@@ -75,10 +75,12 @@ class Schema:
 
 @dataclass(kw_only=True)
 class Report:
-    """Write an HTML page about one or several trainings: curves, images, options."""
+    """Write an HTML page about one or several trainings, with curves, images and options."""
 
     runs: list[str] = positional("folder of a training, or its name in experiments/", metavar="RUN")
-    output: Path | None = option("page to write (default: report.html in the folder of a single run)", "-o", "--output")
+    output: Path | None = option(
+        "output file (default: report.html in the folder of the run, or here for several runs)", "-o", "--output"
+    )
     open: bool = option("open the page in the browser")
 
     def run(self) -> int:

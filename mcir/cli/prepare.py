@@ -17,16 +17,16 @@ _MAX_PROBLEMS = 10
 
 @dataclass(kw_only=True)
 class Prepare:
-    """Write images or a database. The arguments of a subclass are those of a function of ``mcir.data.prepare``."""
+    """Base class of commands that call a function of ``mcir.data.prepare``. Their fields are its arguments."""
 
     function: ClassVar[str]
 
     source: Path = positional("folder of images")
-    target: Path = positional("folder or file to write; an interrupted one is completed")
+    target: Path = positional("output folder or database; an interrupted one is completed")
     workers: int | None = option("number of threads (default: one per core)")
 
     def run(self) -> int:
-        """Write, with a progress bar, and print how many images were written."""
+        """Call the function with a progress bar, and print the number of images."""
         from mcir.data import prepare
 
         settings = dict(vars(self))
@@ -38,7 +38,7 @@ class Prepare:
 
 @dataclass(kw_only=True)
 class Lmdb(Prepare):
-    """Put the images of a folder into an LMDB database."""
+    """Write the images of a folder to an LMDB database."""
 
     function = "create_lmdb"
     codec: Literal["encoded", "raw"] = option("raw: larger, but much faster to read", default="encoded")
@@ -50,9 +50,9 @@ class Subimages(Prepare):
 
     function = "extract_subimages"
     size: int = option("side of a square", default=480)
-    step: int = option("distance between neighbours", default=240)
-    threshold: int = option("number of pixels that may be left over at a side", default=0)
-    strip: str = option("ending to remove from the names, like x4", default="")
+    step: int = option("distance between neighbouring squares", default=240)
+    threshold: int = option("number of pixels at the end of a side that may remain unused", default=0)
+    strip: str = option("suffix to remove from the names, like x4", default="")
 
 
 @dataclass(kw_only=True)
@@ -65,18 +65,18 @@ class Lr(Prepare):
 
 @dataclass(kw_only=True)
 class Split:
-    """Write disjoint lists of images for training, validation and testing, by their names alone."""
+    """Split images into disjoint lists for training, validation and testing."""
 
     source: Path = positional("folder of images, or database")
-    target: Path = positional("folder to write; an interrupted one is completed")
-    train: float | None = option("a number, or a fraction like 0.8 (default: all that remain)")
-    val: float = option("a number, or a fraction", default=0)
-    test: float = option("a number, or a fraction", default=0)
-    seed: int = option("seed of the order", default=0)
-    folders: bool = option("keep folders together; numbers then count folders")
+    target: Path = positional("output folder; an interrupted one is completed")
+    train: float | None = option("number or fraction of training images, like 800 or 0.8 (default: all that remain)")
+    val: float = option("number or fraction of validation images", default=0)
+    test: float = option("number or fraction of test images", default=0)
+    seed: int = option("seed for the order of the images", default=0)
+    folders: bool = option("keep the images of a folder together; numbers then count folders")
 
     def run(self) -> int:
-        """Write the lists and print how many."""
+        """Write the lists, and print the number of images."""
         from mcir.data.split import create_split
 
         made = create_split(self.source, self.target, self.train, self.val, self.test, self.seed, self.folders)
@@ -85,23 +85,23 @@ class Split:
 
 @dataclass(kw_only=True)
 class Verify:
-    """Decode every image of a folder or database, and check pairs; or check a data set against its manifest."""
+    """Check the images of a folder or database, pairs of images, or a data set and its manifest."""
 
-    source: str = positional("folder of images or database; or, before ROOT, the name of a data set")
-    root: str | None = positional("folder of that data set", default=None)
-    against: Path | None = option("degraded images of the same pairs")
+    source: str = positional("folder of images, database, or name of a data set (followed by ROOT)")
+    root: str | None = positional("folder of the data set", default=None)
+    against: Path | None = option("folder or database of degraded images, to check pairs")
     filename_tmpl: str = option("name of a degraded image, like '{}x4' or '{}_*'", "--filename_tmpl", default="{}")
     workers: int | None = option("number of threads (default: one per core)")
 
     def run(self) -> int:
-        """Check the images and print what is wrong."""
+        """Check the images, and print the problems."""
         from mcir.data.manifest import known_manifests
         from mcir.data.verify import verify
 
         if self.root is not None:
             return self._compare(self.root)
         if not Path(self.source).exists() and self.source.lower() in known_manifests():
-            raise ValueError(f"{self.source} is a data set; add its folder: mcir prepare verify {self.source} ROOT")
+            raise ValueError(f"{self.source} is a data set. Add its folder: mcir prepare verify {self.source} ROOT")
         with _progress(f"verify {self.source}") as progress:
             found = verify(self.source, self.against, self.filename_tmpl, progress=progress, workers=self.workers)
         print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
@@ -115,7 +115,7 @@ class Verify:
         from mcir.data.manifest import read_manifest
 
         if self.against is not None or self.filename_tmpl != "{}":
-            raise ValueError("--against and --filename_tmpl need a folder; a manifest describes the pairs itself.")
+            raise ValueError("--against and --filename_tmpl cannot be used with a manifest, which defines the pairs.")
         manifest = read_manifest(self.source)
         with _progress(f"verify {manifest.title}") as progress:
             found = compare(manifest, root, progress=progress, workers=self.workers)

@@ -126,9 +126,7 @@ class DistContext:
             return
         checksums = self.gather(checksum())
         if len(set(checksums)) > 1:
-            raise RuntimeError(
-                f"The {what} must be equal in all processes, but differ (checksums by rank: {checksums})."
-            )
+            raise RuntimeError(f"The {what} differ between the processes (checksums by rank: {checksums}).")
 
 
 class _AllGather(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""A tiny run: four images of gradients and noise, a network with a thousand parameters, random features."""
+"""Fixtures for tiny runs: four images of gradients and noise, a network with a thousand parameters, random features."""
 
 import contextlib
 import io
@@ -72,7 +72,7 @@ def capture(command, arguments):
 
 
 class Run:
-    """The folder of a tiny run, and how to start it: in this process, in another one, or in several."""
+    """A tiny run: its folder, and methods that start it in this process, in another one, or in several."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

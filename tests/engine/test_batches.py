@@ -1,4 +1,4 @@
-"""Training batches in stages: the batch of an iteration depends only on its number."""
+"""Tests of training batches and their stages."""
 
 import os
 from itertools import islice
@@ -15,7 +15,7 @@ from tests.engine.conftest import options
 
 
 class OneOf:
-    """The part of a DistContext that batches need."""
+    """The attributes of a DistContext that batches need."""
 
     device = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_processes_share_a_batch(training_set):
         assert torch.equal(whole["gt"], torch.cat([share["gt"] for share in shares]))
 
 
-def test_an_image_smaller_than_the_crop_of_a_later_stage_is_found_at_once(training_set):
+def test_an_image_smaller_than_the_crop_of_a_later_stage_is_rejected(training_set):
     large = training_set.model_copy(update={"progressive": (Stage(start=3, gt_size=64, batch_size_per_gpu=1),)})
     with pytest.raises(ValueError, match="smaller than the crop of 64"):
         TrainBatches(large, 0, OneOf())

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, as at the moment of saving, and readable by mcir and by other programs."""
+"""Tests of checkpoints: atomic files, the state at the time of saving, and formats that other programs read."""
 
 import errno
 import json
@@ -260,14 +260,14 @@ def next_save(checkpoints):
     checkpoints.save(3, {}, simple())
 
 
-def next_look(checkpoints):
+def next_check(checkpoints):
     limit = time.monotonic() + 30
     while time.monotonic() < limit:
         checkpoints.raise_failure()
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("noticed_by", [next_save, Checkpoints.wait, next_look])
+@pytest.mark.parametrize("noticed_by", [next_save, Checkpoints.wait, next_check])
 def test_a_failed_write_is_reported_and_changes_nothing(tmp_path, monkeypatch, noticed_by):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"value": torch.ones(4)}, simple(1.0), is_best=True)
@@ -283,13 +283,13 @@ def test_a_failed_write_is_reported_and_changes_nothing(tmp_path, monkeypatch, n
     assert names(tmp_path) == before
     assert torch.equal(checkpoints.latest()["value"], torch.ones(4))
     assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 1.0
-    checkpoints.wait()  # reported once
-    checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # and the next may succeed
+    checkpoints.wait()  # the error is raised once
+    checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # the next checkpoint can succeed
     checkpoints.wait()
     assert checkpoints.iterations() == [1, 3]
 
 
-def test_a_checkpoint_with_a_failed_file_does_not_count(tmp_path, monkeypatch):
+def test_a_checkpoint_with_a_failed_file_is_not_listed(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -352,7 +352,7 @@ def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
     assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 2.0
 
 
-def test_all_are_kept_by_default(tmp_path):
+def test_all_checkpoints_are_kept_by_default(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for iteration in range(1, 8):
         checkpoints.save(iteration, {}, simple())
@@ -364,8 +364,8 @@ def test_all_are_kept_by_default(tmp_path):
 
 
 @pytest.fixture
-def of_mcir(monkeypatch, caplog):
-    """The log of mcir, also if it does not propagate."""
+def mcir_log(monkeypatch, caplog):
+    """The captured log of mcir, whose logger may not propagate."""
     monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
     return caplog
 
@@ -378,7 +378,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_newest_state_is_skipped_and_logged(tmp_path, of_mcir, damage):
+def test_a_damaged_newest_state_is_skipped_and_logged(tmp_path, mcir_log, damage):
     checkpoints = Checkpoints(tmp_path)
     for iteration in (1, 2):
         checkpoints.save(iteration, {}, simple())
@@ -387,7 +387,9 @@ def test_a_damaged_newest_state_is_skipped_and_logged(tmp_path, of_mcir, damage)
     file.write_bytes(damage(file.read_bytes()))
     (checkpoints.states / ".3.state.77").write_bytes(b"left by a killed process")
     assert checkpoints.latest()["iteration"] == 1
-    assert [record.getMessage().partition(" is damaged")[0] for record in of_mcir.records] == [str(file)]
+    assert [record.getMessage().partition(": the training state is damaged")[0] for record in mcir_log.records] == [
+        str(file)
+    ]
     (checkpoints.states / "1.state").write_bytes(b"")
     assert checkpoints.latest() is None
 
@@ -433,11 +435,11 @@ def load_archive(file):
 def test_code_in_a_file_is_not_run(tmp_path, dump, load_carelessly):
     file, folder = tmp_path / "net.pth", tmp_path / "owned"
     dump({"params": {"a": Malicious(str(folder))}}, file)
-    with pytest.raises(CheckpointError, match=r"net\.pth is damaged"):
+    with pytest.raises(CheckpointError, match=r"net\.pth: the training state is damaged"):
         read_state(file)
     assert not folder.exists()
     load_carelessly(file)
-    assert folder.is_dir()  # the trap was armed
+    assert folder.is_dir()  # loading it without weights_only runs the code
 
 
 def test_rewinding_renames_later_states_and_removes_incomplete_files(tmp_path):

@@ -1,4 +1,4 @@
-"""Collective operations, devices and signals, in one process and in two."""
+"""Tests of collective operations, devices and signals, in one process and in two."""
 
 import json
 import logging
@@ -186,10 +186,10 @@ def test_a_signal_to_one_process_stops_both_at_the_same_iteration(two):
     assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # sent in one iteration, received in the next
 
 
-def test_a_warning_if_there_is_no_gpu(caplog, monkeypatch):
+def test_a_missing_gpu_is_logged(caplog, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
-    for num_gpu, warning in ((8, "no GPU here"), (0, ""), ("auto", "")):
+    for num_gpu, warning in ((8, "no GPU is available"), (0, ""), ("auto", "")):
         caplog.clear()
         with init_distributed(num_gpu, DistOptions()) as dist:
             assert dist.device.type == "cpu"

@@ -38,7 +38,7 @@ class Pairs(torch.utils.data.Dataset):
 
 
 class Processes:
-    """The processes of a run as threads, with a ``gather``."""
+    """A simulation of the processes of a run with threads, which implements ``gather``."""
 
     def __init__(self, count):
         self.barrier = threading.Barrier(count)
@@ -83,7 +83,7 @@ def enlarge(lq):
     return torch.nn.functional.interpolate(lq, scale_factor=2.0)
 
 
-def by_hand(dataset, restore, metric):
+def reference_score(dataset, restore, metric):
     values = {}
     for item in dataset.items:
         values[item["gt_path"][3:-4]] = float(metric(restore(item["lq"][None]), item["gt"][None]))
@@ -97,11 +97,11 @@ def test_scores_are_the_means_of_the_metrics_of_each_image():
     assert list(evaluation.scores) == ["psnr", "ssim"]
     for key, metric in metrics().items():
         score = evaluation.scores[key]
-        expected = by_hand(dataset, enlarge, metric)
+        expected = reference_score(dataset, enlarge, metric)
         assert score.images == expected
         assert score.mean == pytest.approx(sum(expected.values()) / 5, rel=1e-12)
         assert len(set(expected.values())) == 5
-        bicubic = by_hand(dataset, lambda lq: imresize(lq.double(), 2).float(), metric)
+        bicubic = reference_score(dataset, lambda lq: imresize(lq.double(), 2).float(), metric)
         assert score.of_input == pytest.approx(sum(bicubic.values()) / 5, rel=1e-12)
         assert score.of_input != score.mean
     assert [(score.unit, score.higher_is_better) for score in evaluation.scores.values()] == [("dB", True), ("", True)]
@@ -110,7 +110,7 @@ def test_scores_are_the_means_of_the_metrics_of_each_image():
 def test_an_input_with_the_size_of_the_output_is_not_enlarged():
     dataset = Pairs(scale=1)
     score = EvaluationSet("haze", dataset, {"psnr": PSNR()}, SINGLE).evaluate(lambda lq: lq / 0.9).scores["psnr"]
-    inputs = by_hand(dataset, lambda lq: lq, PSNR())
+    inputs = reference_score(dataset, lambda lq: lq, PSNR())
     assert score.of_input == pytest.approx(sum(inputs.values()) / 5, rel=1e-12)
     assert score.mean > score.of_input
 

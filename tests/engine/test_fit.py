@@ -1,4 +1,4 @@
-"""The training loop alone: what is called when, and that a step depends only on the seed and its number."""
+"""Tests of the training loop: the order of the callbacks, and the random numbers of a step."""
 
 from itertools import count
 
@@ -11,7 +11,7 @@ from mcir.registry import ARCHS
 
 
 class Noisy(torch.nn.Module):
-    """A network that draws from torch's global generator."""
+    """A network that uses torch's global random generator."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ def record(calls, name, result=None):
     return call
 
 
-def test_what_is_due_is_called_in_order_and_at_the_last_iteration(model):
+def test_callbacks_are_called_in_order_and_after_the_last_iteration(model):
     calls = []
     last = fit(
         model,
@@ -67,7 +67,7 @@ def test_what_is_due_is_called_in_order_and_at_the_last_iteration(model):
     ]  # fmt: skip
 
 
-def test_the_best_model_is_saved_at_once(model):
+def test_the_best_model_is_saved_immediately(model):
     calls = []
     fit(
         model,
@@ -97,7 +97,7 @@ def losses(model, start, total, **settings):
     return values
 
 
-def test_a_step_draws_the_same_numbers_wherever_training_starts(model):
+def test_the_random_numbers_of_a_step_do_not_depend_on_the_start(model):
     optimizer = {"type": "SGD", "lr": 0.0}
     model = RestorationModel(network_g={"type": "Noisy"}, optim_g=optimizer, pixel_opt={"type": "L1Loss"})
     whole = losses(model, 0, 4, seed=3)

@@ -1,4 +1,4 @@
-"""The guard names the first iteration with NaN or infinity, its scalars and its images."""
+"""Tests of the guard, which reports the first iteration with NaN or infinite scalars."""
 
 import pytest
 import torch
@@ -28,14 +28,14 @@ def test_the_first_bad_iteration_is_named_with_its_images(value):
         guard.check()
     message = str(caught.value)
     assert message.startswith("Iteration 8: NaN or infinite values of grad_norm.")
-    assert message.endswith("The batch was:\n  one.png\n  two.png")
+    assert message.endswith("Images of the batch:\n  one.png\n  two.png")
     assert "l_pix" not in message
 
 
 def test_all_bad_scalars_of_an_iteration_are_named():
     guard = FiniteGuard()
     guard.record(3, scalars(l_pix=float("nan"), grad_norm=float("nan")), ["a.png"])
-    with pytest.raises(NotFiniteError, match="l_pix, grad_norm is NaN"):
+    with pytest.raises(NotFiniteError, match="NaN or infinite values of l_pix, grad_norm"):
         guard.check()
 
 

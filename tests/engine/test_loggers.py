@@ -1,4 +1,4 @@
-"""The log of a run: plain lines, a progress bar, JSON lines, TensorBoard."""
+"""Tests of the log of a run: plain lines, a progress bar, JSON lines, TensorBoard."""
 
 import json
 import logging
@@ -74,7 +74,7 @@ def test_at_a_terminal_there_is_a_progress_bar(tmp_path, capsys, monkeypatch):
     assert "the [end]" in plain
 
 
-def test_json_lines_hold_everything(tmp_path):
+def test_json_lines_contain_all_values(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     log.log_scalars(50, {"l_pix": 0.5, "lr": 1e-4}, speed())
     log.log_evaluation(50, evaluation(psnr=INFINITE))
@@ -137,7 +137,7 @@ def test_images_of_later_iterations_are_removed_on_resume(tmp_path):
 def test_tensorboard_hides_later_iterations_on_resume(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for begin, iterations, value in ((0, (2, 4, 6), 0.5), (4, (6,), 0.25)):
-        time.sleep(1.1 if begin else 0)  # files of events are named by the second
+        time.sleep(1.1 if begin else 0)  # the names of event files contain the time in seconds
         log = RunLog(tmp_path, 100, tensorboard=True, iteration=begin)
         for iteration in iterations:
             log.log_scalars(iteration, {"l_pix": value}, speed())
@@ -222,7 +222,7 @@ def test_values_have_their_unit():
 
 
 @pytest.mark.parametrize("value", [INFINITE, -INFINITE, float("nan")])
-def test_json_stays_standard(value):
+def test_json_is_standard(value):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 

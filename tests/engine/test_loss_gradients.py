@@ -1,4 +1,4 @@
-"""Logged loss gradients, and losses that depend on the validation."""
+"""Tests of logged loss gradients, and of losses that depend on the validation."""
 
 import json
 

@@ -33,9 +33,9 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
+def test_a_second_process_is_rejected_until_the_first_is_killed(tmp_path, holder):
     folder = tmp_path / "experiments/run"
-    for _ in range(2):  # a refused attempt changes nothing
+    for _ in range(2):  # a rejected attempt changes nothing
         with (
             pytest.raises(RunDirInUseError, match=f"run is in use by process {holder.pid} on {socket.gethostname()}. "),
             lock_run_dir(folder),
@@ -44,13 +44,13 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder)
     with lock_run_dir(folder.with_name("other")):
         pass
     holder.kill()
-    holder.wait()  # its child lives on
+    holder.wait()  # its child still runs
     with lock_run_dir(folder), pytest.raises(RunDirInUseError, match=f"process {os.getpid()} on"), lock_run_dir(folder):
         pass
     assert not folder.exists()
 
 
-def test_is_locked_follows_the_holder(tmp_path, holder, monkeypatch):
+def test_is_locked_is_true_while_the_process_runs(tmp_path, holder, monkeypatch):
     folder = tmp_path / "experiments/run"
     assert is_locked(folder) and not is_locked(folder.with_name("other"))
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Testing: two data sets, two checkpoints, one table and one file of results."""
+"""Tests of the tester: data sets, weight files, the table and the results file."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def sets(run):
     return {"many": sections["pictures"], "few": sections["few"]}
 
 
-def by_hand(section, restore, metric):
+def reference_score(section, restore, metric):
     dataset = DATASETS.build({**section, "scale": 2})
     values = {}
     for item in dataset:
@@ -90,9 +90,11 @@ def test_two_checkpoints_on_two_sets(run, networks, sets):
         for name, section in sets.items():
             for key, metric in {"psnr": PSNR(crop_border=2), "ssim": SSIM()}.items():
                 record = results[str(file)][name][key]
-                assert record["images"] == pytest.approx(by_hand(section, network, metric), rel=1e-6)
+                assert record["images"] == pytest.approx(reference_score(section, network, metric), rel=1e-6)
                 assert record["mean"] == mean(record["images"])
-                assert record["of_input"] == mean(by_hand(section, lambda lq: imresize(lq.double(), 2).float(), metric))
+                assert record["of_input"] == mean(
+                    reference_score(section, lambda lq: imresize(lq.double(), 2).float(), metric)
+                )
                 assert record["unit"] == ("dB" if key == "psnr" else "")
                 assert f"{record['mean']:.4f}" in output or f"{record['mean']:.2f} dB" in output
     assert len({record["many"]["psnr"]["mean"] for record in results.values()}) == 2
@@ -111,7 +113,7 @@ def test_the_option_file_of_a_training_can_be_tested(run, networks):
     run_test(run, "--set", f"path.pretrain_network_g={file}", "train.contrastive_opt.weights=imagenet")
     results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
     section = {**options(run.folder)["datasets"]["val"]}
-    assert results[str(file)]["val"]["psnr"]["mean"] == mean(by_hand(section, network, PSNR()))
+    assert results[str(file)]["val"]["psnr"]["mean"] == mean(reference_score(section, network, PSNR()))
 
 
 def test_options_of_the_pretrained_weights_do_not_apply_to_checkpoints(run, networks, sets):
@@ -127,7 +129,7 @@ def test_options_of_the_pretrained_weights_do_not_apply_to_checkpoints(run, netw
     ):
         run_test(run, *arguments, *of_pretrained)
         results = json.loads((run.folder / "results" / "tiny" / "results.json").read_text())
-        score = by_hand(sets["few"], network, PSNR(crop_border=2))
+        score = reference_score(sets["few"], network, PSNR(crop_border=2))
         assert results[str(file)]["few"]["psnr"]["images"] == pytest.approx(score, rel=1e-6)
     assert "conv_last.bias" in run_test(run, "--checkpoint", partial, "--set", *of_pretrained, status=1)
 

@@ -1,4 +1,4 @@
-"""The trainer: state checksum, dry run, warnings, and the files that it writes."""
+"""Tests of the trainer: state checksum, dry run, warnings, and files."""
 
 import json
 
@@ -75,7 +75,10 @@ def tree_of(run, **train):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"contrastive_opt": PCL}, r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8: vgg19 up to relu5_1"),
+        (
+            {"contrastive_opt": PCL},
+            r"tiny\.yml:\d+: train\.contrastive_opt.*crops of 8 pixels is not possible: vgg19 up to relu5_1",
+        ),
         ({"contrastive_opt": CCR}, r"tiny\.yml:\d+: train\.contrastive_opt.*expected 6 negatives"),
         (
             {"negatives": {"type": "ConsensusNegatives", "stored": True}},
