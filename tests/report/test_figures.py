@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mcir.report.figures import bars, curves, spans_decades
-from tests.tables.pages import Page
+from tests.pages import Page
 
 
 def drawn(figure, kind="data-name"):

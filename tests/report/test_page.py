@@ -7,7 +7,7 @@ import pytest
 
 from mcir.report.figures import bars, curves, picture_figure
 from mcir.report.page import Report, Section
-from tests.tables.pages import Page
+from tests.pages import Page
 
 
 def report():

@@ -8,8 +8,8 @@ import pytest
 
 from mcir.report import progress, run_pictures
 from mcir.report.run import write_report
+from tests.pages import Page
 from tests.report.runs import NASTY, START, as_lines, compared, train_line, val_line, write_run
-from tests.tables.pages import Page
 
 
 class RunPage(Page):

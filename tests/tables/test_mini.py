@@ -15,7 +15,7 @@ from mcir.tables.commands import Mini
 from mcir.tables.mini import plan, reproduce_mini, train_one
 from mcir.tables.study import complete, read_study
 from tests.processes import check_killed
-from tests.tables.pages import Page
+from tests.pages import Page
 
 STUDY = read_study("mini")
 

@@ -11,7 +11,7 @@ from mcir.tables.commands import Mini, RclMini
 from mcir.tables.mini_report import compare_methods, mini_report
 from mcir.tables.paired_stats import holm, paired_test
 from mcir.tables.study import read_study
-from tests.tables.pages import Page
+from tests.pages import Page
 
 STUDY, RCL = read_study("mini"), read_study("rcl-mini")
 

@@ -17,7 +17,7 @@ from mcir.tables.commands import Proxy
 from mcir.tables.proxy import proxy, proxy_report, run_proxy, summarize
 from mcir.tables.proxy_plan import PROXY, plan
 from tests.tables.conftest import PROXY_NETWORK as NETWORK
-from tests.tables.pages import Page
+from tests.pages import Page
 
 
 def quiet(_):

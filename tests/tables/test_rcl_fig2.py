@@ -11,7 +11,7 @@ from mcir.archs import UNet
 from mcir.cli import main
 from mcir.tables.commands import RclFigure2
 from mcir.tables.rcl_fig2 import NOISE, TRAINED, UNTRAINED, densities, differences, measure
-from tests.tables.pages import Page
+from tests.pages import Page
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/fig2.npz")
 

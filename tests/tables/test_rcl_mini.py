@@ -18,7 +18,7 @@ from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.rcl_mini import RclPlan
 from mcir.tables.study import complete, read_study
 from tests.processes import check_killed
-from tests.tables.pages import Page
+from tests.pages import Page
 
 STUDY = read_study("rcl-mini")
 FILE = STUDY.folder / "pretraining.yml"

@@ -20,7 +20,7 @@ from mcir.tables.plan import plan
 from mcir.tables.published import Table
 from mcir.tables.reproduce import reproduce_table
 from tests.fake_cluster import FakeCluster
-from tests.tables.pages import Page
+from tests.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
