@@ -1,6 +1,6 @@
-"""Start trainings: on this machine with torchrun, or as jobs of a Slurm cluster through submitit.
+"""Start trainings on this machine with torchrun, or as Slurm jobs with submitit.
 
-``python -m mcir.launch MODULE ARGUMENTS`` runs a module that gets SIGTERM when the process that started it ends.
+``python -m mcir.launch MODULE ARGUMENTS`` runs a module and stops it with SIGTERM when its parent process ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mcir.config import Options, load
 from mcir.errors import suggestion
 
 Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
-"""``none`` and ``pytorch`` (BasicSR's name for a process that torchrun started) train in the calling process."""
+"""``none`` and ``pytorch`` train in the calling process; BasicSR uses ``pytorch`` for processes started by torchrun."""
 Log: TypeAlias = Callable[[str], None]
 
 _NUMBERS = "cpus_per_task gpus_per_node nodes signal_delay_s time"
 _TEXTS = "account constraint exclude gres mail_type mail_user mem mem_per_cpu mem_per_gpu nodelist partition qos wckey"
 SLURM_PARAMETERS: dict[str, type] = {**dict.fromkeys(_NUMBERS.split(), int), **dict.fromkeys(_TEXTS.split(), str)}
-"""Options of ``sbatch`` that ``--slurm KEY=VALUE`` sets, ``time`` in minutes; and ``signal_delay_s``, the number of
-seconds before the end of that time at which a training has to save and stop."""
+"""Keys of ``--slurm KEY=VALUE``: options of ``sbatch``, with ``time`` in minutes; and ``signal_delay_s``, the number of
+seconds before the time limit at which a training has to save and stop."""
 
 _SLURM_DEFAULTS: dict[str, int | str] = {"time": 24 * 60, "signal_delay_s": 300}
 _MAX_REQUEUES = 1000
@@ -42,17 +42,17 @@ _MAX_REQUEUES = 1000
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How trainings are started.
+    """The launcher and its options.
 
     Attributes:
-        launcher: ``torchrun`` (here, one training after another) or ``slurm`` (one job of the cluster per training).
-        nproc: number of processes of a training, over all nodes.
-        slurm: values of ``SLURM_PARAMETERS``.
-        wait: whether to wait until the jobs of the cluster have ended.
-        logs: folder of the jobs' logs.
+        launcher: ``torchrun`` (on this machine, one training after another) or ``slurm`` (one job per training).
+        nproc: number of processes per training, over all nodes.
+        slurm: Slurm options by key; see ``SLURM_PARAMETERS``.
+        wait: whether to wait until the Slurm jobs have ended.
+        logs: folder for the logs of the jobs.
 
     Raises:
-        ValueError: the options contradict one another.
+        ValueError: the options are not consistent.
     """
 
     launcher: Launcher = "none"
@@ -62,14 +62,14 @@ class LaunchOptions:
     logs: Path = Path("results/slurm")
 
     def __post_init__(self) -> None:
-        """Check the options against one another."""
+        """Check that the options are consistent."""
         if self.nproc < 1:
             raise ValueError(f"--nproc: expected at least 1, got {self.nproc}.")
         if self.launcher != "slurm" and (self.slurm or not self.wait):
-            raise ValueError("--slurm and --no-wait concern jobs of a cluster: they need --launcher slurm.")
+            raise ValueError("--slurm and --no-wait need --launcher slurm.")
         nodes = int(self.slurm.get("nodes", 1))
         if nodes < 1 or self.nproc % nodes:
-            raise ValueError(f"--nproc {self.nproc}: expected a multiple of the number of nodes, {nodes}.")
+            raise ValueError(f"--nproc: expected a multiple of the number of nodes, {nodes}, got {self.nproc}.")
 
     @classmethod
     def from_arguments(cls, arguments: Any, **others: Any) -> LaunchOptions:
@@ -79,10 +79,10 @@ class LaunchOptions:
 
 
 def read_slurm_parameters(texts: Sequence[str]) -> dict[str, int | str]:
-    """Parse ``KEY=VALUE`` options of Slurm jobs.
+    """Parse the values of ``--slurm``.
 
     Raises:
-        ValueError: an unknown key, or a value that is not an integer where one is needed.
+        ValueError: a key is unknown, or a value is not an integer but has to be one.
     """
     found: dict[str, int | str] = {}
     for text in texts:
@@ -104,7 +104,7 @@ class TrainingJob:
     Attributes:
         name: name of the training in messages.
         arguments: arguments of ``mcir train``.
-        options: checked options that these arguments lead to.
+        options: checked options that result from the arguments.
     """
 
     name: str
@@ -113,7 +113,7 @@ class TrainingJob:
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> TrainingJob:
-        """Return the training that arguments of ``mcir train`` describe.
+        """Parse the arguments of ``mcir train``.
 
         Raises:
             ValueError: the option file is not valid.
@@ -123,7 +123,7 @@ class TrainingJob:
         known, _ = parser.parse_known_args(arguments)
         options = load(known.opt, known.set, known.force_yml)
         if options.train is None:
-            raise ValueError(f"{known.opt}: training needs the section 'train'.")
+            raise ValueError(f"{known.opt}: the section 'train' is missing.")
         return cls(options.name, arguments, options)
 
     @property
@@ -133,7 +133,7 @@ class TrainingJob:
 
     @property
     def total(self) -> int:
-        """Number of iterations of the whole training."""
+        """Total number of iterations."""
         assert self.options.train is not None
         return self.options.train.total_iter
 
@@ -144,30 +144,30 @@ class TrainingJob:
 
     @property
     def reached(self) -> int:
-        """Number of iterations done, according to the checkpoints."""
+        """Iteration of the last checkpoint; 0 without a checkpoint."""
         files = (self.folder / "models").glob("net_g_*.pth")
         return max((int(match[1]) for file in files if (match := re.fullmatch(r"net_g_(\d+)", file.stem))), default=0)
 
     def progress(self) -> str:
-        """Describe how far the training is."""
+        """Describe the progress of the training."""
         if self.checkpoint.is_file():
             return f"trained: {self.checkpoint}"
         return f"trained to iteration {self.reached:,} of {self.total:,}" if self.reached else "not trained"
 
     def next_start(self) -> str:
-        """Describe what the same command does next time."""
+        """Describe how the same command continues."""
         if self.reached:
             return f"the same command resumes from the checkpoint of iteration {self.reached:,}"
-        return "there is no checkpoint yet: the same command starts from the beginning"
+        return "there is no checkpoint, so the same command starts from the beginning"
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -> int:
-    """Start one training with torchrun or on the cluster, and return the exit status of ``mcir train``.
+    """Start one training with torchrun or as a Slurm job, and return the exit status of ``mcir train``.
 
     Args:
-        options: how it is started.
+        options: launcher and its options.
         arguments: arguments of ``mcir train``, without those of :class:`~mcir.arguments.LaunchArguments`.
-        log: function that receives lines of text for the user.
+        log: function that prints a line of text.
 
     Raises:
         ValueError: the option file is not valid, submitit or Slurm is missing, or Slurm rejects the job.
@@ -177,12 +177,12 @@ def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -
 
 
 def start(jobs: Sequence[TrainingJob], options: LaunchOptions, log: Log) -> list[int]:
-    """Start trainings and return the exit status of each; 0 for a submitted job that is not waited for.
+    """Start trainings and return the exit status of each; 0 for submitted jobs with ``wait=False``.
 
     Raises:
         ValueError: submitit or Slurm is missing, or Slurm rejects a job.
     """
-    assert options.launcher in ("torchrun", "slurm"), "the calling process trains itself"
+    assert options.launcher in ("torchrun", "slurm")
     if options.launcher == "torchrun":
         return [_run_here(job, options.nproc, log) for job in jobs]
     cluster = SlurmCluster(options, log)
@@ -206,7 +206,7 @@ def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
     child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
     try:
         status = child.wait()
-    except KeyboardInterrupt:  # the terminal sends it to the training, too, which saves before it ends
+    except KeyboardInterrupt:  # the child gets it from the terminal, too, and saves
         child.wait()
         raise
     finally:
@@ -218,8 +218,8 @@ def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
 
 
 def _run_child() -> None:
-    """Run the module that is named first on the command line; stop it when the process that started it ends."""
-    for name in ("SIGUSR1", "SIGUSR2"):  # some clusters send them to every process of a job; submitit handles them
+    """Run the module in the first command-line argument; stop it when the parent process ends."""
+    for name in ("SIGUSR1", "SIGUSR2"):  # for submitit; some clusters send them to every process of a job
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -228,19 +228,19 @@ def _run_child() -> None:
 
 
 def _stop_with_parent() -> None:
-    """Send SIGTERM to this process when the other end of standard input is closed, which the system does in the end."""
+    """Send SIGTERM to this process when the parent has ended, which closes standard input."""
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)  # on Windows the process ends at once; its last checkpoint remains
+    os.kill(os.getpid(), signal.SIGTERM)  # on Windows, this ends the process without saving
 
 
 # -- on a cluster -----------------------------------------------------------------------------------------------------
 
 
 class SlurmCluster:
-    """The Slurm cluster that this machine belongs to.
+    """The Slurm cluster of this machine.
 
-    The name of a job follows from its experiment folder, so the queue itself shows which trainings are in progress.
+    The name of a job contains a hash of its experiment folder, so that a training is found in the queue.
 
     Raises:
         ValueError: submitit or Slurm is missing.
@@ -263,7 +263,7 @@ class SlurmCluster:
         """Submit a training, unless it is in the queue already.
 
         Raises:
-            ValueError: Slurm rejects it.
+            ValueError: Slurm rejects the job.
         """
         folder_hash = hashlib.sha256(str(job.folder.resolve()).encode()).hexdigest()[:8]
         name = f"mcir-{job.folder.name}-{folder_hash}"
@@ -276,14 +276,14 @@ class SlurmCluster:
         self._submitted[name] = job
 
     def wait(self) -> None:
-        """Wait until all submitted trainings have left the queue, and log the end of each."""
+        """Wait until all submitted jobs have ended, and log the end of each."""
         numbers, waiting = dict(self._queue), dict(self._submitted)
         if waiting:
-            self._log(f"waiting for {len(waiting)} Slurm job(s), which run on if this command is stopped")
+            self._log(f"waiting for {len(waiting)} Slurm job(s); they continue if this command is stopped")
         while waiting:
             try:
                 queue = _queued_jobs()
-            except ValueError as error:  # a busy Slurm does not answer now and then
+            except ValueError as error:  # a busy Slurm controller sometimes does not answer
                 self._log(str(error))
                 queue = dict.fromkeys(waiting, "")
             for name in waiting.keys() - queue.keys():
@@ -306,7 +306,7 @@ class SlurmCluster:
         try:
             return executor.submit(SlurmTask(job.arguments)).job_id
         except FailedJobError as error:
-            raise ValueError(f"Slurm rejects the training of {job.name}: {error}") from None
+            raise ValueError(f"Slurm rejects the job of {job.name}: {error}") from None
 
     def _parameters(self, job: TrainingJob, name: str) -> Mapping[str, Any]:
         data = job.options.datasets.train
@@ -316,7 +316,7 @@ class SlurmCluster:
             **self._options.slurm,
             "job_name": name,
             "ntasks_per_node": self._tasks,
-            "srun_args": ["--kill-on-bad-exit=1"],  # otherwise the other tasks wait for the one that failed
+            "srun_args": ["--kill-on-bad-exit=1"],  # otherwise the other tasks wait for a task that failed
             "additional_parameters": {"requeue": True},
         }
         if job.options.num_gpu not in (0, "cpu") and "gres" not in parameters:
@@ -328,7 +328,7 @@ class SlurmCluster:
 
 
 def _queued_jobs() -> dict[str, str]:
-    """Return the numbers of the user's running and waiting jobs by job name.
+    """Return the ids of the user's running and waiting jobs by name.
 
     Raises:
         ValueError: Slurm is missing or does not answer.
@@ -337,16 +337,16 @@ def _queued_jobs() -> dict[str, str]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     except FileNotFoundError:
-        raise ValueError("--launcher slurm: no `squeue` found. Start on a machine of the cluster.") from None
+        raise ValueError("--launcher slurm: the command `squeue` is missing. Use a machine of the cluster.") from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"Slurm does not answer: {error.stderr.strip() or error}") from None
     return {name: number for number, _, name in (line.partition("|") for line in listed.splitlines())}
 
 
 class SlurmTask:
-    """One task of a Slurm job: a process of a training, which saves and resumes when its time is over.
+    """One task of a Slurm job: a process of a training, which saves before the time limit and resumes in a new job.
 
-    submitit pickles the object, calls it on the cluster, and calls ``checkpoint`` before the time is over.
+    submitit pickles the object, calls it on the cluster, and calls ``checkpoint`` before the time limit.
 
     Args:
         arguments: arguments of ``mcir train``.
@@ -357,10 +357,10 @@ class SlurmTask:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Train, and return the exit status: 0, or 128 plus the number of the signal that stopped the training.
+        """Train, and return the exit status: 0, or 128 + n if signal n stopped the training.
 
         Raises:
-            RuntimeError: the training failed; the log of the job shows why.
+            RuntimeError: the training failed; the log of the job contains its error message.
         """
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -377,7 +377,7 @@ class SlurmTask:
         return status
 
     def checkpoint(self) -> Any:
-        """Stop the training, which saves, and return the task that resumes it."""
+        """Stop the training, which saves a checkpoint, and return the task that resumes it."""
         import psutil
         from submitit.helpers import DelayedSubmission
 

@@ -1,4 +1,4 @@
-"""A page, read as a browser does: its words, tables, drawings and pictures."""
+"""A parser for the HTML pages of reports."""
 
 import base64
 from html.parser import HTMLParser
@@ -8,9 +8,9 @@ import numpy as np
 
 
 class Page(HTMLParser):
-    """The parts of a page; every tag that is opened must be closed."""
+    """The content of a page: tags, text, table cells, images and addresses. Every opened tag must be closed."""
 
-    alone = ("meta", "img", "polyline", "rect", "path", "br")
+    void_tags = ("meta", "img", "polyline", "rect", "path", "br")
 
     def __init__(self, text):
         super().__init__()
@@ -23,7 +23,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.tags.append(tag)
-        if tag not in self.alone:
+        if tag not in self.void_tags:
             self.open.append(tag)
         self.addresses += [value for key, value in attributes if key in ("src", "href")]
         if tag == "img":

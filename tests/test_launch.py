@@ -1,4 +1,4 @@
-"""Starting trainings: on this machine, where they end with the process that started them, and as Slurm jobs."""
+"""Trainings started on this machine and as Slurm jobs."""
 
 import contextlib
 import io
@@ -74,10 +74,10 @@ def test_the_exit_status_is_that_of_the_training(folder):
     assert launch(options, ARGUMENTS, lines.append) == 0
     assert Path("experiments/tiny/models/net_g_2.pth").is_file()
     assert launch(options, [*ARGUMENTS, "--set", "datasets.train.gt_size=64", "name=other"], lines.append) == 1
-    assert "other: the training ended with status 1, see above; there is no checkpoint yet" in lines[-1]
+    assert "other: the training ended with status 1, see above; there is no checkpoint, so the same" in lines[-1]
 
 
-def test_several_processes_are_started_by_torchrun(folder, monkeypatch):
+def test_torchrun_starts_several_processes(folder, monkeypatch):
     commands = []
 
     class Child:
@@ -134,7 +134,7 @@ def flags(script):
     return {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
 
 
-def test_a_job_is_submitted_once_with_what_was_asked_for(cluster):
+def test_a_job_is_submitted_once_with_its_parameters(cluster):
     cluster.block()
     lines = []
     assert submit(nproc=2, log=lines.append, partition="gpu", time=90, mem="32GB") == 0
@@ -150,7 +150,7 @@ def test_a_job_is_submitted_once_with_what_was_asked_for(cluster):
     assert cluster.jobs() == [100, 101]
 
 
-def test_gpus_and_cpus_follow_from_the_processes(cluster):
+def test_the_number_of_gpus_and_cpus_depends_on_the_number_of_processes(cluster):
     cluster.block()
     changes = ["--set", "num_gpu=auto", "datasets.train.num_worker_per_gpu=6"]
     submit(*changes, nproc=8, nodes=2)
@@ -161,7 +161,7 @@ def test_gpus_and_cpus_follow_from_the_processes(cluster):
     assert "gpus-per-node" not in cluster.script(101)
 
 
-def test_a_job_that_ends_early_is_reported_and_a_busy_slurm_is_waited_for(cluster, monkeypatch):
+def test_waiting_reports_a_job_that_ends_early_and_tolerates_a_busy_controller(cluster, monkeypatch):
     cluster.block()
     actions = [(cluster.home / "busy").touch, lambda: cluster.end(100)]
     monkeypatch.setattr("mcir.launch.time.sleep", lambda seconds: actions.pop(0)())
@@ -173,7 +173,7 @@ def test_a_job_that_ends_early_is_reported_and_a_busy_slurm_is_waited_for(cluste
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_job_whose_time_is_over_saves_and_resumes_when_it_is_requeued(cluster, processes):
+def test_a_job_saves_before_its_time_limit_and_resumes_when_it_is_requeued(cluster, processes):
     Path("hold").touch()
     assert submit(*PAUSE, nproc=processes) == 0
     wait_until(lambda: all(Path(f"reached{rank}").exists() for rank in range(processes)))
@@ -191,20 +191,20 @@ def test_a_job_whose_time_is_over_saves_and_resumes_when_it_is_requeued(cluster,
     assert 2 <= stopped < 4 and f"from iteration {stopped} to iteration 4" in text
 
 
-def test_a_missing_slurm_or_submitit_is_named(cluster, monkeypatch):
+def test_the_error_names_a_missing_command_or_package(cluster, monkeypatch):
     (cluster.home / "bin/srun").unlink()
     with pytest.raises(ValueError, match='Could not detect "srun"'):
         submit()
     (cluster.home / "bin/squeue").unlink()
-    with pytest.raises(ValueError, match="no `squeue` found"):
+    with pytest.raises(ValueError, match="the command `squeue` is missing"):
         submit()
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match=r'needs submitit: pip install -e "\.\[slurm\]"'):
         submit()
 
 
-def test_a_job_that_slurm_rejects_is_named(cluster):
-    with pytest.raises(ValueError, match="Slurm rejects the training of tiny: sbatch: error: invalid partition"):
+def test_the_error_names_a_job_that_slurm_rejects(cluster):
+    with pytest.raises(ValueError, match="Slurm rejects the job of tiny: sbatch: error: invalid partition"):
         submit(partition="none")
 
 
@@ -219,7 +219,7 @@ def test_a_job_that_slurm_rejects_is_named(cluster):
         (["partition"], "expected KEY=VALUE, got 'partition'"),
     ],
 )
-def test_slurm_parameters_that_are_refused(texts, message):
+def test_invalid_slurm_parameters_are_errors(texts, message):
     with pytest.raises(ValueError, match=message):
         read_slurm_parameters(texts)
 
@@ -241,7 +241,7 @@ def test_every_slurm_parameter_is_known_to_submitit(tmp_path, cluster):
         ({"launcher": "torchrun", "slurm": {"qos": "low"}}, "need --launcher slurm"),
     ],
 )
-def test_options_that_contradict_one_another(options, message):
+def test_inconsistent_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         LaunchOptions(**options)
 

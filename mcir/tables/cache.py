@@ -1,4 +1,4 @@
-"""A cache of finished results: a file of JSON lines, from which a stopped command resumes."""
+"""A cache of results in a file of JSON lines. A command that was stopped resumes from it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mcir.engine.loggers import as_json
+from mcir.launch import Log
 from mcir.report.records import read_records
 from mcir.tables.formatting import counted
 from mcir.tables.pool import run_parallel
 from mcir.tables.training import StudyRun
 
 Record: TypeAlias = dict[str, Any]
-"""A finished result: its ``fingerprint`` and anything else."""
-Log: TypeAlias = Callable[[str], None]
+"""A result as JSON data; ``fingerprint`` is its key in the cache."""
 
 
 class RunCache:
-    """Finished results by fingerprint, in a file of JSON lines.
+    """Results by fingerprint, in a file of JSON lines.
 
-    The last of several results with one fingerprint counts. A half line that a killed process left is skipped.
+    Of several results with the same fingerprint, the last one is used. An incomplete line, left by a killed process, is
+    skipped.
 
     Args:
-        file: the file; it is created with the first result.
+        file: file of the results; it is created by the first :meth:`add`.
     """
 
     def __init__(self, file: Path) -> None:
@@ -36,14 +37,14 @@ class RunCache:
     def add(self, record: Record) -> None:
         """Append a result to the file."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        is_cut = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n")
+        is_incomplete = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n")
         with self.file.open("a", encoding="utf-8") as lines:
-            lines.write("\n" * bool(is_cut) + as_json(record) + "\n")
+            lines.write("\n" * bool(is_incomplete) + as_json(record) + "\n")
         self.records[record["fingerprint"]] = record
 
 
 def _with_numbers(record: Record) -> Record:
-    """Return a record with infinite values as numbers; JSON has them as strings."""
+    """Convert the strings for values that JSON cannot store to numbers."""
     return {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in record.items()}
 
 
@@ -57,17 +58,17 @@ def run_cached(
     describe: Callable[[Record], str],
     is_valid: Callable[[Record], bool] = bool,
 ) -> list[Record]:
-    """Return the results of all trainings, after making those that are not in the cache.
+    """Return the results of all trainings; run the trainings that are not in the cache.
 
     Args:
-        what: kind of the trainings in messages.
-        work: function that computes a result, with its ``fingerprint`` and the ``seconds`` that it took.
+        what: name of this kind of training in messages.
+        work: function that runs a training and returns its result, including ``fingerprint`` and ``seconds``.
         runs: trainings.
-        cache: finished results.
+        cache: results; new ones are added.
         jobs: number of processes.
-        log: function that receives lines of text for the user.
+        log: function that prints a line of text.
         describe: function that describes a result in one line.
-        is_valid: function that returns whether a result is usable; an unknown result is an empty dict.
+        is_valid: function that returns whether a cached result can be used; it gets ``{}`` if there is none.
     """
     known = cache.records
     missing = {run.fingerprint: run for run in runs if not is_valid(known.get(run.fingerprint, {}))}

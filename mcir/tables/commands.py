@@ -1,4 +1,4 @@
-"""The commands ``mcir reproduce`` and ``mcir proxy``: their settings are their arguments. Slow imports are local."""
+"""The arguments of ``mcir reproduce`` and ``mcir proxy``. Slow imports are local."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TableCommand(LaunchArguments):
         "torchrun: one training after another on this machine; slurm: each training as a job", default="torchrun"
     )
     row: list[str] = option("only the rows that match a glob pattern like '*SPN'", default=[])
-    train: bool = option("train what has no checkpoint, or resume it", default=False)
+    train: bool = option("start or resume the trainings that have no checkpoint", default=False)
     options: Path = option("folder of the option files", default=Path("options"))
     results: Path = option("folder of the results", default=Path("results"))
     set: list[str] = option("overrides of every option file", default=[], metavar=_OVERRIDE)
@@ -54,8 +54,8 @@ class TableCommand(LaunchArguments):
 class PaperTable(TableCommand):
     """A table of the MCIR paper."""
 
-    checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: as the table says)")
-    again: bool = option("repeat evaluations that have results", default=False)
+    checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: that of the table)")
+    again: bool = option("ignore cached evaluations", default=False)
 
 
 @dataclass(kw_only=True)
@@ -63,8 +63,8 @@ class RclTable(TableCommand):
     """A table of the RCL paper."""
 
     labels: list[int] = option("numbers of labelled images, instead of those of the table", default=[])
-    trials: int = option("trainings of each row on labelled images, with seeds 0, 1, …", default=5)
-    steps: int | None = option("steps of each of them (default: as the table says)")
+    trials: int = option("trainings per row on labelled images, with seeds 0, 1, …", default=5)
+    steps: int | None = option("steps per training on labelled images (default: those of the table)")
     jobs: int | None = option(_JOBS)
     resnet: str = option("weights of the consistency loss: imagenet, random or a file", default="imagenet")
     proxy_set: list[str] = option("overrides of the trainings on labelled images", default=[], metavar=_OVERRIDE)
@@ -77,9 +77,9 @@ class RclFigure2:
     weights: Path = option("checkpoint of a network with scale 1", required=True)
     data: Path | None = option(_DATA)
     patch: int = option("side of a patch", default=128)
-    batch: int = option("images that are compared with each other", default=64)
+    batch: int = option("number of images that are compared with each other", default=64)
     batches: int = option("number of batches", default=4)
-    seed: int = option("seed of images, patches, noise and the untrained network", default=0)
+    seed: int = option("seed for images, patches, noise and the untrained network", default=0)
     results: Path = option("folder of the page", default=Path("results"))
 
     def run(self) -> int:
@@ -97,14 +97,14 @@ class StudyCommand:
     features: str
 
     task: list[str] = option("only this task; may be repeated", default=[])
-    method: list[str] = option("only this method, and the one that all are compared with; may be repeated", default=[])
-    seeds: int | None = option("trainings of each method (default: 5 for mini, 3 for rcl-mini)")
+    method: list[str] = option("only this method and the reference; may be repeated", default=[])
+    seeds: int | None = option("trainings per method (default: 5 for mini, 3 for rcl-mini)")
     data: Path | None = option(_DATA + "; every fifth image is held out")
     jobs: int | None = option(_JOBS)
     quick: bool = option("test run: two seeds, a few iterations", default=False)
     results: Path | None = option("folder of the results (default: results/mini or results/rcl-mini)")
     set: list[str] = option(
-        "overrides of every training; of rcl-mini: every pre-training", default=[], metavar=_OVERRIDE
+        "overrides of every training (rcl-mini: of every pre-training)", default=[], metavar=_OVERRIDE
     )
 
     @property
@@ -113,7 +113,7 @@ class StudyCommand:
         return self.results or Path("results", self.study)
 
     def run(self) -> int:
-        """Make the study."""
+        """Run the study."""
         from mcir.tables.mini import reproduce_mini
 
         return reproduce_mini(self)
@@ -121,7 +121,7 @@ class StudyCommand:
 
 @dataclass(kw_only=True)
 class Mini(StudyCommand):
-    """Small networks and many seeds: half an hour on two cores."""
+    """Study of negatives with small networks: half an hour on two cores."""
 
     study = "mini"
     features: str = option("weights of the feature network: random, imagenet or a file", "--vgg", default="random")
@@ -129,7 +129,7 @@ class Mini(StudyCommand):
 
 @dataclass(kw_only=True)
 class RclMini(StudyCommand):
-    """Residual contrastive learning with small networks: half an hour on two cores."""
+    """Study of residual contrastive learning with small networks: half an hour on two cores."""
 
     study = "rcl-mini"
     features: str = option("weights of the consistency loss: random, imagenet or a file", "--resnet", default="random")
@@ -145,11 +145,11 @@ class Proxy:
     )
     task: str = option("denoise, sr, jdensr or demosaic", default="denoise")
     labels: list[int] = option("numbers of labelled images, nested (default: all)", default=[])
-    trials: int = option("trainings of each row, with seeds 0, 1, …", default=5)
-    steps: int = option("steps of each training", default=2000)
-    patch: int = option("side of a crop of the degraded image", default=128)
-    batch: int = option("images of a step", default=64)
-    finetune: bool = option("train all weights; with 0 labels use them as they are", default=False)
+    trials: int = option("trainings per row, with seeds 0, 1, …", default=5)
+    steps: int = option("steps per training", default=2000)
+    patch: int = option("side of the crops of the degraded image", default=128)
+    batch: int = option("images per step", default=64)
+    finetune: bool = option("train all weights; with 0 labels, evaluate without training", default=False)
     pretrain_steps: int = option("steps of the pre-training for oracle and sl-den", default=10_000)
     data: Path | None = option("folder or LMDB of clean training images (default: the bundled photographs)")
     test: Path | None = option("folder or LMDB of clean test images")
@@ -157,10 +157,10 @@ class Proxy:
     results: Path = option("folder of the results", default=Path("results/proxy"))
     set: list[str] = option("overrides of every training", default=[], metavar=_OVERRIDE)
     network: Mapping[str, Any] | None = None
-    """Section of the network of rows without a file; None: that of the first file, or else ``UNet``."""
+    """Network section for rows without a file; None: the network of the first file, or ``UNet`` without files."""
     pretrain_seed: int = 0
     subset_seed: int = 0
-    """Seed of the choice of labelled images."""
+    """Seed for the selection of labelled images."""
 
     def run(self) -> int:
         """Evaluate the weights."""

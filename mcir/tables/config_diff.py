@@ -1,4 +1,4 @@
-"""Compare the options with which a checkpoint was trained with the options that a table specifies."""
+"""Compare the options of a finished training with those of its row in a table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ _ABSENT = "nothing"
 
 
 def training_differences(state: Path, options: Options) -> list[str] | None:
-    """Return the options on which weights depend that differ between a training and its specification.
-
-    Compared are seed, networks, initial weights, training set and training.
+    """Compare seed, networks, initial weights, training set and training of two sets of options.
 
     Args:
-        state: training state of the checkpoint; it contains the options of its training.
-        options: options that the table specifies.
+        state: training state, which contains the options of its training.
+        options: expected options.
 
     Returns:
-        One line per differing option. None if there is no readable state.
+        One line per option that differs; None if the state cannot be read.
     """
     try:
         content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads no tensors
@@ -41,7 +39,7 @@ def training_differences(state: Path, options: Options) -> list[str] | None:
 
 
 def _relevant(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options on which weights depend, by their dotted names."""
+    """Yield the options that weights depend on, by their dotted names."""
     kept = {key: value for key, value in tree.items() if key not in _IRRELEVANT}
     kept["path"] = {"pretrain_network_g": tree["path"]["pretrain_network_g"]}
     train = tree["datasets"]["train"]

@@ -1,4 +1,4 @@
-"""The data sets that options read: which are missing, and where to get them."""
+"""Missing data sets and where to get them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcir.data.manifest import Manifest, known_manifests, read_manifest
 
 
 def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
-    """Return the missing folders, LMDBs and lists that data sets read, without duplicates."""
+    """Return the folders, LMDBs and lists of data sets that do not exist, without duplicates."""
     paths = [path for section in sections for path in _paths(section.section)]
     return [path for path in dict.fromkeys(paths) if not Path(path).exists()]
 
@@ -24,38 +24,36 @@ def _paths(section: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def how_to_get(paths: Iterable[str], rows: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Return lines that describe missing folders, their sources and where to put them.
+def how_to_get(rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return lines that describe missing data, their sources and where to put them.
 
     Args:
-        paths: missing folders, LMDBs and lists.
-        rows: by path, the names of the rows that need it.
+        rows: the names of the rows that need a missing path, by path.
     """
-    rows = rows or {}
     manifests = [read_manifest(name) for name in known_manifests()]
     missing: dict[str, list[str]] = {}
     lines = []
-    for path in paths:
+    for path, names in rows.items():
         manifest = _manifest_of(path, manifests)
         if manifest is not None:
             missing.setdefault(manifest.name, []).append(path)
         else:
-            needed_by = f" Needed by: {', '.join(rows[path])}." if path in rows else ""
+            needed_by = f" Needed by: {', '.join(names)}." if names else ""
             lines.append(f"{path} is missing; no manifest describes it.{needed_by}")
     return [*lines, *(line for name, found in missing.items() for line in _instructions(name, found, rows))]
 
 
 def _instructions(name: str, paths: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the lines about missing parts of one data set."""
+    """Return the lines about the missing parts of one data set."""
     manifest = read_manifest(name)
     root = f"datasets/{manifest.root}"
     lines = [f"{manifest.title} belongs in {root}. Missing there:"]
-    if needed_by := dict.fromkeys(row for path in paths for row in rows.get(path, ())):
+    if needed_by := dict.fromkeys(row for path in paths for row in rows[path]):
         lines.append(f"    needed by: {', '.join(needed_by)}")
     for path in paths:
         rule = next((rule for rule in manifest.folders if f"{root}/{rule.path}" == path), None)
         if rule is None:
-            lines.append(f"    {path}: not part of the published data set; the option file describes it")
+            lines.append(f"    {path}: not part of the published data set; see the option file")
         else:
             lines.append(f"    {path}: {rule.content}" + (f", {rule.images:,} images" if rule.images else ""))
     lines.append(f"    source: {manifest.source.strip()} (Terms: {manifest.terms.strip()})")

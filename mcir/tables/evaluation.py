@@ -1,4 +1,4 @@
-"""Evaluate the trained networks of a table: once for the same weights, protocol and version of mcir."""
+"""Evaluate the trained networks of a table, and cache the results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from mcir.config import DatasetOptions, Options
 from mcir.config.options import thaw
 from mcir.engine.distributed import init_distributed
 from mcir.engine.tester import Tester
-from mcir.tables.cache import Log, RunCache
+from mcir.launch import Log
+from mcir.tables.cache import RunCache
 from mcir.tables.datasets import missing_paths
 from mcir.tables.runs import TableRun, test_sets
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The results of a training of a table.
+    """The results of one training of a table.
 
     Attributes:
         run: training.
         options: options of the evaluation.
         checkpoint: weight file.
         scores: scores by data set and metric, for the data sets that exist on this machine.
-        problem: why existing data sets have no scores.
-        differences: how the training differs from the row; None: unknown.
+        problem: reason why existing data sets have no scores; may be empty.
+        differences: options that differ between the training and the row; None: unknown.
     """
 
     run: TableRun
@@ -40,27 +41,27 @@ class RunResult:
 
     @property
     def is_own(self) -> bool:
-        """Whether the weights are those of our own training, not published ones."""
+        """Whether the weights are from our own training; otherwise they are published weights."""
         return self.options is self.run.options
 
     @property
     def is_complete(self) -> bool:
-        """Whether all data sets have scores, of published weights or of a training as the row specifies it."""
+        """Whether all data sets have scores, from published weights or from a training with the options of the row."""
         return not self.differences and len(self.scores) == len(test_sets(self.options))
 
     def mean(self, data_set: str, metric: str) -> float | None:
-        """Return the mean of a metric, or None."""
+        """Return the mean of a metric over a data set; None if there is none."""
         score = select_metric(self.scores.get(data_set, {}), metric)
         return None if score is None else float(score["mean"])
 
 
 def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
-    """Evaluate a training by the protocol of its option file, on the data sets that exist; use known results.
+    """Evaluate a training by the protocol of its option file, on the data sets that exist.
 
     Args:
         run: training.
-        again: whether to repeat evaluations with known results.
-        log: function that receives lines of text for the user.
+        again: whether to ignore cached results.
+        log: function that prints a line of text.
 
     Returns:
         The results; None if there are no weights.
@@ -97,7 +98,7 @@ def _test(options: Options, parts: dict[str, DatasetOptions], checkpoint: Path) 
 
 
 def _digest(options: Options, part: DatasetOptions, checkpoint: Path) -> str:
-    """Return a digest of everything that decides the scores of an evaluation."""
+    """Return a digest of everything that the scores of an evaluation depend on."""
     file = checkpoint.stat()
     facts = {
         "mcir": mcir.__version__,
@@ -110,5 +111,5 @@ def _digest(options: Options, part: DatasetOptions, checkpoint: Path) -> str:
 
 
 def select_metric(scores: dict[str, Any], metric: str) -> Any:
-    """Return the score of a column; ``psnr`` selects ``psnr`` or a variant of it, such as ``psnr_y``."""
+    """Return the score of a metric or of a variant of it: ``psnr`` selects ``psnr`` or ``psnr_y``."""
     return next((score for key, score in scores.items() if key == metric or key.startswith(f"{metric}_")), None)

@@ -1,4 +1,4 @@
-"""The user's own images and weights as inputs of a study, and digests that distinguish them."""
+"""Image lists for the user's own images, and digests of images and weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mcir.data.storage import open_storage
 
 
 def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
-    """Split the images of a folder into training and held-out images, every fifth, and write the lists.
+    """Write lists of training images and of held-out images: every fifth image is held out.
 
-    The names of the lists contain a digest of the images, so that runs on other images are other runs.
+    The names of the lists contain a digest of the images, so other images lead to other fingerprints.
 
     Args:
-        folder: folder or LMDB of the images.
-        results: folder of the lists.
+        folder: folder or LMDB of images.
+        results: folder for the lists.
 
     Returns:
         The files of the lists ``train`` and ``val``, for ``meta_info_file``.
@@ -26,7 +26,7 @@ def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
     """
     names = sorted(open_storage(str(folder)).keys())
     if len(names) < 2:
-        raise ValueError(f"{folder}: expected at least two images, to train on some and test on others.")
+        raise ValueError(f"{folder}: expected at least two images, for training and for testing, got {len(names)}.")
     held_out = set(names[::5])
     lists = {"train": [name for name in names if name not in held_out], "val": sorted(held_out)}
     digest = hashlib.sha256("\n".join(image_facts(folder)).encode()).hexdigest()[:8]
@@ -39,7 +39,7 @@ def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
 
 
 def image_facts(folder: Path) -> list[str]:
-    """Return lines that distinguish the images of a folder or LMDB: names and sizes, for an LMDB its size and time.
+    """Return lines that identify the images: names and file sizes; for an LMDB, its size and modification time.
 
     Raises:
         DataError: there is no such folder or LMDB.
@@ -54,11 +54,11 @@ def image_facts(folder: Path) -> list[str]:
 
 
 def weights_digest(weights: str, flag: str) -> str:
-    """Return a digest of a weight file, or an empty string for weights that have a name.
+    """Return a digest of a weight file, or an empty string for ``random`` and ``imagenet``.
 
     Args:
         weights: ``random``, ``imagenet`` or a file.
-        flag: command-line flag that the weights come from.
+        flag: command-line flag, for the error message.
 
     Raises:
         ValueError: there is no such file.

@@ -1,8 +1,8 @@
-"""The small studies: do the papers' claims hold for small networks on two processor cores?
+"""The small studies: tests of the papers' claims with small networks on two processor cores.
 
-``mini`` trains three tasks without and with several kinds of negatives. Everything else is equal for the same seed:
-initial weights, batches, optimizer, schedule and moving average. The differences are therefore paired, and the report
-tests them as pairs. ``rcl-mini`` is planned in :mod:`mcir.tables.rcl_mini`.
+``mini`` trains three tasks without negatives and with several kinds of negatives. For the same seed, all methods have
+the same initial weights, batches, optimizer, schedule and moving average, so the differences are paired.
+:mod:`mcir.tables.rcl_mini` contains the study ``rcl-mini``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
+import mcir
 from mcir.config import Options, load
 from mcir.engine.run_lock import lock_run_dir
-from mcir.tables.cache import Log, Record, RunCache, run_cached
+from mcir.launch import Log
+from mcir.tables.cache import Record, RunCache, run_cached
 from mcir.tables.commands import StudyCommand
 from mcir.tables.inputs import held_out_lists, weights_digest
 from mcir.tables.mini_report import mini_report
@@ -23,11 +27,11 @@ from mcir.tables.pool import worker_count
 from mcir.tables.rcl_mini import run_rcl_mini
 from mcir.tables.render import write_results
 from mcir.tables.study import Study, complete, read_study
-from mcir.tables.training import StudyRun, device_kind, fingerprint, train, versions
+from mcir.tables.training import StudyRun, device_kind, fingerprint, train
 
 
 def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
-    """Train what is not in ``runs.jsonl`` yet, write the report, and return 0.
+    """Make the trainings that are not in ``runs.jsonl`` yet, write the report, and return 0.
 
     Raises:
         ValueError: an unknown task or method, data or weights cannot be read, or another process uses the folder.
@@ -49,7 +53,7 @@ def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
 
 
 def plan(study: Study, command: StudyCommand) -> list[StudyRun]:
-    """Return the trainings of the study ``mini``, all methods of a seed before the next seed.
+    """Return the trainings of the study ``mini``, ordered by seed, task and method.
 
     Raises:
         ValueError: data or weights cannot be read.
@@ -66,15 +70,11 @@ def plan(study: Study, command: StudyCommand) -> list[StudyRun]:
                 file = study.folder / f"{task}.yml"
                 overrides = [*overrides, *common[task]]
                 options = load(file, overrides)
-                facts = [*_versions_and_device(options), *([f"features {digest}"] if has_features and digest else [])]
+                facts = [f"mcir {mcir.__version__}", f"torch {torch.__version__}", f"device {device_kind(options)}"]
+                facts += [f"features {digest}"] if has_features and digest else []
                 root = command.folder / "runs"
                 runs.append(StudyRun(method, task, seed, file, overrides, fingerprint(options, facts), root))
     return runs
-
-
-def _versions_and_device(options: Options) -> list[str]:
-    mcir_version, torch_version = versions()
-    return [f"mcir {mcir_version}", f"torch {torch_version}", f"device {device_kind(options)}"]
 
 
 def _common_overrides(file: Path, command: StudyCommand) -> list[str]:
@@ -104,7 +104,7 @@ def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
 
 
 def train_one(run: StudyRun) -> Record:
-    """Make a training of the study ``mini``, and remove its files.
+    """Run a training of the study ``mini``, remove its files, and return its result.
 
     Raises:
         SystemExit: a signal stopped the training.
@@ -131,7 +131,7 @@ def train_one(run: StudyRun) -> Record:
         "training_seconds": images * fmean(1 / speed for _, speed in history.scalars["images_per_s"]),
         "seconds": time.perf_counter() - start,
         "device": device_kind(options),
-        "torch": versions()[1],
+        "torch": torch.__version__,
     }
 
 

@@ -1,4 +1,4 @@
-"""Statistics of paired differences: intervals, Student's paired test, and Holm's correction for several tests."""
+"""Statistics of paired differences: confidence intervals, Student's paired t-test and Holm's correction."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from mcir.tables.formatting import MISSING, counted, signed
 
 ALPHA = 0.05
-"""Significance level: a difference is significant if its adjusted p is smaller."""
+"""Significance level for adjusted p values."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its confidence interval, infinite for a single value."""
+    """A mean and the ends of its confidence interval, which are infinite for a single value."""
 
     mean: float
     low: float
@@ -44,9 +44,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_test(differences: Sequence[float]) -> float:
-    """Return the two-sided p of Student's paired t-test.
+    """Return the two-sided p value of Student's paired t-test.
 
-    A single difference shows nothing: p = 1. Equal differences other than 0 cannot be chance: p = 0.
+    A single difference has p = 1. Equal differences other than 0 have p = 0.
 
     Raises:
         ValueError: there are no differences.
@@ -62,7 +62,7 @@ def paired_test(differences: Sequence[float]) -> float:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Return p values adjusted for their number by Holm's step-down method, each to be compared with the same level."""
+    """Adjust p values for multiple comparisons by Holm's step-down method."""
     order = sorted(range(len(probabilities)), key=lambda index: probabilities[index])
     adjusted = [0.0] * len(probabilities)
     largest = 0.0
@@ -74,14 +74,14 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The differences between two methods, in dB, over the seeds for which both have finite results.
+    """Differences in dB between two methods, one per seed for which both results are finite.
 
     Attributes:
-        gains: differences, one per seed.
-        diverged: number of seeds without a finite difference.
-        interval: mean difference and its 95 % interval; None without any finite difference.
-        p: p of the paired test.
-        adjusted: p adjusted for all comparisons of a report.
+        gains: finite differences.
+        diverged: number of seeds whose difference is not finite.
+        interval: mean difference and its 95 % confidence interval; None if every seed diverged.
+        p: p value of the paired test; None if every seed diverged.
+        adjusted: p value adjusted for all comparisons of a report.
     """
 
     gains: list[float]
@@ -92,7 +92,7 @@ class PairedDifference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is significant when all comparisons are considered."""
+        """Whether the adjusted p value is below ``ALPHA`` and no seed diverged."""
         return self.adjusted is not None and self.adjusted < ALPHA and not self.diverged
 
     def smallest_detectable(self, tests: int = 1) -> float | None:
@@ -107,7 +107,7 @@ class PairedDifference:
         return (interval.high - interval.low) / 2
 
     def verdict(self) -> str:
-        """Return what the seeds show, in words."""
+        """Describe the result of the test."""
         if self.interval is None or self.p is None:
             return "no seed ended with finite numbers"
         if self.diverged:
@@ -118,7 +118,7 @@ class PairedDifference:
         return "not significant after correction for all comparisons" if self.p < ALPHA else "not significant"
 
     def sentence(self) -> str:
-        """Return mean, interval, adjusted p and verdict in one line."""
+        """Return mean, interval, adjusted p value and verdict in one line."""
         diverged = f"; {counted(self.diverged, 'seed')} diverged" if self.diverged else ""
         if self.interval is None:
             return self.verdict() + diverged
@@ -126,7 +126,7 @@ class PairedDifference:
         return f"{mean} dB (95 %: {self.interval}), p = {self.adjusted:.2g}: {self.verdict()}{diverged}"
 
     def cells(self) -> list[str]:
-        """Return the cells of a table: mean, interval, number of seeds above 0, p and adjusted p."""
+        """Return table cells: mean, interval, number of positive differences, p value and adjusted p value."""
         if self.interval is None:
             return [MISSING] * 5
         better = f"{sum(gain > 0 for gain in self.gains)} of {len(self.gains)}"
@@ -146,10 +146,11 @@ class PairedDifference:
 
 
 def compare(comparisons: Sequence[Sequence[float]]) -> list[PairedDifference]:
-    """Return the tested differences of several comparisons, adjusted for their number.
+    """Test several comparisons and adjust their p values for multiple comparisons.
 
     Args:
-        comparisons: differences in dB of each comparison, one per seed; those that are not finite count as diverged.
+        comparisons: for each comparison, the differences in dB, one per seed; a difference that is not finite counts as
+            diverged.
     """
     finite = [[gain for gain in gains if math.isfinite(gain)] for gains in comparisons]
     tested = {index: paired_test(gains) for index, gains in enumerate(finite) if gains}

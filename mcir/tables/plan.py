@@ -8,9 +8,8 @@ from pathlib import Path
 
 from mcir.config import OptionError, load
 from mcir.features.base import imagenet_file
-from mcir.launch import LaunchOptions, start
+from mcir.launch import LaunchOptions, Log, start
 from mcir.registry import MODELS
-from mcir.tables.cache import Log
 from mcir.tables.commands import PaperTable, TableCommand
 from mcir.tables.datasets import missing_paths
 from mcir.tables.published import Row, Run, Table
@@ -18,19 +17,19 @@ from mcir.tables.runs import TableRun
 
 
 def chosen_rows(table: Table, command: TableCommand) -> list[Row]:
-    """Return the rows that the settings choose, and those that they are compared with.
+    """Return the rows that match ``--row``, and the rows that they are compared with.
 
     Raises:
-        ValueError: no row matches a pattern, or there is no folder of option files.
+        ValueError: a pattern matches no row, or the folder of option files does not exist.
     """
     if not command.options.is_dir():
-        raise ValueError(f"There is no folder {command.options} of option files: start in the clone, or set --options.")
+        raise ValueError(f"--options: there is no folder {command.options}. Run the command in the clone, or set it.")
     chosen: set[str] = set()
     for pattern in command.row or ["*"]:
         matching = {row.name for row in table.rows if fnmatchcase(row.name.lower(), pattern.lower())}
         if not matching:
             names = ", ".join(f"'{row.name}'" for row in table.rows)
-            raise ValueError(f"No row of {table.name} matches '{pattern}'. Its rows are {names}.")
+            raise ValueError(f"--row: no row of {table.name} matches '{pattern}'. Its rows are {names}.")
         chosen |= matching
     for row in reversed(table.rows):
         if row.name in chosen and row.against:
@@ -42,7 +41,7 @@ def plan(table: Table, command: PaperTable) -> list[TableRun]:
     """Return the trainings of the chosen rows.
 
     Raises:
-        ValueError: no row matches a pattern, or there is no folder of option files.
+        ValueError: a pattern matches no row, or the folder of option files does not exist.
     """
     rows = chosen_rows(table, command)
     runs = []
@@ -53,8 +52,8 @@ def plan(table: Table, command: PaperTable) -> list[TableRun]:
             overrides.insert(0, f"path.results_root={command.results}")
             which = command.checkpoint or row.checkpoint or table.checkpoint
             file = command.options / run.option
-            facts = {"which": which, "variant": run.variant, "ignored": ignored}
-            planned = TableRun.load(row, file, [*_sweep(run), *overrides], **facts)
+            overrides_of_run = [*_sweep(run), *overrides]
+            planned = TableRun.load(row, file, overrides_of_run, which=which, variant=run.variant, ignored=ignored)
             if run.published:
                 _load_published(planned, command.options / run.published, overrides)
             runs.append(planned)
@@ -62,7 +61,7 @@ def plan(table: Table, command: PaperTable) -> list[TableRun]:
 
 
 def _load_published(run: TableRun, file: Path, overrides: Sequence[str]) -> None:
-    """Load the options of the published weights of a run."""
+    """Load the options for the published weights of a run."""
     try:
         run.published = load(file, [text for text in overrides if not text.startswith(("train.", "datasets.train."))])
     except OptionError as error:
@@ -70,10 +69,10 @@ def _load_published(run: TableRun, file: Path, overrides: Sequence[str]) -> None
 
 
 def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:
-    """Train or resume what has no checkpoint, if everything that it needs is there.
+    """Start or resume the trainings without a checkpoint whose data and weights exist.
 
     Returns:
-        Whether every training is complete or, if jobs of a cluster are not waited for, in progress.
+        Whether every training is complete; with ``--no-wait``, whether every training is complete or submitted.
 
     Raises:
         ValueError: Slurm is missing, or rejects a job.
@@ -86,15 +85,15 @@ def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:
 
 
 def _can_start(run: TableRun, log: Log) -> bool:
-    """Return whether a training has to be started and can be; log what is missing."""
+    """Return whether a training is incomplete and can be started; log what is missing."""
     if run.options is None or run.checkpoint() is not None:
         return False
     missing = [*missing_paths(run.training_sets()), *run.missing_weights()]
     if missing:
-        log(f"{run.row.name}: cannot be trained, {', '.join(missing)} missing")
+        log(f"{run.row.name}: cannot be trained. Missing: {', '.join(missing)}")
         return False
     try:
-        for network in run.feature_networks():  # downloaded once, before several processes or a job without a network
+        for network in run.feature_networks():  # downloaded here, because jobs may have no network
             imagenet_file(network)
     except ValueError as error:
         log(f"{run.row.name}: cannot be trained. {error}")
@@ -103,20 +102,20 @@ def _can_start(run: TableRun, log: Log) -> bool:
 
 
 def _ignored(run: Run, command: TableCommand) -> list[str]:
-    """Return the overrides of subsections of ``train`` that a run does not have and that no override creates."""
-    concerned = {text: keys[1] for text in command.set if len(keys := _keys(text)) > 2 and keys[0] == "train"}
-    if not concerned:
+    """Return the overrides of sections below ``train`` that neither the run nor another override defines."""
+    sections = {text: keys[1] for text in command.set if len(keys := _keys(text)) > 2 and keys[0] == "train"}
+    if not sections:
         return []
     try:
         options = load(command.options / run.option, _sweep(run))
-    except OptionError:  # reported when the run is planned
+    except OptionError:  # TableRun.load reports the error
         return []
     known = {name for model in MODELS.names() for name in MODELS.parameters(model)}
     created = {".".join(_keys(text)).removesuffix(".type") for text in command.set}
     own = options.train.model if options.train is not None else {}
     return [
         text
-        for text, section in concerned.items()
+        for text, section in sections.items()
         if section in known and not own.get(section) and f"train.{section}" not in created
     ]
 

@@ -1,4 +1,4 @@
-"""Distribute work over processes, each with one thread of arithmetic."""
+"""Distribute work over processes with one compute thread each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def worker_count(jobs: int | None) -> int:
-    """Return the number of processes: ``jobs``, or by default one on a GPU, and one per core on a CPU.
+    """Return ``jobs``; by default one process on a GPU, or one per CPU core without a GPU.
 
     Raises:
         ValueError: ``jobs`` is less than 1.
@@ -29,7 +29,7 @@ def worker_count(jobs: int | None) -> int:
 
 
 def run_parallel(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
-    """Yield the results of ``work`` as they are finished; with one job in this process and in order."""
+    """Yield results as they are finished. A single job runs in this process, in order."""
     if jobs == 1 or len(items) < 2:
         yield from map(work, items)
         return
@@ -48,7 +48,7 @@ def _start_worker() -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent has ended, even if the parent was killed."""
+    """End this process when its parent ends, even if the parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

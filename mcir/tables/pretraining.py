@@ -1,4 +1,4 @@
-"""The pre-training methods that the RCL tables compare: the sweep of ``pretraining.yml``."""
+"""The pre-training methods of the RCL tables: the runs of ``pretraining.yml``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _CONSISTENCY = "train.consistency_opt"
 
 @cache
 def methods() -> Sequence[str]:
-    """Return the names of all methods; each is a run of an option file based on ``pretraining.yml``."""
+    """Return the names of all methods; each option file based on ``pretraining.yml`` has a run for it."""
     return tuple(runs_of(PRETRAINING))
 
 
 @cache
 def has_consistency(method: str) -> bool:
-    """Return whether a method has a consistency loss, and so needs a trained classifier."""
+    """Return whether a method has a consistency loss, which needs a classifier."""
     return _CONSISTENCY in read_with_bases(PRETRAINING).plain()[SWEEP][method]
 
 
 def overrides_for(method: str, classifier: str = "imagenet") -> list[str]:
-    """Return the overrides that choose a method and, if it needs one, the weights of the classifier.
+    """Return the overrides that select a method and the weights of its classifier, if it has one.
 
     Args:
         method: one of :func:`methods`.
-        classifier: weights: ``imagenet``, ``random`` or a file.
+        classifier: weights of the classifier: ``imagenet``, ``random`` or a file.
     """
     return [f"sweep={method}", *([f"{_CONSISTENCY}.weights={classifier}"] if has_consistency(method) else [])]

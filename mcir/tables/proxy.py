@@ -1,7 +1,7 @@
-"""Evaluate pre-trained weights: freeze all but a new last layer, train that on few labels, and measure the result.
+"""Evaluate pre-trained weights: freeze all layers except a new last layer, and train that on few labelled images.
 
 "Residual Contrastive Learning for Image Reconstruction", IJCAI 2022, arXiv:2106.10070. The last layer is trained
-with L1; ``finetune`` trains all weights instead (Table 3). All rows get the same images, steps and seeds.
+with L1; ``finetune`` trains all weights instead (Table 3). All rows have the same images, steps and seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from mcir.engine.run_lock import lock_run_dir
-from mcir.tables.cache import Log, Record, RunCache, run_cached
+from mcir.launch import Log
+from mcir.report.page import Report, Section
+from mcir.tables.cache import Record, RunCache, run_cached
 from mcir.tables.commands import Proxy
 from mcir.tables.formatting import counted, deviation, with_deviation
 from mcir.tables.pool import worker_count
@@ -28,7 +30,7 @@ from mcir.tables.proxy_plan import (
     pretrainings,
     row_of,
 )
-from mcir.tables.render import Report, Section, page, write_results
+from mcir.tables.render import page, write_results
 from mcir.tables.training import StudyRun, evaluate, train
 
 
@@ -36,19 +38,19 @@ def proxy(settings: Proxy, log: Log = print) -> int:
     """Evaluate weights, write the results as JSON and as a table, and return 0.
 
     Raises:
-        ValueError: as :func:`run_proxy`, or there is nothing to evaluate.
+        ValueError: settings are not valid, or weights or data cannot be read.
     """
     records = run_proxy(settings, log)
     report = proxy_report(records, settings)
     log(report.as_markdown())
-    kept = {key: value for key, value in vars(settings).items() if key not in ("data", "test", "results", "jobs")}
-    data = {"settings": kept, "rows": summarize(records), "results": records}
+    stored = {key: value for key, value in vars(settings).items() if key not in ("data", "test", "results", "jobs")}
+    data = {"settings": stored, "rows": summarize(records), "results": records}
     write_results(settings.results, f"proxy_{settings.task}{'_finetuned' * settings.finetune}", data, report, log)
     return 0
 
 
 def run_proxy(settings: Proxy, log: Log = print) -> list[Record]:
-    """Train what is not in ``runs.jsonl`` yet, and return all results, row by row and trial by trial.
+    """Make the trainings that are not in ``runs.jsonl`` yet, and return all results, ordered by row and trial.
 
     Raises:
         ValueError: settings are not valid, weights or data cannot be read, or another process uses the folder.
@@ -59,14 +61,14 @@ def run_proxy(settings: Proxy, log: Log = print) -> list[Record]:
     with lock_run_dir(settings.results):
         runs = plan(settings, _pretrain(settings, log))
         if not runs:
-            raise ValueError("No row has weights for the task: choose a weight file for it, or more than 0 labels.")
+            raise ValueError("With 0 labels, expected at least one weight file for the task, got none.")
         cache = RunCache(settings.results / "runs.jsonl")
         records = run_cached(f"proxy {settings.task}", run_trial, runs, cache, jobs, log, _describe)
     return [{**record, "weights": run.name} for run, record in zip(runs, records, strict=True)]
 
 
 def known_results(settings: Proxy) -> list[Record]:
-    """Return the results of :func:`run_proxy` that are in ``runs.jsonl``, without any training.
+    """Return the results of :func:`run_proxy` that are in ``runs.jsonl``; nothing is trained.
 
     Raises:
         ValueError: settings are not valid, or weights or data cannot be read.
@@ -81,7 +83,7 @@ def known_results(settings: Proxy) -> list[Record]:
 
 
 def run_trial(run: StudyRun) -> Record:
-    """Train and evaluate, and remove the files of the training.
+    """Run a training, remove its files, and return its result.
 
     Raises:
         SystemExit: a signal stopped the training.
@@ -107,7 +109,7 @@ def run_trial(run: StudyRun) -> Record:
 
 
 def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return the means over the trials, and their standard deviations, for each row and number of labels."""
+    """Return means and standard deviations over the trials for each row and number of labels."""
     groups: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
         groups.setdefault((record["weights"], record["labels"]), []).append(record)
@@ -122,7 +124,7 @@ def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def proxy_report(records: Sequence[Record], settings: Proxy) -> Report:
-    """Return the table of the results."""
+    """Return the report with the table of results."""
     table = [["weights", "labelled images", "PSNR in dB", "SSIM", "trials"]]
     for first in records[:1]:
         name = "bicubic enlargement" if TASKS[settings.task].scale > 1 else "the input itself"
@@ -131,23 +133,23 @@ def proxy_report(records: Sequence[Record], settings: Proxy) -> Report:
         numbers = [with_deviation(row[key], row[f"{key}_std"], digits) for key, digits in (("psnr", 2), ("ssim", 4))]
         labels = "all" if row["labels"] is None else f"{row['labels']:,}"
         table.append([row["weights"], labels, *numbers, str(row["trials"])])
-    trained = "all weights are trained" if settings.finetune else "a new last layer is trained, all else is frozen"
+    trained = "all weights are trained" if settings.finetune else "only a new last layer is trained"
     paragraphs = [
         f"Starting from the weights of each row, {trained}: {counted(settings.steps, 'step')} on batches of "
         f"{settings.batch} crops of {settings.patch} pixels, with the same images, order and seeds for every row. Mean "
-        "± standard deviation over the trials; RGB, including the border."
+        "± standard deviation over the trials; metrics in RGB, including the border."
     ]
     without_labels = {record["weights"] for record in records if record["labels"] == 0}
     names = [row_of(text)[0] for text in settings.weights] if 0 in settings.labels else []
     if missing := [name for name in names if name not in without_labels]:
         paragraphs.append(
-            f"With 0 labels, these rows have no weights for the task, so no result: {', '.join(missing)}."
+            f"These rows have no weights for the task, so they have no result with 0 labels: {', '.join(missing)}."
         )
     return page(f"Proxy evaluation: {TASKS[settings.task].title}", [Section("Results", paragraphs, table)])
 
 
 def _pretrain(settings: Proxy, log: Log) -> dict[str, Path]:
-    """Return the weight files of the supervised pre-trainings, after making those that are missing."""
+    """Run the missing supervised pre-trainings, and return the weight files of all."""
     files = {}
     for name, run in pretrainings(settings).items():
         files[name] = pretrained_file(run, settings)

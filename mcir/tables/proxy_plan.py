@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcir.config import Options, load
+from mcir.config import load
 from mcir.errors import suggestion
 from mcir.registry import ARCHS, DATASETS, Section
 from mcir.tables.commands import Proxy
 from mcir.tables.inputs import image_facts
-from mcir.tables.training import StudyRun, device_kind, fingerprint, versions
+from mcir.tables.training import StudyRun, data_sections, study_run
 from mcir.weights import DetectedNetwork, detect_network, read_weights
 
 PROXY = Path(__file__).with_name("proxy.yml")
 RANDOM = "random"
 ORACLES = {"oracle": "", "sl-den": "denoise"}
-"""Rows with a supervised pre-training, and its task; empty: the task of the evaluation."""
+"""Rows with a supervised pre-training, and the task of that; empty: the task of the evaluation."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its title, the scale, and the degradation of the clean images."""
+    """A task: title, scale, and degradation of the clean images."""
 
     title: str
     scale: int
@@ -43,16 +43,17 @@ TASKS = {
 
 
 def check(settings: Proxy) -> None:
-    """Check settings, data and labels before anything is trained.
+    """Check the settings, and that there are data and enough labels.
 
     Raises:
         ValueError: a setting is not valid, or data cannot be read.
     """
     if settings.task not in TASKS:
-        raise ValueError(f"There is no task '{settings.task}'.{suggestion(settings.task, TASKS)}")
+        near = suggestion(settings.task, TASKS)
+        raise ValueError(f"task: expected {', '.join(TASKS)}, got '{settings.task}'.{near}")
     names = [name for name, _ in map(row_of, settings.weights)]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"Rows need distinct names, such as NAME=FILE; got {', '.join(names) or 'none'}.")
+        raise ValueError(f"Expected rows with distinct names (set one by NAME=FILE), got {', '.join(names) or 'none'}.")
     for name in ("trials", "steps", "patch", "batch", "pretrain_steps"):
         if (number := getattr(settings, name)) < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}.")
@@ -60,28 +61,28 @@ def check(settings: Proxy) -> None:
     if any(count < 0 for count in labels) or len(set(labels)) < len(labels):
         raise ValueError(f"labels: expected distinct numbers of images, 0 or more, got {labels}.")
     if 0 in labels and not settings.finetune:
-        raise ValueError("A new last layer cannot be trained without labels: 0 labels need finetune.")
+        raise ValueError("0 labels need --finetune: a new last layer cannot be trained without labels.")
     if (settings.data is None) != (settings.test is None):
-        raise ValueError("Set both the images to train on and the images to test on (--data and --test), or neither.")
+        raise ValueError("Expected both --data and --test or neither, got one of them.")
     _check_data(settings)
 
 
 def _check_data(settings: Proxy) -> None:
     overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.set]
-    sections = _data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
+    sections = data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
     roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in sections]
     lists = [part.get("meta_info_file") for part in sections]
     if roots[0] is not None and roots[0] == roots[1] and (None in lists or lists[0] == lists[1]):
         raise ValueError(
-            f"{settings.test}: contains the images that are trained on. Choose another folder, or disjoint lists "
-            "(mcir prepare split makes them): --set datasets.train.meta_info_file=… datasets.val.meta_info_file=…"
+            f"{settings.test}: contains the training images. Choose another folder, or disjoint lists of images "
+            "(`mcir prepare split` writes them): --set datasets.train.meta_info_file=… datasets.val.meta_info_file=…"
         )
     for section in sections:
         DATASETS.build(section)
 
 
 def pretrainings(settings: Proxy) -> dict[str, StudyRun]:
-    """Return the supervised pre-trainings that rows need, by the names of the rows.
+    """Return the supervised pre-trainings by the names of their rows.
 
     Raises:
         ValueError: weights cannot be read, or a network does not fit the task.
@@ -98,7 +99,8 @@ def pretrainings(settings: Proxy) -> dict[str, StudyRun]:
             f"manual_seed={seed}",
             *settings.set,
         )
-        found[name] = study_run(name, task, seed, overrides, settings.results / "pretrained", _image_digest(settings))
+        root = settings.results / "pretrained"
+        found[name] = study_run(name, task, seed, PROXY, overrides, root, _image_digest(settings))
     return found
 
 
@@ -108,7 +110,7 @@ def pretrained_file(run: StudyRun, settings: Proxy) -> Path:
 
 
 def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
-    """Return the trainings in order: row by row, then by number of labels, then by trial.
+    """Return the trainings, ordered by row, number of labels and trial.
 
     Args:
         settings: settings of the evaluation.
@@ -122,9 +124,12 @@ def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
     counts: Sequence[int | None] = settings.labels or [None]
     for name, file in map(row_of, settings.weights):
         file = pretrained.get(name, file)
-        network = _default_network(settings) if file is None else detect_file(file).section
-        contents = images if file is None else images + hashlib.sha256(file.read_bytes()).hexdigest()
-        fits = file is None or detect_file(file).scale == TASKS[settings.task].scale
+        if file is None:
+            network, contents, fits = _default_network(settings), images, True
+        else:
+            detected = detect_file(file)
+            network, fits = detected.section, detected.scale == TASKS[settings.task].scale
+            contents = images + hashlib.sha256(file.read_bytes()).hexdigest()
         common = (
             *overrides_for(settings.task, network, settings),
             f"model_type={'RestorationModel' if settings.finetune else 'ProxyModel'}",
@@ -134,38 +139,19 @@ def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
         )
         for labels in counts:
             if labels == 0 and (file is None or not fits):
-                continue  # no weights for the task
+                continue  # without labels, only weights for this task can be evaluated
             for seed in range(1 if labels == 0 else settings.trials):
                 overrides = (*common, *_labelled(labels, settings), f"manual_seed={seed}", *settings.set)
                 root = settings.results / "runs"
-                runs.append(study_run(name, settings.task, seed, overrides, root, contents, file, labels))
+                runs.append(study_run(name, settings.task, seed, PROXY, overrides, root, contents, file, labels))
     return runs
 
 
-def study_run(
-    name: str,
-    task: str,
-    seed: int,
-    overrides: Sequence[str],
-    root: Path,
-    contents: str = "",
-    weights: Path | None = None,
-    labels: int | None = None,
-    file: Path = PROXY,
-) -> StudyRun:
-    """Return a training; its fingerprint covers ``contents``, a digest of its data, and the lists in its options."""
-    options = load(file, overrides)
-    lists = [part["meta_info_file"] for part in _data_sections(options) if part.get("meta_info_file") is not None]
-    facts = [*versions(), device_kind(options), contents, str(labels == 0)]
-    facts += [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in lists]
-    return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
-
-
 def overrides_for(task: str, network: Section, settings: Proxy) -> list[str]:
-    """Return the overrides of ``proxy.yml`` for a task: its data, and the network with the scale of the task.
+    """Return the overrides of ``proxy.yml`` that set the data and the network of a task.
 
     Raises:
-        ValueError: the network cannot enlarge as the task requires.
+        ValueError: the network has no argument for the scale, and the task needs one.
     """
     scale = TASKS[task].scale
     common = {"scale": scale, "degradation": TASKS[task].degradation}
@@ -182,14 +168,14 @@ def overrides_for(task: str, network: Section, settings: Proxy) -> list[str]:
 
 
 def detect_file(file: Path) -> DetectedNetwork:
-    """Return the network that a weight file belongs to.
+    """Detect the network of a weight file.
 
     Raises:
         ValueError: the file cannot be read, or its architecture is unknown.
     """
     network = detect_network(read_weights(file))
     if network is None:
-        raise ValueError(f"{file}: the weights fit no known architecture ({', '.join(ARCHS.names())}).")
+        raise ValueError(f"{file}: the weights match no known architecture ({', '.join(ARCHS.names())}).")
     return network
 
 
@@ -202,10 +188,10 @@ def row_of(text: str) -> tuple[str, Path | None]:
     file = Path(path if equals else text)
     if not file.is_file():
         near = suggestion(text, named)
-        raise ValueError(f"{text}: there is no such weight file; the other rows are {', '.join(named)}.{near}")
+        raise ValueError(f"{text}: expected {', '.join(named)} or a weight file; there is no such file.{near}")
     name = name if equals else file.stem
     if name in named:
-        raise ValueError(f"{text}: '{name}' is the name of a row without a file. Choose another: NAME={file}.")
+        raise ValueError(f"{text}: the name '{name}' is reserved. Choose another one with NAME={file}.")
     return name, file
 
 
@@ -217,26 +203,20 @@ def _default_network(settings: Proxy) -> Section:
 
 
 def _with_scale(network: Section, scale: int) -> Section:
-    """Return the section of a network with the scale of a task."""
+    """Return the section of a network, changed to a scale."""
     key = next((key for key in ("scale", "upscale") if key in ARCHS.parameters(network["type"])), None)
     if key is None and scale != 1:
-        raise ValueError(f"{network['type']} does not enlarge, but the task needs ×{scale}.")
+        raise ValueError(f"{network['type']} has no argument for the scale, but the task has scale {scale}.")
     return {**network, key: scale} if key else network
 
 
 def _labelled(labels: int | None, settings: Proxy) -> list[str]:
-    """Return the overrides that choose the labelled images."""
+    """Return the overrides that select the labelled images."""
     chosen = {"max_images": labels, "subset_seed": settings.subset_seed} if labels else {}
     return [f"datasets.train.{key}={value}" for key, value in chosen.items()]
 
 
-def _data_sections(options: Options) -> list[Section]:
-    """Return the sections of the images to train on and to test on."""
-    assert options.datasets.train is not None
-    return [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
-
-
 def _image_digest(settings: Proxy) -> str:
-    """Return a digest of the user's own images."""
+    """Return a digest of the images in ``--data`` and ``--test``."""
     roots = [root for root in (settings.data, settings.test) if root is not None]
     return hashlib.sha256("\n".join(line for root in roots for line in image_facts(root)).encode()).hexdigest()

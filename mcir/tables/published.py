@@ -1,7 +1,7 @@
-"""The published tables as data: rows, columns, option files, and the known numbers.
+"""The published tables as data: rows, columns, option files and published numbers.
 
-A table is a YAML file next to this module. A number is entered only with its source; a number that nobody has read from
-the paper yet is missing, and the reports say so.
+A table is a YAML file in the folder of this module. Every number has a source. A number that has not been read from its
+source yet is missing, and the report states that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLISHERS = {
 
 
 class Part(BaseModel):
-    """A part of a table file; its keys are fixed."""
+    """Base class of the parts of a table file: strict, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -39,22 +39,16 @@ class Number(Part):
 
     Attributes:
         set: name of the column.
-        value: the published value; null: not entered yet.
-        by: publisher: the paper of the table, its released code, or the authors of the network, who may differ.
+        value: published value.
+        by: publisher: the paper of the table, its released code, or the authors of the network.
         source: page or table that contains the number.
     """
 
     set: str
     metric: str
-    value: float | None
+    value: float
     by: Literal["paper", "release", "authors"] = "paper"
-    source: str = NOT_ENTERED
-
-    @model_validator(mode="after")
-    def _has_source(self) -> Number:
-        if (self.value is None) != (self.source == NOT_ENTERED):
-            raise ValueError(f"{self.set}, {self.metric}: a number needs its source, and a source its number")
-        return self
+    source: str
 
 
 class Run(Part):
@@ -62,9 +56,9 @@ class Run(Part):
 
     Attributes:
         option: option file below ``options``.
-        variant: run of an option file with a sweep.
-        published: option file below ``options`` with published weights of the same network, which are evaluated until
-            the training has a checkpoint.
+        variant: name of the run, if the option file has a sweep.
+        published: option file below ``options`` with published weights of the same network; they are evaluated while
+            the training has no checkpoint.
     """
 
     option: str
@@ -77,12 +71,12 @@ class Row(Part):
 
     Attributes:
         name: unique name of the row.
-        against: name of the row with the same network without negatives, which this row is compared with.
+        against: name of the row that this row is compared with: the same network without negatives.
         runs: trainings of the row: several if each data set has its own, none if mcir does not have the network.
         numbers: published results.
-        checkpoint: which checkpoint is evaluated, if not that of the table.
-        weights: in a proxy table, the initial weights: a method of ``pretraining.yml``, ``random``, ``oracle`` or
-            ``sl-den``. Default: the name.
+        checkpoint: checkpoint to evaluate (default: that of the table).
+        weights: initial weights in a proxy table: a method of ``pretraining.yml``, ``random``, ``oracle`` or ``sl-den``
+            (default: the name).
     """
 
     name: str
@@ -98,20 +92,21 @@ class Row(Part):
         return self.weights or self.name
 
     def number(self, column: str, metric: str) -> Number | None:
-        """Return the published result, that of the paper before those of its code and of the network's authors."""
-        known = [n for n in self.numbers if (n.set, n.metric) == (column, metric) and n.value is not None]
+        """Return the published result: that of the paper if there is one, else that of its code."""
+        known = [n for n in self.numbers if (n.set, n.metric) == (column, metric)]
         return min(known, key=lambda number: list(_PUBLISHERS).index(number.by), default=None)
 
 
 class Column(Part):
-    """A column of a table: a data set, or in a proxy table the conditions of an evaluation.
+    """A column of a table: a data set or, in a proxy table, an evaluation.
 
-    In the file, a data set is its name alone.
+    In the file, a data set is only its name. All other attributes concern proxy tables.
 
     Attributes:
-        option: in a proxy table, option file of the pre-training below ``options``; the labelled images are its images.
-        labels: in a proxy table, number of labelled images.
-        images: in a proxy table, folder of larger clean images with the same names, from which the task is made.
+        option: option file of the pre-training below ``options``; the labelled images are its training images.
+        task: task of the evaluation.
+        labels: number of labelled images.
+        images: folder of larger clean images with the same names, which are degraded for the task.
     """
 
     name: str
@@ -131,14 +126,14 @@ class Table(Part):
 
     Attributes:
         metrics: metrics of each column: keys of ``val.metrics`` in the option files.
-        checkpoint: which checkpoint is evaluated: the ``last``, or the ``best`` on the test set where the authors of
-            the networks choose so.
-        finetune: in a proxy table, whether all weights are trained on the labelled images instead of a new last layer;
-            the columns are then numbers of labelled images.
-        steps: in a proxy table, number of steps on the labelled images.
-        rows: rows; a row comes after the row that it is compared with.
-        pictures: numbers of the images that the report shows, by column.
-        notes: errors in the paper, and open questions.
+        checkpoint: checkpoint to evaluate: the ``last``, or the ``best`` on the test set, if the authors of the
+            networks choose that one.
+        finetune: whether a proxy table trains all weights instead of a new last layer; its columns are then numbers
+            of labelled images.
+        steps: number of steps on the labelled images in a proxy table.
+        rows: rows; a row follows the row that it is compared with.
+        pictures: indices of the images in the report, by column.
+        notes: errors in the paper and open questions.
     """
 
     name: str
@@ -160,13 +155,13 @@ class Table(Part):
             if row.name in seen:
                 raise ValueError(f"there are two rows '{row.name}'")
             if row.against is not None and row.against not in seen:
-                raise ValueError(f"'{row.name}' is compared with '{row.against}', which is no row above it")
+                raise ValueError(f"'{row.name}': against: expected a row above it, got '{row.against}'")
             seen.add(row.name)
             for number in row.numbers:
                 if number.set not in names or number.metric not in self.metrics:
-                    raise ValueError(f"'{row.name}' has a number for {number.set}, {number.metric}: no such column")
+                    raise ValueError(f"'{row.name}': there is no column {number.set} with the metric {number.metric}")
         if unknown := sorted(self.pictures.keys() - set(names)):
-            raise ValueError(f"pictures of {unknown}: no such column")
+            raise ValueError(f"pictures: there is no column {', '.join(unknown)}")
         return self
 
     @model_validator(mode="after")
@@ -174,33 +169,33 @@ class Table(Part):
         known = [*methods(), RANDOM, *ORACLES]
         for column in self.columns if self.is_proxy else ():
             if column.task not in TASKS:
-                raise ValueError(f"'{column.name}' has the unknown task '{column.task}'")
+                raise ValueError(f"'{column.name}': task: expected {', '.join(TASKS)}, got '{column.task}'")
         for row in self.rows if self.is_proxy else ():
             if row.initial not in known:
-                raise ValueError(f"'{row.name}' starts from the unknown weights '{row.initial}' ({', '.join(known)})")
+                raise ValueError(f"'{row.name}': weights: expected {', '.join(known)}, got '{row.initial}'")
         return self
 
     @property
     def is_proxy(self) -> bool:
-        """Whether the columns are proxy evaluations of pre-trained weights, not tests of trained networks."""
+        """Whether the table contains proxy evaluations of pre-trained weights."""
         return any(column.task for column in self.columns)
 
     def row(self, name: str) -> Row:
-        """Return a row by its name."""
+        """Return the row with a name."""
         return next(row for row in self.rows if row.name == name)
 
     def groups(self) -> list[list[Column]]:
-        """Return the columns of a proxy table that are evaluated together: one pre-training, one task."""
+        """Group the columns of a proxy table by pre-training and task; a group is evaluated together."""
         groups: dict[tuple[str, str], list[Column]] = {}
         for column in self.columns:
             groups.setdefault((column.option, column.task), []).append(column)
         return list(groups.values())
 
     def with_labels(self, labels: Sequence[int]) -> Table:
-        """Return the proxy table with other numbers of labelled images; they are its columns if it fine-tunes.
+        """Return the proxy table with other numbers of labelled images.
 
         Raises:
-            ValueError: several numbers for a table with other columns.
+            ValueError: there are several numbers, but the columns of the table are not numbers of labelled images.
         """
         if self.finetune:
             columns = [self.columns[0].model_copy(update={"name": f"{n:,}", "labels": n}) for n in labels]
@@ -211,10 +206,10 @@ class Table(Part):
         return self.model_copy(update={"columns": columns})
 
     def coverage(self) -> str:
-        """Return how many published numbers are entered, from whom, and for which columns there is none."""
-        known = [number for row in self.rows for number in row.numbers if number.value is not None]
+        """Return the number of published results by publisher, and the columns that have none, as text."""
+        known = [number for row in self.rows for number in row.numbers]
         if not known:
-            return "No published number is entered for this table: it shows our numbers alone."
+            return "This table has no published numbers; it shows only ours."
         counts = {text: sum(number.by == by for number in known) for by, text in _PUBLISHERS.items()}
         parts = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
         entered = {number.set for number in known}
@@ -223,12 +218,12 @@ class Table(Part):
 
 
 def known_tables(prefix: str = "") -> list[str]:
-    """Return the sorted names of the tables of a paper: ``""`` for "Learning from History", ``"rcl-"`` for RCL."""
+    """Return the sorted names of the MCIR tables or, with the prefix ``rcl-``, of the RCL tables."""
     return sorted(path.stem for path in HOME.glob(f"{prefix}table*.yml"))
 
 
 def read_table(name: str) -> Table:
-    """Return a table by its name.
+    """Read the table with a name.
 
     Raises:
         ValueError: there is no such table, or its file is not valid.

@@ -1,8 +1,8 @@
 """Figure 2 of RCL (arXiv:2106.10070): are images distinguishable by the residuals of a network?
 
-For the residual of a patch, the figure shows how much farther away the residual of another image is than that of the
-same image: the differences ``EMD(anchor, negative) − EMD(anchor, positive)`` over all anchors and negatives. The
-paper draws their density for an untrained network, for the pre-trained network and for the true noise.
+The figure shows the density of ``EMD(anchor, negative) − EMD(anchor, positive)`` over all anchors and negatives, for
+the residuals of an untrained network and of the pre-trained network, and for the true noise. The positive is another
+patch of the same image, a negative is a patch of another image.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import mcir
 from mcir.data import to_device
 from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.sampler import SampleIndex, permutation
+from mcir.launch import Log
 from mcir.losses.distances import EarthMoversDistance
 from mcir.registry import ARCHS
-from mcir.tables.cache import Log
+from mcir.report.figures import curves
+from mcir.report.page import Section
 from mcir.tables.commands import RclFigure2
 from mcir.tables.formatting import counted
 from mcir.tables.proxy_plan import detect_file
-from mcir.tables.render import Section, curves, page, write_results
+from mcir.tables.render import page, write_results
 from mcir.weights import load_network
 
 NAME = "rcl-fig2"
@@ -34,7 +36,7 @@ _TILE = 2  # side of a bundled tile in patches
 
 
 def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
-    """Make the figure, and return 0.
+    """Write the figure and its numbers, and return 0.
 
     Raises:
         ValueError: weights or images cannot be read, or settings are not valid.
@@ -59,38 +61,38 @@ def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
     title = f"{NAME}: are images distinguishable by their residuals?"
     report = page(title, [Section("Differences", paragraphs, rows, [figure])])
     log(report.as_markdown())
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
-    content = {"figure": NAME, "mcir": mcir.__version__, "settings": given, "nearer": nearer, "residuals": data}
+    stored = {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
+    content = {"figure": NAME, "mcir": mcir.__version__, "settings": stored, "nearer": nearer, "residuals": data}
     write_results(settings.results, NAME, content, report, log)
     return 0
 
 
 def measure(settings: RclFigure2) -> dict[str, Tensor]:
-    """Return the differences for the residuals of both networks and for the noise itself.
+    """Return the differences for the residuals of both networks and for the true noise.
 
     Raises:
         ValueError: weights or images cannot be read, or settings are not valid.
     """
     if settings.batch < 2 or settings.batches < 1:
         raise ValueError(
-            f"expected a batch of at least 2 images and at least 1 batch, got {settings.batch} and {settings.batches}"
+            f"Expected --batch of at least 2 and --batches of at least 1, got {settings.batch} and {settings.batches}."
         )
     network = detect_file(settings.weights)
     if network.scale != 1:
-        raise ValueError(f"{settings.weights}: the network enlarges, so input minus output is not defined.")
+        raise ValueError(f"{settings.weights}: expected a network with scale 1, got scale {network.scale}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         networks = {UNTRAINED: ARCHS.build(network.section), TRAINED: load_network(settings.weights)}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for built in networks.values():
         built.to(device).train()
-    where: dict[str, Any] = {"dataroot": str(settings.data), "patch_size": settings.patch, "small": "skip"}
+    source: dict[str, Any] = {"dataroot": str(settings.data), "patch_size": settings.patch, "small": "skip"}
     if settings.data is None:
-        where |= {"dataroot": "bundled", "tile_size": _TILE * settings.patch}
-    noisy, clean = NoisyPatchPairs(**where), NoisyPatchPairs(**where, noise=None)
+        source |= {"dataroot": "bundled", "tile_size": _TILE * settings.patch}
+    noisy, clean = NoisyPatchPairs(**source), NoisyPatchPairs(**source, noise=None)
     count = min(settings.batch, len(noisy))
     if count < 2:
-        raise ValueError(f"{where['dataroot']}: expected at least two images, got {count}.")
+        raise ValueError(f"{source['dataroot']}: expected at least two images, got {count}.")
     found: dict[str, list[Tensor]] = {UNTRAINED: [], TRAINED: [], NOISE: []}
     for number in range(settings.batches):
         chosen = permutation(len(noisy), settings.seed, number)[:count]
@@ -107,25 +109,25 @@ def measure(settings: RclFigure2) -> dict[str, Tensor]:
 
 
 def _residual_differences(residuals: Tensor) -> Tensor:
-    """Return the differences for residuals (2B, C, P, P), the two patches of an image next to each other."""
+    """Return the differences for residuals, (2B, C, P, P), in which the two patches of an image are adjacent."""
     return differences(EarthMoversDistance()(residuals[::2], residuals[1::2]))
 
 
 def differences(distances: Tensor) -> Tensor:
-    """Return ``D_ji − D_jj`` for all j and i ≠ j of distances (B, B), row by row, (B² − B)."""
+    """Return ``D_ji − D_jj`` for all j and i ≠ j, row by row, (B² − B,), from distances D, (B, B)."""
     others = ~torch.eye(len(distances), dtype=torch.bool, device=distances.device)
     return (distances - distances.diagonal()[:, None])[others]
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
-    """Return the 1-Wasserstein distance of two samples (N)."""
+    """Return the 1-Wasserstein distance of two samples, (N,)."""
     from scipy import stats
 
     return float(stats.wasserstein_distance(a.double().numpy(), b.double().numpy()))
 
 
 def densities(found: dict[str, Tensor]) -> dict[str, list[tuple[float, float]]]:
-    """Return points (difference, density) of each sample, over a range that covers 99 % of each."""
+    """Return the points (difference, density) of each sample, over a range that covers 99 % of every sample."""
     limits = torch.tensor([0.005, 0.995], dtype=torch.float64)
     ends = [values.double().quantile(limits) for values in found.values()]
     low, high = min(end[0].item() for end in ends), max(end[1].item() for end in ends)

@@ -1,8 +1,8 @@
 """The small study of residual contrastive learning (arXiv:2106.10070).
 
-A small U-Net is pre-trained on noisy photographs by several methods, for the same number of steps and from the same
-initial weights. Then a new last layer is trained on the frozen rest, for denoising and for super-resolution ×2. Both
-trainings have the same seed, so differences between methods are paired.
+A small U-Net is pre-trained on noisy photographs by several methods, with the same number of steps and the same initial
+weights. Then all layers are frozen except a new last layer, which is trained for denoising and for super-resolution ×2.
+Both trainings have the same seed, so the differences between methods are paired.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mcir.config import load
+from mcir.launch import Log
 from mcir.registry import DATASETS
-from mcir.tables.cache import Log, Record, RunCache, run_cached
+from mcir.report.page import Report
+from mcir.tables.cache import Record, RunCache, run_cached
 from mcir.tables.commands import Proxy, StudyCommand
 from mcir.tables.inputs import held_out_lists, weights_digest
 from mcir.tables.mini_report import mini_report
 from mcir.tables.pretraining import has_consistency, methods, overrides_for
 from mcir.tables.proxy import run_trial
-from mcir.tables.proxy_plan import RANDOM, check, pretrainings, study_run
+from mcir.tables.proxy_plan import RANDOM, check, pretrainings
 from mcir.tables.proxy_plan import plan as plan_proxy
-from mcir.tables.render import Report
 from mcir.tables.study import Study
-from mcir.tables.training import StudyRun, train, versions
+from mcir.tables.training import StudyRun, study_run, train
 
 ORACLE = "oracle"
 STEPS = 500
@@ -35,11 +38,11 @@ STEPS = 500
 RATE = 1e-2
 """Learning rate of a proxy training: ten times that of the paper, because there are so few steps."""
 _SHARED_OPTIONS = ("dist_params", "imports", "num_gpu")
-"""Options whose overrides hold for all trainings, not for the pre-trainings alone."""
+"""Options whose overrides apply to all trainings, not only to the pre-trainings."""
 
 
 def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tuple[Report, dict[str, Any]]:
-    """Train what is not in ``runs.jsonl`` yet, and return the report and its data.
+    """Make the trainings that are not in ``runs.jsonl`` yet, and return the report and its data.
 
     Raises:
         ValueError: data or weights cannot be read.
@@ -51,16 +54,10 @@ def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tu
     def file_of(record: Record) -> Path:
         return command.folder / "weights" / str(record.get("weights"))
 
-    pretrained = run_cached(
-        "pre-training",
-        pretrain,
-        plan.pretrainings,
-        cache,
-        jobs,
-        log,
-        _describe,
-        lambda record: file_of(record).is_file(),
-    )
+    def has_weights(record: Record) -> bool:
+        return file_of(record).is_file()
+
+    pretrained = run_cached("pre-training", pretrain, plan.pretrainings, cache, jobs, log, _describe, has_weights)
     weights = {(record["method"], record["task"], record["seed"]): file_of(record) for record in pretrained}
     records = run_cached("proxy training", evaluate, plan.trials(weights), cache, jobs, log, _describe)
     return mini_report(study, command, records, pretrained, plan.numbers())
@@ -95,12 +92,12 @@ class RclPlan:
         self.pretrainings = [run for seed in self._seeds for run in self._pretrainings(seed)]
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers of steps, sizes and rates by name."""
+        """Return the sizes of the study for the report."""
         numbers = {"steps": self.steps, "batch": self.batch, "patch": self.patch, "proxy_steps": self.proxy_steps}
         return {**numbers, "proxy_rate": RATE}
 
     def trials(self, weights: Mapping[tuple[str, str, int], Path]) -> list[StudyRun]:
-        """Return the proxy trainings, all methods of a seed before the next seed.
+        """Return the proxy trainings, ordered by seed, task and method.
 
         Args:
             weights: files of the pre-trained weights, by method, task and seed.
@@ -135,19 +132,19 @@ class RclPlan:
         return (*found, *self.command.set)
 
     def _pretrainings(self, seed: int) -> list[StudyRun]:
-        """Return the pre-trainings of a seed; their task is empty except for the oracle."""
+        """Return the pre-trainings of a seed; only those of the oracle have a task."""
         root = self.command.folder / "pretrained"
         found = []
         for name in self.command.method:
             if name in methods():
                 digest = self._digest if has_consistency(name) else ""
-                found.append(study_run(name, "", seed, self._overrides(name, seed), root, digest, file=self.file))
+                found.append(study_run(name, "", seed, self.file, self._overrides(name, seed), root, digest))
         if ORACLE in self.command.method:
             found += [pretrainings(self._proxy(task, [ORACLE], seed))[ORACLE] for task in self.command.task]
         return found
 
     def _proxy(self, task: str, rows: Sequence[str], seed: int, *changes: str) -> Proxy:
-        """Return the settings of the proxy evaluation of rows."""
+        """Return the settings of a proxy evaluation."""
         data = self.command.data
         overrides = ["train.channels_last=true", *changes]
         if data is None:
@@ -173,7 +170,7 @@ class RclPlan:
 
 
 def pretrain(run: StudyRun) -> Record:
-    """Make or resume a pre-training, and keep its weights.
+    """Run a pre-training, keep its weights, and return its result.
 
     Raises:
         SystemExit: a signal stopped the training.
@@ -195,12 +192,12 @@ def pretrain(run: StudyRun) -> Record:
         "psnr": psnr.mean,
         "psnr_of_input": psnr.of_input,
         "seconds": time.perf_counter() - start,
-        "torch": versions()[1],
+        "torch": torch.__version__,
     }
 
 
 def evaluate(run: StudyRun) -> Record:
-    """Make a proxy training."""
+    """Run a proxy training and return its result."""
     record = run_trial(run)
     return {"method": record.pop("weights"), "seed": record.pop("trial"), **record}
 

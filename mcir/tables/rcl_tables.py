@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcir.tables.cache import Log, Record
+import torch
+
+from mcir.launch import Log
+from mcir.tables.cache import Record
 from mcir.tables.commands import Proxy, RclTable
 from mcir.tables.datasets import how_to_get, missing_paths
 from mcir.tables.plan import chosen_rows, train
@@ -24,10 +27,9 @@ from mcir.tables.render import write_results
 from mcir.tables.results import Cell, Results
 from mcir.tables.runs import TableRun
 from mcir.tables.table_report import curves_by_labels, table_report
-from mcir.tables.training import versions
 
 Runs = dict[tuple[str, str], TableRun]
-"""Pre-trainings by option file and initial weights. Rows without a pre-training have one, too, for its data sets."""
+"""Pre-trainings by option file and initial weights. Rows without a pre-training have an entry for its data sets."""
 
 
 def reproduce_proxy_table(table: Table, command: RclTable, log: Log) -> int:
@@ -63,12 +65,12 @@ def _pretraining(row: Row, option: str, command: RclTable) -> TableRun:
 
 
 def _valid_run(runs: Runs, option: str) -> TableRun | None:
-    """Return a pre-training of an option file with valid options; all of them have the same data sets."""
+    """Return any pre-training of an option file with valid options; all of them have the same data sets."""
     return next((run for (file, _), run in runs.items() if file == option and run.options is not None), None)
 
 
 def _check(table: Table, runs: Runs, command: RclTable) -> None:
-    """Check the proxy evaluations whose data exist, before anything is trained.
+    """Check the settings of the proxy evaluations whose data exist.
 
     Raises:
         ValueError: settings are not valid, or data cannot be read.
@@ -88,7 +90,7 @@ def _results(table: Table, runs: Runs, command: RclTable, log: Log) -> Results:
         "weights of the consistency loss": command.resnet,
         "overrides of the pre-trainings": list(command.set),
         "overrides of the trainings on labelled images": list(command.proxy_set),
-        "torch": versions()[1],
+        "torch": torch.__version__,
     }
     results = Results(table, conditions={key: value for key, value in conditions.items() if value})
     results.row_facts = {row.name: {"weights": row.initial} for row in table.rows}
@@ -106,7 +108,7 @@ def _results(table: Table, runs: Runs, command: RclTable, log: Log) -> Results:
 
 
 def add_records(results: Results, columns: Sequence[Column], records: Sequence[Record], runs: Runs) -> None:
-    """Add the results of columns that differ in their number of labels alone."""
+    """Add the results of columns that differ only in their number of labels."""
     by_labels = {column.labels: column for column in columns}
     rows = {row.initial: row for row in results.table.rows}
     for entry in summarize(records):
@@ -125,7 +127,7 @@ def add_records(results: Results, columns: Sequence[Column], records: Sequence[R
 
 
 def _evaluate(table: Table, columns: Sequence[Column], runs: Runs, command: RclTable, log: Log) -> Sequence[Record]:
-    """Return the results of columns that are evaluated together; train those that are missing if asked to."""
+    """Return the results of columns that are evaluated together; with ``--train``, train what is missing."""
     option, weights = columns[0].option, []
     for row in table.rows:
         checkpoint = runs[option, row.initial].checkpoint() if row.initial in methods() else None
@@ -143,7 +145,7 @@ def _evaluate(table: Table, columns: Sequence[Column], runs: Runs, command: RclT
 
 
 def _proxy_settings(table: Table, columns: Sequence[Column], run: TableRun, command: RclTable) -> Proxy:
-    """Return how columns are evaluated: on the images of the pre-training, or on larger ones with the same names."""
+    """Return the settings of columns that are evaluated together."""
     assert run.options is not None and run.options.datasets.train is not None
     first, training = columns[0], run.options.datasets.train
     (test,) = run.options.datasets.test.values()
@@ -170,16 +172,16 @@ def _proxy_settings(table: Table, columns: Sequence[Column], run: TableRun, comm
 
 
 def _conditions(proxy: Proxy, run: TableRun) -> dict[str, Any]:
-    """Return the conditions of columns that are evaluated together, before the overrides."""
+    """Return the conditions of columns that are evaluated together, without overrides."""
     names = ("pretrain_steps", "steps", "patch", "batch", "data", "test")
     values = {name.replace("_", "-"): getattr(proxy, name) for name in names}
     return {"pre-training": str(run.file), **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}}
 
 
 def _is_complete(results: Results, trials: int) -> bool:
-    """Return whether every cell has all its trials, of a pre-training as its row specifies it.
+    """Return whether every cell has all trials, from a pre-training with the options of the row.
 
-    Without labels there is one trial, and none from scratch.
+    With 0 labels, there is one trial, and none for random weights.
     """
     needed = [
         (results.cell(row, column), trials if column.labels else 1)
@@ -194,14 +196,14 @@ def _is_complete(results: Results, trials: int) -> bool:
 
 
 def _missing_paths(columns: Sequence[Column], run: TableRun) -> list[str]:
-    """Return the missing images and lists that columns need."""
+    """Return the images and lists of columns that do not exist."""
     images = {column.images for column in columns if column.images is not None}
     paths = missing_paths([*run.training_sets(), *run.test_sets().values()])
     return [*paths, *(str(path) for path in sorted(images) if not path.exists())]
 
 
 def _state_lines(table: Table, runs: Runs) -> list[str]:
-    """Return lines about each pre-training, about the data, and about what is missing."""
+    """Return lines about the state of each pre-training and about what is missing."""
     lines = []
     for option in dict.fromkeys(column.option for column in table.columns):
         for (file, weights), run in runs.items():
@@ -209,10 +211,10 @@ def _state_lines(table: Table, runs: Runs) -> list[str]:
                 lines.append(f"{run.row.name}  ({run.file})  {run.state()}")
                 lines += [f"    {line}" for line in run.missing_for_evaluation()]
             elif file == option:
-                how = "from scratch" if weights == RANDOM else "supervised, by --train with the labelled images"
+                how = "random weights" if weights == RANDOM else "supervised pre-training, part of --train"
                 lines.append(f"{run.row.name}  ({run.file})  {how}")
         run_with_data = _valid_run(runs, option)
         if run_with_data is not None:
             columns = [column for column in table.columns if column.option == option]
-            lines += how_to_get(_missing_paths(columns, run_with_data))
+            lines += how_to_get(dict.fromkeys(_missing_paths(columns, run_with_data), ()))
     return lines

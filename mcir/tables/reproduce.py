@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcir.tables.cache import Log
+from mcir.launch import Log
 from mcir.tables.commands import PaperTable, RclTable, TableCommand
 from mcir.tables.datasets import how_to_get, missing_paths
 from mcir.tables.evaluation import RunResult, evaluate_run
@@ -19,18 +19,18 @@ from mcir.tables.table_report import table_report
 
 
 def reproduce(name: str, command: TableCommand, log: Log = print) -> int:
-    """List the rows of a table, train if asked to, evaluate what can be evaluated, and write the report.
+    """Train the rows of a table with ``--train``, evaluate what can be evaluated, and write the report.
 
     Returns:
-        0 if every chosen row has its results, of published weights or of a training as the row specifies it, else 1. If
-        jobs of a cluster are not waited for, nothing is evaluated, and 0 means that everything is submitted.
+        0 if every chosen row has all results, from published weights or from a training with the options of the row,
+        else 1. With ``--no-wait``, nothing is evaluated, and 0 means that all missing trainings are submitted.
 
     Raises:
-        ValueError: there is no such table or row, or settings are not valid.
+        ValueError: there is no such table or row, or the settings are not valid.
         SystemExit: a signal stopped a training; the same call resumes.
     """
     if command.launcher == "slurm" and not command.train:
-        raise ValueError("--launcher slurm starts trainings: it needs --train.")
+        raise ValueError("--launcher slurm needs --train.")
     table = read_table(name)
     if isinstance(command, RclTable):
         return reproduce_proxy_table(table, command, log)
@@ -39,7 +39,7 @@ def reproduce(name: str, command: TableCommand, log: Log = print) -> int:
 
 
 def reproduce_table(table: Table, command: PaperTable, log: Log = print) -> int:
-    """Reproduce a table of trained networks; see :func:`reproduce`."""
+    """Reproduce a table of the MCIR paper; see :func:`reproduce`."""
     runs = plan(table, command)
     log(f"{table.name}: {table.title}\n")
     if command.train:
@@ -57,7 +57,7 @@ def reproduce_table(table: Table, command: PaperTable, log: Log = print) -> int:
 
 
 def _find(tested: Sequence[RunResult], row: Row, data_set: str) -> RunResult | None:
-    """Return the results of a row that a column shows."""
+    """Return the results of a row on a data set."""
     return next((result for result in tested if result.run.row is row and data_set in result.scores), None)
 
 
@@ -93,7 +93,7 @@ def _results(
 
 
 def _state_lines(runs: Sequence[TableRun], tested: Sequence[RunResult]) -> list[str]:
-    """Return lines about the state of each training, and about what is missing and which rows need it."""
+    """Return lines about the state of each training, what is missing, and which rows need it."""
     lines = [f"{run.row.name}  ({run.origin})  {run.state()}" for run in runs]
     remarks: dict[str, list[str]] = {}
     paths: dict[str, list[str]] = {}
@@ -107,4 +107,4 @@ def _state_lines(runs: Sequence[TableRun], tested: Sequence[RunResult]) -> list[
             for path in missing_paths([*sets, *run.test_sets().values()]):
                 paths.setdefault(path, []).append(run.row.name)
     needed = [f"{', '.join(dict.fromkeys(rows))}: {line}" for line, rows in remarks.items()]
-    return [*lines, *([""] if needed else []), *needed, *([""] if paths else []), *how_to_get(paths, paths)]
+    return [*lines, *([""] if needed else []), *needed, *([""] if paths else []), *how_to_get(paths)]

@@ -1,4 +1,4 @@
-"""Our results for a table next to the published ones: differences, gains, and all of it as JSON data."""
+"""Our results and the published results of a table, their differences, and the gains of rows over other rows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Cell:
         means: mean of each metric.
         stds: standard deviation of each metric over the trials.
         trials: number of trials.
-        is_own: whether the weights are those of our own training, not published ones.
-        differences: how the training differs from the row; None: unknown.
+        is_own: whether the weights are from our own training; otherwise they are published weights.
+        differences: options that differ between the training and the row; None: unknown.
     """
 
     means: Mapping[str, float]
@@ -38,9 +38,9 @@ class Results:
         table: table.
         cells: results by the names of row and column.
         inputs: metrics of the degraded images themselves, by column.
-        conditions: conditions of all results by name.
-        column_conditions: conditions of the results of a column by name, by column.
-        row_facts: further JSON data by row.
+        conditions: conditions that all results share, by name.
+        column_conditions: conditions of the results of each column, by name.
+        row_facts: additional JSON data of each row.
         remarks: remarks about trainings for the report.
     """
 
@@ -57,26 +57,26 @@ class Results:
         return self.cells.get((row.name, column.name))
 
     def ours(self, row: Row, column: Column, metric: str) -> float | None:
-        """Return our mean, or None."""
+        """Return our mean of a metric; None if there is none."""
         cell = self.cell(row, column)
         return None if cell is None else cell.means.get(metric)
 
     def published(self, row: Row, column: Column, metric: str) -> float | None:
-        """Return the published number, or None."""
+        """Return the published number; None if there is none."""
         number = row.number(column.name, metric)
         return None if number is None else number.value
 
     def compared_rows(self) -> list[tuple[Row, Row]]:
-        """Return the rows that are compared with another row, each after that other row."""
+        """Return the pairs of compared rows: the reference first."""
         return [(self.table.row(row.against), row) for row in self.table.rows if row.against]
 
     def gains(self, row: Row, metric: str, published: bool = False) -> dict[str, float]:
-        """Return by column how much the result of a row exceeds that of the row it is compared with.
+        """Return the gain of a row over its reference by column, where both have comparable results.
 
         Args:
             row: row.
             metric: metric.
-            published: whether to compare the published numbers; ours are compared only if they are comparable.
+            published: whether to compare the published numbers instead of ours.
         """
         numbers = self.published if published else self.ours
         if row.against is None:
@@ -89,13 +89,13 @@ class Results:
         return gains
 
     def incomparable(self, row: Row, column: Column) -> str:
-        """Return why the difference to the row that this one is compared with is no gain; empty if it is."""
+        """Return the reason why our results of a row and its reference cannot be compared; empty if they can."""
         other = self.table.row(row.against) if row.against else row
         own, reference = self.cell(row, column), self.cell(other, column)
         if own is None or reference is None:
             return ""
         if own.is_own != reference.is_own:
-            return f"{other.name if own.is_own else row.name} has published weights, from a different training"
+            return f"{other.name if own.is_own else row.name} has published weights from another training"
         if list(own.differences or ()) != list(reference.differences or ()):
             return f"{row.name} and {other.name} were trained with different options"
         return ""

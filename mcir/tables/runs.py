@@ -1,4 +1,4 @@
-"""A training of a table's row: its option file, its folder, how far it is, and what it needs."""
+"""A training of a row of a table: its options, its progress, and what it needs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from mcir.tables.published import Row, Which
 
 @dataclass(eq=False)
 class TableRun:
-    """A training of a row, and how far it is.
+    """A training of a row.
 
     Attributes:
         row: row of the table.
         file: option file.
         overrides: overrides of the option file.
         options: checked options; None if they are not valid.
-        problem: why the options are not valid.
-        published: options that name published weights of the network.
+        problem: error message if the options are not valid.
+        published: options for the published weights of the network.
         which: checkpoint to evaluate.
-        variant: run of an option file with a sweep.
-        ignored: overrides of the user that concern sections that this training does not have.
+        variant: name of the run, if the option file has a sweep.
+        ignored: overrides of sections that this training does not have.
     """
 
     row: Row
@@ -45,7 +45,7 @@ class TableRun:
 
     @classmethod
     def load(cls, row: Row, file: Path, overrides: Sequence[str], **others: Any) -> TableRun:
-        """Return a training with its checked options, or with the problem of its options."""
+        """Return a training with its checked options or the problem with them."""
         run = cls(row, file, list(overrides), **others)
         try:
             run.options = load(file, run.overrides)
@@ -62,28 +62,28 @@ class TableRun:
 
     @property
     def job(self) -> TrainingJob:
-        """The training as the launcher starts it."""
+        """The training as a job for the launcher."""
         assert self.options is not None
         return TrainingJob(self.row.name, self.arguments(), self.options)
 
     def arguments(self) -> list[str]:
-        """Return the arguments of ``mcir train`` that train or resume it."""
+        """Return the arguments of ``mcir train`` that start or resume it."""
         return ["-opt", str(self.file), "--auto_resume", "--set", *self.overrides]
 
     def checkpoint(self) -> Path | None:
-        """Return the checkpoint of the complete training, or None."""
+        """Return the checkpoint of the training; None if the training is not complete."""
         if self.options is None or not (last := self.job.checkpoint).is_file():
             return None
         best = last.with_name("net_g_best.pth")
         return best if self.which == "best" and best.is_file() else last
 
     def differences(self) -> list[str] | None:
-        """Return how the training of the checkpoint differs from the row; None if unknown."""
+        """Return the options that differ between the training of the checkpoint and the row; None: unknown."""
         assert self.options is not None
         return training_differences(self.job.folder / "training_states" / f"{self.job.total}.state", self.options)
 
     def to_evaluate(self) -> tuple[Options, Path] | None:
-        """Return the weights to evaluate with their options: those of the training, or else the published ones."""
+        """Return options and weights to evaluate: of the training or, without a checkpoint, the published ones."""
         own = self.checkpoint()
         if own is not None:
             assert self.options is not None
@@ -92,7 +92,7 @@ class TableRun:
         return (self.published, file) if self.published and file and file.is_file() else None
 
     def state(self) -> str:
-        """Describe how far the training is."""
+        """Describe the progress of the training."""
         if self.options is None:
             return "its option file is not valid"
         found = self.to_evaluate()
@@ -102,26 +102,26 @@ class TableRun:
             return f"published weights: {found[1]}"
         differences = self.differences()
         if differences is None:
-            return f"trained: {found[1]}; with unknown options, because its training state cannot be read"
+            return f"trained: {found[1]}; options unknown, because the training state cannot be read"
         if not differences:
             return f"trained: {found[1]}"
         more = f" and {counted(len(differences) - 4, 'more option')}" if len(differences) > 4 else ""
         return f"trained with other options: {found[1]}; {', '.join(differences[:4])}{more}"
 
     def missing_for_evaluation(self) -> list[str]:
-        """Return what is missing for an evaluation, with a remedy for each."""
+        """Return lines about what is missing for an evaluation and how to get it."""
         if self.options is None:
             return [self.problem]
         if self.to_evaluate() is not None:
             return []
         command = shlex.join(["mcir", "train", *self.arguments()])
-        lines = [f"no checkpoint {self.job.checkpoint}: --train makes it, or `{command}`"]
+        lines = [f"no checkpoint {self.job.checkpoint}: train with --train or `{command}`"]
         if self.published is not None:
             file = self.published.path.pretrain_network_g
-            lines.append(f"or put the published weights at {file}; options/README.md lists their sources")
+            lines.append(f"or save the published weights as {file}; options/README.md lists their sources")
         lines += [f"the training needs {file}, which is missing" for file in self.missing_weights()]
         lines += [
-            f"the training needs {file}, which it downloads from {url}; without a network, put the file there yourself"
+            f"the training needs {file}, which it downloads from {url}; without a network, copy the file there yourself"
             for file, url in map(imagenet_source, self.feature_networks())
             if not file.is_file()
         ]
@@ -142,24 +142,24 @@ class TableRun:
         return list(dict.fromkeys(network for network, weights in found if weights == "imagenet"))
 
     def test_sets(self) -> dict[str, DatasetOptions]:
-        """Return the data sets of the evaluation by their keys."""
+        """Return the data sets of the evaluation by their keys in the options."""
         assert self.options is not None
         return test_sets(self.options)
 
     def training_sets(self) -> list[DatasetOptions]:
-        """Return the data sets that the training reads."""
+        """Return the training set and the validation sets."""
         assert self.options is not None
         train = self.options.datasets.train
         return [*([train] if train else []), *self.options.datasets.val.values()]
 
 
 def test_sets(options: Options) -> dict[str, DatasetOptions]:
-    """Return the data sets that options are evaluated on, by their keys."""
+    """Return the test sets, or else the validation sets, by their keys in the options."""
     return options.datasets.test or options.datasets.val
 
 
 def _features_in(tree: Any) -> Iterator[tuple[str, str]]:
-    """Yield the feature network and its weights for every loss in a tree of options."""
+    """Yield the name and the weights of the feature network of every loss in a tree of options."""
     if isinstance(tree, Mapping):
         kind = tree.get("type")
         if isinstance(kind, str) and kind in LOSSES and "weights" in (parameters := LOSSES.parameters(kind)):

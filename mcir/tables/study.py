@@ -13,7 +13,13 @@ from mcir.tables.published import HOME, Part
 
 
 class Method(Part):
-    """A method: its name in tables and in drawings (default: its key), and whether it is trained only if asked for."""
+    """A method of a study.
+
+    Attributes:
+        title: name in tables (default: its key).
+        short: name in figures (default: its key).
+        optional: whether it is trained only with ``--method``.
+    """
 
     title: str = ""
     short: str = ""
@@ -28,12 +34,12 @@ class Study(Part):
         title: title of the report.
         seeds: default number of seeds.
         reference: method that all others are compared with.
-        reference_first: whether a difference is the reference minus the other method, not the other way round.
+        reference_first: whether differences are the reference minus the other method; otherwise the reverse.
         flag: command-line flag for the weights of the feature network.
         tasks: titles of the tasks.
-        methods: methods in order.
-        introduction: text about the trainings, with fields for their numbers.
-        difference: text about what is compared.
+        methods: methods by name, in the order of the report.
+        introduction: text about the trainings; a template for ``str.format``.
+        difference: definition of the difference that is tested.
         random_features: text about random weights of the feature network.
         paper: by task, the order of methods in the paper: chains of groups, better ones first.
     """
@@ -61,7 +67,7 @@ class Study(Part):
         return self.methods[method].title or method
 
     def short_title_of(self, method: str) -> str:
-        """Return the name of a method in drawings."""
+        """Return the name of a method in figures."""
         return self.methods[method].short or method
 
 
@@ -72,13 +78,13 @@ def read_study(name: str) -> Study:
 
 
 def complete(command: StudyCommand, study: Study) -> StudyCommand:
-    """Return a command with the defaults of its study, and the methods in the order of the study.
+    """Return the command with the defaults of its study filled in.
 
     Raises:
-        ValueError: an unknown task or method, or no seed.
+        ValueError: a task or method is unknown, or ``--seeds`` is less than 1.
     """
-    for kind, asked, known in (("task", command.task, study.tasks), ("method", command.method, study.methods)):
-        if unknown := [name for name in asked if name not in known]:
+    for kind, names, known in (("task", command.task, study.tasks), ("method", command.method, study.methods)):
+        if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{study.name} has no {kind} '{', '.join(unknown)}'. Known: {', '.join(known)}.")
     if command.seeds is not None and command.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {command.seeds}.")

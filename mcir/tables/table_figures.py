@@ -1,4 +1,4 @@
-"""Curves and images of two compared rows of a table."""
+"""Figures of the compared rows of a table: training curves and images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import DistContext, init_distributed
 from mcir.engine.tester import Tester
 from mcir.registry import DATASETS
+from mcir.report.comparison import error_map, picture
+from mcir.report.figures import Figure, curves, picture_figure
+from mcir.report.page import Section
 from mcir.report.records import read_run
 from mcir.tables.evaluation import RunResult, select_metric
 from mcir.tables.published import Row
-from mcir.tables.render import Figure, Section, curves, difference_figure, image_figure
 from mcir.tables.results import Results
 from mcir.tables.runs import TableRun, test_sets
 
@@ -23,7 +25,7 @@ _MAX_SIDE = 320
 
 
 def training_curves(results: Results, runs: Sequence[TableRun]) -> Section:
-    """Return the section that shows the first metric while compared rows trained."""
+    """Return the section with the first metric of compared rows during training."""
     section, metric = Section("During training"), results.table.metrics[0]
     for pair in results.compared_rows():
         for column in results.table.columns:
@@ -43,11 +45,11 @@ def _curve(runs: Sequence[TableRun], row: Row, data_set: str, metric: str) -> li
 
 
 def compared_images(results: Results, tested: Mapping[tuple[str, str], RunResult]) -> Section:
-    """Return the section with the images of compared rows.
+    """Return the section with restored images of compared rows.
 
     Args:
         results: our results.
-        tested: the evaluated training of each row and column.
+        tested: evaluated trainings by the names of row and column.
     """
     section = Section("Images")
     for other, row in results.compared_rows():
@@ -59,7 +61,7 @@ def compared_images(results: Results, tested: Mapping[tuple[str, str], RunResult
                 try:
                     for number in numbers:
                         section.figures += _side_by_side((first, second), name, number, dist)
-                except (ValueError, OSError) as error:  # images that have changed since they were evaluated
+                except (ValueError, OSError) as error:  # the images may have changed since the evaluation
                     section.paragraphs.append(f"{row.name}, {name}: {error}")
     return section
 
@@ -85,21 +87,21 @@ def _side_by_side(pair: tuple[RunResult, RunResult], data_set: str, number: int,
     names = [result.run.row.name for result in pair]
     captions = ("input", *names, "ground truth")
     title = f"{data_set}, image {number}"
-    figures = [image_figure(image, f"{title}: {name}") for image, name in zip(images, captions, strict=True)]
+    figures = [picture_figure(picture(im), f"{title}: {name}") for im, name in zip(images, captions, strict=True)]
     first, second = images[1:3]
     errors = (first.clamp(0, 1) - second.clamp(0, 1)).abs().float().mean(0)
     limit = max(1.0, 255 * float(torch.quantile(errors, 0.99)))
     caption = f"{title}: difference |{names[0]} − {names[1]}| (brightest: {limit:.1f} of 255, the 99th percentile or 1)"
-    return [*figures, difference_figure(first, second, limit, caption)]
+    return [*figures, picture_figure(error_map(first, second.clamp(0, 1), limit), caption)]
 
 
 def _center(image: Tensor, lq: Tensor, side: int, scale: int) -> Tensor:
-    """Return the part of an image (C, H, W) that corresponds to the center of the degraded image.
+    """Crop an image to the center of the degraded image.
 
     Args:
-        image: image, ``scale`` times as large as ``lq``.
-        lq: degraded image.
-        side: largest height and width of the part, in pixels of ``lq``.
+        image: image, (C, scale * H, scale * W).
+        lq: degraded image, (C, H, W).
+        side: largest height and width of the crop, in pixels of ``lq``.
         scale: ratio of the sizes.
     """
     top, left = (scale * max(0, (length - side) // 2) for length in lq.shape[1:])

@@ -1,4 +1,4 @@
-"""The report of a table: our numbers next to the published ones, gains, curves and images."""
+"""The report of a table: our results, the published results, gains, curves and images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from mcir.report.figures import bars, curves
+from mcir.report.page import Report, Section
 from mcir.tables.formatting import MISSING, counted, decimals, signed, with_deviation
 from mcir.tables.proxy_plan import TASKS
-from mcir.tables.published import NOT_ENTERED, Column, Row, Table
-from mcir.tables.render import Figure, Report, Section, bars, curves, page
+from mcir.tables.published import NOT_ENTERED, Table
+from mcir.tables.render import page
 from mcir.tables.results import Cell, Results
 
 _PUBLISHER_MARKS = {"paper": "", "release": " ‡", "authors": " †"}
@@ -23,7 +25,7 @@ def table_report(results: Results, sections: Sequence[Section], missing: Sequenc
     Args:
         results: our results.
         sections: sections with curves and images.
-        missing: lines about the trainings and what is missing.
+        missing: lines about the state of the trainings and what is missing.
     """
     table = results.table
     return page(
@@ -53,16 +55,18 @@ def _introduction(results: Results) -> list[str]:
 
 def _proxy_evaluation(table: Table) -> str:
     labels = "the labelled images" if table.finetune else counted(table.columns[0].labels, "labelled image")
-    trained = "all weights are trained" if table.finetune else "all layers are frozen except a new last layer, trained"
+    trained = (
+        "all weights are trained" if table.finetune else "all layers except a new last layer are frozen; it is trained"
+    )
     return (
         f"Starting from the weights of each row, {trained} on {labels}: {counted(table.steps, 'step')}, with the same "
-        "images, order and seeds for every row. Mean ± standard deviation over the trials (the paper gives means of "
-        "five); RGB, including the border."
+        "images, order and seeds for every row. Mean ± standard deviation over the trials (the paper reports means of "
+        "five trials); metrics in RGB, including the border."
     )
 
 
 def _column_conditions(results: Results) -> list[list[str]]:
-    """Return the conditions as a table; columns that are evaluated together share them."""
+    """Return a table of conditions with one row per group of columns that are evaluated together."""
     groups = [(group, results.column_conditions.get(group[0].name, {})) for group in results.table.groups()]
     rows = [
         [", ".join(c.name for c in group), *(MISSING if value is None else str(value) for value in conditions.values())]
@@ -99,7 +103,7 @@ def _numbers(results: Results, metric: str) -> Section:
 
 
 def _input_row(results: Results, metric: str) -> list[str]:
-    """Return the row of the degraded images themselves."""
+    """Return the row with the metrics of the degraded images."""
     enlarged = any(TASKS[column.task].scale > 1 for column in results.table.columns)
     cells = ["bicubic enlargement" if enlarged else "the input itself"]
     for column in results.table.columns:
@@ -125,11 +129,11 @@ def _legend(table: Table, marks: set[str]) -> list[str]:
         "with the paper's released code; not checked in the paper itself."
     ]
     if table.is_proxy:
-        paragraphs = [f"“{MISSING}” in a column “published”: {NOT_ENTERED}. In brackets: the number of trials."]
+        paragraphs = [f"“{MISSING}” in a column “published”: {NOT_ENTERED}. In parentheses: the number of trials."]
     if _PUBLISHED_WEIGHTS in marks:
-        paragraphs.append("§ measured here with published weights, which others trained; not our own training.")
+        paragraphs.append("§ measured here with published weights, not with weights from our own training.")
     if _OTHER_OPTIONS in marks:
-        paragraphs.append("¶ trained with other options than the row specifies; they are listed above.")
+        paragraphs.append("¶ trained with options that differ from the row; the differences are listed above.")
     return paragraphs
 
 
@@ -143,7 +147,7 @@ def _gains(results: Results) -> Section:
     metrics = results.table.metrics
     for other, row in results.compared_rows():
         reasons = dict.fromkeys(results.incomparable(row, column) for column in results.table.columns)
-        section.paragraphs += [f"{row.name}: {reason}, so no gain is given." for reason in reasons if reason]
+        section.paragraphs += [f"{row.name}: {reason}, so no gain is shown." for reason in reasons if reason]
         for metric in metrics:
             ours, published = results.gains(row, metric), results.gains(row, metric, published=True)
             if ours or published:
@@ -153,31 +157,26 @@ def _gains(results: Results) -> Section:
     if len(rows) > 1:
         section.table = rows
     if not section.figures:
-        section.paragraphs.append("We have no gain: no two comparable rows are both trained.")
+        section.paragraphs.append("There is no gain of ours: no two comparable rows have results.")
     return section
 
 
 def _mean_gain(gains: Mapping[str, float], metric: str) -> tuple[str, str]:
-    """Return a mean gain and the columns that it covers."""
+    """Return a mean gain and the names of its columns."""
     if not gains:
         return MISSING, MISSING
     return signed(fmean(gains.values()), decimals(metric) + 1), ", ".join(gains)
 
 
 def curves_by_labels(results: Results) -> Section:
-    """Return the section that shows PSNR by the number of labelled images."""
+    """Return the section with PSNR by number of labelled images."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in results.table.rows:
         for column in results.table.columns:
-            for name, value in _both(results, row, column):
+            ours, published = results.ours(row, column, "psnr"), results.published(row, column, "psnr")
+            for name, value in (("paper", published), ("ours", ours)):
                 if value is not None and column.labels:
                     series.setdefault(f"{row.name}, {name}", []).append((math.log10(column.labels), value))
     title = "PSNR by the number of labelled images"
-    figures: list[Figure] = []
-    if series:
-        figures.append(curves(series, title, "log₁₀ of labelled images", "PSNR in dB"))
+    figures = [curves(series, title, "log₁₀ of labelled images", "PSNR in dB")] if series else []
     return Section(title, figures=figures)
-
-
-def _both(results: Results, row: Row, column: Column) -> list[tuple[str, float | None]]:
-    return [("paper", results.published(row, column, "psnr")), ("ours", results.ours(row, column, "psnr"))]

@@ -1,4 +1,4 @@
-"""The trainings of a study, made in this process by the training loop of the engine."""
+"""The trainings of the small studies and of proxy evaluations. They run in this process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.trainer import Trainer
-from mcir.registry import MODELS
+from mcir.registry import MODELS, Section
 from mcir.report.records import Run, read_run
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A training of a study.
+    """A training of a small study or of a proxy evaluation.
 
     Attributes:
-        name: method or row.
-        task: task.
-        seed: seed.
+        name: name of the method or of the row.
+        task: task; empty for a pre-training of any task.
+        seed: seed of the training.
         file: option file.
         overrides: overrides of the option file.
-        fingerprint: digest of everything that decides the result.
-        root: folder that contains the run's own folder.
-        weights: initial weights.
+        fingerprint: digest of everything that the result depends on.
+        root: parent of the folder of the run.
+        weights: file of the initial weights; None: random.
         labels: number of labelled images; None: all.
     """
 
@@ -50,7 +50,7 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run, while it trains."""
+        """Folder of the run; it exists only during the training."""
         return self.root / self.fingerprint
 
     def options(self) -> Options:
@@ -60,18 +60,42 @@ class StudyRun:
         return load(self.file, [*self.overrides, *(f"path.{key}={json.dumps(value)}" for key, value in paths.items())])
 
 
+def study_run(
+    name: str,
+    task: str,
+    seed: int,
+    file: Path,
+    overrides: Sequence[str],
+    root: Path,
+    contents: str = "",
+    weights: Path | None = None,
+    labels: int | None = None,
+) -> StudyRun:
+    """Return a training with its fingerprint; ``contents`` is a digest of the weights and images that it reads.
+
+    The fingerprint covers the options, the image lists that they name, ``contents``, the versions of mcir and torch,
+    and the type of the device.
+    """
+    options = load(file, overrides)
+    lists = [part["meta_info_file"] for part in data_sections(options) if part.get("meta_info_file") is not None]
+    facts = [mcir.__version__, torch.__version__, device_kind(options), contents, str(labels == 0)]
+    facts += [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in lists]
+    return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
+
+
 def fingerprint(options: Options, facts: Sequence[str]) -> str:
-    """Return a digest of options and of other facts that decide a result."""
+    """Return a digest of options and of other facts that a result depends on."""
     return hashlib.sha256("\n".join([options.dump(), *facts]).encode()).hexdigest()[:16]
 
 
-def versions() -> tuple[str, str]:
-    """Return the versions of mcir and torch."""
-    return mcir.__version__, torch.__version__
+def data_sections(options: Options) -> list[Section]:
+    """Return the sections of the training set and of the validation sets."""
+    assert options.datasets.train is not None
+    return [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
 
 
 def device_kind(options: Options) -> str:
-    """Return the kind of device on which options train on this machine."""
+    """Return the type of the device that options select on this machine: ``cpu``, ``cuda`` or ``mps``."""
     if isinstance(options.num_gpu, int):
         return "cuda" if options.num_gpu and torch.cuda.is_available() else "cpu"
     return best_device().type if options.num_gpu == "auto" else options.num_gpu
@@ -79,7 +103,7 @@ def device_kind(options: Options) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its weight file, its last evaluation, and its scalars and metrics by iteration."""
+    """The weight file, the last evaluation and the logged values of a finished training."""
 
     weights: Path
     evaluation: Evaluation
@@ -87,7 +111,7 @@ class Trained:
 
 
 def train(options: Options) -> Trained:
-    """Train to the end, or resume a training that was stopped. Its output goes to ``log.txt`` next to its folder.
+    """Start or resume a training and run it to the end. Its output is appended to ``log.txt`` next to its folder.
 
     Raises:
         ValueError: the options do not fit together, or data or weights cannot be read.
@@ -105,14 +129,14 @@ def train(options: Options) -> Trained:
         trainer = Trainer(options, dist, resume=True)
         if status := trainer.train():
             raise SystemExit(status)
-        # a training that a signal stopped after its last step has its weights, but no evaluation
+        # a training that was stopped by a signal after its last step has weights, but no evaluation
         evaluations = trainer.last_evaluations or [part.evaluate(trainer.model.restore) for part in trainer.sets]
     weights = trainer.checkpoints.models / f"net_g_{trainer.total}.pth"
     return Trained(weights, evaluations[0], read_run(trainer.folder))
 
 
 def evaluate(options: Options) -> Evaluation:
-    """Evaluate the weights that the options name, without any training.
+    """Evaluate the initial weights without training.
 
     Raises:
         ValueError: weights or data cannot be read, or do not fit.

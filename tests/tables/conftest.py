@@ -1,4 +1,4 @@
-"""A tiny table: two images, a network with a thousand parameters, two iterations, and the same with negatives."""
+"""A tiny table and tiny proxy evaluations. The table has two images and a network with a thousand parameters."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Results that are computed once."""
+"""The cache of results."""
 
 from dataclasses import dataclass
 
@@ -10,33 +10,33 @@ class Item:
     fingerprint: str
 
 
-def test_results_in_the_file_are_not_computed_again(tmp_path):
-    file, made, lines = tmp_path / "out/runs.jsonl", [], []
+def test_cached_results_are_not_computed_again(tmp_path):
+    file, computed, lines = tmp_path / "out/runs.jsonl", [], []
 
     def work(item):
-        made.append(item.fingerprint)
-        return {"fingerprint": item.fingerprint, "seconds": 2.0, "value": len(made)}
+        computed.append(item.fingerprint)
+        return {"fingerprint": item.fingerprint, "seconds": 2.0, "value": len(computed)}
 
     def run(names, is_valid=bool):
-        made.clear()
+        computed.clear()
         items = [Item(name) for name in names]
         records = run_cached("test", work, items, RunCache(file), 1, lines.append, str, is_valid)
         return [record["fingerprint"] for record in records]
 
-    assert run("ab") == ["a", "b"] and made == ["a", "b"]
+    assert run("ab") == ["a", "b"] and computed == ["a", "b"]
     assert lines[0] == f"test: 2 trainings, 0 of them in {file}" and lines[2].startswith("2/2  ")
     file.write_text(file.read_text() + '{"fingerprint": "c", ')  # a killed process leaves half a line
-    assert run("cab") == ["c", "a", "b"] and made == ["c"]
+    assert run("cab") == ["c", "a", "b"] and computed == ["c"]
     assert set(RunCache(file).records) == {"a", "b", "c"}
     run("abc", is_valid=lambda record: record["fingerprint"] != "b")
-    assert made == ["b"]
+    assert computed == ["b"]
     run("abc")
-    assert made == []
+    assert computed == []
     run("dd")
-    assert made == ["d"]  # equal items are one
+    assert computed == ["d"]  # equal items are computed once
 
 
-def test_infinite_values_and_foreign_lines(tmp_path):
+def test_infinite_values_and_invalid_lines(tmp_path):
     cache = RunCache(tmp_path / "runs.jsonl")
     cache.add({"fingerprint": "a", "psnr": float("inf")})
     with cache.file.open("a") as lines:

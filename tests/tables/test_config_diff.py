@@ -1,4 +1,4 @@
-"""The options of a checkpoint's training, compared with those that a table specifies."""
+"""The comparison of the options of a training with those of a row."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_every_option_that_weights_depend_on_is_compared(state, override, line):
         assert training_differences(state(), options(override)) == ["train.negatives.weight nothing instead of 0.5"]
 
 
-def test_a_missing_or_damaged_state_is_unknown(state, home):
+def test_a_missing_or_damaged_state_has_no_differences(state, home):
     assert training_differences(Path("nowhere.state"), options()) is None
     file = state()
     file.write_bytes(file.read_bytes()[:200])

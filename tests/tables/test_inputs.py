@@ -1,4 +1,4 @@
-"""The user's own images and weights."""
+"""Image lists and digests of the user's own images and weights."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_fifth_image_is_held_out_and_the_lists_are_named_after_the_images(folder, tmp_path):
+def test_every_fifth_image_is_held_out_and_list_names_depend_on_the_images(folder, tmp_path):
     lists = held_out_lists(folder, tmp_path / "out")
     assert lists["val"].read_text().split() == ["0.png", "5.png"]
     assert lists["train"].read_text().split() == ["1.png", "2.png", "3.png", "4.png", "6.png"]
@@ -26,7 +26,7 @@ def test_every_fifth_image_is_held_out_and_the_lists_are_named_after_the_images(
     assert held_out_lists(folder, tmp_path / "out")["train"] != lists["train"]
 
 
-def test_an_lmdb_is_distinguished_by_its_file_too(tmp_path):
+def test_the_facts_of_an_lmdb_include_its_size_and_time(tmp_path):
     for number, name in enumerate("ab"):
         save(tmp_path / name / "0.png", noise(8, 8, seed=number))
         create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb")
@@ -38,7 +38,7 @@ def test_an_lmdb_is_distinguished_by_its_file_too(tmp_path):
 
 def test_one_image_is_too_few(tmp_path):
     (tmp_path / "0.png").touch()
-    with pytest.raises(ValueError, match="expected at least two images"):
+    with pytest.raises(ValueError, match="expected at least two images, for training and for testing, got 1"):
         held_out_lists(tmp_path, tmp_path)
 
 

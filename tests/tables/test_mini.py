@@ -1,4 +1,4 @@
-"""The small study of negatives: fair pairs, and trainings that are not repeated."""
+"""The small study of negatives: equal conditions, cached results and own images."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ from mcir.tables.cache import RunCache
 from mcir.tables.commands import Mini
 from mcir.tables.mini import plan, reproduce_mini, train_one
 from mcir.tables.study import complete, read_study
-from tests.processes import check_killed
 from tests.pages import Page
+from tests.processes import check_killed
 
 STUDY = read_study("mini")
 
@@ -24,11 +24,11 @@ def planned(**settings):
     return plan(STUDY, complete(Mini(**settings), STUDY))
 
 
-# -- fairness ---------------------------------------------------------------------------------------------------------
+# -- the plan ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", STUDY.tasks)
-def test_methods_differ_in_their_negatives_alone(task):
+def test_methods_differ_only_in_their_negatives(task):
     file = STUDY.folder / f"{task}.yml"
     assert runs_of(file) == list(STUDY.methods)
     plain = load(file, ["sweep=plain"])
@@ -44,7 +44,7 @@ def test_methods_differ_in_their_negatives_alone(task):
         assert options.train.total_iter == plain.train.total_iter
 
 
-def test_all_methods_of_a_seed_come_before_the_next_seed():
+def test_trainings_are_ordered_by_seed_task_and_method():
     runs = planned(seeds=2, task=["sr", "dehaze"], method=["cr"])
     expected = [(s, t, m) for s in (0, 1) for t in ("sr", "dehaze") for m in ("plain", "cr")]
     assert [(run.seed, run.task, run.name) for run in runs] == expected
@@ -72,7 +72,7 @@ def test_seed_features_and_overrides_reach_the_options(tmp_path):
         ({"features": "vgg16.pth"}, "--vgg: expected random, imagenet or a weight file; there is no file vgg16.pth"),
     ],
 )
-def test_settings_that_are_refused(settings, message):
+def test_invalid_settings_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         planned(**settings)
 
@@ -91,7 +91,7 @@ def own(tmp_path):
     return folder
 
 
-def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, capsys, monkeypatch):
+def test_a_quick_study_is_reported_and_cached(tmp_path, capsys, monkeypatch):
     arguments = ["reproduce", "mini", "--quick", "--jobs", "1", "--task", "sr", "--results", str(tmp_path)]
     assert main([*arguments, "--method", "spn"]) == 0
     file = tmp_path / "runs.jsonl"
@@ -105,16 +105,16 @@ def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, capsys, monke
     assert list((tmp_path / "runs").iterdir()) == []
 
     file.write_text(first + '{"half": ')  # a killed process leaves half a line
-    made = []
-    monkeypatch.setattr(mini, "train_one", lambda run: made.append(run.name) or train_one(run))
+    computed = []
+    monkeypatch.setattr(mini, "train_one", lambda run: computed.append(run.name) or train_one(run))
     assert main([*arguments, "--method", "spn", "--method", "random"]) == 0
-    assert made == ["random", "random"]
-    made.clear()
+    assert computed == ["random", "random"]
+    computed.clear()
     assert main([*arguments, "--method", "spn", "--set", "train.total_iter=2"]) == 0
-    assert len(made) == 4  # other options are other trainings
+    assert len(computed) == 4  # other options are other trainings
     capsys.readouterr()
     assert main([*arguments, "--method", "spn"]) == 0
-    assert len(made) == 4 and "4 trainings, 4 of them in" in capsys.readouterr().out
+    assert len(computed) == 4 and "4 trainings, 4 of them in" in capsys.readouterr().out
 
     data = json.loads((tmp_path / "mini.json").read_text())
     (found,) = data["comparisons"]
@@ -141,7 +141,7 @@ def test_jobs_and_own_images(tmp_path, own):
 
 
 @pytest.mark.parametrize("change", ["features", "torch", "mcir", "device"])
-def test_results_of_other_conditions_are_not_used(tmp_path, monkeypatch, change):
+def test_the_fingerprint_depends_on_features_versions_and_device(tmp_path, monkeypatch, change):
     weights = tmp_path / "vgg.pth"
     weights.write_bytes(b"first")
     settings = {"task": ["sr"], "method": ["cr"], "features": str(weights), "seeds": 1}

@@ -1,4 +1,4 @@
-"""Statistics against scipy, and against numbers computed by hand."""
+"""Statistics of paired differences, compared with scipy and with numbers computed by hand."""
 
 import math
 
@@ -10,7 +10,7 @@ from mcir.tables.paired_stats import compare, holm, mean_interval, paired_test
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])
-def test_interval_and_test_agree_with_scipy(count):
+def test_interval_and_p_value_equal_those_of_scipy(count):
     values = np.random.default_rng(count).normal(0.1, 0.3, count)
     interval = mean_interval(values.tolist())
     low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
@@ -21,7 +21,7 @@ def test_interval_and_test_agree_with_scipy(count):
     assert paired_test(values.tolist()) == pytest.approx(stats.ttest_rel(values + other, other).pvalue)
 
 
-def test_interval_by_hand():
+def test_interval_of_three_values():
     # 1, 2, 3: mean 2, standard deviation 1, t of two degrees of freedom at 97.5 % is 4.302653
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
@@ -29,13 +29,13 @@ def test_interval_by_hand():
     assert mean_interval([1.0, 2.0, 3.0], 0.5).high < interval.high
 
 
-def test_the_interval_and_the_test_agree():
+def test_an_interval_with_confidence_1_minus_p_ends_at_zero():
     values = [0.1, 0.3, 0.2, -0.05, 0.15]
     p = paired_test(values)
     assert mean_interval(values, 1 - p).low == pytest.approx(0, abs=1e-9)
 
 
-def test_few_or_equal_values():
+def test_single_and_equal_values_have_results_and_no_values_are_an_error():
     assert mean_interval([0.5]).low == -math.inf
     assert paired_test([0.5]) == 1
     assert paired_test([0.5, 0.5]) == 0
@@ -45,8 +45,8 @@ def test_few_or_equal_values():
             wrong()
 
 
-def test_holm_by_hand():
-    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 gives 0.04, 0.06, 0.06, 0.04: never below the one before
+def test_holm_correction_of_four_values():
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 gives 0.04, 0.06, 0.06, 0.04; adjusted values never decrease
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([0.03]) == [0.03]
@@ -57,7 +57,7 @@ CLEAR = [0.30, 0.32, 0.28, 0.31, 0.29]
 NOISE = [0.3, -0.2, 0.1, -0.3, 0.2]
 
 
-def test_each_comparison_is_tested_and_all_are_adjusted_together():
+def test_p_values_of_several_comparisons_are_adjusted_together():
     clear, noise = compare([CLEAR, NOISE])
     assert [clear.p, noise.p] == [paired_test(CLEAR), paired_test(NOISE)]
     assert [clear.adjusted, noise.adjusted] == holm([clear.p, noise.p])
@@ -67,16 +67,16 @@ def test_each_comparison_is_tested_and_all_are_adjusted_together():
     assert clear.data()["mean_gain"] == pytest.approx(0.3)
 
 
-def test_seeds_that_diverged_prevent_a_verdict():
+def test_a_comparison_with_diverged_seeds_is_not_significant():
     some, none = compare([[0.3, math.nan, 0.31, 0.29], [math.inf]])
     assert (some.gains, some.diverged, some.is_significant) == ([0.3, 0.31, 0.29], 1, False)
     assert some.verdict() == "no verdict: of 4 pairs, 1 has no finite numbers"
-    assert some.adjusted == some.p  # the other was no comparison
+    assert some.adjusted == some.p  # nothing was tested for the other one
     assert none.cells() == ["–"] * 5 and none.sentence() == "no seed ended with finite numbers; 1 seed diverged"
     assert none.data()["interval_95"] is None
 
 
-def test_the_smallest_detectable_difference_is_where_the_test_turns():
+def test_differences_from_the_smallest_detectable_one_on_are_significant():
     (found,) = compare([NOISE])
     centred = [gain - sum(NOISE) / len(NOISE) for gain in NOISE]
     for tests in (1, 15):

@@ -1,4 +1,4 @@
-"""Work distributed over processes."""
+"""The process pool."""
 
 import os
 
@@ -32,12 +32,12 @@ def test_several_jobs_run_in_other_processes_with_one_thread_each():
     assert {threads for _, _, threads in done} == {1}
 
 
-def test_an_error_ends_the_work():
+def test_an_error_in_a_worker_is_raised():
     with pytest.raises(ValueError, match="the second"):
         list(run_parallel(failing, [1, 2, 3], 2))
 
 
-def test_the_number_of_jobs(monkeypatch):
+def test_the_default_number_of_jobs(monkeypatch):
     assert worker_count(3) == 3
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert worker_count(None) == 1

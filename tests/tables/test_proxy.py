@@ -1,4 +1,4 @@
-"""The proxy evaluation: only the last layer is trained, numbers are right, and results are computed once."""
+"""The proxy evaluation: training of the last layer, numbers and cached results."""
 
 import json
 import statistics
@@ -16,8 +16,8 @@ from mcir.tables import training
 from mcir.tables.commands import Proxy
 from mcir.tables.proxy import proxy, proxy_report, run_proxy, summarize
 from mcir.tables.proxy_plan import PROXY, plan
-from tests.tables.conftest import PROXY_NETWORK as NETWORK
 from tests.pages import Page
+from tests.tables.conftest import PROXY_NETWORK as NETWORK
 
 
 def quiet(_):
@@ -49,23 +49,23 @@ def test_results_are_computed_once_and_leave_no_files(proxy_settings, proxy_weig
     file = proxy_settings.results / "runs.jsonl"
     lines = file.read_text().splitlines()
     assert len(lines) == 4 and list((proxy_settings.results / "runs").iterdir()) == []
-    made, run_trial = [], module.run_trial
-    monkeypatch.setattr(module, "run_trial", lambda run: made.append((run.name, run.labels)) or run_trial(run))
+    computed, run_trial = [], module.run_trial
+    monkeypatch.setattr(module, "run_trial", lambda run: computed.append((run.name, run.labels)) or run_trial(run))
     file.write_text("\n".join(lines[:3]) + '\n{"alien": 1}\n{"half": ')  # a killed process leaves half a line
     results = run_proxy(settings, quiet)
-    assert made == [("RCL", 2)]
+    assert computed == [("RCL", 2)]
     assert results[:3] == [json.loads(line) for line in lines[:3]]
     last = json.loads(lines[3])
     assert results[3]["psnr"] == last["psnr"] and results[3]["images"] == last["images"]
-    made.clear()
+    computed.clear()
     renamed = run_proxy(replace(settings, weights=[f"other={proxy_weights}", "random"], labels=[2, 4]), quiet)
-    assert made == [("other", 4)] * 2 + [("random", 4)] * 2
+    assert computed == [("other", 4)] * 2 + [("random", 4)] * 2
     assert [result["weights"] for result in renamed] == ["other"] * 4 + ["random"] * 4
     assert [result["psnr"] for result in renamed[:2]] == [result["psnr"] for result in results[2:]]
     assert len({result["psnr"] for result in renamed}) == 8  # seeds, labels and weights all matter
 
 
-def test_numbers_are_those_of_the_whole_test_images(proxy_settings, proxy_weights):
+def test_metrics_cover_the_whole_test_images(proxy_settings, proxy_weights):
     """Without labels, a row is the network of its file, measured by hand here."""
     settings = replace(proxy_settings, weights=["random", f"RCL={proxy_weights}"], labels=[0], finetune=True)
     (result,) = run_proxy(settings, quiet)
@@ -89,13 +89,13 @@ def test_numbers_are_those_of_the_whole_test_images(proxy_settings, proxy_weight
 
 def test_rows_without_weights_for_the_task_have_no_result_without_labels(proxy_settings, proxy_weights):
     settings = replace(proxy_settings, weights=["random"], labels=[0], finetune=True, trials=1)
-    with pytest.raises(ValueError, match="No row has weights for the task"):
+    with pytest.raises(ValueError, match="With 0 labels, expected at least one weight file for the task"):
         proxy(settings, quiet)
-    with pytest.raises(ValueError, match="No row has weights for the task"):
+    with pytest.raises(ValueError, match="With 0 labels, expected at least one weight file for the task"):
         proxy(replace(settings, weights=[str(proxy_weights)], task="sr"), quiet)
     assert proxy(replace(settings, weights=["random", str(proxy_weights)]), quiet) == 0
     text = (proxy_settings.results / "proxy_denoise_finetuned.md").read_text()
-    assert "these rows have no weights for the task, so no result: random." in text
+    assert "These rows have no weights for the task, so they have no result with 0 labels: random." in text
 
 
 def test_supervised_rows_are_pre_trained_once(proxy_settings):
@@ -159,4 +159,4 @@ def test_the_command(proxy_settings, proxy_weights, capsys):
     assert len(data["results"]) == 4 and data["settings"]["steps"] == 1
     assert "rcl" in Page((proxy_settings.results / "proxy_denoise.html").read_text()).cells
     assert main(["proxy", "nowhere.pth"]) == 1
-    assert "there is no such weight file" in capsys.readouterr().err
+    assert "or a weight file; there is no such file" in capsys.readouterr().err

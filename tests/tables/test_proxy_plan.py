@@ -1,4 +1,4 @@
-"""The plan of a proxy evaluation: rows that differ in their weights alone, tasks, subsets, and refused settings."""
+"""The plan of a proxy evaluation: rows, tasks, subsets, and invalid settings."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from mcir.tables.proxy_plan import PROXY, TASKS, check, overrides_for, plan, pre
 from tests.tables.conftest import PROXY_NETWORK as NETWORK
 
 
-def test_rows_differ_in_their_weights_alone(proxy_settings, proxy_weights):
+def test_rows_differ_only_in_their_weights(proxy_settings, proxy_weights):
     settings = replace(proxy_settings, weights=["random", f"RCL={proxy_weights}"], labels=[2, 4])
     trials = plan(settings, {})
     order = [(trial.name, trial.labels, trial.seed) for trial in trials]
@@ -66,14 +66,14 @@ def test_each_task_has_its_scale_and_degradation(proxy_settings, task):
     assert not any(metric.crop_border or metric.test_y_channel for metric in metrics)
 
 
-def test_the_network_is_that_of_the_file_or_of_the_settings(proxy_settings, proxy_weights):
+def test_the_network_comes_from_the_file_or_from_the_settings(proxy_settings, proxy_weights):
     (of_file, *_) = plan(replace(proxy_settings, weights=[str(proxy_weights)], network=None, task="sr"), {})
     assert dict(of_file.options().network_g) == {**NETWORK, "scale": 2}
     wide = replace(proxy_settings, weights=["random"], network={"type": "UNet", "num_feat": 3})
     assert plan(wide, {})[0].options().network_g.num_feat == 3
     wider = replace(wide, set=["num_gpu=0", "network_g.num_feat=4"])
     assert plan(wider, {})[0].options().network_g.num_feat == 4
-    with pytest.raises(ValueError, match="NAFNet does not enlarge, but the task needs ×2"):
+    with pytest.raises(ValueError, match="NAFNet has no argument for the scale, but the task has scale 2"):
         overrides_for("sr", {"type": "NAFNet"}, proxy_settings)
 
 
@@ -90,26 +90,26 @@ def test_supervised_pre_trainings_use_all_images_and_their_own_task(proxy_settin
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "denoize"}, "no task 'denoize'. Did you mean 'denoise'"),
+        ({"task": "denoize"}, "task: expected denoise, .*, got 'denoize'. Did you mean 'denoise'"),
         (
             {"weights": ["nowhere.pth"]},
-            "nowhere.pth: there is no such weight file; the other rows are random, oracle",
+            "nowhere.pth: expected random, oracle, sl-den or a weight file; there is no such file",
         ),
-        ({"weights": ["random", "random"]}, "Rows need distinct names"),
+        ({"weights": ["random", "random"]}, "Expected rows with distinct names"),
         ({"weights": []}, "got none"),
         ({"patch": 0}, "patch: expected at least 1, got 0"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
         ({"labels": [2, 2]}, r"labels: expected distinct numbers of images, 0 or more, got \[2, 2\]"),
         ({"trials": 0}, "trials: expected at least 1"),
         ({"labels": [-1]}, r"0 or more, got \[-1\]"),
-        ({"labels": [0]}, "0 labels need finetune"),
+        ({"labels": [0]}, "0 labels need --finetune"),
         ({"labels": [7]}, "max_images: .* got 7"),
-        ({"test": None}, "or neither"),
+        ({"test": None}, "Expected both --data and --test or neither"),
         ({"patch": 65}, "smaller than the crop of 65"),
         ({"jobs": 0, "weights": ["oracle"]}, "--jobs: expected at least 1"),
     ],
 )
-def test_settings_that_are_refused(proxy_settings, changes, message):
+def test_invalid_settings_are_errors(proxy_settings, changes, message):
     with pytest.raises(ValueError, match=message):
         run_proxy(replace(proxy_settings, **changes), lambda _: None)
     assert not (proxy_settings.results / "runs.jsonl").exists()
@@ -117,15 +117,15 @@ def test_settings_that_are_refused(proxy_settings, changes, message):
 
 
 @pytest.mark.parametrize("name", ["random", "oracle", "sl-den"])
-def test_no_file_has_the_name_of_a_row_without_a_file(proxy_settings, proxy_weights, name):
+def test_names_of_rows_without_a_file_are_reserved(proxy_settings, proxy_weights, name):
     file = proxy_weights.rename(proxy_weights.with_name(f"{name}.pth"))
     for row in (str(file), f"{name}={file}"):
-        with pytest.raises(ValueError, match=f"'{name}' is the name of a row without a file. Choose another: NAME="):
+        with pytest.raises(ValueError, match=f"the name '{name}' is reserved. Choose another one with NAME="):
             check(replace(proxy_settings, weights=[row]))
     check(replace(proxy_settings, weights=[f"mine={file}"]))
 
 
-def test_a_list_with_other_content_makes_other_trainings(proxy_settings):
+def test_the_fingerprint_depends_on_the_content_of_the_lists(proxy_settings):
     def fingerprints():
         trials = [*plan(settings, {}), *pretrainings(settings).values()]
         return [trial.fingerprint for trial in trials]
@@ -141,15 +141,15 @@ def test_a_list_with_other_content_makes_other_trainings(proxy_settings):
         assert not set(fingerprints()) & set(before)
 
 
-def test_testing_on_training_images_is_refused(proxy_settings):
+def test_testing_on_training_images_is_an_error(proxy_settings):
     same = replace(proxy_settings, test=proxy_settings.data)
-    with pytest.raises(ValueError, match="contains the images that are trained on"):
+    with pytest.raises(ValueError, match="contains the training images"):
         check(same)
     for name, images in (("train", "0.png\n1.png\n"), ("test", "2.png\n")):
         (proxy_settings.data.parent / f"{name}.txt").write_text(images)
     lists = {key: proxy_settings.data.parent / f"{name}.txt" for key, name in (("train", "train"), ("val", "test"))}
     check(replace(same, set=[f"datasets.{key}.meta_info_file={file}" for key, file in lists.items()]))
-    with pytest.raises(ValueError, match="contains the images that are trained on"):
+    with pytest.raises(ValueError, match="contains the training images"):
         check(replace(same, set=[f"datasets.{key}.meta_info_file={lists['val']}" for key in lists]))
 
 

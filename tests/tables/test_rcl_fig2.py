@@ -1,4 +1,4 @@
-"""Figure 2 of residual contrastive learning: its formula against golden numbers, and the page of a checkpoint."""
+"""Figure 2 of RCL: its formula and the page of a checkpoint."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden/rcl/fig2.npz")
 
 
 @pytest.mark.parametrize("number, of", [(0, "residual"), (1, "true_noise")])
-def test_differences_are_those_of_the_reference(number, of):
+def test_differences_equal_the_golden_numbers(number, of):
     found = differences(torch.from_numpy(GOLDEN[f"D_{of}"]))
     np.testing.assert_allclose(np.sort(found.numpy()), np.sort(GOLDEN[f"delta_{of}"]), rtol=1e-12)
     assert (found > 0).double().mean().item() == pytest.approx(GOLDEN["frac_positive"][number])
@@ -49,7 +49,7 @@ def weights(tmp_path):
     return tmp_path / "black.pth"
 
 
-def test_the_noise_is_what_was_added(weights):
+def test_the_true_noise_is_measured(weights):
     found = measure(RclFigure2(weights=weights, patch=32, batch=6, batches=2))
     assert {name: len(values) for name, values in found.items()} == {UNTRAINED: 60, TRAINED: 60, NOISE: 60}
     noise, image = found[NOISE], found[TRAINED]
@@ -73,9 +73,9 @@ def test_the_command_writes_numbers_and_a_drawing(weights, home, capsys):
     assert f"| {TRAINED} |" in capsys.readouterr().out
 
 
-def test_a_network_that_enlarges_has_no_residual(home, tmp_path, capsys):
+def test_a_network_with_another_scale_is_an_error(home, tmp_path, capsys):
     torch.save(UNet(num_feat=2, scale=2).state_dict(), tmp_path / "twice.pth")
     assert main(["reproduce", "rcl-fig2", "--weights", str(tmp_path / "twice.pth"), "--data", "images"]) == 1
-    assert "input minus output is not defined" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="at least 2 images"):
+    assert "expected a network with scale 1, got scale 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Expected --batch of at least 2"):
         measure(RclFigure2(weights=tmp_path / "twice.pth", batch=1))

@@ -1,4 +1,4 @@
-"""The small study of residual contrastive learning: fair pairs, and trainings that are not repeated."""
+"""The small study of residual contrastive learning: equal conditions and cached results."""
 
 import json
 
@@ -17,8 +17,8 @@ from mcir.tables.mini import reproduce_mini
 from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.rcl_mini import RclPlan
 from mcir.tables.study import complete, read_study
-from tests.processes import check_killed
 from tests.pages import Page
+from tests.processes import check_killed
 
 STUDY = read_study("rcl-mini")
 FILE = STUDY.folder / "pretraining.yml"
@@ -28,10 +28,10 @@ def planned(**settings):
     return RclPlan(STUDY, complete(RclMini(**settings), STUDY))
 
 
-# -- fairness ---------------------------------------------------------------------------------------------------------
+# -- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def test_pretrainings_differ_in_the_method_alone():
+def test_pretrainings_differ_only_in_the_method():
     ours, *others = (load(FILE, overrides_for(method, "random")) for method in methods())
     for options in others:
         for part in ("networks", "val", "scale", "manual_seed"):
@@ -75,7 +75,7 @@ def test_seeds_and_steps_are_the_same_for_pretraining_oracle_and_proxies(tmp_pat
         assert (options.path.pretrain_network_g is None) == (trial.name == "random")
 
 
-def test_classifier_and_overrides_reach_the_trainings_that_they_concern(tmp_path):
+def test_classifier_and_overrides_are_in_the_options(tmp_path):
     weights = tmp_path / "resnet.pth"
     weights.write_bytes(b"weights")
     settings = {"results": tmp_path / "out", "seeds": 1, "task": ["sr"], "method": ["N2N", "oracle"]}
@@ -102,12 +102,12 @@ def test_classifier_and_overrides_reach_the_trainings_that_they_concern(tmp_path
         ({"set": ["train.totaliter=2"]}, "totaliter"),
     ],
 )
-def test_settings_that_are_refused_before_anything_is_trained(changes, message, tmp_path):
+def test_invalid_settings_are_errors(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         reproduce_mini(RclMini(results=tmp_path, **changes), lambda _: None)
 
 
-def test_the_default_is_the_small_comparison(tmp_path):
+def test_the_default_methods(tmp_path):
     settings = complete(RclMini(), STUDY)
     assert list(settings.method) == ["RCL-EMD", "N2N", "N2S", "DenseCL+", "random", "oracle"] and settings.seeds == 3
     assert list(STUDY.methods) == [*methods(), "random", "oracle"]
@@ -129,7 +129,7 @@ def own(tmp_path):
     return folder
 
 
-def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, own, capsys, monkeypatch):
+def test_a_quick_study_is_reported_and_cached(tmp_path, own, capsys, monkeypatch):
     out = tmp_path / "out"
     arguments = ["reproduce", "rcl-mini", "--quick", "--jobs", "1", "--data", str(own), "--results", str(out)]
     arguments += ["--set", *SMALL, "--method", "oracle"]
@@ -151,25 +151,25 @@ def test_a_quick_study_is_made_reported_and_not_repeated(tmp_path, own, capsys, 
     assert "its numbers mean nothing" in page and "ResNet50 with random weights" in page
     assert Page(page).tags.count("svg") == 2
 
-    made = []
+    computed = []
     for name in ("pretrain", "evaluate"):
         work = getattr(rcl_mini, name)
-        monkeypatch.setattr(rcl_mini, name, lambda one, work=work: made.append(one.name) or work(one))
+        monkeypatch.setattr(rcl_mini, name, lambda one, work=work: computed.append(one.name) or work(one))
     lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
     (out / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])  # a killed process leaves half a line
     assert main(arguments) == 0
-    assert made == ["oracle"]
+    assert computed == ["oracle"]
     again = RunCache(out / "runs.jsonl").records
     key = runs[-1]["fingerprint"]
     assert again[key]["psnr"] == runs[-1]["psnr"] and len(again) == len(runs)
-    made.clear()
+    computed.clear()
     next((out / "weights").glob("RCL-EMD_seed1*")).unlink()
     assert main(arguments) == 0
-    assert made == ["RCL-EMD"]  # missing weights are trained again, and are the same
-    made.clear()
+    assert computed == ["RCL-EMD"]  # missing weights are trained again, and are the same
+    computed.clear()
     capsys.readouterr()
     assert main([*arguments, "--task", "denoise"]) == 0
-    assert made == [] and "proxy training: 4 trainings, 4 of them in" in capsys.readouterr().out
+    assert computed == [] and "proxy training: 4 trainings, 4 of them in" in capsys.readouterr().out
 
 
 def test_several_jobs_give_the_same_results(tmp_path, own):

@@ -1,4 +1,4 @@
-"""The RCL tables by their command, on tiny images in place of the real ones."""
+"""The commands for the RCL tables, on tiny images."""
 
 import json
 import os
@@ -76,12 +76,12 @@ def read(name):
     return json.loads(Path(f"results/{name}.json").read_text())
 
 
-def test_what_is_missing_and_where_to_get_it(folder, capsys):
+def test_missing_data_are_listed_with_their_sources(folder, capsys):
     assert main(["reproduce", "rcl-table1", "--options", OPTIONS]) == 1
     text = capsys.readouterr().out
     for part in (
         f"RCL-EMD  ({OPTIONS}/rcl/mit.yml)  not trained",
-        "no checkpoint experiments/rcl_voc2012_DenseCL+/models/net_g_50000.pth: --train makes it",
+        "no checkpoint experiments/rcl_voc2012_DenseCL+/models/net_g_50000.pth: train with --train or",
         "MIT demosaicing belongs in datasets/MIT",
         "datasets/Stanford/splits/test.txt",
         "mcir prepare split Stanford/LR Stanford/splits --test 1 --folders",
@@ -94,11 +94,11 @@ def test_what_is_missing_and_where_to_get_it(folder, capsys):
     assert "| RCL-MMD |" in Path("results/rcl-table1.md").read_text()
     assert main(["reproduce", "rcl-table2", "--options", OPTIONS, "--train", "--row", "N2N"]) == 1
     text = capsys.readouterr().out
-    assert "N2N: cannot be trained, datasets/Stanford/LR" in text and "datasets/Stanford/HR" in text
+    assert "N2N: cannot be trained. Missing: datasets/Stanford/LR" in text and "datasets/Stanford/HR" in text
     assert main(["reproduce", "rcl-table3", "--options", OPTIONS, "--row", "N2N"]) == 1
     assert "Its rows are 'SL', 'RCL+SL'" in capsys.readouterr().err
     assert main(["reproduce", "rcl-table3", "--options", "nowhere"]) == 1
-    assert "no folder nowhere" in capsys.readouterr().err
+    assert "there is no folder nowhere" in capsys.readouterr().err
 
 
 def test_a_table_is_pre_trained_evaluated_and_reported(stanford, capfd):
@@ -128,7 +128,7 @@ def test_a_table_is_pre_trained_evaluated_and_reported(stanford, capfd):
     assert cells["Stanford SR"]["psnr"]["ours"] is None and cells["Stanford JDenSR"]["psnr"]["trials"] == 2
 
 
-def test_labels_against_none_from_a_pre_training(voc):
+def test_rows_with_and_without_labels(voc):
     network = UNet(num_feat=2)
     file = Path("experiments/rcl_voc2012_RCL-EMD/models/net_g_2.pth")
     file.parent.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_several_rows(voc):
     assert [row["row"] for row in read("rcl-table1")["rows"]] == ["RCL-MMD", "N2N"]
 
 
-def test_one_number_of_labels_where_columns_are_data(voc, capsys):
+def test_a_table_of_data_sets_needs_a_single_number_of_labels(voc, capsys):
     assert main(command("rcl-table1", "--labels", "2", "4")) == 1
     assert "expected one number of labelled images, got 2" in capsys.readouterr().err
 
@@ -205,7 +205,7 @@ def test_a_killed_table_resumes(voc):
     assert after[: len(done)] == done and len({json.loads(line)["fingerprint"] for line in after}) == len(after) == 4
 
 
-def test_a_killed_pre_training_ends_and_resumes(voc):
+def test_a_pre_training_stops_with_its_command_and_resumes(voc):
     Path("pausing.py").write_text(PAUSING_LOSS)
     Path("hold").touch()
     changes = ["imports=['pausing']", "train.pixel_opt={type: PausingLoss}", "logger.save_checkpoint_freq=1"]

@@ -1,4 +1,4 @@
-"""A tiny table, reproduced: trained, evaluated and reported; and what is written when something is missing."""
+"""The reproduction of a tiny table, complete or with missing files."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def save(name, target, seed, variant=()):
-    """Write the checkpoint of a training that was never made."""
+    """Write a checkpoint without a training."""
     options = load(f"options/sr/{name}.yml", [*variant, f"manual_seed={seed}"])
     weights = MODELS.build(options.model_section()).weights()
     Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def save(name, target, seed, variant=()):
 
 
 def save_state(run, options, iteration=2):
-    """Write the training state of a training with given options."""
+    """Write the training state of a training with these options."""
     target = Path(f"experiments/{run}/training_states/{iteration}.state")
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"format": 1, "iteration": iteration, "options": options.dump()}, target)
@@ -74,7 +74,7 @@ def test_without_any_training(home, table):
     page = Page(Path("results/table_tiny.html").read_text())
     assert "20.50" in page.cells and "31.25 †" in page.cells
     assert "From a page: plain (Two)." in page.text and "From another page †: plain (Elsewhere)." in page.text
-    assert "We have no gain" in page.text and "An error." in page.text and not page.pictures
+    assert "There is no gain of ours" in page.text and "An error." in page.text and not page.pictures
 
 
 def test_numbers_gains_curves_and_images(home, table):
@@ -125,13 +125,13 @@ def test_published_gains_are_next_to_ours(home, table):
     assert reproduce(Table.model_validate(tree)) == 1
     assert read()["rows"][1]["mean_published_gain"] == {"psnr": 0.25}
     page = Page(Path("results/table_tiny.html").read_text())
-    assert "+0.250" in page.cells and "We have no gain" in page.text
+    assert "+0.250" in page.cells and "There is no gain of ours" in page.text
 
 
-# -- whose weights, and how they were trained -------------------------------------------------------------------------
+# -- origin of the weights ---------------------------------------------------------------------------------------------
 
 
-def test_published_weights_are_marked_and_give_no_gain(home, table):
+def test_published_weights_are_marked_and_have_no_gain(home, table):
     save("plain", "pretrained/plain.pth", 3)
     save("spn", "experiments/spn_steps_1/models/net_g_2.pth", 1, ["sweep=steps_1"])
     assert reproduce(table) == 0
@@ -143,10 +143,10 @@ def test_published_weights_are_marked_and_give_no_gain(home, table):
     assert spn["gain"] is None and read()["rows"][1]["mean_gain"] == {}
     page = Page(Path("results/table_tiny.html").read_text())
     assert f"{plain['ours']:.2f} §" in page.cells and f"{spn['ours']:.2f}" in page.cells
-    assert "plain + SPN: plain has published weights, from a different training, so no gain is given." in page.text
+    assert "plain + SPN: plain has published weights from another training, so no gain is shown." in page.text
 
 
-def test_trainings_with_other_options_are_marked_and_give_no_gain(home, table):
+def test_trainings_with_other_options_are_marked_and_have_no_gain(home, table):
     save_both()
     save_state("plain", load("options/sr/plain.yml"))
     changed = ["sweep=steps_1", "train.contrastive_opt.loss_weight=0.5", "logger.print_freq=7"]
@@ -199,7 +199,7 @@ def test_an_evaluation_is_repeated_only_if_something_has_changed(home, table, ev
     assert evaluate().mean("Two", "psnr") == first and len(evaluated) == 1
     overrides = {"metrics": ["val.metrics.psnr.crop_border=4"], "data": ["datasets.val.max_images=1"]}
     if change == "version":
-        monkeypatch.setattr(module.mcir, "__version__", "another")
+        monkeypatch.setattr(module.mcir, "__version__", "99")
     elif change == "weights":
         save("plain", "experiments/plain/models/net_g_2.pth", 5)
     again = evaluate(change == "again", set=overrides.get(change, []))
@@ -207,7 +207,7 @@ def test_an_evaluation_is_repeated_only_if_something_has_changed(home, table, ev
     assert (again.mean("Two", "psnr") == first) == (change in ("version", "again"))
 
 
-def test_existing_data_sets_are_evaluated_and_the_others_later(home, table, evaluated):
+def test_data_sets_are_evaluated_when_they_exist(home, table, evaluated):
     save("plain", "experiments/plain/models/net_g_2.pth", 0)
     file = Path("options/sr/plain.yml")
     tree = yaml.safe_load(file.read_text())
@@ -226,7 +226,7 @@ def test_existing_data_sets_are_evaluated_and_the_others_later(home, table, eval
     assert [line for line in lines if "evaluating" in line][-1].endswith("net_g_2.pth on Elsewhere")
 
 
-def test_a_damaged_checkpoint_is_a_problem_of_its_row_alone(home, table):
+def test_a_damaged_checkpoint_concerns_only_its_row(home, table):
     save_both()
     file = Path("experiments/plain/models/net_g_2.pth")
     file.write_bytes(file.read_bytes()[:500])
@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_a_problem_of_its_row_alone(home, table):
     assert f"plain: {plain['problems'][0]}" in "\n".join(lines)
 
 
-def test_images_that_were_damaged_later_keep_their_numbers(home, table):
+def test_results_stay_when_images_are_damaged_later(home, table):
     save_both()
     reproduce(table)
     before = read()
@@ -252,7 +252,7 @@ def test_images_that_were_damaged_later_keep_their_numbers(home, table):
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_training_makes_what_is_missing_and_resumes(home, table, monkeypatch):
+def test_missing_trainings_start_and_stopped_trainings_resume(home, table, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     lines = []
     assert reproduce(table, lines.append, train=True) == 0
@@ -265,14 +265,14 @@ def test_training_makes_what_is_missing_and_resumes(home, table, monkeypatch):
     assert [record["iteration"] for record in log if record["kind"] == "val"] == [1, 2, 3]
 
 
-def test_training_without_data_names_what_is_missing(home, table):
+def test_missing_training_data_are_reported(home, table):
     (home / "images").rename(home / "moved")
     lines = []
     assert reproduce(table, lines.append, train=True) == 1
-    assert f"plain: cannot be trained, {home}/images missing" in lines
+    assert f"plain: cannot be trained. Missing: {home}/images" in lines
 
 
-def test_cluster_jobs_are_submitted_and_not_waited_for(home, table, monkeypatch, capsys):
+def test_slurm_jobs_are_submitted_without_waiting(home, table, monkeypatch, capsys):
     cluster = FakeCluster(home / "cluster")
     cluster.block()
     monkeypatch.setenv("CLUSTER", str(cluster.home))
@@ -291,7 +291,7 @@ def test_cluster_jobs_are_submitted_and_not_waited_for(home, table, monkeypatch,
     assert cluster.jobs() == [100, 101]
     capsys.readouterr()
     assert main(["reproduce", "table4", "--launcher", "slurm"]) == 1
-    assert "it needs --train" in capsys.readouterr().err
+    assert "--launcher slurm needs --train" in capsys.readouterr().err
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_the_help_shows_the_titles_of_the_tables(capsys):
         main(["reproduce", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "table 7 of the MCIR paper: The update step s of the negatives: FFANet, SOTS-indoor" in text
-    assert "table 2 of the RCL paper: Super-resolution ×2 by proxy" in text
+    assert "table 2 of the RCL paper: Super-resolution ×2 of clean" in text
 
 
 def test_the_command(home, capsys):
@@ -321,4 +321,4 @@ def test_the_command(home, capsys):
     assert "NAFNet + SPN" in text and "mcir prepare verify gopro datasets/GoPro" in text
     assert "32.93" in Path("out/table4.md").read_text()
     assert main(["reproduce", "table4", "--row", "x", "--options", str(ROOT / "options")]) == 1
-    assert "No row of table4 matches 'x'" in capsys.readouterr().err
+    assert "--row: no row of table4 matches 'x'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The trainings of a table: which there are, how far they are, and what is missing."""
+"""The trainings of a table: options, progress, and what is missing."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def touch(file):
     Path(file).touch()
 
 
-def test_rows_come_with_the_rows_that_they_are_compared_with(home, table):
+def test_row_patterns_also_select_the_reference_rows(home, table):
     for patterns, rows in (("*", 2), ("*spn", 2), ("plain", 1)):
         assert [run.row.name for run in plan(table, PaperTable(row=[patterns]))] == ["plain", "plain + SPN"][:rows]
-    with pytest.raises(ValueError, match=r"No row of table_tiny matches 'x\*'. Its rows are 'plain', 'plain \+ SPN'"):
+    with pytest.raises(ValueError, match=r"no row of table_tiny matches 'x\*'. Its rows are 'plain', 'plain \+ SPN'"):
         plan(table, PaperTable(row=["plain", "x*"]))
-    with pytest.raises(ValueError, match="no folder nowhere of option files"):
+    with pytest.raises(ValueError, match="--options: there is no folder nowhere"):
         plan(table, PaperTable(options=Path("nowhere")))
 
 
@@ -36,7 +36,7 @@ def test_overrides_and_variants_reach_the_options(home, table):
     assert run.options.path.results_root == "out"
 
 
-def test_how_far_a_training_is(home, table):
+def test_the_state_of_a_training(home, table):
     run = plan(table, PaperTable())[0]
     assert run.state() == "not trained" and run.to_evaluate() is None
     touch("experiments/plain/models/net_g_best.pth")
@@ -61,7 +61,7 @@ def test_published_weights_are_used_until_there_is_a_training(home, table):
     assert run.to_evaluate()[0] is run.options
 
 
-def test_an_invalid_option_file_is_a_problem_of_its_row(home, table):
+def test_an_invalid_option_file_is_reported_for_its_row(home, table):
     run = plan(table, PaperTable(set=["network_g.num_feats=3"]))[0]
     assert run.options is None and "Did you mean 'num_feat'?" in run.missing_for_evaluation()[0]
     assert run.state() == "its option file is not valid"
@@ -83,14 +83,14 @@ def test_an_override_of_a_section_that_a_row_does_not_have_is_ignored(home, tabl
         ["train.contrastive_opt.type=SPNLoss", "train.contrastive_opt.weights=random"],  # creates the section
     ],
 )
-def test_a_misspelt_override_is_an_error(home, table, overrides):
+def test_an_override_with_a_typo_is_an_error(home, table, overrides):
     runs = plan(table, PaperTable(set=overrides))
     assert any(run.options is None and run.problem for run in runs)
     if "type" in overrides[0]:
         assert all(run.ignored == [] for run in runs)
 
 
-def test_missing_features_are_named_and_downloaded_before_training(home, table, monkeypatch):
+def test_missing_feature_weights_are_reported_and_downloaded_before_training(home, table, monkeypatch):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(home / "hub"))
     settings = PaperTable(row=["*SPN"], train=True, set=["train.contrastive_opt.weights=imagenet"])
     plain, spn = plan(table, settings)
@@ -104,10 +104,10 @@ def test_missing_features_are_named_and_downloaded_before_training(home, table, 
     (run,) = plan(table, PaperTable(row=["*SPN"], set=["train.contrastive_opt.weights=vgg.pth"]))[1:]
     assert run.missing_weights() == ["vgg.pth"]
 
-    def refuse(network):
+    def fail(network):
         raise WeightsError(f"The ImageNet weights of {network} cannot be downloaded.")
 
-    monkeypatch.setattr(module, "imagenet_file", refuse)
+    monkeypatch.setattr(module, "imagenet_file", fail)
     monkeypatch.setattr(module, "start", lambda jobs, options, log: pytest.fail("trained") if jobs else [])
     lines = []
     assert train([spn], settings, lines.append) is False
@@ -117,28 +117,28 @@ def test_missing_features_are_named_and_downloaded_before_training(home, table, 
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_missing_data_are_described_by_their_manifest(home):
+def test_manifests_describe_missing_data(home):
     runs = plan(read_table("table5"), PaperTable(options=ROOT))
     ccr = next(run for run in runs if run.row.name == "FFANet + CCR")
     paths = missing_paths([*ccr.training_sets(), *ccr.test_sets().values()])
     assert paths[:2] == ["datasets/RESIDE-IN/train/GT", "datasets/RESIDE-IN/train/hazy"]
     assert "datasets/RESIDE-IN/train/negatives/DCP" in paths
     assert len(set(paths)) == len(paths)
-    text = "\n".join(how_to_get(paths))
+    text = "\n".join(how_to_get(dict.fromkeys(paths, ())))
     manifest = read_manifest("reside-in")
     assert f"{manifest.title} belongs in datasets/RESIDE-IN" in text
     for rule in manifest.folders:
         if f"datasets/RESIDE-IN/{rule.path}" in paths:
             assert f"datasets/RESIDE-IN/{rule.path}: {rule.content}, {rule.images:,} images" in text
-    assert "negatives/DCP: not part of the published data set; the option file describes it" in text
+    assert "negatives/DCP: not part of the published data set; see the option file" in text
     assert manifest.source.strip() in text and "mcir prepare verify reside-in datasets/RESIDE-IN" in text
     (home / "datasets/RESIDE-IN/train/GT").mkdir(parents=True)
     assert missing_paths(ccr.training_sets())[0] == "datasets/RESIDE-IN/train/hazy"
 
 
-def test_preparation_and_rows_of_missing_data():
+def test_missing_data_are_listed_with_preparation_and_rows():
     paths = ["datasets/Set5/LR_bicubic/X4", "somewhere/else"]
-    lines = how_to_get(paths, {paths[0]: ["EDSR", "SwinIR", "EDSR"], paths[1]: ["IDT"]})
+    lines = how_to_get({paths[0]: ["EDSR", "SwinIR", "EDSR"], paths[1]: ["IDT"]})
     assert lines[0] == "somewhere/else is missing; no manifest describes it. Needed by: IDT."
     assert "    needed by: EDSR, SwinIR" in lines and any("mcir prepare lr Set5/HR" in line for line in lines)
-    assert "eeded by" not in "".join(how_to_get(paths))
+    assert "eeded by" not in "".join(how_to_get(dict.fromkeys(paths, ())))
