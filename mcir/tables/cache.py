@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,27 +57,34 @@ def run_cached(
     cache: RunCache,
     jobs: int,
     log: Log,
-    describe: Callable[[Record], str],
     is_valid: Callable[[Record], bool] = bool,
 ) -> list[Record]:
     """Return the results of all trainings; run the trainings that are not in the cache.
 
     Args:
         what: name of this kind of training in messages.
-        work: function that runs a training and returns its result, including ``fingerprint`` and ``seconds``.
+        work: function that runs a training and returns its result, including ``psnr``.
         runs: trainings.
         cache: results; new ones are added.
         jobs: number of processes.
         log: function that prints a line of text.
-        describe: function that describes a result in one line.
         is_valid: function that returns whether a cached result can be used; it gets ``{}`` if there is none.
     """
     known = cache.records
     missing = {run.fingerprint: run for run in runs if not is_valid(known.get(run.fingerprint, {}))}
     log(f"{what}: {counted(len(runs), 'training')}, {len(runs) - len(missing)} of them in {cache.file}")
     start = time.perf_counter()
-    for count, record in enumerate(run_parallel(work, list(missing.values()), jobs), start=1):
+    for count, record in enumerate(run_parallel(partial(_measured, work), list(missing.values()), jobs), start=1):
         cache.add(record)
         left = (time.perf_counter() - start) / count * (len(missing) - count)
-        log(f"{count}/{len(missing)}  {describe(record)} in {record['seconds']:.1f} s, about {left / 60:.0f} min left")
+        result = f"{missing[record['fingerprint']].title}: {float(record['psnr']):.3f} dB"
+        log(f"{count}/{len(missing)}  {result} in {record['seconds']:.1f} s, about {left / 60:.0f} min left")
     return [known[run.fingerprint] for run in runs]
+
+
+def _measured(work: Callable[[StudyRun], Record], run: StudyRun) -> Record:
+    """Return the result of a training with its fingerprint and duration; remove the files of the training."""
+    start = time.perf_counter()
+    record = work(run)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    return {"fingerprint": run.fingerprint, **record, "seconds": time.perf_counter() - start}

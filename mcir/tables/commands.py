@@ -159,8 +159,6 @@ class Proxy:
     network: Mapping[str, Any] | None = None
     """Network section for rows without a file; None: the network of the first file, or ``UNet`` without files."""
     pretrain_seed: int = 0
-    subset_seed: int = 0
-    """Seed for the selection of labelled images."""
 
     def run(self) -> int:
         """Evaluate the weights."""

@@ -16,7 +16,7 @@ from mcir.engine.tester import Tester
 from mcir.launch import Log
 from mcir.tables.cache import RunCache
 from mcir.tables.datasets import missing_paths
-from mcir.tables.runs import TableRun, test_sets
+from mcir.tables.runs import TableRun, sets_to_evaluate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RunResult:
     @property
     def is_complete(self) -> bool:
         """Whether all data sets have scores, from published weights or from a training with the options of the row."""
-        return not self.differences and len(self.scores) == len(test_sets(self.options))
+        return not self.differences and len(self.scores) == len(sets_to_evaluate(self.options))
 
     def mean(self, data_set: str, metric: str) -> float | None:
         """Return the mean of a metric over a data set; None if there is none."""
@@ -70,7 +70,7 @@ def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
     if found is None:
         return None
     options, checkpoint = found
-    parts = {key: part for key, part in test_sets(options).items() if not missing_paths([part])}
+    parts = {key: part for key, part in sets_to_evaluate(options).items() if not missing_paths([part])}
     digests = {part.name: _digest(options, part, checkpoint) for part in parts.values()}
     cache, problem = RunCache(Path(options.path.results_root) / options.name / "evaluated.jsonl"), ""
     missing = {key: part for key, part in parts.items() if again or digests[part.name] not in cache.records}

@@ -67,8 +67,4 @@ def weights_digest(weights: str, flag: str) -> str:
         return ""
     if not Path(weights).is_file():
         raise ValueError(f"{flag}: expected random, imagenet or a weight file; there is no file {weights}.")
-    with Path(weights).open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]

@@ -8,8 +8,6 @@ the same initial weights, batches, optimizer, schedule and moving average, so th
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from pathlib import Path
 from statistics import fmean
 
@@ -46,7 +44,7 @@ def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
         else:
             runs = plan(study, command)
             cache = RunCache(command.folder / "runs.jsonl")
-            records = run_cached("mini", train_one, runs, cache, jobs, log, describe)
+            records = run_cached("mini", train_one, runs, cache, jobs, log)
             report, data = mini_report(study, command, records)
         write_results(command.folder, study.name, data, report, log)
     return 0
@@ -104,15 +102,14 @@ def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
 
 
 def train_one(run: StudyRun) -> Record:
-    """Run a training of the study ``mini``, remove its files, and return its result.
+    """Run a training of the study ``mini`` and return its result.
 
     Raises:
         SystemExit: a signal stopped the training.
     """
-    start, options = time.perf_counter(), run.options()
+    options = run.options()
     assert options.train is not None and options.datasets.train is not None
     trained = train(options)
-    shutil.rmtree(run.folder, ignore_errors=True)
     scores, history = trained.evaluation.scores, trained.history
     (metrics,) = history.metrics.values()
     ratios = [ratio for _, ratio in history.scalars.get("ratio_l_neg", [])]
@@ -121,7 +118,6 @@ def train_one(run: StudyRun) -> Record:
         "task": run.task,
         "method": run.name,
         "seed": run.seed,
-        "fingerprint": run.fingerprint,
         "psnr": scores["psnr"].mean,
         "ssim": scores["ssim"].mean,
         "psnr_of_input": scores["psnr"].of_input,
@@ -129,12 +125,6 @@ def train_one(run: StudyRun) -> Record:
         "curve": metrics["psnr"].points,
         "ratio": fmean(ratios) if ratios else None,
         "training_seconds": images * fmean(1 / speed for _, speed in history.scalars["images_per_s"]),
-        "seconds": time.perf_counter() - start,
         "device": device_kind(options),
         "torch": torch.__version__,
     }
-
-
-def describe(record: Record) -> str:
-    """Describe the result of a training in one line."""
-    return f"{record['task']} {record['method']} seed {record['seed']}: {float(record['psnr']):.3f} dB"

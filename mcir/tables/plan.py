@@ -81,12 +81,12 @@ def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:
     options = LaunchOptions.from_arguments(command, logs=command.results / "slurm")
     start([run.job for run in startable], options, log)
     waiting = [] if options.wait else startable
-    return all(run.checkpoint() is not None or run in waiting for run in runs)
+    return all(run.untrained or run.checkpoint() is not None or run in waiting for run in runs)
 
 
 def _can_start(run: TableRun, log: Log) -> bool:
     """Return whether a training is incomplete and can be started; log what is missing."""
-    if run.options is None or run.checkpoint() is not None:
+    if run.options is None or run.untrained or run.checkpoint() is not None:
         return False
     missing = [*missing_paths(run.training_sets()), *run.missing_weights()]
     if missing:

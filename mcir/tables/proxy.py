@@ -6,8 +6,6 @@ with L1; ``finetune`` trains all weights instead (Table 3). All rows have the sa
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +61,7 @@ def run_proxy(settings: Proxy, log: Log = print) -> list[Record]:
         if not runs:
             raise ValueError("With 0 labels, expected at least one weight file for the task, got none.")
         cache = RunCache(settings.results / "runs.jsonl")
-        records = run_cached(f"proxy {settings.task}", run_trial, runs, cache, jobs, log, _describe)
+        records = run_cached(f"proxy {settings.task}", run_trial, runs, cache, jobs, log)
     return [{**record, "weights": run.name} for run, record in zip(runs, records, strict=True)]
 
 
@@ -83,17 +81,15 @@ def known_results(settings: Proxy) -> list[Record]:
 
 
 def run_trial(run: StudyRun) -> Record:
-    """Run a training, remove its files, and return its result.
+    """Run a training and return its result.
 
     Raises:
         SystemExit: a signal stopped the training.
     """
-    start, options = time.perf_counter(), run.options()
+    options = run.options()
     evaluation = evaluate(options) if run.labels == 0 else train(options).evaluation
-    shutil.rmtree(run.folder, ignore_errors=True)
     psnr, ssim = evaluation.scores["psnr"], evaluation.scores["ssim"]
     return {
-        "fingerprint": run.fingerprint,
         "weights": run.name,
         "task": run.task,
         "finetune": options.model_type == "RestorationModel",
@@ -104,7 +100,6 @@ def run_trial(run: StudyRun) -> Record:
         "psnr_of_input": psnr.of_input,
         "ssim_of_input": ssim.of_input,
         "images": psnr.images,
-        "seconds": time.perf_counter() - start,
     }
 
 
@@ -158,8 +153,3 @@ def _pretrain(settings: Proxy, log: Log) -> dict[str, Path]:
             log(f"{name}: supervised pre-training, {TASKS[run.task].title}, {steps}")
             train(run.options())
     return files
-
-
-def _describe(record: Record) -> str:
-    labels = "all labels" if record["labels"] is None else counted(record["labels"], "label")
-    return f"{record['weights']}, {labels}, trial {record['trial']}: {record['psnr']:.3f} dB"

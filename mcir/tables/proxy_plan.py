@@ -69,7 +69,7 @@ def check(settings: Proxy) -> None:
 
 def _check_data(settings: Proxy) -> None:
     overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.set]
-    sections = data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0), settings)]))
+    sections = data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0))]))
     roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in sections]
     lists = [part.get("meta_info_file") for part in sections]
     if roots[0] is not None and roots[0] == roots[1] and (None in lists or lists[0] == lists[1]):
@@ -141,7 +141,7 @@ def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
             if labels == 0 and (file is None or not fits):
                 continue  # without labels, only weights for this task can be evaluated
             for seed in range(1 if labels == 0 else settings.trials):
-                overrides = (*common, *_labelled(labels, settings), f"manual_seed={seed}", *settings.set)
+                overrides = (*common, *_labelled(labels), f"manual_seed={seed}", *settings.set)
                 root = settings.results / "runs"
                 runs.append(study_run(name, settings.task, seed, PROXY, overrides, root, contents, file, labels))
     return runs
@@ -210,10 +210,9 @@ def _with_scale(network: Section, scale: int) -> Section:
     return {**network, key: scale} if key else network
 
 
-def _labelled(labels: int | None, settings: Proxy) -> list[str]:
+def _labelled(labels: int | None) -> list[str]:
     """Return the overrides that select the labelled images."""
-    chosen = {"max_images": labels, "subset_seed": settings.subset_seed} if labels else {}
-    return [f"datasets.train.{key}={value}" for key, value in chosen.items()]
+    return [f"datasets.train.max_images={labels}", "datasets.train.subset_seed=0"] if labels else []
 
 
 def _image_digest(settings: Proxy) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +55,9 @@ def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tu
     def has_weights(record: Record) -> bool:
         return file_of(record).is_file()
 
-    pretrained = run_cached("pre-training", pretrain, plan.pretrainings, cache, jobs, log, _describe, has_weights)
+    pretrained = run_cached("pre-training", pretrain, plan.pretrainings, cache, jobs, log, has_weights)
     weights = {(record["method"], record["task"], record["seed"]): file_of(record) for record in pretrained}
-    records = run_cached("proxy training", evaluate, plan.trials(weights), cache, jobs, log, _describe)
+    records = run_cached("proxy training", evaluate, plan.trials(weights), cache, jobs, log)
     return mini_report(study, command, records, pretrained, plan.numbers())
 
 
@@ -175,23 +173,19 @@ def pretrain(run: StudyRun) -> Record:
     Raises:
         SystemExit: a signal stopped the training.
     """
-    start = time.perf_counter()
     trained = train(run.options())
     name = "_".join([run.name, *([run.task] if run.task else []), f"seed{run.seed}"])
     weights = run.root.parent / "weights" / f"{name}_{run.fingerprint}{trained.weights.suffix}"
     weights.parent.mkdir(parents=True, exist_ok=True)
     trained.weights.replace(weights)
-    shutil.rmtree(run.folder, ignore_errors=True)
     psnr = trained.evaluation.scores["psnr"]
     return {
-        "fingerprint": run.fingerprint,
         "method": run.name,
         "task": run.task,
         "seed": run.seed,
         "weights": weights.name,
         "psnr": psnr.mean,
         "psnr_of_input": psnr.of_input,
-        "seconds": time.perf_counter() - start,
         "torch": torch.__version__,
     }
 
@@ -200,8 +194,3 @@ def evaluate(run: StudyRun) -> Record:
     """Run a proxy training and return its result."""
     record = run_trial(run)
     return {"method": record.pop("weights"), "seed": record.pop("trial"), **record}
-
-
-def _describe(record: Record) -> str:
-    name = " ".join(text for text in (record["task"], record["method"]) if text)
-    return f"{name} seed {record['seed']}: {float(record['psnr']):.3f} dB"

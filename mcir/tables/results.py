@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import mcir
+from mcir.report.page import Section
 from mcir.tables.published import NOT_ENTERED, Column, Row, Table
 
 
@@ -42,15 +43,19 @@ class Results:
         column_conditions: conditions of the results of each column, by name.
         row_facts: additional JSON data of each row.
         remarks: remarks about trainings for the report.
+        sections: sections with curves and images for the report.
+        is_complete: whether every row has all results, from published weights or from a training with its options.
     """
 
     table: Table
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     inputs: dict[str, Mapping[str, float]] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    column_conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    row_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    column_conditions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    row_facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    is_complete: bool = False
 
     def cell(self, row: Row, column: Column) -> Cell | None:
         """Return our results for a row and a column."""

@@ -13,6 +13,7 @@ from mcir.features.base import imagenet_source
 from mcir.launch import TrainingJob
 from mcir.registry import LOSSES
 from mcir.tables.config_diff import training_differences
+from mcir.tables.datasets import missing_paths
 from mcir.tables.formatting import counted
 from mcir.tables.published import Row, Which
 
@@ -31,6 +32,9 @@ class TableRun:
         which: checkpoint to evaluate.
         variant: name of the run, if the option file has a sweep.
         ignored: overrides of sections that this training does not have.
+        untrained: in a proxy table, description of a row without a pre-training; only its data sets are used.
+        labelled: whether the evaluation also reads the training images.
+        images: folders of further images that the evaluation reads.
     """
 
     row: Row
@@ -42,6 +46,9 @@ class TableRun:
     which: Which = "last"
     variant: str | None = None
     ignored: Sequence[str] = ()
+    untrained: str = ""
+    labelled: bool = False
+    images: Sequence[Path] = ()
 
     @classmethod
     def load(cls, row: Row, file: Path, overrides: Sequence[str], **others: Any) -> TableRun:
@@ -72,7 +79,7 @@ class TableRun:
 
     def checkpoint(self) -> Path | None:
         """Return the checkpoint of the training; None if the training is not complete."""
-        if self.options is None or not (last := self.job.checkpoint).is_file():
+        if self.options is None or self.untrained or not (last := self.job.checkpoint).is_file():
             return None
         best = last.with_name("net_g_best.pth")
         return best if self.which == "best" and best.is_file() else last
@@ -95,6 +102,8 @@ class TableRun:
         """Describe the progress of the training."""
         if self.options is None:
             return "its option file is not valid"
+        if self.untrained:
+            return self.untrained
         found = self.to_evaluate()
         if found is None:
             return self.job.progress()
@@ -112,7 +121,7 @@ class TableRun:
         """Return lines about what is missing for an evaluation and how to get it."""
         if self.options is None:
             return [self.problem]
-        if self.to_evaluate() is not None:
+        if self.untrained or self.to_evaluate() is not None:
             return []
         command = shlex.join(["mcir", "train", *self.arguments()])
         lines = [f"no checkpoint {self.job.checkpoint}: train with --train or `{command}`"]
@@ -126,6 +135,14 @@ class TableRun:
             if not file.is_file()
         ]
         return lines
+
+    def missing_paths(self) -> list[str]:
+        """Return the missing images and lists that the evaluation and, without a checkpoint, the training read."""
+        if self.options is None:
+            return []
+        training = self.training_sets() if self.labelled or self.checkpoint() is None else []
+        paths = missing_paths([*training, *sets_to_evaluate(self.options).values()])
+        return [*paths, *(str(folder) for folder in self.images if not folder.exists())]
 
     def missing_weights(self) -> list[str]:
         """Return the missing weight files that the training reads."""
@@ -141,11 +158,6 @@ class TableRun:
         found = _features_in(self.options.train.model)
         return list(dict.fromkeys(network for network, weights in found if weights == "imagenet"))
 
-    def test_sets(self) -> dict[str, DatasetOptions]:
-        """Return the data sets of the evaluation by their keys in the options."""
-        assert self.options is not None
-        return test_sets(self.options)
-
     def training_sets(self) -> list[DatasetOptions]:
         """Return the training set and the validation sets."""
         assert self.options is not None
@@ -153,7 +165,7 @@ class TableRun:
         return [*([train] if train else []), *self.options.datasets.val.values()]
 
 
-def test_sets(options: Options) -> dict[str, DatasetOptions]:
+def sets_to_evaluate(options: Options) -> dict[str, DatasetOptions]:
     """Return the test sets, or else the validation sets, by their keys in the options."""
     return options.datasets.test or options.datasets.val
 

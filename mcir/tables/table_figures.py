@@ -19,7 +19,7 @@ from mcir.report.records import read_run
 from mcir.tables.evaluation import RunResult, select_metric
 from mcir.tables.published import Row
 from mcir.tables.results import Results
-from mcir.tables.runs import TableRun, test_sets
+from mcir.tables.runs import TableRun, sets_to_evaluate
 
 _MAX_SIDE = 320
 
@@ -70,7 +70,7 @@ def _side_by_side(pair: tuple[RunResult, RunResult], data_set: str, number: int,
     """Return input, both outputs, ground truth and the difference of the outputs (Fig. 5 of the paper)."""
     outputs: list[Tensor] = []
     for result in pair:
-        part = next(part for part in test_sets(result.options).values() if part.name == data_set)
+        part = next(part for part in sets_to_evaluate(result.options).values() if part.name == data_set)
         dataset = DATASETS.build(part.section)
         if number >= len(dataset):
             return []

@@ -19,12 +19,11 @@ _PUBLISHED_WEIGHTS, _OTHER_OPTIONS = " §", " ¶"
 _METRICS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
 
 
-def table_report(results: Results, sections: Sequence[Section], missing: Sequence[str]) -> Report:
+def table_report(results: Results, missing: Sequence[str]) -> Report:
     """Return the report of a table.
 
     Args:
         results: our results.
-        sections: sections with curves and images.
         missing: lines about the state of the trainings and what is missing.
     """
     table = results.table
@@ -34,7 +33,7 @@ def table_report(results: Results, sections: Sequence[Section], missing: Sequenc
             Section("What is compared", _introduction(results), _column_conditions(results)),
             *(_numbers(results, metric) for metric in table.metrics),
             *([_gains(results)] if results.compared_rows() else []),
-            *sections,
+            *results.sections,
             Section("Notes on the paper and on open questions", table.notes),
             Section("Trainings, and what is missing", code="\n".join(missing)),
         ],

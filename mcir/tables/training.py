@@ -20,6 +20,7 @@ from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.trainer import Trainer
 from mcir.registry import MODELS, Section
 from mcir.report.records import Run, read_run
+from mcir.tables.formatting import counted
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class StudyRun:
     def folder(self) -> Path:
         """Folder of the run; it exists only during the training."""
         return self.root / self.fingerprint
+
+    @property
+    def title(self) -> str:
+        """Task, name, number of labels and seed."""
+        labels = "" if self.labels is None else f", {counted(self.labels, 'label')},"
+        return f"{self.task} {self.name}{labels} seed {self.seed}".strip()
 
     def options(self) -> Options:
         """Return the checked options of the training."""

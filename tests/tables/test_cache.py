@@ -1,6 +1,7 @@
 """The cache of results."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mcir.tables.cache import RunCache, run_cached
 
@@ -8,6 +9,8 @@ from mcir.tables.cache import RunCache, run_cached
 @dataclass(frozen=True)
 class Item:
     fingerprint: str
+    folder: Path
+    title = "a training"
 
 
 def test_cached_results_are_not_computed_again(tmp_path):
@@ -15,16 +18,20 @@ def test_cached_results_are_not_computed_again(tmp_path):
 
     def work(item):
         computed.append(item.fingerprint)
-        return {"fingerprint": item.fingerprint, "seconds": 2.0, "value": len(computed)}
+        item.folder.mkdir()
+        return {"psnr": float(len(computed))}
 
     def run(names, is_valid=bool):
         computed.clear()
-        items = [Item(name) for name in names]
-        records = run_cached("test", work, items, RunCache(file), 1, lines.append, str, is_valid)
+        items = [Item(name, tmp_path / name) for name in names]
+        records = run_cached("test", work, items, RunCache(file), 1, lines.append, is_valid)
+        assert not any(item.folder.exists() for item in items)
         return [record["fingerprint"] for record in records]
 
     assert run("ab") == ["a", "b"] and computed == ["a", "b"]
-    assert lines[0] == f"test: 2 trainings, 0 of them in {file}" and lines[2].startswith("2/2  ")
+    assert lines[0] == f"test: 2 trainings, 0 of them in {file}" and lines[2].startswith(
+        "2/2  a training: 2.000 dB in "
+    )
     file.write_text(file.read_text() + '{"fingerprint": "c", ')  # a killed process leaves half a line
     assert run("cab") == ["c", "a", "b"] and computed == ["c"]
     assert set(RunCache(file).records) == {"a", "b", "c"}

@@ -40,7 +40,8 @@ def test_subsets_are_nested_and_equal_in_every_row(proxy_settings):
     assert labelled(trials[1]) == few
     tuned = plan(replace(proxy_settings, weights=["random"], labels=[2], finetune=True), {})
     assert labelled(tuned[0]) == few
-    others = [plan(replace(proxy_settings, labels=[2], subset_seed=seed), {})[0] for seed in range(1, 6)]
+    seeds = [[*proxy_settings.set, f"datasets.train.subset_seed={seed}"] for seed in range(1, 6)]
+    others = [plan(replace(proxy_settings, labels=[2], set=overrides), {})[0] for overrides in seeds]
     assert any(labelled(other) != few for other in others)
 
 

@@ -12,6 +12,7 @@ from mcir.tables.evaluation import select_metric
 from mcir.tables.plan import plan
 from mcir.tables.pretraining import methods
 from mcir.tables.published import Table, known_tables, read_table
+from mcir.tables.runs import sets_to_evaluate
 
 ROOT = Path(__file__).parents[2] / "options"
 TABLES = {name: read_table(name) for name in known_tables()}
@@ -77,7 +78,7 @@ def test_every_row_has_valid_options_and_the_data_sets_of_the_columns(table):
     columns, reached = {column.name for column in table.columns}, set()
     for run in runs:
         assert run.options is not None, run.problem
-        names = {part.name for part in run.test_sets().values()}
+        names = {part.name for part in sets_to_evaluate(run.options).values()}
         assert names & columns
         reached |= names
         assert all(select_metric(dict.fromkeys(run.options.val.metrics, True), metric) for metric in table.metrics)

@@ -104,7 +104,7 @@ def test_missing_data_are_listed_with_their_sources(folder, capsys):
 def test_a_table_is_pre_trained_evaluated_and_reported(stanford, capfd):
     arguments = command("rcl-table2", "--labels", "2", "--row", "[ns]*[2)]*")  # N2N, N2S, SL (Den)
     assert main([*arguments, "--train"]) == 0
-    assert "1/6  N2N, 2 labels, trial 0" in capfd.readouterr().out
+    assert "1/6  sr N2N, 2 labels, seed 0: " in capfd.readouterr().out
     assert read("rcl-table2")["steps"] == 2 and [row["row"] for row in read("rcl-table2")["rows"]] == [
         "N2N",
         "N2S",

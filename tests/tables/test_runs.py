@@ -10,6 +10,7 @@ from mcir.tables.commands import PaperTable
 from mcir.tables.datasets import how_to_get, missing_paths
 from mcir.tables.plan import plan, train
 from mcir.tables.published import read_table
+from mcir.tables.runs import sets_to_evaluate
 from mcir.weights import WeightsError
 
 ROOT = Path(__file__).parents[2] / "options"
@@ -120,7 +121,7 @@ def test_missing_feature_weights_are_reported_and_downloaded_before_training(hom
 def test_manifests_describe_missing_data(home):
     runs = plan(read_table("table5"), PaperTable(options=ROOT))
     ccr = next(run for run in runs if run.row.name == "FFANet + CCR")
-    paths = missing_paths([*ccr.training_sets(), *ccr.test_sets().values()])
+    paths = missing_paths([*ccr.training_sets(), *sets_to_evaluate(ccr.options).values()])
     assert paths[:2] == ["datasets/RESIDE-IN/train/GT", "datasets/RESIDE-IN/train/hazy"]
     assert "datasets/RESIDE-IN/train/negatives/DCP" in paths
     assert len(set(paths)) == len(paths)
