@@ -18,12 +18,9 @@ _ABSENT = "nothing"
 def training_differences(state: Path, options: Options) -> list[str] | None:
     """Compare seed, networks, initial weights, training set and training of two sets of options.
 
-    Args:
-        state: training state, which contains the options of its training.
-        options: expected options.
-
     Returns:
-        One line per option that differs; None if the state cannot be read.
+        One line per option that differs between the training state and the expected options; None if the state
+        cannot be read.
     """
     try:
         content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads no tensors

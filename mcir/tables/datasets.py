@@ -30,26 +30,23 @@ def how_to_get(rows: Mapping[str, Sequence[str]]) -> list[str]:
     Args:
         rows: the names of the rows that need a missing path, by path.
     """
-    manifests = [read_manifest(name) for name in known_manifests()]
+    manifests = {name: read_manifest(name) for name in known_manifests()}
     missing: dict[str, list[str]] = {}
     lines = []
     for path, names in rows.items():
-        manifest = _manifest_of(path, manifests)
+        manifest = _manifest_of(path, list(manifests.values()))
         if manifest is not None:
             missing.setdefault(manifest.name, []).append(path)
         else:
-            needed_by = f" Needed by: {', '.join(names)}." if names else ""
-            lines.append(f"{path} is missing; no manifest describes it.{needed_by}")
-    return [*lines, *(line for name, found in missing.items() for line in _instructions(name, found, rows))]
+            lines.append(f"{path} is missing; no manifest describes it. Needed by: {', '.join(names)}.")
+    return [*lines, *(line for name, paths in missing.items() for line in _instructions(manifests[name], paths, rows))]
 
 
-def _instructions(name: str, paths: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+def _instructions(manifest: Manifest, paths: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the lines about the missing parts of one data set."""
-    manifest = read_manifest(name)
     root = f"datasets/{manifest.root}"
     lines = [f"{manifest.title} belongs in {root}. Missing there:"]
-    if needed_by := dict.fromkeys(row for path in paths for row in rows[path]):
-        lines.append(f"    needed by: {', '.join(needed_by)}")
+    lines.append(f"    needed by: {', '.join(dict.fromkeys(row for path in paths for row in rows[path]))}")
     for path in paths:
         rule = next((rule for rule in manifest.folders if f"{root}/{rule.path}" == path), None)
         if rule is None:

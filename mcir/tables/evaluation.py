@@ -56,15 +56,9 @@ class RunResult:
 
 
 def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
-    """Evaluate a training by the protocol of its option file, on the data sets that exist.
+    """Evaluate a training by the protocol of its option file, on the data sets that exist; None without weights.
 
-    Args:
-        run: training.
-        again: whether to ignore cached results.
-        log: function that prints a line of text.
-
-    Returns:
-        The results; None if there are no weights.
+    ``again`` ignores cached results.
     """
     found = run.to_evaluate()
     if found is None:

@@ -10,16 +10,10 @@ from mcir.data.storage import open_storage
 
 
 def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
-    """Write lists of training images and of held-out images: every fifth image is held out.
+    """Write the lists ``train`` and ``val`` of the images of a folder, and return their files.
 
-    The names of the lists contain a digest of the images, so other images lead to other fingerprints.
-
-    Args:
-        folder: folder or LMDB of images.
-        results: folder for the lists.
-
-    Returns:
-        The files of the lists ``train`` and ``val``, for ``meta_info_file``.
+    Every fifth image is in ``val``. The names of the lists contain a digest of the images, so other images lead to
+    other fingerprints.
 
     Raises:
         ValueError: there are fewer than two images.
@@ -39,11 +33,7 @@ def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
 
 
 def image_facts(folder: Path) -> list[str]:
-    """Return lines that identify the images: names and file sizes; for an LMDB, its size and modification time.
-
-    Raises:
-        DataError: there is no such folder or LMDB.
-    """
+    """Return lines that identify the images: names and file sizes; for an LMDB, its size and modification time."""
     storage = open_storage(str(folder))
     files = [(name, storage.root / name) for name in sorted(storage.keys())]
     facts = [f"{name} {file.stat().st_size if file.is_file() else ''}" for name, file in files]
@@ -56,12 +46,8 @@ def image_facts(folder: Path) -> list[str]:
 def weights_digest(weights: str, flag: str) -> str:
     """Return a digest of a weight file, or an empty string for ``random`` and ``imagenet``.
 
-    Args:
-        weights: ``random``, ``imagenet`` or a file.
-        flag: command-line flag, for the error message.
-
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file; the message starts with ``flag``.
     """
     if weights in ("random", "imagenet"):
         return ""

@@ -51,25 +51,20 @@ def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
 
 
 def plan(study: Study, command: StudyCommand) -> list[StudyRun]:
-    """Return the trainings of the study ``mini``, ordered by seed, task and method.
-
-    Raises:
-        ValueError: data or weights cannot be read.
-    """
+    """Return the trainings of the study ``mini``, ordered by seed, task and method."""
     digest = weights_digest(command.features, study.flag)
     common = {task: _common_overrides(study.folder / f"{task}.yml", command) for task in command.task}
     runs = []
     for seed in range(command.seeds or study.seeds):
         for task in command.task:
+            file = study.folder / f"{task}.yml"
             for method in command.method:
-                has_features = method != study.reference
-                features = f"train.contrastive_opt.weights={json.dumps(command.features)}"
-                overrides = [f"sweep={method}", f"manual_seed={seed}", *([features] if has_features else [])]
-                file = study.folder / f"{task}.yml"
-                overrides = [*overrides, *common[task]]
+                features = [f"train.contrastive_opt.weights={json.dumps(command.features)}"]
+                features = [] if method == study.reference else features
+                overrides = [f"sweep={method}", f"manual_seed={seed}", *features, *common[task]]
                 options = load(file, overrides)
                 facts = [f"mcir {mcir.__version__}", f"torch {torch.__version__}", f"device {device_kind(options)}"]
-                facts += [f"features {digest}"] if has_features and digest else []
+                facts += [f"features {digest}"] if features and digest else []
                 root = command.folder / "runs"
                 runs.append(StudyRun(method, task, seed, file, overrides, fingerprint(options, facts), root))
     return runs
@@ -102,11 +97,7 @@ def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
 
 
 def train_one(run: StudyRun) -> Record:
-    """Run a training of the study ``mini`` and return its result.
-
-    Raises:
-        SystemExit: a signal stopped the training.
-    """
+    """Run a training of the study ``mini`` and return its result."""
     options = run.options()
     assert options.train is not None and options.datasets.train is not None
     trained = train(options)

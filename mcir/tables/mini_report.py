@@ -72,12 +72,7 @@ def mini_report(
 ) -> tuple[Report, dict[str, Any]]:
     """Return the report of a study and its JSON data.
 
-    Args:
-        study: study.
-        command: settings of the study.
-        records: results of the trainings that are compared.
-        pretrained: results of the pre-trainings.
-        numbers: numbers of steps, sizes and rates by name, for the introduction.
+    ``numbers`` contains steps, sizes and rates by name, for the introduction.
     """
     groups, comparisons = _grouped(records), compare_methods(study, records)
     tasks = list(dict.fromkeys(task for task, _ in groups))

@@ -23,7 +23,9 @@ def chosen_rows(table: Table, command: TableCommand) -> list[Row]:
         ValueError: a pattern matches no row, or the folder of option files does not exist.
     """
     if not command.options.is_dir():
-        raise ValueError(f"--options: there is no folder {command.options}. Run the command in the clone, or set it.")
+        raise ValueError(
+            f"--options: there is no folder {command.options}. Run the command in the clone, or choose another folder."
+        )
     chosen: set[str] = set()
     for pattern in command.row or ["*"]:
         matching = {row.name for row in table.rows if fnmatchcase(row.name.lower(), pattern.lower())}
@@ -38,11 +40,7 @@ def chosen_rows(table: Table, command: TableCommand) -> list[Row]:
 
 
 def plan(table: Table, command: PaperTable) -> list[TableRun]:
-    """Return the trainings of the chosen rows.
-
-    Raises:
-        ValueError: a pattern matches no row, or the folder of option files does not exist.
-    """
+    """Return the trainings of the chosen rows."""
     rows = chosen_rows(table, command)
     runs = []
     for row in rows:

@@ -28,8 +28,6 @@ def has_consistency(method: str) -> bool:
 def overrides_for(method: str, classifier: str = "imagenet") -> list[str]:
     """Return the overrides that select a method and the weights of its classifier, if it has one.
 
-    Args:
-        method: one of :func:`methods`.
-        classifier: weights of the classifier: ``imagenet``, ``random`` or a file.
+    The weights are ``imagenet``, ``random`` or a file.
     """
     return [f"sweep={method}", *([f"{_CONSISTENCY}.weights={classifier}"] if has_consistency(method) else [])]

@@ -33,11 +33,7 @@ from mcir.tables.training import StudyRun, evaluate, train
 
 
 def proxy(settings: Proxy, log: Log = print) -> int:
-    """Evaluate weights, write the results as JSON and as a table, and return 0.
-
-    Raises:
-        ValueError: settings are not valid, or weights or data cannot be read.
-    """
+    """Evaluate weights, write the results as JSON and as a table, and return 0; see :func:`run_proxy`."""
     records = run_proxy(settings, log)
     report = proxy_report(records, settings)
     log(report.as_markdown())
@@ -66,11 +62,7 @@ def run_proxy(settings: Proxy, log: Log = print) -> list[Record]:
 
 
 def known_results(settings: Proxy) -> list[Record]:
-    """Return the results of :func:`run_proxy` that are in ``runs.jsonl``; nothing is trained.
-
-    Raises:
-        ValueError: settings are not valid, or weights or data cannot be read.
-    """
+    """Return the results of :func:`run_proxy` that are in ``runs.jsonl``; nothing is trained."""
     check(settings)
     files = {name: pretrained_file(run, settings) for name, run in pretrainings(settings).items()}
     files = {name: file for name, file in files.items() if file.is_file()}
@@ -81,11 +73,7 @@ def known_results(settings: Proxy) -> list[Record]:
 
 
 def run_trial(run: StudyRun) -> Record:
-    """Run a training and return its result.
-
-    Raises:
-        SystemExit: a signal stopped the training.
-    """
+    """Run a training and return its result."""
     options = run.options()
     evaluation = evaluate(options) if run.labels == 0 else train(options).evaluation
     psnr, ssim = evaluation.scores["psnr"], evaluation.scores["ssim"]

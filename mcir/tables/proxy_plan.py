@@ -82,11 +82,7 @@ def _check_data(settings: Proxy) -> None:
 
 
 def pretrainings(settings: Proxy) -> dict[str, StudyRun]:
-    """Return the supervised pre-trainings by the names of their rows.
-
-    Raises:
-        ValueError: weights cannot be read, or a network does not fit the task.
-    """
+    """Return the supervised pre-trainings by the names of their rows."""
     network, found = _default_network(settings), {}
     for name in (name for name, _ in map(row_of, settings.weights) if name in ORACLES):
         task, seed = ORACLES[name] or settings.task, settings.pretrain_seed
@@ -112,9 +108,7 @@ def pretrained_file(run: StudyRun, settings: Proxy) -> Path:
 def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:
     """Return the trainings, ordered by row, number of labels and trial.
 
-    Args:
-        settings: settings of the evaluation.
-        pretrained: weight files of the supervised pre-trainings by row.
+    ``pretrained`` contains the weight files of the supervised pre-trainings by row.
 
     Raises:
         ValueError: weights cannot be read, or a network does not fit the task.

@@ -68,11 +68,7 @@ def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
 
 
 def measure(settings: RclFigure2) -> dict[str, Tensor]:
-    """Return the differences for the residuals of both networks and for the true noise.
-
-    Raises:
-        ValueError: weights or images cannot be read, or settings are not valid.
-    """
+    """Return the differences for the residuals of both networks and for the true noise."""
     if settings.batch < 2 or settings.batches < 1:
         raise ValueError(
             f"Expected --batch of at least 2 and --batches of at least 1, got {settings.batch} and {settings.batches}."

@@ -40,12 +40,7 @@ _SHARED_OPTIONS = ("dist_params", "imports", "num_gpu")
 
 
 def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tuple[Report, dict[str, Any]]:
-    """Make the trainings that are not in ``runs.jsonl`` yet, and return the report and its data.
-
-    Raises:
-        ValueError: data or weights cannot be read.
-        SystemExit: a signal stopped a training; the same call resumes.
-    """
+    """Make the trainings that are not in ``runs.jsonl`` yet, and return the report and its data."""
     plan = RclPlan(study, command)
     cache = RunCache(command.folder / "runs.jsonl")
 
@@ -97,8 +92,7 @@ class RclPlan:
     def trials(self, weights: Mapping[tuple[str, str, int], Path]) -> list[StudyRun]:
         """Return the proxy trainings, ordered by seed, task and method.
 
-        Args:
-            weights: files of the pre-trained weights, by method, task and seed.
+        ``weights`` contains the files of the pre-trained weights by method, task and seed.
         """
         found = []
         names = self.command.method
@@ -168,11 +162,7 @@ class RclPlan:
 
 
 def pretrain(run: StudyRun) -> Record:
-    """Run a pre-training, keep its weights, and return its result.
-
-    Raises:
-        SystemExit: a signal stopped the training.
-    """
+    """Run a pre-training, keep its weights, and return its result."""
     trained = train(run.options())
     name = "_".join([run.name, *([run.task] if run.task else []), f"seed{run.seed}"])
     weights = run.root.parent / "weights" / f"{name}_{run.fingerprint}{trained.weights.suffix}"

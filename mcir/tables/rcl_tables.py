@@ -28,11 +28,7 @@ from mcir.tables.table_report import curves_by_labels
 
 
 def plan_proxies(table: Table, command: RclTable) -> tuple[Table, list[TableRun]]:
-    """Return the table with the settings of the command, and the pre-trainings of its rows.
-
-    Raises:
-        ValueError: settings are not valid, a pattern matches no row, or data cannot be read.
-    """
+    """Return the table with the settings of the command, and the pre-trainings of its rows."""
     if command.labels:
         table = table.with_labels(command.labels)
     steps = table.steps if command.steps is None else command.steps

@@ -18,11 +18,7 @@ def page(title: str, sections: Sequence[Section]) -> Report:
 
 
 def write_results(folder: Path, name: str, data: Mapping[str, Any], report: Report, log: Log) -> None:
-    """Write ``name.json``, ``name.md`` and ``name.html`` to a folder, and log their paths.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
+    """Write ``name.json``, ``name.md`` and ``name.html`` to a folder, and log their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.json"
     write_atomically(target, (as_json(data, indent=2) + "\n").encode())

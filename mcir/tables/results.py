@@ -78,10 +78,7 @@ class Results:
     def gains(self, row: Row, metric: str, published: bool = False) -> dict[str, float]:
         """Return the gain of a row over its reference by column, where both have comparable results.
 
-        Args:
-            row: row.
-            metric: metric.
-            published: whether to compare the published numbers instead of ours.
+        ``published`` selects the published numbers instead of ours.
         """
         numbers = self.published if published else self.ours
         if row.against is None:

@@ -45,12 +45,7 @@ def _curve(runs: Sequence[TableRun], row: Row, data_set: str, metric: str) -> li
 
 
 def compared_images(results: Results, tested: Mapping[tuple[str, str], RunResult]) -> Section:
-    """Return the section with restored images of compared rows.
-
-    Args:
-        results: our results.
-        tested: evaluated trainings by the names of row and column.
-    """
+    """Return the section with restored images of compared rows, evaluated as in ``tested`` by row and column."""
     section = Section("Images")
     for other, row in results.compared_rows():
         for name, numbers in results.table.pictures.items():

@@ -20,12 +20,7 @@ _METRICS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
 
 
 def table_report(results: Results, missing: Sequence[str]) -> Report:
-    """Return the report of a table.
-
-    Args:
-        results: our results.
-        missing: lines about the state of the trainings and what is missing.
-    """
+    """Return the report of a table; ``missing`` are lines about the state of the trainings and what is missing."""
     table = results.table
     return page(
         f"{table.name}: {table.title}",

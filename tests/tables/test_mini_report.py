@@ -116,7 +116,7 @@ def test_numbers_and_nouns_agree():
     assert "1 training on" in alone and "comparison" not in alone
 
 
-def test_drawings_have_short_names():
+def test_figures_have_short_names():
     gains = {method: CLEAR for method in STUDY.methods if method != "plain"}
     for figure in report(records(**gains))[0].sections[1].figures:
         names = re.findall(r"<(?:text|span)[^>]*>([^<]*[A-Za-z]{2}[^<]*)</", figure.markup)

@@ -35,14 +35,11 @@ def test_an_interval_with_confidence_1_minus_p_ends_at_zero():
     assert mean_interval(values, 1 - p).low == pytest.approx(0, abs=1e-9)
 
 
-def test_single_and_equal_values_have_results_and_no_values_are_an_error():
+def test_single_and_equal_values_have_results():
     assert mean_interval([0.5]).low == -math.inf
     assert paired_test([0.5]) == 1
     assert paired_test([0.5, 0.5]) == 0
     assert paired_test([0.0, 0.0]) == 1
-    for wrong in (lambda: mean_interval([]), lambda: paired_test([]), lambda: mean_interval([1.0, 2.0], 1.0)):
-        with pytest.raises(ValueError, match="expected"):
-            wrong()
 
 
 def test_holm_correction_of_four_values():

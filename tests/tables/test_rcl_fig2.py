@@ -60,7 +60,7 @@ def test_the_true_noise_is_measured(weights):
     assert not torch.equal(measure(RclFigure2(weights=weights, patch=32, batch=6, batches=2, seed=1))[NOISE], noise)
 
 
-def test_the_command_writes_numbers_and_a_drawing(weights, home, capsys):
+def test_the_command_writes_numbers_and_a_figure(weights, home, capsys):
     arguments = ["reproduce", "rcl-fig2", "--weights", str(weights), "--data", "images", "--patch", "16"]
     assert main([*arguments, "--results", "out"]) == 0
     data = json.loads(Path("out/rcl-fig2.json").read_text())
