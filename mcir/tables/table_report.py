@@ -10,7 +10,7 @@ from mcir.report.figures import bars, curves
 from mcir.report.page import Report, Section
 from mcir.tables.formatting import MISSING, counted, decimals, signed, with_deviation
 from mcir.tables.proxy_plan import TASKS
-from mcir.tables.published import NOT_ENTERED, Table
+from mcir.tables.published import Table
 from mcir.tables.render import page
 from mcir.tables.results import Cell, Results
 
@@ -49,9 +49,7 @@ def _introduction(results: Results) -> list[str]:
 
 def _proxy_evaluation(table: Table) -> str:
     labels = "the labelled images" if table.finetune else counted(table.columns[0].labels, "labelled image")
-    trained = (
-        "all weights are trained" if table.finetune else "all layers except a new last layer are frozen; it is trained"
-    )
+    trained = "all weights are trained" if table.finetune else "only a new last layer is trained"
     return (
         f"Starting from the weights of each row, {trained} on {labels}: {counted(table.steps, 'step')}, with the same "
         "images, order and seeds for every row. Mean ± standard deviation over the trials (the paper reports means of "
@@ -118,12 +116,13 @@ def _mark(cell: Cell | None) -> str:
 
 
 def _legend(table: Table, marks: set[str]) -> list[str]:
+    missing = f"“{MISSING}” in a column “published”: the number has not been read from the paper yet."
     paragraphs = [
-        f"“{MISSING}” in a column “published”: {NOT_ENTERED}. † published by the authors of the network, ‡ published "
-        "with the paper's released code; not checked in the paper itself."
+        f"{missing} In parentheses: the number of trials."
+        if table.is_proxy
+        else f"{missing} † published by the authors of the network. ‡ published with the paper's released code, not "
+        "checked in the paper itself."
     ]
-    if table.is_proxy:
-        paragraphs = [f"“{MISSING}” in a column “published”: {NOT_ENTERED}. In parentheses: the number of trials."]
     if _PUBLISHED_WEIGHTS in marks:
         paragraphs.append("§ measured here with published weights, not with weights from our own training.")
     if _OTHER_OPTIONS in marks:
@@ -151,7 +150,7 @@ def _gains(results: Results) -> Section:
     if len(rows) > 1:
         section.table = rows
     if not section.figures:
-        section.paragraphs.append("There is no gain of ours: no two comparable rows have results.")
+        section.paragraphs.append("We have no gain: no two comparable rows have results.")
     return section
 
 

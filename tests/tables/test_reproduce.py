@@ -74,7 +74,7 @@ def test_without_any_training(home, table):
     page = Page(Path("results/table_tiny.html").read_text())
     assert "20.50" in page.cells and "31.25 †" in page.cells
     assert "From a page: plain (Two)." in page.text and "From another page †: plain (Elsewhere)." in page.text
-    assert "There is no gain of ours" in page.text and "An error." in page.text and not page.pictures
+    assert "We have no gain" in page.text and "An error." in page.text and not page.pictures
 
 
 def test_numbers_gains_curves_and_images(home, table):
@@ -125,7 +125,7 @@ def test_published_gains_are_next_to_ours(home, table):
     assert reproduce(Table.model_validate(tree)) == 1
     assert read()["rows"][1]["mean_published_gain"] == {"psnr": 0.25}
     page = Page(Path("results/table_tiny.html").read_text())
-    assert "+0.250" in page.cells and "There is no gain of ours" in page.text
+    assert "+0.250" in page.cells and "We have no gain" in page.text
 
 
 # -- origin of the weights ---------------------------------------------------------------------------------------------
