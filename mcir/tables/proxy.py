@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mcir.engine.run_lock import lock_run_dir
 from mcir.launch import Log
 from mcir.report.page import Report, Section
 from mcir.tables.cache import Record, RunCache, run_cached
 from mcir.tables.commands import Proxy
-from mcir.tables.formatting import counted, deviation, with_deviation
+from mcir.tables.formatting import counted, deviation
 from mcir.tables.pool import worker_count
 from mcir.tables.proxy_plan import (
     ORACLES,
@@ -29,7 +28,10 @@ from mcir.tables.proxy_plan import (
     row_of,
 )
 from mcir.tables.render import page, write_results
+from mcir.tables.results import Cell
 from mcir.tables.training import StudyRun, evaluate, train
+
+METRICS = ("psnr", "ssim")
 
 
 def proxy(settings: Proxy, log: Log = print) -> int:
@@ -38,7 +40,12 @@ def proxy(settings: Proxy, log: Log = print) -> int:
     report = proxy_report(records, settings)
     log(report.as_markdown())
     stored = {key: value for key, value in vars(settings).items() if key not in ("data", "test", "results", "jobs")}
-    data = {"settings": stored, "rows": summarize(records), "results": records}
+    rows = [
+        {"weights": weights, "labels": labels, "trials": cell.trials, **cell.means}
+        | {f"{metric}_std": std for metric, std in cell.stds.items()}
+        for (weights, labels), cell in summarize(records).items()
+    ]
+    data = {"settings": stored, "rows": rows, "results": records}
     write_results(settings.results, f"proxy_{settings.task}{'_finetuned' * settings.finetune}", data, report, log)
     return 0
 
@@ -91,19 +98,17 @@ def run_trial(run: StudyRun) -> Record:
     }
 
 
-def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return means and standard deviations over the trials for each row and number of labels."""
+def summarize(records: Sequence[Record]) -> dict[tuple[str, int | None], Cell]:
+    """Return means and standard deviations over the trials, by row and number of labels."""
     groups: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
         groups.setdefault((record["weights"], record["labels"]), []).append(record)
-    rows = []
-    for (weights, labels), group in groups.items():
-        row: dict[str, Any] = {"weights": weights, "labels": labels, "trials": len(group)}
-        for metric in ("psnr", "ssim"):
-            values = [float(record[metric]) for record in group]
-            row |= {metric: fmean(values), f"{metric}_std": deviation(values)}
-        rows.append(row)
-    return rows
+    cells = {}
+    for key, group in groups.items():
+        values = {metric: [float(record[metric]) for record in group] for metric in METRICS}
+        means = {metric: fmean(numbers) for metric, numbers in values.items()}
+        cells[key] = Cell(means, {metric: deviation(numbers) for metric, numbers in values.items()}, len(group))
+    return cells
 
 
 def proxy_report(records: Sequence[Record], settings: Proxy) -> Report:
@@ -112,10 +117,9 @@ def proxy_report(records: Sequence[Record], settings: Proxy) -> Report:
     for first in records[:1]:
         name = "bicubic enlargement" if TASKS[settings.task].scale > 1 else "the input itself"
         table.append([name, "", f"{first['psnr_of_input']:.2f}", f"{first['ssim_of_input']:.4f}", ""])
-    for row in summarize(records):
-        numbers = [with_deviation(row[key], row[f"{key}_std"], digits) for key, digits in (("psnr", 2), ("ssim", 4))]
-        labels = "all" if row["labels"] is None else f"{row['labels']:,}"
-        table.append([row["weights"], labels, *numbers, str(row["trials"])])
+    for (weights, labels), cell in summarize(records).items():
+        count = "all" if labels is None else f"{labels:,}"
+        table.append([weights, count, *(cell.text(metric) for metric in METRICS), str(cell.trials)])
     trained = "all weights are trained" if settings.finetune else "only a new last layer is trained"
     paragraphs = [
         f"Starting from the weights of each row, {trained}: {counted(settings.steps, 'step')} on batches of "

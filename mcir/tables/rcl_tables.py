@@ -22,7 +22,7 @@ from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.proxy import known_results, run_proxy, summarize
 from mcir.tables.proxy_plan import RANDOM, check
 from mcir.tables.published import Column, Row, Table
-from mcir.tables.results import Cell, Results
+from mcir.tables.results import Results
 from mcir.tables.runs import TableRun
 from mcir.tables.table_report import curves_by_labels
 
@@ -105,14 +105,12 @@ def _add_records(
     results: Results, columns: Sequence[Column], records: Sequence[Record], runs: Sequence[TableRun]
 ) -> None:
     """Add the results of columns that differ only in their number of labels."""
-    by_labels = {column.labels: column for column in columns}
+    by_labels: dict[int | None, Column] = {column.labels: column for column in columns}
     by_weights = {run.row.initial: run for run in runs}
-    for entry in summarize(records):
-        run, column = by_weights[entry["weights"]], by_labels[entry["labels"]]
+    for (weights, labels), cell in summarize(records).items():
+        run, column = by_weights[weights], by_labels[labels]
         differences = run.differences() if run.checkpoint() else []
-        metrics = results.table.metrics
-        means, stds = {m: entry[m] for m in metrics}, {m: entry[f"{m}_std"] for m in metrics}
-        results.cells[run.row.name, column.name] = Cell(means, stds, entry["trials"], differences=differences)
+        results.cells[run.row.name, column.name] = replace(cell, differences=differences)
         if differences:
             remark = f"¶ {run.row.name} was pre-trained with other options ({column.option}): {', '.join(differences)}."
             results.remarks = list(dict.fromkeys([*results.remarks, remark]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import mcir
 from mcir.report.page import Section
+from mcir.tables.formatting import decimals, with_deviation
 from mcir.tables.published import NOT_ENTERED, Column, Row, Table
 
 
@@ -29,6 +30,10 @@ class Cell:
     trials: int = 1
     is_own: bool = True
     differences: Sequence[str] | None = ()
+
+    def text(self, metric: str) -> str:
+        """Format the mean of a metric and, if there is one, its standard deviation."""
+        return with_deviation(self.means[metric], self.stds.get(metric), decimals(metric))
 
 
 @dataclass

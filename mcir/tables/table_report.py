@@ -8,7 +8,7 @@ from statistics import fmean
 
 from mcir.report.figures import bars, curves
 from mcir.report.page import Report, Section
-from mcir.tables.formatting import MISSING, counted, decimals, signed, with_deviation
+from mcir.tables.formatting import MISSING, counted, decimals, signed
 from mcir.tables.proxy_plan import TASKS
 from mcir.tables.published import Table
 from mcir.tables.render import page
@@ -84,10 +84,11 @@ def _numbers(results: Results, metric: str) -> Section:
             if number is not None:
                 sources.setdefault(number.source + by, []).append(f"{row.name} ({column.name})")
             mark = _mark(cell)
+            trials = f" ({cell.trials})" if cell is not None and table.is_proxy else ""
             marks.add(mark)
             cells += [
                 MISSING if published is None else f"{published:.{digits}f}{by}",
-                MISSING if ours is None or cell is None else _ours(cell, metric, table.is_proxy) + mark,
+                MISSING if ours is None or cell is None else cell.text(metric) + trials + mark,
                 MISSING if published is None or ours is None else signed(ours - published, digits),
             ]
         rows.append(cells)
@@ -102,11 +103,6 @@ def _input_row(results: Results, metric: str) -> list[str]:
         value = results.inputs.get(column.name, {}).get(metric)
         cells += [MISSING, MISSING if value is None else f"{value:.{decimals(metric)}f}", MISSING]
     return cells
-
-
-def _ours(cell: Cell, metric: str, with_trials: bool) -> str:
-    text = with_deviation(cell.means[metric], cell.stds.get(metric), decimals(metric))
-    return f"{text} ({cell.trials})" if with_trials else text
 
 
 def _mark(cell: Cell | None) -> str:

@@ -136,9 +136,9 @@ def result(weights, labels, trial, psnr):
 
 def test_means_and_deviations():
     results = [result("a", 10, 0, 30.0), result("a", 10, 1, 32.0), result("b", None, 0, float("inf"))]
-    first, second = summarize(results)
-    assert (first["psnr"], first["psnr_std"], first["trials"]) == (31.0, statistics.stdev([30, 32]), 2)
-    assert (second["psnr"], second["psnr_std"], second["labels"]) == (float("inf"), None, None)
+    (_, first), (key, second) = summarize(results).items()
+    assert (first.means["psnr"], first.stds["psnr"], first.trials) == (31.0, statistics.stdev([30, 32]), 2)
+    assert (second.means["psnr"], second.stds["psnr"], key[1]) == (float("inf"), None, None)
     table = proxy_report(results, Proxy(weights=[], task="sr")).sections[0].table
     assert table[1:] == [
         ["bicubic enlargement", "", "20.00", "0.4000", ""],
