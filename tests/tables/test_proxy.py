@@ -1,6 +1,7 @@
 """The proxy evaluation: training of the last layer, numbers and cached results."""
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -114,6 +115,7 @@ def test_supervised_rows_are_pre_trained_once(proxy_settings):
 def test_a_stopped_trial_resumes(proxy_settings, monkeypatch):
     (run,) = plan(replace(proxy_settings, trials=1, steps=4), {})
     complete = module.run_trial(run)
+    shutil.rmtree(run.folder)
     overrides = [*run.overrides, "train.total_iter=2", f"path.experiments_root={run.folder}"]
     assert training.train(load(PROXY, overrides)).weights.is_file()
     started, train = [], training.Trainer.train
