@@ -164,10 +164,7 @@ class TrainingJob:
 def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -> int:
     """Start one training with torchrun or as a Slurm job, and return the exit status of ``mcir train``.
 
-    Args:
-        options: launcher and its options.
-        arguments: arguments of ``mcir train``, without those of :class:`~mcir.arguments.LaunchArguments`.
-        log: function that prints a line of text.
+    ``arguments`` are those of ``mcir train``, without those of :class:`~mcir.arguments.LaunchArguments`.
 
     Raises:
         ValueError: the option file is not valid, submitit or Slurm is missing, or Slurm rejects the job.
