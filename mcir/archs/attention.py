@@ -79,7 +79,7 @@ def relative_position_index(window: int, device: torch.device | str = "cpu") -> 
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device | str) -> Tensor:
     """Return the attention mask (nW, N, N) of cyclically shifted windows: 0, or −100 between different regions.
 
-    Two tokens of a window belong to different regions if they are neighbors only because of the cyclic shift (Liu et
+    Two tokens of a window belong to different regions if they are neighbours only because of the cyclic shift (Liu et
     al., "Swin Transformer", ICCV 2021). The returned tensor is cached: do not modify it.
     """
 

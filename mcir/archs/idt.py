@@ -7,7 +7,7 @@ transformer writes its results window after window, not to the pixels of the win
 spelling.
 
 The number of windows determines the shapes of weights, so the network itself accepts only squares of ``img_size``.
-Larger images are restored in overlapping tiles, averaged with the weight 1 / distance to the center of the tile, as in
+Larger images are restored in overlapping tiles, averaged with the weight 1 / distance to the centre of the tile, as in
 the authors' test code.
 
 Shapes: B images, H × W pixels, C channels, nW windows per image, N = win_size² pixels per window. Features are
@@ -401,7 +401,7 @@ def _sum_tiles(tiles: Tensor, side: int, overlap: int) -> Tensor:
 
 
 def center_weights(tile: int, device: torch.device | None = None) -> Tensor:
-    """Return the weight of each pixel of a tile, (tile, tile): 1 / √(distance² to the center + 0.001), float32."""
+    """Return the weight of each pixel of a tile, (tile, tile): 1 / √(distance² to the centre + 0.001), float32."""
     squared = (torch.arange(tile, device=device) - tile // 2).square()
     return (squared[:, None] + squared[None, :] + 1e-3).rsqrt()
 
