@@ -123,9 +123,8 @@ class Trainer:
         state = state_to_resume(self.checkpoints, options.path.resume_state, resume)
 
         seed_iteration(options.manual_seed, dist.rank, 0, dist.device)
-        self.batches = TrainBatches(
-            options.datasets.train, options.manual_seed, dist, options.where("datasets", "train")
-        )
+        where = options.where("datasets", "train")
+        self.batches = TrainBatches(options.datasets.train, options.manual_seed, dist, where)
         self.sets = evaluation_sets(options, "val", dist)
         with dist.rank_zero_first():  # rank 0 downloads the weights of feature networks
             self.model: Model = MODELS.build(options.model_section(), where=options.where_in_model)
@@ -187,9 +186,8 @@ class Trainer:
             )
             self.checkpoints.wait()
             if stop.number:
-                self.log.log_text(
-                    f"Stopped by signal {stop.number} after iteration {self.iteration}. The checkpoint is saved."
-                )
+                stopped = f"Stopped by signal {stop.number} after iteration {self.iteration}."
+                self.log.log_text(f"{stopped} The checkpoint is saved.")
                 return 128 + stop.number
             self._log_end()
             return 0

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.errors import ArgumentError
-from mcir.models.batch import Batch, black_batch, split_batch
+from mcir.models.batch import Batch, split_batch
 from mcir.models.criteria import Criteria
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.models.network import NetworkModel
@@ -139,7 +139,9 @@ class Model(NetworkModel, ABC):
             shapes = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
         if stored:
             shapes["negatives"] = (stored, channels, *gt_size)
-        return black_batch(images, shapes, self.device)
+        names = [f"{number}.png" for number in range(images)]
+        black = {key: torch.zeros(images, *shape, device=self.device) for key, shape in shapes.items()}
+        return {**black, "lq_path": names, "gt_path": names}
 
     # -- one step -------------------------------------------------------------------------------------------------
 

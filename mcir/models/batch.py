@@ -1,25 +1,10 @@
-"""Batches of images: type, parts, and an example."""
+"""Batches of images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeAlias
-
-import torch
 
 Batch: TypeAlias = dict[str, Any]
 """``lq`` and ``gt``: float32 in [0, 1], (B, C, H, W) and (B, C, sH, sW); ``lq_path`` and ``gt_path``: B strings."""
-
-
-def black_batch(images: int, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> Batch:
-    """Return a batch of black images.
-
-    Args:
-        images: batch size B.
-        shapes: shape of an entry without the batch dimension, by key.
-        device: device of the images.
-    """
-    names = [f"{number}.png" for number in range(images)]
-    black = {key: torch.zeros(images, *shape, device=device) for key, shape in shapes.items()}
-    return {**black, "lq_path": names, "gt_path": names}
 
 
 def split_batch(batch: Batch, parts: int) -> Iterator[tuple[Batch, bool]]:

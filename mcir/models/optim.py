@@ -105,13 +105,9 @@ class MultiStepLR(Schedule):
 
 @SCHEDULERS.register()
 @dataclass
-class MultiStepRestartLR(Schedule):
+class MultiStepRestartLR(MultiStepLR):
     """Restart MultiStepLR after each of the iterations ``restarts``."""
 
-    milestones: Sequence[int]
-    """Iterations after which the rate changes."""
-    gamma: float = 0.1
-    """Factor of the learning rate at each milestone."""
     restarts: Sequence[int] = (0,)
     """Iterations after which the schedule restarts."""
     restart_weights: Sequence[float] = (1.0,)
@@ -129,22 +125,32 @@ class MultiStepRestartLR(Schedule):
         return base_lr * weight * self.gamma ** (bisect_right(milestones, done) - bisect_right(milestones, start))
 
 
-@SCHEDULERS.register()
 @dataclass
-class CosineAnnealingLR(Schedule):
-    """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again."""
+class _HalfCosineLR(Schedule):
+    """Base class of schedules that lower the learning rate to ``eta_min`` by half a cosine."""
 
     T_max: int
     """Half a period in iterations."""
     eta_min: float = 0.0
     """Lowest learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check the period."""
+        check_at_least(1, T_max=self.T_max)
+
+
+@SCHEDULERS.register()
+@dataclass
+class CosineAnnealingLR(_HalfCosineLR):
+    """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again."""
+
     ahead: int = 0
     """Number of iterations by which the cosine is shifted to earlier iterations. 1 gives the schedule of FFA-Net,
     AECR-Net and C2PNet, which reaches ``eta_min`` in the last step and does not use the full rate in the first."""
 
     def __post_init__(self) -> None:
         """Check the numbers of iterations."""
-        check_at_least(1, T_max=self.T_max)
+        super().__post_init__()
         check_at_least(0, ahead=self.ahead)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
@@ -180,21 +186,12 @@ class EpochCosineAnnealingLR(Schedule):
 
 @SCHEDULERS.register()
 @dataclass
-class TrueCosineAnnealingLR(Schedule):
+class TrueCosineAnnealingLR(_HalfCosineLR):
     """CosineAnnealingLR as in BasicSR, where the cosine starts at the last learning rate of the warm-up.
 
     torch's scheduler multiplies the current learning rate, and BasicSR's warm-up overwrites that rate, so the whole
     cosine is lower by a constant factor. Without a warm-up both schedules are equal.
     """
-
-    T_max: int
-    """Half a period in iterations."""
-    eta_min: float = 0.0
-    """Lowest learning rate."""
-
-    def __post_init__(self) -> None:
-        """Check the number of iterations."""
-        check_at_least(1, T_max=self.T_max)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
