@@ -148,15 +148,16 @@ class TableRun:
         """Return the missing weight files that the training reads."""
         if self.options is None or self.options.train is None or self.checkpoint() is not None:
             return []
-        files = [self.options.path.pretrain_network_g, *_weight_files_in(self.options.train.model)]
+        values = (value for value in _nested(self.options.train.model) if isinstance(value, str))
+        files = [value for value in values if value.endswith((".pth", ".pt", ".safetensors"))]
+        files = [self.options.path.pretrain_network_g or "", *files]
         return [file for file in dict.fromkeys(files) if file and not Path(file).is_file()]
 
     def feature_networks(self) -> list[str]:
         """Return the feature networks whose ImageNet weights the losses need."""
         if self.options is None or self.options.train is None:
             return []
-        found = _features_in(self.options.train.model)
-        return list(dict.fromkeys(network for network, weights in found if weights == "imagenet"))
+        return list(dict.fromkeys(filter(None, map(_feature_network, _nested(self.options.train.model)))))
 
     def training_sets(self) -> list[DatasetOptions]:
         """Return the training set and the validation sets."""
@@ -170,25 +171,17 @@ def sets_to_evaluate(options: Options) -> dict[str, DatasetOptions]:
     return options.datasets.test or options.datasets.val
 
 
-def _features_in(tree: Any) -> Iterator[tuple[str, str]]:
-    """Yield the name and the weights of the feature network of every loss in a tree of options."""
-    if isinstance(tree, Mapping):
-        kind = tree.get("type")
-        if isinstance(kind, str) and kind in LOSSES and "weights" in (parameters := LOSSES.parameters(kind)):
-            values = {key: tree.get(key, parameter.default) for key, parameter in parameters.items()}
-            yield values.get("network") or values["vgg_type"], values["weights"]
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        for entry in tree:
-            yield from _features_in(entry)
+def _nested(tree: Any) -> Iterator[Any]:
+    """Yield a tree of options and all values in it."""
+    yield tree
+    for value in tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, list | tuple) else ():
+        yield from _nested(value)
 
 
-def _weight_files_in(tree: Any) -> Iterator[str]:
-    """Yield the names of weight files in a tree of options."""
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        for entry in tree:
-            yield from _weight_files_in(entry)
-    elif isinstance(tree, str) and tree.endswith((".pth", ".pt", ".safetensors")):
-        yield tree
+def _feature_network(loss: Any) -> str | None:
+    """Return the name of the feature network of a loss section if it has ImageNet weights."""
+    kind = loss.get("type") if isinstance(loss, Mapping) else None
+    if not isinstance(kind, str) or kind not in LOSSES or "weights" not in (parameters := LOSSES.parameters(kind)):
+        return None
+    values = {key: loss.get(key, parameter.default) for key, parameter in parameters.items()}
+    return (values.get("network") or values["vgg_type"]) if values["weights"] == "imagenet" else None
