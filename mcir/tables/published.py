@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,12 +26,25 @@ _PUBLISHERS = {
     "release": "from what the paper's authors published with their code, not checked in the paper itself",
     "authors": "from the authors of the networks",
 }
+P = TypeVar("P", bound="Part")
 
 
 class Part(BaseModel):
     """Base class of the parts of a table file: strict, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def read(cls: type[P], file: Path) -> P:
+        """Read a YAML file.
+
+        Raises:
+            ValueError: the file is not valid.
+        """
+        try:
+            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ValueError(f"{file}: {error}") from error
 
 
 class Number(Part):
@@ -231,8 +244,4 @@ def read_table(name: str) -> Table:
     known = [*known_tables(), *known_tables("rcl-")]
     if name not in known:
         raise ValueError(f"There is no table '{name}'.{suggestion(name, known)} Known tables: {', '.join(known)}.")
-    path = HOME / f"{name}.yml"
-    try:
-        return Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return Table.read(HOME / f"{name}.yml")

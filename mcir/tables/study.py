@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from pydantic import Field
 
 from mcir.tables.commands import StudyCommand
@@ -73,8 +72,7 @@ class Study(Part):
 
 def read_study(name: str) -> Study:
     """Return the description of a study."""
-    text = (HOME / name.replace("-", "_") / "study.yml").read_text(encoding="utf-8")
-    return Study.model_validate(yaml.safe_load(text))
+    return Study.read(HOME / name.replace("-", "_") / "study.yml")
 
 
 def complete(command: StudyCommand, study: Study) -> StudyCommand:
