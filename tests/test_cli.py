@@ -1,4 +1,4 @@
-"""The command ``mcir``."""
+"""Tests of the command line ``mcir``."""
 
 import json
 import os

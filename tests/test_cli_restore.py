@@ -1,4 +1,4 @@
-"""``mcir restore`` on the command line, and after a kill."""
+"""Tests of ``mcir restore``: arguments, errors, and resuming after a kill."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Made-up folders of trainings."""
+"""Synthetic folders of trainings."""
 
 import json
 
@@ -42,7 +42,7 @@ def compared(level, side=40):
 
 
 def write_run(folder, until=400, image="cat", data_set="photographs", gain=0.0, **start):
-    """Write what a training of 400 iterations, evaluated every 100, has written at iteration ``until``."""
+    """Write the files of a training of 400 iterations at iteration ``until``. It is evaluated every 100 iterations."""
     folder.mkdir(parents=True)
     records = []
     for iteration in range(10, until + 1, 10):

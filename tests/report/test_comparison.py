@@ -1,4 +1,4 @@
-"""Pictures against what their pixels must be."""
+"""Tests of display images, error maps and comparisons."""
 
 import cv2
 import numpy as np
@@ -50,12 +50,12 @@ def test_equal_images_have_a_dark_error_map_and_more_error_is_brighter():
     assert brightness(-8) == brightness(8)
 
 
-def test_another_error_can_be_drawn_brightest():
+def test_the_limit_sets_the_brightest_error():
     gt = torch.full((3, 2, 2), 0.5)
     assert (error_map(gt + 2 / 255, gt, 2) == error_map(gt + 1, gt)).all()
 
 
-def test_the_error_is_that_of_the_clamped_output_and_meaned_over_channels():
+def test_the_error_of_the_clamped_output_is_averaged_over_channels():
     white = torch.ones(3, 1, 1)
     assert (error_map(white + 5, white) == error_map(white, white)).all()
     one_channel = torch.tensor([1.0, 1.0, 1.0 - 12 / 255]).view(3, 1, 1)
@@ -90,7 +90,7 @@ def test_a_caption_stays_above_its_image():
     assert not different[-8:].any()
 
 
-def test_a_saved_picture_is_read_back_as_it_was(tmp_path):
+def test_a_saved_picture_is_lossless(tmp_path):
     drawn = picture(torch.rand(3, 9, 11))
     save_picture(drawn, tmp_path / "new", "folder/name")
     assert (cv2.imread(str(tmp_path / "new" / "folder" / "name.png"))[:, :, ::-1] == drawn).all()

@@ -1,4 +1,4 @@
-"""Curves of long and noisy trainings: thinned but with every spike, smoothed, on a logarithmic axis."""
+"""Tests of figures: reduced and smoothed curves, logarithmic axes, and labels."""
 
 import math
 import random
@@ -65,7 +65,7 @@ def test_decades_have_equal_height_on_a_logarithmic_axis():
         ([], False),
     ],
 )
-def test_decades(values, expected):
+def test_spans_decades(values, expected):
     assert spans_decades(values) == expected
 
 

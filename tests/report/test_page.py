@@ -1,4 +1,4 @@
-"""Reports: Markdown and HTML have the same content, the page is self-contained, and drawings show their data."""
+"""Tests of reports: content in Markdown and HTML, self-contained pages, and drawings."""
 
 import re
 
@@ -65,7 +65,7 @@ def test_written_files(tmp_path):
     assert files[1].read_text() == written.as_html()
 
 
-def test_curves_go_up_where_numbers_do():
+def test_higher_values_are_drawn_higher():
     markup = curves({"a": [(0, 1.0), (10, 3.0), (20, 2.0)]}, "", "x", "y").markup
     points = [tuple(map(float, pair.split(","))) for pair in re.search(r'points="([^"]+)"', markup)[1].split()]
     (x0, y0), (x1, y1), (x2, y2) = points

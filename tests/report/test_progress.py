@@ -1,4 +1,4 @@
-"""Pictures over time: small, few, whole, and gone where a resumed run makes them again."""
+"""Tests of stored images: size, number, damaged files, and resumed runs."""
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ def test_input_output_and_ground_truth_are_stored(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_the_center_of_a_large_image_is_stored(tmp_path):
+def test_the_centre_of_a_large_image_is_stored(tmp_path):
     gradient = torch.linspace(0, 1, 500).expand(3, 400, 500)
     store_images(tmp_path, "Set5", "a", 1, comparison(gradient, gradient, gradient, ("", "")))
     image = kept(tmp_path)["a"]
@@ -48,7 +48,7 @@ def test_a_name_that_leads_out_is_rejected(tmp_path, name):
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_at_most_forty_outputs_are_kept_always_with_the_last(tmp_path):
+def test_at_most_forty_outputs_are_kept_including_the_last(tmp_path):
     for iteration in range(1, 101):
         store_images(tmp_path, "Set5", "a", iteration, compared(0.5, side=12))
         outputs = list(kept(tmp_path)["a"].outputs)
@@ -100,7 +100,7 @@ def test_an_input_of_a_different_size_does_not_hide_the_outputs(tmp_path):
     assert (image.size, image.input, list(image.outputs)) == ((40, 40), None, [1])
 
 
-def test_of_hundreds_of_files_the_first_six_are_listed(tmp_path):
+def test_only_the_first_six_of_many_files_are_listed(tmp_path):
     for number in range(150):
         store_images(tmp_path, "Set5", f"{number:03}", 1, compared(0.5, side=8))
         (tmp_path / "progress" / "Set5" / f"{number:03}" / "gt.jpg").unlink()

@@ -1,4 +1,4 @@
-"""Reading the folder of a training: complete, resumed, incomplete, old, or empty."""
+"""Tests of reading the folder of a training: complete, resumed, incomplete, old, or empty."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from mcir.report.records import changed_lines, find_run, read_run
 from tests.report.runs import START, as_lines, train_line, val_line, write_run
 
 
-def test_a_whole_run(tmp_path):
+def test_a_complete_run(tmp_path):
     run = read_run(write_run(tmp_path / "spn"))
     assert (run.name, run.iteration, run.total, run.state) == ("spn", 400, 400, "finished: 400 iterations")
     assert run.scalars["l_pix"][:2] == [(10, 0.1), (20, 0.05)] and len(run.scalars["lr"]) == 40

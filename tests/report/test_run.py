@@ -1,4 +1,4 @@
-"""The page of a run or several, complete or with missing files."""
+"""Tests of the page of one or several runs, complete or with missing files."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.report.runs import NASTY, START, as_lines, compared, train_line, val_
 
 
 class RunPage(Page):
-    alone = (*Page.alone, "input")
+    void_tags = (*Page.void_tags, "input")
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
@@ -36,7 +36,7 @@ def captions(text):
     return re.findall(r"<figcaption>([^<]*)</figcaption>", text)
 
 
-def test_the_page_of_a_whole_run(tmp_path):
+def test_the_page_of_a_complete_run(tmp_path):
     text, page = page_of(write_run(tmp_path / "spn", device="NVIDIA H200", git="abc1234-dirty"))
     assert "finished: 400 iterations" in page.text
     assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB over bicubic (30.00 dB); its best." in page.text

@@ -1,4 +1,4 @@
-"""The page in a browser: sliders and curves used with pointer, finger and keyboard, and without JavaScript."""
+"""Tests of the page in a browser: mouse, touch and keyboard, and without JavaScript."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mcir.report.run import write_report
-from mcir.report.slider import Frame, Layer, slider
+from mcir.report.run_pictures import Frame, Layer, slider
 from tests.report.runs import NASTY, as_lines, train_line, write_run
 
 
@@ -25,7 +25,7 @@ def chromium():
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """Open the page of runs; requests, console messages and errors fail the test."""
+    """Open the page of runs. Requests, console messages and errors fail the test."""
     contexts, unexpected = [], []
 
     def open_page(*folders, **settings):
@@ -66,7 +66,7 @@ def test_the_divider_is_dragged(opened, tmp_path):
     assert (brightness(page, 0.6), brightness(page, 0.9)) == pytest.approx((0, 0.8), abs=0.03)
 
 
-def test_a_finger_moves_the_divider(opened, tmp_path):
+def test_touch_moves_the_divider(opened, tmp_path):
     page = opened(write_run(tmp_path / "run"), has_touch=True, viewport={"width": 375, "height": 800})
     box = page.locator(".stage").bounding_box()
     page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + 20)
