@@ -58,7 +58,7 @@ def as_array(image: Tensor) -> Array:
 
 
 def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
-    """Return the colors (H, W, C) and the alpha channel (H, W) of an array (H, W) or (H, W, C).
+    """Return the colours (H, W, C) and the alpha channel (H, W) of an array (H, W) or (H, W, C).
 
     The last of 2 or 4 channels is alpha, unless a network has this number of input ``channels``.
     """
@@ -72,7 +72,7 @@ def split_alpha(image: Array, channels: int) -> tuple[Array, Array | None]:
 
 
 def join_alpha(pixels: Array, alpha: Array | None, like: Array) -> Array:
-    """Join colors and alpha to one array with the number of axes of ``like``, the original array."""
+    """Join colours and alpha to one array with the number of axes of ``like``, the original array."""
     if alpha is not None:
         return np.concatenate((pixels, alpha[:, :, None]), axis=2)
     return pixels[:, :, 0] if like.ndim == 2 and pixels.shape[2] == 1 else pixels
@@ -88,7 +88,7 @@ def apply_orientation(image: Image.Image) -> Image.Image:
 
 
 def from_pil(image: Image.Image) -> tuple[Array, Array | None]:
-    """Return the colors (H, W, C) and the alpha channel (H, W) of a PIL image, uint8 or uint16."""
+    """Return the colours (H, W, C) and the alpha channel (H, W) of a PIL image, uint8 or uint16."""
     if image.mode in _GREY_16:
         return np.asarray(image).astype(np.uint16)[:, :, None], None
     if image.mode in ("I", "F"):

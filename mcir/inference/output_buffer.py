@@ -16,8 +16,8 @@ _ALPHA_TILE, _ALPHA_OVERLAP = 512, 16  # bicubic interpolation uses two pixels o
 class OutputBuffer:
     """An image and the pieces of its restored version.
 
-    A grey image is repeated along the channels for a color network, and the output is averaged over the channels. A
-    grey network restores the channels of a color image separately.
+    A grey image is repeated along the channels for a colour network, and the output is averaged over the channels. A
+    grey network restores the channels of a colour image separately.
 
     Args:
         image: image (C, H, W), uint8, uint16, or floats in [0, 1].

@@ -26,7 +26,7 @@ Progress: TypeAlias = Callable[[float], None]
 """Called with the finished fraction of the work, from 0 to 1."""
 
 OVERLAP = 64
-"""Default overlap: number of pixels of the input that neighboring tiles share."""
+"""Default overlap: number of pixels of the input that neighbouring tiles share."""
 
 _SMALL_SIDE = 64  # approximate side of the smaller of two images with which the memory cost is measured
 _OVERLAPS_PER_TILE = 4  # side of the smallest tiles of "auto" if memory allows it: the overlap then costs at most 7/4
@@ -36,7 +36,7 @@ _LOG = logging.getLogger("mcir")
 
 
 class Restorer:
-    """Restore images of any size, grey or color, within the available memory.
+    """Restore images of any size, grey or colour, within the available memory.
 
     Args:
         network: network that restores (B, C, H, W) in [0, 1] to (B, C', scale·H, scale·W). It is in ``eval`` mode
@@ -46,7 +46,7 @@ class Restorer:
         tile: longest side of a tile in pixels of the input; ``"auto"``: tiles as large as memory allows, and no tiles
             if the whole image fits; None: no tiles. If memory runs out, the side is halved, also for the following
             images.
-        overlap: smallest number of pixels of the input that neighboring tiles share, limited to half a tile. If the
+        overlap: smallest number of pixels of the input that neighbouring tiles share, limited to half a tile. If the
             receptive field extends no farther than a quarter of the overlap, tiles do not change the result.
         ensemble: whether each image is restored in eight orientations, of which the mean is returned. The windows of
             a transformer may then differ between a tile and the whole image.

@@ -1,11 +1,11 @@
 """Divide an image into overlapping tiles, and blend the restored tiles without seams.
 
 Near the edge of a tile, the output of a network differs from its output for the whole image, because context is
-missing. Therefore neighboring tiles overlap: the outer quarters of the overlap are discarded, and over the half between
-them one tile fades into the next. If the receptive field of the network extends no farther than a quarter of the
-overlap, tiles do not change the result.
+missing. Therefore neighbouring tiles overlap. The outer quarters of an overlap are discarded; in the half between them,
+one tile fades into the next. If the receptive field of the network extends no farther than a quarter of the overlap,
+tiles do not change the result.
 
-A network with global context (such as means over the image) computes it from the tile. The result then differs from
+A network with global context, such as means over the image, computes it from the tile. The result then differs from
 that of the whole image, but has no seams.
 
 Tiles start at multiples of the network's ``shift_period``, so that windows and strides are aligned as in the image.
@@ -54,7 +54,7 @@ def spans(side: int, tile: int, overlap: int, period: int = 1, remainder: int = 
     Args:
         side: length of the side, at least 1.
         tile: largest length of a tile, at least ``smallest_tile(period, remainder)``; a shorter side is one tile.
-        overlap: smallest number of pixels that neighbors share, limited to half a tile.
+        overlap: smallest number of pixels that neighbours share, limited to half a tile.
         period: divisor of the start of each tile.
         remainder: length of each tile except the last one, modulo the period.
     """
@@ -86,7 +86,7 @@ def spans(side: int, tile: int, overlap: int, period: int = 1, remainder: int = 
 
 
 def smallest_tile(period: int, remainder: int = 0, min_size: int = 1) -> int:
-    """Return the length of the shortest tile that has ``min_size`` pixels and can overlap each neighbor by half."""
+    """Return the length of the shortest tile that has ``min_size`` pixels and can overlap each neighbour by half."""
     periods = max(2, 1 + -(-(min_size - remainder) // period))
     return periods * period + remainder
 

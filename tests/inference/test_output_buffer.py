@@ -10,7 +10,7 @@ from mcir.inference.restorer import Restorer
 from tests.inference.samples import Enlarge, edsr, grey_edsr, picture, run_network
 
 
-def test_grey_image_through_a_color_network():
+def test_grey_image_through_a_colour_network():
     net, source = edsr(), picture(20, 71, channels=1)
     (made,) = Restorer(net, tile=48, overlap=24).pictures([source])
     grey = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
@@ -19,7 +19,7 @@ def test_grey_image_through_a_color_network():
     assert np.abs(made.pixels[..., 0] - expected).max() <= 0.5 + 5e-3
 
 
-def test_color_image_through_a_grey_network():
+def test_colour_image_through_a_grey_network():
     net, source = grey_edsr(), picture(20, 31)
     (made,) = Restorer(net).pictures([source])
     for channel in range(3):

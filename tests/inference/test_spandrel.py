@@ -1,4 +1,4 @@
-"""Checkpoints of mcir in spandrel: of the families that it knows, as they are, and with the same pictures."""
+"""spandrel loads checkpoints of mcir without conversion, and restores the same images."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ NETWORKS = {
 
 @pytest.fixture(params=NETWORKS)
 def checkpoint(request, tmp_path):
-    """Files as training writes them: weights and their average, and beside them how the network is rebuilt."""
+    """Write the files of a training: weights, their moving average, and the metadata of the network."""
     torch.manual_seed(0)
     network, other = ARCHS.build(NETWORKS[request.param]), ARCHS.build(NETWORKS[request.param])
     for parameter in network.parameters():
@@ -44,7 +44,7 @@ def checkpoint(request, tmp_path):
     return tmp_path / "net.pth"
 
 
-def test_a_checkpoint_gives_the_same_picture_in_spandrel(checkpoint, tmp_path):
+def test_a_checkpoint_restores_the_same_in_spandrel(checkpoint, tmp_path):
     assert {"architecture", "hyperparameters"} <= torch.load(checkpoint, weights_only=True).keys()
     network = load_network(checkpoint)
     export(checkpoint, ["safetensors"], output=tmp_path / "exported.safetensors")

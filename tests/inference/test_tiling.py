@@ -47,7 +47,7 @@ def test_tiles_cover_a_side_in_order(cut):
 
 @settings(max_examples=300, deadline=None)
 @given(cuts())
-def test_neighbors_share_the_overlap_and_its_outer_quarters_are_unused(cut):
+def test_neighbours_share_the_overlap_and_its_outer_quarters_are_unused(cut):
     _, tile, overlap, period, remainder = cut
     tiles = spans(*cut)
     overlap = min(overlap, (tile - (tile - remainder) % period) // 2)

@@ -1,4 +1,4 @@
-"""Process items in three steps: threads read the next items and write the last ones while one is computed."""
+"""Process items in three steps: while one item is computed, threads read the next and write the previous ones."""
 
 from __future__ import annotations
 

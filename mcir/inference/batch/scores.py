@@ -160,11 +160,11 @@ def scores_table(scores: Mapping[str, Scores], scale: int) -> Table:
     for heading in (f"PSNR of {name}", "restored", "gain", f"SSIM of {name}", "restored", "gain"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, values in list(scores.items())[:TABLE_ROWS]:
-        table.add_row(Text(printable(name)), *_cells(values))
+        table.add_row(Text(printable(name)), *formatted(values))
     if len(scores) > TABLE_ROWS:
         table.add_row(f"… and {len(scores) - TABLE_ROWS} more")
     table.add_section()
-    table.add_row(f"mean of {len(scores)}", *_cells(mean(scores)))
+    table.add_row(f"mean of {len(scores)}", *formatted(mean(scores)))
     return table
 
 
@@ -191,7 +191,8 @@ def _input_name(scale: int) -> str:
     return "bicubic" if scale > 1 else "input"
 
 
-def _cells(scores: Scores) -> list[str]:
+def formatted(scores: Scores) -> list[str]:
+    """Return the PSNR of the input and the output, and the gain, as text; then the same for SSIM."""
     psnr, ssim, psnr_of_input, ssim_of_input = astuple(scores)
     gain = 0 if psnr == psnr_of_input else psnr - psnr_of_input  # both may be infinite
     decibels = (f"{psnr_of_input:.2f} dB", f"{psnr:.2f} dB", f"{gain:+.2f} dB")

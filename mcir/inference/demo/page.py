@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from mcir.inference.batch.scores import Scores
+from mcir.inference.batch.scores import Scores, formatted
 from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, RequestError, Restoration, photograph
 from mcir.inference.restorer import Restorer
 
@@ -211,16 +211,9 @@ def _caption(restoration: Restoration, name: str, ensemble: bool) -> str:
 
 def _table(scores: Scores) -> str:
     """Return the metrics before and after as an HTML table."""
-    rows = (
-        ("PSNR", scores.psnr_of_input, scores.psnr, "{:.2f} dB", "{:+.2f} dB"),
-        ("SSIM", scores.ssim_of_input, scores.ssim, "{:.4f}", "{:+.4f}"),
-    )
-    table = "".join(
-        f"<tr><th>{name}</th><td>{value.format(before)}</td><td>{value.format(after)}</td>"
-        f"<td>{gain.format(0 if before == after else after - before)}</td></tr>"
-        for name, before, after, value, gain in rows
-    )
-    return f"<table><tr><th></th><th>before</th><th>after</th><th>gain</th></tr>{table}</table>"
+    cells = [f"<td>{text}</td>" for text in formatted(scores)]
+    rows = f"<tr><th>PSNR</th>{''.join(cells[:3])}</tr><tr><th>SSIM</th>{''.join(cells[3:])}</tr>"
+    return f"<table><tr><th></th><th>before</th><th>after</th><th>gain</th></tr>{rows}</table>"
 
 
 def _file(value: Any) -> str:

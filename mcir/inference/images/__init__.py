@@ -1,6 +1,6 @@
 """Read and write image files: PNG, TIFF, JPEG, WebP, BMP and PPM; 8 or 16 bits; grey or RGB, with alpha and metadata.
 
-Decoded images are upright and grey or RGB: a palette is replaced by its colors, and CMYK is converted to sRGB through
+Decoded images are upright and grey or RGB: a palette is replaced by its colours, and CMYK is converted to sRGB through
 the profile in the file. All other samples keep their values, and the profile is kept with them.
 """
 

@@ -24,7 +24,7 @@ QUALITY = 95
 """Default quality of JPEG and WebP."""
 
 _COMPRESSION_LEVEL = 4
-_DEEP, _ALPHA, _ICC, _EXIF, _COLOR = "16 bits per sample", "transparency", "an ICC profile", "EXIF", "color"
+_DEEP, _ALPHA, _ICC, _EXIF, _COLOR = "16 bits per sample", "transparency", "an ICC profile", "EXIF", "colour"
 _DEEP_GREY_ALPHA = "16-bit grey with transparency"  # hardly any program reads such TIFF files
 _SMALLEST_PROFILE = 132  # bytes
 

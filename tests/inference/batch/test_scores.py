@@ -76,7 +76,7 @@ def test_grey_images():
         assert mixed.ssim_of_input == 1
 
 
-def test_equal_pictures_are_infinitely_similar():
+def test_equal_images_have_an_infinite_psnr():
     gt = noise(16, 16)
     assert score(gt, gt, gt, 1) == Scores(math.inf, 1, math.inf, 1)
 

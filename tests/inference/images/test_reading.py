@@ -29,7 +29,7 @@ def pillow(mode, size=(34, 21)):
 
 
 def check_agreement(path, image):
-    """Check that a file is read as Pillow decodes it, colors under alpha included, and that probing agrees."""
+    """Check that a file is read as Pillow decodes it, colours under alpha included, and that probing agrees."""
     found = read_picture(path)
     expected = np.asarray(image).reshape(image.height, image.width, -1)
     colours = found.pixels if found.alpha is None else np.dstack((found.pixels, found.alpha))
@@ -92,7 +92,7 @@ def png(path, samples, kind, depth, *chunks, filters=0):
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_with_one_transparent_color(tmp_path, bits, channels):
+def test_png_with_one_transparent_colour(tmp_path, bits, channels):
     samples = noise(21, 34, channels, np.dtype(f"u{bits // 8}"))
     samples[5:8] = key = samples[3, 4]
     rows = samples.astype(f">u{bits // 8}").reshape(21, -1).view(np.uint8)
