@@ -82,7 +82,6 @@ class Restorer:
         self.overlap = overlap
         self.ensemble = ensemble
         self.precision = precision
-        self.tile = tile
         period = self.spec.shift_period
         min_side = smallest_tile(period, self.spec.tile_remainder, self.spec.min_size)
         _check_arguments(self.architecture, min_side, tile, overlap, ensemble, precision)

@@ -1,4 +1,4 @@
-"""Small networks and images for the tests of this folder."""
+"""Small networks and images for the tests in this folder."""
 
 import numpy as np
 import torch

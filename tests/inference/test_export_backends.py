@@ -73,7 +73,7 @@ def traced_family(family):
 
 
 def build(family):
-    """Build a network each part of which changes the image."""
+    """Build a network in which every part changes the image."""
     torch.manual_seed(0)
     network = ARCHS.build({"type": family, **FAMILIES[family]}).eval()
     for parameter in network.parameters():
@@ -116,7 +116,7 @@ SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("IDT", "DehazeFo
 
 
 @pytest.mark.parametrize("family", SLOW)
-def test_every_family_restores_the_same_as_script_and_to_torch_export(family):
+def test_torchscript_and_torch_export(family):
     assert_restores_the_same(family, {".pt": to_torchscript, ".pt2": to_torch_export})
 
 

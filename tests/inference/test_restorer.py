@@ -142,7 +142,7 @@ def test_attributes():
 
 
 def test_the_device_is_resolved(monkeypatch):
-    """The resolution itself is tested with ``mcir.device``."""
+    """The tests of ``mcir.device`` cover the other cases."""
     for device in ("mps", "meta", "nonsense", torch.device("meta")):
         if not (device == "mps" and torch.backends.mps.is_available()):
             with pytest.raises(ValueError, match=r"^device: "):

@@ -23,9 +23,9 @@ NAFNET = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 2], "dec_blk_nums
 NETWORKS = {
     "SwinIR ×4": {**SWINIR, "upscale": 4, "upsampler": "pixelshuffle"},
     "SwinIR light ×2": {**SWINIR, "upscale": 2, "upsampler": "pixelshuffledirect"},
-    "SwinIR of photographs ×4": {**SWINIR, "upscale": 4, "upsampler": "nearest+conv", "resi_connection": "3conv"},
-    "SwinIR of noise": SWINIR,
-    "SwinIR of grey JPEG": {**SWINIR, "img_size": 14, "window_size": 7, "img_range": 255.0, "in_chans": 1},
+    "SwinIR real-world ×4": {**SWINIR, "upscale": 4, "upsampler": "nearest+conv", "resi_connection": "3conv"},
+    "SwinIR denoising": SWINIR,
+    "SwinIR grey JPEG": {**SWINIR, "img_size": 14, "window_size": 7, "img_range": 255.0, "in_chans": 1},
     "NAFNet": {"type": "NAFNet", **NAFNET},
     "NAFNetLocal": {"type": "NAFNetLocal", **NAFNET, "train_size": [1, 3, 32, 32]},  # an image within its windows
 }

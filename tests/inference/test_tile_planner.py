@@ -1,4 +1,4 @@
-"""Tiles are planned by memory, and become smaller when memory runs out nevertheless."""
+"""Tiles are as large as memory allows, and become smaller when memory runs out."""
 
 import logging
 import subprocess

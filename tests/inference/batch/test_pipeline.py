@@ -1,4 +1,4 @@
-"""Order, overlap and memory of the three steps, errors, and callers that stop."""
+"""The three steps overlap, keep the order of the items and limit their memory; errors and the caller stop them."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""A demo with two small networks in a process of its own."""
+"""A demo with two small networks in a separate process."""
 
 import contextlib
 import importlib.util
@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory):
 
 @contextlib.contextmanager
 def serving(checkpoints, folder, *options, program=("-m", "mcir.cli")):
-    """Run ``mcir demo`` in a process; at the end stop it like Ctrl-C and check that its files are deleted."""
+    """Run ``mcir demo`` in a process; at the end, stop it as Ctrl-C does, and check that its files are deleted."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip('Gradio is not installed: pip install -e ".[demo]"')
     command = [sys.executable, *program, "demo", *map(str, checkpoints.values()), *options]

@@ -129,7 +129,7 @@ def test_a_file_that_is_too_large_is_rejected(server):
 
 
 def call(server, number, data, session="abc123"):
-    """Call a function of the page through the queue and return what the server says at its end."""
+    """Call a function of the page through the queue; return whether it succeeded, and its output."""
     body = json.dumps({"data": data, "fn_index": number, "session_hash": session}).encode()
     status, answer = ask(server, "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})
     if status != 200:

@@ -144,7 +144,7 @@ def test_views_are_the_enlarged_input_and_the_output_on_white(service, put):
 
 
 def test_a_ground_truth_is_compared(service, put):
-    source, truth = noise(dtype=np.uint16), noise(61, 81)  # a pixel more at the bottom and right is left out
+    source, truth = noise(dtype=np.uint16), noise(61, 81)  # the extra row and column are ignored
     file = put("a.png", source)
     result = str(service.restore(file, "double").result)
     expected = score(source.pixels, read_picture(result).pixels, truth.pixels, 2)

@@ -13,7 +13,7 @@ DIRECTORY, NOTE, WIDTH, HEIGHT, ORIENTATION, MAKE, MODEL = 0x8769, 0x927C, 0xA00
 
 
 def block(order, orientation=6, thumbnail=True):
-    """A block as cameras write it: a maker's note, and a second directory with a thumbnail."""
+    """Return a block as cameras write it, with a maker note, and with a thumbnail in a second directory."""
     mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
 
     def entry(tag, kind, count, value):
@@ -43,7 +43,7 @@ def parsed(exif):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("prefix", [True, False])
-def test_orientation_and_thumbnail_are_removed_and_all_else_is_kept(order, prefix):
+def test_orientation_and_thumbnail_are_removed_and_everything_else_is_kept(order, prefix):
     before = block(order)
     after = without_orientation(before if prefix else before.removeprefix(b"Exif\0\0"))
     assert len(after) == len(before)

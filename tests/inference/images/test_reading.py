@@ -1,4 +1,4 @@
-"""Files of other programs are read in every mode, depth and orientation as Pillow decodes them."""
+"""Files of other programs are read as Pillow decodes them, in every mode, depth and orientation."""
 
 import io
 import struct
@@ -171,7 +171,7 @@ def test_orientations(tmp_path, suffix, orientation):
     assert dict(kept) == {271: "a camera"}
 
 
-def test_exif_behind_the_samples_of_png(tmp_path):
+def test_exif_after_the_samples_of_png(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     png(tmp_path / "x.png", noise(21, 34, 1)[:, :, 0], 0, 8, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))

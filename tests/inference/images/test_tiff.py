@@ -17,9 +17,9 @@ LAYOUTS = {
     "predicted": {"rowsperstrip": 5, "compression": "zlib", "predictor": True},
     "tiles": {"tile": (16, 32)},
     "predicted tiles": {"tile": (16, 16), "compression": "zlib", "predictor": True},
-    "big end first": {"byteorder": ">"},
-    "big end first, predicted": {"byteorder": ">", "compression": "zlib", "predictor": True},
-    "big": {"bigtiff": True, "compression": "zlib"},
+    "big-endian": {"byteorder": ">"},
+    "big-endian, predicted": {"byteorder": ">", "compression": "zlib", "predictor": True},
+    "BigTIFF": {"bigtiff": True, "compression": "zlib"},
 }
 
 
