@@ -30,7 +30,7 @@ def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Return images (..., C, H, W) unchanged if they have pixels of type uint8 or uint16, or floats in about [0, 1]."""
+    """Return images (..., C, H, W) unchanged; reject all but uint8, uint16 and floats in about [0, 1]."""
     if images.numel() == 0:
         raise ValueError(f"image: expected at least one pixel, got shape {tuple(images.shape)}.")
     if images.dtype in PEAKS:

@@ -76,7 +76,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def memory_cost(restore: Callable[[Tensor], object], images: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Return the bytes that a network always uses, and the bytes that it uses per pixel of the input.
 
-    They are computed from two batches (B, C, H, W) of different sizes, because memory grows linearly with the size.
+    Both are measured with two batches (B, C, H, W) of different sizes, assuming that memory grows linearly.
     """
     sizes, peaks = [], []
     for image in images:

@@ -136,7 +136,7 @@ def mean(scores: Mapping[str, Scores]) -> Scores:
 
 
 def write_scores(folder: Path, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> None:
-    """Write ``metrics.json``, with other facts about the run, and ``metrics.csv``; an infinite PSNR is ``inf``."""
+    """Write ``metrics.json``, with facts about the run, and ``metrics.csv``; an infinite PSNR is written as ``inf``."""
     rows = {printable(name): asdict(values) for name, values in {**scores, "mean": mean(scores)}.items()}
     images = {
         name: {key: value if math.isfinite(value) else str(value) for key, value in row.items()}

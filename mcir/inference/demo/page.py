@@ -32,9 +32,12 @@ def appearance() -> dict[str, Any]:
 
 
 def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) -> gr.Blocks:
-    """Return the page for a service, with the largest number of waiting visitors.
+    """Return the page.
 
-    ``delete_cache`` is the interval at which Gradio deletes old uploads, and their age, in seconds.
+    Args:
+        service: operations of the page.
+        queue: largest number of waiting visitors; others see an error.
+        delete_cache: interval at which Gradio deletes old uploads, and their age, in seconds.
     """
     first = service.names[0]
     restorer = service.restorer(first)

@@ -58,10 +58,10 @@ class RequestError(ValueError):
 
 
 class Restoration(NamedTuple):
-    """The files of a restored image, widths and heights, and the computing time.
+    """The files, sizes and computing time of a restoration.
 
-    ``before`` and ``after`` are opaque 8-bit images of the size of the output; ``result`` keeps the bit depth, the
-    transparency and the metadata of the input.
+    ``before`` and ``after`` are opaque 8-bit images of the size of the output. ``result`` has the bit depth, the
+    transparency and the metadata of the input. ``size`` and ``restored`` are (width, height) of input and output.
     """
 
     before: Path
@@ -75,8 +75,8 @@ class Restoration(NamedTuple):
 class DemoService:
     """The networks of a demo and the operations of its page.
 
-    For visitors, only files in ``folder`` are read, and an operation that fails raises a ``RequestError``. The methods
-    that read an uploaded image also accept its preview.
+    Visitors can read only files in ``folder``. An operation that fails raises a ``RequestError``. Wherever an uploaded
+    image is expected, its preview is accepted too.
 
     Args:
         checkpoints: weight files by the names on the page.
@@ -249,7 +249,7 @@ def photograph(title: str) -> Array:
 
 
 def _size_in_header(file: str) -> tuple[int, int]:
-    """Return the height and width that a decoder would allocate, without decoding a truncated file."""
+    """Return the height and width that a decoder would allocate, from the header, even for a truncated file."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             return decoded_size(image)

@@ -40,7 +40,7 @@ class Format:
     max_side: int = 2**31 - 1
 
     def incompatibility(self, picture: Picture, bits: int | None = None, scale: int = 1) -> str | None:
-        """Return the reason why the format cannot hold an image with other bits or another scale; None if it can."""
+        """Return why the format cannot hold an image with ``bits`` per sample, enlarged by ``scale``, or None."""
         height, width = picture.height * scale, picture.width * scale
         if max(height, width) > self.max_side:
             return f"{self.name} files have at most {self.max_side} rows and columns, got {height}×{width}"
