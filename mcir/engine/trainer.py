@@ -285,7 +285,7 @@ class Trainer:
         for evaluation in self.last_evaluations:
             evaluation.save_comparisons(self.folder / "comparisons")
         if any(evaluation.comparisons for evaluation in self.last_evaluations):
-            files["pictures"] = self.folder / "comparisons"
+            files["comparisons"] = self.folder / "comparisons"
         self.log.close()
         if any(evaluation.scores for evaluation in self.last_evaluations):
             network = type(self.model.network).__name__
