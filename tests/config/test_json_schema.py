@@ -10,9 +10,9 @@ from mcir.config.yaml_loader import read_file
 from mcir.registry import ARCHS, LOSSES, MODELS
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def schema():
-    """The schema of the components that are registered now; other tests may have registered their own."""
+    """The schema of all registered components."""
     return json_schema()
 
 
