@@ -1,0 +1,57 @@
+"""Make the screenshots of the demo and of a report, with Chromium and Playwright.
+
+torchrun mcir/train.py -opt options/quickstart.yml
+python docs/make_screenshots.py experiments/quickstart
+"""
+
+import io
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+def main(run: str) -> None:
+    """Take a screenshot of the report of a run, and one of a demo of its checkpoint."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1180, "height": 1290})
+        page.goto(Path(run, "report.html").resolve().as_uri())
+        save_screenshot(page, "report")
+        page = browser.new_page(viewport={"width": 1280, "height": 820})
+        command = [sys.executable, "-m", "mcir.cli", "demo", f"quickstart={run}/models/net_g_best.pth"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+            assert server.stdout is not None
+            (address,) = re.findall(r"http://\S+", server.stdout.readline())
+            restore_example(page, address)
+            save_screenshot(page, "demo")
+            server.send_signal(signal.SIGINT)
+
+
+def restore_example(page: Page, address: str) -> None:
+    """Restore the first example of a demo."""
+    page.goto(address)
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#truth img")
+    page.click("#compare button")  # close the section, which an example opens
+    page.click("#restore")
+    page.wait_for_selector("#metrics table")
+
+
+def save_screenshot(page: Page, name: str) -> None:
+    """Save what a page shows as a small WebP file."""
+    page.wait_for_timeout(2000)
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.thumbnail((1280, 1032), Image.Resampling.LANCZOS)
+    image.save(PICTURES / f"{name}.webp", quality=80, method=6)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
