@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_a_job_saves_before_its_time_limit_and_resumes_when_it_is_requeued(clust
     assert lines[-1] == "tiny: job 100 has ended, trained: experiments/tiny/models/net_g_4.pth"
     assert cluster.jobs() == [100]
     text = log.read_text()
-    stopped = int(text.partition("Stopped by signal 15 after iteration ")[2].partition(";")[0])
+    stopped = int(re.search(r"Stopped by signal 15 after iteration (\d+)", text)[1])
     assert 2 <= stopped < 4 and f"from iteration {stopped} to iteration 4" in text
 
 
