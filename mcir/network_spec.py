@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
+from mcir.network_call import unwrapped
+
 Padding: TypeAlias = Literal["reflect", "zeros"]
 """How an image is padded at the bottom and right: by reflection without repeating the edge pixel, or with zeros."""
 
@@ -56,6 +58,7 @@ class NetworkSpec:
 
 def spec_of(network: nn.Module) -> NetworkSpec | None:
     """Return the spec of a network, or None if it has none."""
+    network = unwrapped(network)
     spec = network.spec if hasattr(network, "spec") else None
     return spec if isinstance(spec, NetworkSpec) else None
 

@@ -28,12 +28,13 @@ class Check(OptionFileArguments):
     def run(self) -> int:
         """Print the options and the cost."""
         from mcir.config import load
-        from mcir.engine.dry_run import estimate
+        from mcir.engine.dry_run import dry_run, estimate
         from mcir.engine.loggers import log_to_console
 
         log_to_console()
         options = load(self.opt, self.set, self.force_yml)
         print(options.dump())
+        dry_run(options)
         print("\n".join(f"# {line}" for line in estimate(options)))
         return 0
 

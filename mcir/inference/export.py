@@ -27,6 +27,7 @@ from mcir.inference.export_backends import (
     to_torchscript,
     trace,
 )
+from mcir.network_call import call_network, unwrapped
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.version import __version__
 from mcir.weights import load_network, network_config, network_metadata, to_safetensors
@@ -102,7 +103,7 @@ def export_network(
         ExportError: the network cannot be exported, or a program differs from it.
         OSError: a file cannot be written.
     """
-    network.eval()
+    network = unwrapped(network).eval()
     facts = network_facts(network)
     program = trace(network) if targets.keys() - {"safetensors"} else None
     written = []
@@ -141,7 +142,7 @@ def _difference(network: nn.Module, content: bytes, name: str) -> float:
     """Return the largest difference between the outputs of a program and of its network, if it is small enough."""
     batches = sample_images(network)
     with torch.no_grad(), export_errors(f"{type(network).__name__} fails on the images of the check"):
-        expected = [network(images) for images in batches]
+        expected = [call_network(network, images) for images in batches]
     with torch.no_grad(), export_errors(f"{name}: the program fails, and is not written"):
         run = load_program(content, FORMATS[name])
         restored = [run(images) for images in batches]

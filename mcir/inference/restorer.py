@@ -19,6 +19,7 @@ from mcir.inference.memory import memory_cost
 from mcir.inference.output_buffer import OutputBuffer, enlarge_alpha
 from mcir.inference.tile_planner import Tile, TilePlanner
 from mcir.inference.tiling import blended, smallest_tile, spans
+from mcir.network_call import call_network, unwrapped
 from mcir.network_spec import NetworkSpec, spec_of
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
@@ -78,7 +79,7 @@ class Restorer:
         self.device = torch.empty(0, device=resolve_device(str(device))).device  # with the index of a GPU
         self.spec = spec_of(network) or NetworkSpec()
         self.scale = self.spec.scale
-        self.architecture = type(network).__name__
+        self.architecture = type(unwrapped(network)).__name__
         self.overlap = overlap
         self.ensemble = ensemble
         self.precision = precision
@@ -210,7 +211,7 @@ class Restorer:
         if x.device.type == "cpu":  # convolutions on the CPU are faster with it (measured)
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
-            restored: Tensor = self.network(x)
+            restored = call_network(self.network, x)
         if restored.shape[-2:] != (self.scale * x.shape[-2], self.scale * x.shape[-1]):
             raise ValueError(
                 f"{self.architecture}: expected an output of scale {self.scale}, got {tuple(restored.shape)} from "

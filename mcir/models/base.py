@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
-from mcir.errors import ArgumentError
+from mcir.errors import ArgumentError, locate_errors
 from mcir.models.batch import Batch, split_batch
 from mcir.models.criteria import Criteria
 from mcir.models.gradients import GradientRatioWeight, LossGradients
 from mcir.models.network import NetworkModel
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
+from mcir.network_call import call_network
 from mcir.registry import SCHEDULERS
 from mcir.weights import derived_keys
 
@@ -161,6 +162,9 @@ class Model(NetworkModel, ABC):
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name, including their weights. Training minimises their sum."""
 
+    def after_backward(self, output: Tensor, batch: Batch) -> None:  # noqa: B027 (most models have no such parts)
+        """Update the parts that depend on the weights that computed ``output``. By default, nothing is done."""
+
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
         """Update the parts that depend on the new weights, by default the moving average."""
         if self.ema is not None:
@@ -209,14 +213,16 @@ class Model(NetworkModel, ABC):
             outputs.append(output)
         scale = self._scaler.scale(torch.ones((), device=self.device))
         gradient_scalars = {} if gradients is None else gradients.finish(scale, self._communicator.mean)
+        for buffer in self._synchronized:  # running statistics, which differ because the processes get other images
+            buffer.copy_(self._communicator.mean(buffer))
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        self.after_backward(output, batch)
         parameters = list(self.trained_part.parameters())
         scalars["grad_norm"] = optimizer_step(self.optimizer, parameters, self.grad_clip, self._scaler)
         if self._scaler.is_enabled():
             scalars["loss_scale"] = scale
             gradient_scalars = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in gradient_scalars.items()}
-        for buffer in self._synchronized:  # running statistics, which differ because the processes get other images
-            buffer.copy_(self._communicator.mean(buffer))
-        self.after_step(outputs[0] if len(outputs) == 1 else torch.cat(outputs), batch, iteration)
+        self.after_step(output, batch, iteration)
         scalars["lr"] = torch.tensor(float(self.optimizer.param_groups[0]["lr"]))
         return scalars | gradient_scalars
 
@@ -231,9 +237,8 @@ class Model(NetworkModel, ABC):
         return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
 
     def _output(self, batch: Batch) -> Tensor:
-        with self.autocast():
-            output: Tensor = self._forward(self.inputs(batch))
-        return output
+        with self.autocast(), locate_errors(key="network_g"):
+            return call_network(self._forward, self.inputs(batch))
 
     def _losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         try:

@@ -78,6 +78,11 @@ class ContrastiveModel(RestorationModel):
             losses["l_neg"] = self.criteria.evaluate("l_neg", output, negatives, positives)
         return losses
 
+    def after_backward(self, output: Tensor, batch: Batch) -> None:
+        """Update the negatives that depend on the weights before the optimizer step."""
+        if self.negative_source is not None:
+            self.negative_source.update_before_step(self.network, output, batch["gt"])
+
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
         """Update the moving average and the negatives (Eq. 1)."""
         super().after_step(output, batch, iteration)

@@ -18,6 +18,7 @@ from mcir.models.batch import Batch
 from mcir.models.momentum import MomentumEncoder, Queue, momentum_at
 from mcir.models.negatives.base import build_seeded, child_seed, generator
 from mcir.models.self_supervised import SelfSupervisedModel
+from mcir.network_call import call_network
 from mcir.registry import LOSSES, MODELS, LossSection
 
 
@@ -196,7 +197,7 @@ class DenseContrastiveModel(SelfSupervisedModel):
         """Return the contrastive loss and, if there is one, the consistency loss."""
         queries, paired = self._split_pairs(self.pairs(batch))
         with self.autocast():
-            keys = self._contrast.key_network(paired)
+            keys = call_network(self._contrast.key_network, paired)
         boxes = torch.stack(self._split_pairs(batch["boxes"]), dim=1)
         losses = {"l_contrast": self.criteria.evaluate("l_contrast", output, keys, boxes, self._project)}
         if "l_consist" in self.criteria:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcir.network_call import call_network, unwrapped
 from mcir.network_spec import derived_buffer_names
 
 
@@ -17,11 +18,13 @@ class EMA(nn.Module):
     copied and not averaged.
 
     Args:
-        network: network to copy. The copy has no gradients and stays in evaluation mode.
+        network: network to copy, without its wrappers of torch.compile and DistributedDataParallel. The copy has no
+            gradients and stays in evaluation mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
+        network = unwrapped(network)
         self.network = copy.deepcopy(network).requires_grad_(False)
         self._own = _TensorRefs(self.network)
         self._source = _TensorRefs(network)
@@ -39,6 +42,7 @@ class EMA(nn.Module):
             network: network with the same parameters and buffers.
             decay: weight of the old average, in [0, 1].
         """
+        network = unwrapped(network)
         if network is not self._source.network:
             self._source = _TensorRefs(network)
         averages, values = self._own.parameters(), self._source.parameters()
@@ -51,8 +55,7 @@ class EMA(nn.Module):
 
     def forward(self, lq: Tensor) -> Tensor:
         """Run the averaged network on ``lq`` (B, C, H, W)."""
-        result: Tensor = self.network(lq)
-        return result
+        return call_network(self.network, lq)
 
 
 class _TensorRefs:

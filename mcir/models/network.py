@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mcir.checks import check_argument, check_at_least, check_probability
 from mcir.models.ema import EMA
+from mcir.network_call import call_network
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, ArchSection, OptimizerSection, SchedulerSection
 from mcir.weights import match_state_dict, mismatch_error
@@ -88,10 +89,8 @@ class NetworkModel:
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Tensor:
         """Restore images (B, C, H, W) in [0, 1] to (B, C, sH, sW), with the moving average if there is one."""
-        network = self.network if self.ema is None else self.ema
-        network.eval()
-        output: Tensor = network(lq)
-        return output
+        network = self.network if self.ema is None else self.ema.network
+        return call_network(network.eval(), lq)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return the weights of the network, ``params``, and of the moving average if there is one, ``params_ema``."""

@@ -233,3 +233,15 @@ def test_a_loss_that_compares_something_else_is_rejected(option, loss):
     with pytest.raises(ArgumentError, match=f"{option}: expected one of .*{expected}.*, got {loss['type']}") as caught:
         build(**{option: loss})
     assert caught.value.path == (option,)
+
+
+def test_adaptive_negatives_copy_the_statistics_of_all_processes(batch):
+    model = build(
+        network_g={"type": "UNet", "num_feat": 4, "scale": 2},
+        negatives={"type": "AdaptiveHistoryNegatives", "members": 1, "threshold": 0.0},
+    )
+    model.parallelize(FakeCommunicator(lambda value: value + 5))
+    model.training_step(batch, 1)
+    assert model.negative_source.updates.tolist() == [1]
+    pairs = zip(model.negative_source.members[0].network.buffers(), model.network.buffers(), strict=True)
+    assert all(torch.equal(own, networks) for own, networks in pairs)

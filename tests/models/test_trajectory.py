@@ -1,5 +1,6 @@
 """Training with released option files, against the released code in float64, in every iteration."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import torch
 import yaml
 
 from mcir.config import load
-from mcir.models import HistoryNegatives
+from mcir.models import AdaptiveHistoryNegatives, HistoryNegatives
 from mcir.registry import MODELS
 from tests.golden.deterministic import deterministic_state_dict, uniform, vgg_state_dict
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/spn_training/spn_training.json").read_text())["cases"]
+LAYERS = {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,15 @@ def start_at_golden_weights(model, start):
     shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
     model.network.load_state_dict(deterministic_state_dict(shapes))
     model.ema.update(model.network, decay=0.0)
-    assert isinstance(model.negative_source, HistoryNegatives)
+    assert isinstance(model.negative_source, HistoryNegatives | AdaptiveHistoryNegatives)
     for number, member in enumerate(model.negative_source.members):
         prefixed = deterministic_state_dict({f"neg{number}.{key}": shape for key, shape in shapes.items()})
         member.network.load_state_dict({key.partition(".")[2]: value for key, value in prefixed.items()})
         member.update(model.network, decay=start)
+
+
+def vector(module):
+    return torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
 
 
 def norm(module):
@@ -94,3 +100,51 @@ def test_every_iteration_equals_the_released_code(name, vgg_file, tmp_path):
         assert [norm(member) for member in model.negative_source.members] == pytest.approx(
             row["neg_param_l2"], rel=1e-10
         )
+
+
+def literal_adaptive_run(model, case, iterations):
+    """Yield the sum over negatives, the weights and the members after each step of the released adaptive variant.
+
+    Each negative passes the VGG on its own, and a member is updated before the optimizer step.
+    """
+    network, members = copy.deepcopy(model.network), copy.deepcopy(model.negative_source.members)
+    vgg, train, updates = model.criteria["l_neg"].features.network, case["train"], 0
+    optimizer = torch.optim.Adam(network.parameters(), **{k: v for k, v in train["optim_g"].items() if k != "type"})
+    for iteration in range(1, iterations + 1):
+        batch = batch_of(case, iteration)
+        output = network(batch["lq"])
+        with torch.no_grad():
+            negatives = [member.network(batch["lq"]) for member in members]
+        distances = [
+            train["perceptual_opt"]["perceptual_weight"]
+            * sum(w * (vgg(output)[name] - vgg(negative)[name]).abs().mean() for name, w in LAYERS.items())
+            for negative in negatives
+        ]
+        loss = (output - batch["gt"]).abs().mean() - sum(distances) / len(distances)
+        if (2 * (output - batch["gt"])).detach().std(dim=[1, 2, 3]).mean() > train["neg_t"]:
+            member = members[updates % len(members)].network
+            with torch.no_grad():
+                for old, new in zip(member.parameters(), network.parameters(), strict=True):
+                    old.mul_(0.001).add_(new, alpha=0.999)
+            updates += 1
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield float(sum(distances).detach()), updates, vector(network), vector(members)
+
+
+def test_adaptive_negatives_equal_a_literal_step_of_the_released_code(vgg_file, tmp_path):
+    case = copy.deepcopy(GOLDEN["multi3"])
+    case["official"] = "ImageRestorationModel_FFANet_Neg_Multi_Adaptive_DDP"
+    case["train"] |= {"neg_t": 0.53, "scheduler": {"type": "MultiStepLR", "milestones": []}}
+    model = model_of(case, vgg_file, tmp_path)
+    assert isinstance(model.negative_source, AdaptiveHistoryNegatives)
+    seen = []
+    for iteration, (distances, updates, weights, members) in enumerate(literal_adaptive_run(model, case, 12), start=1):
+        scalars = model.training_step(batch_of(case, iteration), iteration)
+        assert -3 * float(scalars["l_neg"]) == pytest.approx(distances, rel=1e-10)
+        assert int(model.negative_source.updates.sum()) == updates
+        torch.testing.assert_close(vector(model.network), weights, rtol=0, atol=1e-12)
+        torch.testing.assert_close(vector(model.negative_source), members, rtol=0, atol=1e-12)
+        seen.append(updates)
+    assert 3 < seen[-1] < 12  # all members are updated, and the threshold matters

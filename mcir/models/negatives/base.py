@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
+from mcir.network_call import unwrapped
 from mcir.registry import config_of
 
 N = TypeVar("N", bound=nn.Module)
@@ -23,13 +24,16 @@ class Negatives(DistributedModule, ABC):
     """
 
     @abstractmethod
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the negatives (N, B, C, sH, sW) of a batch, without graph.
 
         Args:
             lq: degraded images (B, C, H, W) in [0, 1].
-            gt: ground truths (B, C, sH, sW).
+            gt: ground truths (B, C, sH, sW), for kinds of negatives that use them.
             stored: negatives (B, K, C, sH, sW) from the data set, if it has any (``dataroot_negatives``).
+
+        Raises:
+            ValueError: ``gt`` or ``stored`` is missing, but this kind of negatives uses it.
         """
 
     def positives(self, gt: Tensor) -> list[Tensor]:
@@ -39,14 +43,27 @@ class Negatives(DistributedModule, ABC):
     def start_from(self, network: nn.Module) -> None:
         """Restart from a network after its weights are loaded. By default, nothing is done."""
 
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
+    def update_before_step(self, network: nn.Module, output: Tensor, gt: Tensor) -> None:
+        """Update the negatives with the weights that computed ``output``. By default, nothing is done.
+
+        Call this before the optimizer step, after the negatives of the batch are computed.
+
+        Args:
+            network: trained network.
+            output: output of the network in this step, (B, C, sH, sW).
+            gt: ground truths (B, C, sH, sW).
+        """
+
+    def update(
+        self, network: nn.Module, iteration: int, output: Tensor | None = None, gt: Tensor | None = None
+    ) -> None:
         """Update the negatives after an optimizer step. By default, nothing is done.
 
         Args:
             network: trained network.
             iteration: 1-based iteration.
-            output: output of the network in this step, (B, C, sH, sW).
-            gt: ground truths (B, C, sH, sW).
+            output: output of the network in this step, (B, C, sH, sW), for kinds of negatives that use it.
+            gt: ground truths (B, C, sH, sW), for kinds of negatives that use them.
         """
 
     def train(self, mode: bool = True) -> "Negatives":
@@ -97,6 +114,7 @@ def fresh_builder(network: nn.Module) -> Callable[[], nn.Module]:
     Raises:
         ValueError: the class of the network is not registered, so its arguments are not known.
     """
+    network = unwrapped(network)
     config = config_of(network)
     if config is None:
         raise ValueError(

@@ -55,7 +55,7 @@ class CombinedNegatives(Negatives):
         self.members = nn.ModuleList(self.kinds)
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the negatives of all members (N, B, C, sH, sW)."""
         return torch.cat([member(lq, gt, stored) for member in self.kinds])
 
@@ -68,7 +68,14 @@ class CombinedNegatives(Negatives):
         for member in self.kinds:
             member.start_from(network)
 
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
-        """Update every member."""
+    def update_before_step(self, network: nn.Module, output: Tensor, gt: Tensor) -> None:
+        """Update every member with the weights that computed ``output``."""
+        for member in self.kinds:
+            member.update_before_step(network, output, gt)
+
+    def update(
+        self, network: nn.Module, iteration: int, output: Tensor | None = None, gt: Tensor | None = None
+    ) -> None:
+        """Update every member after an optimizer step."""
         for member in self.kinds:
             member.update(network, iteration, output, gt)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
+from mcir.network_call import call_network
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS, NEGATIVES, ArchSection
 from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
@@ -23,9 +24,9 @@ class _Frozen(Negatives):
         self.train(False)
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the outputs (N, B, C, sH, sW) of the networks for ``lq`` (B, C, H, W)."""
-        return torch.stack([member(lq) for member in self.members])
+        return torch.stack([call_network(member, lq) for member in self.members])
 
 
 @NEGATIVES.register()
@@ -125,14 +126,14 @@ class ConsensusNegatives(_Frozen):
         super().__init__(members)
         self.stored = stored
 
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the outputs (N, B, C, sH, sW) of the models, computed or stored.
 
         Raises:
             ValueError: ``stored`` is set, and the batch has no stored negatives.
         """
         if not self.stored:
-            return super().forward(lq, gt)
+            return super().forward(lq)
         if stored is None:
             raise ValueError(
                 "ConsensusNegatives: 'stored: true' requires 'dataroot_negatives' in the training set, a list of "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.checks import check_argument, check_at_least, check_fraction
+from mcir.losses.base import in_float32
 from mcir.models.ema import EMA
 from mcir.models.negatives.base import Negatives, StepCounter, build_seeded, child_seed, fresh_builder, generator
 from mcir.registry import NEGATIVES
@@ -49,7 +50,7 @@ class _EMANegatives(Negatives):
             self.clock.iteration = 1
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the outputs (N, B, C, sH, sW) of the active members for ``lq`` (B, C, H, W)."""
         return torch.stack([self.averages[number](lq) for number in self.active_members()])
 
@@ -120,7 +121,9 @@ class HistoryNegatives(_EMANegatives):
 
     chosen = active_members  # the name in version 0.1.0
 
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
+    def update(
+        self, network: nn.Module, iteration: int, output: Tensor | None = None, gt: Tensor | None = None
+    ) -> None:
         """Update the members whose step divides ``iteration`` (Eq. 1)."""
         for number, (weight, step) in enumerate(zip(self.weights, self.steps, strict=True)):
             if iteration % step == 0:
@@ -134,8 +137,8 @@ class AdaptiveHistoryNegatives(_EMANegatives):
     """Outputs of moving averages of the network, one of which is updated if the output deviates from the ground truth.
 
     This is a variant in the released code. If std(2·(output − gt)) over C, H and W, averaged over the batch,
-    exceeds ``threshold``, the next member in turn becomes decay·θ' + (1 − decay)·θ. The comparison needs a device sync
-    in every iteration.
+    exceeds ``threshold``, the next member in turn becomes decay·θ' + (1 − decay)·θ. θ are the weights that computed the
+    output, before the optimizer step. The comparison needs a device sync in every iteration.
 
     Args:
         network: trained network, of a registered architecture.
@@ -165,11 +168,28 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay
+        self._is_updated = False
 
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
+    def update_before_step(self, network: nn.Module, output: Tensor, gt: Tensor) -> None:
         """Update the next member if the output deviates from ``gt`` by more than the threshold."""
-        deviation = (2 * (output.detach().float() - gt)).flatten(1).std(dim=1).mean()
+        self._is_updated = True
+        deviation = (2 * (in_float32(output.detach()) - gt)).flatten(1).std(dim=1).mean()
         if deviation.is_meta:  # cost estimates run on the meta device, where tensors have no values
             return
         if float(self.communicator.mean(deviation)) > self.threshold:
             self.update_member(int(self.updates.sum()) % len(self.members), network, self.decay)
+
+    def update(
+        self, network: nn.Module, iteration: int, output: Tensor | None = None, gt: Tensor | None = None
+    ) -> None:
+        """Check that ``update_before_step`` was called in this iteration.
+
+        Raises:
+            ValueError: it was not called, so no member would ever be updated.
+        """
+        if not self._is_updated:
+            raise ValueError(
+                "AdaptiveHistoryNegatives: expected a call of update_before_step(network, output, gt) before the "
+                f"optimizer step of iteration {iteration}, got none."
+            )
+        self._is_updated = False

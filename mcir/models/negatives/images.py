@@ -30,9 +30,9 @@ class InputNegatives(Negatives):
         super().__init__()
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
-        """Return ``lq`` (B, C, H, W) as (1, B, C, sH, sW)."""
-        if lq.shape[-2:] == gt.shape[-2:]:
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
+        """Return ``lq`` (B, C, H, W) as (1, B, C, sH, sW). Without ``gt``, the size does not change."""
+        if gt is None or lq.shape[-2:] == gt.shape[-2:]:
             return lq.detach()[None]
         return F.interpolate(lq, gt.shape[-2:], mode="bicubic", align_corners=True).clamp_(0, 1)[None]
 
@@ -84,8 +84,14 @@ class HardNegatives(Negatives):
         self.clock = StepCounter()  # the attribute name is a key in checkpoints
 
     @torch.no_grad()
-    def forward(self, lq: Tensor, gt: Tensor, stored: Tensor | None = None) -> Tensor:
-        """Return blurred ``gt`` (B, C, sH, sW) as (N, B, C, sH, sW)."""
+    def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
+        """Return blurred ``gt`` (B, C, sH, sW) as (N, B, C, sH, sW).
+
+        Raises:
+            ValueError: ``gt`` is missing.
+        """
+        if gt is None:
+            raise ValueError("HardNegatives: expected the ground truths 'gt', which are blurred, got None.")
         return torch.stack([_blurred(gt, *kernels) for kernels in self.kernels()])
 
     @torch.no_grad()
@@ -114,7 +120,9 @@ class HardNegatives(Negatives):
         """Restart at the first iteration."""
         self.clock.iteration = 1
 
-    def update(self, network: nn.Module, iteration: int, output: Tensor, gt: Tensor) -> None:
+    def update(
+        self, network: nn.Module, iteration: int, output: Tensor | None = None, gt: Tensor | None = None
+    ) -> None:
         """Advance to the next iteration."""
         self.clock.iteration = iteration + 1
 

@@ -49,6 +49,7 @@ class NegativesContract:
         _, gt, _ = batch
         noise = torch.randn(gt.shape, generator=torch.Generator().manual_seed(0))
         for iteration in iterations:
+            negatives.update_before_step(network, gt.detach() + noise, gt.detach())
             shift(network, 0.01 * iteration)
             negatives.update(network, iteration, gt.detach() + noise, gt.detach())
 

@@ -69,13 +69,13 @@ def test_adaptive_members_are_updated_in_turn_only_if_the_output_deviates():
     gt = torch.rand(3, 3, 8, 8)
     before = [to_vector(member) for member in negatives.members]
     shift(net, 0.5)
-    negatives.update(net, 1, gt + 0.3, gt)  # a constant offset has no deviation
+    negatives.update_before_step(net, gt + 0.3, gt)  # a constant offset has no deviation
     assert negatives.updates.tolist() == [0, 0]
     noise = torch.randn(3, 3, 8, 8)
-    negatives.update(net, 2, gt + 0.010 * noise, gt)  # std(2·0.010·n) ≈ 0.020
+    negatives.update_before_step(net, gt + 0.010 * noise, gt)  # std(2·0.010·n) ≈ 0.020
     assert negatives.updates.tolist() == [0, 0]
-    for turn, counts in enumerate([[1, 0], [1, 1], [2, 1]]):
-        negatives.update(net, 3 + turn, gt + 0.013 * noise, gt)  # ≈ 0.026
+    for counts in ([1, 0], [1, 1], [2, 1]):
+        negatives.update_before_step(net, gt + 0.013 * noise, gt)  # ≈ 0.026
         assert negatives.updates.tolist() == counts
     torch.testing.assert_close(to_vector(negatives.members[1]), 0.25 * before[1] + 0.75 * to_vector(net))
 
@@ -85,8 +85,17 @@ def test_adaptive_negatives_use_the_mean_over_all_processes():
     negatives = AdaptiveHistoryNegatives(net, members=1)
     negatives.communicator = FakeCommunicator(torch.zeros_like)  # the mean over all processes is 0
     gt = torch.rand(1, 3, 8, 8)
-    negatives.update(net, 1, gt + torch.randn_like(gt), gt)
+    negatives.update_before_step(net, gt + torch.randn_like(gt), gt)
     assert negatives.updates.tolist() == [0]
+
+
+def test_adaptive_negatives_reject_a_step_without_the_update_before_it():
+    net, image = make_network(), torch.rand(1, 3, 8, 8)
+    negatives = AdaptiveHistoryNegatives(net)
+    negatives.update_before_step(net, image, image)
+    negatives.update(net, 1)
+    with pytest.raises(ValueError, match=r"update_before_step\(network, output, gt\) before .* iteration 2, got none"):
+        negatives.update(net, 2, image, image)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_the_cost_of_an_adaptive_update_can_be_estimated():
     with torch.device("meta"):
         negatives = AdaptiveHistoryNegatives(make_network())
     images = torch.rand(2, 3, 16, 16, device="meta")
-    negatives.update(make_network().to("meta"), 1, images, images)
+    negatives.update_before_step(make_network().to("meta"), images, images)
 
 
 # -- sampled members --------------------------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""Run a network on images: its input does not change, and its output is one tensor."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_LOG = logging.getLogger("mcir")
+
+_UNCHANGED: WeakKeyDictionary[nn.Module, set[tuple[bool, torch.Size]]] = WeakKeyDictionary()
+"""Modes (training or evaluation) and input shapes for which a network is known not to change its input."""
+
+
+def call_network(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the output (B, C', sH, sW) of a network for images (B, C, H, W), which do not change.
+
+    The first call in each mode and with each shape gets a copy of the images. If the network modifies the copy in
+    place, for example to subtract a mean, it also gets a copy in later calls.
+
+    Raises:
+        ValueError: the output is not a tensor.
+    """
+    call = (network.training, images.shape)
+    unchanged = _UNCHANGED.setdefault(network, set())
+    if call in unchanged:
+        return _checked(network, network(images))
+    copy = images.clone()
+    version = None if copy.is_inference() else copy._version  # in inference mode, tensors do not count changes
+    output = network(copy)
+    if version is not None and copy._version == version:
+        unchanged.add(call)
+    elif version is not None:
+        _warn_once(type(unwrapped(network)).__name__)
+    return _checked(network, output)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
+    inner = network._modules.get("_orig_mod")  # torch.compile; its class is slow to import
+    if isinstance(network, nn.DataParallel | DistributedDataParallel):
+        inner = network.module
+    return network if inner is None else unwrapped(inner)
+
+
+def _checked(network: nn.Module, output: object) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    kind, name = type(output).__name__, type(unwrapped(network)).__name__
+    got = f"a {kind} of {len(output)} entries" if isinstance(output, list | tuple | dict) else f"an object {kind}"
+    raise ValueError(
+        f"{name}: expected one tensor (B, C, H, W) as output, got {got}. Return only the restored image from 'forward' "
+        "of the network, or register a network that returns one of these outputs."
+    )
+
+
+@functools.cache
+def _warn_once(name: str) -> None:
+    _LOG.warning(
+        "%s modifies its input in place. mcir passes a copy to it in every step; in your own training loop, do the "
+        "same: network(images.clone()).",
+        name,
+    )
