@@ -224,6 +224,39 @@ def test_check_reports_inconsistent_sections(run, capsys):  # noqa: F811
     assert "network_g has scale 4, but the option 'scale' is 2" in capsys.readouterr().err
 
 
+def test_check_warns_about_values_that_collapsed_in_the_paper(run, caplog):  # noqa: F811
+    spn = ["train.contrastive_opt.weights=imagenet", "train.contrastive_opt.loss_weight=1e-2"]
+    assert main(["check", "-opt", str(run.option_file), "--set", *spn, "train.negatives.weight=0"]) == 0
+    warnings = [record.getMessage() for record in caplog.records]
+    assert any(
+        text.startswith("--set train.contrastive_opt.loss_weight=1e-2: train.contrastive_opt.loss_weight: expected a ")
+        for text in warnings
+    )
+    assert any("train.negatives.weight: expected a number above 0.01, got 0" in text for text in warnings)
+
+
+def test_check_rejects_a_network_that_returns_a_list(run, monkeypatch, capsys):  # noqa: F811
+    class Pyramid(torch.nn.Module):
+        def __init__(self, stages: int = 2) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 12, 3, padding=1)
+            self.stages = stages
+
+        def forward(self, x):
+            return [torch.nn.functional.pixel_shuffle(self.conv(x), 2)] * self.stages
+
+    monkeypatch.setattr(ARCHS, "_classes", dict(ARCHS._classes))
+    ARCHS.register()(Pyramid)
+    tree = options(run.folder)
+    tree["network_g"] = {"type": "Pyramid", "stages": 3}
+    run.write(tree)
+    line = run.option_file.read_text().splitlines().index("network_g:") + 1
+    assert main(["check", "-opt", str(run.option_file)]) == 1
+    error = capsys.readouterr().err
+    assert f"tiny.yml:{line}: network_g: " in error
+    assert "Pyramid: expected one tensor (B, C, H, W) as output, got a list of 3 entries." in error
+
+
 def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):
     network = ARCHS.build({"type": "EDSR", "num_feat": 8, "num_block": 2, "upscale": 4})
     weights = network.state_dict()

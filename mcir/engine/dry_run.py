@@ -16,46 +16,57 @@ from mcir.engine.evaluation import EvaluationSet
 from mcir.errors import ComponentError, Where
 from mcir.models import Model
 from mcir.network_spec import spec_of
-from mcir.registry import ARCHS, MODELS, Section
+from mcir.registry import MODELS, Section
 
 _LOG = logging.getLogger("mcir")
 
 
 def dry_run(options: Options, processes: int = 1) -> None:
-    """Compute the losses of a training on the meta device, before any data is read.
+    """Compute the losses of a training on the meta device, before any data is read, and log warnings about its options.
 
     The crops are the smallest of all stages. If their size is unknown, or if a network cannot run on the meta device,
-    nothing is checked, and errors are reported by the training itself.
+    the losses are not computed, and errors are reported by the training itself.
 
     Args:
         options: options of the training.
         processes: number of processes.
 
     Raises:
-        ValueError: the losses cannot be computed; the message starts with the location in the option file.
+        ValueError: the model cannot be built, the sections are inconsistent, or the losses cannot be computed.
     """
     training = options.datasets.train
-    specs = _sample_specs(training_stages(training)) if training else []
-    if not training or not specs:
+    if options.train is None or training is None:
         return
-    smallest = min(specs, key=lambda spec: spec.lq_size)
     section = options.model_section()
     try:
         model = _meta_model({**section, "accumulation_steps": 1}, options.where_in_model)
+    except ComponentError:
+        raise
+    except Exception as error:  # a user's own network may need operations that the meta device lacks
+        _LOG.debug("The dry run of this model is skipped: %r", error)
+        return
+    check_consistency(options, model.network)
+    for path, reason in model.risky_options():
+        _LOG.warning("%s: %s", options.where_in_model(path), reason)
+    if specs := _sample_specs(training_stages(training)):
         images = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
-        batch = model.example_batch(images, smallest.lq_size, smallest.gt_size, smallest.negatives)
+        _compute_losses(options, model, min(specs, key=lambda spec: spec.lq_size), images)
+
+
+def _compute_losses(options: Options, model: Model, sample: SampleSpec, images: int) -> None:
+    """Compute the losses of a batch of samples, and raise errors with their location in the option file."""
+    try:
+        batch = model.example_batch(images, sample.lq_size, sample.gt_size, sample.negatives)
         with torch.no_grad():
             model.compute_losses(batch)
     except ComponentError as error:
-        if error.location is not None:
-            raise
         if not _is_raised_by_mcir(error.__cause__ or error):  # maybe a bug; the training shows the traceback
             return
         in_dataset = options.where("datasets", "train")
-        where = options.where_in_model(error.path) if error.path else in_dataset((smallest.size_argument,))
-        message = f"a training step on crops of {smallest.crop_size[0]} pixels is not possible: {error.message}"
+        where = options.where_in_model(error.path) if error.path else in_dataset((sample.size_argument,))
+        message = f"a training step on crops of {sample.crop_size[0]} pixels is not possible: {error.message}"
         raise ValueError(f"{where}: {message}") from error
-    except Exception as error:  # a user's own network may need operations that the meta device lacks
+    except Exception as error:
         _LOG.debug("The dry run of this model is skipped: %r", error)
 
 
@@ -157,11 +168,7 @@ def step_cost(
 
 
 def estimate(options: Options) -> list[str]:
-    """Describe the cost of a step in every stage of a training, one line of text per quantity.
-
-    Raises:
-        ValueError: the options are inconsistent.
-    """
+    """Describe the cost of a step in every stage of a training that passes the dry run, one line of text per quantity."""
     training = options.datasets.train
     if options.train is None or training is None:
         return ["no training section: nothing to estimate"]
@@ -169,8 +176,6 @@ def estimate(options: Options) -> list[str]:
     specs = _sample_specs(stages)
     if not specs:
         return [f"{training.section['type']}: the sizes of samples are unknown, so the cost of a step is not estimated"]
-    with torch.device("meta"):
-        check_consistency(options, ARCHS.build(options.network_g, where=options.where("network_g")))
     lines = []
     for spec, stage in zip(specs, stages, strict=True):
         cost = step_cost(options.model_section(), stage.batch_size, spec.lq_size, spec.crop_size, spec.negatives)

@@ -80,7 +80,7 @@ def fit(
     for iteration in range(start + 1, total + 1):
         batch = next(batches)
         seed_iteration(seed, rank, iteration, model.device)
-        model.watch_gradients = is_due(log_every)
+        model.watch_gradients = is_due(log_every) or iteration == 1
         scalars = model.training_step(batch, iteration)
         if on_step:
             on_step(iteration, batch, scalars)
@@ -195,6 +195,9 @@ class Trainer:
     def _on_step(self, iteration: int, batch: Batch, scalars: Scalars) -> None:
         self.checkpoints.raise_failure()
         self.guard.record(iteration, scalars, batch["gt_path"])
+        if iteration == 1:
+            for line in self.model.describe_gradients(scalars):
+                self.log.log_text(line)
         self.log.advance(iteration)
 
     def _log_scalars(self, iteration: int, scalars: Scalars) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from mcir.communicator import Communicator, SingleProcess, set_communicator
-from mcir.errors import ArgumentError, locate_errors
+from mcir.errors import ArgumentError, KeyPath, locate_errors
 from mcir.models.batch import Batch, split_batch
 from mcir.models.criteria import Criteria
 from mcir.models.gradients import GradientRatioWeight, LossGradients
@@ -226,6 +226,20 @@ class Model(NetworkModel, ABC):
         scalars["lr"] = torch.tensor(float(self.optimizer.param_groups[0]["lr"]))
         return scalars | gradient_scalars
 
+    def risky_options(self) -> list[tuple[KeyPath, str]]:
+        """Return the key path of each option with a value that is known to fail, and the reason. By default, none."""
+        return []
+
+    def describe_gradients(self, scalars: Mapping[str, Tensor]) -> list[str]:
+        """Return a line about each gradient ratio in the scalars of a step. This waits for the device."""
+        first, *others = self.criteria
+        names = [name for name in others if f"ratio_{name}" in scalars]
+        ratios = [float(scalars[f"ratio_{name}"]) for name in names]
+        return [
+            f"{name}: its gradient at the output is {ratio:.3g} times that of {first}"
+            for name, ratio in zip(names, ratios, strict=True)
+        ]
+
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Pass the mean metrics of the first validation set to the losses that depend on them."""
         for loss in self.criteria.observers:
@@ -237,8 +251,10 @@ class Model(NetworkModel, ABC):
         return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
 
     def _output(self, batch: Batch) -> Tensor:
-        with self.autocast(), locate_errors(key="network_g"):
-            return call_network(self._forward, self.inputs(batch))
+        with self.autocast():
+            images = self.inputs(batch)
+            with locate_errors(key="network_g"):
+                return call_network(self._forward, images)
 
     def _losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         try:

@@ -10,17 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcir.errors import ArgumentError, locate_errors
+from mcir.errors import ArgumentError, KeyPath, locate_errors
+from mcir.losses import SPNLoss
 from mcir.models.batch import Batch
-from mcir.models.negatives import Negatives, build_negatives
+from mcir.models.negatives import HistoryNegatives, Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
 from mcir.registry import MODELS, LossSection, NegativesSection
+
+COLLAPSED_LOSS_WEIGHT = 1e-3
+"""Smallest λ with which trainings collapsed in the paper (Table 8: EDSR-light ×4, features of VGG16)."""
+COLLAPSED_WEIGHT = 0.01
+"""Largest w, the weight of the old negative, with which trainings collapsed in the paper (Table 9)."""
+SOUND_RATIOS = (0.058, 0.58)
+"""Gradient ratios of the λ with which SPN improved the network in the paper (Table 8: 1e-5 and 1e-4), for the features
+of VGG16 in Caffe's scale."""
 
 
 @MODELS.register()
 @dataclass(kw_only=True, eq=False)
 class ContrastiveModel(RestorationModel):
-    """A RestorationModel with negatives and a contrastive term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁ (Eq. 3).
+    """A RestorationModel with negatives and a contrastive term: L = L_rec − λ·mean‖φ(rec) − φ(neg)‖₁ (Eqs. 3 and 4).
 
     Attributes:
         negative_source: module that computes the negatives of a batch; None if the model only restores images.
@@ -88,6 +97,44 @@ class ContrastiveModel(RestorationModel):
         super().after_step(output, batch, iteration)
         if self.negative_source is not None:
             self.negative_source.update(self.network, iteration, output, batch["gt"])
+
+    def risky_options(self) -> list[tuple[KeyPath, str]]:
+        """Return λ and w if trainings with such values collapsed in the paper.
+
+        The paper's values apply to its distance between features of a trained VGG. Random weights, ``normalize: unit``
+        and other distances have another scale, and with ``balance`` λ is only the initial value.
+        """
+        loss, source = self._spn, self.negative_source
+        if loss is None or source is None or not loss.loss_weight:
+            return []
+        if loss.weights == "random" or loss.normalize != "none" or loss.criterion != "l1":
+            return []
+        found: list[tuple[KeyPath, str]] = []
+        histories = [module for module in source.modules() if isinstance(module, HistoryNegatives)]
+        collapsed = "because trainings with such values collapsed in the paper"
+        if histories and self.balance is None and loss.loss_weight >= COLLAPSED_LOSS_WEIGHT:
+            values = f"expected a number below {COLLAPSED_LOSS_WEIGHT:g}, got {loss.loss_weight:g}"
+            found.append((("contrastive_opt", "loss_weight"), f"{values}, {collapsed} (Table 8). The default is 1e-4."))
+        for history in histories:
+            if (weight := min(history.weights)) <= COLLAPSED_WEIGHT:
+                path = ("negatives", "weight") if source is history else ("negatives",)
+                values = f"expected a number above {COLLAPSED_WEIGHT:g}, got {weight:g}"
+                found.append((path, f"{values}, {collapsed} (Table 9). The default is 0.1."))
+        return found
+
+    def describe_gradients(self, scalars: Mapping[str, Tensor]) -> list[str]:
+        """Return a line about each gradient ratio; for SPN, it contains the ratios that are known to be sound."""
+        lines = super().describe_gradients(scalars)
+        if self._spn is None:
+            return lines
+        low, high = SOUND_RATIOS
+        target = f"sound: {low:g} to {high:g}" if self.balance is None else f"'balance' adapts it to {self.balance:g}"
+        return [f"{line} ({target})" if line.startswith("l_neg:") else line for line in lines]
+
+    @property
+    def _spn(self) -> SPNLoss | None:
+        loss = dict(self.criteria).get("l_neg")
+        return loss if isinstance(loss, SPNLoss) else None
 
     def stateful(self) -> dict[str, Any]:
         """Return the parts whose state is saved for resuming, including the negatives."""

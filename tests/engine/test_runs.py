@@ -71,6 +71,16 @@ def test_a_run_logs_its_results(run):
     assert run.path("models", "net_g_best.pth").exists()
 
 
+def test_a_run_starts_with_the_gradient_ratio(run):
+    output = run.train("--set", "logger.print_freq=1", "train.total_iter=2")
+    first = json.loads(run.path("results.jsonl").read_text().splitlines()[0])
+    line = f"l_neg: its gradient at the output is {first['ratio_l_neg']:.3g} times that of l_pix (sound: 0.058 to 0.58)"
+    assert output.count("its gradient at the output") == output.count(line) == 1
+    assert output.index(line) < output.index("1/2  l_pix")
+    assert line in run.train("--set", "logger.print_freq=2", "train.total_iter=2")
+    assert "its gradient" not in run.train("--auto_resume", "--set", "train.total_iter=4")
+
+
 def test_killed_and_resumed_equals_uninterrupted(run, uninterrupted):
     process = run.start("--set", "train.total_iter=100000")
     wait_for(run.path("training_states", "6.state"), process)

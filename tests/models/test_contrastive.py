@@ -245,3 +245,58 @@ def test_adaptive_negatives_copy_the_statistics_of_all_processes(batch):
     assert model.negative_source.updates.tolist() == [1]
     pairs = zip(model.negative_source.members[0].network.buffers(), model.network.buffers(), strict=True)
     assert all(torch.equal(own, networks) for own, networks in pairs)
+
+
+def risks(**changes):
+    """Return the risky options of a model with the features of a trained VGG, by key."""
+    spn = {**SPN, "weights": "imagenet", "loss_weight": 1e-4, **changes.pop("spn", {})}
+    with torch.device("meta"):  # which reads no file
+        return {".".join(path): reason for path, reason in build(contrastive_opt=spn, **changes).risky_options()}
+
+
+HISTORY = {"type": "HistoryNegatives", "steps": [1, 2]}
+
+
+def test_values_that_collapsed_in_the_paper_are_risky():
+    assert risks() == risks(spn={"loss_weight": 9e-4}, negatives={**HISTORY, "weight": 0.02}) == {}
+    found = risks(spn={"loss_weight": 0.001}, negatives={**HISTORY, "weight": [0.1, 0.01]})
+    assert found == {
+        "contrastive_opt.loss_weight": "expected a number below 0.001, got 0.001, because trainings with such values "
+        "collapsed in the paper (Table 8). The default is 1e-4.",
+        "negatives.weight": "expected a number above 0.01, got 0.01, because trainings with such values collapsed in "
+        "the paper (Table 9). The default is 0.1.",
+    }
+    combined = {"type": "CombinedNegatives", "members": [{"type": "InputNegatives"}, {**HISTORY, "weight": 0}]}
+    assert risks(negatives=combined).keys() == {"negatives"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spn": {"weights": "random"}},
+        {"spn": {"normalize": "unit"}},
+        {"spn": {"criterion": "l2"}},
+        {"balance": 0.1, "negatives": HISTORY},
+        {"negatives": {"type": "InputNegatives"}},
+        {"contrastive_opt": {"type": "ContrastiveRegularization"}},
+    ],
+)
+def test_the_values_of_the_paper_apply_only_to_its_loss(changes):
+    risky = {"spn": {}, "negatives": {**HISTORY, "weight": 0.0}, **changes}
+    risky["spn"] = {"loss_weight": 0.1, **risky["spn"]}
+    if "contrastive_opt" in changes:
+        with torch.device("meta"):
+            assert build(negatives=HISTORY, **changes).risky_options() == []
+    else:
+        assert risks(**risky) == {}
+
+
+def test_the_description_of_the_gradients_contains_the_sound_ratios(batch):
+    model, balanced = build(), build(balance=0.1)
+    model.watch_gradients = True
+    scalars = model.training_step(batch, 1)
+    (line,) = model.describe_gradients(scalars)
+    ratio = f"{float(scalars['ratio_l_neg']):.3g}"
+    assert line == f"l_neg: its gradient at the output is {ratio} times that of l_pix (sound: 0.058 to 0.58)"
+    assert balanced.describe_gradients(scalars)[0].endswith("times that of l_pix ('balance' adapts it to 0.1)")
+    assert model.describe_gradients({"l_pix": scalars["l_pix"]}) == []

@@ -170,6 +170,7 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         self.decay = decay
         self._is_updated = False
 
+    @torch.no_grad()
     def update_before_step(self, network: nn.Module, output: Tensor, gt: Tensor) -> None:
         """Update the next member if the output deviates from ``gt`` by more than the threshold."""
         self._is_updated = True
