@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mcir.checks import check_argument
 from mcir.weights import WeightsError, read_weights
 
 logger = logging.getLogger(__name__)
@@ -36,13 +37,15 @@ class FeatureNetwork(nn.Module, ABC):
         use_input_norm: whether to normalise images with ImageNet's mean and standard deviation.
         range_norm: whether images are in [-1, 1]; they are then mapped to [0, 1] first.
         seed: seed for random weights.
+        channels: indices of the channels of an image that become red, green and blue. Default: 0, 1 and 2 for images
+            with three channels, and three times 0 for grey images.
 
     Attributes:
         layer_names: names of the layers whose activations are returned.
         settings: all arguments except the layers. Networks with equal settings differ only in their layers.
 
     Raises:
-        ArgumentError: the network or a layer is unknown, or there are no layers.
+        ArgumentError: the network or a layer is unknown, there are no layers, or ``channels`` are not three indices.
         WeightsError: the weights are not available or do not match.
     """
 
@@ -50,10 +53,22 @@ class FeatureNetwork(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Any, weights: str, use_input_norm: bool, range_norm: bool, seed: int) -> None:
+    def __init__(
+        self,
+        network: Any,
+        weights: str,
+        use_input_norm: bool,
+        range_norm: bool,
+        seed: int,
+        channels: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        self._arguments = (network, weights, use_input_norm, range_norm, seed)
-        self.settings = (network, weights, use_input_norm, range_norm, seed if weights == "random" else None)
+        is_valid = channels is None or (len(channels) == 3 and min(channels) >= 0)
+        check_argument("channels", channels, is_valid, "three indices of channels, for example [0, 1, 2]")
+        self.channels = None if channels is None else tuple(channels)
+        self._arguments = (network, weights, use_input_norm, range_norm, seed, channels)
+        used_seed = seed if weights == "random" else None
+        self.settings = (network, weights, use_input_norm, range_norm, used_seed, self.channels)
         self.use_input_norm = use_input_norm
         self.range_norm = range_norm
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -64,10 +79,10 @@ class FeatureNetwork(nn.Module, ABC):
         return super().train(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the activations of images (B, 3, H, W) by layer name.
+        """Return the activations of images (B, C, H, W) by layer name.
 
         Raises:
-            ValueError: the images do not have three channels or are too small.
+            ValueError: the images have an unsupported number of channels or are too small.
         """
         return dict(self.stream(x))
 
@@ -79,11 +94,12 @@ class FeatureNetwork(nn.Module, ABC):
         activation, the memory is free before the next layer is computed.
 
         Args:
-            x: images, (B, 3, H, W), in [0, 1] or, with ``range_norm``, in [-1, 1].
+            x: images, (B, C, H, W), in [0, 1] or, with ``range_norm``, in [-1, 1]. C is 3, or 1 for grey images, or
+                any number with ``channels``.
             layers: names of the layers to return. Default: all.
 
         Raises:
-            ValueError: the images do not have three channels or are too small.
+            ValueError: the images have an unsupported number of channels or are too small.
         """
 
     def with_layers(self, layer_names: Sequence[str]) -> FeatureNetwork:
@@ -92,7 +108,21 @@ class FeatureNetwork(nn.Module, ABC):
         return build(layer_names, *self._arguments)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return images with the normalisation that the first layer expects."""
+        """Return images (B, C, H, W) as RGB with the normalisation that the first layer expects.
+
+        Raises:
+            ValueError: the images have another number of dimensions, or an unsupported number of channels.
+        """
+        if x.dim() != 4 or (x.shape[1] not in (1, 3) if self.channels is None else x.shape[1] <= max(self.channels)):
+            expected = "1 or 3" if self.channels is None else f"at least {max(self.channels) + 1}"
+            raise ValueError(
+                f"{self._arguments[0]}: expected images (B, C, H, W) with {expected} channels, got {tuple(x.shape)}. "
+                "'channels' selects the channels of other images that become red, green and blue, like [0, 1, 2]."
+            )
+        if self.channels is not None:
+            x = torch.stack([x[:, channel] for channel in self.channels], dim=1)
+        elif x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
         x = x.to(self.mean.dtype)
         if self.range_norm:
             x = (x + 1) / 2

@@ -42,7 +42,7 @@ class FeatureCache:
 
         Args:
             network: feature network.
-            images: images, (B, 3, H, W).
+            images: images, (B, C, H, W).
             layers: names of all layers that any of the losses needs.
             with_graph: whether the activations have a graph.
         """

@@ -26,6 +26,7 @@ def feature_network(
     use_input_norm: bool = True,
     range_norm: bool = False,
     seed: int = 0,
+    channels: Sequence[int] | None = None,
 ) -> FeatureNetwork:
     """Build a VGG, whose layers have layer names, or another torchvision classifier, whose layers have node names.
 
@@ -33,8 +34,8 @@ def feature_network(
     """
     for vgg_type in get_args(VGGType):
         if network == vgg_type:
-            return VGGFeatures(layer_names, vgg_type, weights, use_input_norm, range_norm, seed)
-    return ClassifierFeatures(layer_names, network, weights, use_input_norm, range_norm, seed)
+            return VGGFeatures(layer_names, vgg_type, weights, use_input_norm, range_norm, seed, channels)
+    return ClassifierFeatures(layer_names, network, weights, use_input_norm, range_norm, seed, channels)
 
 
 class ClassifierFeatures(FeatureNetwork):
@@ -58,8 +59,9 @@ class ClassifierFeatures(FeatureNetwork):
         use_input_norm: bool = True,
         range_norm: bool = False,
         seed: int = 0,
+        channels: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(network, weights, use_input_norm, range_norm, seed)
+        super().__init__(network, weights, use_input_norm, range_norm, seed, channels)
         self.network = network
         self.net = _extractor(_classifier(network, seed if weights == "random" else None), network, layer_names)
         self.layer_names = tuple(layer_names)
@@ -69,8 +71,6 @@ class ClassifierFeatures(FeatureNetwork):
 
     def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Compute all activations, then yield them; see :meth:`FeatureNetwork.stream`."""
-        if x.dim() != 4 or x.shape[1] != 3:
-            raise ValueError(f"{self.network}: expected images (B, 3, H, W), got {tuple(x.shape)}.")
         activations: dict[str, Tensor] = self.net(self.prepare(x))
         storages = {activation.untyped_storage()._cdata for activation in activations.values()}
         for name in self.layer_names if layers is None else layers:

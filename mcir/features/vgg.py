@@ -61,8 +61,9 @@ class VGGFeatures(FeatureNetwork):
         use_input_norm: bool = True,
         range_norm: bool = False,
         seed: int = 0,
+        channels: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(vgg_type, weights, use_input_norm, range_norm, seed)
+        super().__init__(vgg_type, weights, use_input_norm, range_norm, seed, channels)
         known = vgg_layers(vgg_type)
         for name in layer_names:
             if name not in known:
@@ -82,12 +83,12 @@ class VGGFeatures(FeatureNetwork):
     def stream(self, x: Tensor, layers: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the activations layer by layer and stop after the last one; see :meth:`FeatureNetwork.stream`."""
         names = self.layer_names if layers is None else tuple(name for name in self.layer_names if name in layers)
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.min_size:
+        x = self.prepare(x)
+        if min(x.shape[2:]) < self.min_size:
             raise ValueError(
-                f"{self.vgg_type} up to {self.layer_names[-1]}: expected images (B, 3, H, W) with H, W ≥ "
+                f"{self.vgg_type} up to {self.layer_names[-1]}: expected images (B, C, H, W) with H, W ≥ "
                 f"{self.min_size}, got {tuple(x.shape)}."
             )
-        x = self.prepare(x)
         pending: str | None = None  # layer whose activation is x and is yielded once the next layer has used it
         for name, layer in self.vgg_net.items():
             if pending == names[-1]:

@@ -65,7 +65,7 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
             self.best_psnr.clamp_(min=psnr)
 
     def negative_weights(self, negatives: Tensor) -> Tensor:
-        """Return the weight (N,) of each of the negatives (N, B, 3, H, W) in the mean distance; the sum is 1.
+        """Return the weight (N,) of each of the negatives (N, B, C, H, W) in the mean distance; the sum is 1.
 
         Raises:
             ValueError: N is neither the number of difficulties nor one more.

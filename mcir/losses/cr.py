@@ -55,7 +55,7 @@ class ContrastiveRegularization(FeatureContrastLoss):
         return False
 
     def negative_weights(self, negatives: Tensor) -> Tensor:
-        """Return the weight (N,) of each of the negatives (N, B, 3, H, W) in the mean distance; the sum is 1."""
+        """Return the weight (N,) of each of the negatives (N, B, C, H, W) in the mean distance; the sum is 1."""
         return in_float32(negatives.new_full((len(negatives),), 1 / len(negatives)))
 
     def compare(

@@ -50,6 +50,9 @@ class FeatureLoss(Loss):
     """Whether images are in [-1, 1] instead of [0, 1]."""
     seed: int = 0
     """Seed for random weights."""
+    channels: Sequence[int] | None = None
+    """Indices of the three channels of an image that become red, green and blue. Default: the channels of RGB images;
+    the channel of grey images is used three times."""
     normalize: Normalize = "none"
     """``unit``: divide each layer by its mean absolute activation over the first training batches."""
 
@@ -65,7 +68,7 @@ class FeatureLoss(Loss):
 
     def _build_network(self) -> FeatureNetwork:
         name = "vgg_type" if self.network is None else "network"
-        others = (self.weights, self.use_input_norm, self.range_norm, self.seed)
+        others = (self.weights, self.use_input_norm, self.range_norm, self.seed, self.channels)
         try:
             return feature_network(list(self.layer_weights), self.network or self.vgg_type, *others)
         except ArgumentError as error:
@@ -127,13 +130,13 @@ class FeatureSpace(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Update the scale of ``normalize: unit`` with images (B, 3, H, W), if this is a calibration batch."""
+        """Update the scale of ``normalize: unit`` with images (B, C, H, W), if this is a calibration batch."""
         if self.unit is not None and self.training and self.unit.batches < CALIBRATION_BATCHES:
             means = [in_float32(activation).abs().mean() for _, activation in self._target_activations(images)]
             self.unit.update(torch.stack(means))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the activations of a network's output (B, 3, H, W) by layer name, in network order.
+        """Return the activations of a network's output (B, C, H, W) by layer name, in network order.
 
         Raises:
             ValueError: the feature network does not accept the images.
@@ -146,7 +149,7 @@ class FeatureSpace(nn.Module):
         return {name: self._scale(name, activations[name]) for name in self.layer_names}
 
     def target_features(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of a ground truth (B, 3, H, W) by layer name, without a graph.
+        """Yield the activations of a ground truth (B, C, H, W) by layer name, without a graph.
 
         The caller may overwrite the activations.
 
@@ -158,7 +161,7 @@ class FeatureSpace(nn.Module):
             del activation  # release it before the next layer is computed
 
     def stream(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the activations of images (B, 3, H, W) by layer name, without a graph and without the cache.
+        """Yield the activations of images (B, C, H, W) by layer name, without a graph and without the cache.
 
         The caller may overwrite the activations.
 

@@ -41,8 +41,8 @@ class PerceptualLoss(FeatureDistanceLoss):
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.
 
         Args:
-            output: restored images, (B, 3, H, W), in [0, 1].
-            gt: ground truth, (B, 3, H, W), in [0, 1].
+            output: restored images, (B, C, H, W), in [0, 1].
+            gt: ground truth, (B, C, H, W), in [0, 1].
 
         Raises:
             ValueError: the shapes differ, or the images are too small for the layers.

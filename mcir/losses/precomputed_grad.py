@@ -29,9 +29,9 @@ class FeatureContrastLoss(FeatureLoss):
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.
 
         Args:
-            output: restored images, (B, 3, H, W), in [0, 1].
-            negatives: N ≥ 1 batches of negatives, (N, B, 3, H, W).
-            positives: P ≥ 1 batches of positives, each (B, 3, H, W), the ground truth first, for example ``[gt]``.
+            output: restored images, (B, C, H, W), in [0, 1].
+            negatives: N ≥ 1 batches of negatives, (N, B, C, H, W).
+            positives: P ≥ 1 batches of positives, each (B, C, H, W), the ground truth first, for example ``[gt]``.
 
         Raises:
             ValueError: positives are missing, shapes differ, or the images are too small for the layers.
@@ -55,7 +55,7 @@ class FeatureContrastLoss(FeatureLoss):
 
         Args:
             anchors: activations of the output by layer name.
-            negatives: negatives, (N, B, 3, H, W).
+            negatives: negatives, (N, B, C, H, W).
             positives: iterator over the layer names and activations of each batch of positives.
 
         Returns:

@@ -128,8 +128,8 @@ class ConsistencyLoss(FeatureLoss):
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.
 
         Args:
-            output: restored images, (B, 3, H, W), in [0, 1].
-            lq: noisy input, (B, 3, H, W), in [0, 1].
+            output: restored images, (B, C, H, W), in [0, 1].
+            lq: noisy input, (B, C, H, W), in [0, 1].
 
         Raises:
             ValueError: the shapes differ, or the feature network does not accept the images.

@@ -58,9 +58,9 @@ class SPNLoss(FeatureDistanceLoss):
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.
 
         Args:
-            output: restored images, (B, 3, H, W), in [0, 1].
-            negatives: N ≥ 1 batches of negatives, (N, B, 3, H, W).
-            positives: batches of positives, each (B, 3, H, W). They are not part of the loss. ``normalize: unit``
+            output: restored images, (B, C, H, W), in [0, 1].
+            negatives: N ≥ 1 batches of negatives, (N, B, C, H, W).
+            positives: batches of positives, each (B, C, H, W). They are not part of the loss. ``normalize: unit``
                 calibrates its scale with the first batch, or with the output if there are no positives.
 
         Raises:

@@ -105,7 +105,30 @@ class FeatureNetworkContract:
         with pytest.raises(ArgumentError, match="expected at least one"):
             feature_network([], self.network, "random")
 
-    @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])
+    @pytest.mark.parametrize("shape", [(1, 2, 32, 32), (1, 4, 32, 32), (3, 32, 32)])
     def test_images_of_a_wrong_shape_are_rejected(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\).*, got \(" + str(shape)[1:-1]):
+        message = r"expected images \(B, C, H, W\) with 1 or 3 channels, got \(" + str(shape)[1:-1]
+        with pytest.raises(ValueError, match=message):
             self.build()(torch.rand(shape))
+
+    @pytest.mark.parametrize("norm", [True, False])
+    def test_grey_images_are_repeated(self, norm: bool) -> None:
+        network, grey = self.build(use_input_norm=norm), torch.rand(2, 1, 32, 32).requires_grad_()
+        found, expected = network(grey), network(grey.expand(2, 3, 32, 32).contiguous())
+        assert all(torch.equal(found[layer], expected[layer]) for layer in self.layers)
+        (gradient,) = torch.autograd.grad(found[self.layers[-1]].mean(), grey)
+        assert gradient.shape == grey.shape and gradient.any()
+
+    def test_channels_select_red_green_and_blue(self) -> None:
+        network, images = self.build(channels=[3, 0, 0]), torch.rand(2, 4, 32, 32)
+        expected = self.build()(images[:, [3, 0, 0]])
+        assert all(torch.equal(network(images)[layer], expected[layer]) for layer in self.layers)
+        assert network.settings != self.build().settings
+        assert network.with_layers([self.deeper]).settings == network.settings
+        with pytest.raises(ValueError, match=r"expected images .* with at least 4 channels, got"):
+            network(images[:, :3])
+
+    @pytest.mark.parametrize("channels", [[], [0, 1], [0, 1, -1], [0, 1, 2, 3]])
+    def test_other_numbers_of_channels_are_rejected(self, channels: list[int]) -> None:
+        with pytest.raises(ArgumentError, match="channels: expected three indices of channels"):
+            self.build(channels=channels)

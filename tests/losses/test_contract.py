@@ -42,6 +42,7 @@ def feature_case(name: str, invalid: dict[str, list[Any]] | None = None, **argum
         "weights": ["nowhere.pth"],
         "normalize": ["Unit"],
         "network": ["resnet81"],
+        "channels": [[], [0, 1], [0, 1, -1]],
     }
     arguments = {"layer_weights": LAYERS, "weights": "random", **arguments}
     return Case(name, arguments, invalid={**always_invalid, **(invalid or {})})
@@ -173,6 +174,20 @@ def test_is_a_finite_scalar_in_at_least_float32_with_a_gradient(case: Case, dtyp
         in_float32 = call(loss, output.float(), _map(torch.Tensor.float, others))
         torch.testing.assert_close(value, in_float32, rtol=1e-5, atol=0)
     assert all(torch.equal(*pair) for pair in zip(before, tensors(others), strict=True)), "an input was overwritten"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "layer_weights" in case.arguments], ids=case_id)
+def test_feature_losses_repeat_grey_images(case: Case) -> None:
+    loss = build(case).double()
+    output, others = inputs(loss, dtype=torch.float64)
+    grey, grey_others = _map(lambda images: images[..., :1, :, :], [output, others])
+    rgb, rgb_others = _map(lambda images: images.repeat_interleave(3, dim=-3), [grey, grey_others])
+    value, grad = value_and_grad(lambda leaf: call(loss, leaf, grey_others), grey)
+    expected, expected_grad = value_and_grad(lambda leaf: call(loss, leaf, rgb_others), rgb)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(grad, expected_grad.sum(dim=1, keepdim=True))
+    with pytest.raises(ValueError, match=r"with 1 or 3 channels, got .*'channels' selects"):
+        call(loss, *_map(lambda images: images.repeat_interleave(2, dim=-3), [grey, grey_others]))
 
 
 @every_case

@@ -300,3 +300,9 @@ def test_the_description_of_the_gradients_contains_the_sound_ratios(batch):
     assert line == f"l_neg: its gradient at the output is {ratio} times that of l_pix (sound: 0.058 to 0.58)"
     assert balanced.describe_gradients(scalars)[0].endswith("times that of l_pix ('balance' adapts it to 0.1)")
     assert model.describe_gradients({"l_pix": scalars["l_pix"]}) == []
+
+
+def test_a_network_for_grey_images_is_trained(batch):
+    grey = {key: value.mean(dim=1, keepdim=True) if key in ("lq", "gt") else value for key, value in batch.items()}
+    model = build(network_g={**NETWORK, "num_in_ch": 1, "num_out_ch": 1, "rgb_mean": [0.5]})
+    assert model.training_step(grey, 1)["l_neg"] < 0
