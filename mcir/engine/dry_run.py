@@ -168,7 +168,7 @@ def step_cost(
 
 
 def estimate(options: Options) -> list[str]:
-    """Describe the cost of a step in every stage of a training that passes the dry run, one line of text per quantity."""
+    """Describe the cost of a step in every stage of a training, one line of text per quantity."""
     training = options.datasets.train
     if options.train is None or training is None:
         return ["no training section: nothing to estimate"]

@@ -162,7 +162,7 @@ class Model(NetworkModel, ABC):
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name, including their weights. Training minimises their sum."""
 
-    def after_backward(self, output: Tensor, batch: Batch) -> None:  # noqa: B027 (most models have no such parts)
+    def after_backward(self, output: Tensor, batch: Batch) -> None:
         """Update the parts that depend on the weights that computed ``output``. By default, nothing is done."""
 
     def after_step(self, output: Tensor, batch: Batch, iteration: int) -> None:
