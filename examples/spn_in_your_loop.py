@@ -55,11 +55,11 @@ def train(steps: int, vgg: str = "imagenet", checkpoint: Path | None = None) -> 
         lq, gt = lq.to(device), gt.to(device)
         output = network(lq)
         l_pix = F.l1_loss(output, gt)
-        l_neg = spn(output, negatives(lq, gt))  # SPN: includes λ and the minus sign
+        l_neg = spn(output, negatives(lq))  # SPN: includes λ and the minus sign
         optimizer.zero_grad()
         (l_pix + l_neg).backward()
         optimizer.step()
-        negatives.update(network, iteration, output, gt)  # SPN: iterations start at 1
+        negatives.update(network, iteration)  # SPN: iterations start at 1
         log.append({"iteration": iteration, "l_pix": l_pix.item(), "l_neg": l_neg.item()})
 
     if checkpoint is not None:
