@@ -6,17 +6,12 @@ end. Results are written atomically, so a run that was killed can be continued.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mcir.atomic import write_atomically
 from mcir.config import network_section
@@ -31,8 +26,9 @@ from mcir.inference.batch.plan import (
     plan_outputs,
     probe_inputs,
 )
+from mcir.inference.batch.problems import Problems, is_fatal, printable, reason_of, table_width
 from mcir.inference.batch.progress import BatchProgress
-from mcir.inference.batch.scores import Scores, draw_comparison, printable, score, scores_table, write_scores
+from mcir.inference.batch.scores import Scores, draw_comparison, score, scores_table, write_scores
 from mcir.inference.batch.search import find_images
 from mcir.inference.batch.settings import FolderSettings
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
@@ -43,12 +39,7 @@ from mcir.weights import load_network
 MEMORY_LIMIT = 256 * 2**20
 """Bytes of the images that are read ahead or wait to be written; a larger image is processed alone."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_TABLE_WIDTH = 160  # if there is no terminal
 _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
-_FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def restore_folder(settings: FolderSettings) -> int:
@@ -67,13 +58,13 @@ class _Run:
     def __init__(self, settings: FolderSettings) -> None:
         self.settings = settings
         self.console = Console(highlight=False, soft_wrap=True)
-        self.problems: defaultdict[str, list[str]] = defaultdict(list)
+        self.problems = Problems()
         self.written: set[Task] = set()
         self.scores: dict[str, Scores] = {}
         self.stop = threading.Event()
         gt = settings.gt and settings.gt.expanduser()
         truths = find_ground_truths(gt) if gt else []
-        found = find_images(settings.inputs, [settings.out, *([gt] if gt else [])], self.report)
+        found = find_images(settings.inputs, [settings.out, *([gt] if gt else [])], self.problems.report)
         self.out, self.jobs = plan_outputs(
             found,
             settings.out,
@@ -84,7 +75,7 @@ class _Run:
         )
         if settings.quality is not None and not any(job.target.suffix.lower() in _LOSSY for job in self.jobs):
             raise ValueError("--quality applies to JPEG and WebP, and no result is written in these formats")
-        self.truths = match_ground_truths(self.jobs, gt, truths, self.report) if gt else {}
+        self.truths = match_ground_truths(self.jobs, gt, truths, self.problems.report) if gt else {}
         section = None if settings.opt is None else network_section(settings.opt)
         self.restorer = Restorer(
             load_network(settings.weights, settings.key, section=section),
@@ -102,7 +93,9 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         if not os.access(self.out, os.W_OK | os.X_OK):
             raise DataError(f"{self.out}: no permission to write to this folder; name another with -o")
-        tasks = probe_inputs(self.jobs, self.truths, self.scale, self.border, self.settings.skip_existing, self.report)
+        tasks = probe_inputs(
+            self.jobs, self.truths, self.scale, self.border, self.settings.skip_existing, self.problems.report
+        )
         existing = sum(task.exists for task in tasks)
         network = f"{self.restorer.architecture}, ×{self.scale}, on {self.restorer.device}"
         self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} exist already", markup=False)
@@ -114,10 +107,10 @@ class _Run:
                 for batch in pipelined(groups, lambda batch: sum(map(self.bytes_of, batch)), *steps):
                     progress.finish(len(batch), sum(task.megapixels for task in batch))
             except (ValueError, OSError) as error:
-                if not _is_fatal(error):
+                if not is_fatal(error):
                     raise
                 raise DataError(
-                    f"{self.out}: {_reason(error)}, after {len(self.written)} complete results; remove the cause and "
+                    f"{self.out}: {reason_of(error)}, after {len(self.written)} complete results; remove the cause and "
                     "continue with --skip-existing"
                 ) from error
             speed = f", {progress.speed()}" if self.written else ""
@@ -125,16 +118,12 @@ class _Run:
         counts = [f"{count} {text}" for count, text in ((existing, "existed already"), (failed, "failed")) if count]
         return self.summarize(", ".join([f"{len(self.written)} restored", *counts]) + speed)
 
-    def report(self, name: str, reason: str) -> None:
-        """Store a problem with an image for the summary."""
-        self.problems[name].append(reason.removeprefix(f"{name}: "))
-
     def bytes_of(self, task: Task) -> int:
         return task.bytes(self.scale, (self.settings.bits or 8) // 8)
 
     def read(self, batch: list[Task]) -> list[Picture | None]:
         """Read the images of a batch; None for one that cannot be read, or whose result cannot be written."""
-        return [None if task.exists else self.attempt(task, self.read_one, task) for task in batch]
+        return [None if task.exists else self.problems.attempt(task.source, self.read_one, task) for task in batch]
 
     def read_one(self, task: Task) -> Picture:
         """Read an image, and check that the format of the result can hold it."""
@@ -164,7 +153,7 @@ class _Run:
             except (ValueError, RuntimeError, MemoryError):
                 pass
         return [
-            picture and self.attempt(task, lambda picture: restored([picture])[0], picture)
+            picture and self.problems.attempt(task.source, lambda picture: restored([picture])[0], picture)
             for task, picture in zip(batch, pictures, strict=True)
         ]
 
@@ -172,9 +161,9 @@ class _Run:
         """Write the results of a batch, and evaluate them as they were written."""
         for task, picture in zip(batch, restored, strict=True):
             if picture is not None:
-                self.attempt(task, self.save, task, picture)
+                self.problems.attempt(task.source, self.save, task, picture)
             if (task in self.written or task.exists) and task.is_evaluated and not self.stop.is_set():
-                self.attempt(task, self.evaluate, task)
+                self.problems.attempt(task.source, self.evaluate, task)
 
     def save(self, task: Task, picture: Picture) -> None:
         if self.settings.bits == 8:
@@ -192,21 +181,10 @@ class _Run:
         if task.comparison is not None:
             write_atomically(task.comparison, encode_png(draw_comparison(source, output, gt, self.scale, scores)))
 
-    def attempt(self, task: Task, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
-        """Call a function for an image; report an error and return None, unless it affects all images."""
-        try:
-            return work(*arguments, **options)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            if _is_fatal(error):
-                raise
-            self.report(str(task.source), _reason(error))
-            return None
-
     def summarize(self, summary: str) -> int:
         """Print and write scores and problems; return the exit status."""
         scores = {job.name: self.scores[job.name] for job in self.jobs if job.name in self.scores}
-        problems = {printable(name): "; ".join(map(printable, texts)) for name, texts in sorted(self.problems.items())}
-        width = None if self.console.is_terminal else _TABLE_WIDTH
+        problems = self.problems.texts()
         if scores:
             facts = {
                 "weights": str(self.settings.weights),
@@ -217,24 +195,7 @@ class _Run:
                 "faults": problems,
             }
             write_scores(self.out, scores, facts)
-            Console(width=width, highlight=False).print(scores_table(scores, self.scale))
+            Console(width=table_width(self.console), highlight=False).print(scores_table(scores, self.scale))
         self.console.print(f"{printable(str(self.settings.out))}: {summary}", markup=False)
-        if problems:
-            table = Table("image", "problem")
-            for name, reason in problems.items():
-                table.add_row(Text(name, overflow="fold"), Text(reason, overflow="fold"))
-            Console(width=width, highlight=False, stderr=True).print(table)
+        self.problems.print(self.console)
         return 1 if problems else 0
-
-
-def _is_fatal(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, prevents writing any other image."""
-    if isinstance(error, OSError) and error.errno in _FATAL:
-        return True
-    return error is not None and _is_fatal(error.__cause__)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the message of an error in one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -27,6 +27,7 @@ from torch import Tensor
 from mcir.atomic import write_atomically
 from mcir.data.codec import Array
 from mcir.data.resize import imresize
+from mcir.inference.batch.problems import printable
 from mcir.inference.convert import as_floats, as_tensor
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison
@@ -166,11 +167,6 @@ def scores_table(scores: Mapping[str, Scores], scale: int) -> Table:
     table.add_section()
     table.add_row(f"mean of {len(scores)}", *formatted(mean(scores)))
     return table
-
-
-def printable(name: str) -> str:
-    """Return a file name whose bytes that are not text are replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _floats(image: Array) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mcir.inference.batch import FolderSettings, restore_folder
+from mcir.inference.batch import problems as problems_module
 from mcir.inference.batch import run as folder_module
 from mcir.inference.images import Picture, read_picture, write_picture
 from mcir.inference.restorer import Restorer
@@ -62,7 +63,7 @@ class Workspace:
 
 @pytest.fixture
 def space(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "_TABLE_WIDTH", 400)  # long temporary paths stay in one line
+    monkeypatch.setattr(problems_module, "TABLE_WIDTH", 400)  # long temporary paths stay in one line
     return Workspace(tmp_path)
 
 
@@ -397,8 +398,8 @@ def test_missing_and_wrong_ground_truths_are_found_before_computing(space, monke
     (gt / "a.png").unlink()
     save(gt / "b.png", noise(16, 20))
     seen = []
-    real = folder_module._Run.report
-    monkeypatch.setattr(folder_module._Run, "report", lambda self, *item: (seen.append(item), real(self, *item)))
+    real = folder_module.Problems.report
+    monkeypatch.setattr(folder_module.Problems, "report", lambda self, *item: (seen.append(item), real(self, *item)))
     known = []
     record_calls(monkeypatch, lambda pictures: known.append(len(seen)))
     space.restore(gt=gt, status=1)
