@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from mcir.device import memory_used
 from mcir.engine.evaluation import Evaluation, format_value
 from mcir.models.batch import Batch
 from mcir.report import progress
-from mcir.report.records import RESULTS
+from mcir.report.records import RESULTS, as_json
 
 
 class RunLog:
@@ -196,11 +195,6 @@ def results_table(title: str, evaluations: list[Evaluation], network: str) -> Ta
     return table
 
 
-def as_json(tree: Any, indent: int | None = None) -> str:
-    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
-    return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
-
-
 def log_to_console() -> None:
     """Print log messages to the terminal. Ranks other than 0 print only errors."""
     logger = logging.getLogger("mcir")
@@ -232,11 +226,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _without_infinities(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _without_infinities(part) for key, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_without_infinities(part) for part in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -9,9 +9,10 @@ from mcir.config import Options
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import DistContext
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
-from mcir.engine.loggers import RunLog, as_json, results_table
+from mcir.engine.loggers import RunLog, results_table
 from mcir.models import Model
 from mcir.registry import MODELS
+from mcir.report.records import as_json
 
 
 class Tester:

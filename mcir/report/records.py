@@ -1,11 +1,11 @@
-"""Read the files in the folder of a training, which may be incomplete or damaged."""
+"""Read the files in the folder of a training, which may be incomplete or damaged; write standard JSON."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,19 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("inf", "-inf", "nan")):
         return None
     return float(value)
+
+
+def as_json(tree: Any, indent: int | None = None) -> str:
+    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
+    return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
+
+
+def _without_infinities(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _without_infinities(part) for key, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_infinities(part) for part in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mcir.engine.loggers import as_json
 from mcir.launch import Log
-from mcir.report.records import read_records
+from mcir.report.records import as_json, read_records
 from mcir.tables.formatting import counted
 from mcir.tables.pool import run_parallel
 from mcir.tables.training import StudyRun

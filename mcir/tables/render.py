@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mcir.atomic import write_atomically
-from mcir.engine.loggers import as_json
 from mcir.launch import Log
 from mcir.report.page import Report, Section
+from mcir.report.records import as_json
 
 
 def page(title: str, sections: Sequence[Section]) -> Report:

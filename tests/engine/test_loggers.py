@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mcir.engine import loggers
 from mcir.engine.evaluation import Evaluation, Score, format_value
-from mcir.engine.loggers import RunLog, Speed, as_json, results_table
+from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.report import progress
 
 INFINITE = float("inf")
@@ -219,19 +219,6 @@ def test_values_have_their_unit():
     assert format_value(INFINITE, "dB") == "inf dB"
     assert format_value(0.91234, "") == "0.9123"
     assert format_value(-0.005, "dB", "+") in ("-0.01 dB", "-0.00 dB")
-
-
-@pytest.mark.parametrize("value", [INFINITE, -INFINITE, float("nan")])
-def test_json_is_standard(value):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    text = as_json({"a": {"b": value}, "c": 1.5}, indent=2)
-    assert json.loads(text, parse_constant=refuse) == {"a": {"b": str(value)}, "c": 1.5}
-
-
-def test_an_infinite_value_in_a_list_is_a_string():
-    assert json.loads(as_json({"a": [INFINITE, 1.0]})) == {"a": ["inf", 1.0]}
 
 
 @pytest.mark.parametrize(("rank", "level"), [(None, logging.INFO), ("0", logging.INFO), ("3", logging.ERROR)])

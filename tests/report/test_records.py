@@ -1,11 +1,12 @@
 """Tests of reading the folder of a training: complete, resumed, incomplete, old, or empty."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
-from mcir.report.records import changed_lines, find_run, read_run
+from mcir.report.records import as_json, changed_lines, find_run, read_run
 from tests.report.runs import START, as_lines, train_line, val_line, write_run
 
 
@@ -172,3 +173,16 @@ def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):
 def test_changed_lines():
     assert changed_lines("a: 1\nb: 2\n", "a: 1\nb: 2\n") == []
     assert changed_lines("a: 1\nb: 2\nc: 3\n", "a: 1\nb: 4\nc: 3\n") == ["-b: 2", "+b: 4"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, float("nan")])
+def test_json_is_standard(value):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = as_json({"a": {"b": value}, "c": 1.5}, indent=2)
+    assert json.loads(text, parse_constant=refuse) == {"a": {"b": str(value)}, "c": 1.5}
+
+
+def test_an_infinite_value_in_a_list_is_a_string():
+    assert json.loads(as_json({"a": [math.inf, 1.0]})) == {"a": ["inf", 1.0]}

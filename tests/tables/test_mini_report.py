@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mcir.engine.loggers import as_json
+from mcir.report.records import as_json
 from mcir.tables.commands import Mini, RclMini
 from mcir.tables.mini_report import compare_methods, mini_report
 from mcir.tables.paired_stats import holm, paired_test
