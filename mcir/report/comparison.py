@@ -32,8 +32,17 @@ def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture
         gt: ground truth of the same shape.
         limit: error in 8-bit units that has the brightest colour.
     """
-    error = (output.float().clamp(0, 1) - gt.float()).abs().mean(0).cpu() * (255 / limit)
-    levels = (error.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return colour_map((output.float().clamp(0, 1) - gt.float()).abs().mean(0), limit)
+
+
+def colour_map(differences: Tensor, limit: float) -> Picture:
+    """Return absolute differences (H, W) of images in [0, 1] as a colour map.
+
+    Args:
+        differences: absolute differences, (H, W).
+        limit: difference in 8-bit units that has the brightest colour.
+    """
+    levels = ((differences.cpu() * (255 / limit)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 

@@ -34,12 +34,12 @@ class Figure:
     kind: str = "picture"
 
 
-def picture_figure(picture: Picture, caption: str) -> Figure:
+def picture_figure(picture: Picture, caption: str, kind: str = "picture") -> Figure:
     """Return an image (H, W, 3), RGB, as an embedded PNG."""
     encoded, data = cv2.imencode(".png", picture[:, :, ::-1])
     assert encoded
     text = base64.b64encode(data.tobytes()).decode("ascii")
-    return Figure(caption, Markup('<img src="data:image/png;base64,{}" alt="{}">').format(text, caption))
+    return Figure(caption, Markup('<img src="data:image/png;base64,{}" alt="{}">').format(text, caption), kind)
 
 
 def curves(
