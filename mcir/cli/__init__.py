@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mcir
 from mcir import test, train
 from mcir.arguments import add_arguments, from_namespace
-from mcir.cli.images import Demo, Export, Inspect, Restore
+from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.options import Check, List, Report, Schema
 from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
 from mcir.tables.commands import Proxy, reproduce_commands
@@ -63,6 +63,7 @@ def _commands() -> dict[str, type | Group]:
         "train": train.Train,
         "test": test.Test,
         "restore": Restore,
+        "compare": Compare,
         "export": Export,
         "check": Check,
         "list": List,

@@ -1,4 +1,4 @@
-"""The commands that use trained networks: restore, export, inspect and demo."""
+"""The commands that use trained networks: restore, compare, export, inspect and demo."""
 
 import argparse
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ _TILE = "side of the tiles in pixels; auto: as memory requires; none: no tiles"
 _NETWORK_FILE = "option file whose network_g replaces the architecture in the weight file"
 _KEY = "entry of the weight file, like params (default: the moving average, if there is one)"
 _WEIGHTS = "weight file (.pth or .safetensors) of mcir or of an official release"
+_CROP_BORDER = "border in pixels that PSNR and SSIM ignore (default: the scale, 0 for ×1)"
 _DEVICE = "cpu, cuda, cuda:N or mps (default: a GPU if there is one)"
 
 
@@ -48,9 +49,7 @@ class Restore:
     gt: Path | None = option(
         "folder of ground truths; PSNR and SSIM are written to OUT/metrics.json and .csv", metavar="DIR"
     )
-    crop_border: int | None = option(
-        "border in pixels that PSNR and SSIM ignore (default: the scale, 0 for ×1)", metavar="N"
-    )
+    crop_border: int | None = option(_CROP_BORDER, metavar="N")
 
     def run(self) -> int:
         """Restore the images."""
@@ -61,6 +60,32 @@ class Restore:
         settings = {key: value for key, value in vars(self).items() if key not in ("half", "bf16")}
         precision: Literal["fp16", "bf16", "fp32"] = "fp16" if self.half else "bf16" if self.bf16 else "fp32"
         return restore_folder(FolderSettings(**settings, precision=precision))
+
+
+@dataclass(kw_only=True)
+class Compare:
+    """Compare two trained networks on images: crops, errors, differences, PSNR and SSIM on one page."""
+
+    first: str = positional(_WEIGHTS + "; NAME=FILE to set its name", metavar="A")
+    second: str = positional("weight file of another network", metavar="B")
+    inputs: list[str] = positional("files, folders (with subfolders) and patterns like 'a/**/*.jpg'", metavar="IMAGE")
+    gt: Path | None = option("folder of ground truths, for errors, PSNR and SSIM", metavar="DIR")
+    out: Path = option(
+        "page; the numbers are written next to it as JSON", "-o", "--out", default=Path("comparison.html")
+    )
+    pictures: int = option("largest number of images on the page: those that differ most", default=20, metavar="N")
+    crop_border: int | None = option(_CROP_BORDER, metavar="N")
+    key: str | None = option("entry of both weight files, like params (default: the moving average, if there is one)")
+    tile: Any = option(_TILE, default="auto", parse=_tile)
+    device: str | None = option(_DEVICE)
+
+    def run(self) -> int:
+        """Compare the networks."""
+        from mcir.engine.loggers import log_to_console
+        from mcir.inference.compare import compare
+
+        log_to_console()
+        return compare(**vars(self))
 
 
 @dataclass(kw_only=True)

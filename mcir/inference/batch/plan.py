@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -20,6 +21,8 @@ from mcir.inference.images import PictureInfo, probe_picture
 
 COMPARISONS = "comparisons"
 """Subfolder of the output folder for comparisons."""
+
+FoundImage = TypeVar("FoundImage", bound=Found)
 
 
 @dataclass(frozen=True)
@@ -160,14 +163,16 @@ def find_ground_truths(path: Path) -> list[Path]:
     return [path / key for key in keys]
 
 
-def match_ground_truths(jobs: Sequence[Job], path: Path, files: Sequence[Path], report: Report) -> dict[Job, Path]:
+def match_ground_truths(
+    images: Sequence[FoundImage], path: Path, files: Sequence[Path], report: Report
+) -> dict[FoundImage, Path]:
     """Return the ground truth of each image that has one; report images without a ground truth, or with several.
 
     A ground truth has the name of its image, with any extension, in the same subfolder or in the folder itself. The
     ground truth of ``babyx2.png`` may also be called ``baby.png``, as in common copies of Set5.
 
     Args:
-        jobs: images to restore.
+        images: images to restore.
         path: folder of the ground truths; for a single image also a file.
         files: all ground truths.
         report: function that is called with an image and its problem.
@@ -176,26 +181,27 @@ def match_ground_truths(jobs: Sequence[Job], path: Path, files: Sequence[Path], 
         DataError: no image has a ground truth, or there is one file for several images.
     """
     if path.is_file():
-        if len(jobs) != 1:
-            raise DataError(f"{path}: expected a folder for {len(jobs)} images, got one ground truth")
-        return {jobs[0]: path}
+        if len(images) != 1:
+            raise DataError(f"{path}: expected a folder for {len(images)} images, got one ground truth")
+        return {images[0]: path}
     by_stem: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
         by_stem[stem(file.relative_to(path).as_posix())].append(file)
-    truths, problems = {}, []
-    for job in jobs:
-        name = stem(job.name)
+    truths: dict[FoundImage, Path] = {}
+    problems = []
+    for image in images:
+        name = stem(image.name)
         candidates = [part for full in (name, re.sub(r"x\d$", "", name)) for part in (full, full.rpartition("/")[2])]
         named = next((by_stem[candidate] for candidate in candidates if candidate in by_stem), [])
-        named = [file for file in named if file.suffix == job.source.suffix] or named
+        named = [file for file in named if file.suffix == image.source.suffix] or named
         if len(named) == 1:
-            truths[job] = named[0]
+            truths[image] = named[0]
         elif named:
-            problems.append((str(job.source), f"several ground truths: {', '.join(map(str, sorted(named)))}"))
+            problems.append((str(image.source), f"several ground truths: {', '.join(map(str, sorted(named)))}"))
         else:
-            problems.append((str(job.source), f"no ground truth {path / name} with any extension"))
+            problems.append((str(image.source), f"no ground truth {path / name} with any extension"))
     if not truths:
-        raise DataError(f"{path}: none of {len(jobs)} images has a ground truth; {': '.join(problems[0])}")
+        raise DataError(f"{path}: none of {len(images)} images has a ground truth; {': '.join(problems[0])}")
     for problem in problems:
         report(*problem)
     return truths
@@ -215,23 +221,44 @@ def probe_inputs(
         report: function that is called with an image and its problem.
     """
 
-    def probe(job: Job) -> Task | None:
-        gt = truths.get(job)
-        try:
-            info = probe_picture(job.source)
-        except ValueError as error:
-            report(str(job.source), str(error))
+    def task(job: Job) -> Task | None:
+        probed = probe(job, truths.get(job), scale, border, report)
+        if probed is None:
             return None
-        try:
-            if gt is not None:
-                check_sizes(info[:2], probe_picture(gt)[:2], scale, border)
-        except ValueError as error:
-            report(str(job.source), f"not measured: {error}")
-            gt = None
+        info, gt = probed
         exists = skip_existing and _has_size(job.target, info.height * scale, info.width * scale)
         return Task(**vars(job), gt=gt, exists=exists, info=info)
 
-    return [task for task in in_order(probe, jobs) if task is not None]
+    return [found for found in in_order(task, jobs) if found is not None]
+
+
+def probe(
+    image: Found, gt: Path | None, scale: int, border: int, report: Report
+) -> tuple[PictureInfo, Path | None] | None:
+    """Read the headers of an image and its ground truth.
+
+    Args:
+        image: image to restore.
+        gt: ground truth; one of the wrong size is reported and ignored.
+        scale: factor by which the result is larger.
+        border: pixels on each side that are not measured.
+        report: function that is called with the image and its problem.
+
+    Returns:
+        The size and type of the image, and its ground truth; None for an image that cannot be read, which is reported.
+    """
+    try:
+        info = probe_picture(image.source)
+    except ValueError as error:
+        report(str(image.source), str(error))
+        return None
+    try:
+        if gt is not None:
+            check_sizes(info[:2], probe_picture(gt)[:2], scale, border)
+    except ValueError as error:
+        report(str(image.source), f"not measured: {error}")
+        gt = None
+    return info, gt
 
 
 def _has_size(path: Path, height: int, width: int) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mcir.inference.checkpoints import named_checkpoints
 from mcir.inference.demo.service import KEPT_SECONDS, DemoService
 from mcir.inference.tile_planner import Tile
 
@@ -67,26 +68,6 @@ def demo(
         service.check()
         _serve(service, host, port, max_size, queue)
     return 0
-
-
-def named_checkpoints(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """Return the checkpoint files by their names on the page: ``NAME=FILE``, or the names of the files.
-
-    Raises:
-        ValueError: a file does not exist, or two checkpoints have the same name.
-    """
-    files: dict[str, Path] = {}
-    for text in checkpoints:
-        name, equals, file = text.partition("=")
-        if not equals or Path(text).is_file():
-            name, file = Path(text).stem, text
-        if not Path(file).is_file():
-            raise ValueError(f"{file}: no such checkpoint.")
-        if not name or name in files:
-            problem = f"two checkpoints have the name '{name}'" if name else f"'{text}' has no name before '='"
-            raise ValueError(f"{problem}; write NAME={file} with a unique name.")
-        files[name] = Path(file)
-    return files
 
 
 def _check_address(host: str, port: int | None) -> None:

@@ -12,32 +12,8 @@ import pytest
 
 from mcir.cli import main
 from mcir.inference.demo import demo
-from mcir.inference.demo.serve import named_checkpoints
 from mcir.inference.images import Picture, write_picture
 from tests.inference.demo.conftest import serving
-
-
-def test_checkpoints_are_named_by_their_files_or_by_the_user(checkpoints, tmp_path):
-    double, same = checkpoints.values()
-    odd = tmp_path / "a=b.pth"
-    odd.touch()
-    assert named_checkpoints([str(double), f"my own={same}", str(odd)]) == {
-        "double": double,
-        "my own": same,
-        "a=b": odd,
-    }
-
-
-def test_missing_checkpoints_and_duplicate_names_are_rejected(checkpoints, tmp_path):
-    double, same = checkpoints.values()
-    for text in ("none.pth", "name=none.pth", f"{tmp_path}"):
-        with pytest.raises(ValueError, match="no such checkpoint"):
-            named_checkpoints([text])
-    for texts in ([double, double], [double, f"double={same}"]):
-        with pytest.raises(ValueError, match="two checkpoints have the name 'double'; write NAME="):
-            named_checkpoints([*map(str, texts)])
-    with pytest.raises(ValueError, match="has no name"):
-        named_checkpoints([f"={same}"])
 
 
 @pytest.mark.parametrize(
