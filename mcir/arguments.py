@@ -54,7 +54,7 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
 class OptionFileArguments:
     """Arguments for an option file and changes of its options."""
 
-    opt: str = option("option file (YAML)", "-opt", required=True, metavar="FILE")
+    opt: str = option("option file (YAML), or a name from `mcir list options`", "-opt", required=True, metavar="FILE")
     set: list[str] = option("options that override the file, like train.total_iter=100", metavar="A.B=C")
     force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", metavar="A:B=C")
 

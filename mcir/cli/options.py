@@ -18,6 +18,7 @@ Kind = Literal[
     "negatives",
     "optimizers",
     "schedulers",
+    "options",
 ]
 
 
@@ -41,16 +42,19 @@ class Check(OptionFileArguments):
 
 @dataclass(kw_only=True)
 class List:
-    """List the components that option files can use."""
+    """List the components that option files can use, or the option files that come with mcir."""
 
-    what: Kind = positional("kind of component")
-    pattern: str = positional("glob pattern, like '*SR*'", default="*")
+    what: Kind = positional("kind of component, or options for the option files")
+    pattern: str = positional("glob pattern, like '*SR*' or 'sr/*'", default="*")
 
     def run(self) -> int:
-        """Print the components."""
-        from mcir.config.listing import list_components
+        """Print the list."""
+        from mcir.config.listing import list_components, list_option_files
 
-        print(list_components(getattr(registry, self.what.upper()), self.pattern))
+        if self.what == "options":
+            print(list_option_files(self.pattern))
+        else:
+            print(list_components(getattr(registry, self.what.upper()), self.pattern))
         return 0
 
 

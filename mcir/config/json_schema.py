@@ -31,7 +31,7 @@ def json_schema() -> Schema:
     properties["model_type"]["enum"] = MODELS.names()
     properties["imports"] = _TEXTS | {"description": properties["imports"]["description"]}
     properties |= {
-        "_base_": _TEXTS | {"description": "Option files that this one overrides, relative to it."},
+        "_base_": _TEXTS | {"description": "Option files that this one overrides: paths relative to it, or names."},
         "sweep": {
             "type": "object",
             "additionalProperties": {"anyOf": [{"type": "array"}, {"type": "object"}]},

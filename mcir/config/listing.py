@@ -1,8 +1,12 @@
-"""A list of registered components and their arguments, as text."""
+"""Lists of registered components with their arguments, and of option files, as text."""
 
 import inspect
+import re
+from itertools import takewhile
+from pathlib import Path
 
 from mcir.config.components import describe
+from mcir.config.files import SUFFIX, shipped, shipped_names
 from mcir.errors import RegistryError, suggestion
 from mcir.registry import Registry
 
@@ -21,6 +25,27 @@ def list_components(registry: Registry, pattern: str = "*") -> str:
     if not names:
         raise RegistryError(f"No {registry.kind} matches '{pattern}'.{suggestion(pattern, registry.names())}")
     return "\n".join(_entry(registry, name) for name in names)
+
+
+def list_option_files(pattern: str = "*") -> str:
+    """Return the names of the option files that come with mcir, with the first sentence of their comments.
+
+    Args:
+        pattern: a glob pattern, like ``sr/*``.
+
+    Raises:
+        ValueError: no name matches.
+    """
+    names = shipped_names(pattern)
+    if not names:
+        raise ValueError(f"No option file matches '{pattern}'.{suggestion(pattern, shipped_names())}")
+    return "\n".join(f"{name}\n    {_summary(shipped() / f'{name}{SUFFIX}')}" for name in names)
+
+
+def _summary(file: Path) -> str:
+    """Return the first sentence of the comment at the top of an option file."""
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return re.split(r"(?<=\.)\s", " ".join(line.strip("# ") for line in lines))[0]
 
 
 def _entry(registry: Registry, name: str) -> str:

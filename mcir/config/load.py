@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcir.config.files import find_base, find_file
 from mcir.config.legacy import translate
 from mcir.config.options import Options
 from mcir.config.sweep import SWEEP, choose, take_sweep
@@ -25,7 +26,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     """Load and validate an option file.
 
     Args:
-        path: option file. It overrides the files in its ``_base_``, whose paths are relative to it.
+        path: path or name of an option file; see :func:`mcir.config.files.find_file`. It overrides the files in its
+            ``_base_``, whose paths are relative to it.
         overrides: changes like ``a.b=value``, with the value written as in the file; ``a.0=value`` changes an item of a
             list. ``sweep=name`` selects a run of a file that describes several.
         force_yml: changes in BasicSR's notation, ``a:b=value``; applied before ``overrides``.
@@ -33,7 +35,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     Raises:
         OptionError: something is not valid; the message lists all problems, one per line, by file and line.
     """
-    root = read_with_bases(path)
+    file = find_file(path)
+    if file != Path(path):
+        logging.getLogger("mcir").info("Option file %s: %s", path, file)
+    root = read_with_bases(file)
     overrides = choose(root, take_sweep(root), overrides)
     problems: list[Problem] = []
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
@@ -52,7 +57,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
         logging.getLogger("mcir").warning(
             "%s uses names of BasicSR or of the papers' released code. They are interpreted as follows:\n%s\n"
             "The same file in current names:\n\n%s",
-            path,
+            file,
             "\n".join(f"  {change}" for change in changes),
             options.dump(),
         )
@@ -67,7 +72,7 @@ def network_section(path: str | Path) -> Any:
     Raises:
         OptionError: the file cannot be read, its section is missing or not valid, or its runs have different networks.
     """
-    root = read_with_bases(path)
+    root = read_with_bases(find_file(path))
     options = {option for run in take_sweep(root).values() for option in run}
     problems = _import(root)
     if any(option.partition(".")[0] in ("network_g", "scale") for option in options):
@@ -84,7 +89,7 @@ def runs_of(path: str | Path) -> list[str]:
     Raises:
         OptionError: the file cannot be read, or its sweep is not valid.
     """
-    return list(take_sweep(read_with_bases(path)))
+    return list(take_sweep(read_with_bases(find_file(path))))
 
 
 def read_with_bases(path: str | Path, chain: tuple[Path, ...] = ()) -> Node:
@@ -118,16 +123,10 @@ def _read_base(path: Path, entry: Node, chain: tuple[Path, ...]) -> Node:
     if not isinstance(entry.value, str):
         message = "expected the name of an option file, or a list of names."
         raise OptionError([Problem.at(entry.location, (BASE,), message)])
-    base = path.parent / entry.value
+    base = find_base(path, entry.value, entry.location._replace(key=BASE))
     if base.resolve() in chain:
         cycle = " -> ".join(file.name for file in (*chain, base))
         raise OptionError([Problem.at(entry.location, (BASE,), f"The file is its own base: {cycle}.")])
-    if not base.is_file():
-        try:
-            read_file(base)
-        except OptionError as error:
-            message = f"'{entry.value}': {error.problems[0].message}"
-            raise OptionError([Problem.at(entry.location, (BASE,), message)]) from None
     return read_with_bases(base, chain)
 
 

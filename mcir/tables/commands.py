@@ -37,7 +37,7 @@ class TableCommand(LaunchArguments):
     )
     row: list[str] = option("only the rows that match a glob pattern like '*SPN'", default=[])
     train: bool = option("start or resume the trainings that have no checkpoint", default=False)
-    options: Path = option("folder of the option files", default=Path("options"))
+    options: Path | None = option("folder of the option files (default: options/ here, or those that come with mcir)")
     results: Path = option("folder of the results", default=Path("results"))
     set: list[str] = option("overrides of every option file", default=[], metavar=_OVERRIDE)
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mcir.config import OptionError, load
+from mcir.config.files import find_by_name, shipped
 from mcir.features.base import imagenet_file
 from mcir.launch import LaunchOptions, Log, start
 from mcir.registry import MODELS
@@ -22,10 +23,8 @@ def chosen_rows(table: Table, command: TableCommand) -> list[Row]:
     Raises:
         ValueError: a pattern matches no row, or the folder of option files does not exist.
     """
-    if not command.options.is_dir():
-        raise ValueError(
-            f"--options: there is no folder {command.options}. Run the command in the clone, or choose another folder."
-        )
+    if command.options is not None and not command.options.is_dir():
+        raise ValueError(f"--options: there is no folder {command.options}.")
     chosen: set[str] = set()
     for pattern in command.row or ["*"]:
         matching = {row.name for row in table.rows if fnmatchcase(row.name.lower(), pattern.lower())}
@@ -39,6 +38,11 @@ def chosen_rows(table: Table, command: TableCommand) -> list[Row]:
     return [row for row in table.rows if row.name in chosen]
 
 
+def option_file(command: TableCommand, name: str) -> Path:
+    """Return an option file of ``--options``, or by default of ``options`` in the current folder or of mcir."""
+    return (find_by_name(name) or shipped() / name) if command.options is None else command.options / name
+
+
 def plan(table: Table, command: PaperTable) -> list[TableRun]:
     """Return the trainings of the chosen rows."""
     rows = chosen_rows(table, command)
@@ -49,11 +53,11 @@ def plan(table: Table, command: PaperTable) -> list[TableRun]:
             overrides = [text for text in command.set if text not in ignored]
             overrides.insert(0, f"path.results_root={command.results}")
             which = command.checkpoint or row.checkpoint or table.checkpoint
-            file = command.options / run.option
+            file = option_file(command, run.option)
             overrides_of_run = [*_sweep(run), *overrides]
             planned = TableRun.load(row, file, overrides_of_run, which=which, variant=run.variant, ignored=ignored)
             if run.published:
-                _load_published(planned, command.options / run.published, overrides)
+                _load_published(planned, option_file(command, run.published), overrides)
             runs.append(planned)
     return runs
 
@@ -105,7 +109,7 @@ def _ignored(run: Run, command: TableCommand) -> list[str]:
     if not sections:
         return []
     try:
-        options = load(command.options / run.option, _sweep(run))
+        options = load(option_file(command, run.option), _sweep(run))
     except OptionError:  # TableRun.load reports the error
         return []
     known = {name for model in MODELS.names() for name in MODELS.parameters(model)}

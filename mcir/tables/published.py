@@ -88,7 +88,7 @@ class Row(Part):
         runs: trainings of the row: several if each data set has its own, none if mcir does not have the network.
         numbers: published results.
         checkpoint: checkpoint to evaluate (default: that of the table).
-        weights: initial weights in a proxy table: a method of ``pretraining.yml``, ``random``, ``oracle`` or ``sl-den``
+        weights: initial weights in a proxy table: a method of ``_base_/rcl.yml``, ``random``, ``oracle`` or ``sl-den``
             (default: the name).
     """
 

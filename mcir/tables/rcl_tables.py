@@ -17,7 +17,7 @@ import torch
 from mcir.launch import Log
 from mcir.tables.cache import Record
 from mcir.tables.commands import Proxy, RclTable
-from mcir.tables.plan import chosen_rows
+from mcir.tables.plan import chosen_rows, option_file
 from mcir.tables.pretraining import methods, overrides_for
 from mcir.tables.proxy import known_results, run_proxy, summarize
 from mcir.tables.proxy_plan import RANDOM, check
@@ -49,14 +49,13 @@ def _pretraining(table: Table, row: Row, option: str, command: RclTable) -> Tabl
     method = methods()[0] if untrained else row.initial
     overrides = [*overrides_for(method, command.resnet), f"path.results_root={command.results}", *command.set]
     images = {column.images for column in table.columns if column.option == option and column.images is not None}
-    return TableRun.load(
-        row, command.options / option, overrides, untrained=untrained, labelled=True, images=sorted(images)
-    )
+    file = option_file(command, option)
+    return TableRun.load(row, file, overrides, untrained=untrained, labelled=True, images=sorted(images))
 
 
 def _runs_of(runs: Sequence[TableRun], columns: Sequence[Column], command: RclTable) -> list[TableRun]:
     """Return the runs with valid options for columns that are evaluated together; all have the same data sets."""
-    file = command.options / columns[0].option
+    file = option_file(command, columns[0].option)
     return [run for run in runs if run.file == file and run.options is not None]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcir.config import DatasetOptions, OptionError, Options, load
+from mcir.config.files import shipped
 from mcir.features.base import imagenet_source
 from mcir.launch import TrainingJob
 from mcir.registry import LOSSES
@@ -127,7 +128,7 @@ class TableRun:
         lines = [f"no checkpoint {self.job.checkpoint}: train with --train or `{command}`"]
         if self.published is not None:
             file = self.published.path.pretrain_network_g
-            lines.append(f"or save the published weights as {file}; options/README.md lists their sources")
+            lines.append(f"or save the published weights as {file}; {shipped()}/README.md lists their sources")
         lines += [f"the training needs {file}, which is missing" for file in self.missing_weights()]
         lines += [
             f"the training needs {file}, which it downloads from {url}; without a network, copy the file there yourself"

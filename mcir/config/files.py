@@ -1,0 +1,98 @@
+"""Option files by name: files of the current folder, and the files that come with mcir."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mcir.config.tree import OptionError, Problem
+from mcir.errors import Location, closest, suggestion
+
+FOLDER = "options"
+SUFFIX = ".yml"
+_BASES = "_base_/"  # files that are only bases of others, and so are not listed
+
+
+def shipped() -> Path:
+    """Return the folder of the option files that come with mcir.
+
+    It is part of an installed package. In a clone, it is the folder ``options`` next to the package.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / FOLDER
+    return installed if installed.is_dir() else package.parent / FOLDER
+
+
+def shipped_names(pattern: str = "*") -> list[str]:
+    """Return the names of the option files that come with mcir, sorted, without suffix: ``sr/edsr_light_x4``.
+
+    Args:
+        pattern: a glob pattern for the whole name; ``*`` also matches ``/``.
+    """
+    folder = shipped()
+    names = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{SUFFIX}"))
+    return sorted(name for name in names if not name.startswith(_BASES) and fnmatchcase(name, pattern))
+
+
+def find_file(name: str | Path) -> Path:
+    """Return the option file with a path or a name.
+
+    The places are the current folder, the folder ``options`` in it, and the files that come with mcir. The suffix
+    ``.yml`` can be left out.
+
+    Raises:
+        OptionError: there is no such file; the message lists the places and the closest name.
+    """
+    path = Path(name)
+    found = next(_files(Path(), path), None) or find_by_name(path)
+    if found is None and (path.exists() or path.is_absolute()):
+        return path  # reading it explains the problem
+    if found is None:
+        places = f"the current folder, {FOLDER}/ in it, and {shipped()}"
+        message = f"The file does not exist.{_nearest(Path(), name)} Places: {places}."
+        raise OptionError([Problem(Location(str(name)), message)])
+    return found
+
+
+def find_by_name(name: str | Path) -> Path | None:
+    """Return the option file with a name in the folder ``options`` of the current folder, or else one of mcir's."""
+    return find_in(Path(FOLDER), name) or find_in(shipped(), name)
+
+
+def find_base(file: Path, name: str, location: Location) -> Path:
+    """Return a base of an option file: a path relative to the file, or the name of a file that comes with mcir.
+
+    Args:
+        file: option file.
+        name: path or name of the base.
+        location: location of the name in the option file.
+
+    Raises:
+        OptionError: there is no such file; the message contains the closest name.
+    """
+    path = file.parent / name
+    found = path if path.exists() else find_in(shipped(), name)
+    if found is None:
+        raise OptionError([Problem(location, f"'{name}': The file does not exist.{_nearest(file.parent, name)}")])
+    return found
+
+
+def find_in(folder: Path, name: str | Path) -> Path | None:
+    """Return the option file with a name in a folder; None if there is none or if the name leads outside the folder."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        return None
+    return next(_files(folder, path), None)
+
+
+def _files(folder: Path, path: Path) -> Iterator[Path]:
+    names = (path,) if path.suffix == SUFFIX or not path.name else (path, path.with_name(f"{path.name}{SUFFIX}"))
+    return (folder / name for name in names if (folder / name).is_file())
+
+
+def _nearest(folder: Path, name: str | Path) -> str:
+    """Return `` Did you mean 'x.yml'?`` with a file next to the missing one, or else one that comes with mcir."""
+    path = Path(name)
+    beside = closest(path.name, [file.name for file in (folder / path.parent).glob(f"*{SUFFIX}")])
+    return suggestion(str(name), shipped_names()) if beside is None else f" Did you mean '{path.with_name(beside)}'?"
