@@ -95,7 +95,7 @@ class EvaluationSet:
         self.baseline = "bicubic" if scale > 1 else "input"
         self.metrics = metrics
         self.dist = dist
-        self._image_name = getattr(dataset, "name", None)
+        self._dataset = dataset
         self._loader: DataLoader[Any] = evaluation_loader(
             dataset, num_workers=workers, rank=dist.rank, world_size=dist.world_size
         )
@@ -119,7 +119,7 @@ class EvaluationSet:
         for item in self._loader:
             batch = to_device(item, device)
             index = int(item["index"][0])
-            name = self._image_name(index) if self._image_name else Path(batch["gt_path"][0]).stem
+            name = image_name(self._dataset, index, batch["gt_path"][0])
             lq, gt, output = (image.to(measuring) for image in (batch["lq"], batch["gt"], restore(batch["lq"])))
             if index not in self._input_values:
                 self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
@@ -151,13 +151,17 @@ class EvaluationSet:
         }
 
     def _caption(self, title: str, values: Mapping[str, float]) -> str:
-        texts = [f"{name} {format_value(value, self.metrics[name].unit)}" for name, value in values.items()]
-        return f"{title}: {', '.join(texts)}"
+        return f"{title}: {format_scores(values, self.metrics)}"
 
 
 def format_value(value: float, unit: str, sign: str = "") -> str:
     """Return a metric's value with its unit. It has two decimals if there is a unit, and four otherwise."""
     return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
+
+
+def format_scores(values: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
+    """Return the values of metrics with their names and units; ``metrics`` are the metrics by name."""
+    return ", ".join(f"{name} {format_value(value, metrics[name].unit)}" for name, value in values.items())
 
 
 def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[EvaluationSet]:
@@ -171,10 +175,7 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
     Raises:
         ValueError: a data set cannot be read, or a metric cannot be built.
     """
-    metrics = {
-        name: METRICS.build(section, where=options.where("val", "metrics", name))
-        for name, section in options.val.metrics.items()
-    }
+    metrics = build_metrics(options)
     return [
         EvaluationSet(
             part.name,
@@ -186,6 +187,23 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
         )
         for key, part in (options.datasets.val if kind == "val" else options.datasets.test).items()
     ]
+
+
+def build_metrics(options: Options) -> dict[str, Any]:
+    """Build the metrics of an option file, by their names in it.
+
+    Raises:
+        ValueError: a metric cannot be built.
+    """
+    return {
+        name: METRICS.build(section, where=options.where("val", "metrics", name))
+        for name, section in options.val.metrics.items()
+    }
+
+
+def image_name(dataset: Any, index: int, gt_path: str) -> str:
+    """Return the name of an image in results: the name in the data set if it has names, or else the ground truth's."""
+    return str(dataset.name(index)) if hasattr(dataset, "name") else Path(gt_path).stem
 
 
 @torch.no_grad()

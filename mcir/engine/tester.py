@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mcir.atomic import write_atomically
 from mcir.config import Options
 from mcir.engine.checkpoint import load_into
@@ -34,11 +36,7 @@ class Tester:
             raise ValueError("Testing requires a data set: set 'datasets.test' (or 'test_1', 'test_2', …).")
         if not options.val.metrics:
             raise ValueError("Testing requires 'val.metrics', for example {psnr: {type: PSNR, crop_border: 4}}.")
-        model_class: type[Model] = MODELS.get(options.model_type)
-        needed = {"type", *options.networks, *model_class.restore_options}
-        section = {key: value for key, value in options.model_section().items() if key in needed}
-        self.model: Model = MODELS.build(section, where=options.where_in_model)
-        self.model.to(dist.device)
+        self.model = restoring_model(options, dist.device)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:
         """Evaluate weight files, print tables, and return the path of the results.
@@ -82,6 +80,19 @@ class Tester:
         if self.dist.is_rank_zero:
             evaluation.save_comparisons(folder / "comparisons" / checkpoint)
         return evaluation
+
+
+def restoring_model(options: Options, device: torch.device) -> Model:
+    """Build the model of an option file on a device, only with what a restoration needs: without losses and optimizer.
+
+    Raises:
+        ValueError: the model cannot be built.
+    """
+    model_class: type[Model] = MODELS.get(options.model_type)
+    needed = {"type", *options.networks, *model_class.restore_options}
+    section = {key: value for key, value in options.model_section().items() if key in needed}
+    model: Model = MODELS.build(section, where=options.where_in_model)
+    return model.to(device)
 
 
 def _as_record(evaluation: Evaluation) -> dict[str, Any]:

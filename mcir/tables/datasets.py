@@ -1,4 +1,4 @@
-"""Missing data sets and where to get them."""
+"""The data sets of evaluations: which of them exist, which are missing, and where to get those."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcir.config import DatasetOptions
+from mcir.config import DatasetOptions, Options
 from mcir.data.manifest import Manifest, known_manifests, read_manifest
+
+
+def sets_to_evaluate(options: Options) -> dict[str, DatasetOptions]:
+    """Return the test sets, or else the validation sets, by their keys in the options."""
+    return options.datasets.test or options.datasets.val
+
+
+def present_sets(options: Options) -> dict[str, DatasetOptions]:
+    """Return the sets to evaluate that exist on this machine, by their keys in the options."""
+    return {key: part for key, part in sets_to_evaluate(options).items() if not missing_paths([part])}
 
 
 def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:

@@ -15,8 +15,8 @@ from mcir.engine.distributed import init_distributed
 from mcir.engine.tester import Tester
 from mcir.launch import Log
 from mcir.tables.cache import RunCache
-from mcir.tables.datasets import missing_paths
-from mcir.tables.runs import TableRun, sets_to_evaluate
+from mcir.tables.datasets import present_sets, sets_to_evaluate
+from mcir.tables.runs import TableRun
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
     if found is None:
         return None
     options, checkpoint = found
-    parts = {key: part for key, part in sets_to_evaluate(options).items() if not missing_paths([part])}
+    parts = present_sets(options)
     digests = {part.name: _digest(options, part, checkpoint) for part in parts.values()}
     cache, problem = RunCache(Path(options.path.results_root) / options.name / "evaluated.jsonl"), ""
     missing = {key: part for key, part in parts.items() if again or digests[part.name] not in cache.records}

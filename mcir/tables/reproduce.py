@@ -49,14 +49,16 @@ def reproduce_table(table: Table, command: TableCommand, log: Log = print) -> in
     if isinstance(command, RclTable):
         results = evaluate_proxies(table, runs, command, log)
     else:
-        results = _evaluate_trainings(table, runs, command, log)
+        results = evaluate_trainings(table, runs, command, log)
+        results.sections += [training_curves(results, runs), compared_images(results, runs)]
     missing = _state_lines(runs, results)
     log("\n".join(["", *missing]))
     write_results(command.results, table.name, results.data(), table_report(results, missing), log)
     return 0 if results.is_complete else 1
 
 
-def _evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTable, log: Log) -> Results:
+def evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTable, log: Log) -> Results:
+    """Evaluate the trainings of a table that can be evaluated, and return the results without figures."""
     tested = [result for run in runs if (result := evaluate_run(run, command.again, log)) is not None]
     by_cell = {
         (result.run.row.name, column.name): result
@@ -83,7 +85,6 @@ def _evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTa
         for result in tested
         if result.differences
     ]
-    results.sections += [training_curves(results, runs), compared_images(results, by_cell)]
     results.is_complete = len(tested) == len(runs) and all(result.is_complete for result in tested)
     return results
 

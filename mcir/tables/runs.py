@@ -14,7 +14,7 @@ from mcir.features.base import imagenet_source
 from mcir.launch import TrainingJob
 from mcir.registry import LOSSES
 from mcir.tables.config_diff import training_differences
-from mcir.tables.datasets import missing_paths
+from mcir.tables.datasets import missing_paths, sets_to_evaluate
 from mcir.tables.formatting import counted
 from mcir.tables.published import Row, Which
 
@@ -165,11 +165,6 @@ class TableRun:
         assert self.options is not None
         train = self.options.datasets.train
         return [*([train] if train else []), *self.options.datasets.val.values()]
-
-
-def sets_to_evaluate(options: Options) -> dict[str, DatasetOptions]:
-    """Return the test sets, or else the validation sets, by their keys in the options."""
-    return options.datasets.test or options.datasets.val
 
 
 def _nested(tree: Any) -> Iterator[Any]:

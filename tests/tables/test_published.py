@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from mcir.config import load, runs_of
 from mcir.tables.commands import PaperTable
+from mcir.tables.datasets import sets_to_evaluate
 from mcir.tables.evaluation import select_metric
 from mcir.tables.plan import plan
 from mcir.tables.pretraining import methods
 from mcir.tables.published import Table, known_tables, read_table
-from mcir.tables.runs import sets_to_evaluate
 
 ROOT = Path(__file__).parents[2] / "options"
 TABLES = {name: read_table(name) for name in known_tables()}

@@ -103,11 +103,13 @@ def test_numbers_gains_curves_and_images(home, table):
         assert text in page.cells, text
     assert page.tags.count("svg") == 2 and "99.0" not in page.text  # the last value of an iteration counts
     assert "gain over plain per data set" in page.text and "during training" in page.text
-    assert [image.shape for image in page.pictures] == [(24, 28, 3)] * 5  # there is no image 9
-    degraded, first, second, gt, difference = page.pictures
+    assert [image.shape for image in page.pictures] == [(24, 28, 3)] * 7  # there is no image 9
+    degraded, first, second, gt, *_, divergence = page.pictures
     assert (degraded[::2, ::2] == degraded[1::2, 1::2]).all() and not (gt[::2, ::2] == gt[1::2, 1::2]).all()
-    assert (first != second).any() and difference.max() > 240  # drawn to its own scale
-    assert re.search(r"\(brightest: \d+\.\d of 255, the 99th percentile", page.text)
+    assert (first != second).any() and divergence.max() > 240  # drawn to its own scale
+    shown = scores[0]["psnr"]["images"]["0"], scores[0]["ssim_y"]["images"]["0"]
+    assert f"plain: psnr {shown[0]:.2f} dB, ssim_y {shown[1]:.4f}" in page.words
+    assert "Two: 0" in page.words and "divergence |plain − plain + SPN|" in page.text
     assert f"| {gain:+.3f} |" in Path("results/table_tiny.md").read_text()
 
 
@@ -224,6 +226,18 @@ def test_data_sets_are_evaluated_when_they_exist(home, table, evaluated):
     cells = read()["rows"][0]["sets"]
     assert cells["Elsewhere"]["psnr"]["ours"] == cells["Two"]["psnr"]["ours"] and len(evaluated) == 2
     assert [line for line in lines if "evaluating" in line][-1].endswith("net_g_2.pth on Elsewhere")
+
+
+def test_pictures_require_only_the_sets_that_are_present(home, table):
+    save_both()
+    for name in ("plain", "spn"):
+        file = Path(f"options/sr/{name}.yml")
+        tree = yaml.safe_load(file.read_text())
+        tree["datasets"]["val_0"] = {**tree["datasets"]["val"], "name": "Elsewhere", "dataroot_gt": str(home / "far")}
+        file.write_text(yaml.safe_dump(tree))
+    assert reproduce(table) == 1
+    page = Page(Path("results/table_tiny.html").read_text())
+    assert len(page.pictures) == 7 and "Two: 0" in page.words
 
 
 def test_a_damaged_checkpoint_concerns_only_its_row(home, table):

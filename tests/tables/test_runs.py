@@ -7,10 +7,9 @@ import pytest
 from mcir.data.manifest import read_manifest
 from mcir.tables import plan as module
 from mcir.tables.commands import PaperTable
-from mcir.tables.datasets import how_to_get, missing_paths
+from mcir.tables.datasets import how_to_get, missing_paths, sets_to_evaluate
 from mcir.tables.plan import plan, train
 from mcir.tables.published import read_table
-from mcir.tables.runs import sets_to_evaluate
 from mcir.weights import WeightsError
 
 ROOT = Path(__file__).parents[2] / "options"
