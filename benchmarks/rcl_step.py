@@ -82,7 +82,8 @@ def literal(kind: str, anchors: Tensor, keys: Tensor) -> Tensor:
 def ours(kind: str, device: torch.device) -> Loss:
     """Return mcir's contrastive loss."""
     section = {"type": KINDS[kind][0]}
-    return ResidualContrastiveLoss(distance=section, temperature=TEMPERATURE, loss_weight=WEIGHT).to(device)
+    loss = ResidualContrastiveLoss(distance=section, temperature=TEMPERATURE, residual_scale=1.0, loss_weight=WEIGHT)
+    return loss.to(device)
 
 
 def residuals(pairs: int, device: torch.device, side: int = CROP) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@
 files rely on: the names in ``mcir`` with their arguments, the registered components with aliases and arguments, the
 option keys with their defaults, the flags of the commands, the files of a run and the keys of its checkpoints. All of
 them must stay. New ones may be added; a new argument needs a default. The only removal so far is the entry
-``generators`` of training states: a step is seeded by its number, so no generator state is saved.
+``generators`` of training states: a step is seeded by its number, so no generator state is saved. The only
+defaults that changed are ``temperature`` and ``residual_scale`` of ``ResidualContrastiveLoss`` (study ``rcl-scale``).
 """
 
 import inspect

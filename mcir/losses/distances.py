@@ -33,12 +33,12 @@ class Distance(nn.Module, ABC):
         ArgumentError: an argument has a value that the distance does not accept.
     """
 
-    largest: float = field(init=False, default=math.inf)
-    """Maximum absolute value of residuals; larger values are clamped."""
-
     def __post_init__(self) -> None:
         """Initialise the module."""
         super().__init__()
+
+    def adapt_to_scale(self, scale: float) -> None:
+        """Adapt the arguments, which are for images in [0, 1], to residuals that are multiplied by ``scale``."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distances (M, N) of all pairs of residuals.
@@ -137,6 +137,10 @@ class BhattacharyyaDistance(Distance):
         check_choice("channels", self.channels, ("pooled", "separate", "joint"))
         check_positive(eps=self.eps)
 
+    def adapt_to_scale(self, scale: float) -> None:
+        """Multiply the added variance by ``scale``²."""
+        self.eps *= scale**2
+
     def _describe(self, residuals: Tensor) -> Tensor:
         """Return the concatenated mean and covariance of G Gaussians in d dimensions, (M, G, d, 1 + d)."""
         count, channels = residuals.shape[:2]
@@ -174,13 +178,14 @@ class MaximumMeanDiscrepancy(Distance):
     """
 
     bandwidths: Sequence[float] = (0.01, 0.02, 0.04, 0.08, 0.16)
-    """Bandwidths s of the kernels, in units of the residuals. The defaults are for images in [0, 1]."""
+    """Bandwidths s of the kernels, for images in [0, 1]."""
     samples: int | None = 1024
     """Number of values of each residual that are compared. They are sampled in every call, without replacement, with
     torch's default generator; null: all values."""
     unbiased: bool = False
     """Whether the terms ``k(u, u)`` are omitted. The estimate is then unbiased and can be negative."""
     largest: float = 2.0
+    """Maximum absolute value of residuals, for images in [0, 1]; larger values are clamped."""
 
     coarse: Tensor = field(init=False, repr=False)
     fine: Tensor = field(init=False, repr=False)
@@ -208,6 +213,13 @@ class MaximumMeanDiscrepancy(Distance):
         self.register_buffer("coarse", step * side * numbers, persistent=False)
         self.register_buffer("fine", step * numbers, persistent=False)
         self.register_buffer("amplitudes", power.sqrt(), persistent=False)
+
+    def adapt_to_scale(self, scale: float) -> None:
+        """Multiply the bandwidths and ``largest`` by ``scale``."""
+        self.bandwidths = [scale * bandwidth for bandwidth in self.bandwidths]
+        self.largest *= scale
+        self.coarse /= scale
+        self.fine /= scale
 
     def _describe(self, residuals: Tensor) -> Tensor:
         """Return ``mean k(a, a')`` and the weighted characteristic function, (M, 1 + 2Q) in float64."""

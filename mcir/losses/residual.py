@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from mcir.checks import check_choice, check_positive
 from mcir.communicator import DistributedModule
-from mcir.errors import ArgumentError
 from mcir.features import VGGType
 from mcir.losses.base import Comparison, Loss, Reduction, in_float32, require_same_shape
 from mcir.losses.distances import Distance
@@ -38,10 +37,11 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
 
     distance: DistanceSection = field(default_factory=lambda: {"type": "EarthMoversDistance"})
     """Distance d between two residuals."""
-    temperature: float = 0.1
-    """τ."""
-    residual_scale: float = 1.0
-    """Factor of the residuals; 255 converts the range [0, 1] to [0, 255]."""
+    temperature: float = 0.5
+    """τ. The default is for EMD in 8-bit units; the option files use 0.1 for the other distances."""
+    residual_scale: float = 255.0
+    """Factor of the residuals: 255 for 8-bit units, 1 for images in [0, 1]. It has no effect on distances that do not
+    depend on the scale, or whose arguments are adapted to it (Bhattacharyya, MMD)."""
     reduction: Reduction = "sum"
     """Mean or sum over the anchors; Algorithm 1 uses the sum."""
     loss_weight: float = 1e-3
@@ -52,13 +52,7 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
         check_positive(temperature=self.temperature, residual_scale=self.residual_scale)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         self.residual_distance: Distance = DISTANCES.build(self.distance, key="distance")
-        scale, largest = self.residual_scale, self.residual_distance.largest
-        if scale > largest:
-            raise ArgumentError(
-                "residual_scale",
-                f"expected at most {largest:g}, got {scale:g}, because {type(self.residual_distance).__name__} clamps "
-                f"larger residuals. Multiply its 'bandwidths' and 'largest' by {scale:g}, too.",
-            )
+        self.residual_distance.adapt_to_scale(self.residual_scale)
 
     @property
     def is_batch_mean(self) -> bool:

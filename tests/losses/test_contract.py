@@ -77,8 +77,8 @@ CASES = [
     Case("ResidualContrastiveLoss", invalid={**REDUCTION, **TEMPERATURE, "residual_scale": [-1.0]}),
     Case(
         "ResidualContrastiveLoss",
-        {"distance": {"type": "MaximumMeanDiscrepancy"}},
-        invalid={"residual_scale": [255.0]},
+        {"distance": {"type": "MaximumMeanDiscrepancy"}, "residual_scale": 255.0},
+        invalid=TEMPERATURE,
     ),
     Case(
         "ConsistencyLoss",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcir.errors import ArgumentError, RegistryError
+from mcir.errors import RegistryError
 from mcir.losses import ConsistencyLoss, ResidualContrastiveLoss
 from mcir.registry import LOSSES
 from tests.golden.deterministic import deterministic_state_dict
@@ -25,6 +25,9 @@ DISTANCES = {
     "bd_gauss_pooled": {"type": "BhattacharyyaDistance", "eps": 1e-18},
     "mmd2_biased_pooled_mix": {"type": "MaximumMeanDiscrepancy"},
 }
+
+
+PLAIN = {"temperature": 0.1, "residual_scale": 1.0}  # as in the golden numbers
 
 
 def golden(name):
@@ -48,13 +51,18 @@ def test_values_and_gradients_equal_the_golden_ones(distance):
     for temperature in facts["taus"].tolist():
         for reduction in ("sum", "mean"):
             loss = ResidualContrastiveLoss(
-                distance=DISTANCES[distance], temperature=temperature, reduction=reduction, loss_weight=1.0
+                distance=DISTANCES[distance],
+                temperature=temperature,
+                residual_scale=1.0,
+                reduction=reduction,
+                loss_weight=1.0,
             )
             expected = facts[f"{distance}.loss_{reduction}.tau{temperature}"].item()
             assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
             assert loss(facts["q"].float(), facts["k"].float()).item() == pytest.approx(expected, rel=1e-6)
     anchors, keys = (facts[name].clone().requires_grad_() for name in ("q", "k"))
-    (3 * ResidualContrastiveLoss(distance=DISTANCES[distance], loss_weight=1 / 3)(anchors, keys)).backward()
+    loss = ResidualContrastiveLoss(distance=DISTANCES[distance], **PLAIN, loss_weight=1 / 3)
+    (3 * loss(anchors, keys)).backward()
     for name, found in (("q", anchors.grad), ("k", keys.grad)):
         reference = facts[f"{distance}.grad_{name}.tau0.1"]
         assert (found.flatten()[::5] - reference).abs().max() < 1e-11 * reference.abs().max()
@@ -62,18 +70,30 @@ def test_values_and_gradients_equal_the_golden_ones(distance):
 
 def test_residuals_in_8_bit_units():
     facts = golden("infonce")
-    loss = ResidualContrastiveLoss(residual_scale=255.0, loss_weight=1.0)
+    loss = ResidualContrastiveLoss(residual_scale=255.0, temperature=0.1, loss_weight=1.0)
     expected = facts["emd_pooled.loss_sum.tau0.1.scale255"].item()
     assert loss(facts["q"], facts["k"]).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_scaling_residuals_and_bandwidths_together_does_not_change_the_loss():
+@pytest.mark.parametrize("kind", ["BhattacharyyaDistance", "MaximumMeanDiscrepancy"])
+def test_the_scale_of_residuals_matters_for_emd_alone(kind):
     anchors, keys = residuals(4)
-    bandwidths = [255 * width for width in (0.01, 0.02, 0.04, 0.08, 0.16)]
-    distance = {"type": "MaximumMeanDiscrepancy", "bandwidths": bandwidths, "largest": 510.0}
-    expected = ResidualContrastiveLoss(distance={"type": "MaximumMeanDiscrepancy"})(anchors, keys).item()
-    value = ResidualContrastiveLoss(distance=distance, residual_scale=255.0)(anchors, keys)
-    assert value.item() == pytest.approx(expected, rel=1e-9)
+    keys[0] = 0.01  # a constant residual, whose variance is the added one
+    in_units = [ResidualContrastiveLoss(distance={"type": kind}, residual_scale=s)(anchors, keys) for s in (1.0, 255.0)]
+    assert in_units[0].item() == pytest.approx(in_units[1].item(), rel=1e-9)
+    emd = [ResidualContrastiveLoss(residual_scale=scale)(anchors, keys).item() for scale in (1.0, 255.0)]
+    assert emd[0] != pytest.approx(emd[1], rel=0.1)
+    scaled_tau = ResidualContrastiveLoss(residual_scale=1.0, temperature=0.5 / 255)(anchors, keys)
+    assert emd[1] == pytest.approx(scaled_tau.item(), rel=1e-9)
+
+
+def test_bandwidths_are_for_images_in_0_1_at_any_scale():
+    distance = {"type": "MaximumMeanDiscrepancy", "bandwidths": [0.03], "largest": 1.5}
+    built = ResidualContrastiveLoss(distance=distance, residual_scale=255.0).residual_distance
+    assert built.bandwidths == [0.03 * 255] and built.largest == 1.5 * 255
+    far = torch.tensor([-0.2, 0.1]).view(2, 1, 1, 1)
+    expected = 2 - 2 * math.exp(-(0.3**2) / (2 * 0.03**2))
+    assert built(255 * far, 255 * far)[0, 1].item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -84,7 +104,7 @@ def test_value_equals_the_formula(dtype):
         distances = [(anchor.flatten().sort()[0] - key.flatten().sort()[0]).abs().mean() for key in keys]
         similar = [math.exp(-float(distance) / 0.05) for distance in distances]
         total -= math.log(similar[j] / sum(similar))
-    value = ResidualContrastiveLoss(temperature=0.05, loss_weight=0.5)(anchors, keys)
+    value = ResidualContrastiveLoss(temperature=0.05, residual_scale=1.0, loss_weight=0.5)(anchors, keys)
     assert value.dtype == dtype and value.shape == ()
     assert value.item() == pytest.approx(0.5 * total, rel=1e-5 if dtype == torch.float32 else 1e-12)
 
@@ -97,7 +117,7 @@ def test_the_loss_of_identical_images_is_the_logarithm_of_their_number():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_copies_of_an_image_are_not_negatives_of_each_other(reduction):
     anchors, keys = (each.requires_grad_() for each in residuals(5))
-    loss = ResidualContrastiveLoss(reduction=reduction, loss_weight=1.0)
+    loss = ResidualContrastiveLoss(**PLAIN, reduction=reduction, loss_weight=1.0)
     value = loss(anchors, keys, torch.tensor([7, -3, 7, 2**62, 7]))
     similar = (-loss.residual_distance(anchors, keys) / 0.1).exp()
     others = {0: [0, 1, 3], 1: [0, 1, 2, 3, 4], 2: [1, 2, 3], 3: [0, 1, 2, 3, 4], 4: [1, 3, 4]}
@@ -120,7 +140,7 @@ def test_an_anchor_without_negatives_has_loss_zero():
 
 def test_gradient_descent_reduces_the_loss():
     anchors, keys = (each.requires_grad_() for each in residuals(6))
-    loss = ResidualContrastiveLoss(loss_weight=1.0)
+    loss = ResidualContrastiveLoss(**PLAIN, loss_weight=1.0)
     before = loss(anchors, keys)
     before.backward()
     for each in (anchors, keys):  # both patches get a gradient
@@ -144,7 +164,7 @@ def test_three_training_steps_equal_the_golden_ones(resnet50):
     named = {"w1": network[0].weight, "b1": network[0].bias, "w2": network[2].weight, "b2": network[2].bias}
     for name, parameter in named.items():
         parameter.data.copy_(facts[name])
-    contrast, consistency = ResidualContrastiveLoss(), ConsistencyLoss(weights=resnet50).double()
+    contrast, consistency = ResidualContrastiveLoss(**PLAIN), ConsistencyLoss(weights=resnet50).double()
     space = consistency.features.network
     space.mean, space.std = (  # the golden numbers use float64 constants
         torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
@@ -299,13 +319,10 @@ def test_the_gradient_equals_the_golden_one_and_only_the_output_gets_it(resnet50
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_errors_of_nested_sections_and_clamped_residuals_name_the_argument():
+def test_errors_of_nested_sections_name_the_argument():
     with pytest.raises(RegistryError, match="There is no distance 'EMD'") as caught:
         LOSSES.build({"type": "ResidualContrastiveLoss", "distance": {"type": "EMD"}})
     assert caught.value.path[0] == "distance"
-    section = {"type": "ResidualContrastiveLoss", "distance": {"type": "MaximumMeanDiscrepancy"}, "residual_scale": 255}
-    with pytest.raises(ArgumentError, match=r"at most 2, got 255, because MaximumMeanDiscrepancy clamps"):
-        LOSSES.build(section)
 
 
 def test_batches_are_checked():

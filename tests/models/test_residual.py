@@ -26,7 +26,7 @@ SECTION = {
     "type": "ResidualContrastiveModel",
     "network_g": NETWORK,
     "optim_g": {"type": "Adam", "lr": 1e-3, "eps": 1e-7},
-    "contrastive_opt": {"type": "ResidualContrastiveLoss"},
+    "contrastive_opt": {"type": "ResidualContrastiveLoss", "temperature": 0.1, "residual_scale": 1.0},
     "consistency_opt": SMALL,
 }
 
