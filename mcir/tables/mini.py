@@ -2,7 +2,7 @@
 
 ``mini`` trains three tasks without negatives and with several kinds of negatives. For the same seed, all methods have
 the same initial weights, batches, optimizer, schedule and moving average, so the differences are paired.
-:mod:`mcir.tables.rcl_mini` contains the study ``rcl-mini``.
+:mod:`mcir.tables.rcl_mini` contains the studies ``rcl-mini`` and ``rcl-scale``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
     command = complete(command, study)
     jobs = worker_count(command.jobs)
     with lock_run_dir(command.folder):
-        if study.name == "rcl-mini":
+        if study.has_pretraining:
             report, data = run_rcl_mini(study, command, jobs, log)
         else:
             runs = plan(study, command)

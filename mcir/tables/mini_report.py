@@ -17,6 +17,7 @@ from mcir.tables.commands import StudyCommand
 from mcir.tables.formatting import MISSING, counted, mean_of, signed
 from mcir.tables.paired_stats import ALPHA, PairedDifference, compare
 from mcir.tables.render import page
+from mcir.tables.residuals import residuals_sections
 from mcir.tables.study import Study
 
 MIN_RATIO = 1e-3
@@ -80,7 +81,9 @@ def mini_report(
     introduction = _introduction(study, command, records, pretrained, {"images": images, **(numbers or {})})
     sections = [Section("What the results mean", [*introduction, *_findings(study, comparisons)])]
     sections += [_task(study, task, groups, comparisons) for task in tasks]
-    sections += [_pretrainings(study, pretrained)] if pretrained else []
+    if pretrained:
+        titles = {method: study.title_of(method) for method in study.methods}
+        sections += [*residuals_sections(pretrained, titles), _pretrainings(study, pretrained)]
     data = {
         "mcir": mcir.__version__,
         "quick": command.quick,
@@ -266,7 +269,8 @@ def _figures(study: Study, task: str, groups: _Groups, comparisons: Sequence[Com
 def _pretrainings(study: Study, pretrained: Sequence[Record]) -> Section:
     rows = [["pre-training", "PSNR without a new layer", "seconds"]]
     for (task, method), group in _grouped(pretrained).items():
-        name = f"{method}, {study.tasks[task].lower()}" if task else method
+        name = study.title_of(method)
+        name += f", {study.tasks[task].lower()}" if task else ""
         rows.append([name, mean_of(_psnr(group), 3), f"{fmean(record['seconds'] for record in group):.0f}"])
     paragraph = (
         "PSNR of the networks on held-out images right after the pre-training, with their own last layer and, except "

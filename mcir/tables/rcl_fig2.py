@@ -12,14 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 import mcir
-from mcir.data import to_device
 from mcir.data.noisy import NoisyPatchPairs
-from mcir.data.sampler import SampleIndex, permutation
 from mcir.launch import Log
-from mcir.losses.distances import EarthMoversDistance
 from mcir.registry import ARCHS
 from mcir.report.figures import curves
 from mcir.report.page import Section
@@ -27,6 +23,7 @@ from mcir.tables.commands import RclFigure2
 from mcir.tables.formatting import counted
 from mcir.tables.proxy_plan import detect_file
 from mcir.tables.render import page, write_results
+from mcir.tables.residuals import differences, distances, patch_batches, statistics
 from mcir.weights import load_network
 
 NAME = "rcl-fig2"
@@ -42,22 +39,23 @@ def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
         ValueError: weights or images cannot be read, or settings are not valid.
     """
     found = measure(settings)
-    noise = found[NOISE]
-    rows = [["residuals", "mean", "above 0", "W₁ to the true noise"]]
+    drawn = {name: differences(values) for name, values in found.items()}
+    rows = [["residuals", "positive pairs", "negative pairs", "difference", "above 0", "W₁ to the true noise"]]
     data: dict[str, Any] = {}
     for name, values in found.items():
-        mean, share, distance = values.mean().item(), (values > 0).double().mean().item(), wasserstein(values, noise)
-        data[name] = {"mean": mean, "above_0": share, "w1_to_noise": distance, "differences": len(values)}
-        rows.append([name, f"{mean:.5f}", f"{share:.3f}", f"{distance:.5f}"])
+        data[name] = numbers = statistics(values, found[NOISE])
+        cells = [f"{numbers[key]:.5f}" for key in ("positive", "negative", "difference")]
+        rows.append([name, *cells, f"{numbers['above_0']:.3f}", f"{numbers['w1_to_noise']:.5f}"])
+        data[name]["differences"] = len(drawn[name])
     nearer = data[TRAINED]["w1_to_noise"] < data[UNTRAINED]["w1_to_noise"]
     paragraphs = [
         f"{settings.weights}: EMD(anchor, negative) − EMD(anchor, positive) of residuals, "
-        f"{counted(len(noise), 'difference')}, intensities in [0, 1]. Both networks normalize over the batch, as in "
-        "training.",
+        f"{counted(len(drawn[NOISE]), 'difference')}, intensities in [0, 1]. Both networks normalize over the batch, "
+        "as in training.",
         "The paper claims that pre-training brings the density closer to that of the true noise. Here it "
         f"{'is closer' if nearer else 'is not closer'}.",
     ]
-    figure = curves(densities(found), "Density of the differences", "difference of EMD", "density")
+    figure = curves(densities(drawn), "Density of the differences", "difference of EMD", "density")
     title = f"{NAME}: are images distinguishable by their residuals?"
     report = page(title, [Section("Differences", paragraphs, rows, [figure])])
     log(report.as_markdown())
@@ -68,7 +66,7 @@ def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
 
 
 def measure(settings: RclFigure2) -> dict[str, Tensor]:
-    """Return the differences for the residuals of both networks and for the true noise."""
+    """Return the distances (N, B, B) of the residuals of both networks and of the true noise, in N batches."""
     if settings.batch < 2 or settings.batches < 1:
         raise ValueError(
             f"Expected --batch of at least 2 and --batches of at least 1, got {settings.batch} and {settings.batches}."
@@ -90,36 +88,13 @@ def measure(settings: RclFigure2) -> dict[str, Tensor]:
     if count < 2:
         raise ValueError(f"{source['dataroot']}: expected at least two images, got {count}.")
     found: dict[str, list[Tensor]] = {UNTRAINED: [], TRAINED: [], NOISE: []}
-    for number in range(settings.batches):
-        chosen = permutation(len(noisy), settings.seed, number)[:count]
-        samples = [SampleIndex(int(image), number * count + index, settings.seed) for index, image in enumerate(chosen)]
-        x, y = (
-            to_device(default_collate([{"lq": images[sample]["lq"]} for sample in samples]), device)["lq"].flatten(0, 1)
-            for images in (noisy, clean)
-        )
+    for batch, noise in patch_batches(noisy, clean, count, settings.batches, settings.seed, device):
+        x = batch["lq"].flatten(0, 1)
         with torch.no_grad():
             for name, built in networks.items():
-                found[name].append(_residual_differences(x - built(x)))
-        found[NOISE].append(_residual_differences(x - y))
-    return {name: torch.cat(values).cpu() for name, values in found.items()}
-
-
-def _residual_differences(residuals: Tensor) -> Tensor:
-    """Return the differences for residuals, (2B, C, P, P), in which the two patches of an image are adjacent."""
-    return differences(EarthMoversDistance()(residuals[::2], residuals[1::2]))
-
-
-def differences(distances: Tensor) -> Tensor:
-    """Return ``D_ji − D_jj`` for all j and i ≠ j, row by row, (B² − B,), from distances D, (B, B)."""
-    others = ~torch.eye(len(distances), dtype=torch.bool, device=distances.device)
-    return (distances - distances.diagonal()[:, None])[others]
-
-
-def wasserstein(a: Tensor, b: Tensor) -> float:
-    """Return the 1-Wasserstein distance of two samples, (N,)."""
-    from scipy import stats
-
-    return float(stats.wasserstein_distance(a.double().numpy(), b.double().numpy()))
+                found[name].append(distances(x - built(x)))
+        found[NOISE].append(distances(noise))
+    return {name: torch.stack(values).cpu() for name, values in found.items()}
 
 
 def densities(found: dict[str, Tensor]) -> dict[str, list[tuple[float, float]]]:

@@ -1,8 +1,9 @@
-"""The small study of residual contrastive learning (arXiv:2106.10070).
+"""The small studies of residual contrastive learning (arXiv:2106.10070).
 
-A small U-Net is pre-trained on noisy photographs by several methods, with the same number of steps and the same initial
-weights. Then all layers are frozen except a new last layer, which is trained for denoising and for super-resolution ×2.
-Both trainings have the same seed, so the differences between methods are paired.
+A small U-Net is pre-trained on noisy photographs by several methods (``rcl-mini``) or with several settings of the
+contrastive loss (``rcl-scale``), with the same number of steps and the same initial weights. Then all layers are frozen
+except a new last layer, which is trained for denoising and for super-resolution ×2. Both trainings have the same seed,
+so the differences between methods are paired.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from mcir.tables.pretraining import has_consistency, methods, overrides_for
 from mcir.tables.proxy import run_trial
 from mcir.tables.proxy_plan import RANDOM, check, pretrainings
 from mcir.tables.proxy_plan import plan as plan_proxy
+from mcir.tables.residuals import before_and_after
 from mcir.tables.study import Study
 from mcir.tables.training import StudyRun, study_run, train
 
 ORACLE = "oracle"
+RESIDUAL = "ResidualContrastiveModel"
 STEPS = 500
 """Number of steps of a proxy training."""
 RATE = 1e-2
@@ -52,7 +55,10 @@ def run_rcl_mini(study: Study, command: StudyCommand, jobs: int, log: Log) -> tu
 
     pretrained = run_cached("pre-training", pretrain, plan.pretrainings, cache, jobs, log, has_weights)
     weights = {(record["method"], record["task"], record["seed"]): file_of(record) for record in pretrained}
-    records = run_cached("proxy training", evaluate, plan.trials(weights), cache, jobs, log)
+    trials = plan.trials(weights)
+    results = run_cached("proxy training", evaluate, trials, cache, jobs, log)
+    # methods that end with the same weights share a result
+    records = [{**record, "method": run.name} for run, record in zip(trials, results, strict=True)]
     return mini_report(study, command, records, pretrained, plan.numbers())
 
 
@@ -98,7 +104,7 @@ class RclPlan:
         names = self.command.method
         for seed in self._seeds:
             for task in self.command.task:
-                rows = [f"{name}={weights[name, '', seed]}" if name in methods() else name for name in names]
+                rows = [f"{name}={weights[name, '', seed]}" if name in methods(self.file) else name for name in names]
                 oracle = {ORACLE: weights[ORACLE, task, seed]} if ORACLE in names else {}
                 trials = plan_proxy(self._proxy(task, rows, seed, f"train.optim_g.lr={RATE}"), oracle)
                 found += [trial for trial in trials if trial.seed == seed]
@@ -106,7 +112,7 @@ class RclPlan:
 
     def _overrides(self, method: str, seed: int) -> tuple[str, ...]:
         """Return the overrides of ``pretraining.yml`` for a method."""
-        found = [*overrides_for(method, self.command.features), f"manual_seed={seed}"]
+        found = [*overrides_for(method, self.command.features, self.file), f"manual_seed={seed}"]
         if self.command.quick:
             found += ["train.total_iter=2", "datasets.train.patch_size=16", "datasets.train.batch_size_per_gpu=2"]
         if self.command.data is not None:
@@ -128,8 +134,8 @@ class RclPlan:
         root = self.command.folder / "pretrained"
         found = []
         for name in self.command.method:
-            if name in methods():
-                digest = self._digest if has_consistency(name) else ""
+            if name in methods(self.file):
+                digest = self._digest if has_consistency(name, self.file) else ""
                 found.append(study_run(name, "", seed, self.file, self._overrides(name, seed), root, digest))
         if ORACLE in self.command.method:
             found += [pretrainings(self._proxy(task, [ORACLE], seed))[ORACLE] for task in self.command.task]
@@ -163,7 +169,8 @@ class RclPlan:
 
 def pretrain(run: StudyRun) -> Record:
     """Run a pre-training, keep its weights, and return its result."""
-    trained = train(run.options())
+    options = run.options()
+    trained = train(options)
     name = "_".join([run.name, *([run.task] if run.task else []), f"seed{run.seed}"])
     weights = run.root.parent / "weights" / f"{name}_{run.fingerprint}{trained.weights.suffix}"
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +184,7 @@ def pretrain(run: StudyRun) -> Record:
         "psnr": psnr.mean,
         "psnr_of_input": psnr.of_input,
         "torch": torch.__version__,
+        **({"residuals": before_and_after(options, weights)} if options.model_type == RESIDUAL else {}),
     }
 
 

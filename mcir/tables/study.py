@@ -61,6 +61,11 @@ class Study(Part):
         """Folder of the option files."""
         return HOME / self.name.replace("-", "_")
 
+    @property
+    def has_pretraining(self) -> bool:
+        """Whether the methods are pre-trainings, which a proxy evaluation compares."""
+        return (self.folder / "pretraining.yml").is_file()
+
     def title_of(self, method: str) -> str:
         """Return the name of a method in tables."""
         return self.methods[method].title or method
