@@ -31,8 +31,7 @@ def option(
     Args:
         help: help text, without the default.
         flags: flags of the option. Default: ``--`` and the name of the field, with dashes.
-        default: value without the option; ``[]`` for a list. On the command line, a list is empty by default, and a
-            flag is False.
+        default: value of the field if the option is not set: ``[]`` for a list, False or True for a flag.
         required: whether the option is required.
         metavar: name of the value in the help text.
         parse: function that converts the text to the value. Default: the type of the field.
@@ -52,16 +51,16 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
 
 @dataclass(kw_only=True)
 class OptionFileArguments:
-    """Arguments for an option file and changes of its options."""
+    """Arguments that select an option file and override its options."""
 
     opt: str = option("option file (YAML), or a name from `mcir list options`", "-opt", required=True, metavar="FILE")
-    set: list[str] = option("options that override the file, like train.total_iter=100", metavar="A.B=C")
-    force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", metavar="A:B=C")
+    set: list[str] = option("options that override the file, like train.total_iter=100", default=[], metavar="A.B=C")
+    force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", default=[], metavar="A:B=C")
 
 
 @dataclass(kw_only=True)
 class LaunchArguments:
-    """Arguments for starting trainings. A command adds ``launcher`` with its choices."""
+    """Arguments of commands that start trainings. Each command also defines ``launcher`` with its own choices."""
 
     nproc: int = option("processes per training", default=1)
     slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")
@@ -70,13 +69,13 @@ class LaunchArguments:
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add an argument to a parser for every :func:`option` and :func:`positional` of a dataclass."""
-    kinds = get_type_hints(cls)
+    types = get_type_hints(cls)
     groups: dict[str | None, Any] = {None: parser}
     for item in _arguments_of(cls):
         group = item.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_mutually_exclusive_group()
-        settings = _settings(item, kinds[item.name])
+        settings = _settings(item, types[item.name])
         if item.metadata["flags"] is None:
             groups[group].add_argument(item.name, **settings)
         else:
@@ -85,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
 
 
 def from_namespace(cls: type[T], namespace: argparse.Namespace, **values: Any) -> T:
-    """Build a dataclass from parsed arguments, with ``values`` for its other fields."""
+    """Build a dataclass from parsed arguments. ``values`` are its other fields, which are not arguments."""
     return cls(**values, **{item.name: getattr(namespace, item.name) for item in _arguments_of(cls)})
 
 

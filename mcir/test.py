@@ -21,7 +21,9 @@ class Test(OptionFileArguments):
     __test__ = False  # for pytest
 
     checkpoint: list[str] = option(
-        "weight files (default: path.pretrain_network_g, with path.param_key_g and path.strict_load_g)", metavar="FILE"
+        "weight files (default: path.pretrain_network_g, with path.param_key_g and path.strict_load_g)",
+        default=[],
+        metavar="FILE",
     )
     launcher: Literal["none", "pytorch"] = option("accepted for scripts of BasicSR; has no effect", default="none")
 

@@ -18,7 +18,7 @@ from mcir.engine.entry import report_errors
 class Train(LaunchArguments, OptionFileArguments):
     """Train the network of an option file."""
 
-    auto_resume: bool = option("resume from the newest readable checkpoint", "--auto_resume")
+    auto_resume: bool = option("resume from the newest readable checkpoint", "--auto_resume", default=False)
     launcher: Literal["none", "pytorch", "torchrun", "slurm"] = option(
         "torchrun: start --nproc processes here; slurm: submit a job; none or pytorch: train in this process",
         default="none",
@@ -54,7 +54,7 @@ class Train(LaunchArguments, OptionFileArguments):
                 status = record(trainer.train)()
             except CheckpointError:
                 raise
-            except (ValueError, OSError) as error:  # after the start, this is a bug, so the traceback is printed
+            except (ValueError, OSError) as error:  # the options and data were checked, so show the traceback
                 raise RuntimeError("The training failed.") from error
         assert status is not None
         return status

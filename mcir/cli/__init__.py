@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status. Print errors of users in one line."""
+    """Run the command line and return the exit status. Report a user error in one line, without a traceback."""
     arguments = build_parser().parse_args(argv)
     try:
         return int(from_namespace(arguments.cls, arguments).run())
@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_commands(parsers: Any, commands: Mapping[str, type | Group]) -> None:
     for name, command in commands.items():
         if isinstance(command, Group):
-            steps = parsers.add_parser(name, help=command.help)
-            _add_commands(steps.add_subparsers(required=True, metavar=command.metavar), command.commands)
+            group = parsers.add_parser(name, help=command.help)
+            _add_commands(group.add_subparsers(required=True, metavar=command.metavar), command.commands)
             continue
         text = (command.__doc__ or "").partition("\n")[0].replace("%", "%%")
         parser = parsers.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)

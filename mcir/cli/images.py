@@ -1,4 +1,4 @@
-"""The commands that use trained networks: restore, compare, export, inspect and demo."""
+"""Commands that use trained networks: restore, compare, export, inspect and demo."""
 
 import argparse
 from dataclasses import dataclass
@@ -35,17 +35,17 @@ class Restore:
     key: str | None = option(_KEY)
     tile: Any = option(_TILE, default="auto", parse=_tile)
     overlap: int | None = option("pixels that neighbouring tiles share, at most half a tile (default: 64)")
-    ensemble: bool = option("average the results for the eight flipped and rotated versions of an image")
-    half: bool = option("compute in fp16, which is faster on a GPU", group="precision")
-    bf16: bool = option("compute in bf16, which is faster on a GPU", group="precision")
+    ensemble: bool = option("average the results for the eight flipped and rotated versions of an image", default=False)
+    half: bool = option("compute in fp16, which is faster on a GPU", group="precision", default=False)
+    bf16: bool = option("compute in bf16, which is faster on a GPU", group="precision", default=False)
     device: str | None = option(_DEVICE)
     batch: int = option("number of images of the same size that are restored together", default=1)
     format: str | None = option("format of the results: png, jpg, tif, webp … (default: that of the input)")
     bits: Literal[8, 16] | None = option("bit depth of the results (default: that of the input)")
     quality: int | None = option("quality of JPEG and WebP, 1 to 100 (default: 95)")
     suffix: str = option("text to append to the name of each result", default="", metavar="TEXT")
-    skip_existing: bool = option("skip images whose results exist, for example to resume")
-    compare: bool = option("also write side-by-side images to OUT/comparisons")
+    skip_existing: bool = option("skip images whose results exist, for example to resume", default=False)
+    compare: bool = option("also write side-by-side images to OUT/comparisons", default=False)
     gt: Path | None = option(
         "folder of ground truths; PSNR and SSIM are written to OUT/metrics.json and .csv", metavar="DIR"
     )
@@ -73,7 +73,7 @@ class Compare:
     out: Path = option(
         "page; the numbers are written next to it as JSON", "-o", "--out", default=Path("comparison.html")
     )
-    pictures: int = option("largest number of images on the page: those that differ most", default=20, metavar="N")
+    pictures: int = option("maximum number of images on the page, those that differ most", default=20, metavar="N")
     crop_border: int | None = option(_CROP_BORDER, metavar="N")
     key: str | None = option("entry of both weight files, like params (default: the moving average, if there is one)")
     tile: Any = option(_TILE, default="auto", parse=_tile)
@@ -93,16 +93,16 @@ class Export:
     """Write a checkpoint as ONNX, TorchScript, safetensors or an archive of torch.export."""
 
     checkpoint: Path = positional(_WEIGHTS)
-    onnx: bool = option("write ONNX, for images of any size")
-    safetensors: bool = option("write safetensors, with the name and arguments of the network")
-    torchscript: bool = option("write TorchScript (.pt), for C++ and older programs")
-    torch_export: bool = option("write an archive of torch.export (.pt2)")
+    onnx: bool = option("write ONNX, for images of any size", default=False)
+    safetensors: bool = option("write safetensors, with the name and arguments of the network", default=False)
+    torchscript: bool = option("write TorchScript (.pt), for C++ and older programs", default=False)
+    torch_export: bool = option("write an archive of torch.export (.pt2)", default=False)
     output: Path | None = option("file or folder (default: the folder of the checkpoint)", "-o", "--output")
     opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
     key: str | None = option(_KEY)
     opset: int | None = option("ONNX opset version (default: 18, which most runtimes support)")
     check: bool = option("do not compare the exported network with the original", "--no-check", default=True)
-    overwrite: bool = option("replace existing files")
+    overwrite: bool = option("replace existing files", default=False)
 
     def run(self) -> int:
         """Write the files."""

@@ -1,4 +1,4 @@
-"""The commands about option files and runs: check, list, schema and report."""
+"""Commands for option files and runs: check, list, schema and report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 from mcir import registry
 from mcir.arguments import OptionFileArguments, option, positional
 
-Kind = Literal[
+Listed = Literal[
     "archs",
     "losses",
     "distances",
@@ -44,7 +44,7 @@ class Check(OptionFileArguments):
 class List:
     """List the components that option files can use, or the option files that come with mcir."""
 
-    what: Kind = positional("kind of component, or options for the option files")
+    what: Listed = positional("kind of component, or 'options' to list the option files")
     pattern: str = positional("glob pattern, like '*SR*' or 'sr/*'", default="*")
 
     def run(self) -> int:
@@ -86,7 +86,7 @@ class Report:
     output: Path | None = option(
         "output file (default: report.html in the folder of the run, or here for several runs)", "-o", "--output"
     )
-    open: bool = option("open the page in the browser")
+    open: bool = option("open the page in the browser", default=False)
 
     def run(self) -> int:
         """Write the page."""

@@ -17,7 +17,7 @@ _MAX_PROBLEMS = 10
 
 @dataclass(kw_only=True)
 class Prepare:
-    """Base class of commands that call a function of ``mcir.data.prepare``. Their fields are its arguments."""
+    """Base class of the commands that call a function of ``mcir.data.prepare`` with their fields as arguments."""
 
     function: ClassVar[str]
 
@@ -32,8 +32,8 @@ class Prepare:
         settings = dict(vars(self))
         source, target = settings.pop("source"), settings.pop("target")
         with _progress(f"{self.function} {source}") as progress:
-            made = getattr(prepare, self.function)(source, target, progress=progress, **settings)
-        return _print_prepared(target, made)
+            prepared = getattr(prepare, self.function)(source, target, progress=progress, **settings)
+        return _print_counts(target, prepared)
 
 
 @dataclass(kw_only=True)
@@ -73,21 +73,21 @@ class Split:
     val: float = option("number or fraction of validation images", default=0)
     test: float = option("number or fraction of test images", default=0)
     seed: int = option("seed for the order of the images", default=0)
-    folders: bool = option("keep the images of a folder together; numbers then count folders")
+    folders: bool = option("keep the images of a folder together; numbers then count folders", default=False)
 
     def run(self) -> int:
         """Write the lists, and print the number of images."""
         from mcir.data.split import create_split
 
-        made = create_split(self.source, self.target, self.train, self.val, self.test, self.seed, self.folders)
-        return _print_prepared(self.target, made)
+        prepared = create_split(self.source, self.target, self.train, self.val, self.test, self.seed, self.folders)
+        return _print_counts(self.target, prepared)
 
 
 @dataclass(kw_only=True)
 class Verify:
-    """Check the images of a folder or database, pairs of images, or a data set and its manifest."""
+    """Check the images of a folder or database, pairs of images, or a data set against its manifest."""
 
-    source: str = positional("folder of images, database, or name of a data set (followed by ROOT)")
+    source: str = positional("folder of images or database; with ROOT, name of a data set")
     root: str | None = positional("folder of the data set", default=None)
     against: Path | None = option("folder or database of degraded images, to check pairs")
     filename_tmpl: str = option("name of a degraded image, like '{}x4' or '{}_*'", "--filename_tmpl", default="{}")
@@ -137,8 +137,8 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _print_prepared(target: Path, made: "Prepared") -> int:
-    print(f"{target}: {made.written} written, {made.skipped} existed, from {made.images} images")
+def _print_counts(target: Path, prepared: "Prepared") -> int:
+    print(f"{target}: {prepared.written} written, {prepared.skipped} existed, from {prepared.images} images")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The error handling of the commands that train and test. Slow imports are local."""
+"""Error handling of the commands that train and test. Slow imports are local."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
-    """Run a command in each process of a run and return its exit status. Print errors of users in one line."""
+    """Run a command in this process of a run and return its exit status. Report a user error in one line."""
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
         print(f"mcir: reading {option_file} …", flush=True)  # noqa: T201 (the following imports take seconds)
