@@ -49,7 +49,7 @@ class Arguments(BaseModel):
     Attributes:
         owner: name of the section in messages.
         unknown: message for an unknown key.
-        elsewhere: messages for keys that are options of another section.
+        elsewhere: messages for keys that belong to another section.
     """
 
     model_config = _STRICT
@@ -59,17 +59,17 @@ class Arguments(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _word_errors(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    def _validate(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         if value is not None and not isinstance(value, Mapping | cls):
             raise unexpected(SECTION, value)
         try:
             return handler({} if value is None else value)
         except ValidationError as error:
-            raise ValidationError.from_exception_data(cls.owner, list(cls._worded(error))) from None
+            raise ValidationError.from_exception_data(cls.owner, list(cls._with_messages(error))) from None
 
     @classmethod
-    def _worded(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
-        """Write the messages of errors about keys; those of errors about values are complete."""
+    def _with_messages(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
+        """Yield the errors with our messages for unknown and missing keys; other messages are already complete."""
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         details = error.errors(include_url=False, include_context=False)
         unknown = [str(detail["loc"][0]) for detail in details if detail["type"] == "extra_forbidden"]
@@ -140,7 +140,7 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _is_writable(member: Any) -> bool:
-    """Return whether an option file can contain values of this member of a union; it cannot contain tensors."""
+    """Return whether an option file can contain values of this type, which is not the case for tensors."""
     scalars = (int, float, bool, str, type(None), Path, Any)
     return get_origin(member) is not None or member in (*scalars, *_SEQUENCES, *_MAPPINGS)
 
@@ -166,9 +166,10 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
 
 
 def _validate_union(annotation: Any, members: Mapping[Any, TypeAdapter[Any]], value: Any, info: ValidationInfo) -> Any:
-    """Return the value converted by the first member that accepts it; a member of exactly its type goes first.
+    """Return the value, converted by the first member of a union that accepts it.
 
-    If only one member accepts lists, mappings or sections like the value, the errors are those of its items.
+    If the type of the value is itself a member, no other member is tried. If the value is rejected and exactly one
+    member accepts lists, mappings or sections like it, the errors are those of this member, with their key paths.
     """
     nested = []
     exact = [member for member in members if type(value) is member]
@@ -202,8 +203,8 @@ def validate_component(
     Args:
         registry: registry of the class.
         value: the section.
-        info: current validation; its context contains the option file's ``scale``.
-        base: model of keys that are not arguments of the class.
+        info: information about the current validation, whose context contains the option file's ``scale``.
+        base: pydantic model of additional keys, which are not arguments of the class.
     """
     if not isinstance(value, Mapping):
         hint = f" Write {{type: {value}}}." if isinstance(value, str) and value in registry else ""
@@ -244,7 +245,7 @@ def validate_arguments(
 
 @functools.cache
 def arguments_model(registry: Registry, name: str, base: type[Arguments] = Arguments) -> type[Arguments]:
-    """Return the model of a class's constructor arguments and of the keys in ``base``.
+    """Return the pydantic model of the constructor arguments of a class, with the additional keys of ``base``.
 
     Raises:
         RegistryError: the class is unknown.
@@ -259,7 +260,7 @@ def arguments_model(registry: Registry, name: str, base: type[Arguments] = Argum
 def create_arguments(
     name: str, base: type[Arguments], parameters: Mapping[str, Parameter], summary: str = ""
 ) -> type[Arguments]:
-    """Return a model with a field for each parameter; a prefix prevents conflicts with pydantic's methods."""
+    """Return a pydantic model with a field for each parameter. Names have a prefix, so that none hides a method."""
     fields: dict[str, Any] = {}
     for key, parameter in parameters.items():
         kind = Any if parameter.annotation is Parameter.empty else field_type(parameter.annotation)

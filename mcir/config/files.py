@@ -1,4 +1,4 @@
-"""Option files by name: files of the current folder, and the files that come with mcir."""
+"""Find option files by name, in the current folder and among those that come with mcir."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mcir.errors import Location, closest, suggestion
 
 FOLDER = "options"
 SUFFIX = ".yml"
-_BASES = "_base_/"  # files that are only bases of others, and so are not listed
+_BASES = "_base_/"  # subfolder of the files that are only bases of others; they are not listed
 
 
 def shipped() -> Path:
     """Return the folder of the option files that come with mcir.
 
-    It is part of an installed package. In a clone, it is the folder ``options`` next to the package.
+    An installed package contains it. In a clone, it is the folder ``options`` next to the package.
     """
     package = Path(__file__).parents[1]
     installed = package / FOLDER
@@ -36,37 +36,40 @@ def shipped_names(pattern: str = "*") -> list[str]:
 
 
 def find_file(name: str | Path) -> Path:
-    """Return the option file with a path or a name.
+    """Return the path of an option file.
 
-    The places are the current folder, the folder ``options`` in it, and the files that come with mcir. The suffix
-    ``.yml`` can be left out.
+    The file is searched in the current folder, in the folder ``options`` in it, and among the files that come with
+    mcir.
+
+    Args:
+        name: path or name, with or without the suffix ``.yml``.
 
     Raises:
-        OptionError: there is no such file; the message lists the places and the closest name.
+        OptionError: there is no such file; the message lists the searched folders and the closest name.
     """
     path = Path(name)
     found = next(_files(Path(), path), None) or find_by_name(path)
     if found is None and (path.exists() or path.is_absolute()):
-        return path  # reading it explains the problem
+        return path  # an error that explains the problem is raised when it is read
     if found is None:
-        places = f"the current folder, {FOLDER}/ in it, and {shipped()}"
-        message = f"The file does not exist.{_nearest(Path(), name)} Places: {places}."
+        searched = f"the current folder, {FOLDER}/ in it, and {shipped()}"
+        message = f"The file does not exist.{_did_you_mean(Path(), name)} Searched in: {searched}."
         raise OptionError([Problem(Location(str(name)), message)])
     return found
 
 
 def find_by_name(name: str | Path) -> Path | None:
-    """Return the option file with a name in the folder ``options`` of the current folder, or else one of mcir's."""
+    """Return the option file with a name in ``options/`` of the current folder, or else that which comes with mcir."""
     return find_in(Path(FOLDER), name) or find_in(shipped(), name)
 
 
 def find_base(file: Path, name: str, location: Location) -> Path:
-    """Return a base of an option file: a path relative to the file, or the name of a file that comes with mcir.
+    """Return the path of a base of an option file.
 
     Args:
         file: option file.
-        name: path or name of the base.
-        location: location of the name in the option file.
+        name: path relative to the option file, or name of a file that comes with mcir.
+        location: location of the name in the option file, for the error.
 
     Raises:
         OptionError: there is no such file; the message contains the closest name.
@@ -74,7 +77,7 @@ def find_base(file: Path, name: str, location: Location) -> Path:
     path = file.parent / name
     found = path if path.exists() else find_in(shipped(), name)
     if found is None:
-        raise OptionError([Problem(location, f"'{name}': The file does not exist.{_nearest(file.parent, name)}")])
+        raise OptionError([Problem(location, f"'{name}': The file does not exist.{_did_you_mean(file.parent, name)}")])
     return found
 
 
@@ -91,8 +94,8 @@ def _files(folder: Path, path: Path) -> Iterator[Path]:
     return (folder / name for name in names if (folder / name).is_file())
 
 
-def _nearest(folder: Path, name: str | Path) -> str:
-    """Return `` Did you mean 'x.yml'?`` with a file next to the missing one, or else one that comes with mcir."""
+def _did_you_mean(folder: Path, name: str | Path) -> str:
+    """Return a suggestion for a missing file: a file of the same folder, or else one that comes with mcir."""
     path = Path(name)
-    beside = closest(path.name, [file.name for file in (folder / path.parent).glob(f"*{SUFFIX}")])
-    return suggestion(str(name), shipped_names()) if beside is None else f" Did you mean '{path.with_name(beside)}'?"
+    near = closest(path.name, [file.name for file in (folder / path.parent).glob(f"*{SUFFIX}")])
+    return suggestion(str(name), shipped_names()) if near is None else f" Did you mean '{path.with_name(near)}'?"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from mcir import registry as registries
 from mcir.config.components import TAKE_SCALE, Arguments, arguments_model
 from mcir.config.options import EvaluationKeys, TrainingKeys
-from mcir.config.validation import OptionFile, train_model
+from mcir.config.validation import OptionFile, train_section_model
 from mcir.config.wording import JsonSchema
 from mcir.registry import ARCHS, DATASETS, MODELS, Registry
 
@@ -19,7 +19,7 @@ _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "str
 
 
 def json_schema() -> Schema:
-    """Return the schema: the sections of every file, and one variant for each registered component."""
+    """Return the schema of the sections, with one variant of a section for each registered component."""
     definitions: Schema = {}
     for registry in vars(registries).values():
         if isinstance(registry, Registry) and registry not in (DATASETS, MODELS):
@@ -75,8 +75,8 @@ def _variants(registry: Registry, definitions: Schema, keys: type[Arguments] = A
 
 
 def _train(name: str, definitions: Schema) -> Schema:
-    """Return the schema of a model's training; a base may contain the optimizer."""
-    schema = _schema_of(train_model(name), definitions)
+    """Return the schema of the section 'train'. The optimizer is not required, because a base may contain it."""
+    schema = _schema_of(train_section_model(name), definitions)
     if "optim_g" in schema["properties"]:
         schema["required"].remove("optim_g")
         schema["properties"]["optim_g"]["default"] = None
@@ -84,14 +84,14 @@ def _train(name: str, definitions: Schema) -> Schema:
 
 
 def _schema_of(model: type[BaseModel], definitions: Schema) -> Schema:
-    """Return the schema of a model; the definitions that it refers to are added to ``definitions``."""
+    """Return the schema of a pydantic model, and add the definitions that it refers to to ``definitions``."""
     schema: Schema = _link(model.model_json_schema(schema_generator=JsonSchema))
     definitions |= schema.pop("$defs", {})
     return schema
 
 
 def _link(schema: Any) -> Any:
-    """Replace the sections of components, which pydantic does not know, by references to their variants."""
+    """Replace the sections of components, which have no schema of their own, by references to their variants."""
     if isinstance(schema, dict):
         if "component" in schema and isinstance(schema["component"], str):
             return _reference(schema["component"])

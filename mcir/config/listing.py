@@ -1,4 +1,4 @@
-"""Lists of registered components with their arguments, and of option files, as text."""
+"""Text of the lists of components, with their arguments, and of option files."""
 
 import inspect
 import re

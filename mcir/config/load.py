@@ -1,4 +1,4 @@
-"""Loading of option files: merge bases, apply the command line, translate old names, validate everything at once."""
+"""Load option files: merge bases, apply the command line, translate old names, and report all errors at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from mcir.config.files import find_base, find_file
 from mcir.config.legacy import translate
 from mcir.config.options import Options
-from mcir.config.sweep import SWEEP, choose, take_sweep
+from mcir.config.sweep import SWEEP, select_run, take_sweep
 from mcir.config.tree import Node, OptionError, Problem, merge
 from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
@@ -26,20 +26,20 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     """Load and validate an option file.
 
     Args:
-        path: path or name of an option file; see :func:`mcir.config.files.find_file`. It overrides the files in its
-            ``_base_``, whose paths are relative to it.
-        overrides: changes like ``a.b=value``, with the value written as in the file; ``a.0=value`` changes an item of a
-            list. ``sweep=name`` selects a run of a file that describes several.
-        force_yml: changes in BasicSR's notation, ``a:b=value``; applied before ``overrides``.
+        path: path or name of an option file; see :func:`mcir.config.files.find_file`. Its options override those of
+            the files in ``_base_``; see :func:`mcir.config.files.find_base`.
+        overrides: options to change, like ``a.b=value`` with a YAML value; ``a.0=value`` changes an item of a list.
+            ``sweep=name`` selects one run of a file with a sweep.
+        force_yml: options to change in BasicSR's notation, ``a:b=value``. They are applied before ``overrides``.
 
     Raises:
-        OptionError: something is not valid; the message lists all problems, one per line, by file and line.
+        OptionError: the options are not valid; the message lists all problems, one per line, with file and line.
     """
     file = find_file(path)
     if file != Path(path):
         logging.getLogger("mcir").info("Option file %s: %s", path, file)
     root = read_with_bases(file)
-    overrides = choose(root, take_sweep(root), overrides)
+    overrides = select_run(root, take_sweep(root), overrides)
     problems: list[Problem] = []
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
         for text in texts:
@@ -70,7 +70,8 @@ def network_section(path: str | Path) -> Any:
     Networks have the same names and arguments in BasicSR's files, so nothing is translated.
 
     Raises:
-        OptionError: the file cannot be read, its section is missing or not valid, or its runs have different networks.
+        OptionError: the file cannot be read, the section is missing or not valid, or the runs of its sweep have
+            different networks.
     """
     root = read_with_bases(find_file(path))
     options = {option for run in take_sweep(root).values() for option in run}
@@ -93,11 +94,11 @@ def runs_of(path: str | Path) -> list[str]:
 
 
 def read_with_bases(path: str | Path, chain: tuple[Path, ...] = ()) -> Node:
-    """Return the tree of an option file, merged over the files that its ``_base_`` names.
+    """Return the tree of an option file, merged with its bases (``_base_``).
 
     Args:
         path: option file.
-        chain: files that have this file as a base, directly or not.
+        chain: files that have this file as a direct or indirect base.
 
     Raises:
         OptionError: a file cannot be read, or is its own base.
@@ -131,7 +132,7 @@ def _read_base(path: Path, entry: Node, chain: tuple[Path, ...]) -> Node:
 
 
 def _override(root: Node, text: str, separator: str, location: Location) -> list[Problem]:
-    """Apply one ``a.b=value`` of the command line to the tree; return the problems."""
+    """Set an option of the tree to a value of the command line, ``a.b=value``, and return the problems."""
     name, equals, value = text.partition("=")
     keys = name.strip().split(separator)
     if not equals or not all(keys):
@@ -156,7 +157,7 @@ def _override(root: Node, text: str, separator: str, location: Location) -> list
 
 
 def _import(root: Node) -> list[Problem]:
-    """Import the modules in ``imports``, installed or in the current folder; return the failures."""
+    """Import the modules in ``imports``, from installed packages or the current folder, and return the failures."""
     imports = root.child("imports")
     if imports is None or not imports.value:
         return []
@@ -166,7 +167,7 @@ def _import(root: Node) -> list[Problem]:
         return []  # validation reports it
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # at the end, so that it hides no installed package
+        sys.path.append(here)  # at the end, so that no module here hides an installed package
     problems = []
     for index, node in enumerate(imports.value):
         if isinstance(node.value, str):

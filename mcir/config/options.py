@@ -1,7 +1,7 @@
 """The sections of an option file with fixed keys, and the validated options as a whole.
 
-Every other section (a network, a loss, a data set …) is a *component*. Its keys are the constructor arguments of the
-registered class that its ``type`` names.
+Every other section (a network, a loss, a data set, …) is a *component*: ``type`` is the name of a registered class, and
+the other keys are the arguments of its constructor.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Fixed(Arguments):
 
 
 def _to_int(value: Any) -> Any:
-    """Return 2 for 2.0, as for options that accept only integers."""
+    """Convert a float without a fraction to an integer, as for options that accept only integers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def freeze(value: Any) -> Any:
-    """Return mappings as frozen ``addict.Dict``: entries are attributes, a missing entry raises ``KeyError``."""
+    """Convert mappings to frozen ``addict.Dict``, whose entries are attributes. A missing entry raises ``KeyError``."""
     if isinstance(value, Mapping):
         section = addict.Dict()
         for key, entry in value.items():
@@ -60,7 +60,7 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """Return frozen or validated sections as ordinary mappings, lists and scalars."""
+    """Convert frozen or validated sections to ordinary mappings, lists and scalars."""
     if isinstance(value, Fixed):
         value = dict(value)
     if isinstance(value, Mapping):
@@ -83,7 +83,7 @@ FolderName = Annotated[
     WithJsonSchema({"type": "string", "title": "text without slashes"}),
 ]
 Frozen = Annotated[Any, AfterValidator(freeze)]
-"""Arguments of components, frozen."""
+"""Frozen arguments of components."""
 
 if TYPE_CHECKING:
     Metrics = Mapping[str, Any]
@@ -97,7 +97,9 @@ class PathOptions(Fixed):
     """Files that a run starts from, and folders that it writes to."""
 
     owner = "'path'"
-    pretrain_network_g: str | None = Field(default=None, description="Weights that the network starts from.")
+    pretrain_network_g: str | None = Field(
+        default=None, description="Weight file with the initial weights of the network."
+    )
     strict_load_g: bool = Field(default=True, description="Require the file and the network to have the same weights.")
     param_key_g: str | None = Field(
         default=None,
@@ -135,8 +137,12 @@ class DistOptions(Fixed):
 
     owner = "'dist_params'"
     backend: Literal["auto", "nccl", "gloo"] = Field(default="auto", description="auto: nccl on GPUs, gloo on CPUs.")
-    find_unused_parameters: bool = Field(default=False, description="Allow weights without gradient; slower.")
-    timeout_minutes: float = Field(default=30.0, gt=0, description="Time after which a waiting process fails.")
+    find_unused_parameters: bool = Field(
+        default=False, description="Allow parameters without gradient, which is slower."
+    )
+    timeout_minutes: float = Field(
+        default=30.0, gt=0, description="Time after which a process that waits for others fails."
+    )
 
 
 class Stage(Fixed):
@@ -212,7 +218,7 @@ class General(Fixed):
     scale: int = Field(default=1, ge=1, description="Output size divided by input size.")
     num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0), BeforeValidator(_to_int)] = Field(
         default="auto",
-        description="Number of GPUs, or the device: cpu, cuda or mps; auto: all GPUs of the machine, 0: CPU.",
+        description="Device: cpu, cuda, mps, auto (a GPU per process if there are GPUs), or a number of GPUs (0: CPU).",
     )
     manual_seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
     imports: tuple[str, ...] = Field(default=(), description="Modules that register components of your own.")
@@ -238,7 +244,7 @@ class Options(General):
         return isinstance(other, Options) and self.model_dump() == other.model_dump()
 
     def where(self, *section: str) -> Where:
-        """Return the function that finds the locations of a section's values, for ``Registry.build``."""
+        """Return a function that locates the values of a section, for ``Registry.build``."""
         return lambda path: self._locate((*section, *path))
 
     def where_in_model(self, path: KeyPath) -> Location:
@@ -247,7 +253,7 @@ class Options(General):
         return self._locate(path if at_top else ("train", *path))
 
     def _locate(self, path: KeyPath) -> Location:
-        """Return the location of a value; for a section, it names the arguments that were set on the command line."""
+        """Return the location of a value. That of a section also lists its arguments from the command line."""
         location, node = self._root.locate(path), self._root.at(path)
         entries = node.value.values() if node and isinstance(node.value, dict) and location.line else ()
         overrides = [entry.location.source for entry in entries if entry.location.line is None]
@@ -259,14 +265,14 @@ class Options(General):
         return self.networks["network_g"]
 
     def model_section(self) -> Any:
-        """Return the section for ``MODELS.build``; without training options it contains only the networks."""
+        """Return the section for ``MODELS.build``. Without a section 'train', it contains only the networks."""
         section = {"type": self.model_type, **self.networks}
         if "seed" in MODELS.parameters(self.model_type):
             section["seed"] = self.manual_seed
         return freeze(section | (self.train.model if self.train else {}))
 
     def dump(self) -> str:
-        """Return the options as an option file in current names, with merged bases and defaults filled in."""
+        """Return the text of an equivalent option file with current names, without bases and with all defaults."""
         loader_keys, datasets = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive"), {}
         for key, options in {"train": self.datasets.train, **self.datasets.val, **self.datasets.test}.items():
             if options:

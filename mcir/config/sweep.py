@@ -1,18 +1,19 @@
 """Sweeps: one option file for several runs.
 
-Either options with lists of values, which form a grid::
+The section ``sweep`` contains either lists of values for options, which form a grid::
 
     sweep:
       train.contrastive_opt.loss_weight: [0, 1e-2, 1e-3]
 
-or named runs with the options that each run changes (see ``merge``)::
+or named runs, each with the options that it changes::
 
     sweep:
       cr: {train.contrastive_opt: {type: ContrastiveRegularization}, train.negatives: {type: InputNegatives}}
       plain: {}
 
-``--set sweep=NAME`` selects a run, whose name becomes ``<name>_NAME``. In a grid, NAME is the last key of the option
-and the value, ``loss_weight_0.01``; the items of a list are joined by dashes, ``steps_100-500``.
+``--set sweep=NAME`` selects a run and appends ``_NAME`` to the option ``name``. In a grid, NAME consists of the last
+key of the option and the value, as in ``loss_weight_0.01``. The items of a list are joined by dashes, as in
+``steps_100-500``. A change of a section is merged with the section of the file; see :func:`mcir.config.tree.merge`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def take_sweep(root: Node) -> dict[str, Changes]:
     if kinds == {dict}:
         return {name: dict(entry.value) for name, entry in node.value.items()}
     if kinds != {list}:
-        scalar = next((key for key, entry in node.value.items() if not isinstance(entry.value, dict | list)), None)
-        found = "both lists and sections" if scalar is None else f"the single value of '{scalar}'"
+        single = next((key for key, entry in node.value.items() if not isinstance(entry.value, dict | list)), None)
+        found = "both lists and sections" if single is None else f"a single value for '{single}'"
         raise _problem(node, f"expected a list for every option, or a section for every run, got {found}.")
     empty = [key for key, entry in node.value.items() if not entry.value]
     if empty:
@@ -61,18 +62,18 @@ def take_sweep(root: Node) -> dict[str, Changes]:
     return runs
 
 
-def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) -> list[str]:
-    """Apply the run that ``sweep=NAME`` selects among the overrides to the tree; return the other overrides.
+def select_run(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) -> list[str]:
+    """Apply the run that an override ``sweep=NAME`` selects to the tree, and return the other overrides.
 
     Raises:
         OptionError: the file has a sweep and no run is selected, or there is no such run.
     """
-    chosen = [text.partition("=")[2].strip() for text in overrides if _is_choice(text)]
-    rest = [text for text in overrides if not _is_choice(text)]
+    chosen = [text.partition("=")[2].strip() for text in overrides if _selects_run(text)]
+    rest = [text for text in overrides if not _selects_run(text)]
     known = ", ".join(runs)
     if not runs:
         if chosen:
-            raise _problem(root, f"The file has no sweep, so --set sweep={chosen[-1]} selects nothing.", ())
+            raise _problem(root, f"The file has no sweep, so --set sweep={chosen[-1]} has no effect.", ())
         return rest
     if not chosen:
         raise _problem(
@@ -83,23 +84,23 @@ def choose(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]) ->
     name = chosen[-1]
     if name not in runs:
         raise _problem(root, f"There is no run '{name}'.{suggestion(name, runs)} The runs are {known}.")
-    title = root.child("name")
-    if title is not None:
-        root.value["name"] = Node(f"{title.value}_{name}", title.location)
+    base_name = root.child("name")
+    if base_name is not None:
+        root.value["name"] = Node(f"{base_name.value}_{name}", base_name.location)
     for option, node in runs[name].items():
         path = tuple(option.split("."))
-        section, below = root.at(path[:-1]), root.at(path)
+        section, old = root.at(path[:-1]), root.at(path)
         is_argument = section is not None and section.child("type") is not None
-        root.put(path, node if below is None else merge(below, node, is_argument))
+        root.put(path, node if old is None else merge(old, node, is_argument))
     return rest
 
 
-def _is_choice(text: str) -> bool:
+def _selects_run(text: str) -> bool:
     return text.partition("=")[0].strip() == SWEEP
 
 
 def _in_name(value: Any) -> str:
-    """Return a value as a part of a folder's name."""
+    """Return the text of a value in the name of a run, which is also a folder name."""
     if isinstance(value, list):
         return "-".join(_in_name(item) for item in value)
     if isinstance(value, float):

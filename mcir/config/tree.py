@@ -1,7 +1,7 @@
-"""The tree of an option file: every value keeps the location where it was written.
+"""The tree of an option file, whose values keep their locations in the source.
 
-Merging files, applying overrides and translating old names move nodes. A node keeps its location, so a problem that is
-found at the end still names the file and the line of the source.
+Files are merged, overrides are applied and old names are translated by moving nodes. A moved node keeps its location,
+so the error of a later validation contains the file and line where the value was written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def at(cls, location: Location, path: KeyPath, message: str) -> Problem:
-        """Return a problem of the option with the given key path, which was written at the given location."""
+        """Return a problem of the option ``path``, which was written at ``location``."""
         return cls(location._replace(key=dotted(path)), message)
 
     def __str__(self) -> str:
@@ -29,10 +29,10 @@ class Problem(NamedTuple):
 
 
 class OptionError(ValueError):
-    """An option file is not valid; the message lists every problem, one per line, by file and line.
+    """An option file is not valid. The message lists all problems, one per line, with file and line.
 
     Attributes:
-        problems: the problems, sorted.
+        problems: problems, sorted by file and line.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -93,7 +93,7 @@ class Node:
         return node.location._replace(key=dotted(path))
 
     def moved_from(self, path: KeyPath) -> Node:
-        """Return a copy whose locations keep the path under which the values were written."""
+        """Return a copy whose locations also contain the old key path, under which the values were written."""
         value = self.value
         if isinstance(value, dict):
             value = {key: node.moved_from((*path, key)) for key, node in value.items()}
@@ -102,7 +102,7 @@ class Node:
         return Node(value, self.location._replace(old_key=dotted(path)))
 
     def put(self, path: KeyPath, node: Node) -> None:
-        """Set the node at a path below this mapping; create missing or null mappings on the way, at its location."""
+        """Set the node at a path below this mapping. Create missing mappings on the path, with the node's location."""
         parent = self
         for key in path[:-1]:
             child = parent.child(key)
@@ -125,30 +125,30 @@ class Node:
         yield from found
 
 
-def merge(below: Node, above: Node, is_argument: bool = False) -> Node:
-    """Return ``below`` overridden by ``above``, without changing either.
+def merge(base: Node, override: Node, is_argument: bool = False) -> Node:
+    """Return ``base`` with the values of ``override``. Neither tree is changed.
 
-    Mappings are merged key by key; any other value is replaced. A component whose ``type`` changes is replaced too,
+    Mappings are merged key by key; any other value is replaced. A component whose ``type`` changes is also replaced,
     because other classes have other arguments. A mapping without ``type`` inside a component, like the
     ``layer_weights`` of a loss, is one value and is replaced as a whole.
 
     Args:
-        below: the tree that is overridden.
-        above: the tree that overrides it.
-        is_argument: whether both are arguments of a component.
+        base: tree of the base.
+        override: tree whose values have priority.
+        is_argument: whether both trees are an argument of a component.
     """
-    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
-        return above
-    kind, new_kind = below.child("type"), above.child("type")
-    if kind and new_kind and kind.value != new_kind.value:
-        return above
-    is_component = bool(kind or new_kind)
+    if not isinstance(base.value, dict) or not isinstance(override.value, dict):
+        return override
+    old_type, new_type = base.child("type"), override.child("type")
+    if old_type and new_type and old_type.value != new_type.value:
+        return override
+    is_component = bool(old_type or new_type)
     if is_argument and not is_component:
-        return above
-    merged = dict(below.value)
-    for key, node in above.value.items():
+        return override
+    merged = dict(base.value)
+    for key, node in override.value.items():
         merged[key] = merge(merged[key], node, is_component) if key in merged else node
-    return Node(merged, above.location)
+    return Node(merged, override.location)
 
 
 def dotted(path: KeyPath) -> str:

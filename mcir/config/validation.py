@@ -35,7 +35,7 @@ _NETWORK = {"network_g": _parameter(ArchSection, Parameter.empty)}
 
 
 def validate(root: Node) -> Options:
-    """Return the options in a tree of current names.
+    """Validate the tree of an option file, in which old names are already translated, and return its options.
 
     Raises:
         OptionError: something is not valid; the message lists all problems.
@@ -44,8 +44,8 @@ def validate(root: Node) -> Options:
     problems = list(_training_problems(root, tree))
     scale = tree.get("scale", 1)
     try:
-        file = option_file(tree)
-        parts = validate_arguments(file, tree, {"scale": scale if type(scale) is int else None})
+        model = option_file_model(tree)
+        parts = validate_arguments(model, tree, {"scale": scale if type(scale) is int else None})
     except ValidationError as error:
         raise OptionError([*problems, *_located(root, error)]) from None
     if problems:
@@ -57,7 +57,7 @@ def validate(root: Node) -> Options:
 
 
 def validate_network(root: Node) -> Any:
-    """Return the section of the network that restores images; the rest of the tree need not be valid.
+    """Validate only the section ``network_g`` of a tree, and return it.
 
     Raises:
         OptionError: there is no such section, or it does not match its class.
@@ -75,20 +75,20 @@ def _located(root: Node, error: ValidationError) -> list[Problem]:
 
 
 def _training_problems(root: Node, tree: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the problem of a training section without training data, or the reverse."""
+    """Yield a problem if only one of the section 'train' and the training set is present."""
     datasets = tree.get("datasets")
     if not isinstance(datasets, Mapping) or any(
         closest(key, ["train"]) and key != "train" for key in (*tree, *datasets)
     ):
         return
     if datasets and tree.get("train") and not datasets.get("train"):
-        message = "There is a section 'train', but no data set 'train' to train on."
+        message = "There is a section 'train', but no training set (datasets.train)."
         yield Problem(root.locate(("datasets",)), message)
     if datasets.get("train") and not tree.get("train"):
-        yield Problem(root.locate(()), "There is a data set 'train', but no section 'train' with the training options.")
+        yield Problem(root.locate(()), "There is a training set (datasets.train), but no section 'train'.")
 
 
-# -- sections that depend on the names in the file --------------------------------------------------------------------
+# -- sections whose keys depend on the file ---------------------------------------------------------------------------
 
 
 def _registered_model(name: str) -> str:
@@ -148,15 +148,15 @@ class OptionFile(General):
     ]
 
 
-def option_file(tree: Mapping[str, Any]) -> type[Arguments]:
-    """Return the model of an option file with the class of model that the tree names."""
+def option_file_model(tree: Mapping[str, Any]) -> type[Arguments]:
+    """Return the pydantic model of an option file, whose networks and section 'train' depend on its ``model_type``."""
     name = tree.get("model_type")
     written = {key: value for key, value in tree.items() if key.startswith("network_")}
     networks = {key: _NETWORK["network_g"].replace(default=None) for key in written} | _NETWORK
     train: Any = Any
     if isinstance(name, str) and name in MODELS:
         networks = {key: value for key, value in MODELS.parameters(name).items() if key.startswith("network_")}
-        train = Annotated[Any, PlainValidator(functools.partial(_validate_train, train_model(name)))]
+        train = Annotated[Any, PlainValidator(functools.partial(_validate_train, train_section_model(name)))]
     model = create_arguments(OptionFile.owner, OptionFile, networks | {"train": _parameter(train)})
     model.elsewhere = {
         key: f"{name} has no argument '{key}'.{suggestion(key, networks)}" for key in written if key not in networks
@@ -165,8 +165,8 @@ def option_file(tree: Mapping[str, Any]) -> type[Arguments]:
 
 
 @functools.cache
-def train_model(name: str) -> type[Arguments]:
-    """Return the model of the section 'train' for a class of model."""
+def train_section_model(name: str) -> type[Arguments]:
+    """Return the pydantic model of the section 'train' for a ``model_type``."""
     parameters = MODELS.parameters(name)
     elsewhere = {key for key in parameters if key == "seed" or key.startswith("network_")}
     arguments = {key: value for key, value in parameters.items() if key not in elsewhere}

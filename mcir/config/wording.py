@@ -1,4 +1,4 @@
-"""Wording of error messages: expected X, got Y."""
+"""Text of error messages: expected X, got Y."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
 COMPLETE = "option"
-"""Error type of messages that need no more wording."""
+"""Type of the pydantic errors whose messages are ours."""
 SECTION = "a section (indented lines 'key: value')"
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -23,7 +23,7 @@ _PLURALS = {
 
 
 class JsonSchema(GenerateJsonSchema):
-    """Pydantic's generator without titles of fields, and without a schema for what JSON cannot express."""
+    """Pydantic's generator, without titles of fields. Types that JSON cannot express accept every value."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # declared so by pydantic
 
@@ -54,7 +54,7 @@ def in_words(schema: Mapping[str, Any]) -> str:
         return ("one of " if len(choices) > 1 else "") + ", ".join(map(describe_value, choices))
     if "prefixItems" in schema:
         items = schema["prefixItems"]
-        return f"a list of {len(items)} ({', '.join(map(in_words, items))})"
+        return f"a list of {len(items)} values ({', '.join(map(in_words, items))})"
     kind = schema.get("type", "anything")
     if kind == "array":
         item = in_words(schema.get("items", {}))
@@ -66,22 +66,22 @@ def in_words(schema: Mapping[str, Any]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Return a value as a message shows it."""
+    """Return the text of a value for a message."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
         text = f"[{', '.join(map(describe_value, value))}]"
-        return text if len(text) <= 40 else f"a list of {len(value)}"
+        return text if len(text) <= 40 else f"a list of {len(value)} values"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def problem(message: str) -> PydanticCustomError:
-    """Return the error of the value that is validated, with a complete message."""
+    """Return an error of the validated value with our own message."""
     return PydanticCustomError(COMPLETE, message)  # type: ignore[arg-type,unused-ignore]  # typed for literals only
 
 
 def unexpected(expected: str, value: Any, hint: str = "") -> PydanticCustomError:
-    """Return the error of a value that does not match its description, with a hint after it."""
+    """Return the error "expected X, got Y.", followed by a hint."""
     return problem(f"expected {expected}, got {describe_value(value)}.{hint}")

@@ -2,8 +2,8 @@
 
 ``1e-4``, ``1.`` and ``.5`` are numbers; only ``true`` and ``false`` are booleans (``no``, ``off``, ``yes``, ``on`` are
 text); ``~``, ``null`` and an empty value are null. There are no base-60 numbers, no octal numbers with a leading zero,
-and no dates. Duplicate keys and tabs are errors with file and line. Only the tags
-``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
+and no dates. Duplicate keys, and tabs in the indentation, are errors with file and line. Only the tags ``!!float``,
+``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are supported.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StrictDumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared so by PyYAML
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Return True: equal values are written out each time."""
+        """Return True, so that equal values are written in full and not as aliases."""
         return True
 
 
@@ -78,7 +78,7 @@ def read_file(path: str | Path) -> Node:
     """Read an option file.
 
     Raises:
-        OptionError: the file does not exist, is not UTF-8 text, YAML or a mapping, or has duplicate keys or tabs.
+        OptionError: the file does not exist, is not UTF-8 text, is not valid YAML, or contains no mapping.
     """
     name = str(path)
     path = Path(path)
@@ -95,7 +95,7 @@ def read_file(path: str | Path) -> Node:
         _fail(name, line, f"The file is not UTF-8 text (byte 0x{error.object[error.start]:02x}). Save it as UTF-8.")
     tabs = [number for number, line in enumerate(text.splitlines(), 1) if "\t" in line[: -len(line.lstrip()) or None]]
     if tabs:
-        message = "A tab in the indentation. YAML requires spaces."
+        message = "The indentation contains a tab. YAML requires spaces."
         raise OptionError(Problem(Location(name, number), message) for number in tabs)
     root = read_value(text, Location(name, 1))
     if root.value is None:
@@ -118,7 +118,7 @@ def read_value(text: str, origin: Location) -> Node:
 
     Args:
         text: text of an option file, or of a single value.
-        origin: location of the first line; without a line number, the location of every node.
+        origin: location of the first line. If it has no line number, all nodes get this location.
 
     Raises:
         OptionError: the text is not valid YAML.
@@ -147,13 +147,15 @@ def _fail(source: str, line: int | None, message: str) -> NoReturn:
 
 
 class _Builder:
-    """Converts PyYAML's nodes to ours and collects problems."""
+    """Converter of PyYAML's nodes to ``Node``, which collects problems."""
 
     def __init__(self, loader: StrictLoader, origin: Location) -> None:
         self.loader = loader
         self.origin = origin
         self.problems: list[Problem] = []
-        self.parents: set[int] = set()  # nodes that are being built, to detect one that contains itself
+        self.parents: set[int] = (
+            set()
+        )  # ids of the nodes around the current one, to detect an alias that contains itself
 
     def location(self, node: yaml.Node) -> Location:
         return self.origin._replace(line=node.start_mark.line + 1) if self.origin.line else self.origin
@@ -188,7 +190,7 @@ class _Builder:
             else:
                 lines[key.value] = key.start_mark.line + 1
         try:
-            self.loader.flatten_mapping(node)  # `<<: *name` becomes ordinary keys, before the section's own
+            self.loader.flatten_mapping(node)  # replaces `<<: *name` by ordinary keys, before the section's own keys
         except yaml.constructor.ConstructorError as error:
             self.problem(node, f"Invalid YAML: {error.problem}.")
         pairs = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]

@@ -128,7 +128,7 @@ def test_arguments_may_have_the_names_of_pydantic_methods():
         ({"type": "Cart", "wheel": WHEEL, "weights": "x"}, "weights",
          "expected a number or a list of numbers, got 'x'."),
         ({"type": "Cart", "wheel": WHEEL, "span": [1]}, "span",
-         "expected a list of 2 (a number, a number), got [1]."),
+         "expected a list of 2 values (a number, a number), got [1]."),
         ({"type": "Cart", "wheel": WHEEL, "limited": 0}, "limited",
          "expected an integer ≥ 1 and ≤ 9, got 0."),
         ({"size": 3}, "", "A gadget requires 'type', the name of its class. Known names: Cart, Wheel."),
@@ -179,7 +179,7 @@ def test_another_scale_is_a_problem():
         (bool, "true or false"),
         (Sequence[int], "a list of integers"),
         (float | Sequence[float], "a number or a list of numbers"),
-        (tuple[float, float], "a list of 2 (a number, a number)"),
+        (tuple[float, float], "a list of 2 values (a number, a number)"),
         (tuple[int, ...], "a list of integers"),
         (list, "a list of anything"),
         (Mapping[str, float], "a mapping"),
@@ -198,7 +198,7 @@ def test_annotations_in_words(annotation, words):
 @pytest.mark.parametrize(
     ("value", "words"),
     [(None, "null"), (True, "true"), (1, "1"), (1.5, "1.5"), ("a", "'a'"), ({}, "a mapping"), ([], "[]"),
-     ([1, "a"], "[1, 'a']"), (list(range(99)), "a list of 99")],
+     ([1, "a"], "[1, 'a']"), (list(range(99)), "a list of 99 values")],
 )  # fmt: skip
 def test_values_in_words(value, words):
     assert describe_value(value) == words

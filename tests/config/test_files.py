@@ -62,12 +62,12 @@ def test_files_of_the_current_folder_win(tmp_path, monkeypatch, files, found):
         ("../options/quickstart", "Did you mean 'quickstart'? "),
     ],
 )
-def test_a_missing_name_lists_the_places_and_the_closest_name(write, name, near):
+def test_a_missing_name_lists_the_searched_folders_and_the_closest_name(write, name, near):
     write(GOOD, "mine.yml")
     with pytest.raises(OptionError) as caught:
         load(name)
-    places = f"Places: the current folder, options/ in it, and {ROOT / 'options'}."
-    assert str(caught.value) == f"{name}: The file does not exist. {near}{places}"
+    searched = f"Searched in: the current folder, options/ in it, and {ROOT / 'options'}."
+    assert str(caught.value) == f"{name}: The file does not exist. {near}{searched}"
 
 
 @pytest.mark.parametrize("name", ["../pyproject.toml", "sr/../../pyproject.toml", str(ROOT / "options/quickstart.yml")])

@@ -75,7 +75,7 @@ def test_a_resolved_run_is_an_ordinary_file(write, good):
 def test_a_file_without_sweep_has_no_runs(write, good):
     assert runs_of(write(good)) == []
     assert runs_of(write(good + "\nsweep:\n")) == []
-    with pytest.raises(OptionError, match="no sweep, so --set sweep=x selects nothing"):
+    with pytest.raises(OptionError, match="no sweep, so --set sweep=x has no effect"):
         load(write(good, "plain.yml"), ["sweep=x"])
 
 
@@ -93,7 +93,7 @@ def test_a_run_must_be_selected(write, good):
     [
         ("3", "expected options with lists"),
         ("{}", "expected options with lists"),
-        ("{scale: 2}", "got the single value of 'scale'"),
+        ("{scale: 2}", "got a single value for 'scale'"),
         ("{scale: [2], plain: {}}", "got both lists and sections"),
         ("{scale: []}", "'scale' has no values"),
         ("{scale: [2, 2]}", "Two runs have the same name 'scale_2'"),

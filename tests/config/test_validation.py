@@ -21,7 +21,7 @@ MISTAKES = {
     ),
     "tab": (
         ("    gt_size", "\tgt_size"),
-        ["x.yml:9: A tab in the indentation. YAML requires spaces."],
+        ["x.yml:9: The indentation contains a tab. YAML requires spaces."],
     ),
     "duplicate key": (
         ("    gt_size: 96", "    gt_size: 96\n    gt_size: 48"),
@@ -135,12 +135,10 @@ def test_an_evaluation_set_has_no_batch_size(problems, good):
 
 def test_training_needs_both_its_section_and_its_data(problems, good):
     without_section = good[: good.index("train:\n  total_iter")]
-    assert problems(without_section) == [
-        "x.yml:1: There is a data set 'train', but no section 'train' with the training options."
-    ]
+    assert problems(without_section) == ["x.yml:1: There is a training set (datasets.train), but no section 'train'."]
     without_data = good.replace("  train:\n    type", "  val:\n    type").replace("    batch_size_per_gpu: 4\n", "")
     assert problems(without_data) == [
-        "x.yml:4: datasets: There is a section 'train', but no data set 'train' to train on."
+        "x.yml:4: datasets: There is a section 'train', but no training set (datasets.train)."
     ]
     assert problems("name: x\nmodel_type: RestorationModel\n") == [
         "x.yml:1: An option file requires 'datasets', a section with 'train', 'val' or 'test'.",

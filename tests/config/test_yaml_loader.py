@@ -102,8 +102,8 @@ def test_a_byte_order_mark_is_ignored(write):
         ("hello\n", "x.yml:1: expected a mapping with lines 'key: value', got the single value 'hello'."),
         ("a: 1\nb: 2\na: 3\n", "x.yml:3: Duplicate key 'a', first in line 1."),
         ("a: {b: 1, b: 2}\n", "x.yml:1: Duplicate key 'b', first in line 1."),
-        ("a:\n\tb: 1\n  \tc: 2\n", "x.yml:2: A tab in the indentation. YAML requires spaces.\n"
-         "x.yml:3: A tab in the indentation. YAML requires spaces."),
+        ("a:\n\tb: 1\n  \tc: 2\n", "x.yml:2: The indentation contains a tab. YAML requires spaces.\n"
+         "x.yml:3: The indentation contains a tab. YAML requires spaces."),
         ("a: 1\nb:\t2\n", "x.yml:2: Invalid YAML: found character '\\t' that cannot start any token. A value that "
          "starts with this character needs quotes. Indent with spaces, not tabs."),
         ("a: 1\nb:2\nc: 3\n", "x.yml:3: Invalid YAML: could not find expected ':'. Write 'key: value', "
