@@ -1,14 +1,26 @@
 """Translation of the option names of BasicSR, NAFNet and the MCIR paper's released code to current names.
 
-``legacy_names`` contains tables of keys, ``_Translation`` what a table cannot express.
+``legacy_names`` contains tables of keys, ``_Translation`` what a table cannot express. ``legacy_parts`` finds classes
+that mcir does not have.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mcir.config.legacy_names import DROPPED, NAFNET, NAFNET_CLIP, REFUSED, RELEASED, RENAMED, RESTORATION_MODELS
-from mcir.config.tree import Node, Problem, dotted, merge
+from mcir.config.legacy_names import (
+    DROPPED,
+    IGNORED,
+    NAFNET,
+    NAFNET_CLIP,
+    OTHER_METRICS,
+    REFUSED,
+    RELEASED,
+    RENAMED,
+    RESTORATION_MODELS,
+)
+from mcir.config.legacy_parts import missing_parts
+from mcir.config.tree import Node, OptionError, Problem, dotted, merge
 from mcir.errors import KeyPath, Location
 from mcir.registry import DATASETS, METRICS
 
@@ -21,7 +33,12 @@ def translate(root: Node) -> tuple[list[str], list[Problem]]:
 
     Returns:
         The changes, one line each, and the problems of what cannot be translated.
+
+    Raises:
+        OptionError: the file needs classes that mcir does not have; the message is one line.
     """
+    if missing := missing_parts(root):
+        raise OptionError([missing])
     translation = _Translation(root)
     translation.run()
     in_order = sorted(translation.changes, key=lambda change: (change[0].source, change[0].line or 0))
@@ -40,9 +57,10 @@ class _Translation:
         is_old = is_released or self.model_type in RESTORATION_MODELS
         if is_old:
             self.change_value(("model_type",), "ContrastiveModel" if is_released else "RestorationModel")
+            self.ignored_keys()
+        self.metrics(is_old)
         self.apply_tables()
         self.folders()
-        self.metrics()
         if is_old:
             self.weights_entry()
         train = self.root.child("train")
@@ -61,8 +79,7 @@ class _Translation:
                     self.refuse(path, f"not supported: {row.why}.")
         for pattern, refusal in REFUSED.items():
             for path, node in self.find(pattern):
-                norm = node.value if type(node.value) in (int, float) else 0.05
-                self.refuse(path, refusal.format(value=norm))
+                self.refuse(path, refusal.format(value=_norm(node)))
         for old, new in RENAMED.items():
             for path, node in self.find(old):
                 target = tuple(path[i] if part == "*" else part for i, part in enumerate(new.split(".")))
@@ -127,19 +144,38 @@ class _Translation:
 
     # -- what a table cannot express ------------------------------------------------------------------------------
 
+    def ignored_keys(self) -> None:
+        """Remove keys that have no effect on the numbers of a run."""
+        for pattern, why in IGNORED.items():
+            for path, node in self.find(pattern):
+                self.remove(path)
+                self.changes.append((node.location, f"{dotted(path)} is ignored: {why.format(value=_norm(node))}"))
+
     def folders(self) -> None:
         """Replace the parent folder of all runs by those of trainings and of tests."""
         for path, node in self.find("path.root"):
             self.move(path, ("path", "experiments_root"), Node(f"{node.value}/experiments", node.location))
             self.set(("path", "results_root"), Node(f"{node.value}/results", node.location).moved_from(path))
 
-    def metrics(self) -> None:
-        """Rename the metrics; drop ``better``, which the metric's class defines."""
-        ssim = "SSIM3D" if self.model_type == NAFNET else "SSIM"  # NAFNet's window also spans the colour channels
-        names = {"calculate_psnr": "PSNR", "calculate_ssim": ssim}
-        for path, _ in self.find("val.metrics.*.type"):
-            if self.text(path) in names:
-                self.change_value(path, names[self.text(path)])
+    def metrics(self, is_old: bool) -> None:
+        """Rename the metrics, and drop keys that a metric's class defines.
+
+        ``better`` is the direction of the metric. ``use_image`` is whether images are rounded to 8 bits.
+        """
+        names = {"calculate_psnr": "PSNR", "calculate_ssim": "SSIM"}
+        if self.model_type == NAFNET:
+            names["calculate_ssim"] = "SSIM3D"  # the window also spans the colour channels
+        rounds = self.root.at(("val", "use_image"))
+        if is_old and rounds and type(rounds.value) is bool:
+            kind = "PSNR" if rounds.value else "FloatPSNR"
+            self.drop(("val", "use_image"), rounds, f"the metric decides, like {kind}, whether images are rounded")
+            names = names if rounds.value else {name: f"Float{metric}" for name, metric in names.items()}
+        for path, node in self.find("val.metrics.*"):
+            kind = self.text((*path, "type"))
+            if kind in names:
+                self.change_value((*path, "type"), names[kind])
+            elif is_old and kind in OTHER_METRICS:
+                self.drop(path, node, f"mcir does not have the metric {kind}")
         for path, node in self.find("val.metrics.*.better"):
             kind = self.text((*path[:-1], "type"))
             if kind in METRICS:  # otherwise, validation reports it
@@ -242,3 +278,8 @@ class _Translation:
         elif isinstance(values, list) and len(set(map(repr, values))) == 1:
             node = Node(values[0], node.location)
         self.move(path, ("train", "negatives", "weight"), node)
+
+
+def _norm(node: Node) -> Any:
+    """Return the norm in a switch or a norm, for a message."""
+    return node.value if type(node.value) in (int, float) else 0.05

@@ -172,6 +172,27 @@ class SSIM3D(FullReference):
         )
 
 
+@METRICS.register()
+class FloatSSIM3D(SSIM3D):
+    """Structural similarity as measured by NAFNet on SIDD: ``SSIM3D`` of images clamped to [0, 1] and not rounded.
+
+    Use this metric together with ``FloatPSNR``. NAFNet's option files choose it with ``use_image: false``.
+
+    Args:
+        crop_border: number of pixels that are ignored on each side.
+        test_y_channel: whether to compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
+
+    Raises:
+        ArgumentError: ``crop_border`` is negative.
+    """
+
+    peak = 1.0
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return the images clamped to [0, 1], or their luma, padded with edge values."""
+        return F.pad(as_floats(images, self.test_y_channel), [_RADIUS] * 4, mode="replicate")
+
+
 # -- JPEG -------------------------------------------------------------------------------------------------------------
 
 

@@ -339,8 +339,6 @@ def test_gradient_clipping(write, model_type, line, norm):
 @pytest.mark.parametrize(
     ("old", "new", "path", "message"),
     [
-        ("wandb:\n    project: ~", "wandb:\n    project: mine", "logger.wandb",
-         "not supported: mcir writes TensorBoard logs and JSON lines, not Weights & Biases."),
         ("better: higher", "better: lower", "val.metrics.psnr.better", "For PSNR, higher is better."),
         ("use_shuffle: true", "use_shuffle: false", "datasets.train.use_shuffle",
          "not supported: training samples are always shuffled."),
@@ -349,8 +347,14 @@ def test_gradient_clipping(write, model_type, line, norm):
         ("use_flip: true", "use_flip: true\n    use_hflip: true",
          "datasets.train.use_hflip (written as 'datasets.train.use_flip')",
          "'datasets.train.use_hflip' is also set at x.yml:21. Remove one of the two."),
-        ("type: calculate_psnr", "type: calculate_niqe", "val.metrics.psnr.type",
-         "There is no metric 'calculate_niqe'."),
+        ("type: calculate_psnr", "type: calculate_psnrr", "val.metrics.psnr.type",
+         "There is no metric 'calculate_psnrr'. Did you mean 'calculate_psnr'?"),
+        ("save_img: false", "grids: true", "val.grids", "not supported: evaluation restores whole images."),
+        ("save_img: false", "use_image: 3", "val.use_image",
+         "Choose the metrics instead: PSNR rounds images to 8 bits, FloatPSNR does not."),
+        ("  ema_decay: 0.999", "  mixup: true", "train.mixup", "not supported: samples are not mixed."),
+        ("  type: EDSR", "  type: EDSRR", "network_g.type",
+         "The file needs the network EDSRR. mcir does not have it. Did you mean 'EDSR'?"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_translated(problems, old, new, path, message):
@@ -429,9 +433,6 @@ def test_the_released_positive_loss_is_the_perceptual_loss(write):
 @pytest.mark.parametrize(
     ("old", "new", "path", "message"),
     [
-        ("  neg_start: 0.1", "  use_grad_norm: 0.05", "train.use_grad_norm",
-         "The released code does not read 'use_grad_norm', so it clips no gradients. Remove this key to do the "
-         "same, or clip with 'grad_clip: 0.05'. Did you mean 'grad_clip'?"),
         ("style_weight: 0", "style_weight: 0.5", "train.perceptual_opt.style_weight",
          "The negative loss has no style term: expected 0, got 0.5."),
         ("[100, 200, 500, 1000]", "[100, 200, x, 1000]", "train.negatives.steps.1 (written as 'train.neg_iter')",
@@ -471,6 +472,62 @@ def test_the_command_line_accepts_old_and_current_names(write):
     assert model.grad_clip == 0.3
     old = load(write(RELEASED), force_yml=["train:neg_iter=[5, 10]", "train:neg_decay=[0.1, 0.1]"]).train.model
     assert old.negatives.steps == (10, 5)
+
+
+# -- keys without an effect -------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_the_released_code_does_not_read_is_ignored_with_its_explanation(write, caplog):
+    text = changed(RELEASED, ("  neg_start: 0.1", "  use_grad_norm: 0.05\n  neg_start: 0.1"))
+    assert load(write(text)) == load(write(RELEASED))
+    explanation = (
+        "train.use_grad_norm is ignored: the released code reads only 'use_grad_clip', so it clips no gradients; "
+        "'grad_clip: 0.05' clips them"
+    )
+    assert explanation in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train: {use_grad_norm: 0.05}", "train.use_grad_norm: The released code does not read 'use_grad_norm', so it "
+         "clips no gradients. Remove this key to do the same, or clip with 'grad_clip: 0.05'. Did you mean "
+         "'grad_clip'?"),
+        ("save_img: true", "save_img: There is no option 'save_img'."),
+        ("logger: {wandb: {project: mine}}", "logger.wandb: not supported: mcir writes TensorBoard logs and JSON "
+         "lines, not Weights & Biases."),
+        ("val: {use_image: false}", "val.use_image: Choose the metrics instead: PSNR rounds images to 8 bits, "
+         "FloatPSNR does not."),
+        ("val: {metrics: {x: {type: calculate_niqe}}}", "val.metrics.x.type: There is no metric 'calculate_niqe'."),
+    ],
+)  # fmt: skip
+def test_in_current_files_such_keys_are_errors(write, good, problems, line, message):
+    write(good, "base.yml")
+    (found,) = problems(f"_base_: base.yml\n{line}\n")
+    assert found.startswith(f"x.yml:2: {message}")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "use_image", "metrics"),
+    [
+        ("SRModel", "true", ("PSNR", "SSIM")),
+        ("SRModel", "false", ("FloatPSNR", "FloatSSIM")),
+        ("ImageRestorationModel", "true", ("PSNR", "SSIM3D")),
+        ("ImageRestorationModel", "false", ("FloatPSNR", "FloatSSIM3D")),
+    ],
+)
+def test_use_image_decides_whether_metrics_round_images(write, caplog, model_type, use_image, metrics):
+    text = changed(BASICSR, ("SRModel", model_type), ("save_img: false", f"use_image: {use_image}"))
+    found = load(write(text)).val.metrics
+    assert (found.psnr.type, found.ssim.type) == metrics
+    assert f"val.metrics.psnr.type: calculate_psnr -> {metrics[0]}" in caplog.text
+
+
+def test_metrics_that_mcir_does_not_have_are_left_out(write, caplog):
+    niqe = "  metrics:\n    niqe: {type: calculate_niqe, crop_border: 4, better: lower}\n"
+    assert set(load(write(changed(BASICSR, ("  metrics:\n", niqe)))).val.metrics) == {"psnr", "ssim"}
+    assert "val.metrics.niqe is dropped: mcir does not have the metric calculate_niqe" in caplog.text
 
 
 # -- the notice -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mcir.metrics import (
     DerainSSIM,
     FloatPSNR,
     FloatSSIM,
+    FloatSSIM3D,
     PooledSSIM,
     RaindropPSNR,
     RaindropSSIM,
@@ -114,6 +115,15 @@ def test_three_dimensional_window_equals_a_3d_convolution():
     structure = (2 * (blur(x * y) - mean_x * mean_y) + c2) / (blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2 + c2)
     expected = ((2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1) * structure).mean((1, 2, 3))
     torch.testing.assert_close(SSIM3D()(output, gt), expected, rtol=0, atol=1e-11)
+
+
+def test_the_unrounded_ssim_over_colours_equals_the_rounded_one_for_saved_images():
+    output, gt = pair()
+    saved = [(images.clamp(0, 1) * 255).round() / 255 for images in (output, gt)]
+    for luma in (False, True):
+        metric, rounded = FloatSSIM3D(2, luma), SSIM3D(2, luma)
+        torch.testing.assert_close(metric(*saved), rounded(output, gt), rtol=0, atol=1e-7)
+        assert (metric(output, gt) - rounded(output, gt)).abs().min() > 1e-6
 
 
 def test_raindrop_values_equal_opencv_and_scikit_image():

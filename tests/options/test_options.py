@@ -190,7 +190,7 @@ METRICS = {
     "dehaze/dehazeformer_.*": {"FloatPSNR", "PooledSSIM"},
     "derain/.*": {"DerainPSNR", "DerainSSIM"},
     "deblur/.*": {"PSNR", "SSIM3D"},
-    "denoise/nafnet_.*": {"PSNR", "SSIM3D", "FloatPSNR"},
+    "denoise/nafnet_.*": {"FloatPSNR", "FloatSSIM3D", "PSNR"},
     "denoise/swinir_color_dn25": {"PSNR", "SSIM"},
     "denoise/swinir_color_jpeg40": {"PSNR", "SSIM", "PSNRB"},
 }
