@@ -28,7 +28,7 @@ def call_network(network: nn.Module, images: Tensor) -> Tensor:
     call = (network.training, images.shape)
     unchanged = _UNCHANGED.setdefault(network, set())
     if call in unchanged:
-        return _checked(network, network(images))
+        return check_output(network, network(images))
     copy = images.clone()
     version = None if copy.is_inference() else copy._version  # in inference mode, tensors do not count changes
     output = network(copy)
@@ -36,7 +36,7 @@ def call_network(network: nn.Module, images: Tensor) -> Tensor:
         unchanged.add(call)
     elif version is not None:
         _warn_once(type(unwrapped(network)).__name__)
-    return _checked(network, output)
+    return check_output(network, output)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -47,7 +47,12 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network if inner is None else unwrapped(inner)
 
 
-def _checked(network: nn.Module, output: object) -> Tensor:
+def check_output(network: nn.Module, output: object) -> Tensor:
+    """Return the output of a network, which is one tensor.
+
+    Raises:
+        ValueError: the output is not a tensor.
+    """
     if isinstance(output, Tensor):
         return output
     kind, name = type(output).__name__, type(unwrapped(network)).__name__

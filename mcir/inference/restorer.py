@@ -19,7 +19,7 @@ from mcir.inference.memory import memory_cost
 from mcir.inference.output_buffer import OutputBuffer, enlarge_alpha
 from mcir.inference.tile_planner import Tile, TilePlanner
 from mcir.inference.tiling import blended, smallest_tile, spans
-from mcir.network_call import call_network, unwrapped
+from mcir.network_call import check_output, unwrapped
 from mcir.network_spec import NetworkSpec, spec_of
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
@@ -211,7 +211,7 @@ class Restorer:
         if x.device.type == "cpu":  # convolutions on the CPU are faster with it (measured)
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
-            restored = call_network(self.network, x)
+            restored = check_output(self.network, self.network(x))  # which may modify x in place
         if restored.shape[-2:] != (self.scale * x.shape[-2], self.scale * x.shape[-1]):
             raise ValueError(
                 f"{self.architecture}: expected an output of scale {self.scale}, got {tuple(restored.shape)} from "
