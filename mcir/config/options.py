@@ -23,9 +23,9 @@ from pydantic import (
 
 from mcir.config.components import Arguments, annotation_of, field_type, validate_value
 from mcir.config.tree import Node
-from mcir.config.wording import problem
+from mcir.config.wording import problem, unexpected
 from mcir.config.yaml_loader import write
-from mcir.errors import KeyPath, Location, Where
+from mcir.errors import KeyPath, Location, Where, suggestion
 from mcir.registry import MODELS, MetricSection
 
 
@@ -77,6 +77,19 @@ def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     return stages
 
 
+def _known_metrics(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    metrics = info.data.get("metrics", names)  # missing if it is invalid
+    for name in names:
+        if name not in metrics:
+            known = (
+                f"a metric of 'val.metrics' ({', '.join(metrics)})"
+                if metrics
+                else "a metric, but 'val.metrics' is empty"
+            )
+            raise unexpected(known, name, suggestion(name, metrics))
+    return names
+
+
 FolderName = Annotated[
     str,
     Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$"),
@@ -119,6 +132,10 @@ class ValOptions(Fixed):
     suffix: str | None = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
     pictures: int = Field(default=4, ge=0, description="Number of images per data set that are shown side by side.")
     metrics: Metrics = Field(default=freeze({}), description="Metrics, by the name of their results.")
+    best_by: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(
+        default=(),
+        description="Metrics that must all improve on the first set for a new best network; default: the first one.",
+    )
 
 
 class LoggerOptions(Fixed):

@@ -1,4 +1,4 @@
-"""The processes of a run: rank and device, collective operations, and stopping at the same iteration.
+"""The processes of a run: rank and device, and collective operations.
 
 If there is only one process, collective operations return their arguments.
 """
@@ -6,11 +6,9 @@ If there is only one process, collective operations return their arguments.
 import datetime
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,12 +33,14 @@ class DistContext:
         world_size: number of processes.
         device: device of this process.
         find_unused_parameters: whether DistributedDataParallel has to look for parameters without gradient.
+        store: key-value store of all processes. None: there is only one process.
     """
 
     rank: int
     world_size: int
     device: torch.device
     find_unused_parameters: bool = False
+    store: Any = field(default=None, repr=False)
 
     @property
     def is_rank_zero(self) -> bool:
@@ -160,21 +160,23 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _device(num_gpu, rank, world_size)
+    store = None
     if world_size > 1:
         # tensors on the CPU, like flags, use gloo; gradients use the backend of their device
         on_gpu = device.type == "cuda" and options.backend != "gloo"
         timeout = datetime.timedelta(minutes=options.timeout_minutes)
         # after a restart, torchrun's store still has the addresses of dead processes, so each start uses its own prefix
-        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        shared, _, _ = next(rendezvous("env://", timeout=timeout))
         prefix = f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        store = dist.PrefixStore(prefix, shared)  # type: ignore[attr-defined]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timeout,
-            store=dist.PrefixStore(prefix, store),  # type: ignore[attr-defined]
+            store=store,
             rank=rank,
             world_size=world_size,
         )
-    context = DistContext(rank, world_size, device, options.find_unused_parameters)
+    context = DistContext(rank, world_size, device, options.find_unused_parameters, store)
     try:
         yield context
         context.barrier()  # a process that leaves earlier closes connections that other processes still use
@@ -216,52 +218,6 @@ def _warn_about_gpus(num_gpu: int, world_size: int) -> None:
             world_size,
             world_size,
         )
-
-
-class StopRequest:
-    """A handler of SIGTERM and SIGINT that stops all processes at the same iteration.
-
-    Processes receive a signal at different iterations. Each process therefore starts an all-reduce of its flag in every
-    iteration and reads the result one iteration later, so that no process has to wait.
-
-    Attributes:
-        number: number of the signal that stops the run, or 0. It is the same in all processes.
-    """
-
-    def __init__(self, context: DistContext) -> None:
-        self.number = 0
-        self._context = context
-        self._received = 0
-        self._pending: tuple[Any, Tensor] | None = None
-
-    def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pending is not None:
-            self._pending[0].wait()
-            self._pending = None
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received:  # a second signal ends the process immediately
-            raise SystemExit(128 + number)
-        self._received = number
-
-    def agreed(self) -> int:
-        """Return the number of the signal that stops the run, or 0. Call this after every iteration."""
-        if self._context.world_size == 1:
-            self.number = self._received
-            return self.number
-        if self._pending is not None:
-            work, flag = self._pending
-            work.wait()
-            self.number = int(flag)
-        flag = torch.tensor(self._received)
-        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True), flag)
-        return self.number
 
 
 def state_checksum(model: Model) -> float:

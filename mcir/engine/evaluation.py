@@ -18,6 +18,10 @@ from mcir.report.comparison import Picture, comparison, picture, save_picture
 Restore = Callable[[Tensor], Tensor]
 
 
+class EvaluationInterrupted(Exception):
+    """An evaluation was stopped before its last image."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The values of one metric on a data set.
@@ -36,6 +40,11 @@ class Score:
     unit: str
     higher_is_better: bool
     images: dict[str, float]
+
+    @property
+    def quality(self) -> float:
+        """The mean, or the negative mean if smaller values are better."""
+        return self.mean if self.higher_is_better else -self.mean
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,12 @@ class EvaluationSet:
         self._input_values: dict[int, dict[str, float]] = {}
 
     def evaluate(
-        self, restore: Restore, pictures: int = 0, images_to: Path | None = None, suffix: str = ""
+        self,
+        restore: Restore,
+        pictures: int = 0,
+        images_to: Path | None = None,
+        suffix: str = "",
+        should_stop: Callable[[], bool] | None = None,
     ) -> Evaluation:
         """Restore every image and compute its metrics. The means do not depend on the number of processes.
 
@@ -111,12 +125,20 @@ class EvaluationSet:
             pictures: number of images with a side-by-side comparison.
             images_to: folder for the restored images. Default: they are not saved.
             suffix: suffix of their file names, before ``.png``.
+            should_stop: function that is called before each image and returns whether the evaluation stops.
+
+        Raises:
+            EvaluationInterrupted: ``should_stop`` returned true in one of the processes. All of them raise it.
         """
+        interrupted = False
         rows: list[_Row] = []
         comparisons: dict[str, Picture] = {}
         device = self.dist.device
         measuring = torch.device("cpu") if device.type == "mps" else device  # metrics need float64, which MPS lacks
         for item in self._loader:
+            if should_stop is not None and should_stop():
+                interrupted = True
+                break
             batch = to_device(item, device)
             index = int(item["index"][0])
             name = image_name(self._dataset, index, batch["gt_path"][0])
@@ -130,6 +152,8 @@ class EvaluationSet:
             if index < pictures:
                 captions = (self._caption(self.baseline, row.input), self._caption("output", row.output))
                 comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)
+        if any(self.dist.gather(interrupted)):
+            raise EvaluationInterrupted
         all_rows = [row for part in self.dist.gather(rows) for row in part]
         all_comparisons = [pair for part in self.dist.gather(comparisons) for pair in part.items()]
         scores = self._scores(sorted(all_rows, key=lambda row: row.index))

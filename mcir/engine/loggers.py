@@ -30,9 +30,13 @@ class RunLog:
         tensorboard: whether to write TensorBoard files.
         iteration: iteration from which the run resumes. Values of later iterations are moved to
             ``results.jsonl.abandoned`` and hidden in TensorBoard, and their images are removed.
+        validated: iteration of the last validation before the resumed run. Results of later validations are removed in
+            the same way.
     """
 
-    def __init__(self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0, validated: int = 0
+    ) -> None:
         self.folder = folder
         self.total = total
         self.console = Console(quiet=folder is None, highlight=False, soft_wrap=True)
@@ -43,8 +47,8 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if iteration:
-            _abandon_later_lines(folder / RESULTS, iteration)
-            progress.remove_after(folder, iteration)
+            _abandon_later_lines(folder / RESULTS, iteration, validated)
+            progress.remove_after(folder, validated)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -204,15 +208,16 @@ def log_to_console() -> None:
         logger.propagate = False
 
 
-def _abandon_later_lines(file: Path, iteration: int) -> None:
-    """Move the lines of later iterations, and incomplete lines of a killed process, to another file."""
+def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
+    """Move the lines of later iterations and validations, and incomplete lines of a killed process, to another file."""
     if not file.exists():
         return
     kept: list[str] = []
     later: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
-            is_kept = json.loads(line)["iteration"] <= iteration
+            record = json.loads(line)
+            is_kept = record["iteration"] <= (validated if record["kind"] == "val" else iteration)
         except json.JSONDecodeError:
             is_kept = False
         (kept if is_kept else later).append(line)

@@ -1,26 +1,26 @@
-"""The training loop, and training runs with data, checkpoints and logs."""
+"""Training runs with data, checkpoints and logs."""
 
 import logging
 import math
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches
 from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into, state_to_resume
-from mcir.engine.distributed import DistContext, StopRequest, state_checksum
+from mcir.engine.distributed import DistContext, state_checksum
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
 from mcir.engine.environment import record_start
-from mcir.engine.evaluation import Evaluation, evaluation_sets
+from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
+from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.seeding import seed_iteration
+from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.models.batch import Batch
@@ -29,70 +29,6 @@ from mcir.report.records import RESULTS, changed_lines
 from mcir.report.run import PAGE, write_report
 
 _LOG = logging.getLogger("mcir")
-Scalars = dict[str, Tensor]
-
-
-def fit(
-    model: Model,
-    batches: Iterable[Batch],
-    *,
-    total: int,
-    start: int = 0,
-    seed: int = 0,
-    rank: int = 0,
-    log_every: int | None = None,
-    validate_every: int | None = None,
-    save_every: int | None = None,
-    on_step: Callable[[int, Batch, Scalars], None] | None = None,
-    on_log: Callable[[int, Scalars], None] | None = None,
-    on_validation: Callable[[int], bool | None] | None = None,
-    on_checkpoint: Callable[[int, bool], None] | None = None,
-    should_stop: Callable[[], object] | None = None,
-) -> int:
-    """Train a model and return the last iteration.
-
-    Iterations are 1-based. Callbacks with an interval are also called after the last iteration; without an interval,
-    they are never called.
-
-    Args:
-        model: model, on its device.
-        batches: batches on the same device, starting with that of iteration ``start + 1``.
-        total: number of iterations.
-        start: number of iterations that are already done.
-        seed: seed for all random numbers of a step; see :func:`~mcir.engine.seeding.seed_iteration`.
-        rank: index of this process.
-        log_every: interval of ``on_log``.
-        validate_every: interval of ``on_validation``.
-        save_every: interval of ``on_checkpoint``.
-        on_step: function of iteration, batch and scalars (on the device), called after every step.
-        on_log: function of iteration and scalars, which include the gradients of each loss at these iterations.
-        on_validation: function of the iteration that returns whether the model is the best so far.
-        on_checkpoint: function of the iteration and of whether the model is the best so far. It is also called when
-            the model is the best so far, and when training stops early.
-        should_stop: function that is called after every step. If it returns a true value, training stops.
-    """
-
-    def is_due(interval: int | None) -> bool:
-        return interval is not None and (iteration % interval == 0 or iteration == total)
-
-    model.total_iter = total
-    batches = iter(batches)
-    for iteration in range(start + 1, total + 1):
-        batch = next(batches)
-        seed_iteration(seed, rank, iteration, model.device)
-        model.watch_gradients = is_due(log_every) or iteration == 1
-        scalars = model.training_step(batch, iteration)
-        if on_step:
-            on_step(iteration, batch, scalars)
-        if on_log and is_due(log_every):
-            on_log(iteration, scalars)
-        is_best = bool(on_validation and is_due(validate_every) and on_validation(iteration))
-        stops = bool(should_stop and should_stop())
-        if on_checkpoint and (is_best or stops or is_due(save_every)):
-            on_checkpoint(iteration, is_best)
-        if stops:
-            return iteration
-    return total
 
 
 class Trainer:
@@ -132,8 +68,11 @@ class Trainer:
             self.model.require_trainable()
         check_consistency(options, self.model.network)
         self.iteration = 0
-        self.best: float | None = None
+        self.validated = 0  # iteration of the last complete validation
+        self.best_by = options.val.best_by or tuple(options.val.metrics)[:1]
+        self.best: dict[str, float] = {}  # qualities of the best model
         self.last_evaluations: list[Evaluation] = []
+        self._saved: tuple[int, int] | None = None
         self._initialize_model(state)
         if dist.is_rank_zero:
             warn_without_psnr(self.model, self.sets)
@@ -141,10 +80,11 @@ class Trainer:
                 archive_run(self.folder)
             else:
                 self.checkpoints.rewind_to(self.iteration)
+        self.stop = StopRequest(dist)
         self.guard = FiniteGuard()
         self.speed = Speed(dist.world_size)
         log_folder = self.folder if dist.is_rank_zero else None
-        self.log = RunLog(log_folder, self.total, options.logger.use_tb_logger, self.iteration)
+        self.log = RunLog(log_folder, self.total, options.logger.use_tb_logger, self.iteration, self.validated)
 
     def _initialize_model(self, state: dict[str, Any] | None) -> None:
         """Load pretrained weights or a state, and move the model to its device."""
@@ -156,41 +96,50 @@ class Trainer:
             self.model.configure_optimizer()
         if state is not None:
             self.model.load_state_dict(state["model"])
-            self.iteration, self.best = state["iteration"], state["best"]
+            self.iteration, best = state["iteration"], state["best"]
+            self.validated = state.get("validated", self.iteration)
+            if not isinstance(best, dict):  # a number or None in 0.1.0
+                best = {} if best is None else dict.fromkeys(self.best_by[:1], best)
+            self.best = best
             if changes := changed_lines(state["options"], self.options.dump()):
                 _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         self.model.parallelize(self.dist)
 
     def train(self) -> int:
         """Train and return the exit status: 0, or 128 plus the number of the signal that stopped the training."""
-        logger = self.options.logger
-        with self._resources, StopRequest(self.dist) as stop:
+        with self._resources:
             self._resources.callback(self.log.close)
-            self._log_start()
-            self.log.start(self.iteration)
-            self.iteration = fit(
-                self.model,
-                self.speed.timed(self.batches.iterate(self.iteration, self.model.channels_last)),
-                total=self.total,
-                start=self.iteration,
-                seed=self.options.manual_seed,
-                rank=self.dist.rank,
-                log_every=logger.print_freq,
-                validate_every=self.options.val.val_freq,
-                save_every=logger.save_checkpoint_freq,
-                on_step=self._on_step,
-                on_log=self._log_scalars,
-                on_validation=self._validate,
-                on_checkpoint=self._save,
-                should_stop=stop.agreed,
-            )
-            self.checkpoints.wait()
-            if stop.number:
-                stopped = f"Stopped by signal {stop.number} after iteration {self.iteration}."
+            with self.stop:
+                self._log_start()
+                self.log.start(self.iteration)
+                self.iteration = self._fit()
+                self.checkpoints.wait()
+            if self.stop.number:
+                stopped = f"Stopped by signal {self.stop.number} after iteration {self.iteration}."
                 self.log.log_text(f"{stopped} The checkpoint is saved.")
-                return 128 + stop.number
+                return 128 + self.stop.number
             self._log_end()
             return 0
+
+    def _fit(self) -> int:
+        logger = self.options.logger
+        return fit(
+            self.model,
+            self.speed.timed(self.batches.iterate(self.iteration, self.model.channels_last)),
+            total=self.total,
+            start=self.iteration,
+            validate_first=self.validated < self.iteration,
+            seed=self.options.manual_seed,
+            rank=self.dist.rank,
+            log_every=logger.print_freq,
+            validate_every=self.options.val.val_freq,
+            save_every=logger.save_checkpoint_freq,
+            on_step=self._on_step,
+            on_log=self._log_scalars,
+            on_validation=self._validate,
+            on_checkpoint=self._save,
+            should_stop=self.stop.agreed,
+        )
 
     def _on_step(self, iteration: int, batch: Batch, scalars: Scalars) -> None:
         self.checkpoints.raise_failure()
@@ -212,30 +161,35 @@ class Trainer:
     def _validate(self, iteration: int) -> bool:
         """Evaluate the model on all validation sets, and return whether it is the best so far.
 
-        The first metric of the first set decides. If the evaluation fails, the model is saved before the error.
+        If the evaluation fails, the model is saved before the error.
         """
         self.guard.check()
         try:
             self.last_evaluations = self._evaluate(iteration)
+        except EvaluationInterrupted:
+            self.log.log_text(f"iteration {iteration}: the validation was stopped, and runs again on resume")
+            self.stop.agreed()  # fit calls it again, which returns the signal in all processes
+            return False
         except Exception:
             if self.dist.world_size == 1:
                 self._save(iteration, is_best=False)
                 self.checkpoints.wait()
             raise
+        self.validated = iteration
         for evaluation in self.last_evaluations:
             self.log.log_evaluation(iteration, evaluation)
         self.speed.restart()
-        scores = list(self.last_evaluations[0].scores.values()) if self.last_evaluations else []
+        scores = self.last_evaluations[0].scores if self.last_evaluations else {}
         if not scores:
             return False
-        means = {name: score.mean for name, score in self.last_evaluations[0].scores.items()}
-        for score in [score for score in scores if score.unit == "dB"][:1]:
+        means = {name: score.mean for name, score in scores.items()}
+        for score in [score for score in scores.values() if score.unit == "dB"][:1]:
             means["psnr"] = score.mean  # its name in the options is arbitrary
         self.model.after_evaluation(means)
-        quality = scores[0].mean if scores[0].higher_is_better else -scores[0].mean
-        if math.isnan(quality) or (self.best is not None and quality <= self.best):
+        qualities = {name: scores[name].quality for name in self.best_by}
+        if not all(quality > self.best.get(name, -math.inf) for name, quality in qualities.items()):
             return False
-        self.best = quality
+        self.best = qualities
         return True
 
     def _evaluate(self, iteration: int) -> list[Evaluation]:
@@ -246,15 +200,20 @@ class Trainer:
                 pictures=val.pictures,
                 images_to=self.folder / "visualization" / part.name if val.save_img else None,
                 suffix=f"_{iteration}_{val.suffix}" if val.suffix else f"_{iteration}",
+                should_stop=self.stop.is_requested,
             )
             for part in self.sets
         ]
 
     def _save(self, iteration: int, is_best: bool) -> None:
+        if self._saved == (iteration, self.validated):
+            return  # the validation was stopped
+        self._saved = (iteration, self.validated)
         self.guard.check()
         self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
         if self.dist.is_rank_zero:
-            state = {"model": self.model.state_dict(), "best": self.best, "options": self.options.dump()}
+            progress = {"validated": self.validated, "best": self.best}
+            state = {"model": self.model.state_dict(), **progress, "options": self.options.dump()}
             self.checkpoints.save(iteration, state, NetworkFile.of(self.model), is_best)
 
     def _log_start(self) -> None:

@@ -1,9 +1,8 @@
-"""Tests of collective operations, devices and signals, in one process and in two."""
+"""Tests of collective operations and devices in one process, and of these and of signals in two."""
 
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from mcir.config.options import DistOptions
-from mcir.engine.distributed import DistContext, StopRequest, init_distributed
+from mcir.engine.distributed import DistContext, init_distributed
 from tests.engine.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -62,33 +61,6 @@ def test_more_processes_than_gpus_are_an_error(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-# -- signals ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stop(single):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with StopRequest(single) as stop:
-        yield stop
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_does_not_interrupt_the_loop(stop, number):
-    assert stop.agreed() == 0
-    os.kill(os.getpid(), number)
-    assert stop.agreed() == number
-    assert stop.agreed() == number
-
-
-@pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_ends_the_process(stop, second, status):
-    os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught:
-        os.kill(os.getpid(), second)
-    assert caught.value.code == status
-
-
 # -- two processes ----------------------------------------------------------------------------------------------------
 
 WORK = """
@@ -96,7 +68,8 @@ import json, os, signal, sys, time
 from pathlib import Path
 import torch
 from mcir.config.options import DistOptions
-from mcir.engine.distributed import StopRequest, init_distributed
+from mcir.engine.distributed import init_distributed
+from mcir.engine.stop import StopRequest
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -127,13 +100,17 @@ with init_distributed(0, DistOptions(timeout_minutes=1)) as dist:
     wrapped(torch.full((1, 1), 1.0 + rank)).sum().backward()
     seen["gradient"] = network.weight.grad.item()
     with StopRequest(dist) as stop:
-        iteration = 0
+        iteration, requested = 0, [stop.is_requested()]
         while not stop.number and iteration < 1000:
             iteration += 1
             if rank == 1 and iteration == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             stop.agreed()
-    seen["stopped"] = [stop.number, iteration]
+        if rank == 1:
+            requested.append(stop.is_requested())
+        dist.barrier()
+        requested.append(stop.is_requested())
+    seen["stopped"], seen["requested"] = [stop.number, iteration], requested
 seen["left"] = not torch.distributed.is_initialized()
 (folder / f"{rank}.json").write_text(json.dumps(seen))
 """
@@ -184,6 +161,10 @@ def test_a_difference_raises_an_error_in_both_processes(two):
 
 def test_a_signal_to_one_process_stops_both_at_the_same_iteration(two):
     assert two[0]["stopped"] == two[1]["stopped"] == [15, 6]  # sent in one iteration, received in the next
+
+
+def test_every_process_can_see_that_another_one_received_a_signal(two):
+    assert [seen["requested"] for seen in two] == [[False, True], [False, True, True]]
 
 
 def test_a_missing_gpu_is_logged(caplog, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from mcir.data import imresize
 from mcir.engine.distributed import DistContext
-from mcir.engine.evaluation import EvaluationSet
+from mcir.engine.evaluation import EvaluationInterrupted, EvaluationSet, Score
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import picture
 
@@ -58,13 +58,16 @@ class Processes:
         return Rank(rank, len(self.values), CPU)
 
 
-def shared(count, dataset, restore=None, **options):
-    """Return the evaluation of each rank."""
+def parallel(count, dataset, evaluate):
+    """Return the result or the error of ``evaluate(part, rank)`` in each rank."""
     processes, results = Processes(count), [None] * count
 
     def work(rank):
         part = EvaluationSet("set", dataset, metrics(), processes.process(rank), scale=2)
-        results[rank] = part.evaluate(restore or enlarge, **options)
+        try:
+            results[rank] = evaluate(part, rank)
+        except EvaluationInterrupted as error:
+            results[rank] = error
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(count)]
     for thread in threads:
@@ -73,6 +76,11 @@ def shared(count, dataset, restore=None, **options):
         thread.join(60)
     assert None not in results
     return results
+
+
+def shared(count, dataset, restore=None, **options):
+    """Return the evaluation of each rank."""
+    return parallel(count, dataset, lambda part, rank: part.evaluate(restore or enlarge, **options))
 
 
 def metrics():
@@ -172,3 +180,35 @@ def test_without_metrics_there_are_only_comparisons():
     evaluation = EvaluationSet("set", Pairs(), {}, SINGLE, scale=2).evaluate(enlarge, pictures=1)
     assert evaluation.scores == {}
     assert list(evaluation.comparisons) == ["e"]
+
+
+def test_an_evaluation_stops_before_the_next_image():
+    restored = []
+    part = EvaluationSet("set", Pairs(), metrics(), SINGLE, scale=2)
+    with pytest.raises(EvaluationInterrupted):
+        part.evaluate(lambda lq: restored.append(lq) or enlarge(lq), should_stop=lambda: len(restored) == 2)
+    assert len(restored) == 2
+    whole = EvaluationSet("set", Pairs(), metrics(), SINGLE, scale=2).evaluate(enlarge)
+    assert part.evaluate(enlarge, should_stop=lambda: False).scores == whole.scores
+
+
+def test_all_processes_raise_if_one_stops():
+    def stop_in(rank):
+        return lambda: rank == 1
+
+    outcomes = parallel(3, Pairs(), lambda part, rank: part.evaluate(enlarge, should_stop=stop_in(rank)))
+    assert [type(outcome) for outcome in outcomes] == [EvaluationInterrupted] * 3
+
+
+def test_a_stop_after_the_last_image_does_not_interrupt():
+    restored = []
+    part = EvaluationSet("set", Pairs(), metrics(), SINGLE, scale=2)
+    evaluation = part.evaluate(
+        lambda lq: restored.append(lq) or enlarge(lq), should_stop=lambda: len(restored) == len(Pairs.names)
+    )
+    assert len(evaluation.scores["psnr"].images) == 5
+
+
+@pytest.mark.parametrize(("higher_is_better", "quality"), [(True, 0.5), (False, -0.5)])
+def test_a_larger_quality_is_better(higher_is_better, quality):
+    assert Score(0.5, 0.25, "", higher_is_better, {}).quality == quality

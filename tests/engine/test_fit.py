@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 import torch
 
-from mcir.engine.trainer import fit
+from mcir.engine.fit import fit
 from mcir.models import RestorationModel
 from mcir.registry import ARCHS
 
@@ -63,7 +63,7 @@ def test_callbacks_are_called_in_order_and_after_the_last_iteration(model):
         ("step", 2), ("log", 2),
         ("step", 3), ("validation", 3),
         ("step", 4), ("log", 4), ("checkpoint", 4, False),
-        ("step", 5), ("log", 5), ("validation", 5), ("checkpoint", 5, False),
+        ("step", 5), ("log", 5), ("checkpoint", 5, False), ("validation", 5), ("checkpoint", 5, False),
     ]  # fmt: skip
 
 
@@ -86,6 +86,24 @@ def test_a_stopped_training_is_saved_and_reports_its_iteration(model):
         model, batches(), total=9, save_every=9, on_checkpoint=record(calls, "save"), should_stop=lambda: next(signals)
     )
     assert last == 3 and calls == [("save", 3, False)]
+
+
+@pytest.mark.parametrize(("stops", "last"), [(0, 5), (15, 4)])
+def test_a_validation_that_was_stopped_comes_before_the_first_step(model, stops, last):
+    calls = []
+    settings = {"save_every": 4, "on_validation": record(calls, "validation", result=True)}
+    settings |= {"on_checkpoint": record(calls, "checkpoint"), "on_step": record(calls, "step")}
+    settings |= {"start": 4, "total": 5, "validate_every": 2, "should_stop": lambda: stops}
+    assert fit(model, batches(4), validate_first=True, **settings) == last
+    validated = [("checkpoint", 4, False), ("validation", 4), ("checkpoint", 4, True)]
+    assert calls[:3] == validated and calls[3:4] == ([] if stops else [("step", 5)])
+
+
+def test_only_iterations_with_a_validation_are_validated_first(model):
+    calls = []
+    settings = {"on_validation": record(calls, "validation"), "on_step": record(calls, "step")}
+    fit(model, batches(3), start=3, total=4, validate_every=2, validate_first=True, **settings)
+    assert calls == [("step", 4), ("validation", 4)]
 
 
 def losses(model, start, total, **settings):

@@ -123,13 +123,26 @@ def test_lines_of_later_iterations_are_moved_away_on_resume(tmp_path):
     assert abandoned.read_text().count('"iteration": ') == 2
 
 
+def test_results_of_a_validation_that_runs_again_are_moved_away(tmp_path):
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    for iteration in (2, 4):
+        log.log_scalars(iteration, {"l_pix": 0.5}, speed())
+        log.log_evaluation(iteration, evaluation())
+    log.close()
+    RunLog(tmp_path, 100, tensorboard=False, iteration=4, validated=2).close()
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["iteration"]) for line in lines] == [("train", 2), ("val", 2), ("train", 4)]
+    (image,) = progress.read_images(tmp_path)[0]["Set5"].values()
+    assert list(image.outputs) == [2]
+
+
 def test_images_of_later_iterations_are_removed_on_resume(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     for iteration in (2, 4, 6):
         log.log_evaluation(iteration, evaluation())
     log.close()
     assert list(progress.read_images(tmp_path)[0]["Set5"]["baby"].outputs) == [2, 4, 6]
-    RunLog(tmp_path, 100, tensorboard=False, iteration=4).close()
+    RunLog(tmp_path, 100, tensorboard=False, iteration=4, validated=4).close()
     (image,) = progress.read_images(tmp_path)[0]["Set5"].values()
     assert list(image.outputs) == [2, 4] and image.size == (6, 8)
 

@@ -1,6 +1,7 @@
 """Tests of the trainer: state checksum, dry run, warnings, and files."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ import mcir.engine.trainer as trainer_module
 from mcir.archs import EDSR
 from mcir.config import load
 from mcir.engine.distributed import DistContext, state_checksum
+from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.trainer import Trainer
+from mcir.metrics import PSNR
+from mcir.models import RestorationModel
 from tests.engine.conftest import options
 
 EDSR_FORWARD = EDSR.forward
@@ -124,6 +128,70 @@ def test_a_curriculum_without_psnr_is_logged(run, caplog, metric):
     assert ("curriculum" in caplog.text) == (metric == "SSIM")
 
 
+def evaluations(higher_is_better=True, **means):
+    return [Evaluation("val", "input", {k: Score(v, 0.0, "", higher_is_better, {}) for k, v in means.items()}, {})]
+
+
+def validate(run, monkeypatch, results, *overrides):
+    """Return for each validation with the given results whether its model is the best so far."""
+    options = load(run.option_file, ("datasets.train.num_worker_per_gpu=0", *overrides))
+    trainer = Trainer(options, DistContext(0, 1, torch.device("cpu")))
+    results = list(results)
+    monkeypatch.setattr(trainer, "_evaluate", lambda iteration: results[iteration - 1])
+    outcomes = [trainer._validate(iteration) for iteration in range(1, len(results) + 1)]
+    trainer.log.close()
+    return outcomes
+
+
+@pytest.mark.parametrize(
+    ("best_by", "expected"),
+    [
+        ("[]", [True, True, False, True, False]),  # the first metric
+        ("[ssim]", [True, False, True, True, True]),
+        ("[psnr, ssim]", [True, False, True, True, False]),  # the third is compared with the first
+    ],
+)
+def test_the_best_network_improves_all_chosen_metrics(run, monkeypatch, best_by, expected):
+    values = [(30.0, 0.8), (31.0, 0.7), (30.5, 0.85), (32.0, 0.9), (float("nan"), 0.99)]
+    results = (evaluations(psnr=psnr, ssim=ssim) for psnr, ssim in values)
+    metrics = "val.metrics={psnr: {type: PSNR}, ssim: {type: SSIM}}"
+    assert validate(run, monkeypatch, results, metrics, f"val.best_by={best_by}") == expected
+
+
+def test_a_smaller_value_may_be_the_best(run, monkeypatch):
+    results = (evaluations(higher_is_better=False, psnr=value) for value in (0.3, 0.4, 0.2))
+    assert validate(run, monkeypatch, results) == [True, False, True]
+
+
+def test_a_stopped_validation_does_not_change_the_model(run, monkeypatch):
+    """Losses with a curriculum depend on the results of each validation."""
+    observed = []
+    monkeypatch.setattr(RestorationModel, "after_evaluation", lambda self, metrics: observed.append(metrics))
+    measure, stops_at = PSNR.__call__, [3]
+
+    def measure_until(self, output, gt):
+        stops_at[0] -= 1
+        if stops_at[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, output, gt)
+
+    monkeypatch.setattr(PSNR, "__call__", measure_until)
+    assert train(run, "train.total_iter=6") == 128 + signal.SIGTERM
+    assert stops_at[0] == -1 and observed == []  # the second image of four is complete
+    assert train(run, "train.total_iter=6", resume=True) == 0
+    assert len(observed) == 1
+
+
+def test_a_signal_during_the_report_ends_the_process(run, monkeypatch):
+    def write(folders, file):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer_module, "write_report", write)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, "train.total_iter=2")
+    assert run.path("training_states", "2.state").exists()
+
+
 def train(run, *overrides, resume=False):
     options = load(run.option_file, ("datasets.train.num_worker_per_gpu=0", *overrides))
     return Trainer(options, DistContext(0, 1, torch.device("cpu")), resume).train()
@@ -169,8 +237,11 @@ def test_a_state_with_random_generators_of_version_0_1_0_resumes(run):
     run.path("training_states", "4.state").unlink()
     file = run.path("training_states", "2.state")
     old = torch.load(file, weights_only=True)
-    torch.save({**old, "generators": [{"torch": torch.get_rng_state(), "python": (3, (1, 2), None)}]}, file)
+    del old["validated"]
+    generators = [{"torch": torch.get_rng_state(), "python": (3, (1, 2), None)}]
+    torch.save({**old, "best": 99.5, "generators": generators}, file)
     assert train(run, "train.total_iter=4", resume=True) == 0
     again = torch.load(run.path("training_states", "4.state"), weights_only=True)
+    assert (again["validated"], again["best"]) == (4, {"psnr": 99.5})
     for name, weight in reference["model"]["network_g"].items():
         assert torch.equal(again["model"]["network_g"][name], weight)
