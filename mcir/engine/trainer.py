@@ -97,10 +97,8 @@ class Trainer:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.iteration, best = state["iteration"], state["best"]
-            self.validated = state.get("validated", self.iteration)
-            if not isinstance(best, dict):  # a number or None in 0.1.0
-                best = {} if best is None else dict.fromkeys(self.best_by[:1], best)
-            self.best = best
+            self.validated = state.get("validated", self.iteration)  # states of 0.1.0 lack this key and "best_by"
+            self.best = state.get("best_by", {} if best is None else dict.fromkeys(self.best_by[:1], best))
             if changes := changed_lines(state["options"], self.options.dump()):
                 _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         self.model.parallelize(self.dist)
@@ -212,7 +210,8 @@ class Trainer:
         self.guard.check()
         self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
         if self.dist.is_rank_zero:
-            progress = {"validated": self.validated, "best": self.best}
+            best = next(iter(self.best.values()), None)
+            progress = {"validated": self.validated, "best": best, "best_by": self.best}
             state = {"model": self.model.state_dict(), **progress, "options": self.options.dump()}
             self.checkpoints.save(iteration, state, NetworkFile.of(self.model), is_best)
 

@@ -100,6 +100,10 @@ def test_all_mistakes_are_reported_at_once_by_line(problems, good):
          "metric 'PNSR'. Did you mean 'PSNR'?…"),
         ("val: {", "val: {val_frq: 3, ", "x.yml:19: val.val_frq: 'val' has no option 'val_frq'. "
          "Did you mean 'val_freq'?"),
+        ("crop_border: 2}}", "crop_border: 2}}, best_by: [psnr, pnsr]", "x.yml:19: val.best_by: expected names of "
+         "'val.metrics' (psnr), got 'pnsr'. Did you mean 'psnr'?"),
+        ("metrics: {psnr: {type: PSNR, crop_border: 2}}", "best_by: [psnr]", "x.yml:19: val.best_by: expected names of "
+         "'val.metrics' (none), got 'psnr'."),
         ("    batch_size_per_gpu: 4\n", "", "x.yml:5: datasets.train: PairedImageDataset requires "
          "'batch_size_per_gpu', an integer ≥ 1."),
         ("batch_size_per_gpu: 4", "batch_size: 4", "x.yml:10: datasets.train.batch_size: PairedImageDataset has no "

@@ -77,6 +77,7 @@ def assert_same_run(run, uninterrupted):
         one, other = state(run, iteration), state(uninterrupted, iteration)
         assert_same_state(one, other)
         assert one["validated"] == other["validated"] == iteration
+        assert one["best_by"] == other["best_by"] and list(one["best_by"]) == ["psnr"]
     best, other_best = (torch.load(part.path("models", "net_g_best.pth")) for part in (run, uninterrupted))
     assert all(torch.equal(best["params_ema"][name], value) for name, value in other_best["params_ema"].items())
     assert logged(run) == logged(uninterrupted)
@@ -105,7 +106,7 @@ def test_a_signal_stops_a_validation_after_the_current_image(tmp_path, uninterru
     assert "iteration 6: the validation was stopped, and runs again on resume" in output
     assert f"Stopped by signal {number} after iteration 6. The checkpoint is saved." in output
     assert len(calls(run)) == 2  # input and output of one image of four
-    assert state(run, 6)["validated"] == 0 and state(run, 6)["best"] == {}
+    assert state(run, 6)["validated"] == 0 and state(run, 6)["best"] is None
     assert {line["kind"] for line in logged(run)} == {"train"}
     assert not run.path("models", "net_g_best.pth").exists()
     assert "from iteration 6 to iteration 12" in resume(run)

@@ -237,11 +237,11 @@ def test_a_state_with_random_generators_of_version_0_1_0_resumes(run):
     run.path("training_states", "4.state").unlink()
     file = run.path("training_states", "2.state")
     old = torch.load(file, weights_only=True)
-    del old["validated"]
+    del old["validated"], old["best_by"]
     generators = [{"torch": torch.get_rng_state(), "python": (3, (1, 2), None)}]
     torch.save({**old, "best": 99.5, "generators": generators}, file)
     assert train(run, "train.total_iter=4", resume=True) == 0
     again = torch.load(run.path("training_states", "4.state"), weights_only=True)
-    assert (again["validated"], again["best"]) == (4, {"psnr": 99.5})
+    assert (again["validated"], again["best"], again["best_by"]) == (4, 99.5, {"psnr": 99.5})
     for name, weight in reference["model"]["network_g"].items():
         assert torch.equal(again["model"]["network_g"][name], weight)

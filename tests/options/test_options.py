@@ -266,6 +266,17 @@ def test_dehazeformer_ends_at_a_hundredth_of_its_initial_rate(size, epochs, epoc
     assert train["total_iter"] == last + epoch
 
 
+def test_best_checkpoints_are_chosen_as_by_the_authors():
+    """FFANet's authors compare PSNR and SSIM; DehazeFormer's evaluate after every epoch, or every tenth one."""
+    for stem in ("ffanet_its", "ffanet_its_spn", "ffanet_reside6k"):
+        assert resolved(ROOT / f"dehaze/{stem}.yml")["val"]["best_by"] == ["psnr", "ssim"]
+    for stem, epochs in (("t_its", 1), ("s_its", 1), ("b_its_spn", 1), ("t_reside6k", 10), ("b_reside6k", 10)):
+        tree = resolved(ROOT / f"dehaze/dehazeformer_{stem}.yml")
+        epoch = tree["train"]["scheduler"]["iterations_per_epoch"]
+        assert tree["val"]["val_freq"] == epochs * epoch and tree["val"]["best_by"] == []
+        assert next(iter(tree["val"]["metrics"])) == "psnr"
+
+
 def test_the_denoisers_rate_halves_four_times():
     train = resolved(ROOT / "denoise/swinir_color_dn25.yml")["train"]
     schedule = SCHEDULERS.build(train["scheduler"])

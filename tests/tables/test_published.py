@@ -130,6 +130,8 @@ def test_the_sweeps_have_the_values_of_the_paper():
     assert values("table8", "contrastive_opt.loss_weight") == [0, 1e-2, 1e-3, 1e-4, 1e-5]
     assert values("table9", "negatives.weight") == [0, 0.01, 0.1, 0.5, 0.9, 0.999]
     assert values("table6", "negatives.type") == ["FrozenNegatives"] * 2
+    assert values("table6", "negatives.weights")[0] == "random"
+    assert values("table6", "negatives").pop(0).get("count", 1) == 1  # one random network
     losses = ["ContrastiveRegularization", "CurricularContrastiveRegularization", "PCLLoss"]
     assert values("table5", "contrastive_opt.type") == losses
 
