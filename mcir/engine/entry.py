@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
-    """Run a command in this process of a run and return its exit status. Report a user error in one line."""
+    """Run a command in this process of a run and return its exit status. Report a user error in one line.
+
+    Ctrl-C gives status 130 without a traceback, unless the command handles it.
+    """
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
         print(f"mcir: reading {option_file} …", flush=True)  # noqa: T201 (the following imports take seconds)
@@ -23,3 +26,5 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
             time.sleep(1)  # rank 0 usually prints the same error, and this process is stopped when rank 0 ends
         print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt:
+        return 130

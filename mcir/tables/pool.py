@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -29,17 +30,23 @@ def worker_count(jobs: int | None) -> int:
 
 
 def run_parallel(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
-    """Yield results as they are finished. A single job runs in this process, in order."""
+    """Yield results as they are finished. A single job runs in this process, in order.
+
+    After an error or a signal, no other item is started.
+    """
     if jobs == 1 or len(items) < 2:
         yield from map(work, items)
         return
-    spawn = multiprocessing.get_context("spawn")
+    waiting, spawn = iter(items), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(items)), spawn, initializer=_start_worker) as pool:
-        try:
-            for future in as_completed([pool.submit(work, item) for item in items]):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        # the executor cannot cancel items in its queue, so it only gets those that it can start
+        running: set[Future[R]] = {pool.submit(work, item) for item in islice(waiting, jobs)}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                result = future.result()
+                running |= {pool.submit(work, item) for item in islice(waiting, 1)}
+                yield result
 
 
 def _start_worker() -> None:

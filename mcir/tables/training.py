@@ -136,7 +136,7 @@ def train(options: Options) -> Trained:
         trainer = Trainer(options, dist, resume=True)
         if status := trainer.train():
             raise SystemExit(status)
-        # a training that was stopped by a signal after its last step has weights, but no evaluation
+        # a training that was complete before has weights, but no evaluation
         evaluations = trainer.last_evaluations or [part.evaluate(trainer.model.restore) for part in trainer.sets]
     weights = trainer.checkpoints.models / f"net_g_{trainer.total}.pth"
     return Trained(weights, evaluations[0], read_run(trainer.folder))
