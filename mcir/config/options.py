@@ -78,15 +78,12 @@ def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 
 def _known_metrics(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    metrics = info.data.get("metrics", names)  # missing if it is invalid
+    metrics = info.data.get("metrics", names)  # missing if it is not valid
     for name in names:
         if name not in metrics:
-            known = (
-                f"a metric of 'val.metrics' ({', '.join(metrics)})"
-                if metrics
-                else "a metric, but 'val.metrics' is empty"
+            raise unexpected(
+                f"names of 'val.metrics' ({', '.join(metrics) or 'none'})", name, suggestion(name, metrics)
             )
-            raise unexpected(known, name, suggestion(name, metrics))
     return names
 
 
