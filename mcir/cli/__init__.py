@@ -70,7 +70,7 @@ def _commands() -> dict[str, type | Group]:
         "inspect": Inspect,
         "report": Report,
         "schema": Schema,
-        "reproduce": Group("reproduce a table of the papers, or a small study", "TABLE", reproduce_commands()),
+        "reproduce": Group("reproduce a table or figure of the papers, or a small study", "NAME", reproduce_commands()),
         "proxy": Proxy,
         "demo": Demo,
         "prepare": Group("prepare data sets", "STEP", steps),

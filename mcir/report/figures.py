@@ -110,21 +110,43 @@ def bars(
     limits = {name: ends for name, ends in (limits or {}).items() if all(map(math.isfinite, ends))}
     heights = [0.0, *values.values(), *(end for ends in limits.values() for end in ends)]
     plot = _Plot([(0, height) for height in heights] + [(len(values), 0)], "", y_label, x_ticks=False)
-    zero = plot.y(0)
     for number, (name, value) in enumerate(values.items()):
-        left, right, top = plot.x(number + 0.2), plot.x(number + 0.8), plot.y(value)
-        color = _COLORS[0] if value >= 0 else _COLORS[1]
-        plot.add(
-            f'<rect x="{left:.1f}" y="{min(top, zero):.1f}" width="{right - left:.1f}" '
-            f'height="{abs(top - zero):.1f}" fill="{color}"/>'
-        )
-        middle = (left + right) / 2
+        middle = plot.bar(number + 0.2, number + 0.8, value, _COLORS[0] if value >= 0 else _COLORS[1])
         if name in limits:
             low, high = (plot.y(end) for end in limits[name])
             plot.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="currentColor" stroke-width="1.5"/>')
         plot.text(middle, _HEIGHT - _BOTTOM + 16, name, "middle")
-    plot.add(f'<path d="M{plot.left} {zero:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor"/>')
+    plot.zero_line()
     return Figure(caption, plot.markup(), "drawing")
+
+
+def grouped_bars(series: Mapping[str, Mapping[str, float]], caption: str, y_label: str) -> Figure:
+    """Draw one group of bars per name, with one bar per series, starting at zero.
+
+    Args:
+        series: values by name, by series. A value may be missing. An empty series has no bars, but takes a colour, so
+            that colours are consistent between figures.
+        caption: caption of the figure.
+        y_label: label of the y axis.
+    """
+    names = list(dict.fromkeys(name for values in series.values() for name in values))
+    heights = [0.0, *(value for values in series.values() for value in values.values())]
+    plot = _Plot([(0, height) for height in heights] + [(len(names), 0)], "", y_label, x_ticks=False)
+    drawn = [(color, values) for color, values in zip(_COLORS, series.values(), strict=False) if values]
+    width = 0.7 / max(1, len(drawn))
+    for number, name in enumerate(names):
+        for index, (color, values) in enumerate(drawn):
+            if name in values:
+                left = number + 0.15 + index * width
+                plot.bar(left, left + width, values[name], color)
+        plot.text(plot.x(number + 0.5), _HEIGHT - _BOTTOM + 16, name, "middle")
+    plot.zero_line()
+    entries = [
+        Markup('<span><i style="border-top: 12px solid {}"></i><span>{}</span></span>').format(color, name)
+        for name, color in zip(series, _COLORS, strict=False)
+    ]
+    legend = Markup('<p class="legend">{}</p>').format(Markup().join(entries))
+    return Figure(caption, plot.markup() + legend, "drawing")
 
 
 class _Plot:
@@ -173,6 +195,17 @@ class _Plot:
 
     def text(self, x: float, y: float, text: str, anchor: str) -> None:
         self.add(Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text))
+
+    def bar(self, left: float, right: float, value: float, color: str) -> float:
+        """Draw a bar from zero to a value, and return the x coordinate of its centre."""
+        ends = self.x(left), self.x(right)
+        top, height = min(self.y(value), self.y(0)), abs(self.y(value) - self.y(0))
+        size = f'y="{top:.1f}" width="{ends[1] - ends[0]:.1f}" height="{height:.1f}"'
+        self.add(f'<rect x="{ends[0]:.1f}" {size} fill="{color}"/>')
+        return sum(ends) / 2
+
+    def zero_line(self) -> None:
+        self.add(f'<path d="M{self.left} {self.y(0):.1f}H{_WIDTH - _RIGHT}" stroke="currentColor"/>')
 
     def rule(self, path: str, dashes: str) -> None:
         self.add(f'<path d="{path}" stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="{dashes}"/>')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from mcir.arguments import LaunchArguments, option, positional
 
 _OVERRIDE = "A.B=C"
 _JOBS = "trainings at a time (default: one per core, or one on a GPU)"
+_OPTION_FILES = "folder of the option files (default: options/ here, or those that come with mcir)"
 _DATA = "folder or LMDB of clean images (default: the bundled photographs)"
 
 
@@ -20,10 +21,18 @@ def reproduce_commands() -> dict[str, type]:
     commands: dict[str, type] = {}
     for file in sorted(Path(__file__).parent.glob("*table*.yml")):
         paper, base = ("the MCIR paper", PaperTable) if file.stem[0] == "t" else ("the RCL paper", RclTable)
-        title = re.findall('^title: "(.*)"$', file.read_text(encoding="utf-8"), re.MULTILINE)[0]
-        text = f"Table {file.stem.partition('table')[2]} of {paper}: {title}"
+        text = f"Table {file.stem.partition('table')[2]} of {paper}: {_title(file)}"
         commands[file.stem] = type(file.stem, (base,), {"__doc__": text, "table": file.stem})
+    commands["fig2"] = GainsFigure
+    for file in sorted(Path(__file__).parent.glob("fig*.yml")):
+        text = f"Figure {file.stem.removeprefix('fig')} of the MCIR paper: {_title(file)}"
+        commands[file.stem] = type(file.stem, (VisualFigure,), {"__doc__": text, "figure": file.stem})
     return {**commands, "rcl-fig2": RclFigure2, "mini": Mini, "rcl-mini": RclMini, "rcl-scale": RclScale}
+
+
+def _title(file: Path) -> str:
+    """Return the title in the file of a table or a figure."""
+    return str(re.findall('^title: "(.*)"$', file.read_text(encoding="utf-8"), re.MULTILINE)[0])
 
 
 @dataclass(kw_only=True)
@@ -37,7 +46,7 @@ class TableCommand(LaunchArguments):
     )
     row: list[str] = option("only the rows that match a glob pattern like '*SPN'", default=[])
     train: bool = option("start or resume the trainings that have no checkpoint", default=False)
-    options: Path | None = option("folder of the option files (default: options/ here, or those that come with mcir)")
+    options: Path | None = option(_OPTION_FILES)
     results: Path = option("folder of the results", default=Path("results"))
     set: list[str] = option("overrides of every option file", default=[], metavar=_OVERRIDE)
 
@@ -56,6 +65,50 @@ class PaperTable(TableCommand):
 
     checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: that of the table)")
     again: bool = option("ignore cached evaluations", default=False)
+
+
+@dataclass(kw_only=True)
+class FigureCommand:
+    """The arguments of the figures of the MCIR paper."""
+
+    options: Path | None = option(_OPTION_FILES)
+    results: Path = option("folder of the results", default=Path("results"))
+    checkpoint: Literal["last", "best"] | None = option("checkpoint to evaluate (default: that of the table)")
+    set: list[str] = option("overrides of every option file", default=[], metavar=_OVERRIDE)
+
+    def table_command(self, rows: Sequence[str]) -> PaperTable:
+        """Return the command for rows of a table with the settings of the figure."""
+        return PaperTable(row=list(rows), **vars(self))
+
+
+@dataclass(kw_only=True)
+class GainsFigure(FigureCommand):
+    """Figure 2 of the MCIR paper: gains over tasks, the paper's and ours."""
+
+    again: bool = option("ignore cached evaluations", default=False)
+
+    def run(self) -> int:
+        """Reproduce the figure."""
+        from mcir.engine.loggers import log_to_console
+        from mcir.tables.gains_figure import reproduce_gains
+
+        log_to_console()
+        return reproduce_gains(self)
+
+
+@dataclass(kw_only=True)
+class VisualFigure(FigureCommand):
+    """A visual comparison of the MCIR paper."""
+
+    figure: ClassVar[str]
+
+    def run(self) -> int:
+        """Reproduce the figure."""
+        from mcir.engine.loggers import log_to_console
+        from mcir.tables.visual_figures import read_visual, reproduce_visual
+
+        log_to_console()
+        return reproduce_visual(read_visual(self.figure), self)
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mcir.launch import Log
 from mcir.tables.commands import PaperTable, RclTable, TableCommand
@@ -51,7 +51,7 @@ def reproduce_table(table: Table, command: TableCommand, log: Log = print) -> in
     else:
         results = evaluate_trainings(table, runs, command, log)
         results.sections += [training_curves(results, runs), compared_images(results, runs)]
-    missing = _state_lines(runs, results)
+    missing = state_lines(runs, results.problems())
     log("\n".join(["", *missing]))
     write_results(command.results, table.name, results.data(), table_report(results, missing), log)
     return 0 if results.is_complete else 1
@@ -89,15 +89,19 @@ def evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTab
     return results
 
 
-def _state_lines(runs: Sequence[TableRun], results: Results) -> list[str]:
-    """Return lines about the state of each training, what is missing, and which rows need it."""
+def state_lines(runs: Sequence[TableRun], problems: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return lines about the state of each training, what is missing, and which rows need it.
+
+    Args:
+        runs: trainings.
+        problems: problems of the evaluation, by row.
+    """
     lines = [f"{run.row.name}  ({run.origin})  {run.state()}" for run in runs]
     remarks: dict[str, list[str]] = {}
     paths: dict[str, list[str]] = {}
     for run in runs:
         ignored = [f"{text} is ignored: there is no such section" for text in run.ignored]
-        problems = results.row_facts[run.row.name].get("problems", [])
-        for line in [*ignored, *problems, *run.missing_for_evaluation()]:
+        for line in [*ignored, *problems.get(run.row.name, ()), *run.missing_for_evaluation()]:
             remarks.setdefault(line, []).append(run.row.name)
         for path in run.missing_paths():
             paths.setdefault(path, []).append(run.row.name)

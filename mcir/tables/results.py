@@ -76,6 +76,10 @@ class Results:
         number = row.number(column.name, metric)
         return None if number is None else number.value
 
+    def problems(self) -> dict[str, list[str]]:
+        """Return the problems of the evaluation by row."""
+        return {row: facts.get("problems", []) for row, facts in self.row_facts.items()}
+
     def compared_rows(self) -> list[tuple[Row, Row]]:
         """Return the pairs of compared rows: the reference first."""
         return [(self.table.row(row.against), row) for row in self.table.rows if row.against]

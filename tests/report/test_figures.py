@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mcir.report.figures import bars, curves, spans_decades
+from mcir.report.figures import bars, curves, grouped_bars, spans_decades
 from tests.pages import Page
 
 
@@ -156,3 +156,34 @@ def test_names_are_escaped():
     page = Page(curves({nasty: [(0, 1.0)]}, nasty, nasty, nasty).markup)
     assert "script" not in page.tags
     assert page.text.count(nasty) == 3
+
+
+def bars_of(figure):
+    """Return left, right, top, bottom and colour of each bar."""
+    found = re.findall(
+        r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" fill="(\S+)"', figure.markup
+    )
+    sizes = [(*map(float, numbers), color) for *numbers, color in found]
+    return [(x, x + width, y, y + height, color) for x, y, width, height, color in sizes]
+
+
+def test_bars_of_a_group_are_side_by_side_and_start_at_zero():
+    figure = grouped_bars({"paper": {"a": 0.2, "b": -0.1}, "ours": {"b": 0.1}}, "gains", "dB")
+    (left, right, top, zero, blue), second, third = bars_of(figure)
+    assert right - left == pytest.approx(second[1] - second[0], abs=0.2)
+    assert top < zero and second[2] == pytest.approx(zero, abs=0.2) and third[3] == pytest.approx(zero, abs=0.2)
+    assert (
+        second[3] - second[2] == pytest.approx((zero - top) / 2, abs=0.2) == pytest.approx(third[3] - third[2], abs=0.2)
+    )
+    assert third[0] == pytest.approx(second[1], abs=0.2)  # both are above "b"
+    assert blue == second[4] != third[4]
+    assert {"a", "b", "dB"} <= set(labels(figure))
+    assert Page(figure.markup).text.split()[-2:] == ["paper", "ours"]
+
+
+def test_a_series_without_values_keeps_its_colour():
+    both = bars_of(grouped_bars({"paper": {"a": 1.0}, "ours": {"a": 2.0}}, "", "dB"))
+    (alone,) = bars_of(grouped_bars({"paper": {}, "ours": {"a": 2.0}}, "", "dB"))
+    assert alone[4] == both[1][4] != both[0][4]
+    assert alone[1] - alone[0] > both[1][1] - both[1][0]
+    assert not bars_of(grouped_bars({"paper": {}, "ours": {}}, "", "dB"))
