@@ -229,7 +229,8 @@ class _Translation:
                 "perceptual_weight": Node(1.0, node.location),
                 **entries,
             }
-            section = {{"perceptual_weight": "loss_weight"}.get(key, key): entry for key, entry in old.items()}
+            renamed = {"perceptual_weight": "loss_weight"}
+            section = {renamed.get(key, key): entry.moved_from((*path, key)) for key, entry in old.items()}
             self.move(path, ("train", "contrastive_opt"), Node(section, node.location), "SPNLoss, subtracted")
         positive = self.root.at(("train", "perceptual_pos_opt"))
         if positive is not None:

@@ -99,7 +99,7 @@ class Node:
             value = {key: node.moved_from((*path, key)) for key, node in value.items()}
         elif isinstance(value, list):
             value = [node.moved_from(path) for node in value]
-        return Node(value, self.location._replace(old_key=dotted(path)))
+        return Node(value, self.location._replace(old_key=self.location.old_key or dotted(path)))
 
     def put(self, path: KeyPath, node: Node) -> None:
         """Set the node at a path below this mapping. Create missing mappings on the path, with the node's location."""

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from mcir.cli import main
-from mcir.config import OptionError, load
+from mcir.config import OptionError, load, network_section
 from mcir.config.files import find_by_name, find_file, shipped, shipped_names
 from mcir.config.load import runs_of
+from mcir.tables.commands import PaperTable
+from mcir.tables.plan import option_file
 from tests.config.conftest import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,7 @@ def test_a_name_is_found_from_any_folder(tmp_path, monkeypatch, name):
     assert find_file(name) == ROOT / "options" / f"{NAME}.yml"
     assert load(name).name == "edsr_light_x4_spn"
     assert "steps_100" in runs_of("tables/table7")
+    assert network_section(name).type == "EDSR"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,18 @@ def test_a_copied_folder_works_on_its_own(tmp_path, monkeypatch):
     for file in files:
         runs = runs_of(file)
         assert load(file, [f"sweep={runs[0]}"] if runs else []).name
+
+
+def test_a_table_uses_the_folder_options_or_the_files_of_mcir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"{NAME}.yml"
+    assert option_file(PaperTable(), name) == ROOT / "options" / name
+    (tmp_path / "options/sr").mkdir(parents=True)
+    (tmp_path / "options" / name).touch()
+    (tmp_path / "sr").mkdir()
+    (tmp_path / name).touch()
+    assert option_file(PaperTable(), name) == Path("options") / name
+    assert option_file(PaperTable(options=Path("others")), name) == Path("others") / name
 
 
 def test_the_list_of_files(capsys):
