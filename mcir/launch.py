@@ -20,11 +20,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mcir.arguments import OptionFileArguments, add_arguments
 from mcir.config import Options, load
 from mcir.errors import suggestion
+
+if TYPE_CHECKING:
+    from mcir.report.records import Collapse
 
 Launcher: TypeAlias = Literal["none", "pytorch", "torchrun", "slurm"]
 """``none`` and ``pytorch`` train in the calling process; BasicSR uses ``pytorch`` for processes started by torchrun."""
@@ -148,14 +151,25 @@ class TrainingJob:
         files = (self.folder / "models").glob("net_g_*.pth")
         return max((int(match[1]) for file in files if (match := re.fullmatch(r"net_g_(\d+)", file.stem))), default=0)
 
+    @property
+    def collapse(self) -> Collapse | None:
+        """Recorded collapse of the last start of the training; None if it did not diverge."""
+        from mcir.report.records import read_collapse  # slow to import
+
+        return read_collapse(self.folder)
+
     def progress(self) -> str:
         """Describe the progress of the training."""
         if self.checkpoint.is_file():
             return f"trained: {self.checkpoint}"
+        if (collapse := self.collapse) is not None:
+            return str(collapse)
         return f"trained to iteration {self.reached:,} of {self.total:,}" if self.reached else "not trained"
 
     def next_start(self) -> str:
-        """Describe how the same command continues."""
+        """Describe how the same command continues, or what a training that collapsed needs."""
+        if self.collapse is not None:
+            return f"to train it again, change its options or remove {self.folder}"
         if self.reached:
             return f"the same command resumes from the checkpoint of iteration {self.reached:,}"
         return "there is no checkpoint, so the same command starts from the beginning"
@@ -210,7 +224,8 @@ def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
         assert child.stdin is not None
         child.stdin.close()
     if status:
-        log(f"{job.name}: the training ended with status {status}, see above; {job.next_start()}.")
+        ended = str(job.collapse or f"the training ended with status {status}, see above")
+        log(f"{job.name}: {ended}; {job.next_start()}.")
     return status
 
 

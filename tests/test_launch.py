@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mcir.launch import SLURM_PARAMETERS, LaunchOptions, SlurmCluster, TrainingJob, launch, read_slurm_parameters
+from mcir.launch import SLURM_PARAMETERS, LaunchOptions, SlurmCluster, TrainingJob, launch, read_slurm_parameters, start
 from tests.fake_cluster import FakeCluster
 from tests.processes import CHANGES, PAUSING_LOSS, is_running, wait_until
 
@@ -173,6 +174,19 @@ def test_waiting_reports_a_job_that_ends_early_and_tolerates_a_busy_controller(c
     assert actions == []
 
 
+def test_waiting_reports_a_collapse_and_the_other_jobs_continue(cluster):
+    jobs = [
+        TrainingJob.from_arguments([*ARGUMENTS, "--set", f"name={name}", f"train.optim_g.lr={rate}"])
+        for name, rate in (("wild", "1e37"), ("tame", "1e-3"))
+    ]
+    lines = []
+    assert start(jobs, LaunchOptions("slurm", slurm={"partition": "cpu"}), lines.append) == [1, 0]
+    (end,) = [line for line in lines if line.startswith("wild: job 100 has ended")]
+    assert end.startswith("wild: job 100 has ended, collapsed at iteration 2: NaN or infinite values of ")
+    assert end.endswith("to train it again, change its options or remove experiments/wild.")
+    assert json.loads(Path("experiments/wild/collapse.json").read_text())["iteration"] == 2
+
+
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_job_saves_before_its_time_limit_and_resumes_when_it_is_requeued(cluster, processes):
     Path("hold").touch()
@@ -256,5 +270,9 @@ def test_the_progress_of_a_training_is_read_from_its_checkpoints(folder):
     (models / "net_g_1.pth").touch()
     assert job.progress() == "trained to iteration 1 of 2"
     assert job.next_start() == "the same command resumes from the checkpoint of iteration 1"
+    record = Path("experiments/tiny/collapse.json")
+    record.write_text('{"iteration": 2, "scalars": ["l_pix"], "options": ""}')
+    assert job.progress() == "collapsed at iteration 2: NaN or infinite values of l_pix"
+    assert job.next_start() == "to train it again, change its options or remove experiments/tiny"
     (models / "net_g_2.pth").touch()
     assert job.progress() == f"trained: {models / 'net_g_2.pth'}"

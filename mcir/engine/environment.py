@@ -1,10 +1,11 @@
-"""A record of each start of a run: options, machine, versions and git revision."""
+"""Records of each start of a run (options, machine, versions and git revision) and of its collapse."""
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import torch
 import mcir
 from mcir.atomic import write_atomically
 from mcir.device import cpu_count
-from mcir.report.records import OPTIONS, STARTS, changed_lines
+from mcir.engine.guard import NotFiniteError
+from mcir.report.records import COLLAPSE, OPTIONS, STARTS, changed_lines
 
 
 def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
     """Write the resolved options to ``options.yml`` and append a line to ``environment.jsonl``.
+
+    The record of an earlier collapse is removed.
 
     Args:
         folder: folder of the run.
@@ -36,6 +40,25 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
     record = {"started": started, **facts, **_machine(facts["device"]), "changes": changes}
     with (folder / STARTS).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record) + "\n")
+    (folder / COLLAPSE).unlink(missing_ok=True)
+
+
+@contextmanager
+def record_collapse(folder: Path, options: str) -> Iterator[None]:
+    """Write ``collapse.json`` if a training diverges within the block. The error is raised again.
+
+    Every process can write it, because a loss may be infinite in one process only.
+
+    Args:
+        folder: folder of the run.
+        options: text of the resolved options.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        record = {"iteration": error.iteration, "scalars": error.scalars, "options": options}
+        write_atomically(folder / COLLAPSE, (json.dumps(record) + "\n").encode())
+        raise
 
 
 def git_revision(folder: Path) -> str | None:

@@ -7,7 +7,22 @@ from torch import Tensor
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or the gradient is NaN or infinite."""
+    """A loss or the gradient is NaN or infinite.
+
+    Attributes:
+        iteration: first such iteration.
+        scalars: names of the scalars that are not finite.
+    """
+
+    def __init__(self, iteration: int, scalars: Sequence[str], paths: Sequence[str]) -> None:
+        names, images = ", ".join(scalars), "\n  ".join(paths)
+        super().__init__(
+            f"Iteration {iteration}: NaN or infinite values of {names}. The last checkpoint is not affected. "
+            "Common causes are a learning rate that is too high (try 'train.grad_clip') and damaged images. "
+            f"Images of the batch:\n  {images}"
+        )
+        self.iteration = iteration
+        self.scalars = list(scalars)
 
 
 class FiniteGuard:
@@ -31,10 +46,5 @@ class FiniteGuard:
         recorded, self._recorded = self._recorded, []
         for iteration, names, finite, paths in recorded:
             if not bool(finite.all()):
-                bad = ", ".join(name for name, good in zip(names, finite.tolist(), strict=True) if not good)
-                images = "\n  ".join(paths)
-                raise NotFiniteError(
-                    f"Iteration {iteration}: NaN or infinite values of {bad}. The last checkpoint is not affected. "
-                    f"Common causes are a learning rate that is too high (try 'train.grad_clip') and damaged images. "
-                    f"Images of the batch:\n  {images}"
-                )
+                bad = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+                raise NotFiniteError(iteration, bad, paths)

@@ -13,7 +13,7 @@ from mcir.engine.batches import TrainBatches
 from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into, state_to_resume
 from mcir.engine.distributed import DistContext, state_checksum
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
-from mcir.engine.environment import record_start
+from mcir.engine.environment import record_collapse, record_start
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
 from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard
@@ -105,7 +105,7 @@ class Trainer:
 
     def train(self) -> int:
         """Train and return the exit status: 0, or 128 plus the number of the signal that stopped the training."""
-        with self._resources:
+        with self._resources, record_collapse(self.folder, self.options.dump()):
             self._resources.callback(self.log.close)
             with self.stop:
                 self._log_start()

@@ -15,8 +15,8 @@ import yaml
 from mcir.errors import suggestion
 from mcir.report.progress import FOLDER, ImageHistory, read_images
 
-RESULTS, STARTS, OPTIONS = "results.jsonl", "environment.jsonl", "options.yml"
-"""Files of a run: logged values, environment of each start, and resolved options."""
+RESULTS, STARTS, OPTIONS, COLLAPSE = "results.jsonl", "environment.jsonl", "options.yml", "collapse.json"
+"""Files of a run: logged values, environment of each start, resolved options, and the collapse of the training."""
 
 _NOT_SCALARS = {"kind", "iteration"}
 
@@ -59,6 +59,25 @@ class Metric:
         return f"{value:{sign}.2f}\N{NO-BREAK SPACE}{self.unit}" if self.unit else f"{value:{sign}.4f}"
 
 
+@dataclass(frozen=True)
+class Collapse:
+    """The end of a training that diverged: a loss or the gradient was NaN or infinite.
+
+    Attributes:
+        iteration: first iteration with such a value.
+        scalars: names of the values.
+        options: resolved options of the training.
+    """
+
+    iteration: int
+    scalars: list[str]
+    options: str
+
+    def __str__(self) -> str:
+        """Describe the collapse."""
+        return f"collapsed at iteration {self.iteration:,}: NaN or infinite values of {', '.join(self.scalars)}"
+
+
 @dataclass
 class Run:
     """A training.
@@ -74,6 +93,7 @@ class Run:
         missing: descriptions of data that are missing or cannot be read.
         iteration: last known iteration.
         running: whether the training is running now.
+        collapse: collapse of the training; None if it did not diverge.
     """
 
     name: str
@@ -86,6 +106,7 @@ class Run:
     missing: list[str] = field(default_factory=list)
     iteration: int = 0
     running: bool = False
+    collapse: Collapse | None = None
 
     @property
     def total(self) -> int | None:
@@ -98,6 +119,8 @@ class Run:
         """The progress of the training as text."""
         if self.running:
             return f"running: iteration {self.iteration:,}" + (f" of {self.total:,}" if self.total else "")
+        if self.collapse is not None:
+            return str(self.collapse)
         if self.total is None:
             return f"at iteration {self.iteration:,} (the planned number is not recorded)"
         if self.iteration >= self.total:
@@ -130,6 +153,7 @@ def read_run(folder: Path, running: bool = False) -> Run:
     _read_starts(run)
     _read_options(run)
     _read_results(run)
+    run.collapse = read_collapse(folder)
     run.pictures, problems = read_images(folder)
     run.missing += problems
     saved = [*folder.glob("training_states/*.state"), *folder.glob("models/net_g_*.pth")]
@@ -140,6 +164,15 @@ def read_run(folder: Path, running: bool = False) -> Run:
     elif not run.pictures and not problems:
         run.missing.append(f"{FOLDER}/: no images over time (val.pictures may be 0).")
     return run
+
+
+def read_collapse(folder: Path) -> Collapse | None:
+    """Return the recorded collapse of the training in a folder; None if there is none."""
+    for record in read_records(folder / COLLAPSE):
+        iteration, scalars, options = (record.get(key) for key in ("iteration", "scalars", "options"))
+        if isinstance(iteration, int) and isinstance(scalars, list):
+            return Collapse(iteration, [str(name) for name in scalars], str(options))
+    return None
 
 
 def _read_starts(run: Run) -> None:

@@ -24,9 +24,21 @@ def training_differences(state: Path, options: Options) -> list[str] | None:
     """
     try:
         content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads no tensors
-        actual = dict(_relevant(yaml.safe_load(content["options"])))
+        return _differences(content["options"], options)
     except Exception:  # a damaged file raises errors of many kinds
         return None
+
+
+def have_equal_training(text: str, options: Options) -> bool:
+    """Return whether a text of resolved options describes the same training; if it is damaged, it does not."""
+    try:
+        return not _differences(text, options)
+    except Exception:  # as above
+        return False
+
+
+def _differences(text: str, options: Options) -> list[str]:
+    actual = dict(_relevant(yaml.safe_load(text)))
     expected = dict(_relevant(yaml.safe_load(options.dump())))
     return [
         f"{key} {actual.get(key, _ABSENT)} instead of {expected.get(key, _ABSENT)}"

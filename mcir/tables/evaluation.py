@@ -54,6 +54,11 @@ class RunResult:
         score = select_metric(self.scores.get(data_set, {}), metric)
         return None if score is None else float(score["mean"])
 
+    def is_below_input(self, data_set: str, metric: str) -> bool:
+        """Return whether a training of ours has a lower mean of a metric than the degraded images, or NaN."""
+        score = select_metric(self.scores.get(data_set, {}), metric)
+        return self.is_own and score is not None and not float(score["mean"]) >= float(score["of_input"])
+
 
 def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
     """Evaluate a training by the protocol of its option file, on the data sets that exist; None without weights.

@@ -73,8 +73,10 @@ def _load_published(run: TableRun, file: Path, overrides: Sequence[str]) -> None
 def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:
     """Start or resume the trainings without a checkpoint whose data and weights exist.
 
+    A training that collapsed does not stop the others, and is not started again with the same options.
+
     Returns:
-        Whether every training is complete; with ``--no-wait``, whether every training is complete or submitted.
+        Whether every training is complete or collapsed; with ``--no-wait``, also whether the others are submitted.
 
     Raises:
         ValueError: Slurm is missing, or rejects a job.
@@ -83,12 +85,15 @@ def train(runs: Sequence[TableRun], command: TableCommand, log: Log) -> bool:
     options = LaunchOptions.from_arguments(command, logs=command.results / "slurm")
     start([run.job for run in startable], options, log)
     waiting = [] if options.wait else startable
-    return all(run.untrained or run.checkpoint() is not None or run in waiting for run in runs)
+    return all(run.untrained or run.checkpoint() is not None or run.collapse() or run in waiting for run in runs)
 
 
 def _can_start(run: TableRun, log: Log) -> bool:
     """Return whether a training is incomplete and can be started; log what is missing."""
     if run.options is None or run.untrained or run.checkpoint() is not None:
+        return False
+    if run.collapse():
+        log(f"{run.row.name}: {run.state()}")
         return False
     missing = [*missing_paths(run.training_sets()), *run.missing_weights()]
     if missing:

@@ -100,9 +100,14 @@ def pretrainings(settings: Proxy) -> dict[str, StudyRun]:
     return found
 
 
+def pretrained_folder(run: StudyRun) -> Path:
+    """Return the folder of a supervised pre-training."""
+    return run.folder / "pretrained"
+
+
 def pretrained_file(run: StudyRun, settings: Proxy) -> Path:
     """Return the weight file of a supervised pre-training."""
-    return run.folder / "pretrained/models" / f"net_g_{settings.pretrain_steps}.pth"
+    return pretrained_folder(run) / "models" / f"net_g_{settings.pretrain_steps}.pth"
 
 
 def plan(settings: Proxy, pretrained: Mapping[str, Path]) -> list[StudyRun]:

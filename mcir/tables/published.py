@@ -1,32 +1,41 @@
 """The published tables as data: rows, columns, option files and published numbers.
 
-A table is a YAML file in the folder of this module. Every number has a source. A number that has not been read from its
-source yet is missing, and the report states that.
+A table is a YAML file in the folder of this module. Every number has a source and the digits that are printed there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mcir.errors import suggestion
+from mcir.tables.formatting import decimals
 from mcir.tables.pretraining import methods
 from mcir.tables.proxy_plan import ORACLES, RANDOM, TASKS
 
 HOME = Path(__file__).parent
-NOT_ENTERED = "not entered: to be read from the paper"
+COLLAPSED: Final = "collapsed"
+"""A result instead of a number: the training diverged, or its network is worse than the degraded images themselves."""
 Which: TypeAlias = Literal["last", "best"]
 
 _PUBLISHERS = {
-    "paper": "from the paper itself",
-    "release": "from what the paper's authors published with their code, not checked in the paper itself",
+    "paper": "from the paper",
+    "release": "only from the README of its released code",
     "authors": "from the authors of the networks",
 }
 P = TypeVar("P", bound="Part")
+
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that keeps the digits of numbers, as :class:`~decimal.Decimal`."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: Decimal(node.value))
 
 
 class Part(BaseModel):
@@ -42,7 +51,7 @@ class Part(BaseModel):
             ValueError: the file is not valid.
         """
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+            return cls.model_validate(yaml.load(file.read_text(encoding="utf-8"), _Loader))  # noqa: S506 (a safe loader)
         except (yaml.YAMLError, ValidationError) as error:
             raise ValueError(f"{file}: {error}") from error
 
@@ -52,16 +61,33 @@ class Number(Part):
 
     Attributes:
         set: name of the column.
-        value: published value.
+        value: published value, or ``collapsed``.
         by: publisher: the paper of the table, its released code, or the authors of the network.
         source: page or table that contains the number.
+        digits: number of printed decimals, from the text of the value in the file.
     """
 
     set: str
     metric: str
-    value: float
+    value: float | Literal["collapsed"]
     by: Literal["paper", "release", "authors"] = "paper"
     source: str
+    digits: int = Field(exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_digits(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        value = tree.get("value")
+        if isinstance(value, Decimal):
+            return {**tree, "value": float(value), "digits": max(0, -int(value.as_tuple().exponent))}
+        return {**tree, "digits": decimals(str(tree.get("metric")))}
+
+    @property
+    def text(self) -> str:
+        """The value as printed."""
+        return self.value if isinstance(self.value, str) else f"{self.value:.{self.digits}f}"
 
 
 class Run(Part):
@@ -111,11 +137,12 @@ class Row(Part):
 
 
 class Column(Part):
-    """A column of a table: a data set or, in a proxy table, an evaluation.
+    """A column of a table: a data set, the mean over data sets, or an evaluation in a proxy table.
 
-    In the file, a data set is only its name. All other attributes concern proxy tables.
+    In the file, a data set is only its name. The attributes after ``mean_of`` concern proxy tables.
 
     Attributes:
+        mean_of: names of the columns that are averaged.
         option: option file of the pre-training below ``options``; the labelled images are its training images.
         task: task of the evaluation.
         labels: number of labelled images.
@@ -123,6 +150,7 @@ class Column(Part):
     """
 
     name: str
+    mean_of: list[str] = []
     option: str = ""
     task: str = ""
     labels: int = 0
@@ -145,7 +173,7 @@ class Table(Part):
             of labelled images.
         steps: number of steps on the labelled images in a proxy table.
         rows: rows; a row follows the row that it is compared with.
-        pictures: indices of the images in the report, by column.
+        pictures: indices of the images in the report, by data set.
         notes: errors in the paper and open questions.
     """
 
@@ -163,6 +191,10 @@ class Table(Part):
     @model_validator(mode="after")
     def _is_consistent(self) -> Table:
         names = [column.name for column in self.columns]
+        sets = {column.name for column in self.columns if not column.mean_of}
+        for column in self.columns:
+            if unknown := sorted(set(column.mean_of) - sets):
+                raise ValueError(f"'{column.name}': mean_of: there is no column {', '.join(unknown)}")
         seen: set[str] = set()
         for row in self.rows:
             if row.name in seen:
@@ -173,7 +205,7 @@ class Table(Part):
             for number in row.numbers:
                 if number.set not in names or number.metric not in self.metrics:
                     raise ValueError(f"'{row.name}': there is no column {number.set} with the metric {number.metric}")
-        if unknown := sorted(self.pictures.keys() - set(names)):
+        if unknown := sorted(self.pictures.keys() - sets):
             raise ValueError(f"pictures: there is no column {', '.join(unknown)}")
         return self
 

@@ -19,10 +19,10 @@ from mcir.tables.cache import Record
 from mcir.tables.commands import Proxy, RclTable
 from mcir.tables.plan import chosen_rows, option_file
 from mcir.tables.pretraining import methods, overrides_for
-from mcir.tables.proxy import known_results, run_proxy, summarize
-from mcir.tables.proxy_plan import RANDOM, check
+from mcir.tables.proxy import collapsed_pretrainings, known_results, run_proxy, summarize, with_input
+from mcir.tables.proxy_plan import ORACLES, RANDOM, check
 from mcir.tables.published import Column, Row, Table
-from mcir.tables.results import Results
+from mcir.tables.results import Cell, Results
 from mcir.tables.runs import TableRun
 from mcir.tables.table_report import curves_by_labels
 
@@ -78,6 +78,7 @@ def evaluate_proxies(table: Table, runs: Sequence[TableRun], command: RclTable, 
         results.column_conditions |= dict.fromkeys((c.name for c in columns), _conditions(proxy, group[0]))
         if not group[0].missing_paths():
             _add_records(results, columns, _evaluate(proxy, group, command.train, log), group)
+            _add_collapses(results, columns, proxy, group)
     if table.finetune:
         results.sections.append(curves_by_labels(results))
     results.is_complete = _is_complete(results, command.trials)
@@ -113,9 +114,22 @@ def _add_records(
         if differences:
             remark = f"¶ {run.row.name} was pre-trained with other options ({column.option}): {', '.join(differences)}."
             results.remarks = list(dict.fromkeys([*results.remarks, remark]))
-    for record in records[:1]:
+    for record in with_input(records)[:1]:
         inputs = {"psnr": record["psnr_of_input"], "ssim": record["ssim_of_input"]}
         results.inputs |= {column.name: inputs for column in columns}
+
+
+def _add_collapses(results: Results, columns: Sequence[Column], proxy: Proxy, runs: Sequence[TableRun]) -> None:
+    """Add the pre-trainings that collapsed, which leave nothing to evaluate."""
+    supervised = [run.row.initial for run in runs if run.row.initial in ORACLES]
+    ends = collapsed_pretrainings(replace(proxy, weights=supervised))
+    for run in runs:
+        if (end := ends.get(run.row.initial) or run.collapse()) is not None:
+            results.remarks.append(f"{run.row.name}: the pre-training ({run.origin}) {end}.")
+            for column in columns:
+                if column.labels or run.row.initial not in ORACLES:
+                    text = f"pre-training, iteration {end.iteration:,}"
+                    results.cells[run.row.name, column.name] = Cell({}, trials=0, collapse=text)
 
 
 def _proxy_settings(table: Table, columns: Sequence[Column], run: TableRun, command: RclTable) -> Proxy:
@@ -163,4 +177,7 @@ def _is_complete(results: Results, trials: int) -> bool:
         for column in results.table.columns
         if column.labels or row.initial != RANDOM
     ]
-    return all(cell is not None and cell.trials == count and not cell.differences for cell, count in needed)
+    return all(
+        cell is not None and (cell.collapse or (cell.trials == count and not cell.differences))
+        for cell, count in needed
+    )

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from mcir.launch import Log
 from mcir.tables.commands import PaperTable, RclTable, TableCommand
-from mcir.tables.datasets import how_to_get
-from mcir.tables.evaluation import evaluate_run
+from mcir.tables.datasets import how_to_get, sets_to_evaluate
+from mcir.tables.evaluation import RunResult, evaluate_run
 from mcir.tables.plan import plan, train
 from mcir.tables.published import Table, read_table
 from mcir.tables.rcl_tables import evaluate_proxies, plan_proxies
@@ -17,13 +17,17 @@ from mcir.tables.runs import TableRun
 from mcir.tables.table_figures import compared_images, training_curves
 from mcir.tables.table_report import table_report
 
+COLLAPSE_STATUS = 3
+"""Exit status if every row has its results, and some of them are collapses."""
+
 
 def reproduce(name: str, command: TableCommand, log: Log = print) -> int:
     """Train the rows of a table with ``--train``, evaluate what can be evaluated, and write the report.
 
     Returns:
-        0 if every chosen row has all results, from published weights or from a training with the options of the row,
-        else 1. With ``--no-wait``, nothing is evaluated, and 0 means that all missing trainings are submitted.
+        0 if every chosen row has all results, from published weights or from a training with the options of the row; 3
+        if some of these results are collapses; else 1. With ``--no-wait``, nothing is evaluated, and 0 means that all
+        missing trainings are submitted.
 
     Raises:
         ValueError: there is no such table or row, or the settings are not valid.
@@ -54,7 +58,10 @@ def reproduce_table(table: Table, command: TableCommand, log: Log = print) -> in
     missing = state_lines(runs, results.problems())
     log("\n".join(["", *missing]))
     write_results(command.results, table.name, results.data(), table_report(results, missing), log)
-    return 0 if results.is_complete else 1
+    collapsed = results.collapsed()
+    if collapsed:
+        log("collapsed: " + "; ".join(collapsed))
+    return 1 if not results.is_complete else COLLAPSE_STATUS if collapsed else 0
 
 
 def evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTable, log: Log) -> Results:
@@ -67,9 +74,10 @@ def evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTab
         if column.name in result.scores
     }
     results = Results(table, conditions={"overrides": list(command.set)})
-    for key, result in by_cell.items():
-        means = {metric: mean for metric in table.metrics if (mean := result.mean(key[1], metric)) is not None}
-        results.cells[key] = Cell(means, is_own=result.is_own, differences=result.differences)
+    results.cells = {key: _cell(result, key[1], table.metrics) for key, result in by_cell.items()}
+    diverged = {run: end for run in runs if (end := run.collapse()) is not None}
+    for run, end in diverged.items():
+        results.cells |= dict.fromkeys(_cells_of(run), Cell({}, collapse=f"iteration {end.iteration:,}"))
     for row in table.rows:
         of_row = [run for run in runs if run.row is row]
         results.row_facts[row.name] = {
@@ -85,8 +93,22 @@ def evaluate_trainings(table: Table, runs: Sequence[TableRun], command: PaperTab
         for result in tested
         if result.differences
     ]
-    results.is_complete = len(tested) == len(runs) and all(result.is_complete for result in tested)
+    results.remarks += [f"{run.row.name} ({run.origin}) {end}." for run, end in diverged.items()]
+    results.is_complete = len(tested) + len(diverged) == len(runs) and all(result.is_complete for result in tested)
     return results
+
+
+def _cell(result: RunResult, data_set: str, metrics: Sequence[str]) -> Cell:
+    """Return the results of a training on one data set. The first metric decides whether it is below the input."""
+    means = {metric: mean for metric in metrics if (mean := result.mean(data_set, metric)) is not None}
+    collapse = "below the input" if result.is_below_input(data_set, metrics[0]) else ""
+    return Cell(means, is_own=result.is_own, differences=result.differences, collapse=collapse)
+
+
+def _cells_of(run: TableRun) -> list[tuple[str, str]]:
+    """Return the names of row and column of the cells that a training fills."""
+    assert run.options is not None
+    return [(run.row.name, part.name) for part in sets_to_evaluate(run.options).values()]
 
 
 def state_lines(runs: Sequence[TableRun], problems: Mapping[str, Sequence[str]]) -> list[str]:

@@ -13,7 +13,8 @@ from mcir.config.files import shipped
 from mcir.features.base import imagenet_source
 from mcir.launch import TrainingJob
 from mcir.registry import LOSSES
-from mcir.tables.config_diff import training_differences
+from mcir.report.records import Collapse
+from mcir.tables.config_diff import have_equal_training, training_differences
 from mcir.tables.datasets import missing_paths, sets_to_evaluate
 from mcir.tables.formatting import counted
 from mcir.tables.published import Row, Which
@@ -75,8 +76,14 @@ class TableRun:
         return TrainingJob(self.row.name, self.arguments(), self.options)
 
     def arguments(self) -> list[str]:
-        """Return the arguments of ``mcir train`` that start or resume it."""
-        return ["-opt", str(self.file), "--auto_resume", "--set", *self.overrides]
+        """Return the arguments of ``mcir train`` that start or resume it.
+
+        After a collapse, it starts from the beginning, because the last checkpoint may be close to the collapse.
+        """
+        assert self.options is not None
+        has_collapsed = TrainingJob(self.row.name, [], self.options).collapse is not None
+        resume = [] if has_collapsed else ["--auto_resume"]
+        return ["-opt", str(self.file), *resume, "--set", *self.overrides]
 
     def checkpoint(self) -> Path | None:
         """Return the checkpoint of the training; None if the training is not complete."""
@@ -85,13 +92,25 @@ class TableRun:
         best = last.with_name("net_g_best.pth")
         return best if self.which == "best" and best.is_file() else last
 
+    def collapse(self) -> Collapse | None:
+        """Return the collapse of the training; None if it did not diverge, or has been trained with other options."""
+        if self.options is None or self.untrained or self.checkpoint() is not None:
+            return None
+        found = self.job.collapse
+        return found if found and have_equal_training(found.options, self.options) else None
+
     def differences(self) -> list[str] | None:
         """Return the options that differ between the training of the checkpoint and the row; None: unknown."""
         assert self.options is not None
         return training_differences(self.job.folder / "training_states" / f"{self.job.total}.state", self.options)
 
     def to_evaluate(self) -> tuple[Options, Path] | None:
-        """Return options and weights to evaluate: of the training or, without a checkpoint, the published ones."""
+        """Return options and weights to evaluate: of the training or, without a checkpoint, the published ones.
+
+        After a collapse, there is nothing to evaluate.
+        """
+        if self.collapse() is not None:
+            return None
         own = self.checkpoint()
         if own is not None:
             assert self.options is not None
@@ -105,6 +124,8 @@ class TableRun:
             return "its option file is not valid"
         if self.untrained:
             return self.untrained
+        if collapse := self.collapse():
+            return f"{collapse}; {self.job.next_start()}"
         found = self.to_evaluate()
         if found is None:
             return self.job.progress()
@@ -122,7 +143,7 @@ class TableRun:
         """Return lines about what is missing for an evaluation and how to get it."""
         if self.options is None:
             return [self.problem]
-        if self.untrained or self.to_evaluate() is not None:
+        if self.untrained or self.collapse() or self.to_evaluate() is not None:
             return []
         command = shlex.join(["mcir", "train", *self.arguments()])
         lines = [f"no checkpoint {self.job.checkpoint}: train with --train or `{command}`"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from mcir.report.figures import bars, curves
 from mcir.report.page import Report, Section
 from mcir.tables.formatting import MISSING, counted, decimals, signed
 from mcir.tables.proxy_plan import TASKS
-from mcir.tables.published import Table
+from mcir.tables.published import COLLAPSED, Column, Row, Table
 from mcir.tables.render import page
 from mcir.tables.results import Cell, Results
 
@@ -70,7 +69,7 @@ def _column_conditions(results: Results) -> list[list[str]]:
 
 
 def _numbers(results: Results, metric: str) -> Section:
-    table, digits = results.table, decimals(metric)
+    table = results.table
     head = ["row", *(f"{c.name}: {what}" for c in table.columns for what in ("published", "ours", "difference"))]
     rows = [head, *([_input_row(results, metric)] if table.is_proxy else [])]
     sources: dict[str, list[str]] = {}
@@ -84,12 +83,16 @@ def _numbers(results: Results, metric: str) -> Section:
             if number is not None:
                 sources.setdefault(number.source + by, []).append(f"{row.name} ({column.name})")
             mark = _mark(cell)
-            trials = f" ({cell.trials})" if cell is not None and table.is_proxy else ""
-            marks.add(mark)
+            trials = f" ({cell.trials})" if cell is not None and table.is_proxy and not cell.collapse else ""
+            marks |= {by, mark}
+            printed = MISSING if number is None else number.text
+            measured = MISSING if cell is None else cell.text(metric)
+            marks |= {COLLAPSED} if COLLAPSED in printed + measured else set()
+            difference = None if published is None or ours is None else ours - published
             cells += [
-                MISSING if published is None else f"{published:.{digits}f}{by}",
-                MISSING if ours is None or cell is None else cell.text(metric) + trials + mark,
-                MISSING if published is None or ours is None else signed(ours - published, digits),
+                printed + by,
+                measured if measured == MISSING else measured + trials + mark,
+                MISSING if number is None or difference is None else signed(difference, number.digits),
             ]
         rows.append(cells)
     return Section(_METRICS.get(metric, metric), [*_legend(table, marks), *_sources(sources)], rows)
@@ -112,37 +115,40 @@ def _mark(cell: Cell | None) -> str:
 
 
 def _legend(table: Table, marks: set[str]) -> list[str]:
-    missing = f"“{MISSING}” in a column “published”: the number has not been read from the paper yet."
-    paragraphs = [
-        f"{missing} In parentheses: the number of trials."
-        if table.is_proxy
-        else f"{missing} † published by the authors of the network. ‡ published with the paper's released code, not "
-        "checked in the paper itself."
-    ]
-    if _PUBLISHED_WEIGHTS in marks:
-        paragraphs.append("§ measured here with published weights, not with weights from our own training.")
-    if _OTHER_OPTIONS in marks:
-        paragraphs.append("¶ trained with options that differ from the row; the differences are listed above.")
-    return paragraphs
+    texts = {
+        " †": "† published by the authors of the network.",
+        " ‡": "‡ only in the README of the paper's released code.",
+        _PUBLISHED_WEIGHTS: "§ measured here with published weights, not with weights from our own training.",
+        _OTHER_OPTIONS: "¶ trained with options that differ from the row; the differences are listed above.",
+        COLLAPSED: f"“{COLLAPSED}”: the training diverged (NaN or infinite values at an iteration), or its network is "
+        "worse than the degraded images themselves (“below the input”).",
+    }
+    trials = " In parentheses: the number of trials." if table.is_proxy else ""
+    first = f"“{MISSING}” in a column “published”: there is no published number.{trials}"
+    return [first, *(text for mark, text in texts.items() if mark in marks)]
 
 
 def _sources(sources: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"From {source}: {', '.join(cells)}." for source, cells in sources.items()]
+    """Return sentences about the sources: the cells of all but the most frequent one."""
+    most = max(sources, key=lambda source: len(sources[source]), default=None)
+    others = [f"From {source}: {', '.join(cells)}." for source, cells in sources.items() if source != most]
+    return [*others, f"{'The other' if others else 'The'} published numbers are from {most}."] if most else []
 
 
 def _gains(results: Results) -> Section:
+    table = results.table
     section = Section("Gain over the same network without negatives")
-    rows = [["row", "against", "metric", "our mean gain", "over", "published mean gain", "over"]]
-    metrics = results.table.metrics
+    rows = [["row", "metric", *(f"{c.name}: {what}" for c in table.columns for what in ("published", "ours"))]]
     for other, row in results.compared_rows():
-        reasons = dict.fromkeys(results.incomparable(row, column) for column in results.table.columns)
+        reasons = dict.fromkeys(results.incomparable(row, column) for column in table.columns)
         section.paragraphs += [f"{row.name}: {reason}, so no gain is shown." for reason in reasons if reason]
-        for metric in metrics:
-            ours, published = results.gains(row, metric), results.gains(row, metric, published=True)
-            if ours or published:
-                rows.append([row.name, other.name, metric, *_mean_gain(ours, metric), *_mean_gain(published, metric)])
-            if ours and metric == metrics[0]:
-                section.figures.append(bars(ours, f"{row.name}: gain over {other.name} per data set", metric))
+        for metric in table.metrics:
+            cells = [text for column in table.columns for text in _gain_texts(results, row, column, metric)]
+            if any(text != MISSING for text in cells):
+                rows.append([f"{row.name}, over {other.name}", metric, *cells])
+        if gains := results.gains(row, table.metrics[0]):
+            title = f"{row.name}: gain over {other.name} per data set"
+            section.figures.append(bars(gains, title, table.metrics[0]))
     if len(rows) > 1:
         section.table = rows
     if not section.figures:
@@ -150,11 +156,22 @@ def _gains(results: Results) -> Section:
     return section
 
 
-def _mean_gain(gains: Mapping[str, float], metric: str) -> tuple[str, str]:
-    """Return a mean gain and the names of its columns."""
-    if not gains:
-        return MISSING, MISSING
-    return signed(fmean(gains.values()), decimals(metric) + 1), ", ".join(gains)
+def _gain_texts(results: Results, row: Row, column: Column, metric: str) -> tuple[str, str]:
+    """Return the published gain of a row and our gain in one column."""
+    number, cell = row.number(column.name, metric), results.cell(row, column)
+    published = results.gains(row, metric, published=True).get(column.name)
+    ours = results.gains(row, metric).get(column.name)
+    return (
+        _gain_text(published, number.digits if number else 0, number.text if number else ""),
+        _gain_text(ours, decimals(metric) + 1, cell.text(metric) if cell else "") + (_mark(cell) if ours else ""),
+    )
+
+
+def _gain_text(gain: float | None, digits: int, result: str) -> str:
+    """Format a gain. Without one, return the text of the row's result if it collapsed."""
+    if gain is not None:
+        return signed(gain, digits)
+    return result if result.startswith(COLLAPSED) else MISSING
 
 
 def curves_by_labels(results: Results) -> Section:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import mcir
-from mcir.engine.environment import git_revision, record_start
+from mcir.engine.environment import git_revision, record_collapse, record_start
+from mcir.engine.guard import NotFiniteError
 
 CPU = {"device": torch.device("cpu"), "iteration": 0}
 
@@ -59,6 +60,18 @@ def test_each_start_is_a_line(tmp_path, repository, monkeypatch):
     assert (first["iteration"], second["iteration"]) == (0, 7)
     assert (first["changes"], second["changes"]) == ([], ["-b: 2", "+b: 3"])
     assert (tmp_path / "options.yml").read_text() == "a: 1\nb: 3\n"
+
+
+def test_a_collapse_is_recorded_until_the_next_start(tmp_path):
+    with pytest.raises(NotFiniteError), record_collapse(tmp_path, "a: 1\n"):
+        raise NotFiniteError(7, ["l_pix", "grad_norm"], ["one.png"])
+    record = json.loads((tmp_path / "collapse.json").read_text())
+    assert record == {"iteration": 7, "scalars": ["l_pix", "grad_norm"], "options": "a: 1\n"}
+    with pytest.raises(OSError), record_collapse(tmp_path / "other", ""):
+        raise OSError
+    assert not (tmp_path / "other").exists()
+    record_start(tmp_path, "a: 1\n", CPU)
+    assert not (tmp_path / "collapse.json").exists()
 
 
 def test_a_damaged_option_file_does_not_prevent_a_start(tmp_path):

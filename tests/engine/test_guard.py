@@ -30,6 +30,7 @@ def test_the_first_bad_iteration_is_named_with_its_images(value):
     assert message.startswith("Iteration 8: NaN or infinite values of grad_norm.")
     assert message.endswith("Images of the batch:\n  one.png\n  two.png")
     assert "l_pix" not in message
+    assert (caught.value.iteration, caught.value.scalars) == (8, ["grad_norm"])
 
 
 def test_all_bad_scalars_of_an_iteration_are_named():

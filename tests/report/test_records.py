@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcir.report.records import as_json, changed_lines, find_run, read_run
+from mcir.report.records import Collapse, as_json, changed_lines, find_run, read_collapse, read_run
 from tests.report.runs import START, as_lines, train_line, val_line, write_run
 
 
@@ -46,6 +46,21 @@ def test_the_state_of_a_run(tmp_path):
     for name in ("net_g_500.pth", "net_g_70.pth", "net_g_best.pth"):
         (bare / name).write_bytes(b"")
     assert read_run(tmp_path / "bare").state == "at iteration 500 (the planned number is not recorded)"
+
+
+def test_a_collapse_is_the_state_of_a_run(tmp_path):
+    folder = write_run(tmp_path / "run", until=300)
+    assert read_collapse(folder) is None and read_run(folder).collapse is None
+    (folder / "collapse.json").write_text(
+        '{"iteration": 1310, "scalars": ["l_pix", "l_neg"], "options": "name: run\\n"}\n'
+    )
+    assert read_collapse(folder) == Collapse(1310, ["l_pix", "l_neg"], "name: run\n")
+    state = "collapsed at iteration 1,310: NaN or infinite values of l_pix, l_neg"
+    assert read_run(folder).state == state
+    assert read_run(folder, running=True).state.startswith("running")
+    for damaged in ("", "{", "[1]", '{"iteration": "a"}'):
+        (folder / "collapse.json").write_text(damaged)
+        assert read_collapse(folder) is None
 
 
 def test_a_resumed_run(tmp_path):

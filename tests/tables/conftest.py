@@ -15,7 +15,8 @@ SCORES = {"psnr": {"type": "PSNR"}, "ssim_y": {"type": "SSIM", "test_y_channel":
 
 
 def options(images, name, **train):
-    data = {"type": "PairedImageDataset", "dataroot_gt": str(images), "degradation": {"type": "BicubicDown"}}
+    """Return the options of a training whose degraded images are so dark that any network is better."""
+    data = {"type": "PairedImageDataset", "dataroot_gt": str(images), "dataroot_lq": str(images.parent / "dark")}
     return {
         "name": name,
         "model_type": "RestorationModel",
@@ -67,10 +68,13 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = tmp_path / "images"
     images.mkdir()
+    (tmp_path / "dark").mkdir()
     generator = np.random.default_rng(0)
     for number in range(2):
         gradient = np.linspace(0, 200, 24)[:, None, None] * np.ones((24, 28, 3))
-        cv2.imwrite(str(images / f"{number}.png"), (gradient + generator.integers(0, 56, (24, 28, 3))).astype(np.uint8))
+        image = (gradient + generator.integers(0, 56, (24, 28, 3))).astype(np.uint8)
+        cv2.imwrite(str(images / f"{number}.png"), image)
+        cv2.imwrite(str(tmp_path / f"dark/{number}.png"), image[::2, ::2] // 8)
     (tmp_path / "options/sr/test").mkdir(parents=True)
 
     def write(name, tree):

@@ -1,6 +1,7 @@
 """The proxy evaluation: training of the last layer, numbers and cached results."""
 
 import json
+import math
 import shutil
 import statistics
 from dataclasses import replace
@@ -15,7 +16,7 @@ from mcir.registry import ARCHS, DATASETS
 from mcir.tables import proxy as module
 from mcir.tables import training
 from mcir.tables.commands import Proxy
-from mcir.tables.proxy import proxy, proxy_report, run_proxy, summarize
+from mcir.tables.proxy import collapsed_pretrainings, proxy, proxy_report, run_proxy, summarize
 from mcir.tables.proxy_plan import PROXY, plan
 from tests.pages import Page
 from tests.tables.conftest import PROXY_NETWORK as NETWORK
@@ -110,6 +111,46 @@ def test_supervised_rows_are_pre_trained_once(proxy_settings):
     lines.clear()
     assert run_proxy(replace(settings, trials=2), lines.append)[::2] == results
     assert not any("pre-training" in line for line in lines)
+
+
+WILD = "train.optim_g.lr=1e37"
+"""A learning rate with which every training diverges in its second iteration."""
+
+
+def test_a_collapsed_trial_is_a_result_and_is_not_repeated(proxy_settings):
+    settings = replace(proxy_settings, set=[*proxy_settings.set, WILD])
+    results = run_proxy(settings, quiet)
+    assert [result["collapsed"] for result in results] == [2, 2] and math.isnan(results[0]["psnr"])
+    lines = []
+    again = run_proxy(settings, lines.append)
+    assert [result["collapsed"] for result in again] == [2, 2] and "2 of them in" in lines[0] and len(lines) == 1
+    (cell,) = summarize(again).values()
+    assert cell.collapse == "2 trials of 2, iteration 2, 2" and cell.trials == 2 and cell.means == {}
+    assert proxy(settings, quiet) == 0
+    page = (proxy_settings.results / "proxy_denoise.md").read_text()
+    assert "| random | all | collapsed (2 trials of 2, iteration 2, 2) | collapsed (" in page
+
+
+def test_a_collapsed_pre_training_leaves_the_other_rows(proxy_settings, monkeypatch):
+    settings = replace(proxy_settings, weights=["oracle", "random"], trials=1, pretrain_steps=3)
+    seen, train = [], module.train
+    monkeypatch.setattr(module, "train", lambda options: seen.append(options.name) or train(options))
+    guard = training.Trainer._on_step
+
+    def diverge(trainer, iteration, batch, scalars):
+        if trainer.total == 3:
+            scalars = {**scalars, "l_pix": scalars["l_pix"] * float("nan")}
+        guard(trainer, iteration, batch, scalars)
+
+    monkeypatch.setattr(training.Trainer, "_on_step", diverge)
+    lines = []
+    assert [result["weights"] for result in run_proxy(settings, lines.append)] == ["random"]
+    assert any(
+        line.startswith("oracle: collapsed at iteration 1: NaN or infinite values of l_pix; to") for line in lines
+    )
+    assert collapsed_pretrainings(settings)["oracle"].iteration == 1
+    assert [result["weights"] for result in run_proxy(settings, quiet)] == ["random"]
+    assert seen.count("pretrained") == 1  # it is not trained again
 
 
 def test_a_stopped_trial_resumes(proxy_settings, monkeypatch):

@@ -168,6 +168,19 @@ def test_a_pre_training_with_other_options_is_marked_and_incomplete(voc, capsys)
         assert "(2) ¶" in page and f"¶ RCL+SL was pre-trained with other options (rcl/voc2012.yml): {way}." in page
 
 
+def test_a_collapsed_pre_training_is_a_result(voc, capsys):
+    arguments = [*command("rcl-table3", "--labels", "4", "--resnet", "random", "--train"), "train.optim_g.lr=1e37"]
+    assert main(arguments) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == "collapsed: RCL+SL (4): pre-training, iteration 2"
+    plain, pretrained = read("rcl-table3")["rows"]
+    assert plain["columns"]["4"]["psnr"]["ours"] > 0 and plain["columns"]["4"]["psnr"]["collapse"] is None
+    assert pretrained["columns"]["4"]["psnr"]["ours"] == "collapsed"
+    page = Path("results/rcl-table3.md").read_text()
+    assert "| collapsed (pre-training, iteration 2) |" in page and "NaN or infinite values of" in page
+    assert main(arguments) == 3
+    assert " mcir.train " not in capsys.readouterr().out
+
+
 def test_several_rows(voc):
     assert main(command("rcl-table1", "--row", "N2N", "--row", "RCL-M*")) == 1
     assert [row["row"] for row in read("rcl-table1")["rows"]] == ["RCL-MMD", "N2N"]

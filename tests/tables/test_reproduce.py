@@ -67,13 +67,14 @@ def test_without_any_training(home, table):
     text = "\n".join(lines)
     assert "plain  (options/sr/plain.yml)  not trained" in text and "pretrained/plain.pth" in text
     plain, spn, _ = psnr_cells()
-    absent = ("ours", "std", "evaluated", "trained_otherwise", "difference", "gain", "published_gain")
+    absent = ("ours", "collapse", "std", "evaluated", "trained_otherwise", "difference", "gain", "published_gain")
     published = {"published": 20.5, "by": "paper", "source": "a page", "trials": 0}
     assert plain == {**published, **dict.fromkeys(absent)}
-    assert spn["source"] == "not entered: to be read from the paper"
+    assert spn["published"] is None and spn["source"] is None
     page = Page(Path("results/table_tiny.html").read_text())
     assert "20.50" in page.cells and "31.25 †" in page.cells
-    assert "From a page: plain (Two)." in page.text and "From another page †: plain (Elsewhere)." in page.text
+    assert "From another page †: plain (Elsewhere)." in page.text and "† published by the authors" in page.text
+    assert "The other published numbers are from a page." in page.text and "§" not in page.text
     assert "We have no gain" in page.text and "An error." in page.text and not page.pictures
 
 
@@ -95,7 +96,6 @@ def test_numbers_gains_curves_and_images(home, table):
     gain = scores[1]["psnr"]["mean"] - psnr
     assert abs(gain) > 1e-3
     assert spn["sets"]["Two"]["psnr"]["gain"] == pytest.approx(gain)
-    assert spn["mean_gain"]["psnr"] == pytest.approx(gain)
     assert plain["sets"]["Elsewhere"]["psnr"]["ours"] is None and other["weights"] == []
 
     page = Page(Path("results/table_tiny.html").read_text())
@@ -118,16 +118,16 @@ def test_equal_networks_have_no_difference(home, table):
     reproduce(table)
     difference = Page(Path("results/table_tiny.html").read_text()).pictures[-1]
     assert (difference == difference[0, 0]).all()
-    assert read()["rows"][1]["mean_gain"]["psnr"] == 0
+    assert psnr_cells()[1]["gain"] == 0
 
 
 def test_published_gains_are_next_to_ours(home, table):
     tree = table.model_dump()
     tree["rows"][1]["numbers"] = [{"set": "Two", "metric": "psnr", "value": 20.75, "source": "a page"}]
     assert reproduce(Table.model_validate(tree)) == 1
-    assert read()["rows"][1]["mean_published_gain"] == {"psnr": 0.25}
+    assert psnr_cells()[1]["published_gain"] == 0.25
     page = Page(Path("results/table_tiny.html").read_text())
-    assert "+0.250" in page.cells and "We have no gain" in page.text
+    assert "+0.25" in page.cells and "We have no gain" in page.text
 
 
 # -- origin of the weights ---------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_published_weights_are_marked_and_have_no_gain(home, table):
     assert read()["rows"][0]["weights"] == ["pretrained/plain.pth"]
     assert plain["ours"] == found["pretrained/plain.pth"]["Two"]["psnr"]["mean"]
     assert (plain["evaluated"], spn["evaluated"]) == ("published", "own")
-    assert spn["gain"] is None and read()["rows"][1]["mean_gain"] == {}
+    assert spn["gain"] is None
     page = Page(Path("results/table_tiny.html").read_text())
     assert f"{plain['ours']:.2f} §" in page.cells and f"{spn['ours']:.2f}" in page.cells
     assert "plain + SPN: plain has published weights from another training, so no gain is shown." in page.text
@@ -158,7 +158,7 @@ def test_trainings_with_other_options_are_marked_and_have_no_gain(home, table):
     plain, spn, _ = psnr_cells()
     assert plain["trained_otherwise"] == []
     assert spn["trained_otherwise"] == ["train.contrastive_opt.loss_weight 0.5 instead of nothing"]
-    assert spn["gain"] is None and read()["rows"][1]["mean_gain"] == {}
+    assert spn["gain"] is None
     assert "trained with other options: experiments/spn_steps_1/models/net_g_2.pth; train.contr" in "\n".join(lines)
     for suffix in ("md", "html"):
         text = Path(f"results/table_tiny.{suffix}").read_text()
@@ -277,6 +277,55 @@ def test_missing_trainings_start_and_stopped_trainings_resume(home, table, monke
     assert sum(" mcir.train " in text for text in lines) == 2
     log = [json.loads(text) for text in Path("experiments/spn_steps_1/results.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in log if record["kind"] == "val"] == [1, 2, 3]
+
+
+def test_a_sweep_continues_after_a_collapse_and_does_not_repeat_it(home, table, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    file = Path("options/sr/plain.yml")
+    tree = yaml.safe_load(file.read_text())
+    tree["train"]["optim_g"]["lr"] = 1e37
+    file.write_text(yaml.safe_dump(tree))
+    save("plain", "pretrained/plain.pth", 3)
+    lines = []
+    assert reproduce(table, lines.append, train=True) == 3
+    assert lines[-1] == "collapsed: plain (Two): iteration 2"
+    again = "to train it again, change its options or remove experiments/plain"
+    assert f"plain: collapsed at iteration 2: NaN or infinite values of l_pix, grad_norm; {again}." in lines
+    plain, spn, _ = psnr_cells()
+    assert (plain["ours"], plain["collapse"], plain["difference"]) == ("collapsed", "iteration 2", None)
+    assert spn["ours"] > 0 and spn["gain"] is None and read()["rows"][0]["weights"] == []
+    page = Page(Path("results/table_tiny.html").read_text())
+    assert "collapsed (iteration 2)" in page.cells and "“collapsed”: the training diverged" in page.text
+    lines.clear()
+    assert reproduce(table, lines.append, train=True) == 3
+    assert not any(" mcir.train " in text for text in lines)
+    assert any(text.startswith("plain: collapsed at iteration 2") and again in text for text in lines)
+    assert reproduce(table, lines.append, train=True, set=["train.optim_g.lr=1e-3"]) == 0
+    assert psnr_cells()[0]["ours"] > 0 and not Path("experiments/plain/collapse.json").exists()
+    assert len(list(Path("experiments").glob("plain_archived_*/collapse.json"))) == 1  # it started from the beginning
+
+
+def test_a_network_below_its_input_has_collapsed_unless_it_is_published(home, table):
+    def blacken(file):
+        weights = torch.load(file)
+        weights["params"]["conv_last.bias"] -= 9
+        torch.save(weights, file)
+
+    save_both()
+    blacken("experiments/spn_steps_1/models/net_g_2.pth")
+    lines = []
+    assert reproduce(table, lines.append) == 3
+    assert lines[-1] == "collapsed: plain + SPN (Two): below the input"
+    plain, spn, _ = psnr_cells()
+    assert plain["collapse"] is None and spn["gain"] is None
+    assert (spn["ours"], spn["collapse"]) == ("collapsed", "below the input")
+    page = Page(Path("results/table_tiny.html").read_text())
+    assert page.cells.count("collapsed (below the input)") == 4  # PSNR, SSIM and their gains
+    Path("experiments/plain").rename("elsewhere")
+    save("plain", "pretrained/plain.pth", 3)
+    blacken("pretrained/plain.pth")
+    reproduce(table, row=["plain"])
+    assert psnr_cells()[0]["ours"] > 0
 
 
 def test_missing_training_data_are_reported(home, table):
