@@ -131,10 +131,11 @@ class Comparison:
 
     def report(self) -> Report:
         """Return the page."""
-        networks = [["network", "weights", "architecture", "parameters"]]
+        networks = [["network", "weights", "architecture"]]
         for side in (self.first, self.second):
             parameters = sum(parameter.numel() for parameter in side.restorer.network.parameters())
-            networks.append([side.name, printable(str(side.file)), side.restorer.architecture, f"{parameters:,}"])
+            architecture = f"{side.restorer.architecture}, {parameters:,} parameters"
+            networks.append([side.name, printable(str(side.file)), architecture])
         shown = Section("Images", figures=[figure for _, figure in self.figures])
         shown.paragraphs.append("Each crop is the part of an image in which the results differ most.")
         if self._scores(self.images):

@@ -7,6 +7,7 @@ from mcir.report.comparison import colour_map, error_map, picture
 from mcir.report.page import Report, Section
 from mcir.report.side_by_side import CROP, Restored, most_different, side_by_side
 from tests.pages import Page
+from tests.report.test_run_pictures import chromium  # noqa: F401 (a fixture)
 
 
 def shown(figure):
@@ -115,3 +116,22 @@ def test_grey_ground_truths_of_colour_images():
     pictures, _ = compare(image, image, 1 - image, gt)
     assert pictures[3].shape == pictures[4].shape == (20, 20, 3)
     assert (pictures[3][..., 0] == pictures[3][..., 2]).all()
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 4), (375, 2)])
+def test_the_cells_in_a_browser(chromium, tmp_path, width, columns):  # noqa: F811
+    torch.manual_seed(4)
+    lq, first, second = torch.rand(3, 3, 200, 300)
+    figure = side_by_side("an image", lq, Restored("plain", first), Restored("spn", second), lq)
+    file = tmp_path / "page.html"
+    file.write_text(Report("title", [Section("Images", figures=[figure])]).as_html(), encoding="utf-8")
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    unexpected = []
+    page.on("console", lambda message: unexpected.append(message.text))
+    page.goto(file.as_uri())
+    boxes = [cell.bounding_box() for cell in page.locator(".cells img").all()]
+    page.close()
+    assert len(boxes) == 8 and not unexpected
+    rows = [[box["x"] for box in boxes if box["y"] == top] for top in sorted({box["y"] for box in boxes})]
+    assert [len(row) for row in rows] == [columns] * (8 // columns)
+    assert rows == [sorted(row) for row in rows] and max(box["x"] + box["width"] for box in boxes) <= width
