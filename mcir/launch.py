@@ -1,6 +1,6 @@
 """Start trainings on this machine with torchrun, or as Slurm jobs with submitit.
 
-``python -m mcir.launch MODULE ARGUMENTS`` runs a module and stops it with SIGTERM when its parent process ends.
+``python -m mcir.launch MODULE ARGUMENTS`` runs a module, and stops it with SIGTERM when the parent process ends.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Log: TypeAlias = Callable[[str], None]
 _NUMBERS = "cpus_per_task gpus_per_node nodes signal_delay_s time"
 _TEXTS = "account constraint exclude gres mail_type mail_user mem mem_per_cpu mem_per_gpu nodelist partition qos wckey"
 SLURM_PARAMETERS: dict[str, type] = {**dict.fromkeys(_NUMBERS.split(), int), **dict.fromkeys(_TEXTS.split(), str)}
-"""Keys of ``--slurm KEY=VALUE``: options of ``sbatch``, with ``time`` in minutes; and ``signal_delay_s``, the number of
-seconds before the time limit at which a training has to save and stop."""
+"""Keys of ``--slurm KEY=VALUE`` and the types of their values. All are options of ``sbatch``, with ``time`` in minutes,
+except ``signal_delay_s``: number of seconds before the time limit at which a training saves a checkpoint and stops."""
 
 _SLURM_DEFAULTS: dict[str, int | str] = {"time": 24 * 60, "signal_delay_s": 300}
 _MAX_REQUEUES = 1000
@@ -69,7 +69,7 @@ class LaunchOptions:
         if self.nproc < 1:
             raise ValueError(f"--nproc: expected at least 1, got {self.nproc}.")
         if self.launcher != "slurm" and (self.slurm or not self.wait):
-            raise ValueError("--slurm and --no-wait need --launcher slurm.")
+            raise ValueError("--slurm and --no-wait require --launcher slurm.")
         nodes = int(self.slurm.get("nodes", 1))
         if nodes < 1 or self.nproc % nodes:
             raise ValueError(f"--nproc: expected a multiple of the number of nodes, {nodes}, got {self.nproc}.")
@@ -85,7 +85,7 @@ def read_slurm_parameters(texts: Sequence[str]) -> dict[str, int | str]:
     """Parse the values of ``--slurm``.
 
     Raises:
-        ValueError: a key is unknown, or a value is not an integer but has to be one.
+        ValueError: a key is unknown, or a value is not an integer although its key requires one.
     """
     found: dict[str, int | str] = {}
     for text in texts:
@@ -107,7 +107,7 @@ class TrainingJob:
     Attributes:
         name: name of the training in messages.
         arguments: arguments of ``mcir train``.
-        options: checked options that result from the arguments.
+        options: validated options that result from the arguments.
     """
 
     name: str
@@ -142,12 +142,12 @@ class TrainingJob:
 
     @property
     def checkpoint(self) -> Path:
-        """Weight file of the last iteration."""
+        """Weight file of the final iteration. If it exists, the training is complete."""
         return self.folder / "models" / f"net_g_{self.total}.pth"
 
     @property
     def reached(self) -> int:
-        """Iteration of the last checkpoint; 0 without a checkpoint."""
+        """Iteration of the newest checkpoint; 0 without a checkpoint."""
         files = (self.folder / "models").glob("net_g_*.pth")
         return max((int(match[1]) for file in files if (match := re.fullmatch(r"net_g_(\d+)", file.stem))), default=0)
 
@@ -230,7 +230,7 @@ def _run_here(job: TrainingJob, processes: int, log: Log) -> int:
 
 
 def _run_child() -> None:
-    """Run the module in the first command-line argument; stop it when the parent process ends."""
+    """Run the module that the first command-line argument names, and stop it when the parent process ends."""
     for name in ("SIGUSR1", "SIGUSR2"):  # for submitit; some clusters send them to every process of a job
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -240,7 +240,7 @@ def _run_child() -> None:
 
 
 def _stop_with_parent() -> None:
-    """Send SIGTERM to this process when the parent has ended, which closes standard input."""
+    """Send SIGTERM to this process when standard input is closed, which happens when the parent process ends."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)  # on Windows, this ends the process without saving
@@ -250,9 +250,10 @@ def _stop_with_parent() -> None:
 
 
 class SlurmCluster:
-    """The Slurm cluster of this machine.
+    """The Slurm cluster to which this machine belongs.
 
-    The name of a job contains a hash of its experiment folder, so that a training is found in the queue.
+    The name of a job contains a hash of its experiment folder. A training that is already in the queue is recognized by
+    this name.
 
     Raises:
         ValueError: submitit or Slurm is missing.
@@ -264,7 +265,7 @@ class SlurmCluster:
         try:
             import submitit
         except ImportError:
-            raise ValueError('--launcher slurm needs submitit: pip install -e ".[slurm]" in the clone.') from None
+            raise ValueError('--launcher slurm requires submitit: pip install -e ".[slurm]" in the clone.') from None
         self._executor_class = submitit.SlurmExecutor
         self._options, self._log = options, log
         self._tasks = options.nproc // int(options.slurm.get("nodes", 1))
@@ -272,7 +273,7 @@ class SlurmCluster:
         self._submitted: dict[str, TrainingJob] = {}
 
     def submit(self, job: TrainingJob) -> None:
-        """Submit a training, unless it is in the queue already.
+        """Submit a training, unless it is already in the queue.
 
         Raises:
             ValueError: Slurm rejects the job.
@@ -280,7 +281,7 @@ class SlurmCluster:
         folder_hash = hashlib.sha256(str(job.folder.resolve()).encode()).hexdigest()[:8]
         name = f"mcir-{job.folder.name}-{folder_hash}"
         if name in self._queue:
-            state = "is in the queue already"
+            state = "is already in the queue"
         else:
             self._queue[name] = self._submit(job, name)
             state = f"is submitted; its log: {self._log_file(job, self._queue[name])}"
@@ -288,8 +289,8 @@ class SlurmCluster:
         self._submitted[name] = job
 
     def wait(self) -> None:
-        """Wait until all submitted jobs have ended, and log the end of each."""
-        numbers, waiting = dict(self._queue), dict(self._submitted)
+        """Wait until all submitted jobs have ended, and log the result of each."""
+        ids, waiting = dict(self._queue), dict(self._submitted)
         if waiting:
             self._log(f"waiting for {len(waiting)} Slurm job(s); they continue if this command is stopped")
         while waiting:
@@ -300,9 +301,9 @@ class SlurmCluster:
                 queue = dict.fromkeys(waiting, "")
             for name in waiting.keys() - queue.keys():
                 job = waiting.pop(name)
-                text = f"{job.name}: job {numbers[name]} has ended, {job.progress()}"
+                text = f"{job.name}: job {ids[name]} has ended, {job.progress()}"
                 if not job.checkpoint.is_file():
-                    text += f"; its log: {self._log_file(job, numbers[name])}; {job.next_start()}."
+                    text += f"; its log: {self._log_file(job, ids[name])}; {job.next_start()}."
                 self._log(text)
             if waiting:
                 time.sleep(self.poll_seconds)
@@ -335,8 +336,8 @@ class SlurmCluster:
             parameters.setdefault("gpus_per_node", self._tasks)
         return parameters
 
-    def _log_file(self, job: TrainingJob, number: str) -> Path:
-        return self._options.logs / job.folder.name / f"{number}_0_log.out"
+    def _log_file(self, job: TrainingJob, job_id: str) -> Path:
+        return self._options.logs / job.folder.name / f"{job_id}_0_log.out"
 
 
 def _queued_jobs() -> dict[str, str]:
@@ -349,16 +350,17 @@ def _queued_jobs() -> dict[str, str]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     except FileNotFoundError:
-        raise ValueError("--launcher slurm: the command `squeue` is missing. Use a machine of the cluster.") from None
+        raise ValueError("--launcher slurm: there is no command `squeue`. Use a machine of the cluster.") from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"Slurm does not answer: {error.stderr.strip() or error}") from None
-    return {name: number for number, _, name in (line.partition("|") for line in listed.splitlines())}
+    return {name: job_id for job_id, _, name in (line.partition("|") for line in listed.splitlines())}
 
 
 class SlurmTask:
-    """One task of a Slurm job: a process of a training, which saves before the time limit and resumes in a new job.
+    """One task of a Slurm job: it runs one process of a training.
 
-    submitit pickles the object, calls it on the cluster, and calls ``checkpoint`` before the time limit.
+    submitit pickles the object and calls it on the cluster. Before the time limit, submitit calls ``checkpoint``, which
+    saves the training, and submits the returned task as a new job, which resumes the training.
 
     Args:
         arguments: arguments of ``mcir train``.

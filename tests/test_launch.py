@@ -146,7 +146,7 @@ def test_a_job_is_submitted_once_with_its_parameters(cluster):
     assert expected | {"requeue", "signal=USR2@300", "open-mode=append"} <= flags(script)
     assert "--kill-on-bad-exit=1" in script and "gpus" not in script  # num_gpu is 0
     assert submit(log=lines.append) == 0
-    assert lines[1] == "tiny: job 100 for experiments/tiny is in the queue already" and cluster.jobs() == [100]
+    assert lines[1] == "tiny: job 100 for experiments/tiny is already in the queue" and cluster.jobs() == [100]
     cluster.end(100)
     submit()
     assert cluster.jobs() == [100, 101]
@@ -211,10 +211,10 @@ def test_the_error_names_a_missing_command_or_package(cluster, monkeypatch):
     with pytest.raises(ValueError, match='Could not detect "srun"'):
         submit()
     (cluster.home / "bin/squeue").unlink()
-    with pytest.raises(ValueError, match="the command `squeue` is missing"):
+    with pytest.raises(ValueError, match="there is no command `squeue`"):
         submit()
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match=r'needs submitit: pip install -e "\.\[slurm\]"'):
+    with pytest.raises(ValueError, match=r'requires submitit: pip install -e "\.\[slurm\]"'):
         submit()
 
 
@@ -252,8 +252,8 @@ def test_every_slurm_parameter_is_known_to_submitit(tmp_path, cluster):
     [
         ({"nproc": 0}, "--nproc: expected at least 1, got 0"),
         ({"launcher": "slurm", "nproc": 3, "slurm": {"nodes": 2}}, "expected a multiple of the number of nodes, 2"),
-        ({"launcher": "torchrun", "wait": False}, "need --launcher slurm"),
-        ({"launcher": "torchrun", "slurm": {"qos": "low"}}, "need --launcher slurm"),
+        ({"launcher": "torchrun", "wait": False}, "require --launcher slurm"),
+        ({"launcher": "torchrun", "slurm": {"qos": "low"}}, "require --launcher slurm"),
     ],
 )
 def test_inconsistent_options_are_errors(options, message):

@@ -1,4 +1,4 @@
-"""Training batches, whose crop and batch sizes may change from stage to stage."""
+"""Training batches, in one or several stages with different crop and batch sizes."""
 
 import logging
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ class TrainBatches:
         if len(self._stages) > 1:
             size = stage.section.get("gt_size")
             _LOG.info("From iteration %d on: crops of %s, batch size %d.", stage.start + 1, size, stage.batch_size)
-        earlier = pairwise(self._stages[: number + 1])
+        pairs = pairwise(self._stages[: number + 1])
         loader = training_loader(
             self._datasets[number],
             batch_size=stage.batch_size,
@@ -100,13 +100,14 @@ class TrainBatches:
             rank=self._dist.rank,
             world_size=self._dist.world_size,
             start=start - stage.start,
-            offset=sum((after.start - one.start) * one.batch_size for one, after in earlier) * self._dist.world_size,
+            offset=sum((after.start - stage.start) * stage.batch_size for stage, after in pairs)
+            * self._dist.world_size,
         )
         return Prefetcher(loader, self._dist.device, channels_last)
 
 
 def _where_in_stage(where: Where | None, number: int) -> Where | None:
-    """Return the function ``where`` of a later stage. Its crop size has its own location."""
+    """Return the function ``where`` of a later stage, whose crop size has a location of its own."""
     if where is None:
         return None
 

@@ -99,7 +99,7 @@ class Checkpoints:
             raise CheckpointError(f"A checkpoint could not be written: {failure}. {last}.") from failure
 
     def raise_failure(self) -> None:
-        """Raise an error if writing the last checkpoint has failed. Do not wait for it.
+        """Raise an error if writing the last checkpoint has already failed, without waiting for it.
 
         Raises:
             CheckpointError: the checkpoint could not be written.

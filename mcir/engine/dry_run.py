@@ -24,8 +24,8 @@ _LOG = logging.getLogger("mcir")
 def dry_run(options: Options, processes: int = 1) -> None:
     """Compute the losses of a training on the meta device, before any data is read, and log warnings about its options.
 
-    The crops are the smallest of all stages. If their size is unknown, or if a network cannot run on the meta device,
-    the losses are not computed, and errors are reported by the training itself.
+    The crops have the smallest size of all stages. If this size is unknown, or if a network cannot run on the meta
+    device, the losses are not computed, and the training itself reports errors.
 
     Args:
         options: options of the training.
@@ -79,7 +79,7 @@ def check_consistency(options: Options, network: nn.Module) -> None:
     """Check that the sections of an option file are consistent with each other and with the network.
 
     Raises:
-        ValueError: the network has another scale, or a batch cannot be divided into equal parts.
+        ValueError: the network has another scale than the option file, or a batch cannot be divided into equal parts.
     """
     assert options.datasets.train is not None
     spec = spec_of(network)
@@ -171,7 +171,7 @@ def estimate(options: Options) -> list[str]:
     """Describe the cost of a step in every stage of a training, one line of text per quantity."""
     training = options.datasets.train
     if options.train is None or training is None:
-        return ["no training section: nothing to estimate"]
+        return ["there is no section 'train', so the cost of a step is not estimated"]
     stages = training_stages(training)
     specs = _sample_specs(stages)
     if not specs:

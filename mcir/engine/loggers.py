@@ -99,7 +99,7 @@ class RunLog:
             "iteration": iteration,
             "dataset": evaluation.name,
             **means,
-            "given": evaluation.baseline,
+            "given": evaluation.baseline,  # key of version 0.1.0
         }
         for key in ("of_input", "unit", "higher_is_better", "images"):
             line[key] = {name: getattr(score, key) for name, score in evaluation.scores.items()}
@@ -182,10 +182,10 @@ class Speed:
 
 
 def results_table(title: str, evaluations: list[Evaluation], network: str) -> Table:
-    """Return a table with the scores of the baseline and of a network, and the gain."""
+    """Return a table with the scores of the baseline and of the network, and the gain of the network."""
     table = Table(title=title)
     table.add_column("data set")
-    table.add_column("image by")
+    table.add_column("method")
     for name in evaluations[0].scores:
         table.add_column(name, justify="right")
     for evaluation in evaluations:

@@ -238,7 +238,7 @@ def _update_metric(metric: Metric, name: str, record: dict[str, Any]) -> None:
         values = record.get(key)
         return values.get(name) if isinstance(values, dict) else None
 
-    metric.baseline = str(record.get("given", metric.baseline))
+    metric.baseline = str(record.get("given", metric.baseline))  # key of version 0.1.0
     metric.unit = str(value_of("unit") or metric.unit)
     metric.higher_is_better = value_of("higher_is_better") is not False
     baseline = _number(value_of("of_input"))

@@ -93,7 +93,7 @@ def _sentence(data_set: str, name: str, metric: Metric) -> str:
     if metric.baseline_value is not None:
         gain = metric.format(last - metric.baseline_value, "+")
         text += f", {gain} over {metric.baseline} ({metric.format(metric.baseline_value)})"
-    return f"{text}; {'its best' if best_at == at else f'best {metric.format(best)} at {best_at:,}'}."
+    return f"{text}; {'the best value' if best_at == at else f'best {metric.format(best)} at {best_at:,}'}."
 
 
 def _cells(data_set: str, name: str, metric: Metric) -> list[str]:

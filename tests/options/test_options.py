@@ -444,7 +444,7 @@ def test_check_passes_with_negatives(file, capsys):
 
 @each(TESTS)
 def test_check_passes_without_training(file, capsys):
-    assert "nothing to estimate" in check(file, [], capsys)
+    assert "the cost of a step is not estimated" in check(file, [], capsys)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def captions(text):
 def test_the_page_of_a_complete_run(tmp_path):
     text, page = page_of(write_run(tmp_path / "spn", device="NVIDIA H200", git="abc1234-dirty"))
     assert "finished: 400 iterations" in page.text
-    assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB over bicubic (30.00 dB); its best." in page.text
+    assert "photographs: psnr 33.00 dB at iteration 400, +3.00 dB over bicubic (30.00 dB); the best value." in page.text
     row = ["photographs", "psnr", "bicubic 30.00 dB", "33.00 dB", "400", "+3.00 dB", "33.00 dB", "400"]
     assert row == page.cells[8:16]
     assert captions(text) == [
