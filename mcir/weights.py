@@ -267,7 +267,7 @@ def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches
 def detect(weights: Mapping[str, Tensor]) -> DetectedNetwork | None:
     """Return the registered architecture whose keys and shapes are those of the weights, or None.
 
-    If several architectures recognise the weights, the one with the fewest mismatches is returned.
+    If several architectures recognize the weights, the one with the fewest mismatches is returned.
     """
     found = [candidate for name in ARCHS.names() if (candidate := _detect_as(name, weights)) is not None]
     return min(found, key=lambda candidate: len(candidate.mismatches), default=None)

@@ -204,7 +204,7 @@ class IDT(Network):
         img_size: height and width of the network's input, ``8 · win_size`` or a multiple of ``16 · win_size``.
         drop_path_rate: probability of dropping the residual branches of the bottleneck in training. It rises linearly
             from 0 in the encoder and falls to 0 in the decoder.
-        overlap: smallest overlap of neighboring tiles of a larger image, in pixels.
+        overlap: smallest overlap of neighbouring tiles of a larger image, in pixels.
         qk_scale: factor of the products of queries and keys; null means 1 / √d with d channels per head.
         use_checkpoint: whether the backward pass recomputes the blocks, to save memory in training.
         patch_norm: argument without effect, as in the authors' code.

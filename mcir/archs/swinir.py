@@ -194,7 +194,7 @@ class SwinIR(Network):
         img_range: scale of the images that the layers process, ``(x - mean) * img_range``.
         upsampler: ``pixelshuffle`` (super-resolution; upscale 3 or a power of two), ``pixelshuffledirect`` (lightweight
             super-resolution; any upscale), ``nearest+conv`` (real-world super-resolution; upscale 2 or 4), empty or
-            null (denoising, JPEG artifacts; upscale 1).
+            null (denoising, JPEG artefacts; upscale 1).
         resi_connection: convolutions at the end of a group: ``1conv``, or ``3conv`` with a bottleneck of a quarter of
             the features.
         qkv_bias: whether the projections to queries, keys and values have a bias.

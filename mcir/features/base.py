@@ -34,7 +34,7 @@ class FeatureNetwork(nn.Module, ABC):
     Args:
         network: name of the architecture.
         weights: ``"random"``, or other names and files as described by the subclass.
-        use_input_norm: whether to normalise images with ImageNet's mean and standard deviation.
+        use_input_norm: whether to normalize images with ImageNet's mean and standard deviation.
         range_norm: whether images are in [-1, 1]; they are then mapped to [0, 1] first.
         seed: seed for random weights.
         channels: indices of the channels of an image that become red, green and blue. Default: 0, 1 and 2 for images
@@ -108,7 +108,7 @@ class FeatureNetwork(nn.Module, ABC):
         return build(layer_names, *self._arguments)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W) as RGB with the normalisation that the first layer expects.
+        """Return images (B, C, H, W) as RGB with the normalization that the first layer expects.
 
         Raises:
             ValueError: the images have another number of dimensions, or an unsupported number of channels.

@@ -47,7 +47,7 @@ class ClassifierFeatures(FeatureNetwork):
         layer_names: names of nodes or modules; a module name selects the last node of the module.
         network: name of the classifier, such as ``resnet50``.
         weights: ``"imagenet"`` (torchvision's ``IMAGENET1K_V1``), the name of another version such as
-            ``"IMAGENET1K_V2"``, ``"random"`` (torchvision's initialisation), or the path of a state dict with
+            ``"IMAGENET1K_V2"``, ``"random"`` (torchvision's initialization), or the path of a state dict with
             torchvision's keys. The file may omit layers that the selected nodes do not depend on.
     """
 

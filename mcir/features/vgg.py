@@ -48,7 +48,7 @@ class VGGFeatures(FeatureNetwork):
     Args:
         layer_names: names of layers, such as ``conv1_2``, ``relu1_2`` or ``pool1``, and ``bn1_2`` with batch norm.
         vgg_type: name of the VGG.
-        weights: ``"imagenet"`` (torchvision's), ``"random"`` (He initialisation), or the path of a state dict with
+        weights: ``"imagenet"`` (torchvision's), ``"random"`` (He initialization), or the path of a state dict with
             torchvision's keys (``features.0.weight``) or with layer names (``conv1_1.weight``,
             ``vgg_net.conv1_1.weight``). The file may omit layers that are not built.
     """

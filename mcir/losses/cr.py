@@ -25,7 +25,7 @@ class ContrastiveRegularization(FeatureContrastLoss):
 
     The distances to several negatives or positives are averaged before the division. AECR-Net has one positive, the
     ground truth, and one negative, the hazy input. λ = 0.1 is the value of the paper; it is 0 in the released code. The
-    released code does not normalise the images.
+    released code does not normalize the images.
     """
 
     layer_weights: Mapping[str, float] = field(

@@ -103,7 +103,7 @@ class DenseLoss(Loss, ABC):
             query: view whose projections get gradients.
             key: view with the positives.
             boxes: corners of both views, (B, 2, 4); see :meth:`regions`.
-            queues: normalised past keys, (K, D), by name of the queue.
+            queues: normalized past keys, (K, D), by name of the queue.
         """
         with without_autocast(query.cells):
             image = None if key.image is None else key.image.detach()
@@ -115,7 +115,7 @@ class DenseLoss(Loss, ABC):
         """Return the loss without the factor ``loss_weight``; see :meth:`forward`."""
 
     def new_keys(self, key: Projected) -> dict[str, Tensor]:
-        """Return the normalised keys (N, D) to append to each queue."""
+        """Return the normalized keys (N, D) to append to each queue."""
         return {}
 
 
@@ -283,7 +283,7 @@ class PixContrastLoss(_GridLoss):
 
 
 def _rows(cells: Tensor) -> Tensor:
-    """Return the vectors of (B, D, …) as normalised rows (N, D), in at least float32."""
+    """Return the vectors of (B, D, …) as normalized rows (N, D), in at least float32."""
     return F.normalize(in_float32(cells).flatten(2).transpose(1, 2).flatten(0, 1), dim=1)
 
 
@@ -294,9 +294,9 @@ def _queue_info_nce(queries: Tensor, positives: Tensor, queue: Tensor, temperatu
     memory together.
 
     Args:
-        queries: normalised queries, (N, D).
-        positives: normalised positive of each query, (N, D).
-        queue: normalised negatives of all queries, (K, D).
+        queries: normalized queries, (N, D).
+        positives: normalized positive of each query, (N, D).
+        queue: normalized negatives of all queries, (K, D).
         temperature: τ.
     """
     total, grad = queries.new_zeros(()), torch.zeros_like(queries)
@@ -305,9 +305,9 @@ def _queue_info_nce(queries: Tensor, positives: Tensor, queue: Tensor, temperatu
         queue = queue.to(queries.dtype)
         for query, positive, part in zip(*(torch.split(x, rows) for x in (queries, positives, grad)), strict=True):
             logits = torch.cat([(query * positive).sum(dim=1, keepdim=True), query @ queue.T], dim=1) / temperature
-            normaliser = logits.logsumexp(dim=1, keepdim=True)
-            total += (normaliser[:, 0] - logits[:, 0]).sum()
-            softmax = logits.sub_(normaliser).exp_()
+            normalizer = logits.logsumexp(dim=1, keepdim=True)
+            total += (normalizer[:, 0] - logits[:, 0]).sum()
+            softmax = logits.sub_(normalizer).exp_()
             part.copy_(((softmax[:, :1] - 1) * positive).addmm_(softmax[:, 1:], queue)).div_(temperature)
     return attach_grad(total / len(queries), [1 / len(queries)], [grad], [queries])
 

@@ -45,7 +45,7 @@ class FeatureLoss(Loss):
     weights: str = "imagenet"
     """``imagenet``, the name of another version of torchvision's weights, ``random``, or the path of a state dict."""
     use_input_norm: bool = True
-    """Whether to normalise images with ImageNet's mean and standard deviation."""
+    """Whether to normalize images with ImageNet's mean and standard deviation."""
     range_norm: bool = False
     """Whether images are in [-1, 1] instead of [0, 1]."""
     seed: int = 0
@@ -215,7 +215,7 @@ class _UnitScale(DistributedModule):
 def share_features(criteria: nn.Module) -> FeatureCache:
     """Let all losses in a module that use the same feature network share one instance of it.
 
-    Two networks are the same if their architecture, weights and image normalisation are equal. The shared instance has
+    Two networks are the same if their architecture, weights and image normalization are equal. The shared instance has
     the layers of all losses. In each training step, the activations of the output are computed once, and so are those
     of the ground truth if several losses use it. Compute all losses of a step before the backward pass, which frees the
     graph.

@@ -33,7 +33,7 @@ class PCLLoss(FeatureContrastLoss):
     under ``no_grad`` when it updates the network (``src/loss/adversarial.py``, ``src/loss/cl.py``), so the loss does
     not train the network. The embedding of the released code is a patch discriminator on wavelets, which is trained
     together with the network. Here it is a feature network, as in the ``VGGInfoNCE`` of the released code. The released
-    code does not normalise the images and has no temperature.
+    code does not normalize the images and has no temperature.
     """
 
     layer_weights: Mapping[str, float] = field(

@@ -72,7 +72,7 @@ class SPNLoss(FeatureDistanceLoss):
         with torch.no_grad():
             grads = {name: self._zero_grad(anchor) for name, anchor in anchors.items() if anchor.requires_grad}
             scales = {
-                name: -self.loss_weight * self.layer_weights[name] / len(negatives) * self._normaliser(anchor)
+                name: -self.loss_weight * self.layer_weights[name] / len(negatives) * self._normalizer(anchor)
                 for name, anchor in anchors.items()
             }
             value = in_float32(next(iter(anchors.values())).new_zeros(()))
@@ -109,6 +109,6 @@ class SPNLoss(FeatureDistanceLoss):
         """Return zeros to accumulate a gradient: sums of signs are exact in any dtype, other gradients need float32."""
         return torch.zeros_like(anchor if self.criterion == "l1" else in_float32(anchor))
 
-    def _normaliser(self, anchor: Tensor) -> float:
+    def _normalizer(self, anchor: Tensor) -> float:
         """Return the factor that converts the unscaled distance to a mean."""
         return 1.0 if self.criterion == "fro" else 1 / anchor.numel()

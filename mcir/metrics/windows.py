@@ -14,7 +14,7 @@ _STRIP = 64  # number of rows that are processed together on a CPU, so that inte
 
 
 def gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
-    """Return the normalised weights of a Gaussian window of odd ``size`` along one axis."""
+    """Return the normalized weights of a Gaussian window of odd ``size`` along one axis."""
     weights = [math.exp(-((index - size // 2) ** 2) / (2 * sigma**2)) for index in range(size)]
     return [weight / sum(weights) for weight in weights]
 

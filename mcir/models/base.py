@@ -160,7 +160,7 @@ class Model(NetworkModel, ABC):
 
     @abstractmethod
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the scalar losses by name, including their weights. Training minimises their sum."""
+        """Return the scalar losses by name, including their weights. Training minimizes their sum."""
 
     def after_backward(self, output: Tensor, batch: Batch) -> None:
         """Update the parts that depend on the weights that computed ``output``. By default, nothing is done."""

@@ -18,7 +18,7 @@ from mcir.registry import MODELS
 class ProxyModel(RestorationModel):
     """A RestorationModel that trains only the last layer of its network.
 
-    Pretrained weights are loaded except for the last layer, which is initialised from the seed. Its shape may differ,
+    Pretrained weights are loaded except for the last layer, which is initialized from the seed. Its shape may differ,
     for example because ``UNet`` has another ``scale``. The frozen part is in evaluation mode, including its batch
     norms, and runs without a graph. Without pretrained weights, the frozen part is random, which gives a lower bound.
     Without an optimizer, the model only restores images, and all weights are loaded.

@@ -87,7 +87,7 @@ def _results(runs: Sequence[Run]) -> Section:
 
 
 def _sentence(data_set: str, name: str, metric: Metric) -> str:
-    """Summarise a metric of a validation set in one sentence."""
+    """Summarize a metric of a validation set in one sentence."""
     (at, last), (best_at, best) = metric.last, metric.best
     text = f"{data_set}: {name} {metric.format(last)} at iteration {at:,}"
     if metric.baseline_value is not None:

@@ -75,7 +75,7 @@ def test_without_clear_only_the_latest_activations_are_kept(network: CountingVGG
     assert kept[-1]() is None
 
 
-def test_a_new_tensor_at_the_address_of_an_old_one_is_recognised(network: CountingVGG) -> None:
+def test_a_new_tensor_at_the_address_of_an_old_one_is_recognized(network: CountingVGG) -> None:
     cache = FeatureCache()
     for seed in range(20):
         image = images(seed)

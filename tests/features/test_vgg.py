@@ -88,7 +88,7 @@ def test_layers_have_the_indices_of_torchvision(vgg_type: VGGType) -> None:
     assert [buffer.shape for buffer in own.vgg_net.buffers()] == shapes
 
 
-def test_batch_normalised_vgg_equals_torchvision(tmp_path: Path) -> None:
+def test_batch_normalized_vgg_equals_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)[:11].eval()
     for layer in reference:

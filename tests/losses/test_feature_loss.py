@@ -1,4 +1,4 @@
-"""Normalisation of features, and sharing of feature networks and activations."""
+"""Normalization of features, and sharing of feature networks and activations."""
 
 import copy
 import weakref
@@ -117,7 +117,7 @@ def test_different_networks_are_not_shared() -> None:
             SPNLoss(layer_weights=WEIGHTS, vgg_type="vgg19", weights="random"),
             ContrastiveRegularization(
                 layer_weights=WEIGHTS, vgg_type="vgg16", weights="random"
-            ),  # input is not normalised
+            ),  # input is not normalized
         ]
     )
     share_features(parts)
