@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -189,7 +190,7 @@ def _reason(file: Path, error: Exception) -> str:
         is_torch = stream.read(2) in (b"PK", b"\x80\x02")  # the current format, and the format before PyTorch 1.6
     if file.suffix != ".safetensors" and not is_torch:
         return "it is neither a PyTorch nor a safetensors file"
-    if "weights_only" in str(error):
+    if isinstance(error, pickle.UnpicklingError):
         return "it contains objects other than tensors"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if zipfile.is_zipfile(file) else f"it is damaged or truncated ({line})"

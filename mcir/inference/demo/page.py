@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -31,122 +31,122 @@ def appearance() -> dict[str, Any]:
     return {"theme": theme, "css": _STYLE.read_text(encoding="utf-8")}
 
 
+class _Inputs(NamedTuple):
+    """The components of the left column."""
+
+    picture: gr.Image
+    gallery: gr.Gallery
+    degradation: gr.Radio
+    checkpoint: gr.Dropdown
+    ensemble: gr.Checkbox
+    button: gr.Button
+    compare: gr.Accordion
+    truth: gr.Image
+
+
+class _Outputs(NamedTuple):
+    """The components of the right column."""
+
+    slider: gr.ImageSlider
+    result: gr.Markdown
+    metrics: gr.Markdown
+    download: gr.DownloadButton
+
+
 def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) -> gr.Blocks:
     """Return the page.
 
     Args:
         service: operations of the page.
-        queue: largest number of waiting visitors; others see an error.
+        queue: maximum number of waiting visitors; others see an error.
         delete_cache: interval at which Gradio deletes old uploads, and their age, in seconds.
     """
-    first = service.names[0]
-    restorer = service.restorer(first)
     with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False, delete_cache=delete_cache) as blocks:
         gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
-            with gr.Column(scale=2, min_width=300):
-                picture = _upload("Image", "picture", 250)
-                gallery, degradation = _examples(restorer.scale)
-                checkpoint = gr.Dropdown(
-                    list(service.names),
-                    value=first,
-                    label="Network",
-                    info=_describe(restorer),
-                    filterable=False,
-                    elem_id="network",
-                )
-                ensemble = gr.Checkbox(
-                    label="Mean of eight",
-                    info="Flips and rotations: slightly better, eight times slower.",
-                    elem_id="eight",
-                )
-                button = gr.Button("Restore", variant="primary", size="lg", elem_id="restore")
-                with gr.Accordion("Compare with a ground truth", open=False, elem_id="compare") as compare:
-                    truth = _upload("Ground truth", "truth", 180)
-            with gr.Column(scale=3, min_width=300):
-                slider = gr.ImageSlider(
-                    label="Before and after",
-                    show_label=False,
-                    elem_id="slider",
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    max_height=640,
-                )
-                result = gr.Markdown(elem_id="result")
-                metrics = gr.Markdown(elem_id="metrics")
-                download = gr.DownloadButton("Download the result", visible=False, elem_id="download")
-
-        @_show_errors()
-        def on_restore(image: Any, name: Any, eight: Any) -> tuple[Any, ...]:
-            if image is None:
-                raise RequestError("Upload an image first, or choose one of the photographs.")
-            restoration = service.restore(_file(image), name, bool(eight))
-            shown = (str(restoration.before), str(restoration.after))
-            caption = _caption(restoration, name, bool(eight))
-            return shown, caption, gr.DownloadButton(value=str(restoration.result), visible=True)
-
-        def on_comparison(image: Any, result: Any, truth: Any) -> str:
-            if not (image and result and truth):
-                return ""
-            try:
-                return _table(service.measure(_file(image), _file(result), _file(truth)))
-            except RequestError as error:
-                return f"<p>{html.escape(str(error))}</p>"
-
-        def on_change() -> tuple[Any, ...]:
-            return None, "", "", gr.DownloadButton(value=None, visible=False)
-
-        @_show_errors()
-        def on_upload(image: Any, name: Any, truth: Any) -> tuple[Any, Any]:
-            is_of_example = truth and service.photo_of(_file(truth))
-            shown = image and service.preview(_file(image), name)
-            return shown, None if is_of_example else gr.skip()
-
-        @_show_errors()
-        def on_truth(truth: Any) -> Any:
-            return truth and service.preview(_file(truth))
-
-        @_show_errors()
-        def on_choice(name: Any, kind: Any, image: Any) -> tuple[Any, ...]:
-            restorer = service.restorer(name)
-            photo = image and service.photo_of(_file(image))
-            pair = service.example(photo, name, kind) if photo else (gr.skip(), gr.skip())
-            return gr.Dropdown(info=_describe(restorer)), gr.Radio(visible=restorer.scale == 1), *pair
-
-        @_show_errors()
-        def on_example(name: Any, kind: Any, event: gr.SelectData) -> tuple[Any, ...]:
-            photo = dict(enumerate(PHOTOS)).get(event.index, "")
-            return *service.example(photo, name, kind), gr.Accordion(open=True)
-
-        common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
-        computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
-        previewing = {**common, "concurrency_id": "page", "show_progress": "hidden"}
-        comparing = {**common, "concurrency_id": "metrics", "show_progress": "hidden", "trigger_mode": "always_last"}
-        clearing = {**common, "concurrency_limit": None, "show_progress": "hidden"}
-
-        restored = button.click(on_restore, [picture, checkpoint, ensemble], [slider, result, download], **computing)
-        truth.upload(lambda: "", None, metrics, **clearing)
-        uploaded_truth = truth.upload(on_truth, truth, truth, **previewing)
-        uploaded_truth.failure(lambda: None, None, truth, **previewing)
-        compared = [
-            event(on_comparison, [picture, download, truth], metrics, **comparing)
-            for event in (restored.success, uploaded_truth.success)
-        ]
-
-        # A change clears the result before other events. When the image is removed, the style sheet hides the result,
-        # because Gradio may lose an upload that directly follows an event of the removal.
-        changes = [picture.upload, checkpoint.input, degradation.input, ensemble.input, gallery.select]
-        gr.on(changes, None, cancels=[restored, *compared])
-        gr.on(changes, on_change, None, [slider, result, metrics, download], **clearing)
-        uploaded = picture.upload(on_upload, [picture, checkpoint, truth], [picture, truth], **previewing)
-        uploaded.failure(lambda: None, None, picture, **previewing)
-        for choice in (checkpoint, degradation):
-            choice.input(
-                on_choice, [checkpoint, degradation, picture], [checkpoint, degradation, picture, truth], **previewing
-            )
-        gallery.select(on_example, [checkpoint, degradation], [picture, truth, compare], **previewing)
+            inputs, outputs = _input_column(service), _output_column()
+        _connect(inputs, outputs, _Handlers(service))
     blocks.queue(max_size=queue, api_open=False, default_concurrency_limit=1)
     return blocks
+
+
+def _input_column(service: DemoService) -> _Inputs:
+    first = service.names[0]
+    restorer = service.restorer(first)
+    with gr.Column(scale=2, min_width=300):
+        picture = _upload("Image", "picture", 250)
+        gallery, degradation = _examples(restorer.scale)
+        checkpoint = gr.Dropdown(
+            list(service.names),
+            value=first,
+            label="Network",
+            info=_describe(restorer),
+            filterable=False,
+            elem_id="network",
+        )
+        ensemble = gr.Checkbox(
+            label="Mean of eight",
+            info="Flips and rotations: slightly better, eight times slower.",
+            elem_id="eight",
+        )
+        button = gr.Button("Restore", variant="primary", size="lg", elem_id="restore")
+        with gr.Accordion("Compare with a ground truth", open=False, elem_id="compare") as compare:
+            truth = _upload("Ground truth", "truth", 180)
+    return _Inputs(picture, gallery, degradation, checkpoint, ensemble, button, compare, truth)
+
+
+def _output_column() -> _Outputs:
+    with gr.Column(scale=3, min_width=300):
+        slider = gr.ImageSlider(
+            label="Before and after",
+            show_label=False,
+            elem_id="slider",
+            interactive=False,
+            buttons=["fullscreen"],
+            max_height=640,
+        )
+        result = gr.Markdown(elem_id="result")
+        metrics = gr.Markdown(elem_id="metrics")
+        download = gr.DownloadButton("Download the result", visible=False, elem_id="download")
+    return _Outputs(slider, result, metrics, download)
+
+
+def _connect(inputs: _Inputs, outputs: _Outputs, handlers: _Handlers) -> None:
+    """Connect the events of the components to their handlers."""
+    picture, gallery, degradation, checkpoint, ensemble, button, compare, truth = inputs
+    slider, result, metrics, download = outputs
+    common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
+    computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
+    previewing = {**common, "concurrency_id": "page", "show_progress": "hidden"}
+    comparing = {**common, "concurrency_id": "metrics", "show_progress": "hidden", "trigger_mode": "always_last"}
+    clearing = {**common, "concurrency_limit": None, "show_progress": "hidden"}
+
+    restored = button.click(
+        handlers.on_restore, [picture, checkpoint, ensemble], [slider, result, download], **computing
+    )
+    truth.upload(lambda: "", None, metrics, **clearing)
+    uploaded_truth = truth.upload(handlers.on_truth, truth, truth, **previewing)
+    uploaded_truth.failure(lambda: None, None, truth, **previewing)
+    compared = [
+        event(handlers.on_comparison, [picture, download, truth], metrics, **comparing)
+        for event in (restored.success, uploaded_truth.success)
+    ]
+
+    # A change clears the result before other events. When the image is removed, the style sheet hides the result,
+    # because Gradio may lose an upload that directly follows an event of the removal.
+    changes = [picture.upload, checkpoint.input, degradation.input, ensemble.input, gallery.select]
+    gr.on(changes, None, cancels=[restored, *compared])
+    gr.on(changes, handlers.on_change, None, [slider, result, metrics, download], **clearing)
+    uploaded = picture.upload(handlers.on_upload, [picture, checkpoint, truth], [picture, truth], **previewing)
+    uploaded.failure(lambda: None, None, picture, **previewing)
+    for choice in (checkpoint, degradation):
+        choice.input(
+            handlers.on_choice,
+            [checkpoint, degradation, picture],
+            [checkpoint, degradation, picture, truth],
+            **previewing,
+        )
+    gallery.select(handlers.on_example, [checkpoint, degradation], [picture, truth, compare], **previewing)
 
 
 @contextmanager
@@ -156,6 +156,55 @@ def _show_errors() -> Iterator[None]:
         yield
     except RequestError as error:
         raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+
+class _Handlers:
+    """The handlers of the page's events. They map values of components to new values."""
+
+    def __init__(self, service: DemoService) -> None:
+        self._service = service
+
+    @_show_errors()
+    def on_restore(self, image: Any, name: Any, eight: Any) -> tuple[Any, ...]:
+        if image is None:
+            raise RequestError("Upload an image first, or choose one of the photographs.")
+        restoration = self._service.restore(_file(image), name, bool(eight))
+        shown = (str(restoration.before), str(restoration.after))
+        caption = _caption(restoration, name, bool(eight))
+        return shown, caption, gr.DownloadButton(value=str(restoration.result), visible=True)
+
+    def on_comparison(self, image: Any, result: Any, truth: Any) -> str:
+        if not (image and result and truth):
+            return ""
+        try:
+            return _table(self._service.measure(_file(image), _file(result), _file(truth)))
+        except RequestError as error:
+            return f"<p>{html.escape(str(error))}</p>"
+
+    def on_change(self) -> tuple[Any, ...]:
+        return None, "", "", gr.DownloadButton(value=None, visible=False)
+
+    @_show_errors()
+    def on_upload(self, image: Any, name: Any, truth: Any) -> tuple[Any, Any]:
+        is_of_example = truth and self._service.photo_of(_file(truth))
+        shown = image and self._service.preview(_file(image), name)
+        return shown, None if is_of_example else gr.skip()
+
+    @_show_errors()
+    def on_truth(self, truth: Any) -> Any:
+        return truth and self._service.preview(_file(truth))
+
+    @_show_errors()
+    def on_choice(self, name: Any, degradation: Any, image: Any) -> tuple[Any, ...]:
+        restorer = self._service.restorer(name)
+        photo = image and self._service.photo_of(_file(image))
+        pair = self._service.example(photo, name, degradation) if photo else (gr.skip(), gr.skip())
+        return gr.Dropdown(info=_describe(restorer)), gr.Radio(visible=restorer.scale == 1), *pair
+
+    @_show_errors()
+    def on_example(self, name: Any, degradation: Any, event: gr.SelectData) -> tuple[Any, ...]:
+        photo = dict(enumerate(PHOTOS)).get(event.index, "")
+        return *self._service.example(photo, name, degradation), gr.Accordion(open=True)
 
 
 def _upload(label: str, name: str, height: int) -> Any:
