@@ -86,7 +86,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device | str, channels_las
 
 
 class Prefetcher:
-    """Iterator that moves the batches of a loader to a device; on CUDA it copies the next batch ahead of time.
+    """Iterator that moves the batches of a loader to a device; on CUDA, the next batch is copied during the step.
 
     Args:
         loader: training or evaluation loader.

@@ -25,7 +25,7 @@ class OutputBuffer:
         scale: factor by which the output is larger.
 
     Attributes:
-        entries: inputs of the network, (channels, H, W), views of the image.
+        inputs: inputs of the network, (channels, H, W), which are views of the image: one, or one for each channel.
         output: restored image, (C', scale·H, scale·W), with the type and device of the image.
 
     Raises:
@@ -39,18 +39,18 @@ class OutputBuffer:
         self.scale = scale
         self.becomes_grey = len(image) == 1 < channels
         is_whole = len(image) in (1, channels)
-        self.entries = [image.expand(channels, -1, -1)] if is_whole else list(image.unsqueeze(1))
+        self.inputs = [image.expand(channels, -1, -1)] if is_whole else list(image.unsqueeze(1))
         self.output = torch.empty(0)  # allocated by the first ``write``, which knows the number of channels
 
-    def write(self, entry: int, rows: slice, columns: slice, piece: Tensor) -> None:
-        """Store a piece (C', h, w) of the output for an entry, with values in [0, 1]."""
+    def write(self, index: int, rows: slice, columns: slice, piece: Tensor) -> None:
+        """Store a piece (C', h, w) of the output for an input, with values in [0, 1]."""
         piece = piece.mean(0, keepdim=True) if self.becomes_grey else piece
         if not self.output.numel():
             height, width = (self.scale * side for side in self.image.shape[1:])
             with torch.inference_mode(False):
-                shape = (height, width, len(self.entries) * len(piece))
+                shape = (height, width, len(self.inputs) * len(piece))
                 self.output = torch.empty(shape, dtype=self.image.dtype, device=self.image.device).permute(2, 0, 1)
-        channels = slice(entry * len(piece), (entry + 1) * len(piece))
+        channels = slice(index * len(piece), (index + 1) * len(piece))
         self.output[channels, rows, columns] = as_stored(piece, self.image.dtype).to(self.image.device)
 
 
@@ -61,7 +61,7 @@ def enlarge_alpha(alpha: Array, scale: int) -> Array:
     buffer = OutputBuffer(as_tensor(alpha[:, :, None]), 1, scale)
 
     def resize(rows: slice, columns: slice) -> Tensor:
-        window = as_floats(buffer.entries[0][None, :, rows, columns], torch.device("cpu"), torch.float64)
+        window = as_floats(buffer.inputs[0][None, :, rows, columns], torch.device("cpu"), torch.float64)
         return imresize(window, scale).clamp_(0, 1)
 
     rows, columns = (spans(side, _ALPHA_TILE, _ALPHA_OVERLAP) for side in alpha.shape)

@@ -151,26 +151,31 @@ class Restorer:
     def _restore(self, images: Sequence[Tensor], progress: Progress | None = None) -> list[Tensor]:
         """Restore images (C, H, W) of one size and of any type."""
         buffers = [OutputBuffer(image, self.spec.in_channels, self.scale) for image in images]
-        entries = [(buffer, index) for buffer in buffers for index in range(len(buffer.entries))]
-        count = len(entries)
-        while entries:
+        waiting = [(buffer, index) for buffer in buffers for index in range(len(buffer.inputs))]
+        count = len(waiting)
+        while waiting:
             height, width = images[0].shape[1:]
-            batch_size, side = self._planner.plan(len(entries), height, width, self._memory_cost)
+            batch_size, side = self._planner.plan(len(waiting), height, width, self._memory_cost)
             try:
                 with torch.inference_mode(), _eval_mode(self.network):
-                    for fraction in self._restore_entries(entries[:batch_size], side):
+                    for fraction in self._restore_inputs(waiting[:batch_size], side):
                         if progress is not None:
-                            progress((count - len(entries) + fraction * batch_size) / count)
+                            progress((count - len(waiting) + fraction * batch_size) / count)
             except (RuntimeError, MemoryError) as error:
                 self._planner.failed(error, batch_size, side, height, width)
             else:
                 self._planner.succeeded(batch_size, side)
-                entries = entries[batch_size:]
+                waiting = waiting[batch_size:]
         return [buffer.output for buffer in buffers]
 
-    def _restore_entries(self, entries: Sequence[tuple[OutputBuffer, int]], side: int) -> Iterator[float]:
-        """Restore entries of buffers in tiles, write the pieces, and yield the finished fraction."""
-        inputs = [buffer.entries[index] for buffer, index in entries]
+    def _restore_inputs(self, batch: Sequence[tuple[OutputBuffer, int]], side: int) -> Iterator[float]:
+        """Restore a batch of inputs in tiles, write the pieces to their buffers, and yield the finished fraction.
+
+        Args:
+            batch: for each input, its buffer and its index in the buffer.
+            side: longest side of a tile.
+        """
+        inputs = [buffer.inputs[index] for buffer, index in batch]
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
             windows = [as_floats(each[:, rows, columns], self.device, self._dtype) for each in inputs]
@@ -190,7 +195,7 @@ class Restorer:
             )
         done = 0
         for row, column, piece in blended(restore_tile, rows, columns, self.scale):
-            for (buffer, index), image in zip(entries, piece, strict=True):
+            for (buffer, index), image in zip(batch, piece, strict=True):
                 buffer.write(index, row, column, image)
             done += piece[0, 0].numel()
             yield done / (sides.numel() * self.scale**2)

@@ -94,8 +94,8 @@ def smallest_tile(period: int, remainder: int = 0, min_size: int = 1) -> int:
 def blended(restore_tile: RestoreTile, rows: Sequence[Span], columns: Sequence[Span], scale: int) -> Iterator[Piece]:
     """Restore tile by tile, and yield the disjoint pieces of the output as soon as they are final.
 
-    The memory contains only the strips that fade into the following tiles: one as wide as the image, and one as high as
-    a tile.
+    Besides the current tile, only the strips that fade into following tiles are in memory: one as wide as the image,
+    and one as high as a tile.
     """
     above = None
     for row in rows:

@@ -38,7 +38,7 @@ class Loss(nn.Module):
     """Factor of the loss."""
 
     def __post_init__(self) -> None:
-        """Initialise the module and check the weight."""
+        """Initialize the module and check the weight."""
         super().__init__()
         check_argument("loss_weight", self.loss_weight, math.isfinite(self.loss_weight), "a finite number")
 

@@ -38,6 +38,11 @@ class Section:
     is_text_table: bool = False
     folded: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the section has only a heading."""
+        return not (self.paragraphs or self.table or self.figures or self.code)
+
     def as_markdown(self) -> str:
         """Return the section without its figures; an empty string if it has no other content."""
         parts = list(self.paragraphs)

@@ -62,7 +62,7 @@ def build_report(runs: Sequence[Run]) -> Report:
     """Return the page of runs, without empty sections."""
     sections = [_results(runs), picture_section(runs), *curve_sections(runs)]
     sections += [_environment(runs), *_options(runs), _missing(runs)]
-    filled = [part for part in sections if part.paragraphs or part.table or part.figures or part.code]
+    filled = [section for section in sections if not section.is_empty]
     status = runs[0].state if len(runs) == 1 else ""
     return Report(" · ".join(run.name for run in runs), filled, status, interactive=True)
 
