@@ -12,7 +12,7 @@ from mcir.report.page import Section
 from mcir.tables.commands import GainsFigure
 from mcir.tables.formatting import MISSING, signed
 from mcir.tables.plan import plan
-from mcir.tables.published import read_table
+from mcir.tables.published import COLLAPSED, read_table
 from mcir.tables.render import page, write_results
 from mcir.tables.reproduce import evaluate_trainings, state_lines
 from mcir.tables.results import Results
@@ -26,7 +26,7 @@ def reproduce_gains(command: GainsFigure, log: Log = print) -> int:
     """Write the gains over the same networks without negatives for all tasks: the paper's and ours.
 
     Returns:
-        0 if we have a gain wherever the paper has one, otherwise 1.
+        0 if we have a gain, or a collapsed training, wherever the paper has a gain, otherwise 1.
 
     Raises:
         ValueError: the settings are not valid.
@@ -58,28 +58,22 @@ def reproduce_gains(command: GainsFigure, log: Log = print) -> int:
     )
     data = {"figure": NAME, "title": TITLE, "mcir": mcir.__version__, "gains": gains}
     write_results(command.results, NAME, data, report, log)
-    return 1 if any(gain["ours"] is None for gain in gains) else 0
+    return 1 if any(gain["ours"] is None and gain["collapse"] is None for gain in gains) else 0
 
 
 def _gains(results: Results) -> list[dict[str, Any]]:
     """Return the gains of all compared rows by data set, in the first metric."""
-    metric = results.table.metrics[0]
-    found = []
+    table = results.table
+    metric, found = table.metrics[0], []
     for other, row in results.compared_rows():
         published, ours = results.gains(row, metric, published=True), results.gains(row, metric)
-        found += [
-            {
-                "table": results.table.name,
-                "row": row.name,
-                "against": other.name,
-                "metric": metric,
-                "set": column.name,
-                "published": published.get(column.name),
-                "ours": ours.get(column.name),
-            }
-            for column in results.table.columns
-            if column.name in published or column.name in ours
-        ]
+        for column in table.columns:
+            cell = results.cell(row, column)
+            gain: dict[str, Any] = {"published": published.get(column.name), "ours": ours.get(column.name)}
+            gain["collapse"] = cell.collapse if cell is not None and cell.collapse else None
+            if not column.mean_of and any(value is not None for value in gain.values()):
+                facts = {"table": table.name, "row": row.name, "against": other.name, "metric": metric}
+                found.append({**facts, "set": column.name, **gain})
     return found
 
 
@@ -97,5 +91,7 @@ def _gain_section(results: Results, gains: Sequence[Mapping[str, Any]]) -> Secti
         section.figures.append(grouped_bars(series, f"{row}: gain over {of_row[0]['against']}", metric))
         for gain in of_row:
             texts = [MISSING if gain[key] is None else signed(gain[key], 2) for key in ("published", "ours")]
+            if gain["collapse"]:
+                texts[1] = f"{COLLAPSED} ({gain['collapse']})"
             section.table.append([row, gain["set"], *texts])
     return section

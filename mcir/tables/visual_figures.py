@@ -47,7 +47,7 @@ class Visual(Part):
             ValueError: the table has no such row or column, or a row is not compared with another one.
         """
         rows = {row.name: row for row in table.rows if row.against}
-        columns = [column.name for column in table.columns]
+        columns = [column.name for column in table.columns if not column.mean_of]
         for kind, names, known in (("row with a reference", self.rows, rows), ("column", self.pictures, columns)):
             if unknown := [name for name in names if name not in known]:
                 raise ValueError(f"{self.name}: {table.name} has no {kind} {', '.join(unknown)}.")

@@ -10,6 +10,7 @@ from mcir.tables import gains_figure as module
 from mcir.tables.commands import GainsFigure
 from mcir.tables.gains_figure import reproduce_gains
 from mcir.tables.published import Table
+from mcir.tables.results import Cell
 from tests.pages import Page
 from tests.tables.test_reproduce import ROOT, save_both
 
@@ -43,6 +44,7 @@ def test_our_gains_are_next_to_those_of_the_paper(home, with_numbers):
         "set": "Two",
         "published": 0.25,
         "ours": pytest.approx(means[1] - means[0]),
+        "collapse": None,
     }
     assert (elsewhere["set"], elsewhere["published"], elsewhere["ours"]) == ("Elsewhere", -0.25, None)
     page = results()[1]
@@ -55,8 +57,25 @@ def test_without_any_training_the_paper_alone_is_shown(home, with_numbers):
     lines = []
     assert reproduce_gains(GainsFigure(), lines.append) == 1
     gains, page = results()
-    assert [gain["ours"] for gain in gains] == [None, None] and page.tags.count("rect") == 2
+    assert [(gain["ours"], gain["collapse"]) for gain in gains] == [(None, None)] * 2 and page.tags.count("rect") == 2
     assert "plain  (options/sr/plain.yml)  not trained" in "\n".join(lines)
+
+
+def test_a_collapsed_training_is_a_result(home, with_numbers, monkeypatch):
+    results_of = module.evaluate_trainings
+
+    def with_collapse(*arguments):
+        found = results_of(*arguments)
+        found.cells |= dict.fromkeys(
+            [("plain + SPN", "Two"), ("plain + SPN", "Elsewhere")], Cell({}, collapse="iteration 1")
+        )
+        return found
+
+    monkeypatch.setattr(module, "evaluate_trainings", with_collapse)
+    assert reproduce_gains(GainsFigure(), lambda text: None) == 0
+    gains, page = results()
+    assert [(gain["ours"], gain["collapse"]) for gain in gains] == [(None, "iteration 1")] * 2
+    assert page.cells.count("collapsed (iteration 1)") == 2
 
 
 def test_the_command(home, capsys):
@@ -72,6 +91,6 @@ def test_the_command(home, capsys):
         ("DehazeFormer-B + SPN", "SOTS-indoor"): 0.57,
     }
     assert {key: published[key] for key in expected} == pytest.approx(expected)
-    assert "+3.41" in page.cells
+    assert "+3.41" in page.cells and "Avg" not in page.cells
     assert [word for word in page.words if word.endswith("(table4)")] == ["Deblurring (table4)"]
     assert "mcir prepare verify gopro datasets/GoPro" in capsys.readouterr().out
