@@ -76,7 +76,8 @@ def run_cached(
     for count, record in enumerate(run_parallel(partial(_measured, work), list(missing.values()), jobs), start=1):
         cache.add(record)
         left = (time.perf_counter() - start) / count * (len(missing) - count)
-        result = f"{missing[record['fingerprint']].title}: {float(record['psnr']):.3f} dB"
+        end = f"collapsed at iteration {record['collapsed']:,}" if "collapsed" in record else f"{record['psnr']:.3f} dB"
+        result = f"{missing[record['fingerprint']].title}: {end}"
         log(f"{count}/{len(missing)}  {result} in {record['seconds']:.1f} s, about {left / 60:.0f} min left")
     return [known[run.fingerprint] for run in runs]
 

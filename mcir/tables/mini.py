@@ -8,6 +8,7 @@ the same initial weights, batches, optimizer, schedule and moving average, so th
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -15,6 +16,7 @@ import torch
 
 import mcir
 from mcir.config import Options, load
+from mcir.engine.guard import NotFiniteError
 from mcir.engine.run_lock import lock_run_dir
 from mcir.launch import Log
 from mcir.tables.cache import Record, RunCache, run_cached
@@ -97,18 +99,21 @@ def _own_data(options: Options, folder: Path, results: Path) -> list[str]:
 
 
 def train_one(run: StudyRun) -> Record:
-    """Run a training of the study ``mini`` and return its result."""
+    """Run a training of the study ``mini`` and return its result; after a collapse, its metrics are NaN."""
     options = run.options()
     assert options.train is not None and options.datasets.train is not None
-    trained = train(options)
+    facts = {"task": run.task, "method": run.name, "seed": run.seed, "device": device_kind(options)}
+    facts["torch"] = torch.__version__
+    try:
+        trained = train(options)
+    except NotFiniteError as error:
+        return {**facts, "psnr": math.nan, "ssim": math.nan, "collapsed": error.iteration}
     scores, history = trained.evaluation.scores, trained.history
     (metrics,) = history.metrics.values()
     ratios = [ratio for _, ratio in history.scalars.get("ratio_l_neg", [])]
     images = options.train.total_iter * options.datasets.train.batch_size_per_gpu
     return {
-        "task": run.task,
-        "method": run.name,
-        "seed": run.seed,
+        **facts,
         "psnr": scores["psnr"].mean,
         "ssim": scores["ssim"].mean,
         "psnr_of_input": scores["psnr"].of_input,
@@ -116,6 +121,4 @@ def train_one(run: StudyRun) -> Record:
         "curve": metrics["psnr"].points,
         "ratio": fmean(ratios) if ratios else None,
         "training_seconds": images * fmean(1 / speed for _, speed in history.scalars["images_per_s"]),
-        "device": device_kind(options),
-        "torch": torch.__version__,
     }

@@ -195,7 +195,8 @@ def _task(study: Study, task: str, groups: _Groups, comparisons: Sequence[Compar
         cells = [study.title_of(method), mean_of(psnr, 3), mean_of(ssim, 4)]
         cells += _comparison_cells(own[method], tests, with_times) if method in own else [MISSING] * (len(rows[0]) - 3)
         rows.append(cells)
-    paragraphs = [_input_sentence(study, task, float(groups[task, study.reference][0]["psnr_of_input"]), means)]
+    values = [record.get("psnr_of_input") for method in means for record in groups[task, method]]
+    paragraphs = [_input_sentence(study, task, float(next(filter(None, values), math.nan)), means)]
     if with_times:
         paragraphs.append(
             "The gradient ratio is the norm of the contrastive loss's gradient at the output, relative to that of the "
@@ -269,8 +270,7 @@ def _figures(study: Study, task: str, groups: _Groups, comparisons: Sequence[Com
 def _pretrainings(study: Study, pretrained: Sequence[Record]) -> Section:
     rows = [["pre-training", "PSNR without a new layer", "seconds"]]
     for (task, method), group in _grouped(pretrained).items():
-        name = study.title_of(method)
-        name += f", {study.tasks[task].lower()}" if task else ""
+        name = study.title_of(method) + (f", {study.tasks[task].lower()}" if task else "")
         rows.append([name, mean_of(_psnr(group), 3), f"{fmean(record['seconds'] for record in group):.0f}"])
     paragraph = (
         "PSNR of the networks on held-out images right after the pre-training, with their own last layer and, except "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mcir.report.figures import bars, curves
+from mcir.report.figures import curves, grouped_bars
 from mcir.report.page import Report, Section
 from mcir.tables.formatting import MISSING, counted, decimals, signed
 from mcir.tables.proxy_plan import TASKS
@@ -15,7 +15,13 @@ from mcir.tables.results import Cell, Results
 
 _PUBLISHER_MARKS = {"paper": "", "release": " ‡", "authors": " †"}
 _PUBLISHED_WEIGHTS, _OTHER_OPTIONS = " §", " ¶"
-_METRICS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
+_METRICS = {
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    "psnr_y": "PSNR of Y in dB",
+    "ssim_y": "SSIM of Y",
+    "ssim_3d": "SSIM over height, width and colour",
+}
 
 
 def table_report(results: Results, missing: Sequence[str]) -> Report:
@@ -72,30 +78,33 @@ def _numbers(results: Results, metric: str) -> Section:
     table = results.table
     head = ["row", *(f"{c.name}: {what}" for c in table.columns for what in ("published", "ours", "difference"))]
     rows = [head, *([_input_row(results, metric)] if table.is_proxy else [])]
-    sources: dict[str, list[str]] = {}
-    marks: set[str] = set()
     for row in table.rows:
-        cells = [row.name]
-        for column in table.columns:
-            number, cell = row.number(column.name, metric), results.cell(row, column)
-            published, ours = results.published(row, column, metric), results.ours(row, column, metric)
-            by = "" if number is None else _PUBLISHER_MARKS[number.by]
-            if number is not None:
-                sources.setdefault(number.source + by, []).append(f"{row.name} ({column.name})")
-            mark = _mark(cell)
-            trials = f" ({cell.trials})" if cell is not None and table.is_proxy and not cell.collapse else ""
-            marks |= {by, mark}
-            printed = MISSING if number is None else number.text
-            measured = MISSING if cell is None else cell.text(metric)
-            marks |= {COLLAPSED} if COLLAPSED in printed + measured else set()
-            difference = None if published is None or ours is None else ours - published
-            cells += [
-                printed + by,
-                measured if measured == MISSING else measured + trials + mark,
-                MISSING if number is None or difference is None else signed(difference, number.digits),
-            ]
-        rows.append(cells)
-    return Section(_METRICS.get(metric, metric), [*_legend(table, marks), *_sources(sources)], rows)
+        rows.append([row.name, *(text for column in table.columns for text in _texts(results, row, column, metric))])
+    rows = _without_empty_columns(rows)
+    if len(rows[0]) == 1:
+        return Section("")
+    return Section(_METRICS.get(metric, metric), [*_legend(table, rows), *_sources(table, metric)], rows)
+
+
+def _texts(results: Results, row: Row, column: Column, metric: str) -> tuple[str, str, str]:
+    """Return the published number, ours, and the difference."""
+    number, cell = row.number(column.name, metric), results.cell(row, column)
+    published, ours = results.published(row, column, metric), results.ours(row, column, metric)
+    measured = MISSING if cell is None else cell.text(metric)
+    if cell is not None and measured != MISSING:
+        trials = f" ({cell.trials})" if results.table.is_proxy and not cell.collapse else ""
+        measured += trials + _mark(cell)
+    return (
+        MISSING if number is None else number.text + _PUBLISHER_MARKS[number.by],
+        measured,
+        MISSING if number is None or published is None or ours is None else signed(ours - published, number.digits),
+    )
+
+
+def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return a table without the columns that contain nothing below the head."""
+    kept = [number for number, (_, *texts) in enumerate(zip(*rows, strict=True)) if any(t != MISSING for t in texts)]
+    return [[row[number] for number in kept] for row in rows]
 
 
 def _input_row(results: Results, metric: str) -> list[str]:
@@ -114,8 +123,10 @@ def _mark(cell: Cell | None) -> str:
     return _PUBLISHED_WEIGHTS if not cell.is_own else _OTHER_OPTIONS if cell.differences else ""
 
 
-def _legend(table: Table, marks: set[str]) -> list[str]:
+def _legend(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the explanations of the marks that a table of texts contains."""
     texts = {
+        MISSING: f"“{MISSING}” in a column “published”: there is no published number.",
         " †": "† published by the authors of the network.",
         " ‡": "‡ only in the README of the paper's released code.",
         _PUBLISHED_WEIGHTS: "§ measured here with published weights, not with weights from our own training.",
@@ -123,15 +134,21 @@ def _legend(table: Table, marks: set[str]) -> list[str]:
         COLLAPSED: f"“{COLLAPSED}”: the training diverged (NaN or infinite values at an iteration), or its network is "
         "worse than the degraded images themselves (“below the input”).",
     }
-    trials = " In parentheses: the number of trials." if table.is_proxy else ""
-    first = f"“{MISSING}” in a column “published”: there is no published number.{trials}"
-    return [first, *(text for mark, text in texts.items() if mark in marks)]
+    found = [text for mark, text in texts.items() if any(mark in cell for row in rows[1:] for cell in row)]
+    if table.is_proxy:
+        found.append("In parentheses: the number of trials.")
+    return found if any("ours" in name for name in rows[0]) else [*found, "We have no results yet."]
 
 
-def _sources(sources: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return sentences about the sources: the cells of all but the most frequent one."""
-    most = max(sources, key=lambda source: len(sources[source]), default=None)
-    others = [f"From {source}: {', '.join(cells)}." for source, cells in sources.items() if source != most]
+def _sources(table: Table, metric: str) -> list[str]:
+    """Return sentences about the sources of the published numbers: the rows of all but the most frequent source."""
+    rows: dict[str, list[str]] = {}
+    for row in table.rows:
+        for number in row.numbers:
+            if number.metric == metric:
+                rows.setdefault(number.source + _PUBLISHER_MARKS[number.by], []).append(row.name)
+    most = max(rows, key=lambda source: len(rows[source]), default=None)
+    others = [f"From {source}: {', '.join(dict.fromkeys(names))}." for source, names in rows.items() if source != most]
     return [*others, f"{'The other' if others else 'The'} published numbers are from {most}."] if most else []
 
 
@@ -146,11 +163,12 @@ def _gains(results: Results) -> Section:
             cells = [text for column in table.columns for text in _gain_texts(results, row, column, metric)]
             if any(text != MISSING for text in cells):
                 rows.append([f"{row.name}, over {other.name}", metric, *cells])
-        if gains := results.gains(row, table.metrics[0]):
+        if ours := results.gains(row, table.metrics[0]):
+            series = {"published": results.gains(row, table.metrics[0], published=True), "ours": ours}
             title = f"{row.name}: gain over {other.name} per data set"
-            section.figures.append(bars(gains, title, table.metrics[0]))
+            section.figures.append(grouped_bars(series, title, table.metrics[0]))
     if len(rows) > 1:
-        section.table = rows
+        section.table = _without_empty_columns(rows)
     if not section.figures:
         section.paragraphs.append("We have no gain: no two comparable rows have results.")
     return section

@@ -80,6 +80,21 @@ def test_invalid_settings_are_errors(settings, message):
 # -- the trainings ----------------------------------------------------------------------------------------------------
 
 
+def test_a_collapsed_training_does_not_stop_the_study(tmp_path):
+    """The reference of the first seed diverges; its pair has no finite difference."""
+    wild = ["train.optim_g.lr=1e37", "train.total_iter=3", "val.val_freq=3", "datasets.train.gt_size=16"]
+    lines = []
+    command = Mini(seeds=1, task=["sr"], method=["cr"], jobs=1, results=tmp_path, set=wild)
+    assert reproduce_mini(command, lines.append) == 0
+    assert any("sr plain seed 0: collapsed at iteration " in line for line in lines)
+    first = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
+    assert (first["psnr"], first["method"]) == ("nan", "plain") and first["collapsed"] in (1, 2, 3)
+    assert "no seed ended with finite numbers" in (tmp_path / "mini.md").read_text()
+    lines.clear()
+    assert reproduce_mini(command, lines.append) == 0
+    assert "2 of them in" in lines[0]  # they are not repeated
+
+
 @pytest.fixture
 def own(tmp_path):
     """A folder with six small images."""

@@ -73,7 +73,7 @@ def test_without_any_training(home, table):
     assert spn["published"] is None and spn["source"] is None
     page = Page(Path("results/table_tiny.html").read_text())
     assert "20.50" in page.cells and "31.25 †" in page.cells
-    assert "From another page †: plain (Elsewhere)." in page.text and "† published by the authors" in page.text
+    assert "From another page †: plain." in page.text and "† published by the authors" in page.text
     assert "The other published numbers are from a page." in page.text and "§" not in page.text
     assert "We have no gain" in page.text and "An error." in page.text and not page.pictures
 

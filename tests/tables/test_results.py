@@ -82,3 +82,10 @@ def test_a_collapse_is_a_result_without_gain(results):
 def test_a_table_without_a_collapse_does_not_explain_it(results):
     del results.table.rows[2]
     assert "collapsed" not in table_report(results, []).as_markdown()
+
+
+def test_columns_without_any_result_are_not_shown(results):
+    page = table_report(results, []).as_markdown()
+    assert "| row | Avg: published | A: published | B: published |" in page and "We have no results yet." in page
+    assert "| row | metric | Avg: published | A: published | B: published |" in page
+    assert "The published numbers are from a page." in page
