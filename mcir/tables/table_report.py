@@ -160,7 +160,7 @@ def _gains(results: Results) -> Section:
         reasons = dict.fromkeys(results.incomparable(row, column) for column in table.columns)
         section.paragraphs += [f"{row.name}: {reason}, so no gain is shown." for reason in reasons if reason]
         for metric in table.metrics:
-            cells = [text for column in table.columns for text in _gain_texts(results, row, column, metric)]
+            cells = [text for column in table.columns for text in _gain_texts(results, other, row, column, metric)]
             if any(text != MISSING for text in cells):
                 rows.append([f"{row.name}, over {other.name}", metric, *cells])
         if ours := results.gains(row, table.metrics[0]):
@@ -174,22 +174,20 @@ def _gains(results: Results) -> Section:
     return section
 
 
-def _gain_texts(results: Results, row: Row, column: Column, metric: str) -> tuple[str, str]:
-    """Return the published gain of a row and our gain in one column."""
+def _gain_texts(results: Results, other: Row, row: Row, column: Column, metric: str) -> tuple[str, str]:
+    """Return the published gain of a row over another one, and ours, in one column; a collapse is shown instead."""
     number, cell = row.number(column.name, metric), results.cell(row, column)
-    published = results.gains(row, metric, published=True).get(column.name)
-    ours = results.gains(row, metric).get(column.name)
-    return (
-        _gain_text(published, number.digits if number else 0, number.text if number else ""),
-        _gain_text(ours, decimals(metric) + 1, cell.text(metric) if cell else "") + (_mark(cell) if ours else ""),
-    )
-
-
-def _gain_text(gain: float | None, digits: int, result: str) -> str:
-    """Format a gain. Without one, return the text of the row's result if it collapsed."""
-    if gain is not None:
-        return signed(gain, digits)
-    return result if result.startswith(COLLAPSED) else MISSING
+    published, ours = MISSING, MISSING
+    if number is not None and results.published(other, column, metric) is not None:
+        gain = results.gains(row, metric, published=True).get(column.name)
+        published = number.text if gain is None else signed(gain, number.digits)
+    if cell is not None and results.ours(other, column, metric) is not None:
+        gain = results.gains(row, metric).get(column.name)
+        if gain is not None:
+            ours = signed(gain, decimals(metric) + 1) + _mark(cell)
+        elif cell.collapse:
+            ours = cell.text(metric)
+    return published, ours
 
 
 def curves_by_labels(results: Results) -> Section:
