@@ -46,7 +46,7 @@ def dry_run(options: Options, processes: int = 1) -> None:
         _LOG.debug("The dry run of this model is skipped: %r", error)
         return
     check_consistency(options, model.network)
-    for path, reason in model.risky_options():
+    for path, reason in model.risky_options().items():
         _LOG.warning("%s: %s", options.where_in_model(path), reason)
     if specs := _sample_specs(training_stages(training)):
         images = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes

@@ -33,6 +33,8 @@ class Loss(nn.Module):
 
     compares: ClassVar[Comparison] = "image"
     """What the loss compares."""
+    sound_ratios: ClassVar[tuple[float, float] | None] = None
+    """Range of the gradient ratio to the first loss with which the loss is known to work, if there is one."""
 
     loss_weight: float = 1.0
     """Factor of the loss."""
@@ -41,6 +43,10 @@ class Loss(nn.Module):
         """Initialize the module and check the weight."""
         super().__init__()
         check_argument("loss_weight", self.loss_weight, math.isfinite(self.loss_weight), "a finite number")
+
+    def risky_arguments(self) -> dict[str, str]:
+        """Return the arguments whose values are known to fail, with the reason. By default, none."""
+        return {}
 
     @property
     def is_batch_mean(self) -> bool:

@@ -26,6 +26,9 @@ from mcir.losses.perceptual import frobenius
 from mcir.losses.precomputed_grad import attach_grad, check_stack, sum_of_absolute_differences
 from mcir.registry import LOSSES
 
+COLLAPSED_LOSS_WEIGHT = 1e-3
+"""Smallest λ with which trainings collapsed in the paper (Table 8: EDSR-light ×4, features of VGG16)."""
+
 
 @LOSSES.register()
 @dataclass(kw_only=True, eq=False)
@@ -48,6 +51,9 @@ class SPNLoss(FeatureDistanceLoss):
 
     compares: ClassVar[Comparison] = "negatives"
     uses_target: ClassVar[bool] = False
+    sound_ratios: ClassVar[tuple[float, float] | None] = (0.058, 0.58)
+    """Gradient ratios of the λ with which SPN improved the network in the paper (Table 8: 1e-5 and 1e-4), for the
+    features of VGG16 in Caffe's scale."""
 
     layer_weights: Mapping[str, float] = field(
         kw_only=False, default_factory=lambda: {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
@@ -83,6 +89,21 @@ class SPNLoss(FeatureDistanceLoss):
         factor = 2.0 if self.criterion == "l2" else 1.0
         grad_scales = [factor * scales[name] for name in grads]
         return attach_grad(value, grad_scales, list(grads.values()), [anchors[name] for name in grads])
+
+    def risky_arguments(self) -> dict[str, str]:
+        """Return λ if trainings with such values collapsed in the paper.
+
+        The paper's values apply to its distance between features of a trained VGG. Random weights, ``normalize: unit``
+        and other distances have another scale.
+        """
+        is_as_in_paper = self.weights != "random" and self.normalize == "none" and self.criterion == "l1"
+        if not is_as_in_paper or self.loss_weight < COLLAPSED_LOSS_WEIGHT:
+            return {}
+        reason = (
+            f"expected a number below {COLLAPSED_LOSS_WEIGHT:g}, got {self.loss_weight:g}, because trainings with such "
+            "values collapsed in the paper (Table 8). The default is 1e-4."
+        )
+        return {"loss_weight": reason}
 
     def _compare(self, anchor: Tensor, negative: Tensor, grad: Tensor | None) -> Tensor:
         """Return the unscaled distance between two feature maps and add its gradient (for l2: half of it) to ``grad``.

@@ -17,7 +17,7 @@ from mcir.communicator import Communicator, SingleProcess, set_communicator
 from mcir.errors import ArgumentError, KeyPath, locate_errors
 from mcir.models.batch import Batch, split_batch
 from mcir.models.criteria import Criteria
-from mcir.models.gradients import GradientRatioWeight, LossGradients
+from mcir.models.gradients import GradientRatioWeight, LossGradients, describe_ratios
 from mcir.models.network import NetworkModel
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
 from mcir.network_call import call_network
@@ -226,19 +226,13 @@ class Model(NetworkModel, ABC):
         scalars["lr"] = torch.tensor(float(self.optimizer.param_groups[0]["lr"]))
         return scalars | gradient_scalars
 
-    def risky_options(self) -> list[tuple[KeyPath, str]]:
-        """Return the key path of each option with a value that is known to fail, and the reason. By default, none."""
-        return []
+    def risky_options(self) -> dict[KeyPath, str]:
+        """Return the key paths of options whose values are known to fail, with the reason. By default, none."""
+        return {}
 
     def describe_gradients(self, scalars: Mapping[str, Tensor]) -> list[str]:
         """Return a line about each gradient ratio in the scalars of a step. This waits for the device."""
-        first, *others = self.criteria
-        names = [name for name in others if f"ratio_{name}" in scalars]
-        ratios = [float(scalars[f"ratio_{name}"]) for name in names]
-        return [
-            f"{name}: its gradient at the output is {ratio:.3g} times that of {first}"
-            for name, ratio in zip(names, ratios, strict=True)
-        ]
+        return describe_ratios(self.criteria, self._ratio_weights, scalars)
 
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Pass the mean metrics of the first validation set to the losses that depend on them."""

@@ -11,19 +11,11 @@ import torch
 from torch import Tensor
 
 from mcir.errors import ArgumentError, KeyPath, locate_errors
-from mcir.losses import SPNLoss
+from mcir.losses import Loss
 from mcir.models.batch import Batch
-from mcir.models.negatives import HistoryNegatives, Negatives, build_negatives
+from mcir.models.negatives import Negatives, build_negatives
 from mcir.models.restoration import RestorationModel
 from mcir.registry import MODELS, LossSection, NegativesSection
-
-COLLAPSED_LOSS_WEIGHT = 1e-3
-"""Smallest λ with which trainings collapsed in the paper (Table 8: EDSR-light ×4, features of VGG16)."""
-COLLAPSED_WEIGHT = 0.01
-"""Largest w, the weight of the old negative, with which trainings collapsed in the paper (Table 9)."""
-SOUND_RATIOS = (0.058, 0.58)
-"""Gradient ratios of the λ with which SPN improved the network in the paper (Table 8: 1e-5 and 1e-4), for the features
-of VGG16 in Caffe's scale."""
 
 
 @MODELS.register()
@@ -98,43 +90,16 @@ class ContrastiveModel(RestorationModel):
         if self.negative_source is not None:
             self.negative_source.update(self.network, iteration, output, batch["gt"])
 
-    def risky_options(self) -> list[tuple[KeyPath, str]]:
-        """Return λ and w if trainings with such values collapsed in the paper.
-
-        The paper's values apply to its distance between features of a trained VGG. Random weights, ``normalize: unit``
-        and other distances have another scale, and with ``balance`` λ is only the initial value.
-        """
-        loss, source = self._spn, self.negative_source
-        if loss is None or source is None or not loss.loss_weight:
-            return []
-        if loss.weights == "random" or loss.normalize != "none" or loss.criterion != "l1":
-            return []
-        found: list[tuple[KeyPath, str]] = []
-        histories = [module for module in source.modules() if isinstance(module, HistoryNegatives)]
-        collapsed = "because trainings with such values collapsed in the paper"
-        if histories and self.balance is None and loss.loss_weight >= COLLAPSED_LOSS_WEIGHT:
-            values = f"expected a number below {COLLAPSED_LOSS_WEIGHT:g}, got {loss.loss_weight:g}"
-            found.append((("contrastive_opt", "loss_weight"), f"{values}, {collapsed} (Table 8). The default is 1e-4."))
-        for history in histories:
-            if (weight := min(history.weights)) <= COLLAPSED_WEIGHT:
-                path = ("negatives", "weight") if source is history else ("negatives",)
-                values = f"expected a number above {COLLAPSED_WEIGHT:g}, got {weight:g}"
-                found.append((path, f"{values}, {collapsed} (Table 9). The default is 0.1."))
-        return found
-
-    def describe_gradients(self, scalars: Mapping[str, Tensor]) -> list[str]:
-        """Return a line about each gradient ratio; for SPN, it contains the ratios that are known to be sound."""
-        lines = super().describe_gradients(scalars)
-        if self._spn is None:
-            return lines
-        low, high = SOUND_RATIOS
-        target = f"sound: {low:g} to {high:g}" if self.balance is None else f"'balance' adapts it to {self.balance:g}"
-        return [f"{line} ({target})" if line.startswith("l_neg:") else line for line in lines]
-
-    @property
-    def _spn(self) -> SPNLoss | None:
-        loss = dict(self.criteria).get("l_neg")
-        return loss if isinstance(loss, SPNLoss) else None
+    def risky_options(self) -> dict[KeyPath, str]:
+        """Return λ and w if trainings with such values collapsed in the paper. With ``balance``, λ changes."""
+        loss, source = dict(self.criteria).get("l_neg"), self.negative_source
+        if source is None:
+            return {}
+        is_constant = source.follows_network and self.balance is None
+        risks = loss.risky_arguments() if isinstance(loss, Loss) and is_constant else {}
+        return {("contrastive_opt", name): reason for name, reason in risks.items()} | {
+            ("negatives", *path): reason for path, reason in source.risky_arguments().items()
+        }
 
     def stateful(self) -> dict[str, Any]:
         """Return the parts whose state is saved for resuming, including the negatives."""

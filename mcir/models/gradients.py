@@ -123,3 +123,28 @@ class LossGradients:
                 scalars[f"weight_{name}"] = factor * (loss.loss_weight if isinstance(loss, Loss) else 1.0)
                 self._weights[name].update(norms[number] / norms[0])
         return scalars
+
+
+def describe_ratios(
+    criteria: nn.ModuleDict, weights: Mapping[str, GradientRatioWeight], scalars: Mapping[str, Tensor]
+) -> list[str]:
+    """Return a line about each gradient ratio in the scalars of a step, with the ratios that are known to be sound.
+
+    Args:
+        criteria: the losses by name.
+        weights: weights of the losses with a fixed gradient ratio, by name.
+        scalars: scalars of the step, on any device.
+    """
+    lines = []
+    first, *others = criteria
+    for name in others:
+        if (ratio := scalars.get(f"ratio_{name}")) is None:
+            continue
+        loss, line = criteria[name], f"{name}: its gradient at the output is {float(ratio):.3g} times that of {first}"
+        if name in weights:
+            line += f" ('balance' adapts it to {weights[name].ratio:g})"
+        elif isinstance(loss, Loss) and loss.sound_ratios is not None:
+            low, high = loss.sound_ratios
+            line += f" (sound: {low:g} to {high:g})"
+        lines.append(line)
+    return lines

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.communicator import DistributedModule
+from mcir.errors import KeyPath
 from mcir.network_call import unwrapped
 from mcir.registry import config_of
 
@@ -22,6 +23,15 @@ class Negatives(DistributedModule, ABC):
     seed and the iteration, so they are equal in all processes and in a resumed run. If the state depends on the batch,
     the subclass uses its ``communicator`` so that the state is equal in all processes.
     """
+
+    @property
+    def follows_network(self) -> bool:
+        """Whether the negatives are outputs of the past of the trained network."""
+        return False
+
+    def risky_arguments(self) -> dict[KeyPath, str]:
+        """Return the key paths of arguments whose values are known to fail, with the reason. By default, none."""
+        return {}
 
     @abstractmethod
     def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:

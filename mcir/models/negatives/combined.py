@@ -54,6 +54,19 @@ class CombinedNegatives(Negatives):
         ]
         self.members = nn.ModuleList(self.kinds)
 
+    @property
+    def follows_network(self) -> bool:
+        """Whether the negatives of a member are outputs of the past of the trained network."""
+        return any(member.follows_network for member in self.kinds)
+
+    def risky_arguments(self) -> dict[KeyPath, str]:
+        """Return the key paths of arguments of the members whose values are known to fail, with the reason."""
+        return {
+            ("members", number, *path): reason
+            for number, member in enumerate(self.kinds)
+            for path, reason in member.risky_arguments().items()
+        }
+
     @torch.no_grad()
     def forward(self, lq: Tensor, gt: Tensor | None = None, stored: Tensor | None = None) -> Tensor:
         """Return the negatives of all members (N, B, C, sH, sW)."""

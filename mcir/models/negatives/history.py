@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from mcir.checks import check_argument, check_at_least, check_fraction
+from mcir.errors import KeyPath
 from mcir.losses.base import in_float32
 from mcir.models.ema import EMA
 from mcir.models.negatives.base import Negatives, StepCounter, build_seeded, child_seed, fresh_builder, generator
 from mcir.registry import NEGATIVES
+
+COLLAPSED_WEIGHT = 0.01
+"""Largest w with which trainings collapsed in the paper (Table 9: EDSR-light ×4, SPN with λ = 1e-4)."""
 
 
 class _EMANegatives(Negatives):
@@ -34,6 +38,11 @@ class _EMANegatives(Negatives):
         self.members = nn.ModuleList(self.averages)
         self.register_buffer("updates", torch.zeros(count, dtype=torch.int64, device="cpu"))
         self.start_from(network)
+
+    @property
+    def follows_network(self) -> bool:
+        """Whether the negatives are outputs of the past of the trained network."""
+        return True
 
     def start_from(self, network: nn.Module) -> None:
         """Set all members to start·random + (1 − start)·θ.
@@ -111,6 +120,17 @@ class HistoryNegatives(_EMANegatives):
         self.weights = weights
         self.steps = list(steps)
         self.sample = sample
+
+    def risky_arguments(self) -> dict[KeyPath, str]:
+        """Return w if trainings with such a value collapsed in the paper."""
+        smallest = min(self.weights)
+        if smallest > COLLAPSED_WEIGHT:
+            return {}
+        reason = (
+            f"expected a number above {COLLAPSED_WEIGHT:g}, got {smallest:g}, because trainings with such values "
+            "collapsed in the paper (Table 9). The default is 0.1."
+        )
+        return {("weight",): reason}
 
     def active_members(self) -> list[int]:
         """Return the sorted numbers of the members to evaluate in this iteration."""
