@@ -17,7 +17,7 @@ from mcir.data.parallel import in_order
 from mcir.data.storage import Folder, stem
 from mcir.inference.batch.scores import check_sizes
 from mcir.inference.batch.search import Found, Report
-from mcir.inference.images import PictureInfo, probe_picture
+from mcir.inference.images import PictureError, PictureInfo, probe_picture
 
 COMPARISONS = "comparisons"
 """Subfolder of the output folder for comparisons."""
@@ -249,8 +249,8 @@ def probe(
     """
     try:
         info = probe_picture(image.source)
-    except ValueError as error:
-        report(str(image.source), str(error))
+    except PictureError as error:
+        report(str(image.source), error.reason)
         return None
     try:
         if gt is not None:

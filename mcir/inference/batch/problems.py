@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mcir.inference.images import PictureError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -29,7 +31,7 @@ class Problems:
 
     def report(self, name: str, reason: str) -> None:
         """Store a problem with an image."""
-        self._reasons[name].append(reason.removeprefix(f"{name}: "))
+        self._reasons[name].append(reason)
 
     def attempt(self, source: Path, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R | None:
         """Call a function for an image; store an error and return None, unless the error affects all images."""
@@ -38,7 +40,10 @@ class Problems:
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if is_fatal(error):
                 raise
-            self.report(str(source), reason_of(error))
+            if isinstance(error, PictureError) and error.path == source:
+                self.report(str(source), error.reason)
+            else:
+                self.report(str(source), reason_of(error))
             return None
 
     def texts(self) -> dict[str, str]:

@@ -132,7 +132,7 @@ class _Run:
             picture = with_bits(picture, 16)
         target_format = FORMATS[task.target.suffix.lower()]
         if problem := target_format.incompatibility(picture, self.settings.bits, self.scale):
-            raise PictureError(problem)
+            raise PictureError(task.source, problem)
         return picture
 
     def restore(

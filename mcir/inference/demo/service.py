@@ -143,7 +143,7 @@ class DemoService:
                 height, width, *_ = probe_picture(file)
                 return height, width
         except PictureError as error:
-            raise _unreadable(error, file) from error
+            raise _unreadable(error) from error
         restored = f", restored {width * scale}×{height * scale}" if scale > 1 else ""
         raise RequestError(
             f"The image has {width}×{height} pixels{restored}. The limit of this demo is {self._megapixels:g} "
@@ -254,19 +254,19 @@ def _size_in_header(file: str) -> tuple[int, int]:
         with Image.open(file, formats=FORMATS) as image:
             return decoded_size(image)
     except Exception as error:  # Pillow's readers raise many classes
-        raise PictureError(f"{file}: expected an image ({', '.join(FORMATS)}): {error}") from error
+        raise PictureError(Path(file), f"expected an image ({', '.join(FORMATS)}).") from error
 
 
 def _read(file: str) -> Picture:
     try:
         return read_picture(Path(file))
     except PictureError as error:
-        raise _unreadable(error, file) from error
+        raise _unreadable(error) from error
 
 
-def _unreadable(error: PictureError, file: str) -> RequestError:
+def _unreadable(error: PictureError) -> RequestError:
     """Return an error for an unreadable image that does not contain its path."""
-    return RequestError(f"This file cannot be read as an image: {str(error).replace(file, Path(file).name)}")
+    return RequestError(f"This file cannot be read as an image: {error.path.name}: {error.reason}")
 
 
 def _original(file: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,20 @@ _BAND_BYTES = 2**20
 
 
 class PictureError(ValueError):
-    """An image cannot be read or written; the message names the file and the reason."""
+    """An image cannot be read or written.
+
+    Args:
+        path: image file.
+        reason: what is wrong, without the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +43,7 @@ class Picture:
         format: format of the source file: PNG, TIFF, JPEG, WEBP, BMP or PPM.
 
     Raises:
-        PictureError: an array has an invalid shape or type.
+        ValueError: an array has an invalid shape or type.
     """
 
     pixels: Array
@@ -41,9 +55,9 @@ class Picture:
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or shape[2] not in (1, 3) or not self.pixels.size or dtype not in (np.uint8, np.uint16):
-            raise PictureError(f"pixels: expected (H, W, 1) or (H, W, 3), uint8 or uint16, got {shape}, {dtype}.")
+            raise ValueError(f"pixels: expected (H, W, 1) or (H, W, 3), uint8 or uint16, got {shape}, {dtype}.")
         if self.alpha is not None and (self.alpha.shape, self.alpha.dtype) != (shape[:2], dtype):
-            raise PictureError(f"alpha: expected {shape[:2]}, {dtype}, got {self.alpha.shape}, {self.alpha.dtype}.")
+            raise ValueError(f"alpha: expected {shape[:2]}, {dtype}, got {self.alpha.shape}, {self.alpha.dtype}.")
 
     def __repr__(self) -> str:
         kind = ("grey" if self.channels == 1 else "RGB") + (" with alpha" if self.alpha is not None else "")
@@ -80,10 +94,10 @@ def with_bits(picture: Picture, bits: int) -> Picture:
     """Return an image with 8 or 16 bits per sample: v·257, or v/257 rounded to the nearest integer.
 
     Raises:
-        PictureError: ``bits`` is neither 8 nor 16.
+        ValueError: ``bits`` is neither 8 nor 16.
     """
     if bits not in (8, 16):
-        raise PictureError(f"bits: expected 8 or 16, got {bits}.")
+        raise ValueError(f"bits: expected 8 or 16, got {bits}.")
     if bits == picture.bits:
         return picture
     alpha = None if picture.alpha is None else _converted(picture.alpha)

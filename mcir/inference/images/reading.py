@@ -67,13 +67,13 @@ def _open_image(path: Path) -> Iterator[_ImageFile]:
     except (MemoryError, PictureError):
         raise
     except DataError as error:
-        raise PictureError(f"{path}: {error}.") from error
+        raise PictureError(path, f"{error}.") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path}: not an image of a known format ({', '.join(FORMATS)}).") from error
+        raise PictureError(path, f"not an image of a known format ({', '.join(FORMATS)}).") from error
     except OSError as error:
-        raise PictureError(f"{path}: {error.strerror or f'truncated or damaged ({error})'}.") from error
+        raise PictureError(path, f"{error.strerror or f'truncated or damaged ({error})'}.") from error
     except Exception as error:  # the decoders raise many types for damaged files
-        raise PictureError(f"{path}: truncated or damaged ({error or type(error).__name__}).") from error
+        raise PictureError(path, f"truncated or damaged ({error or type(error).__name__}).") from error
 
 
 class _ImageFile:

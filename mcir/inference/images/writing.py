@@ -80,11 +80,11 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
     path = Path(path)
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise PictureError(f"{path}: expected one of the extensions {', '.join(sorted(FORMATS))}, got '{path.suffix}'.")
+        raise PictureError(path, f"expected one of the extensions {', '.join(sorted(FORMATS))}, got '{path.suffix}'.")
     if not 1 <= quality <= 100:
-        raise PictureError(f"{path}: quality: expected 1 to 100, got {quality}.")
+        raise PictureError(path, f"quality: expected 1 to 100, got {quality}.")
     if problem := file_format.incompatibility(picture):
-        raise PictureError(f"{path}: {problem}.")
+        raise PictureError(path, f"{problem}.")
     icc = valid_profile(picture.icc)
     if picture.icc and icc is None:
         _LOG.warning("%s: the ICC profile of the image is invalid and was left out.", path)
@@ -94,7 +94,7 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
         with atomic_file(path) as temporary, temporary.open("w+b") as stream:
             write(stream, replace(picture, icc=icc, exif=exif), file_format.name, quality)
     except ValueError as error:  # for example, EXIF that is too long for JPEG
-        raise PictureError(f"{path}: {error}.") from error
+        raise PictureError(path, f"{error}.") from error
 
 
 def valid_profile(icc: bytes | None) -> bytes | None:

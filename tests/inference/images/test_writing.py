@@ -186,7 +186,7 @@ def test_images_that_a_format_cannot_hold_are_rejected(tmp_path, name, kind, mes
     ],
 )
 def test_arrays_of_other_shapes_and_types_are_rejected(pixels, alpha):
-    with pytest.raises(PictureError, match="expected"):
+    with pytest.raises(ValueError, match="expected"):
         Picture(pixels, alpha)
 
 
@@ -309,7 +309,7 @@ def test_conversion_of_bits_rounds_to_the_nearest():
     assert (again.bits, again.pixels.max(), again.pixels.min()) == (16, 65535, 0)
     assert same(with_bits(again, 8), eight)
     assert with_bits(eight, 8) is eight
-    with pytest.raises(PictureError, match="expected 8 or 16, got 12"):
+    with pytest.raises(ValueError, match="expected 8 or 16, got 12"):
         with_bits(eight, 12)
 
 
