@@ -241,7 +241,7 @@ def _paper_order(study: Study, task: str, means: Mapping[str, float]) -> list[st
     if not pairs:
         return [here]
     swapped = [(worse, better) for better, worse in pairs if not means[better] > means[worse]]
-    text = f"Order in the paper, as far as it is known here: {'; '.join(known)}. {len(pairs) - len(swapped)} of "
+    text = f"Order in the paper: {'; '.join(known)}. {len(pairs) - len(swapped)} of "
     text += f"{counted(len(pairs), 'pair')} have the same order here"
     if swapped:
         text += f"; the others: {', '.join(f'{a} − {b} = {signed(means[a] - means[b], 3)} dB' for a, b in swapped)}"

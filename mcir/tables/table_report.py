@@ -135,9 +135,9 @@ def _legend(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
         "worse than the degraded images themselves (“below the input”).",
     }
     found = [text for mark, text in texts.items() if any(mark in cell for row in rows[1:] for cell in row)]
-    if table.is_proxy:
-        found.append("In parentheses: the number of trials.")
-    return found if any("ours" in name for name in rows[0]) else [*found, "We have no results yet."]
+    if not any(name.endswith(": ours") for name in rows[0]):
+        return [*found, "We have no results yet."]
+    return [*found, "In parentheses: the number of trials."] if table.is_proxy else found
 
 
 def _sources(table: Table, metric: str) -> list[str]:

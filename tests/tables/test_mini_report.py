@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from statistics import fmean
 
 import pytest
 
@@ -10,6 +11,7 @@ from mcir.report.records import as_json
 from mcir.tables.commands import Mini, RclMini
 from mcir.tables.mini_report import compare_methods, mini_report
 from mcir.tables.paired_stats import holm, paired_test
+from mcir.tables.published import read_table
 from mcir.tables.study import read_study
 from tests.pages import Page
 
@@ -187,12 +189,13 @@ def test_differences_are_rcl_minus_the_other_method():
 def test_the_order_is_next_to_the_papers():
     _, text, data = rcl_report(rcl_records(AS_IN_THE_PAPER))
     assert "Order here: oracle 30.50 > RCL-EMD 30.00 > N2N 29.00 > N2S 28.00 > DenseCL+ 20.00 > random 15.00." in text
-    assert "known here: RCL-EMD > N2N > N2S > DenseCL+. 6 of 6 pairs have the same order here." in text
+    order = "Order in the paper: oracle > RCL-EMD > N2N > N2S > DenseCL+. "
+    assert order + "10 of 10 pairs have the same order here." in text
     assert data["orders"]["denoise"][0] == "oracle"
     _, text, _ = rcl_report(rcl_records({**AS_IN_THE_PAPER, "N2N": 30.25}))
-    assert "5 of 6 pairs have the same order here; the others: N2N − RCL-EMD = +0.250 dB." in text
+    assert "9 of 10 pairs have the same order here; the others: N2N − RCL-EMD = +0.250 dB." in text
     _, text, _ = rcl_report(rcl_records(AS_IN_THE_PAPER, "sr"))
-    assert "RCL-EMD > N2N; RCL-EMD > oracle. 1 of 2 pairs have the same order" in text
+    assert "RCL-EMD > oracle > N2N > N2S. 5 of 6 pairs have the same order" in text
     _, text, _ = rcl_report(rcl_records({"RCL-EMD": 30.0, "random": 20.0}))
     assert "Order here" in text and "Order in the paper" not in text
 
@@ -228,3 +231,15 @@ def test_the_conditions_are_in_the_report():
 def test_the_papers_order_names_known_methods():
     named = {name for chains in RCL.paper.values() for chain in chains for group in chain for name in group}
     assert named <= set(RCL.methods)
+
+
+@pytest.mark.parametrize(("task", "table", "columns"), [("denoise", "rcl-table1", 3), ("sr", "rcl-table2", 1)])
+def test_the_papers_order_is_that_of_its_numbers(task, table, columns):
+    published = read_table(table)
+    names = [column.name for column in published.columns][:columns]
+    numbers = {row.name: [row.number(name, "psnr") for name in names] for row in published.rows}
+    means = {row: fmean(number.value for number in found) for row, found in numbers.items() if all(found)}
+    means.pop("SL (Den)", None)  # not a method of the study
+    (chain,) = RCL.paper[task]
+    order = [name for group in chain for name in group]
+    assert sorted(means, key=means.get, reverse=True) == [name for name in order if name != "consistency"]
