@@ -253,8 +253,10 @@ def _size_in_header(file: str) -> tuple[int, int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             return decoded_size(image)
-    except Exception as error:  # Pillow's readers raise many classes
+    except OSError as error:  # its text contains the path
         raise PictureError(Path(file), f"expected an image ({', '.join(FORMATS)}).") from error
+    except Exception as error:  # Pillow's readers raise many classes
+        raise PictureError(Path(file), f"expected an image ({', '.join(FORMATS)}): {error}") from error
 
 
 def _read(file: str) -> Picture:
