@@ -114,6 +114,25 @@ def test_numbers_of_the_readme_alone_are_in_a_group_of_their_own():
         assert publishers == sorted(publishers, key=lambda by: "release" in by)
 
 
+def test_the_readme_lists_the_released_weights_with_their_numbers():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    released = {
+        run.published: (table, row)
+        for table in (TABLES["table1"], TABLES["table3"])
+        for row in table.rows
+        for run in row.runs
+        if run.published and run.published.endswith("_spn.yml")
+    }
+    assert len(released) == 4
+    for file, (table, row) in released.items():
+        options = load(ROOT / file)
+        names = [part.name for part in sets_to_evaluate(options).values()]
+        cells = {name: [row.number(name, metric) for metric in table.metrics] for name in names}
+        numbers = [f"{name} {psnr.text}/{ssim.text}" for name, (psnr, ssim) in cells.items() if psnr and ssim]
+        (line,) = [line for line in lines if line.startswith(f"| `{file}` |")]
+        assert line.endswith(f" | `{options.path.pretrain_network_g}` | {', '.join(numbers)} |")
+
+
 def test_the_coverage_names_the_publishers():
     assert TABLES["table1"].coverage() == "Published numbers: 80 from the paper. There is none for Set5."
     assert TABLES["table3"].coverage().endswith("38 from the paper, 12 only from the README of its released code.")
