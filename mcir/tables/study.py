@@ -16,7 +16,7 @@ class Method(Part):
 
     Attributes:
         title: name in tables (default: its key).
-        short: name in figures (default: its key).
+        short: name in figures (default: its title).
         optional: whether it is trained only with ``--method``.
     """
 
@@ -72,7 +72,7 @@ class Study(Part):
 
     def short_title_of(self, method: str) -> str:
         """Return the name of a method in figures."""
-        return self.methods[method].short or method
+        return self.methods[method].short or self.title_of(method)
 
 
 def read_study(name: str) -> Study:
