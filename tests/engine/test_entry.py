@@ -13,7 +13,9 @@ def raises(error):
     return command
 
 
-@pytest.mark.parametrize("error", [ValueError("the file is damaged"), OSError("no space"), NotFiniteError("NaN")])
+@pytest.mark.parametrize(
+    "error", [ValueError("the file is damaged"), OSError("no space"), NotFiniteError(3, ["l_pix"], ["a.png"])]
+)
 def test_errors_of_users_are_one_line(capsys, error):
     assert report_errors("x.yml", raises(error)) == 1
     assert capsys.readouterr() == ("mcir: reading x.yml …\n", f"mcir: {error}\n")

@@ -62,6 +62,7 @@ FAMILIES = {
         "mlp_ratio": 2,
     },
 }
+MARKED = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("IDT", "DehazeFormer"))) for name in FAMILIES]
 SIZES = ((1, 1, 1), (2, 29, 61))
 
 
@@ -97,7 +98,7 @@ def assert_restores_the_same(family, formats):
                 torch.testing.assert_close(run(batch), expected, rtol=0, atol=1e-5 * max(1, expected.abs().max()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MARKED)
 def test_onnx(family):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     pytest.importorskip("onnxscript", reason="ONNX Script is not installed")
@@ -112,10 +113,7 @@ def test_onnx(family):
     assert_restores_the_same(family, {".onnx": written})
 
 
-SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("IDT", "DehazeFormer"))) for name in FAMILIES]
-
-
-@pytest.mark.parametrize("family", SLOW)
+@pytest.mark.parametrize("family", MARKED)
 def test_torchscript_and_torch_export(family):
     assert_restores_the_same(family, {".pt": to_torchscript, ".pt2": to_torch_export})
 
