@@ -149,8 +149,8 @@ class StudyCommand:
     study: ClassVar[str]
     features: str
 
-    task: list[str] = option("only this task; may be repeated", default=[])
-    method: list[str] = option("only this method and the reference; may be repeated", default=[])
+    task: list[str] = option("only these tasks", default=[])
+    method: list[str] = option("only these methods, and the one that all are compared with", default=[])
     seeds: int | None = option("trainings per method (default: 5 for mini, 3 for rcl-mini, 2 for rcl-scale)")
     data: Path | None = option(_DATA + "; every fifth image is held out")
     jobs: int | None = option(_JOBS)
@@ -190,7 +190,7 @@ class RclMini(StudyCommand):
 
 @dataclass(kw_only=True)
 class RclScale(RclMini):
-    """Study of the scale, τ and α of RCL's contrastive loss: a quarter of an hour on two cores."""
+    """Study of the scale, τ and α of RCL's contrastive loss with small networks."""
 
     study = "rcl-scale"
 
