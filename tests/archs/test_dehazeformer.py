@@ -29,6 +29,11 @@ class TestContractOfConv(ArchitectureContract):
     channels = 1
     no_gradient: ClassVar = SOFTMAX
 
+    @pytest.mark.slow
+    def test_an_exported_program_accepts_any_size(self, net: Any) -> None:
+        """The other class exports in every run."""
+        super().test_an_exported_program_accepts_any_size(net)
+
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ def test_two_processes_stop_a_validation_and_resume(tmp_path_factory):
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_the_validation_of_all(tmp_path):
     run = prepare(tmp_path)
     process = start(run, *TWO, processes=2)

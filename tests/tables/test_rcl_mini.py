@@ -172,6 +172,7 @@ def test_a_quick_study_is_reported_and_cached(tmp_path, own, capsys, monkeypatch
     assert computed == [] and "proxy training: 4 trainings, 4 of them in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_jobs_give_the_same_results(tmp_path, own):
     psnr = []
     for jobs in (1, 2):
