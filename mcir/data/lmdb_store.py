@@ -18,6 +18,7 @@ import json
 import os
 import re
 import struct
+import threading
 import weakref
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -94,6 +95,7 @@ class _Environment:
 
 _environments: weakref.WeakValueDictionary[str, _Environment] = weakref.WeakValueDictionary()
 """Open databases by path, since lmdb opens a database only once per process."""
+_opening = threading.Lock()
 
 
 class LmdbStore:
@@ -175,11 +177,12 @@ class LmdbStore:
     def _transaction(self) -> lmdb.Transaction:
         if self._environment is None or self._environment.process != os.getpid():
             path = str(self.root.resolve())
-            environment = _environments.get(path)
-            if environment is None or environment.process != os.getpid():
-                if environment is not None:  # opened by the parent process before it forked this one
-                    environment.close()
-                environment = _environments[path] = _Environment(path)
+            with _opening:
+                environment = _environments.get(path)
+                if environment is None or environment.process != os.getpid():
+                    if environment is not None:  # opened by the parent process before it forked this one
+                        environment.close()
+                    environment = _environments[path] = _Environment(path)
             self._environment = environment
         return self._environment.transaction
 

@@ -3,7 +3,9 @@
 import gc
 import os
 import pickle
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 import numpy as np
@@ -152,3 +154,18 @@ def test_other_databases_are_rejected(tmp_path):
     (tmp_path / "y.lmdb" / "data.mdb").write_bytes(b"not a database at all" * 1000)
     with pytest.raises(DataError, match="not a readable LMDB database"):
         LmdbStore(tmp_path / "y.lmdb")
+
+
+def test_several_threads_open_a_database_once(folder, tmp_path, monkeypatch):
+    create_lmdb(folder, tmp_path / "x.lmdb", "encoded")
+    store, opened = LmdbStore(tmp_path / "x.lmdb"), lmdb.open
+
+    def slow_open(*arguments, **options):
+        time.sleep(0.1)  # the other threads find no open database meanwhile
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(lmdb, "open", slow_open)
+    keys = store.keys()
+    with ThreadPoolExecutor(len(keys)) as pool:
+        images = list(pool.map(store.read, keys))
+    assert [image.shape for image in images] == [Folder(folder).read(key).shape for key in keys]
