@@ -15,6 +15,7 @@ import platform
 import statistics
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -72,7 +73,7 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 def item_rate(dataset: PairedImageDataset, count: int, first: int) -> float:
     """Return the number of single items per second of processor time."""
     samples = [SampleIndex(index % len(dataset), index, 0) for index in range(first, first + count)]
-    return count / cpu_seconds(lambda: [dataset[sample] for sample in samples])
+    return count / cpu_seconds(lambda: deque((dataset[sample] for sample in samples), maxlen=0))
 
 
 def loader_rate(dataset: PairedImageDataset, count: int, batch_size: int) -> float:
@@ -80,7 +81,7 @@ def loader_rate(dataset: PairedImageDataset, count: int, batch_size: int) -> flo
     batches = iter(training_loader(dataset, batch_size=batch_size, num_workers=1, seed=0))
     list(islice(batches, 8))  # skip prefetched batches
     steps = max(1, count // batch_size)
-    return steps * batch_size / cpu_seconds(lambda: list(islice(batches, steps)))
+    return steps * batch_size / cpu_seconds(lambda: deque(islice(batches, steps), maxlen=0))
 
 
 def measure(datasets: dict[str, PairedImageDataset], rounds: int, batch_size: int) -> dict[str, dict[str, float]]:
