@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.checks import check_argument
+from mcir.errors import KeyPath
 
 Comparison: TypeAlias = Literal["image", "negatives", "residuals", "views"]
 """What a loss compares, and the arguments of its ``forward``: ``image``: (output, image); ``negatives``: (output,
@@ -44,8 +45,8 @@ class Loss(nn.Module):
         super().__init__()
         check_argument("loss_weight", self.loss_weight, math.isfinite(self.loss_weight), "a finite number")
 
-    def risky_arguments(self) -> dict[str, str]:
-        """Return the arguments whose values are known to fail, with the reason. By default, none."""
+    def risky_arguments(self) -> dict[KeyPath, str]:
+        """Return the key paths of arguments whose values are known to fail, with the reason. By default, none."""
         return {}
 
     @property

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mcir.errors import KeyPath
 from mcir.losses.base import Comparison, in_float32
 from mcir.losses.feature_loss import FeatureDistanceLoss
 from mcir.losses.perceptual import frobenius
@@ -90,7 +91,7 @@ class SPNLoss(FeatureDistanceLoss):
         grad_scales = [factor * scales[name] for name in grads]
         return attach_grad(value, grad_scales, list(grads.values()), [anchors[name] for name in grads])
 
-    def risky_arguments(self) -> dict[str, str]:
+    def risky_arguments(self) -> dict[KeyPath, str]:
         """Return λ if trainings with such values collapsed in the paper.
 
         The paper's values apply to its distance between features of a trained VGG. Random weights, ``normalize: unit``
@@ -103,7 +104,7 @@ class SPNLoss(FeatureDistanceLoss):
             f"expected a number below {COLLAPSED_LOSS_WEIGHT:g}, got {self.loss_weight:g}, because trainings with such "
             "values collapsed in the paper (Table 8). The default is 1e-4."
         )
-        return {"loss_weight": reason}
+        return {("loss_weight",): reason}
 
     def _compare(self, anchor: Tensor, negative: Tensor, grad: Tensor | None) -> Tensor:
         """Return the unscaled distance between two feature maps and add its gradient (for l2: half of it) to ``grad``.

@@ -92,14 +92,13 @@ class ContrastiveModel(RestorationModel):
 
     def risky_options(self) -> dict[KeyPath, str]:
         """Return λ and w if trainings with such values collapsed in the paper. With ``balance``, λ changes."""
-        loss, source = dict(self.criteria).get("l_neg"), self.negative_source
+        source = self.negative_source
         if source is None:
             return {}
-        is_constant = source.follows_network and self.balance is None
-        risks = loss.risky_arguments() if isinstance(loss, Loss) and is_constant else {}
-        return {("contrastive_opt", name): reason for name, reason in risks.items()} | {
-            ("negatives", *path): reason for path, reason in source.risky_arguments().items()
-        }
+        loss, is_constant = self.criteria["l_neg"], self.balance is None
+        of_loss = loss.risky_arguments() if isinstance(loss, Loss) and source.follows_network and is_constant else {}
+        by_option = {"contrastive_opt": of_loss, "negatives": source.risky_arguments()}
+        return {(option, *path): reason for option, risks in by_option.items() for path, reason in risks.items()}
 
     def stateful(self) -> dict[str, Any]:
         """Return the parts whose state is saved for resuming, including the negatives."""
