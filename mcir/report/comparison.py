@@ -32,17 +32,22 @@ def error_map(output: Tensor, gt: Tensor, limit: float = ERROR_LIMIT) -> Picture
         gt: ground truth of the same shape.
         limit: error in 8-bit units that has the brightest colour.
     """
-    return colour_map((output.float().clamp(0, 1) - gt.float()).abs().mean(0), limit)
+    return colour_map(difference(output, gt), limit)
+
+
+def difference(image: Tensor, other: Tensor) -> Tensor:
+    """Return the absolute difference of two images (C, H, W) in [0, 1], averaged over channels, (H, W), on the CPU."""
+    return (image.float().clamp(0, 1) - other.float().clamp(0, 1)).abs().mean(0).cpu()
 
 
 def colour_map(differences: Tensor, limit: float) -> Picture:
     """Return absolute differences (H, W) of images in [0, 1] as a colour map.
 
     Args:
-        differences: absolute differences, (H, W).
+        differences: absolute differences, (H, W), on the CPU.
         limit: difference in 8-bit units that has the brightest colour.
     """
-    levels = ((differences.cpu() * (255 / limit)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    levels = ((differences * (255 / limit)).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcir.report.comparison import colour_map, picture
+from mcir.report.comparison import colour_map, difference, picture
 from mcir.report.figures import Figure, picture_figure
 from mcir.report.page import render
 
@@ -55,7 +55,7 @@ def side_by_side(caption: str, lq: Tensor, first: Restored, second: Restored, gt
         gt: ground truth, (C, H, W) in [0, 1], at least as large as the restored images.
     """
     scale = first.image.shape[-1] // lq.shape[-1]
-    divergence = _difference(first.image, second.image)
+    divergence = difference(first.image, second.image)
     rows, columns = most_different(divergence, scale)
     lq_rows, lq_columns = (slice(part.start // scale, part.stop // scale) for part in (rows, columns))
     cells = [_image("input", _enlarged(lq[:, lq_rows, lq_columns], scale))]
@@ -64,7 +64,7 @@ def side_by_side(caption: str, lq: Tensor, first: Restored, second: Restored, gt
     if gt is not None:
         expected = gt[:, rows, columns]
         cells.append(_image("ground truth", expected))
-        errors = {part.name: _difference(part.image[:, rows, columns], expected) for part in (first, second)}
+        errors = {part.name: difference(part.image[:, rows, columns], expected) for part in (first, second)}
         limit = _limit(*errors.values())  # one for both, so that their colours are comparable
         maps += [_map(f"error of {name}", error, limit) for name, error in errors.items()]
     name, part = f"divergence |{first.name} − {second.name}|", divergence[rows, columns]
@@ -92,11 +92,6 @@ def most_different(divergence: Tensor, multiple: int = 1) -> tuple[slice, slice]
     row, column = np.unravel_index((by_rows[:, lefts + width] - by_rows[:, lefts]).argmax(), (len(tops), len(lefts)))
     top, left = int(tops[row]), int(lefts[column])
     return slice(top, top + height), slice(left, left + width)
-
-
-def _difference(image: Tensor, other: Tensor) -> Tensor:
-    """Return the absolute difference of two images (C, H, W), averaged over channels, (H, W)."""
-    return (image.float().clamp(0, 1) - other.float().clamp(0, 1)).abs().mean(0).cpu()
 
 
 def _enlarged(image: Tensor, scale: int) -> Tensor:
