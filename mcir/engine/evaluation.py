@@ -14,6 +14,7 @@ from mcir.data import evaluation_loader, imresize, to_device
 from mcir.engine.distributed import DistContext
 from mcir.registry import DATASETS, METRICS
 from mcir.report.comparison import Picture, comparison, picture, save_picture
+from mcir.report.records import format_value
 
 Restore = Callable[[Tensor], Tensor]
 
@@ -176,11 +177,6 @@ class EvaluationSet:
 
     def _caption(self, title: str, values: Mapping[str, float]) -> str:
         return f"{title}: {format_scores(values, self.metrics)}"
-
-
-def format_value(value: float, unit: str, sign: str = "") -> str:
-    """Return a metric's value with its unit. It has two decimals if there is a unit, and four otherwise."""
-    return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
 
 
 def format_scores(values: Mapping[str, float], metrics: Mapping[str, Any]) -> str:

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from mcir.atomic import write_atomically
 from mcir.device import memory_used
-from mcir.engine.evaluation import Evaluation, format_value
+from mcir.engine.evaluation import Evaluation
 from mcir.models.batch import Batch
 from mcir.report import progress
-from mcir.report.records import RESULTS, as_json
+from mcir.report.records import RESULTS, as_json, format_value
 
 
 class RunLog:

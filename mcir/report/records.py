@@ -53,10 +53,15 @@ class Metric:
         return max(self.points, key=lambda point: -math.inf if math.isnan(point[1]) else sign * point[1])
 
     def format(self, value: float, sign: str = "") -> str:
-        """Return a value with its unit. It has two decimals if there is a unit, and four otherwise."""
+        """Return a value with its unit, on one line of the page."""
         if math.isnan(value):
             return "not a number"
-        return f"{value:{sign}.2f}\N{NO-BREAK SPACE}{self.unit}" if self.unit else f"{value:{sign}.4f}"
+        return format_value(value, self.unit, sign).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def format_value(value: float, unit: str, sign: str = "") -> str:
+    """Return a metric's value with its unit. It has two decimals if there is a unit, and four otherwise."""
+    return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from mcir.engine import loggers
-from mcir.engine.evaluation import Evaluation, Score, format_value
+from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.report import progress
+from mcir.report.records import format_value
 
 INFINITE = float("inf")
 
