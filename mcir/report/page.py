@@ -56,7 +56,7 @@ class Section:
 
 @dataclass
 class Report:
-    """A title and sections.
+    """A title and sections. Empty sections are left out.
 
     Attributes:
         title: title of the page.
@@ -66,9 +66,13 @@ class Report:
     """
 
     title: str
-    sections: list[Section]
+    sections: Sequence[Section]
     status: str = ""
     interactive: bool = False
+
+    def __post_init__(self) -> None:
+        """Leave out empty sections."""
+        self.sections = [section for section in self.sections if not section.is_empty]
 
     def as_markdown(self) -> str:
         """Return the report as Markdown, without figures."""

@@ -59,12 +59,11 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
 
 
 def build_report(runs: Sequence[Run]) -> Report:
-    """Return the page of runs, without empty sections."""
+    """Return the page of runs."""
     sections = [_results(runs), picture_section(runs), *curve_sections(runs)]
     sections += [_environment(runs), *_options(runs), _missing(runs)]
-    filled = [section for section in sections if not section.is_empty]
     status = runs[0].state if len(runs) == 1 else ""
-    return Report(" · ".join(run.name for run in runs), filled, status, interactive=True)
+    return Report(" · ".join(run.name for run in runs), sections, status, interactive=True)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

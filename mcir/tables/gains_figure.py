@@ -8,12 +8,12 @@ from typing import Any
 import mcir
 from mcir.launch import Log
 from mcir.report.figures import grouped_bars
-from mcir.report.page import Section
+from mcir.report.page import Report, Section
 from mcir.tables.commands import GainsFigure
 from mcir.tables.formatting import MISSING, signed
 from mcir.tables.plan import plan
 from mcir.tables.published import COLLAPSED, read_table
-from mcir.tables.render import page, write_results
+from mcir.tables.render import write_results
 from mcir.tables.reproduce import evaluate_trainings, state_lines
 from mcir.tables.results import Results
 
@@ -48,7 +48,7 @@ def reproduce_gains(command: GainsFigure, log: Log = print) -> int:
         "set. The paper's gains are differences of the numbers in its tables. Ours are shown where both trainings have "
         "results that can be compared."
     ]
-    report = page(
+    report = Report(
         f"{NAME}: {TITLE}",
         [
             Section("What is shown", introduction),

@@ -16,7 +16,6 @@ from mcir.tables.cache import Record
 from mcir.tables.commands import StudyCommand
 from mcir.tables.formatting import MISSING, counted, mean_of, signed
 from mcir.tables.paired_stats import ALPHA, PairedDifference, compare
-from mcir.tables.render import page
 from mcir.tables.residuals import residuals_sections
 from mcir.tables.study import Study
 
@@ -98,7 +97,7 @@ def mini_report(
         **({"pretrainings": list(pretrained)} if pretrained else {}),
         "runs": list(records),
     }
-    return page(study.title, sections), data
+    return Report(study.title, sections), data
 
 
 def _comparison_data(study: Study, part: Comparison, group: Sequence[Record], tests: int) -> dict[str, Any]:

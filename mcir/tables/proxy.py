@@ -32,7 +32,7 @@ from mcir.tables.proxy_plan import (
     pretrainings,
     row_of,
 )
-from mcir.tables.render import page, write_results
+from mcir.tables.render import write_results
 from mcir.tables.results import Cell
 from mcir.tables.training import StudyRun, evaluate, train
 
@@ -167,7 +167,7 @@ def proxy_report(records: Sequence[Record], settings: Proxy) -> Report:
         paragraphs.append(
             f"These rows have no weights for the task, so they have no result with 0 labels: {', '.join(missing)}."
         )
-    return page(f"Proxy evaluation: {TASKS[settings.task].title}", [Section("Results", paragraphs, table)])
+    return Report(f"Proxy evaluation: {TASKS[settings.task].title}", [Section("Results", paragraphs, table)])
 
 
 def _pretrain(settings: Proxy, log: Log) -> dict[str, Path]:

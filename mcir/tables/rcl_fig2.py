@@ -18,11 +18,11 @@ from mcir.data.noisy import NoisyPatchPairs
 from mcir.launch import Log
 from mcir.registry import ARCHS
 from mcir.report.figures import curves
-from mcir.report.page import Section
+from mcir.report.page import Report, Section
 from mcir.tables.commands import RclFigure2
 from mcir.tables.formatting import counted
 from mcir.tables.proxy_plan import detect_file
-from mcir.tables.render import page, write_results
+from mcir.tables.render import write_results
 from mcir.tables.residuals import differences, distances, patch_batches, statistics
 from mcir.weights import load_network
 
@@ -57,7 +57,7 @@ def reproduce_fig2(settings: RclFigure2, log: Log = print) -> int:
     ]
     figure = curves(densities(drawn), "Density of the differences", "difference of EMD", "density")
     title = f"{NAME}: are images distinguishable by their residuals?"
-    report = page(title, [Section("Differences", paragraphs, rows, [figure])])
+    report = Report(title, [Section("Differences", paragraphs, rows, [figure])])
     log(report.as_markdown())
     stored = {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
     content = {"figure": NAME, "mcir": mcir.__version__, "settings": stored, "nearer": nearer, "residuals": data}

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mcir.atomic import write_atomically
 from mcir.launch import Log
-from mcir.report.page import Report, Section
+from mcir.report.page import Report
 from mcir.report.records import as_json
-
-
-def page(title: str, sections: Sequence[Section]) -> Report:
-    """Return a report without the sections that are empty."""
-    return Report(title, [part for part in sections if part.paragraphs or part.table or part.figures or part.code])
 
 
 def write_results(folder: Path, name: str, data: Mapping[str, Any], report: Report, log: Log) -> None:

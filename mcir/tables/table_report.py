@@ -10,7 +10,6 @@ from mcir.report.page import Report, Section
 from mcir.tables.formatting import MISSING, counted, decimals, signed
 from mcir.tables.proxy_plan import TASKS
 from mcir.tables.published import COLLAPSED, Column, Row, Table
-from mcir.tables.render import page
 from mcir.tables.results import Cell, Results
 
 _PUBLISHER_MARKS = {"paper": "", "release": " ‡", "authors": " †"}
@@ -27,7 +26,7 @@ _METRICS = {
 def table_report(results: Results, missing: Sequence[str]) -> Report:
     """Return the report of a table; ``missing`` are lines about the state of the trainings and what is missing."""
     table = results.table
-    return page(
+    return Report(
         f"{table.name}: {table.title}",
         [
             Section("What is compared", _introduction(results), _column_conditions(results)),

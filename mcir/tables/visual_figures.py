@@ -12,13 +12,13 @@ from pydantic import Field
 
 import mcir
 from mcir.launch import Log
-from mcir.report.page import Section
+from mcir.report.page import Report, Section
 from mcir.tables.commands import VisualFigure
 from mcir.tables.formatting import counted, decimals, signed
 from mcir.tables.pictures import ComparedImage, compare_images, network_for
 from mcir.tables.plan import plan
 from mcir.tables.published import HOME, Part, Row, Table, read_table
-from mcir.tables.render import page, write_results
+from mcir.tables.render import write_results
 from mcir.tables.reproduce import state_lines
 from mcir.tables.runs import TableRun
 
@@ -87,7 +87,7 @@ def reproduce_visual(visual: Visual, command: VisualFigure, log: Log = print) ->
     sections.append(Section("Trainings, and what is missing", code="\n".join(missing)))
     data = {"figure": visual.name, "title": visual.title, "mcir": mcir.__version__, "table": table.name}
     rows = [each.data() for each in compared]
-    report = page(f"{visual.name}: {visual.title}", sections)
+    report = Report(f"{visual.name}: {visual.title}", sections)
     write_results(command.results, visual.name, {**data, "rows": rows}, report, log)
     return 0 if all(each.images.keys() == visual.pictures.keys() for each in compared) else 1
 
