@@ -166,7 +166,7 @@ def test_the_number_of_gpus_and_cpus_depends_on_the_number_of_processes(cluster)
 def test_waiting_reports_a_job_that_ends_early_and_tolerates_a_busy_controller(cluster, monkeypatch):
     cluster.block()
     actions = [(cluster.home / "busy").touch, lambda: cluster.end(100)]
-    monkeypatch.setattr("mcir.launch.time.sleep", lambda seconds: actions.pop(0)())
+    monkeypatch.setattr("mcir.launch.slurm.time.sleep", lambda seconds: actions.pop(0)())
     lines = []
     assert submit(log=lines.append, wait=True) == 1
     assert "waiting for 1 Slurm job(s)" in lines[1] and "Unable to contact slurm controller" in lines[2]

@@ -1,0 +1,38 @@
+"""Trainings on this machine, in child processes that end with their parent."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TypeAlias
+
+from mcir.launch.job import TrainingJob
+
+Log: TypeAlias = Callable[[str], None]
+
+CHILD = (sys.executable, "-m", "mcir.launch")
+"""Command that runs a module until its standard input is closed; it is followed by the module and its arguments."""
+
+
+def run_here(job: TrainingJob, processes: int, log: Log) -> int:
+    """Train in a number of processes on this machine, and return the exit status of ``mcir train``."""
+    command = [*CHILD]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command += ["mcir.train", *job.arguments]
+    log(f"{job.name}: {shlex.join(command)}")
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # the child gets it from the terminal, too, and saves
+        child.wait()
+        raise
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
+    if status:
+        ended = str(job.collapse or f"the training ended with status {status}, see above")
+        log(f"{job.name}: {ended}; {job.next_start()}.")
+    return status
