@@ -21,7 +21,7 @@ from mcir.data.codec import Array
 from mcir.data.errors import DataError
 from mcir.data.parallel import in_order
 from mcir.inference.batch.plan import find_ground_truths, match_ground_truths, probe
-from mcir.inference.batch.problems import Problems, printable, table_width
+from mcir.inference.batch.problems import Problems, table_width
 from mcir.inference.batch.progress import BatchProgress
 from mcir.inference.batch.scores import Scores, score
 from mcir.inference.batch.search import Found, find_images
@@ -33,6 +33,7 @@ from mcir.inference.restorer import Restorer
 from mcir.inference.tile_planner import Tile
 from mcir.report.figures import Figure
 from mcir.report.side_by_side import Restored, side_by_side
+from mcir.text import printable
 from mcir.weights import load_network
 
 

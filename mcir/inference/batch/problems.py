@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcir.inference.images import PictureError
+from mcir.text import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,8 +77,3 @@ def reason_of(error: BaseException) -> str:
     """Return the message of an error in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-def printable(name: str) -> str:
-    """Return a file name whose bytes that are not text are replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -26,7 +26,7 @@ from mcir.inference.batch.plan import (
     plan_outputs,
     probe_inputs,
 )
-from mcir.inference.batch.problems import Problems, is_fatal, printable, reason_of, table_width
+from mcir.inference.batch.problems import Problems, is_fatal, reason_of, table_width
 from mcir.inference.batch.progress import BatchProgress
 from mcir.inference.batch.scores import Scores, draw_comparison, score, scores_table, write_scores
 from mcir.inference.batch.search import find_images
@@ -34,6 +34,7 @@ from mcir.inference.batch.settings import FolderSettings
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
 from mcir.inference.restorer import OVERLAP, Restorer
+from mcir.text import printable
 from mcir.weights import load_network
 
 MEMORY_LIMIT = 256 * 2**20

@@ -27,10 +27,10 @@ from torch import Tensor
 from mcir.atomic import write_atomically
 from mcir.data.codec import Array
 from mcir.data.resize import imresize
-from mcir.inference.batch.problems import printable
 from mcir.inference.convert import as_floats, as_tensor
 from mcir.metrics import PSNR, SSIM
 from mcir.report.comparison import comparison
+from mcir.text import printable
 
 LONGEST_SIDE = 4096  # of a comparison; larger images are shrunk
 TABLE_ROWS = 30  # images in the table in the terminal
