@@ -132,7 +132,7 @@ def test_invalid_arguments(words, message, capsys):
         (("nothing", "-w", "x2.pth"), "'nothing': no such file"),
         (("empty", "-w", "x2.pth"), "no image found in empty; searched for .bmp, "),
         (("photos", "-w", "none.pth"), "none.pth: expected a weight file, but the path does not exist"),
-        (("photos", "-w", "photos/a.png"), "photos/a.png cannot be read as weights"),
+        (("photos", "-w", "photos/a.png"), "photos/a.png cannot be read"),
         (("photos", "-w", "x2.pth", "--key", "params_ema"), "expected the key 'params_ema'"),
         (("photos", "-w", "x2.pth", "-o", "photos"), "would overwrite the input photos/a.png"),
         (("photos", "photos/a.png/..", "-w", "x2.pth"), "'photos/a.png/..': no such file"),
