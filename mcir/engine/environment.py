@@ -1,6 +1,5 @@
 """Records of each start of a run (options, machine, versions and git revision) and of its collapse."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ import torch
 
 import mcir
 from mcir.atomic import write_atomically
+from mcir.checked_json import append_record, checked_line
 from mcir.device import cpu_count
 from mcir.engine.guard import NotFiniteError
 from mcir.report.records import COLLAPSE, OPTIONS, STARTS, changed_lines
@@ -38,8 +38,7 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
     write_atomically(file, options.encode())
     started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     record = {"started": started, **facts, **_machine(facts["device"]), "changes": changes}
-    with (folder / STARTS).open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record) + "\n")
+    append_record(folder / STARTS, record)
     (folder / COLLAPSE).unlink(missing_ok=True)
 
 
@@ -57,7 +56,7 @@ def record_collapse(folder: Path, options: str) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         record = {"iteration": error.iteration, "scalars": error.scalars, "options": options}
-        write_atomically(folder / COLLAPSE, (json.dumps(record) + "\n").encode())
+        write_atomically(folder / COLLAPSE, checked_line(record))
         raise
 
 

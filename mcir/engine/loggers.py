@@ -1,6 +1,5 @@
 """The log of a run: terminal output, TensorBoard files, and JSON lines."""
 
-import json
 import logging
 import os
 import time
@@ -13,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mcir.atomic import write_atomically
+from mcir.checked_json import append_record, parse_record
 from mcir.device import memory_used
 from mcir.engine.evaluation import Evaluation
 from mcir.models.batch import Batch
 from mcir.report import progress
-from mcir.report.records import RESULTS, as_json, format_value
+from mcir.report.records import RESULTS, format_value
 
 
 class RunLog:
@@ -41,7 +41,6 @@ class RunLog:
         self.total = total
         self.console = Console(quiet=folder is None, highlight=False, soft_wrap=True)
         self._tensorboard: Any = None
-        self._lines: Any = None
         self._progress: Progress | None = None
         if folder is None:
             return
@@ -124,16 +123,11 @@ class RunLog:
             self._progress.stop()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._lines is not None:
-            self._lines.close()
-        self._progress = self._tensorboard = self._lines = None
+        self._progress = self._tensorboard = None
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
-        if self._lines is None:
-            assert self.folder is not None
-            self._lines = (self.folder / RESULTS).open("a", encoding="utf-8")
-        self._lines.write(as_json(record) + "\n")
-        self._lines.flush()
+        assert self.folder is not None
+        append_record(self.folder / RESULTS, record)
 
 
 class Speed:
@@ -209,22 +203,19 @@ def log_to_console() -> None:
 
 
 def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
-    """Move the lines of later iterations and validations, and incomplete lines of a killed process, to another file."""
+    """Move the lines of later iterations and validations, and damaged and incomplete lines, to another file."""
     if not file.exists():
         return
-    kept: list[str] = []
-    later: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-            is_kept = record["iteration"] <= (validated if record["kind"] == "val" else iteration)
-        except json.JSONDecodeError:
-            is_kept = False
-        (kept if is_kept else later).append(line)
+    kept: list[bytes] = []
+    later: list[bytes] = []
+    for line in file.read_bytes().removesuffix(b"\n").split(b"\n"):
+        record = parse_record(line) or {}
+        at, last = record.get("iteration"), validated if record.get("kind") == "val" else iteration
+        (kept if isinstance(at, int) and at <= last else later).append(line + b"\n")
     if later:
-        with file.with_suffix(".jsonl.abandoned").open("a", encoding="utf-8") as abandoned:
-            abandoned.write("".join(later).rstrip("\n") + "\n")
-        write_atomically(file, "".join(kept).encode())
+        with file.with_suffix(".jsonl.abandoned").open("ab") as abandoned:
+            abandoned.write(b"".join(later))
+        write_atomically(file, b"".join(kept))
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mcir.atomic import write_atomically
+from mcir.checked_json import as_json
 from mcir.config import Options
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import DistContext
@@ -14,7 +15,6 @@ from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, results_table
 from mcir.models import Model
 from mcir.registry import MODELS
-from mcir.report.records import as_json
 
 
 class Tester:
@@ -24,6 +24,9 @@ class Tester:
         options: options of the run.
         dist: this process.
 
+    Attributes:
+        results: scores of the last :meth:`test` by weight file, data set and metric.
+
     Raises:
         ValueError: there is no data set or no metric, or data cannot be read.
     """
@@ -31,6 +34,7 @@ class Tester:
     def __init__(self, options: Options, dist: DistContext) -> None:
         self.options = options
         self.dist = dist
+        self.results: dict[str, Any] = {}
         self.sets = evaluation_sets(options, "test" if options.datasets.test else "val", dist)
         if not self.sets:
             raise ValueError("Testing requires a data set: set 'datasets.test' (or 'test_1', 'test_2', …).")
@@ -55,7 +59,7 @@ class Tester:
             raise ValueError("Testing requires weights: set 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
         log = RunLog(folder if self.dist.is_rank_zero else None, 0, tensorboard=False)
-        results: dict[str, Any] = {}
+        self.results = {}
         stems = [Path(file).stem for file in files]
         for number, (file, stem) in enumerate(zip(files, stems, strict=True), start=1):
             if checkpoints:
@@ -64,11 +68,11 @@ class Tester:
                 load_into(self.model, Path(file), path.param_key_g, path.strict_load_g)
             label = stem if stems.count(stem) == 1 else f"{stem}_{number}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
-            results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
+            self.results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
             log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
         target = folder / "results.json"
         if self.dist.is_rank_zero:
-            write_atomically(target, (as_json(results, indent=2) + "\n").encode())
+            write_atomically(target, (as_json(self.results, indent=2) + "\n").encode())
         log.log_text(f"results: {target}")
         log.close()
         return target

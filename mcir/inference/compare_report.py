@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mcir.atomic import write_atomically
+from mcir.checked_json import as_json
 from mcir.inference.batch.problems import Problems
 from mcir.inference.batch.scores import TABLE_ROWS, Scores, mean
 from mcir.inference.restorer import Restorer
 from mcir.report.figures import Figure
 from mcir.report.page import Report, Section
-from mcir.report.records import as_json
 from mcir.text import printable
 from mcir.version import __version__
 

@@ -1,23 +1,24 @@
-"""Read the files in the folder of a training, which may be incomplete or damaged; write standard JSON."""
+"""Read the files in the folder of a training, which may be incomplete or damaged."""
 
 from __future__ import annotations
 
 import difflib
-import json
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mcir.checked_json import read_records
 from mcir.errors import suggestion
 from mcir.report.progress import FOLDER, ImageHistory, read_images
 
 RESULTS, STARTS, OPTIONS, COLLAPSE = "results.jsonl", "environment.jsonl", "options.yml", "collapse.json"
 """Files of a run: logged values, environment of each start, resolved options, and the collapse of the training."""
 
+_LOG = logging.getLogger("mcir")
 _NOT_SCALARS = {"kind", "iteration"}
 
 
@@ -173,7 +174,10 @@ def read_run(folder: Path, running: bool = False) -> Run:
 
 def read_collapse(folder: Path) -> Collapse | None:
     """Return the recorded collapse of the training in a folder; None if there is none."""
-    for record in read_records(folder / COLLAPSE):
+    records, problem = read_records(folder / COLLAPSE)
+    if problem:
+        _LOG.warning("%s: %s", folder / COLLAPSE, problem)
+    for record in records:
         iteration, scalars, options = (record.get(key) for key in ("iteration", "scalars", "options"))
         if isinstance(iteration, int) and isinstance(scalars, list):
             return Collapse(iteration, [str(name) for name in scalars], str(options))
@@ -230,11 +234,10 @@ def _read_results(run: Run) -> None:
 
 
 def _records(run: Run, name: str) -> list[dict[str, Any]]:
-    """Read a file of JSON lines of a run, and count the damaged lines in ``Run.missing``."""
-    lines = _lines(run.folder / name)
-    records = list(_parsed(lines))
-    if damaged := len(lines) - len(records):
-        run.missing.append(f"{name}: {damaged} of {len(lines)} lines cannot be read (one may be incomplete).")
+    """Read a file of JSON lines of a run, and describe the damaged lines in ``Run.missing``."""
+    records, problem = read_records(run.folder / name)
+    if problem:
+        run.missing.append(f"{name}: {problem}.")
     return records
 
 
@@ -263,41 +266,6 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("inf", "-inf", "nan")):
         return None
     return float(value)
-
-
-def as_json(tree: Any, indent: int | None = None) -> str:
-    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
-    return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
-
-
-def _without_infinities(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _without_infinities(part) for key, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_without_infinities(part) for part in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file of JSON lines, without incomplete lines. If there is no file, there are none."""
-    return _parsed(_lines(file))
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    def bounded(digits: str) -> float:  # an integer of a million digits would take minutes to convert
-        return int(digits) if len(digits) < 16 else float(digits)
-
-    for line in lines:
-        try:
-            record = json.loads(line, parse_int=bounded)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
 
 
 def changed_lines(before: str, now: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mcir.checked_json import append_record, read_records
 from mcir.launch import Log
-from mcir.report.records import as_json, read_records
 from mcir.tables.formatting import counted
 from mcir.tables.pool import run_parallel
 from mcir.tables.training import StudyRun
+
+_LOG = logging.getLogger("mcir")
 
 Record: TypeAlias = dict[str, Any]
 """A result as JSON data; ``fingerprint`` is its key in the cache."""
@@ -22,8 +25,8 @@ Record: TypeAlias = dict[str, Any]
 class RunCache:
     """Results by fingerprint, in a file of JSON lines.
 
-    Of several results with the same fingerprint, the last one is used. An incomplete line, left by a killed process, is
-    skipped.
+    Of several results with the same fingerprint, the last one is used. Damaged lines are skipped with a warning, so
+    that their results are computed again.
 
     Args:
         file: file of the results; it is created by the first :meth:`add`.
@@ -31,16 +34,16 @@ class RunCache:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        records, problem = read_records(file)
+        if problem:
+            _LOG.warning("%s: %s", file, problem)
         self.records: dict[str, Record] = {
-            record["fingerprint"]: _with_numbers(record) for record in read_records(file) if "fingerprint" in record
+            str(record["fingerprint"]): _with_numbers(record) for record in records if "fingerprint" in record
         }
 
     def add(self, record: Record) -> None:
         """Append a result to the file."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        is_incomplete = self.file.is_file() and self.file.stat().st_size and not self.file.read_bytes().endswith(b"\n")
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write("\n" * bool(is_incomplete) + as_json(record) + "\n")
+        append_record(self.file, record)
         self.records[record["fingerprint"]] = record
 
 

@@ -91,8 +91,9 @@ def _test(options: Options, parts: dict[str, DatasetOptions], checkpoint: Path) 
     key = "test" if options.datasets.test else "val"
     chosen = options.model_copy(update={"datasets": options.datasets.model_copy(update={key: parts})})
     with init_distributed(options.num_gpu, options.dist_params) as dist:
-        file = Tester(chosen, dist).test([str(checkpoint)])
-    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))[str(checkpoint)]
+        tester = Tester(chosen, dist)
+        tester.test([str(checkpoint)])
+    results: dict[str, Any] = tester.results[str(checkpoint)]
     return results
 
 

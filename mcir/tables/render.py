@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mcir.atomic import write_atomically
+from mcir.checked_json import as_json
 from mcir.launch import Log
 from mcir.report.page import Report
-from mcir.report.records import as_json
 
 
 def write_results(folder: Path, name: str, data: Mapping[str, Any], report: Report, log: Log) -> None:

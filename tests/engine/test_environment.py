@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mcir
+from mcir.checked_json import read_records
 from mcir.engine.environment import git_revision, record_collapse, record_start
 from mcir.engine.guard import NotFiniteError
 
@@ -65,7 +66,7 @@ def test_each_start_is_a_line(tmp_path, repository, monkeypatch):
 def test_a_collapse_is_recorded_until_the_next_start(tmp_path):
     with pytest.raises(NotFiniteError), record_collapse(tmp_path, "a: 1\n"):
         raise NotFiniteError(7, ["l_pix", "grad_norm"], ["one.png"])
-    record = json.loads((tmp_path / "collapse.json").read_text())
+    (record,) = read_records(tmp_path / "collapse.json").records
     assert record == {"iteration": 7, "scalars": ["l_pix", "grad_norm"], "options": "a: 1\n"}
     with pytest.raises(OSError), record_collapse(tmp_path / "other", ""):
         raise OSError

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mcir.checked_json import read_records
 from mcir.engine import loggers
 from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.loggers import RunLog, Speed, results_table
@@ -79,7 +80,7 @@ def test_json_lines_contain_all_values(tmp_path):
     log = RunLog(tmp_path, 100, tensorboard=False)
     log.log_scalars(50, {"l_pix": 0.5, "lr": 1e-4}, speed())
     log.log_evaluation(50, evaluation(psnr=INFINITE))
-    train, val = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())  # before the end
+    train, val = read_records(tmp_path / "results.jsonl").records  # before the end
     log.close()
     assert (train["kind"], train["iteration"], train["l_pix"], train["lr"]) == ("train", 50, 0.5, 1e-4)
     assert train["images_per_s"] > 0

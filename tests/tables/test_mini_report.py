@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from mcir.report.records import as_json
+from mcir.checked_json import as_json
 from mcir.tables.commands import Mini, RclMini
 from mcir.tables.mini_report import compare_methods, mini_report
 from mcir.tables.paired_stats import holm, paired_test

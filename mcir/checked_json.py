@@ -1,0 +1,120 @@
+"""JSON records with a checksum: damaged records are found, so that no damaged number is used.
+
+The last field of a record, ``crc32``, is the CRC-32 of the text before it. Records of earlier versions have no such
+field and are read without a check.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mcir.paths import file_problem
+
+MAX_BYTES = 2**28
+"""Largest file of records that is read."""
+
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
+_TRACE_OF_CHECKSUM = re.compile(rb'"crc32": |"[0-9a-f]{8}"\}\Z')  # one of both remains if a part is damaged
+_MAX_LISTED = 6
+_EXACT_DIGITS = 16  # an integer of a million digits would take minutes to convert
+
+
+class Records(NamedTuple):
+    """The intact records of a file, and a description of the damaged ones, which may be empty."""
+
+    records: list[dict[str, Any]]
+    problem: str
+
+
+def as_json(tree: Any, indent: int | None = None) -> str:
+    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
+    return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
+
+
+def checked_line(record: Mapping[str, Any]) -> bytes:
+    """Return a record, with at least one field, as a line of JSON with its checksum."""
+    assert record
+    text = as_json(record).removesuffix("}").encode()
+    return b'%s, "crc32": "%08x"}\n' % (text, zlib.crc32(text))
+
+
+def append_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Append a record to a file of JSON lines, which is created if necessary.
+
+    A half-written line at the end of the file, left by a killed process, becomes a line of its own.
+
+    Raises:
+        OSError: the disk is full or the file is not writable. The file is not changed.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b", buffering=0) as lines:
+        size = lines.seek(0, 2)
+        if size:
+            lines.seek(size - 1)
+        data = checked_line(record)
+        if size and lines.read(1) != b"\n":
+            data = b"\n" + data
+        try:
+            while data:  # a disk that becomes full accepts only the start
+                data = data[lines.write(data) :]
+        except OSError:
+            lines.truncate(size)
+            raise
+
+
+def read_records(file: Path) -> Records:
+    """Read a file of JSON lines without the damaged and incomplete ones. If there is no file, there are no records.
+
+    Raises:
+        OSError: the file exists but cannot be read.
+    """
+    if not file.exists():
+        return Records([], "")
+    if problem := file_problem(file, MAX_BYTES):
+        return Records([], problem)
+    lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+    parsed = [parse_record(line) for line in lines]
+    damaged = [number for number, record in enumerate(parsed, start=1) if record is None and lines[number - 1]]
+    return Records([record for record in parsed if record is not None], _describe(damaged, len(lines)))
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line without its checksum; None if the line is damaged or incomplete."""
+    if found := _CHECKSUM.search(line):
+        line, checksum = line[: found.start()], found[1]
+        if b"%08x" % zlib.crc32(line) != checksum:
+            return None
+        line += b"}"
+    elif _TRACE_OF_CHECKSUM.search(line):
+        return None
+    try:
+        record = json.loads(line, parse_int=_parse_int)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _describe(damaged: list[int], total: int) -> str:
+    if not damaged:
+        return ""
+    more = f" and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
+    numbers = ", ".join(map(str, damaged[:_MAX_LISTED])) + more
+    return f"{len(damaged)} of {total} lines cannot be used, because they are damaged or incomplete: {numbers}"
+
+
+def _parse_int(digits: str) -> float:
+    return int(digits) if len(digits) < _EXACT_DIGITS else float(digits)
+
+
+def _without_infinities(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _without_infinities(part) for key, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_infinities(part) for part in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
