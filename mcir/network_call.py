@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,14 +32,37 @@ def call_network(network: nn.Module, images: Tensor) -> Tensor:
     unchanged = _UNCHANGED.setdefault(network, set())
     if call in unchanged:
         return check_output(network, network(images))
-    copy = images.clone()
-    version = None if copy.is_inference() else copy._version  # in inference mode, tensors do not count changes
-    output = network(copy)
-    if version is not None and copy._version == version:
+    own = images.clone()
+    version = None if own.is_inference() else own._version  # in inference mode, tensors do not count changes
+    output = network(own)
+    if version is not None and own._version == version:
         unchanged.add(call)
     elif version is not None:
         _warn_once(type(unwrapped(network)).__name__)
     return check_output(network, output)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Switch a network to ``eval`` mode, and switch each module back afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """Return a deep copy of a network.
+
+    Tensors that a module computed and keeps, such as the weight of ``torch.nn.utils.weight_norm``, are copied without
+    their graph.
+    """
+    kept = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+    return copy.deepcopy(network, memo)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import nn
 
-from mcir.network_call import unwrapped
+from mcir.network_call import call_network, eval_mode, unwrapped
+
+_SIDE = 64  # side of the image with which a network without a spec is measured
 
 Padding: TypeAlias = Literal["reflect", "zeros"]
 """How an image is padded at the bottom and right: by reflection without repeating the edge pixel, or with zeros."""
@@ -61,6 +64,43 @@ def spec_of(network: nn.Module) -> NetworkSpec | None:
     network = unwrapped(network)
     spec = network.spec if hasattr(network, "spec") else None
     return spec if isinstance(spec, NetworkSpec) else None
+
+
+@torch.no_grad()
+def measured_spec(network: nn.Module) -> NetworkSpec:
+    """Return the spec of a network. Without one, return the defaults, with the channels and scale of a small image.
+
+    The number of channels is that of the first convolution, or 3 if the network does not accept it.
+
+    Raises:
+        ValueError: the network has no spec, and does not enlarge a small image by an integer.
+    """
+    if (spec := spec_of(network)) is not None:
+        return spec
+    first = next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+    for channels in dict.fromkeys((first, 3)):
+        try:
+            size = _output_size(network, channels)
+        except RuntimeError as error:
+            reason = str(error)
+            continue
+        scale = size[-1] // _SIDE
+        if scale and size[-2:] == (scale * _SIDE, scale * _SIDE):
+            return NetworkSpec(in_channels=channels, scale=scale)
+        reason = f"the output has the shape {tuple(size)}"
+    shape = f"(1, {channels}, {_SIDE}, {_SIDE})"
+    raise ValueError(
+        f"{type(unwrapped(network)).__name__}: expected a network that enlarges images {shape} by an integer: {reason}."
+        " State its channels, sizes and scale in the attribute 'spec', a mcir.network_spec.NetworkSpec."
+    )
+
+
+def _output_size(network: nn.Module, channels: int) -> torch.Size:
+    """Return the shape of the output in ``eval`` mode for a small black image."""
+    parameter = next(network.parameters(), torch.empty(0))
+    image = torch.zeros(1, channels, _SIDE, _SIDE, dtype=parameter.dtype, device=parameter.device)
+    with eval_mode(network):
+        return call_network(network, image).shape
 
 
 def derived_buffer_names(network: nn.Module) -> set[str]:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcir.inference import Restorer
 from mcir.models import EMA, ContrastiveModel, FrozenNegatives, HistoryNegatives
-from mcir.network_call import _warn_once, call_network, unwrapped
+from mcir.network_call import _warn_once, call_network, copy_network, unwrapped
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, NEGATIVES
 from tests.models.conftest import SPN
@@ -131,7 +131,7 @@ def test_other_outputs_than_a_tensor_are_rejected(images, kind, got):
     message = rf"Returning: expected one tensor \(B, C, H, W\) as output, got {got}\. Return only the restored image"
     network = Returning(kind)
     negatives = HistoryNegatives(network, steps=[1], start=0.0)
-    for use in (lambda x: call_network(network, x), negatives, Restorer(network)):
+    for use in (lambda x: call_network(network, x), negatives, lambda x: Restorer(network)(x)):
         with pytest.raises(ValueError, match=message):
             use(images)
 
@@ -190,3 +190,41 @@ def test_averages_of_a_wrapped_network_are_those_of_the_network(wrap):
         network.conv_first.weight.add_(1)
     average.update(wrap(network), decay=0.0)
     assert torch.equal(average.network.conv_first.weight, network.conv_first.weight)
+
+
+def weight_normed():
+    return nn.utils.weight_norm(nn.Conv2d(3, 3, 3, padding=1))
+
+
+def parametrized():
+    return nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3, padding=1))
+
+
+def spectral():
+    return nn.utils.spectral_norm(nn.Conv2d(3, 3, 3, padding=1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("layer", [weight_normed, parametrized, spectral])
+def test_networks_with_computed_weights_can_be_averaged(layer):
+    network, images = nn.Sequential(layer(), nn.ReLU(), layer()), torch.rand(2, 3, 8, 8)
+    network(images)  # a layer keeps the computed weight, with its graph
+    average = EMA(network)
+    before = network.eval()(images)
+    assert torch.equal(average(images), before)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(average(images), before)
+    average.update(network, decay=0.0)
+    assert torch.equal(average(images), network(images))
+
+
+def test_a_copy_shares_no_tensor_with_its_network():
+    network = nn.Conv2d(3, 3, 3)
+    network.kept = network.weight * 2
+    copied = copy_network(network)
+    assert torch.equal(copied.kept, network.kept) and not copied.kept.requires_grad
+    assert {t.data_ptr() for t in copied.state_dict().values()}.isdisjoint(
+        {t.data_ptr() for t in network.state_dict().values()}
+    )

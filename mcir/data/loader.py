@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcir.data.errors import DataError
 from mcir.data.sampler import EndlessBatches, SampleIndex
+from mcir.seeding import seed_generators
 
 Batch: TypeAlias = dict[str, Any]
 
@@ -40,7 +41,7 @@ def training_loader(
     """Return an endless loader whose batches depend only on the seed, the rank and the iteration.
 
     Args:
-        dataset: data set with a length, indexed by ``SampleIndex``.
+        dataset: data set with a length. Its index is a ``SampleIndex``, which is also an integer.
         batch_size: number of samples of this rank per iteration.
         num_workers: number of worker processes; 0: this process loads the batches. It has no effect on the batches.
         seed: seed of the order and of every sample, ≥ 0.
@@ -150,6 +151,23 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     return batch
 
 
+class _Seeded(Dataset[Any]):
+    """A data set that seeds the global random generators for each batch, from the first sample's seed and position.
+
+    Data sets that draw from the global generators then give the same samples in any number of workers and after a
+    resume, and other samples in other processes.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, samples: Sequence[int | SampleIndex]) -> list[dict[str, Any]]:
+        """Return the samples of a batch; the loader calls this method."""
+        first = SampleIndex.of(samples[0])
+        seed_generators((first.seed, first.position))
+        return [self._dataset[sample] for sample in samples]
+
+
 class _WithIndex(Dataset[Any]):
     """A data set whose samples contain their index."""
 
@@ -170,7 +188,7 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
             "multiprocessing_context": _start_method(),
         }
     return DataLoader(
-        dataset,
+        _Seeded(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=collate,

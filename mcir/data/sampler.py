@@ -5,25 +5,41 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
 
-class SampleIndex(NamedTuple):
-    """Index of one sample in an endless stream.
+class SampleIndex(int):
+    """Index of an image in the data set, with the position of the sample in an endless stream.
 
-    Attributes:
+    It is an ordinary integer for data sets that do not use the position.
+
+    Args:
         index: index in the data set.
         position: position in the stream; position and seed determine all random numbers of the sample.
         seed: seed of the stream.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
     position: int
     seed: int
+
+    def __new__(cls, index: int, position: int, seed: int) -> SampleIndex:
+        """Return an integer with two attributes."""
+        sample = super().__new__(cls, index)
+        sample.position = position
+        sample.seed = seed
+        return sample
+
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int, int]]:
+        """Return the class and its arguments, for worker processes."""
+        return SampleIndex, (int(self), self.position, self.seed)
+
+    @property
+    def index(self) -> int:
+        """Index in the data set."""
+        return int(self)
 
     @classmethod
     def of(cls, sample: int | SampleIndex) -> SampleIndex:

@@ -6,6 +6,7 @@ If there is only one process, collective operations return their arguments.
 import datetime
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,12 +52,14 @@ class DistContext:
         """Return a network whose backward pass averages gradients over the processes."""
         if self.world_size == 1:
             return network
-        return DistributedDataParallel(
-            network,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            find_unused_parameters=self.find_unused_parameters,
-            broadcast_buffers=False,  # the model averages running statistics; other buffers never change
-        )
+        with warnings.catch_warnings():  # the argument that replaces broadcast_buffers is not in older versions
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                find_unused_parameters=self.find_unused_parameters,
+                broadcast_buffers=False,  # the model averages running statistics; other buffers never change
+            )
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over the processes."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from mcir.engine.seeding import seed_iteration
 from mcir.models import Model
 from mcir.models.batch import Batch
+from mcir.seeding import seed_generators
 
 Scalars = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ def fit(
         total: number of iterations.
         start: number of iterations that are already done.
         validate_first: whether the validation of iteration ``start``, if it has one, is not done.
-        seed: seed for all random numbers of a step; see :func:`~mcir.engine.seeding.seed_iteration`.
+        seed: seed for all random numbers of a step; see :func:`~mcir.seeding.seed_generators`.
         rank: index of this process.
         log_every: interval of ``on_log``.
         validate_every: interval of ``on_validation``.
@@ -75,7 +75,7 @@ def fit(
         return start
     for iteration in range(start + 1, total + 1):
         batch = next(batches)
-        seed_iteration(seed, rank, iteration, model.device)
+        seed_generators((seed, rank, iteration), model.device)
         model.watch_gradients = is_due(log_every) or iteration == 1
         scalars = model.training_step(batch, iteration)
         if on_step:

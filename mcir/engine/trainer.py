@@ -19,7 +19,6 @@ from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.engine.run_lock import lock_run_dir
-from mcir.engine.seeding import seed_iteration
 from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
 from mcir.models import Model
@@ -27,6 +26,7 @@ from mcir.models.batch import Batch
 from mcir.registry import MODELS
 from mcir.report.records import RESULTS, changed_lines
 from mcir.report.run import PAGE, write_report
+from mcir.seeding import seed_generators
 
 _LOG = logging.getLogger("mcir")
 
@@ -58,7 +58,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
         state = state_to_resume(self.checkpoints, options.path.resume_state, resume)
 
-        seed_iteration(options.manual_seed, dist.rank, 0, dist.device)
+        seed_generators((options.manual_seed, dist.rank, 0), dist.device)
         where = options.where("datasets", "train")
         self.batches = TrainBatches(options.datasets.train, options.manual_seed, dist, where)
         self.sets = evaluation_sets(options, "val", dist)

@@ -28,7 +28,7 @@ from mcir.inference.export_backends import (
     trace,
 )
 from mcir.network_call import call_network, unwrapped
-from mcir.network_spec import NetworkSpec, spec_of
+from mcir.network_spec import measured_spec
 from mcir.version import __version__
 from mcir.weights import load_network, network_config, network_metadata, to_safetensors
 
@@ -124,7 +124,7 @@ def network_facts(network: nn.Module) -> dict[str, str]:
 
     ``size_multiple``, ``min_size`` and ``padding`` describe the network; a program contains the padding.
     """
-    spec = spec_of(network) or NetworkSpec()
+    spec = measured_spec(network)
     return {
         **network_metadata(*network_config(network)),
         "scale": str(spec.scale),

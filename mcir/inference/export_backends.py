@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from mcir.network_spec import NetworkSpec, spec_of
+from mcir.network_spec import measured_spec
 
 FACTS_FILE = "mcir.json"
 """Extra file in ``.pt2`` and TorchScript files with the facts about the network."""
@@ -43,7 +43,7 @@ def trace(network: nn.Module) -> ExportedProgram:
         ExportError: the network cannot be traced, for example because Python code depends on the image size.
     """
     # The size must have no special case in any layer: no multiple of a window, and more than one window or tile.
-    spec, side = spec_of(network) or NetworkSpec(), _unpadded_side(network)
+    spec, side = measured_spec(network), _unpadded_side(network)
     images = torch.rand(2, spec.in_channels, 2 * side + 7, 3 * side + 5)
     sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with export_errors(f"{type(network).__name__} cannot be traced for images of any size"), quiet():
@@ -59,7 +59,7 @@ def trace(network: nn.Module) -> ExportedProgram:
 
 def sample_images(network: nn.Module) -> list[Tensor]:
     """Return random batches to check a program: an image higher and narrower than the traced ones, and small images."""
-    spec, side = spec_of(network) or NetworkSpec(), _unpadded_side(network)
+    spec, side = measured_spec(network), _unpadded_side(network)
     generator = torch.Generator().manual_seed(0)
     sizes = ((1, spec.in_channels, 3 * side + 1, side + 1), (3, spec.in_channels, side // 2 + 1, side))
     return [torch.rand(size, generator=generator) for size in sizes]
@@ -67,7 +67,7 @@ def sample_images(network: nn.Module) -> list[Tensor]:
 
 def _unpadded_side(network: nn.Module) -> int:
     """Return an image side of at least 16 pixels for which the network needs no padding."""
-    spec = spec_of(network) or NetworkSpec()
+    spec = measured_spec(network)
     return -(-max(spec.min_size, 16) // spec.size_multiple) * spec.size_multiple
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
@@ -19,8 +17,8 @@ from mcir.inference.memory import memory_cost
 from mcir.inference.output_buffer import OutputBuffer, enlarge_alpha
 from mcir.inference.tile_planner import Tile, TilePlanner
 from mcir.inference.tiling import blended, smallest_tile, spans
-from mcir.network_call import check_output, unwrapped
-from mcir.network_spec import NetworkSpec, spec_of
+from mcir.network_call import check_output, copy_network, eval_mode, unwrapped
+from mcir.network_spec import measured_spec
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 Progress: TypeAlias = Callable[[float], None]
@@ -42,7 +40,8 @@ class Restorer:
     Args:
         network: network that restores (B, C, H, W) in [0, 1] to (B, C', scale·H, scale·W). It is in ``eval`` mode
             during a restoration, and copied if another device is chosen. Its scale and its other requirements are
-            read from its attribute ``spec``, a ``mcir.network_spec.NetworkSpec``; without one, its scale is 1.
+            read from its attribute ``spec``, a ``mcir.network_spec.NetworkSpec``; without one, its channels and scale
+            are measured with a small image.
         device: device of the computation; default: the device of the network, or a GPU if the network is on the CPU.
         tile: longest side of a tile in pixels of the input; ``"auto"``: tiles as large as memory allows, and no tiles
             if the whole image fits; None: no tiles. If memory runs out, the side is halved, also for the following
@@ -77,7 +76,7 @@ class Restorer:
         if device is None:
             device = best_device() if parameter.device.type == "cpu" else parameter.device
         self.device = torch.empty(0, device=resolve_device(str(device))).device  # with the index of a GPU
-        self.spec = spec_of(network) or NetworkSpec()
+        self.spec = measured_spec(network)
         self.scale = self.spec.scale
         self.architecture = type(unwrapped(network)).__name__
         self.overlap = overlap
@@ -86,7 +85,7 @@ class Restorer:
         period = self.spec.shift_period
         min_side = smallest_tile(period, self.spec.tile_remainder, self.spec.min_size)
         _check_arguments(self.architecture, min_side, tile, overlap, ensemble, precision)
-        self.network = network if parameter.device == self.device else copy.deepcopy(network).to(self.device)
+        self.network = network if parameter.device == self.device else copy_network(network).to(self.device)
         self._dtype = parameter.dtype
         self._small = -(-max(self.spec.min_size, _SMALL_SIDE) // period) * period
         preferred_side = _OVERLAPS_PER_TILE * overlap
@@ -157,7 +156,7 @@ class Restorer:
             height, width = images[0].shape[1:]
             batch_size, side = self._planner.plan(len(waiting), height, width, self._memory_cost)
             try:
-                with torch.inference_mode(), _eval_mode(self.network):
+                with torch.inference_mode(), eval_mode(self.network):
                     for fraction in self._restore_inputs(waiting[:batch_size], side):
                         if progress is not None:
                             progress((count - len(waiting) + fraction * batch_size) / count)
@@ -235,7 +234,7 @@ class Restorer:
             return 0.0, _INTERNAL_COPIES * 4.0 * channels
         sides = self._small, self._small + max(self._small // 2 // period, 1) * period
         small, large = (torch.zeros(1, channels, side, side, device=self.device, dtype=self._dtype) for side in sides)
-        with torch.inference_mode(), _eval_mode(self.network):
+        with torch.inference_mode(), eval_mode(self.network):
             return memory_cost(self._forward, (small, large))
 
 
@@ -252,15 +251,3 @@ def _check_arguments(
         raise ValueError(f"ensemble: expected True or False, got {ensemble!r}.")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}.")
-
-
-@contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Switch a network to ``eval`` mode, and switch each module back afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -4,7 +4,7 @@ Models do not access files, loggers or data sets. Subclasses build and compute t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from mcir.models.gradients import GradientRatioWeight, LossGradients, describe_r
 from mcir.models.network import NetworkModel
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
 from mcir.network_call import call_network
+from mcir.network_spec import measured_spec
 from mcir.registry import SCHEDULERS
 from mcir.weights import derived_keys
 
@@ -134,7 +135,7 @@ class Model(NetworkModel, ABC):
             gt_size: (H, W) of the ground truths. Default: ``lq_size``.
             stored: number K of stored negatives per image.
         """
-        channels, gt_size = self.spec.in_channels, gt_size or lq_size
+        channels, gt_size = measured_spec(self.network).in_channels, gt_size or lq_size
         shapes: dict[str, tuple[int, ...]] = {"lq": (self.views, channels, *lq_size)}
         if self.views == 1:
             shapes = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
@@ -189,8 +190,8 @@ class Model(NetworkModel, ABC):
         not finite.
 
         Raises:
-            ValueError: an option that training requires is missing, or the batch size is not a multiple of
-                ``accumulation_steps``.
+            ValueError: an option that training requires is missing, the batch size is not a multiple of
+                ``accumulation_steps``, or a parameter is not used and DistributedDataParallel does not expect this.
         """
         if self.optimizer is None:
             self.configure_optimizer()
@@ -218,6 +219,8 @@ class Model(NetworkModel, ABC):
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         self.after_backward(output, batch)
         parameters = list(self.trained_part.parameters())
+        if isinstance(self._forward, DDP) and not self._forward.find_unused_parameters:
+            self._require_gradients(parameters)
         scalars["grad_norm"] = optimizer_step(self.optimizer, parameters, self.grad_clip, self._scaler)
         if self._scaler.is_enabled():
             scalars["loss_scale"] = scale
@@ -269,6 +272,19 @@ class Model(NetworkModel, ABC):
             losses, gradient = gradients.backward(self._losses(leaf, batch), leaf, self._scaled)
             output.backward(gradient)  # type: ignore[no-untyped-call]
         return output.detach(), {name: loss.detach() for name, loss in losses.items()}
+
+    def _require_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Check that all parameters have gradients, without which the processes would wait for each other."""
+        if all(parameter.grad is not None for parameter in parameters if parameter.requires_grad):
+            return
+        trained = self.trained_part.named_parameters()
+        unused = [name for name, parameter in trained if parameter.requires_grad and parameter.grad is None]
+        listed = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
+        raise ArgumentError(
+            "network_g",
+            f"the step does not use all parameters of the network: {listed}. Training in several processes then "
+            "requires 'find_unused_parameters: true' in the section 'dist_params'.",
+        )
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return self._scaler.scale(loss.float() / self.accumulation_steps)

@@ -1,13 +1,12 @@
 """Exponential moving averages of a network."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mcir.network_call import call_network, unwrapped
+from mcir.network_call import call_network, copy_network, unwrapped
 from mcir.network_spec import derived_buffer_names
 
 
@@ -25,7 +24,7 @@ class EMA(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         network = unwrapped(network)
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = copy_network(network).requires_grad_(False)
         self._own = _TensorRefs(self.network)
         self._source = _TensorRefs(network)
         self.eval()

@@ -20,7 +20,6 @@ from mcir.data import to_device
 from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.sampler import SampleIndex, permutation
 from mcir.engine.checkpoint import load_into
-from mcir.engine.seeding import seed_iteration
 from mcir.losses import ResidualContrastiveLoss
 from mcir.losses.distances import EarthMoversDistance
 from mcir.models.base import Model
@@ -28,6 +27,7 @@ from mcir.models.batch import Batch
 from mcir.models.gradients import LossGradients
 from mcir.registry import DATASETS, MODELS
 from mcir.report.page import Section
+from mcir.seeding import seed_generators
 from mcir.tables.cache import Record
 from mcir.tables.formatting import MISSING
 from mcir.tables.training import device_kind
@@ -110,7 +110,7 @@ def before_and_after(options: Options, weights: Path) -> dict[str, dict[str, flo
     assert options.datasets.train is not None
     data, device = options.datasets.train, torch.device(device_kind(options))
     noisy, clean = DATASETS.build(data.section), DATASETS.build({**data.section, "noise": None})
-    seed_iteration(options.manual_seed, 0, 0, device)
+    seed_generators((options.manual_seed, 0, 0), device)
     model: Model = MODELS.build(options.model_section())
     losses: dict[str, list[dict[str, float]]] = {START: [], END: [], NOISE: []}
     found: dict[str, list[Tensor]] = {START: [], END: [], NOISE: []}

@@ -1,6 +1,7 @@
 """Tests of loaders: the same batches for any number of workers and ranks and any start; batches on the device."""
 
 import os
+import random
 import signal
 from itertools import chain, islice
 
@@ -219,3 +220,38 @@ def test_later_batches_do_not_change_earlier_ones(dataset):
         next(loader)
     assert torch.equal(first["gt"], kept)
     assert np.array_equal(first["gt"].numpy(), take(1, dataset, batch_size=2, num_workers=0, seed=0)[0]["gt"].numpy())
+
+
+class Drawing(Dataset):
+    """Data set as in other frameworks: an integer index, and numbers from the global generators."""
+
+    paths = ("a.png", "b.png", "c.png")
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index: int):
+        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: NPY002
+        return {"gt_path": self.paths[index], "drawn": torch.tensor(drawn, dtype=torch.float64)}
+
+
+def draws(count, **arguments):
+    return [
+        tuple(row) for batch in take(count, Drawing(), batch_size=2, **arguments) for row in batch["drawn"].tolist()
+    ]
+
+
+def test_data_sets_that_draw_from_the_global_generators_follow_seed_rank_and_position():
+    expected = draws(6, num_workers=0, seed=3)
+    assert len({number for row in expected for number in row}) == 3 * 12
+    assert draws(6, num_workers=2, seed=3) == expected
+    assert draws(2, num_workers=1, seed=3, start=4) == expected[8:]
+    ranks = [draws(6, num_workers=1, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    others = [*expected, *draws(6, num_workers=0, seed=777)]
+    assert not set(ranks[0]) & set(ranks[1]) and not set(others[:12]) & set(others[12:])
+    assert draws(6, num_workers=0, seed=3) == expected
+
+
+def test_evaluation_draws_the_same_numbers_every_time():
+    seen = [[batch["drawn"].tolist() for batch in evaluation_loader(Drawing(), num_workers=n)] for n in (0, 2, 0)]
+    assert seen[0] == seen[1] == seen[2]

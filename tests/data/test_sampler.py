@@ -1,5 +1,7 @@
 """Tests of the order of samples."""
 
+import copy
+import pickle
 from itertools import chain, islice
 
 import numpy as np
@@ -10,6 +12,14 @@ from mcir.data.sampler import EndlessBatches, SampleIndex, permutation
 
 def take(count, *arguments, **keywords):
     return list(islice(EndlessBatches(*arguments, **keywords), count))
+
+
+def parts(sample):
+    return sample.index, sample.position, sample.seed
+
+
+def all_parts(batches):
+    return [[parts(sample) for sample in batch] for batch in batches]
 
 
 def test_every_epoch_has_every_index_once_in_another_order():
@@ -24,7 +34,7 @@ def test_every_epoch_has_every_index_once_in_another_order():
 @pytest.mark.parametrize("start", [0, 1, 3, 1_000_000_007])
 def test_a_later_start_continues_the_stream(start):
     if start < 10:
-        assert take(6, 7, 3, 5, start=start) == take(6 + start, 7, 3, 5)[start:]
+        assert all_parts(take(6, 7, 3, 5, start=start)) == all_parts(take(6 + start, 7, 3, 5)[start:])
     else:
         positions = [sample.position for sample in take(1, 7, 3, 5, start=start)[0]]
         assert positions == [3 * start, 3 * start + 1, 3 * start + 2]
@@ -34,7 +44,7 @@ def test_a_later_start_continues_the_stream(start):
 def test_ranks_divide_the_same_global_batches(world):
     alone = take(8, 7, 6, 5)
     ranks = [take(8, 7, 6 // world, 5, rank, world) for rank in range(world)]
-    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
+    assert all_parts([list(chain(*batches)) for batches in zip(*ranks, strict=True)]) == all_parts(alone)
 
 
 def test_other_seeds_give_other_orders():
@@ -48,8 +58,15 @@ def test_the_order_does_not_change_between_versions():
 
 
 def test_seed_and_position_determine_the_generator():
-    assert SampleIndex.of(5) == (5, 5, 0)
-    assert SampleIndex.of(SampleIndex(1, 2, 3)) == (1, 2, 3)
+    assert parts(SampleIndex.of(5)) == (5, 5, 0)
+    assert parts(SampleIndex.of(SampleIndex(1, 2, 3))) == (1, 2, 3)
     numbers = [SampleIndex(0, position, seed).generator().random() for position in range(3) for seed in range(3)]
     assert len(set(numbers)) == 9
     assert SampleIndex(0, 2, 1).generator().random() == SampleIndex(9, 2, 1).generator().random()
+
+
+def test_a_sample_index_is_an_integer_that_can_be_copied_and_sent():
+    sample = SampleIndex(2, 7, 3)
+    assert isinstance(sample, int) and ["a", "b", "c"][sample] == "c" and sample == 2
+    for copied in (pickle.loads(pickle.dumps(sample)), copy.deepcopy(sample)):
+        assert parts(copied) == (2, 7, 3) and isinstance(copied, SampleIndex)

@@ -12,6 +12,7 @@ from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.inference import export
 from mcir.inference.export import export_network
 from mcir.inference.export_backends import ExportError, quiet
+from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 from mcir.weights import load_network, read_weights
 from tests.inference.test_export_backends import Custom
@@ -195,10 +196,14 @@ def test_programs_with_another_size_and_programs_that_fail(tmp_path):
     """The branch is chosen during tracing, and no base class crops the output."""
 
     class Cropping(torch.nn.Module):
+        spec = NetworkSpec()
+
         def forward(self, x):
             return x[:, :, :-1] * 2 if x.shape[3] > 30 else x * 2
 
     class Pooling(torch.nn.Module):
+        spec = NetworkSpec()
+
         def forward(self, x):
             return F.max_pool2d(x, 32) if x.shape[3] > 30 else x * 2
 

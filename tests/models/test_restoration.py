@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch.distributed import HashStore, destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
 
-from mcir.errors import RegistryError
+from mcir.errors import ArgumentError, RegistryError
 from mcir.models import RestorationModel
 from mcir.registry import LOSSES, MODELS
+from tests.losses.fake_communicator import FakeCommunicator
 from tests.models.conftest import NETWORK
 
 
@@ -269,3 +272,29 @@ def test_a_state_can_be_loaded_in_another_precision(saved, resumed, batch):
     after.load_state_dict(before.state_dict())
     assert torch.equal(weights(before), weights(after))
     assert after.training_step(batch, 2)["grad_norm"] > 0
+
+
+@pytest.fixture
+def process_group():
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("find", [False, True])
+def test_unused_parameters_are_named_if_several_processes_do_not_expect_them(batch, monkeypatch, find):
+    model = build()
+    model.network.never = torch.nn.Conv2d(1, 1, 1)
+    model.network.frozen = torch.nn.Conv2d(1, 1, 1).requires_grad_(False)
+
+    class Processes(FakeCommunicator):
+        def wrap(self, network):
+            return DistributedDataParallel(network, find_unused_parameters=find)
+
+    model.parallelize(Processes(lambda value: value))
+    if find:
+        assert model.training_step(batch, 1)["l_pix"] > 0
+        return
+    with pytest.raises(ArgumentError, match=r"never.weight, never.bias\. .*find_unused_parameters: true"):
+        model.training_step(batch, 1)
