@@ -41,7 +41,7 @@ def validate(root: Node) -> Options:
         OptionError: something is not valid; the message lists all problems.
     """
     tree = root.plain()
-    problems = list(_training_problems(root, tree))
+    problems = [*_training_problems(root, tree), *_equal_names(root, tree)]
     scale = tree.get("scale", 1)
     try:
         model = option_file_model(tree)
@@ -86,6 +86,20 @@ def _training_problems(root: Node, tree: Mapping[str, Any]) -> Iterator[Problem]
         yield Problem(root.locate(("datasets",)), message)
     if datasets.get("train") and not tree.get("train"):
         yield Problem(root.locate(()), "There is a training set (datasets.train), but no section 'train'.")
+
+
+def _equal_names(root: Node, tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each validation or test set with the name of another one, whose results it would replace."""
+    datasets = tree.get("datasets")
+    first: dict[tuple[str, str], str] = {}
+    for key, section in datasets.items() if isinstance(datasets, Mapping) else ():
+        if not isinstance(section, Mapping) or not str(key).startswith(("val", "test")):
+            continue
+        name = str(section.get("name", key))
+        other = first.setdefault((str(key)[:3], name), key)
+        if other != key:
+            where = root.locate(("datasets", key, *(("name",) if "name" in section else ())))
+            yield Problem(where, f"Expected a name that no other data set has, got '{name}', as in datasets.{other}.")
 
 
 # -- sections whose keys depend on the file ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from mcir.data.storage import Headers, stem
+from mcir.data.storage import Headers, comparable, stem
 from mcir.errors import ArgumentError
 
 
@@ -24,7 +24,7 @@ class FilenameTemplate:
     """
 
     def __init__(self, text: str) -> None:
-        parts = re.split(r"(\{\}|\*)", text)
+        parts = re.split(r"(\{\}|\*)", comparable(text))
         marks = parts[1::2]
         if marks not in (["{}"], ["{}", "*"], ["*", "{}"]):
             raise ArgumentError(
@@ -42,8 +42,8 @@ class FilenameTemplate:
         return f"{folder}{slash}{self._text.replace('{}', name)}"
 
     def possible_gt(self, key: str) -> Iterator[str]:
-        """Yield the keys, without extension, of all possible ground truths of a degraded image."""
-        folder, slash, name = stem(key).rpartition("/")
+        """Yield the comparable keys, without extension, of all possible ground truths of a degraded image."""
+        folder, slash, name = comparable(stem(key)).rpartition("/")
         end = len(name) - len(self._after)
         if not (name.startswith(self._before) and name.endswith(self._after)) or end < len(self._before):
             return
@@ -58,10 +58,10 @@ class FilenameTemplate:
 
 
 def keys_by_stem(storage: Headers) -> dict[str, list[str]]:
-    """Group the keys of a storage by their name without extension."""
+    """Group the keys of a storage by their comparable name without extension."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in storage.keys():  # noqa: SIM118 (not a mapping)
-        found[stem(key)].append(key)
+        found[comparable(stem(key))].append(key)
     return found
 
 

@@ -22,7 +22,7 @@ from mcir.data.errors import DataError
 from mcir.data.pairing import PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
-from mcir.data.storage import Storage, open_storage, stem
+from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
 from mcir.errors import ArgumentError
 from mcir.registry import DATASETS, DegradationSection
@@ -99,6 +99,7 @@ class NoisyImages(Dataset[NoisyItem]):
         self._label = f"{type(self).__name__} of {self.dataroot}"
         checked = check_pairs(self._images, None, rules, self._label, names)
         self._pairs, self._bits = checked.pairs, checked.gt_bits
+        self._names = distinct_names([pair.gt for pair in self._pairs])
         self._degraded = DegradedImages(self._images, degradation, self.color, self._bits, self._observations)
 
     @classmethod
@@ -118,8 +119,8 @@ class NoisyImages(Dataset[NoisyItem]):
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """Return the name of an image in results: its relative path without extension."""
-        return stem(self._pairs[index].gt)
+        """Return the name of an image in results: its relative path, without extension unless two would be equal."""
+        return self._names[index]
 
     def _read(self, index: int, boxes: Sequence[Window], rng: np.random.Generator) -> NoisyItem:
         """Read the first box from the first observation of an image, and the second box from the last one."""

@@ -17,7 +17,7 @@ from mcir.data.pairing import GtCrop, PairRules, Small, check_pairs, read_names
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.split import select_subset
-from mcir.data.storage import Storage, open_storage, stem
+from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.stored_negatives import StoredNegatives
 from mcir.data.transforms import (
     Color,
@@ -95,7 +95,6 @@ class PairDataset(Dataset[Item]):
     def __post_init__(self) -> None:
         check_choice("color", self.color, get_args(Color))
         rules = self.pair_rules()
-        self._by_lq_name = rules.template.has_star
         sources = self.open_sources()
         assert (sources.lq is None) == (self.degradation is not None), "expected degraded images or a degradation"
         degradation = None
@@ -109,13 +108,16 @@ class PairDataset(Dataset[Item]):
         if degradation is not None:
             self._degraded = DegradedImages(self._gt, degradation, self.color, self._gt_bits)
         self._pairs, self._indices = checked.pairs, list(range(len(checked.pairs)))  # indices in the full set
+        by_lq_name = rules.template.has_star
+        self._names = distinct_names([pair.lq if by_lq_name and pair.lq else pair.gt for pair in self._pairs])
         if self.max_images is not None:
-            names = [self.name(index) for index in self._indices]
-            self._indices = select_subset(names, self.max_images, self.subset_seed)
+            self._indices = select_subset(self._names, self.max_images, self.subset_seed)
             self._pairs = [self._pairs[index] for index in self._indices]
+            self._names = [self._names[index] for index in self._indices]
         sizes = [(pair.height * self.scale, pair.width * self.scale) for pair in self._pairs]
-        names = [self.name(index) for index in range(len(self))]
-        self._negatives = StoredNegatives(sources.negatives, names, sizes, self.label) if sources.negatives else None
+        self._negatives = None
+        if sources.negatives:
+            self._negatives = StoredNegatives(sources.negatives, self._names, sizes, self.label)
 
     # -- defined by subclasses ------------------------------------------------------------------------------------
 
@@ -174,10 +176,10 @@ class PairDataset(Dataset[Item]):
     def name(self, index: int) -> str:
         """Return the name of a pair in results: the relative path of its ground truth, without extension.
 
-        If a ground truth may have several degraded images, it is the path of the degraded image.
+        If a ground truth may have several degraded images, it is the path of the degraded image. Names that would be
+        equal keep their extensions.
         """
-        pair = self._pairs[index]
-        return stem(pair.lq if self._by_lq_name and pair.lq is not None else pair.gt)
+        return self._names[index]
 
     def __getitem__(self, sample: int | SampleIndex) -> Item:
         sample = SampleIndex.of(sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ from mcir.checks import check_argument, check_at_least, check_choice
 from mcir.data.codec import ImageInfo
 from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.matching import FilenameTemplate, match_names
-from mcir.data.storage import Headers, read_info
+from mcir.data.storage import Headers, comparable, read_info
+from mcir.paths import expand_path, file_problem
 
 _LOG = logging.getLogger("mcir")
+
+_LONGEST_LIST = 2**28  # bytes of a meta-info file
 
 GtCrop: TypeAlias = Literal["center"]
 """Part of a ground truth to which a smaller degraded image corresponds."""
@@ -190,15 +194,16 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
     Raises:
         DataError: the file does not exist or is empty.
     """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"meta_info_file {path}: {error.strerror}") from error
-    exists = set(known).__contains__
+    file = expand_path(path)
+    if problem := file_problem(file, _LONGEST_LIST):
+        raise DataError(f"meta_info_file {path}: {problem}")
+    lines = os.fsdecode(file.read_bytes()).split("\n")
+    by_name = {comparable(name): name for name in known} | {name: name for name in known}
     names = []
     for line in filter(None, map(str.strip, lines)):
         shapeless = re.sub(r"\s+\([\d,\s]*\).*$", "", line)
-        names.append(next(filter(exists, (line, shapeless)), line.split()[0]))
+        found = filter(None, (by_name.get(text) or by_name.get(comparable(text)) for text in (line, shapeless)))
+        names.append(next(found, line.split()[0]))
     if not names:
         raise DataError(f"meta_info_file {path}: contains no image name")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def shuffled(names: Sequence[str], seed: int) -> list[int]:
     This order never changes, while the numbers of random generators may change between versions of a library. Names
     that two sets have in common have the same order in both.
     """
-    digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
+    digests = [hashlib.sha256(os.fsencode(f"{seed}:{name}")).digest() for name in names]
     return sorted(range(len(names)), key=lambda index: (digests[index], names[index], index))
 
 
@@ -71,6 +72,8 @@ def create_split(
     names = images.keys()
     if not names:
         raise DataError(f"{source}: no images")
+    unusable = [f"{name!r}: a list has one name per line" for name in names if "\n" in name or name != name.strip()]
+    raise_data_errors(unusable, f"{source}: names with line breaks, or with spaces at their ends")
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.rpartition("/")[0] if folders else stem(name), []).append(name)
@@ -78,7 +81,7 @@ def create_split(
     order = [known[index] for index in shuffled(known, seed)]
     parts = _cut(order, train, val, test, f"{'folders' if folders else 'images'} in {source}")
     lists = {
-        out / f"{kind}.txt": "".join(f"{name}\n" for group in sorted(part) for name in groups[group]).encode()
+        out / f"{kind}.txt": os.fsencode("".join(f"{name}\n" for group in sorted(part) for name in groups[group]))
         for kind, part in parts.items()
     }
     existing = [path for path in lists if path.exists()]

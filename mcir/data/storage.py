@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from mcir.checks import check_argument
-from mcir.data.codec import EXTENSIONS, Array, ImageInfo, decode, info_of, probe
-from mcir.data.errors import DataError
+from mcir.data.codec import Array, ImageInfo, decode, info_of, probe
+from mcir.data.errors import DataError, raise_data_errors
+from mcir.data.listing import Report, list_images
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.transforms import Window, crop_image
+from mcir.paths import expand_path
 
 
 class Headers(Protocol):
@@ -53,23 +56,24 @@ class Folder:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expand_path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: {'is a file, not a folder' if self.root.exists() else 'no such folder'}")
 
     def keys(self) -> list[str]:
-        """Return the relative paths of all image files, sorted."""
-        found = []
-        for folder, folders, files in os.walk(self.root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inner = Path(folder).relative_to(self.root).as_posix()
-            prefix = "" if inner == "." else f"{inner}/"
-            found += [
-                prefix + name
-                for name in files
-                if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")  # noqa: PTH122
-            ]
-        return sorted(found)
+        """Return the relative paths of all image files, sorted.
+
+        Raises:
+            DataError: a subfolder cannot be read, or an image is not a file; the message lists all such paths.
+        """
+        problems: list[str] = []
+        keys = self.search(lambda path, reason: problems.append(f"{path}: {reason}"))
+        raise_data_errors(problems, str(self.root))
+        return keys
+
+    def search(self, report: Report) -> list[str]:
+        """Return the relative paths of all image files, sorted, and report what cannot be read."""
+        return list_images(self.root, report)
 
     def path(self, key: str) -> str:
         """Return the path of a file."""
@@ -136,6 +140,21 @@ def stem(key: str) -> str:
     folder, slash, name = key.rpartition("/")
     base, dot, extension = name.rpartition(".")
     return f"{folder}{slash}{base if dot and base and extension else name}"  # ten times as fast as pathlib
+
+
+def distinct_names(keys: Sequence[str]) -> list[str]:
+    """Return the names of images in results: keys without extension, or whole keys of images that differ only in it."""
+    counts = Counter(map(stem, keys))
+    names = [stem(key) if counts[stem(key)] == 1 else key for key in keys]
+    return names if len(set(names)) == len(names) else list(keys)
+
+
+def comparable(name: str) -> str:
+    """Return a name in the form in which names are compared: a letter and its accent are one character (NFC).
+
+    macOS and some archives store them as two characters, which look the same.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) -> Folder | LmdbStore:

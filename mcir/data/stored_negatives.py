@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mcir.data.errors import raise_data_errors
 from mcir.data.matching import keys_by_stem
-from mcir.data.storage import Storage, read_info
+from mcir.data.storage import Storage, comparable, read_info
 from mcir.data.transforms import Window
 
 
@@ -49,10 +49,11 @@ class StoredNegatives:
         self, storage: Storage, names: Sequence[str], sizes: Sequence[tuple[int, int]], problems: list[str]
     ) -> list[str]:
         """Return the key of each pair's negative in a storage; append problems to ``problems``."""
-        by_stem = keys_by_stem(storage)
+        by_name = keys_by_stem(storage)
+        by_name |= {comparable(key): [key] for keys in [*by_name.values()] if len(keys) > 1 for key in keys}
         matched = []
         for name, (height, width) in zip(names, sizes, strict=True):
-            found = by_stem.get(name, [])
+            found = by_name.get(comparable(name), [])
             if len(found) != 1:
                 problem = f"several negatives, {', '.join(map(storage.path, found))}" if found else "no such negative"
                 problems.append(f"{storage.path(name)}: {problem} (with any extension)")

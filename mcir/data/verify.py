@@ -57,18 +57,26 @@ def verify(
         DataError: there are no images. Problems of single images do not raise errors; the result lists them.
     """
     storages = [open_storage(root) for root in ([path] if against is None else [path, against])]
-    work = [(storage, key) for storage in storages for key in storage.keys()]  # noqa: SIM118 (not a mapping)
-    if not work:
-        raise DataError(f"{path}: no images")
     problems: list[str] = []
+    work = [(storage, key) for storage in storages for key in _keys(storage, problems)]
+    if not (work or problems):
+        raise DataError(f"{path}: no images")
+    is_listed = not problems
     digest, size = hashlib.sha256(), 0
     for key, length, crc, problem in in_order(_examine, work, workers, progress):
         digest.update(b"%d:%s%d" % (len(to_bytes(key)), to_bytes(key), crc))
         size += length
         problems += [problem] if problem else []
-    if len(storages) == 2:
+    if len(storages) == 2 and is_listed:
         problems += [line for line in _pair_problems(storages[0], storages[1], filename_tmpl) if line not in problems]
     return Verified(len(work), size, f"sha256:{digest.hexdigest()}", tuple(problems))
+
+
+def _keys(storage: Folder | LmdbStore, problems: list[str]) -> list[str]:
+    """Return the keys of a storage; append folders and files that cannot be read to ``problems``."""
+    if isinstance(storage, LmdbStore):
+        return storage.keys()
+    return storage.search(lambda path, reason: problems.append(f"{path}: {reason}"))
 
 
 def _examine(work: tuple[Folder | LmdbStore, str]) -> tuple[str, int, int, str]:

@@ -161,3 +161,17 @@ def test_a_name_must_be_a_folder_name(problems, good, name):
     for key in ("name", "datasets.train.name"):
         (found,) = problems(good, overrides=[f"{key}={name}"])
         assert f"{key}: expected text without slashes" in found
+
+
+def test_results_of_two_sets_need_different_names(problems, good):
+    def sets(kinds):
+        lines = "".join(f"  {key}: {{name: {name}, type: BundledPhotos, split: val}}\n" for key, name in kinds.items())
+        return good.replace("  train:\n    type", f"{lines}  train:\n    type")
+
+    assert problems(sets({"val_1": "a", "val_2": "a", "test": "a"})) == [
+        "x.yml:6: datasets.val_2.name: Expected a name that no other data set has, got 'a', as in datasets.val_1."
+    ]
+    assert (
+        "datasets.test_b: Expected a name"
+        in problems(sets({"test": "test_b", "test_b": "x"}).replace("name: x, ", ""))[0]
+    )

@@ -410,3 +410,12 @@ def test_stored_negatives_may_have_another_depth_or_color():
     )
     assert dataset[1]["negatives"].dtype == torch.float32
     assert StoredPairs(gt, gt, negatives=[gray], color="gray")[1]["negatives"].shape == (1, 1, 8, 8)
+
+
+def test_images_that_differ_only_in_their_extension_keep_it(tmp_path):
+    for folder in ("gt", "lq", "neg"):
+        for name in ("1.png", "1.jpg", "2.png"):
+            save(tmp_path / folder / name, noise(16, 16))
+    dataset = PairedImageDataset(str(tmp_path / "gt"), str(tmp_path / "lq"), dataroot_negatives=[str(tmp_path / "neg")])
+    assert [dataset.name(index) for index in range(3)] == ["1.jpg", "1.png", "2"]
+    assert dataset[0]["negatives"].shape == (1, 3, 16, 16)

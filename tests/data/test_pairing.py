@@ -226,3 +226,18 @@ def test_pairs_smaller_than_the_crop(small, kept):
 def test_all_images_are_smaller_than_the_crop():
     with pytest.raises(DataError, match="all 1 images are smaller than the crop of 16"):
         check_pairs(blank("a"), None, PairRules(gt_size=16, small="skip"), "s")
+
+
+def test_composed_and_decomposed_letters_are_equal(tmp_path):
+    composed, decomposed = "n\u00e9.png", "ne\u0301.png"
+    for gt, lq in ((composed, decomposed), (decomposed, composed)):
+        assert match(blank(gt), blank(lq), "{}") == ([(gt, lq)], [])
+        assert match(blank(gt), blank(lq.replace(".", "_1.")), "{}_*")[1] == []
+        (tmp_path / "list.txt").write_text(f"{lq}\n", encoding="utf-8")
+        assert read_names(tmp_path / "list.txt", [gt]) == [gt]
+    assert "several ground truths" in match(blank(composed, decomposed), blank(composed), "{}")[1][0]
+
+
+def test_lists_with_names_that_are_not_utf8(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a\xff.png\n")
+    assert read_names(tmp_path / "list.txt", ["a\udcff.png"]) == ["a\udcff.png"]

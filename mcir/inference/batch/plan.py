@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from PIL import Image
 
-from mcir.data.codec import EXTENSIONS
 from mcir.data.errors import DataError, raise_data_errors
+from mcir.data.listing import EXTENSIONS, Report
 from mcir.data.parallel import in_order
-from mcir.data.storage import Folder, stem
+from mcir.data.storage import Folder, comparable, stem
 from mcir.inference.batch.scores import check_sizes
-from mcir.inference.batch.search import Found, Report
+from mcir.inference.batch.search import Found
 from mcir.inference.images import PictureError, PictureInfo, probe_picture
 
 COMPARISONS = "comparisons"
@@ -186,11 +186,11 @@ def match_ground_truths(
         return {images[0]: path}
     by_stem: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
-        by_stem[stem(file.relative_to(path).as_posix())].append(file)
+        by_stem[comparable(stem(file.relative_to(path).as_posix()))].append(file)
     truths: dict[FoundImage, Path] = {}
     problems = []
     for image in images:
-        name = stem(image.name)
+        name = comparable(stem(image.name))
         candidates = [part for full in (name, re.sub(r"x\d$", "", name)) for part in (full, full.rpartition("/")[2])]
         named = next((by_stem[candidate] for candidate in candidates if candidate in by_stem), [])
         named = [file for file in named if file.suffix == image.source.suffix] or named

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mcir.data.codec import EXTENSIONS
+from mcir.data.listing import EXTENSIONS
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def write_picture(path: str | Path, picture: Picture, quality: int = QUALITY) ->
     out with a warning.
 
     Args:
-        path: file name with one of the extensions in :data:`mcir.data.codec.EXTENSIONS`; its folder is created.
+        path: file name with one of the extensions in :data:`mcir.data.listing.EXTENSIONS`; its folder is created.
         picture: image to write; the image size in its EXIF block is updated.
         quality: quality of JPEG and WebP, 1 to 100.
 
