@@ -20,6 +20,7 @@ from mcir.models.criteria import Criteria
 from mcir.models.gradients import GradientRatioWeight, LossGradients, describe_ratios
 from mcir.models.network import NetworkModel
 from mcir.models.optim import Schedule, build_optimizer, optimizer_step
+from mcir.models.state import OptimizerState, load_parts, not_finite
 from mcir.network_call import call_network
 from mcir.network_spec import measured_spec
 from mcir.registry import SCHEDULERS
@@ -298,8 +299,8 @@ class Model(NetworkModel, ABC):
         parts: dict[str, Any] = {"network_g": self.network}
         if self.ema is not None:
             parts["ema"] = self.ema
-        if self.optimizer is not None:
-            parts["optimizer"] = self.optimizer
+        if self.optim_g is not None and self.optimizer is not None:
+            parts["optimizer"] = OptimizerState(self.optimizer, self.optim_g)
             if self._scaler.is_enabled():
                 parts["loss_scale"] = self._scaler
         parts |= {name: loss for name, loss in self.criteria.items() if loss.state_dict()}
@@ -309,20 +310,17 @@ class Model(NetworkModel, ABC):
         """Return the state for resuming. The tensors are references and not copies."""
         return {name: part.state_dict() for name, part in self.stateful().items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state. If only one of state and model uses fp16, the loss scale is not loaded.
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Load a state, and return the names of the parts whose state is not used because the options have changed.
+
+        Options override the state: hyperparameters of the optimizer are ignored. If only one of state and model uses
+        fp16, the loss scale starts anew, and so do the moments of another kind of optimizer.
 
         Raises:
             ValueError: the state has other parts than this model, or tensors with other names or shapes.
         """
-        own, state = self.stateful(), dict(state)
-        if not ("loss_scale" in state and "loss_scale" in own):
-            own.pop("loss_scale", None)
-            state.pop("loss_scale", None)
-        if state.keys() != own.keys():
-            raise ValueError(f"The state has the parts {sorted(state)}, but {type(self).__name__} has {sorted(own)}.")
-        for name, part in own.items():
-            try:
-                part.load_state_dict(state[name])
-            except (RuntimeError, KeyError) as error:
-                raise ValueError(f"The state of '{name}' does not match {type(self).__name__}: {error}") from error
+        return load_parts(self.stateful(), state)
+
+    def not_finite(self) -> list[str]:
+        """Return the names of weights in the state that are NaN or infinite. This waits for the device."""
+        return not_finite(self.stateful())

@@ -101,7 +101,7 @@ def test_a_resumed_run_continues_bit_for_bit(batch):
 
 
 def test_a_state_of_another_model_is_rejected():
-    with pytest.raises(ValueError, match=r"has the parts \['ema', 'network_g', 'optimizer'\].*has \['network_g'"):
+    with pytest.raises(ValueError, match="expected the parts network_g, optimizer, got ema, network_g, optimizer"):
         build().load_state_dict(build(ema_decay=0.9).state_dict())
 
 

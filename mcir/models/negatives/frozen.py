@@ -1,6 +1,7 @@
 """Outputs of frozen networks, random or pretrained, as negatives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ RANDOM = "random"
 
 
 class _Frozen(Negatives):
-    """Frozen networks in evaluation mode. Their weights are part of the state dict."""
+    """Frozen networks in evaluation mode. The options determine their weights, so the state dict does not have them."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members).requires_grad_(False)
+        self.members.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
+        self.members.register_load_state_dict_pre_hook(_keep_own)  # type: ignore[no-untyped-call]
         self.train(False)
 
     @torch.no_grad()
@@ -33,7 +36,7 @@ class _Frozen(Negatives):
 class FrozenNegatives(_Frozen):
     """Outputs of frozen networks, random or pretrained ("Learning from History", AAAI 2024, Table 6).
 
-    The weights are part of the state, so a resumed run uses the same weights even if a file has changed.
+    The weights are not part of the state: a resumed run uses those of its options.
 
     Args:
         network: trained network.
@@ -163,6 +166,19 @@ def _pretrained(
         raise WeightsError(f"{file}: {mismatch_error(built, weights, mismatches)}")
     built.load_state_dict(tensors)
     return to_like(built, network)
+
+
+def _leave_out(members: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Remove the weights of the members from a state dict."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        del state[key]
+
+
+def _keep_own(members: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Replace the weights in a state dict of an earlier version by those of the members."""
+    _leave_out(members, state, prefix)
+    for name, member in members.named_children():
+        state.update(member.state_dict(prefix=f"{prefix}{name}."))
 
 
 def _check_specs(argument: str, network: nn.Module, members: Sequence[nn.Module]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcir.models import ConsensusNegatives, FrozenNegatives
+from mcir.models.negatives import build_negatives
 from mcir.models.negatives.base import child_seed
 from mcir.registry import ARCHS, config_of
 from mcir.weights import WeightsError
@@ -88,14 +89,23 @@ def test_updates_change_nothing(images):
     assert torch.equal(to_vector(negatives), before)
 
 
-def test_a_resumed_run_uses_the_weights_of_its_state_and_not_of_the_file(tmp_path):
-    file = saved(tmp_path / "a.pth", make_network(5))
-    state = FrozenNegatives(make_network(), weights=file).state_dict()
-    saved(tmp_path / "a.pth", make_network(6))
-    resumed = FrozenNegatives(make_network(), weights=file)
+@pytest.mark.parametrize("is_combined", [False, True])
+def test_a_resumed_run_uses_the_weights_of_its_options(tmp_path, is_combined):
+    """Also with a state of version 0.1.0, which contains the weights."""
+
+    def build(seed):
+        section = {"type": "FrozenNegatives", "weights": saved(tmp_path / f"{seed}.pth", make_network(seed))}
+        combined = {"type": "CombinedNegatives", "members": [section, {"type": "HardNegatives"}]}
+        return build_negatives(combined if is_combined else section, make_network(), 0)
+
+    resumed = build(6)
+    assert not [key for key in resumed.state_dict() if "clock" not in key]
+    resumed.load_state_dict(build(5).state_dict())
     assert torch.equal(to_vector(resumed), to_vector(make_network(6)))
-    resumed.load_state_dict(state)
-    assert torch.equal(to_vector(resumed), to_vector(make_network(5)))
+    prefix = "members.0.members." if is_combined else "members."
+    weights = make_network(5).state_dict(prefix=f"{prefix}0.")
+    resumed.load_state_dict({**resumed.state_dict(), **weights, f"{prefix}1.conv.weight": torch.ones(1)})
+    assert torch.equal(to_vector(resumed), to_vector(make_network(6)))
 
 
 def test_costs_are_estimated_without_reading_weights(images):

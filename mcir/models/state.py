@@ -1,0 +1,164 @@
+"""The state of a model for resuming: what is saved, how it is loaded and verified, and whether it is finite."""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcir.models.optim import build_optimizer
+from mcir.registry import OptimizerSection
+
+
+class OptimizerState:
+    """The state of an optimizer without its hyperparameters, which are options.
+
+    Args:
+        optimizer: optimizer.
+        section: section of the option file from which it was built.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, section: OptimizerSection) -> None:
+        self.optimizer = optimizer
+        self._section = section
+        constructors = [inspect.signature(cls.__init__) for cls in type(optimizer).__mro__]  # type: ignore[misc]
+        self._options = {name for signature in constructors for name in signature.parameters}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments of the parameters, and values of the groups that are not arguments of the optimizer."""
+        state = self.optimizer.state_dict()
+        return {"state": state["state"], "param_groups": [self._kept(group) for group in state["param_groups"]]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Load a state, also of earlier versions, whose hyperparameters are ignored.
+
+        Returns:
+            Whether the moments fit. If the state is that of an optimizer with other moments, they start anew.
+
+        Raises:
+            ValueError: the state is that of other parameters.
+        """
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        expected = self._moments_by_dimension(parameters)
+        moments: Mapping[int, Mapping[str, Any]] = state["state"]
+        for number, kept in moments.items():
+            names = {name for name, value in kept.items() if value is not None}
+            like_parameter = expected[parameters[number].dim()]
+            if names != like_parameter.keys():
+                self.optimizer.state.clear()
+                return False
+            if any(like_parameter[name] and kept[name].shape != parameters[number].shape for name in names):
+                raise ValueError(f"the moments of parameter {number} have other shapes than the parameter")
+        pairs = zip(self.optimizer.state_dict()["param_groups"], state["param_groups"], strict=True)
+        groups = [{**group, **self._kept(saved)} for group, saved in pairs]
+        # torch keeps the loaded tensors, which may be mapped from a file
+        self.optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": groups})
+        return True
+
+    def _kept(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in group.items() if key not in self._options}
+
+    def _moments_by_dimension(self, parameters: list[Tensor]) -> dict[int, dict[str, bool]]:
+        """Return for each number of dimensions the names of the moments, and whether they have the parameter's shape.
+
+        They are those after a step with tiny parameters.
+        """
+        shapes = {value.dim(): tuple(range(2, 2 + value.dim())) for value in parameters}
+        tiny = {dim: nn.Parameter(parameters[0].new_zeros(shape)) for dim, shape in shapes.items()}
+        for value in tiny.values():
+            value.grad = torch.zeros_like(value)
+        optimizer = build_optimizer(self._section, tiny.values())
+        optimizer.step()
+        moments = {dim: optimizer.state[value] for dim, value in tiny.items()}
+        return {
+            dim: {name: getattr(moment, "shape", None) == tiny[dim].shape for name, moment in named.items()}
+            for dim, named in moments.items()
+        }
+
+
+def load_parts(parts: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """Load the state of each part, and return the names of the parts whose state is not used because of new options.
+
+    These are the loss scale, if only one of state and model uses fp16, and the moments of another kind of optimizer.
+
+    Args:
+        parts: parts of a model by name.
+        state: state of each part by name.
+
+    Raises:
+        ValueError: the state has other parts, or tensors with other names or shapes.
+    """
+    unused = [name for name in ("loss_scale",) if (name in parts) != (name in state)]
+    if parts.keys() - set(unused) != state.keys() - set(unused):
+        raise ValueError(f"expected the parts {', '.join(sorted(parts))}, got {', '.join(sorted(state))}")
+    for name, part in parts.items():
+        try:
+            if name not in unused and part.load_state_dict(state[name]) is False:
+                unused.append(name)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the state of '{name}' does not match: {_summary(error)}") from error
+    return unused
+
+
+@torch.no_grad()
+def not_finite(parts: Mapping[str, Any]) -> list[str]:
+    """Return the names of parameters that are NaN or infinite, and of buffers that are NaN. This waits for the device.
+
+    Infinite values in buffers are allowed, because masks and best values may contain them.
+
+    Args:
+        parts: parts of a model by name. Parts that are not modules are ignored.
+    """
+    tensors: dict[str, Tensor] = {}
+    parameters: set[str] = set()
+    for part, module in parts.items():
+        if isinstance(module, nn.Module):
+            values = {f"{part}.{key}": value for key, value in module.state_dict().items()}
+            tensors |= {
+                key: value for key, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()
+            }
+            parameters |= {f"{part}.{key}" for key, _ in module.named_parameters(remove_duplicate=False)}
+    tensors = {key: value for key, value in tensors.items() if value.numel()}
+    if not tensors:
+        return []
+    extremes = [value for tensor in tensors.values() for value in torch.aminmax(tensor)]
+    bounds = torch.stack([value.float().to(extremes[0].device) for value in extremes]).view(-1, 2)
+    infinite, nan = bounds.isinf().any(1).tolist(), bounds.isnan().any(1).tolist()
+    return [
+        key
+        for key, is_infinite, is_nan in zip(tensors, infinite, nan, strict=True)
+        if is_nan or (is_infinite and key in parameters)
+    ]
+
+
+def digest(tree: Any) -> str:
+    """Return the SHA-256 of the tensors and values in a tree. It does not depend on devices and memory layouts."""
+    total = hashlib.sha256()
+
+    def add(node: Any) -> None:
+        if isinstance(node, Tensor):
+            total.update(f"{node.dtype} {tuple(node.shape)}".encode())
+            total.update(node.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(node, Mapping):
+            total.update(f"mapping {len(node)}".encode())
+            for key, value in sorted(node.items(), key=lambda item: repr(item[0])):
+                total.update(repr(key).encode())
+                add(value)
+        elif isinstance(node, list | tuple):
+            total.update(f"sequence {len(node)}".encode())
+            for value in node:
+                add(value)
+        else:
+            total.update(repr(node).encode())
+
+    add(tree)
+    return total.hexdigest()
+
+
+def _summary(error: Exception) -> str:
+    """Return an error in one line; torch lists every tensor in a line of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:4]) + (f" … ({len(lines) - 4} more)" if len(lines) > 4 else "")
