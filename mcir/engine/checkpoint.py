@@ -20,11 +20,13 @@ from torch import Tensor
 
 from mcir.atomic import atomic_file
 from mcir.models import Model
+from mcir.models.state import digest
 from mcir.weights import network_config, network_metadata, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
 _TEMPORARY = re.compile(r"\..+\.\d+")
+_CHECKPOINT_FILE = re.compile(r"(?:net_g_)?(\d+)\.(?:state|pth|safetensors)")
 
 
 class CheckpointError(ValueError):
@@ -128,14 +130,26 @@ class Checkpoints:
         for label in [str(iteration), *(["best"] if is_best else [])]:
             write_network(self.models / f"net_g_{label}", network, iteration)
         # the state is written last, so a checkpoint that has a state is complete
-        with atomic_file(self.states / f"{iteration}.state", durable=True) as file:
-            torch.save(state, file)
-        if self.keep is not None:
-            for old in self.iterations()[: -self.keep]:
-                for file in (self.states / f"{old}.state", *self.models.glob(f"net_g_{old}.*")):
-                    file.unlink(missing_ok=True)
+        with atomic_file(self.state_file(iteration), durable=True) as file:
+            torch.save({**state, "digests": {name: digest(part) for name, part in state["model"].items()}}, file)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove the files of older checkpoints than those to keep, also files that a killed process left behind."""
+        iterations = self.iterations()
+        if self.keep is None or not iterations:
+            return
+        kept = iterations[-self.keep :]
+        for file in (*self.states.glob("*"), *self.models.glob("*")):
+            found = _CHECKPOINT_FILE.fullmatch(file.name)
+            if found and int(found[1]) < kept[-1] and int(found[1]) not in kept:
+                file.unlink(missing_ok=True)
 
     # -- reading --------------------------------------------------------------------------------------------------
+
+    def state_file(self, iteration: int) -> Path:
+        """Return the path of the state of an iteration."""
+        return self.states / f"{iteration}.state"
 
     def iterations(self) -> list[int]:
         """Return the iterations of all checkpoints that have a state, in ascending order."""
@@ -144,74 +158,28 @@ class Checkpoints:
         return sorted(int(file.stem) for file in self.states.iterdir() if re.fullmatch(r"\d+\.state", file.name))
 
     def rewind_to(self, iteration: int) -> None:
-        """Rename the states of later iterations, and remove incomplete files of a killed process."""
+        """Rename the states of later iterations, and remove incomplete and superfluous files of a killed process."""
         for later in self.iterations():
             if later > iteration:
-                file = self.states / f"{later}.state"
+                file = self.state_file(later)
                 file.replace(file.with_suffix(".state.abandoned"))
-        for folder in (self.models, self.states):
+        for folder in (self.folder, self.models, self.states):
             for file in folder.glob(".*") if folder.is_dir() else ():
                 if _TEMPORARY.fullmatch(file.name):
                     file.unlink(missing_ok=True)
-
-    def latest(self) -> dict[str, Any] | None:
-        """Return the newest readable state, or None if there is none. Log damaged files."""
-        for iteration in reversed(self.iterations()):
-            try:
-                return read_state(self.states / f"{iteration}.state")
-            except CheckpointError as error:
-                _LOG.warning("%s Trying the previous state.", error)
-        return None
-
-
-def read_state(file: Path) -> dict[str, Any]:
-    """Read a training state.
-
-    Raises:
-        CheckpointError: the file does not exist, is damaged, or is not a training state of mcir.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: the training state does not exist.") from None
-    except Exception as error:
-        raise CheckpointError(f"{file}: the training state is damaged: {_first_line(error)}") from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise CheckpointError(f"{file}: expected a training state of mcir.")
-    return state
-
-
-def state_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> dict[str, Any] | None:
-    """Return the state from which a run resumes, or None if it starts from the beginning.
-
-    Args:
-        checkpoints: checkpoints of the run.
-        resume_state: path of a state. It is used if ``resume`` is false, or if the run has no readable checkpoint.
-        resume: whether to resume from the newest readable checkpoint of the run.
-
-    Raises:
-        CheckpointError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
-    """
-    state = checkpoints.latest() if resume else None
-    if state is None and resume_state:
-        state = read_state(Path(resume_state))
-    if resume and state is None:
-        _LOG.info("%s has no checkpoint. The training starts from the beginning.", checkpoints.folder)
-    return state
+        self._prune()
 
 
 def archive_run(folder: Path) -> None:
-    """Rename the folder of an earlier run, so that a new run with the same name does not overwrite its files.
-
-    Raises:
-        CheckpointError: a folder with the new name exists.
-    """
+    """Rename the folder of an earlier run, so that a new run with the same name does not overwrite its files."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(folder.stat().st_mtime))
     target = folder.with_name(f"{folder.name}_archived_{stamp}")
-    if target.exists():
-        raise CheckpointError(f"{folder} cannot be renamed to {target}, which exists. Move one of them away.")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}_archived_{stamp}_{number}")
     folder.rename(target)
     _LOG.info("The folder of an earlier run with this name was renamed to %s.", target)
 
@@ -250,7 +218,3 @@ def load_into(model: Model, file: Path, key: str | None = None, strict: bool = T
     if mismatches:
         listed = ", ".join(mismatches[:10]) + (" …" if len(mismatches) > 10 else "")
         _LOG.warning("%s: %d weights do not match and are not loaded: %s", file, len(mismatches), listed)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""A check that stops a training if a loss is NaN or infinite, before a checkpoint is saved."""
+"""A check that stops a training if a loss or a weight is NaN or infinite, before a checkpoint is saved."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,19 +7,20 @@ from torch import Tensor
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or the gradient is NaN or infinite.
+    """A loss, the gradient or a weight is NaN or infinite.
 
     Attributes:
         iteration: first such iteration.
-        scalars: names of the scalars that are not finite.
+        scalars: names of the values that are not finite.
     """
 
-    def __init__(self, iteration: int, scalars: Sequence[str], paths: Sequence[str]) -> None:
-        names, images = ", ".join(scalars), "\n  ".join(paths)
+    def __init__(self, iteration: int, scalars: Sequence[str], paths: Sequence[str] = ()) -> None:
+        names = ", ".join(scalars[:5]) + (f" and {len(scalars) - 5} more" if len(scalars) > 5 else "")
+        images = "\n  ".join(["Images of the batch:", *paths]) if paths else ""
         super().__init__(
-            f"Iteration {iteration}: NaN or infinite values of {names}. The last checkpoint is not affected. "
-            "Common causes are a learning rate that is too high (try 'train.grad_clip') and damaged images. "
-            f"Images of the batch:\n  {images}"
+            f"Iteration {iteration}: NaN or infinite values of {names}. No checkpoint is written; with --auto_resume, "
+            "the run resumes from its last checkpoint. Common causes are a learning rate that is too high (try "
+            f"'train.grad_clip') and damaged images. {images}".rstrip()
         )
         self.iteration = iteration
         self.scalars = list(scalars)

@@ -2,29 +2,31 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches
-from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into, state_to_resume
+from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into
 from mcir.engine.distributed import DistContext, state_checksum
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
 from mcir.engine.environment import record_collapse, record_start
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
 from mcir.engine.fit import Scalars, fit
-from mcir.engine.guard import FiniteGuard
+from mcir.engine.guard import FiniteGuard, NotFiniteError
 from mcir.engine.loggers import RunLog, Speed, results_table
+from mcir.engine.resume import TrainingState, load_first, states_to_resume
 from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.models.batch import Batch
 from mcir.registry import MODELS
-from mcir.report.records import RESULTS, changed_lines
+from mcir.report.records import RESULTS
 from mcir.report.run import PAGE, write_report
 from mcir.seeding import seed_generators
 
@@ -56,7 +58,6 @@ class Trainer:
                 dry_run(options, dist.world_size)
                 self._resources.enter_context(lock_run_dir(self.folder))
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
-        state = state_to_resume(self.checkpoints, options.path.resume_state, resume)
 
         seed_generators((options.manual_seed, dist.rank, 0), dist.device)
         where = options.where("datasets", "train")
@@ -73,10 +74,13 @@ class Trainer:
         self.best: dict[str, float] = {}  # qualities of the best model
         self.last_evaluations: list[Evaluation] = []
         self._saved: tuple[int, int] | None = None
-        self._initialize_model(state)
+        self.resumed_from = self._initialize_model(
+            states_to_resume(self.checkpoints, options.path.resume_state, resume)
+        )
+        dist.require_equal("iterations of the training states", lambda: self.iteration)
         if dist.is_rank_zero:
             warn_without_psnr(self.model, self.sets)
-            if state is None:
+            if self.resumed_from is None:
                 archive_run(self.folder)
             else:
                 self.checkpoints.rewind_to(self.iteration)
@@ -86,38 +90,57 @@ class Trainer:
         log_folder = self.folder if dist.is_rank_zero else None
         self.log = RunLog(log_folder, self.total, options.logger.use_tb_logger, self.iteration, self.validated)
 
-    def _initialize_model(self, state: dict[str, Any] | None) -> None:
-        """Load pretrained weights or a state, and move the model to its device."""
-        path = self.options.path
-        if state is None and path.pretrain_network_g:
+    def _initialize_model(self, states: Iterator[TrainingState]) -> Path | None:
+        """Load the first state that fits, and return its file, or pretrained weights. Move the model to its device."""
+        path, first = self.options.path, next(states, None)
+        if first is None and path.pretrain_network_g:
             load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
         self.model.to(self.dist.device)
         with locate_errors(self.options.where_in_model):
             self.model.configure_optimizer()
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.iteration, best = state["iteration"], state["best"]
-            self.validated = state.get("validated", self.iteration)  # states of 0.1.0 lack this key and "best_by"
-            self.best = state.get("best_by", {} if best is None else dict.fromkeys(self.best_by[:1], best))
-            if changes := changed_lines(state["options"], self.options.dump()):
-                _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
+        if first is not None:
+            state = load_first(self.model, chain([first], states), self.options.dump())
+            self.iteration = state.iteration
+            self.validated = state.iteration if state.validated is None else state.validated
+            self.best = state.best_metrics(self.best_by)
         self.model.parallelize(self.dist)
+        return None if first is None else state.file
 
     def train(self) -> int:
-        """Train and return the exit status: 0, or 128 plus the number of the signal that stopped the training."""
+        """Train and return the exit status.
+
+        It is 0, or 128 plus the number of the signal that stopped the training, or 1 if the final metrics are NaN.
+        """
         with self._resources, record_collapse(self.folder, self.options.dump()):
             self._resources.callback(self.log.close)
+            if self.iteration > self.total:
+                self.log.log_text(
+                    f"Nothing is left to do: {self.resumed_from} is the state of iteration {self.iteration}, and "
+                    f"train.total_iter is {self.total}."
+                )
+                return 0
             with self.stop:
                 self._log_start()
                 self.log.start(self.iteration)
+                is_done = self.iteration == self.total == self.validated
                 self.iteration = self._fit()
                 self.checkpoints.wait()
-            if self.stop.number:
+                if is_done:
+                    self._evaluate_again()
+            has_results = bool(self.last_evaluations) == bool(self.sets)
+            if self.stop.number and not (self.validated == self.iteration == self.total and has_results):
                 stopped = f"Stopped by signal {self.stop.number} after iteration {self.iteration}."
                 self.log.log_text(f"{stopped} The checkpoint is saved.")
                 return 128 + self.stop.number
-            self._log_end()
-            return 0
+            return self._log_end()
+
+    def _evaluate_again(self) -> None:
+        """Evaluate the final model, because the process that trained it may have been killed before it ended."""
+        try:
+            self.last_evaluations = self._evaluate(self.total)
+        except EvaluationInterrupted:
+            for _ in range(2):  # the second call returns the signal in all processes
+                self.stop.agreed()
 
     def _fit(self) -> int:
         logger = self.options.logger
@@ -161,7 +184,7 @@ class Trainer:
 
         If the evaluation fails, the model is saved before the error.
         """
-        self.guard.check()
+        self._require_finite(iteration)
         try:
             self.last_evaluations = self._evaluate(iteration)
         except EvaluationInterrupted:
@@ -207,13 +230,23 @@ class Trainer:
         if self._saved == (iteration, self.validated):
             return  # the validation was stopped
         self._saved = (iteration, self.validated)
-        self.guard.check()
+        self._require_finite(iteration)
         self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
         if self.dist.is_rank_zero:
             best = next(iter(self.best.values()), None)
             progress = {"validated": self.validated, "best": best, "best_by": self.best}
             state = {"model": self.model.state_dict(), **progress, "options": self.options.dump()}
             self.checkpoints.save(iteration, state, NetworkFile.of(self.model), is_best)
+
+    def _require_finite(self, iteration: int) -> None:
+        """Check the losses since the last check, and the weights: a checkpoint is never written of NaN.
+
+        Raises:
+            NotFiniteError: a loss or a weight is not finite.
+        """
+        self.guard.check()
+        if names := self.model.not_finite():
+            raise NotFiniteError(iteration, names)
 
     def _log_start(self) -> None:
         """Log and record the model, the device and the number of images."""
@@ -227,19 +260,22 @@ class Trainer:
             "processes": self.dist.world_size,
             "device": self.dist.device,
         }
-        start = f"from iteration {self.iteration} " if self.iteration else ""
         processes = f"{self.dist.world_size} × " if self.dist.world_size > 1 else ""
+        start = f"from iteration {self.iteration} " if self.iteration else ""
+        steps = "all iterations are done" if self.iteration == self.total else f"{start}to iteration {self.total}"
         self.log.log_text(
             f"{self.options.name}: {facts['model']} trains {facts['network']} ({facts['parameters']:,} parameters) on "
-            f"{processes}{self.dist.device} with {self.batches.images} images, {start}to iteration {self.total}"
+            f"{processes}{self.dist.device} with {self.batches.images} images, {steps}"
         )
         if self.dist.is_rank_zero:
             record_start(self.folder, self.options.dump(), facts)
 
-    def _log_end(self) -> None:
-        """Save the side-by-side comparisons and the report, and log the results and the paths of all files."""
+    def _log_end(self) -> int:
+        """Save the side-by-side comparisons and the report, log the results and all files; return the exit status."""
+        scores = [(part.name, name, score) for part in self.last_evaluations for name, score in part.scores.items()]
+        nan = [f"{name} of {data_set}" for data_set, name, score in scores if math.isnan(score.mean)]
         if not self.dist.is_rank_zero:
-            return
+            return int(bool(nan))
         files = {"checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth", "results": self.folder / RESULTS}
         if self.options.logger.use_tb_logger:
             files["TensorBoard"] = self.folder / "tb_logger"
@@ -248,7 +284,7 @@ class Trainer:
         if any(evaluation.comparisons for evaluation in self.last_evaluations):
             files["comparisons"] = self.folder / "comparisons"
         self.log.close()
-        if any(evaluation.scores for evaluation in self.last_evaluations):
+        if scores:
             network = type(self.model.network).__name__
             self.log.console.print(results_table("Validation images", self.last_evaluations, network))
         if self.options.logger.report:
@@ -258,4 +294,8 @@ class Trainer:
             except Exception as error:  # a failed report must not fail the training
                 _LOG.warning("The report could not be written (%s); the training is complete.", error, exc_info=True)
         for name, file in files.items():
-            self.log.log_text(f"{name + ':':<12} {file}")
+            if file.exists():
+                self.log.log_text(f"{name + ':':<12} {file}")
+        if nan:
+            _LOG.error("The results are not numbers (NaN): %s. Do not use this network.", ", ".join(nan))
+        return int(bool(nan))

@@ -2,9 +2,7 @@
 
 import errno
 import json
-import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -16,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mcir.engine import checkpoint
-from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state, write_network
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, write_network
 from mcir.models import RestorationModel
 from mcir.registry import ARCHS
 from mcir.weights import read_weights
 from tests.engine.conftest import ROOT
 
+EMPTY = {"model": {}}
 ARGUMENTS = {"num_feat": 4, "num_block": 1, "upscale": 2, "rgb_mean": [0.5, 0.4, 0.3]}
 
 
@@ -37,6 +36,10 @@ def model():
 
 def file_of(model):
     return NetworkFile(model.weights(), type(model.network).__name__, model.network.hyperparameters)
+
+
+def read(checkpoints, iteration):
+    return torch.load(checkpoints.state_file(iteration), weights_only=True)
 
 
 def save(checkpoints, model, iteration, **more):
@@ -140,7 +143,7 @@ def test_the_state_contains_what_the_model_needs(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, model, 1)
     checkpoints.wait()
-    state = checkpoints.latest()
+    state = read(checkpoints, 1)
     assert state["iteration"] == 1
     weight = state["model"]["network_g"]["conv_first.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -166,7 +169,7 @@ def test_changes_after_saving_are_not_written(tmp_path, model, slow_disk):
     checkpoints.wait()
     assert_equal(torch.load(tmp_path / "models" / "net_g_1.pth", weights_only=True)["params"], network)
     assert_equal(load_file(tmp_path / "models" / "net_g_1.safetensors"), average)
-    assert_equal(read_state(tmp_path / "training_states" / "1.state")["model"]["network_g"], network)
+    assert_equal(read(checkpoints, 1)["model"]["network_g"], network)
 
 
 def test_saving_waits_only_for_the_previous_checkpoint(tmp_path, model, slow_disk):
@@ -206,7 +209,7 @@ def test_each_tensor_is_copied_once_into_reused_buffers(tmp_path, model, monkeyp
     assert len(made) == 5 * tensors
     doubled = {key: 2 * value for key, value in first.items()}
     for iteration, expected in ((1, first), (2, doubled)):
-        assert_equal(read_state(checkpoints.states / f"{iteration}.state")["model"]["network_g"], expected)
+        assert_equal(read(checkpoints, iteration)["model"]["network_g"], expected)
         file = checkpoints.models / f"net_g_{iteration}.pth"
         assert_equal(torch.load(file, weights_only=True)["params"], expected)
 
@@ -215,12 +218,12 @@ def test_a_tensor_with_a_new_shape_gets_a_new_buffer(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for iteration, size in enumerate((3, 5, 4), start=1):
         tree = {"a": torch.arange(size), "b": [torch.arange(8.0).view(2, 4).mT, (torch.tensor(iteration), "text")]}
-        checkpoints.save(iteration, tree, simple())
+        checkpoints.save(iteration, {"model": {"part": tree}}, simple())
         checkpoints.wait()
-        read = read_state(checkpoints.states / f"{iteration}.state")
-        assert torch.equal(read["a"], torch.arange(size))
-        assert torch.equal(read["b"][0], torch.arange(8.0).view(2, 4).mT)
-        assert read["b"][1] == (torch.tensor(iteration), "text")
+        part = read(checkpoints, iteration)["model"]["part"]
+        assert torch.equal(part["a"], torch.arange(size))
+        assert torch.equal(part["b"][0], torch.arange(8.0).view(2, 4).mT)
+        assert part["b"][1] == (torch.tensor(iteration), "text")
 
 
 def test_views_of_the_same_memory_are_saved_as_they_are(tmp_path):
@@ -228,20 +231,19 @@ def test_views_of_the_same_memory_are_saved_as_they_are(tmp_path):
     whole, other = torch.arange(4.0).view(2, 2), torch.tensor([[50.0, 60.0]])
     for iteration in (1, 2, 3):
         tree = {"whole": whole, "part": whole[:1], "turned": whole.mT, "other": other}
-        checkpoints.save(iteration, tree, simple())
+        checkpoints.save(iteration, {"model": {"part": tree}}, simple())
         checkpoints.wait()
-        read = read_state(checkpoints.states / f"{iteration}.state")
-        assert_equal({key: read[key] for key in tree}, tree)
+        assert_equal(read(checkpoints, iteration)["model"]["part"], tree)
 
 
 def test_tied_weights_are_saved_under_both_names(tmp_path):
     weight = torch.rand(3, 2)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {}, NetworkFile({"params": {"embed": weight, "head": weight}}, "Tied", {}))
+    checkpoints.save(1, EMPTY, NetworkFile({"params": {"embed": weight, "head": weight}}, "Tied", {}))
     checkpoints.wait()
     for suffix in (".pth", ".safetensors"):
-        read = read_weights(tmp_path / "models" / f"net_g_1{suffix}")
-        assert_equal(read.tensors, {"embed": weight, "head": weight})
+        stored = read_weights(tmp_path / "models" / f"net_g_1{suffix}")
+        assert_equal(stored.tensors, {"embed": weight, "head": weight})
 
 
 # -- when it cannot be written ----------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def fail_half_way(really):
 
 
 def next_save(checkpoints):
-    checkpoints.save(3, {}, simple())
+    checkpoints.save(3, EMPTY, simple())
 
 
 def next_check(checkpoints):
@@ -270,21 +272,21 @@ def next_check(checkpoints):
 @pytest.mark.parametrize("noticed_by", [next_save, Checkpoints.wait, next_check])
 def test_a_failed_write_is_reported_and_changes_nothing(tmp_path, monkeypatch, noticed_by):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"value": torch.ones(4)}, simple(1.0), is_best=True)
+    checkpoints.save(1, {"model": {}, "value": torch.ones(4)}, simple(1.0), is_best=True)
     checkpoints.wait()
     before = names(tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr(torch, "save", fail_half_way(torch.save))
-        checkpoints.save(2, {"value": torch.zeros(4)}, simple(2.0), is_best=True)
+        checkpoints.save(2, {"model": {}, "value": torch.zeros(4)}, simple(2.0), is_best=True)
         with pytest.raises(
             CheckpointError, match=r"No space left on device.*The last checkpoint is that of iteration 1"
         ):
             noticed_by(checkpoints)
     assert names(tmp_path) == before
-    assert torch.equal(checkpoints.latest()["value"], torch.ones(4))
+    assert torch.equal(read(checkpoints, 1)["value"], torch.ones(4))
     assert float(read_weights(checkpoints.models / "net_g_best.pth").tensors["weight"][0]) == 1.0
     checkpoints.wait()  # the error is raised once
-    checkpoints.save(3, {"value": torch.zeros(4)}, simple())  # the next checkpoint can succeed
+    checkpoints.save(3, {"model": {}, "value": torch.zeros(4)}, simple())  # the next checkpoint can succeed
     checkpoints.wait()
     assert checkpoints.iterations() == [1, 3]
 
@@ -295,10 +297,10 @@ def test_a_checkpoint_with_a_failed_file_is_not_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "to_safetensors", refuse)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {}, simple())
+    checkpoints.save(1, EMPTY, simple())
     with pytest.raises(CheckpointError, match=r"Input/output error\. There is no earlier checkpoint"):
         checkpoints.wait()
-    assert checkpoints.latest() is None
+    assert checkpoints.iterations() == []
 
 
 FULL = """
@@ -309,7 +311,7 @@ from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile
 checkpoints = Checkpoints(Path(sys.argv[1]))
 for iteration, size in ((1, 100), (2, 10**6)):
     weights = {"params": {"weight": torch.full((size,), float(iteration))}}
-    checkpoints.save(iteration, weights, NetworkFile(weights, "Net", {}), is_best=True)
+    checkpoints.save(iteration, {"model": weights}, NetworkFile(weights, "Net", {}), is_best=True)
     if iteration == 1:
         checkpoints.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
@@ -331,7 +333,7 @@ def test_a_limit_on_the_size_of_files_is_handled_like_a_full_disk(tmp_path):
     assert "The last checkpoint is that of iteration 1." in result.stdout
     expected = ["1.state", "net_g_1.pth", "net_g_1.safetensors", "net_g_best.pth", "net_g_best.safetensors"]
     assert names(tmp_path) == expected
-    assert Checkpoints(tmp_path).latest()["iteration"] == 1
+    assert read(Checkpoints(tmp_path), 1)["iteration"] == 1
     for label in ("1", "best"):
         for suffix in (".pth", ".safetensors"):
             assert float(read_weights(tmp_path / "models" / f"net_g_{label}{suffix}").tensors["weight"][0]) == 1.0
@@ -343,7 +345,7 @@ def test_a_limit_on_the_size_of_files_is_handled_like_a_full_disk(tmp_path):
 def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for iteration in (2, 4, 20, 22):
-        checkpoints.save(iteration, {}, simple(float(iteration)), is_best=iteration == 2)
+        checkpoints.save(iteration, EMPTY, simple(float(iteration)), is_best=iteration == 2)
     checkpoints.wait()
     assert checkpoints.iterations() == [20, 22]
     assert names(checkpoints.models) == [
@@ -355,91 +357,12 @@ def test_the_latest_checkpoints_and_the_best_are_kept(tmp_path):
 def test_all_checkpoints_are_kept_by_default(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for iteration in range(1, 8):
-        checkpoints.save(iteration, {}, simple())
+        checkpoints.save(iteration, EMPTY, simple())
     checkpoints.wait()
     assert checkpoints.iterations() == list(range(1, 8))
 
 
-# -- what is read -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mcir_log(monkeypatch, caplog):
-    """The captured log of mcir, whose logger may not propagate."""
-    monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
-    return caplog
-
-
-DAMAGES = {
-    "cut": lambda data: data[: len(data) // 2],
-    "empty": lambda data: b"",
-    "garbage": lambda data: b"\x00\xff" * 100,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_newest_state_is_skipped_and_logged(tmp_path, mcir_log, damage):
-    checkpoints = Checkpoints(tmp_path)
-    for iteration in (1, 2):
-        checkpoints.save(iteration, {}, simple())
-    checkpoints.wait()
-    file = checkpoints.states / "2.state"
-    file.write_bytes(damage(file.read_bytes()))
-    (checkpoints.states / ".3.state.77").write_bytes(b"left by a killed process")
-    assert checkpoints.latest()["iteration"] == 1
-    assert [record.getMessage().partition(": the training state is damaged")[0] for record in mcir_log.records] == [
-        str(file)
-    ]
-    (checkpoints.states / "1.state").write_bytes(b"")
-    assert checkpoints.latest() is None
-
-
-def test_a_folder_without_states_has_no_latest(tmp_path):
-    assert Checkpoints(tmp_path / "nowhere").latest() is None
-    assert Checkpoints(tmp_path / "nowhere").iterations() == []
-
-
-@pytest.mark.parametrize("content", [{"iteration": 3, "epoch": 1}, {"format": 2, "iteration": 3}, [1, 2]])
-def test_the_state_of_another_program_is_rejected(tmp_path, content):
-    torch.save(content, tmp_path / "3.state")
-    with pytest.raises(CheckpointError, match=r"3\.state: expected a training state of mcir"):
-        read_state(tmp_path / "3.state")
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"x\.state: the training state does not exist"):
-        read_state(tmp_path / "x.state")
-
-
-class Malicious:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-def dump_alone(content, file):
-    file.write_bytes(pickle.dumps(content, protocol=2))
-
-
-def load_alone(file):
-    return pickle.loads(file.read_bytes())
-
-
-def load_archive(file):
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize(("dump", "load_carelessly"), [(dump_alone, load_alone), (torch.save, load_archive)])
-def test_code_in_a_file_is_not_run(tmp_path, dump, load_carelessly):
-    file, folder = tmp_path / "net.pth", tmp_path / "owned"
-    dump({"params": {"a": Malicious(str(folder))}}, file)
-    with pytest.raises(CheckpointError, match=r"net\.pth: the training state is damaged"):
-        read_state(file)
-    assert not folder.exists()
-    load_carelessly(file)
-    assert folder.is_dir()  # loading it without weights_only runs the code
+# -- what a killed process left behind -------------------------------------------------------------------------------
 
 
 def test_rewinding_renames_later_states_and_removes_incomplete_files(tmp_path):

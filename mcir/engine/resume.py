@@ -1,0 +1,145 @@
+"""Training states: read them, and resume from the newest one that is intact."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mcir.engine.checkpoint import CheckpointError, Checkpoints
+from mcir.models import Model
+from mcir.models.state import digest
+from mcir.paths import file_problem
+from mcir.report.records import changed_lines
+from mcir.weights import WeightsError, read_torch_file
+
+_LOG = logging.getLogger("mcir")
+
+
+class TrainingState(BaseModel):
+    """The content of a ``.state`` file. Keys of other versions are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    file: Path
+    """File that was read."""
+    format: Literal[1]
+    """Version of the format."""
+    iteration: int = Field(ge=0)
+    """Number of iterations that are done."""
+    model: dict[str, dict[str, Any]]
+    """State of each part of the model."""
+    options: str
+    """Resolved options of the run."""
+    validated: int | None = None
+    """Iteration of the last complete validation. Version 0.1.0 did not save it."""
+    best: float | None = None
+    """First of the values in ``best_by``."""
+    best_by: dict[str, float] | None = None
+    """Qualities of the best model by metric. Version 0.1.0 did not save them."""
+    digests: dict[str, str] | None = None
+    """Digest of each part of the model. Earlier versions did not save them."""
+
+    def best_metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the qualities of the best model by metric; ``names`` are the metrics that select it."""
+        if self.best_by is not None:
+            return self.best_by
+        return {} if self.best is None else dict.fromkeys(names[:1], self.best)
+
+
+def read_state(file: Path) -> TrainingState:
+    """Read a training state.
+
+    Raises:
+        CheckpointError: the file does not exist, is damaged, or is not a training state of mcir.
+    """
+    if problem := file_problem(file):
+        raise CheckpointError(f"{file}: expected a training state, but the path {problem}.")
+    try:
+        content = read_torch_file(file)
+        return TrainingState.model_validate({**content, "file": file} if isinstance(content, dict) else content)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the content"
+        raise CheckpointError(f"{file}: expected a training state of mcir, got {where}: {first['msg']}.") from error
+
+
+def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> Iterator[TrainingState]:
+    """Yield the intact states from which a run can resume, in order of preference. Log damaged ones.
+
+    Args:
+        checkpoints: checkpoints of the run.
+        resume_state: path of a state. It is the only one if ``resume`` is false, or else the last one.
+        resume: whether to resume from the newest checkpoint of the run.
+
+    Raises:
+        CheckpointError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
+    """
+    intact = 0
+    for iteration in reversed(checkpoints.iterations() if resume else []):
+        try:
+            state = read_state(checkpoints.state_file(iteration))
+        except CheckpointError as error:
+            _LOG.warning("%s Trying the previous state.", error)
+        else:
+            intact += 1
+            yield state
+    if resume_state:
+        yield read_state(Path(resume_state))
+    elif resume and not intact:
+        _LOG.info("%s has no checkpoint. The training starts from the beginning.", checkpoints.folder)
+
+
+def load_first(model: Model, states: Iterator[TrainingState], options: str) -> TrainingState:
+    """Load the first state that fits a model, and return it. Log what is used of it.
+
+    Args:
+        model: model after :meth:`~mcir.models.base.Model.configure_optimizer`.
+        states: states in order of preference.
+        options: resolved options of the run, which override the state.
+
+    Raises:
+        CheckpointError: no state fits.
+    """
+    failure = CheckpointError("There is no training state.")
+    for state in states:
+        try:
+            unused = _load(model, state)
+        except CheckpointError as error:
+            _LOG.warning("%s", error)
+            failure = error
+            continue
+        _LOG.info(
+            "%s: resuming after iteration %d with the saved weights, negatives and moments of the optimizer. All "
+            "that the options specify is taken from them, such as hyperparameters, schedule and frozen negatives.",
+            state.file,
+            state.iteration,
+        )
+        if unused:
+            _LOG.warning("Because the options have changed, the saved %s is not used.", " and ".join(unused))
+        if changes := changed_lines(state.options, options):
+            _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
+        return state
+    raise failure
+
+
+def _load(model: Model, state: TrainingState) -> list[str]:
+    """Load a state and verify it: the model must save again what was saved.
+
+    Raises:
+        CheckpointError: the state does not fit the model, or is not finite.
+    """
+    try:
+        unused = model.load_state_dict(state.model)
+    except ValueError as error:
+        raise CheckpointError(f"{state.file} does not fit the options of this run: {error}.") from error
+    if state.digests is not None:
+        loaded = {name: part for name, part in model.state_dict().items() if name not in unused}
+        if {name: digest(part) for name, part in {**state.model, **loaded}.items()} != state.digests:
+            raise CheckpointError(f"{state.file}: the digests of the loaded state do not match. It is damaged.")
+    if names := model.not_finite():
+        raise CheckpointError(f"{state.file} contains NaN or infinite values: {', '.join(names[:3])}.")
+    return unused
