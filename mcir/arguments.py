@@ -12,9 +12,12 @@ import argparse
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mcir.text import printable, shortened
 
 T = TypeVar("T")
+_MAX_MESSAGE = 1000
 
 
 def option(
@@ -65,6 +68,14 @@ class LaunchArguments:
     nproc: int = option("processes per training", default=1)
     slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")
     no_wait: bool = option("submit the Slurm jobs, list them and return", default=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error messages cannot control the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with status 2."""
+        super().error(printable(shortened(message, _MAX_MESSAGE)))
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:

@@ -1,6 +1,5 @@
 """Test trained networks on several data sets: ``torchrun mcir/test.py -opt options/x.yml``."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Literal
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
 
-from mcir.arguments import OptionFileArguments, add_arguments, from_namespace, option
+from mcir.arguments import OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
 
 
@@ -46,7 +45,7 @@ class Test(OptionFileArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="mcir/test.py", description=Test.__doc__)
+    parser = Parser(prog="mcir/test.py", description=Test.__doc__)
     add_arguments(parser, Test)
     return from_namespace(Test, parser.parse_args(argv)).run()
 

@@ -1,6 +1,5 @@
 """Train a network: ``torchrun mcir/train.py -opt options/x.yml``."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Literal
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
 
-from mcir.arguments import LaunchArguments, OptionFileArguments, add_arguments, from_namespace, option
+from mcir.arguments import LaunchArguments, OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
 
 
@@ -62,7 +61,7 @@ class Train(LaunchArguments, OptionFileArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="mcir/train.py", description=Train.__doc__)
+    parser = Parser(prog="mcir/train.py", description=Train.__doc__)
     add_arguments(parser, Train)
     return from_namespace(Train, parser.parse_args(argv)).run()
 

@@ -1,17 +1,17 @@
 """The command line ``mcir``. Each command is a dataclass whose fields are the arguments. Slow imports are local."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mcir
 from mcir import test, train
-from mcir.arguments import add_arguments, from_namespace
+from mcir.arguments import Parser, add_arguments, from_namespace
 from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.options import Check, List, Report, Schema
 from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
 from mcir.tables.commands import Proxy, reproduce_commands
+from mcir.terminal import show_error
 
 
 class Group(NamedTuple):
@@ -31,15 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except (ValueError, OSError) as error:
-        print(f"mcir {arguments.command}: {error}", file=sys.stderr)
+        show_error(f"mcir {arguments.command}: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
     _add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), _commands())
     return parser

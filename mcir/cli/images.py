@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcir.arguments import option, positional
+from mcir.terminal import show
 
 
 def _tile(text: str) -> int | str | None:
@@ -115,7 +116,7 @@ class Export:
             error = (
                 "" if written.difference is None else f", maximum difference from the network {written.difference:.1e}"
             )
-            print(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{error}")
+            show(f"{written.file}: {written.file.stat().st_size / 2**20:.1f} MiB{error}")
         return 0
 
 
@@ -131,7 +132,7 @@ class Inspect:
         from mcir.inference.inspection import inspect_weights
 
         lines, is_complete = inspect_weights(self.file, self.key)
-        print("\n".join(lines))
+        show("\n".join(lines))
         return 0 if is_complete else 1
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mcir import registry
 from mcir.arguments import OptionFileArguments, option, positional
+from mcir.terminal import show
 
 Listed = Literal[
     "archs",
@@ -34,9 +35,9 @@ class Check(OptionFileArguments):
 
         log_to_console()
         options = load(self.opt, self.set, self.force_yml)
-        print(options.dump())
+        show(options.dump())
         dry_run(options)
-        print("\n".join(f"# {line}" for line in estimate(options)))
+        show("\n".join(f"# {line}" for line in estimate(options)))
         return 0
 
 
@@ -52,9 +53,9 @@ class List:
         from mcir.config.listing import list_components, list_option_files
 
         if self.what == "options":
-            print(list_option_files(self.pattern))
+            show(list_option_files(self.pattern))
         else:
-            print(list_components(getattr(registry, self.what.upper()), self.pattern))
+            show(list_components(getattr(registry, self.what.upper()), self.pattern))
         return 0
 
 
@@ -72,7 +73,7 @@ class Schema:
 
         text = json.dumps(json_schema(), indent=2)
         if self.file is None:
-            print(text)
+            show(text)
         else:
             self.file.write_text(text + "\n", encoding="utf-8")
         return 0
@@ -99,7 +100,7 @@ class Report:
         folders = [find_run(run) for run in self.runs]
         file = self.output or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
         write_report(folders, file, is_locked)
-        print(file)
+        show(str(file))
         if self.open:
             webbrowser.open(file.resolve().as_uri())
         return 0

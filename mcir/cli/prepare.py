@@ -1,6 +1,5 @@
 """The commands of ``mcir prepare``."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mcir.arguments import option, positional
+from mcir.terminal import show, show_error
 
 if TYPE_CHECKING:
     from mcir.data.prepare import Prepared
@@ -104,10 +104,10 @@ class Verify:
             raise ValueError(f"{self.source} is a data set. Add its folder: mcir prepare verify {self.source} ROOT")
         with _progress(f"verify {self.source}") as progress:
             found = verify(self.source, self.against, self.filename_tmpl, progress=progress, workers=self.workers)
-        print(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
+        show(f"{found.images} images, {found.bytes / 2**20:.1f} MiB, {found.checksum}")
         _print_problems(found.problems)
         count = len(found.problems)
-        print("no problems" if found.ok else f"{count} problem{'s' * (count > 1)}")
+        show("no problems" if found.ok else f"{count} problem{'s' * (count > 1)}")
         return 0 if found.ok else 1
 
     def _compare(self, root: str) -> int:
@@ -120,30 +120,33 @@ class Verify:
         with _progress(f"verify {manifest.title}") as progress:
             found = compare(manifest, root, progress=progress, workers=self.workers)
         for line in found.matches:
-            print(f"  {line}")
+            show(f"  {line}")
         _print_problems(found.differences)
         count = len(found.differences)
         end = f"{count} difference{'s' * (count > 1)} from" if count else "matches"
-        print(f"{root}: {end} {manifest.title}")
+        show(f"{root}: {end} {manifest.title}")
         return 1 if count else 0
 
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    with Progress(transient=True) as bar:
+    from mcir.console import Console, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_counts(target: Path, prepared: "Prepared") -> int:
-    print(f"{target}: {prepared.written} written, {prepared.skipped} existed, from {prepared.images} images")
+    show(f"{target}: {prepared.written} written, {prepared.skipped} existed, from {prepared.images} images")
     return 0
 
 
 def _print_problems(problems: Sequence[str]) -> None:
     for problem in problems[:_MAX_PROBLEMS]:
-        print(f"  {problem}", file=sys.stderr)
+        show_error(f"  {problem}")
     if len(problems) > _MAX_PROBLEMS:
-        print(f"  and {len(problems) - _MAX_PROBLEMS} more", file=sys.stderr)
+        show_error(f"  and {len(problems) - _MAX_PROBLEMS} more")

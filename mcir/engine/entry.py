@@ -1,9 +1,10 @@
 """Error handling of the commands that train and test. Slow imports are local."""
 
 import os
-import sys
 import time
 from collections.abc import Callable
+
+from mcir.terminal import show, show_error
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
@@ -13,7 +14,7 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
     """
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
-        print(f"mcir: reading {option_file} …", flush=True)  # noqa: T201 (the following imports take seconds)
+        show(f"mcir: reading {option_file} …", flush=True)  # the following imports take seconds
 
     from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
@@ -24,7 +25,7 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
     except (ValueError, OSError, NotFiniteError) as error:
         if not is_rank_zero:
             time.sleep(1)  # rank 0 usually prints the same error, and this process is stopped when rank 0 ends
-        print(f"mcir: {error}", file=sys.stderr)  # noqa: T201
+        show_error(f"mcir: {error}")
         return 1
     except KeyboardInterrupt:
         return 130

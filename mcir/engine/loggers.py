@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mcir.atomic import write_atomically
 from mcir.checked_json import append_record, parse_record
+from mcir.console import Console, TextColumn
 from mcir.device import memory_used
 from mcir.engine.evaluation import Evaluation
 from mcir.models.batch import Batch
 from mcir.report import progress
 from mcir.report.records import RESULTS, format_value
+from mcir.terminal import LogFormatter
 
 
 class RunLog:
@@ -39,7 +40,7 @@ class RunLog:
     ) -> None:
         self.folder = folder
         self.total = total
-        self.console = Console(quiet=folder is None, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=folder is None, soft_wrap=True)
         self._tensorboard: Any = None
         self._progress: Progress | None = None
         if folder is None:
@@ -115,7 +116,7 @@ class RunLog:
 
     def log_text(self, text: str) -> None:
         """Print a line on the terminal."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     def close(self) -> None:
         """Stop the progress bar and close the files."""
@@ -197,7 +198,9 @@ def log_to_console() -> None:
     """Print log messages to the terminal. Ranks other than 0 print only errors."""
     logger = logging.getLogger("mcir")
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter())
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.propagate = False
 

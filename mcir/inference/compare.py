@@ -14,9 +14,9 @@ from pathlib import Path
 
 import cv2
 import torch
-from rich.console import Console
 from torch import Tensor
 
+from mcir.console import Console
 from mcir.data.codec import Array
 from mcir.data.errors import DataError
 from mcir.data.parallel import in_order
@@ -88,9 +88,9 @@ def compare(
     border = (scale if scale > 1 else 0) if crop_border is None else crop_border
     comparison = Comparison(sides[0], sides[1], gt, border, pictures, problems)
     images = _probe(found, matched, comparison)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     names = " and ".join(f"{side.name} ({side.restorer.architecture})" for side in sides)
-    console.print(f"{names}, ×{scale}, on {sides[0].restorer.device}: {len(images)} to compare", markup=False)
+    console.print(f"{names}, ×{scale}, on {sides[0].restorer.device}: {len(images)} to compare")
     with BatchProgress(console, len(images), sum(image.megapixels for image in images)) as progress:
         for image in images:
             result = problems.attempt(image.source, _compare, image, comparison, progress)
@@ -98,7 +98,7 @@ def compare(
                 comparison.add(*result)
             progress.finish(1, image.megapixels)
     if comparison.images:
-        write_comparison(comparison, out, Console(width=table_width(console), highlight=False))
+        write_comparison(comparison, out, Console(width=table_width(console)))
     problems.print(console)
     return 1 if problems.texts() else 0
 

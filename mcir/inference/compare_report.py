@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mcir.atomic import write_atomically
 from mcir.checked_json import as_json
+from mcir.console import Console
 from mcir.inference.batch.problems import Problems
 from mcir.inference.batch.scores import TABLE_ROWS, Scores, mean
 from mcir.inference.restorer import Restorer
@@ -210,4 +210,4 @@ def write_comparison(comparison: Comparison, out: Path, console: Console) -> Non
     }
     for file, text in files.items():
         write_atomically(file, text.encode("utf-8", errors="replace"))
-        console.print(str(file), markup=False, soft_wrap=True)
+        console.print(str(file), soft_wrap=True)

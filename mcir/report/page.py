@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from mcir.report.figures import Figure
+from mcir.text import printable
 
 _FOLDER = Path(__file__).parent
 
@@ -76,12 +77,13 @@ class Report:
 
     def as_markdown(self) -> str:
         """Return the report as Markdown, without figures."""
-        return "\n\n".join(filter(None, [f"# {self.title}", *(part.as_markdown() for part in self.sections)])) + "\n"
+        parts = filter(None, [f"# {self.title}", *(part.as_markdown() for part in self.sections)])
+        return printable("\n\n".join(parts)) + "\n"
 
     def as_html(self) -> str:
         """Return the report as an HTML page that contains all its resources and fetches none."""
         style, script = (Markup((_FOLDER / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
-        return str(render("page.html.jinja", report=self, style=style, script=script))
+        return printable(render("page.html.jinja", report=self, style=style, script=script))
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write ``folder/name.md`` and ``folder/name.html`` and return both paths.
@@ -109,4 +111,4 @@ def _environment() -> jinja2.Environment:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -55,7 +55,7 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
     runs = [read_run(folder, running(folder)) for folder in different]
     names = Counter(run.name for run in runs)
     runs = [run if names[run.name] == 1 else replace(run, name=str(run.folder)) for run in runs]
-    write_atomically(file, build_report(runs).as_html().encode("utf-8", errors="replace"))
+    write_atomically(file, build_report(runs).as_html().encode())
 
 
 def build_report(runs: Sequence[Run]) -> Report:

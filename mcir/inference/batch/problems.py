@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mcir.console import Console
 from mcir.inference.images import PictureError
 from mcir.text import printable
 
@@ -58,7 +58,7 @@ class Problems:
         table = Table("image", "problem")
         for name, reason in self.texts().items():
             table.add_row(Text(name, overflow="fold"), Text(reason, overflow="fold"))
-        Console(width=table_width(console), highlight=False, stderr=True).print(table)
+        Console(width=table_width(console), stderr=True).print(table)
 
 
 def table_width(console: Console) -> int | None:

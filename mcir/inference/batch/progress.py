@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress
+
+from mcir.console import Console, TextColumn
 
 INTERVAL = 10.0
 """Seconds between two lines if there is no terminal."""

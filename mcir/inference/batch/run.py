@@ -11,10 +11,9 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from rich.console import Console
-
 from mcir.atomic import write_atomically
 from mcir.config import network_section
+from mcir.console import Console
 from mcir.data.codec import encode_png
 from mcir.data.errors import DataError
 from mcir.inference.batch.pipeline import pipelined
@@ -34,7 +33,6 @@ from mcir.inference.batch.settings import FolderSettings
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
 from mcir.inference.restorer import OVERLAP, Restorer
-from mcir.text import printable
 from mcir.weights import load_network
 
 MEMORY_LIMIT = 256 * 2**20
@@ -58,7 +56,7 @@ class _Run:
 
     def __init__(self, settings: FolderSettings) -> None:
         self.settings = settings
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(soft_wrap=True)
         self.problems = Problems()
         self.written: set[Task] = set()
         self.scores: dict[str, Scores] = {}
@@ -99,7 +97,7 @@ class _Run:
         )
         existing = sum(task.exists for task in tasks)
         network = f"{self.restorer.architecture}, ×{self.scale}, on {self.restorer.device}"
-        self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} exist already", markup=False)
+        self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} exist already")
         todo = [task for task in tasks if task.is_evaluated or not task.exists]
         groups = batches(todo, self.settings.batch, self.bytes_of, MEMORY_LIMIT)
         with BatchProgress(self.console, len(todo), sum(task.megapixels for task in todo)) as progress:
@@ -196,7 +194,7 @@ class _Run:
                 "faults": problems,
             }
             write_scores(self.out, scores, facts)
-            Console(width=table_width(self.console), highlight=False).print(scores_table(scores, self.scale))
-        self.console.print(f"{printable(str(self.settings.out))}: {summary}", markup=False)
+            Console(width=table_width(self.console)).print(scores_table(scores, self.scale))
+        self.console.print(f"{self.settings.out}: {summary}")
         self.problems.print(self.console)
         return 1 if problems else 0

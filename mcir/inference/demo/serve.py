@@ -14,8 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from mcir.console import Console
 from mcir.inference.checkpoints import named_checkpoints
 from mcir.inference.demo.service import KEPT_SECONDS, DemoService
 from mcir.inference.tile_planner import Tile
@@ -104,7 +103,7 @@ def _serve(service: DemoService, host: str, port: int | None, max_size: float, q
         prevent_thread_lock=True,
         **appearance(),
     )
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True)
     if not ipaddress.ip_address(host).is_loopback:
         _LOG.warning("The demo has no password: everyone who can reach this machine can use it.")
     console.print(f"The demo runs at {address.rstrip('/')} (press Ctrl-C to stop it).")

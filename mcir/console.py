@@ -1,0 +1,42 @@
+"""Consoles and progress bars of rich, which show names from files and options as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import rich.console
+import rich.progress
+from rich.segment import Segment
+from rich.text import Text
+
+from mcir.text import printable
+
+
+class Console(rich.console.Console):
+    """A console of rich that shows every text as it is, with visible control characters.
+
+    Args:
+        options: options of rich's console, without those for markup, emoji and highlighting.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text with visible control characters."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render an object to segments, of which only those of rich itself control the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class TextColumn(rich.progress.TextColumn):
+    """A column of a progress bar that shows its text as it is."""
+
+    def __init__(self, text_format: str) -> None:
+        super().__init__(text_format, markup=False)

@@ -1,0 +1,29 @@
+"""Terminal output and log messages, in which names from files and options cannot control the terminal.
+
+Everything that mcir prints passes through this module or :mod:`mcir.console`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from mcir.text import printable
+
+
+class LogFormatter(logging.Formatter):
+    """Formatter of log messages, with visible control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a log message."""
+        return printable(super().format(record))
+
+
+def show(text: str, flush: bool = False) -> None:
+    """Print a text to the standard output."""
+    print(printable(text), flush=flush)  # noqa: T201 (the only place)
+
+
+def show_error(text: str) -> None:
+    """Print a text to the standard error output."""
+    print(printable(text), file=sys.stderr)  # noqa: T201 (the only place)
