@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from itertools import pairwise, product
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -242,7 +242,6 @@ class IDT(Network):
         )
         super().__init__(spec)
         self.img_size, self.overlap = img_size, overlap
-        rates = _drop_rates(depths, drop_path_rate)
 
         def attention(channels: int, side: int, heads: int, bound: int) -> RelativeAttention:
             return RelativeAttention(channels, side, heads, bound, qkv_bias, qk_scale)
@@ -252,7 +251,7 @@ class IDT(Network):
             heads, side = num_heads[number], img_size >> level
             blocks: list[nn.Module] = [
                 WindowBlock(attention(dim, min(win_size, side), heads, WINDOW_BOUND), dim, int(dim * mlp_ratio), rate)
-                for rate in rates[number]
+                for rate in _drop_rates(depths, number, drop_path_rate)
             ]
             if level < LEVELS:
                 attn = attention(win_size**2, side // win_size, heads, GRID_BOUNDS[level])
@@ -413,14 +412,16 @@ def _bias_index(side: int, bound: int) -> Tensor:
     return (offset[:, None, :, None] * (2 * bound - 1) + offset[None, :, None, :]).flatten()
 
 
-def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
-    """Return the stochastic-depth probability of each window block, by stage."""
-    down, up = sum(depths[:LEVELS]), sum(depths[LEVELS + 1 :])
-    rates = [highest * block / max(down - 1, 1) for block in range(down)]
-    rates += [highest] * depths[LEVELS]
-    rates += [highest * block / max(up - 1, 1) for block in reversed(range(up))]
-    ends = [sum(depths[:number]) for number in range(len(depths) + 1)]
-    return [rates[start:end] for start, end in pairwise(ends)]
+def _drop_rates(depths: Sequence[int], stage: int, highest: float) -> Iterator[float]:
+    """Yield the stochastic-depth probability of each window block of a stage."""
+    is_down = stage < LEVELS
+    first, last = (0, LEVELS) if is_down else (LEVELS + 1, len(depths))
+    before, total = sum(depths[first:stage]), sum(depths[first:last])
+    for block in range(before, before + depths[stage]):
+        if stage == LEVELS:
+            yield highest
+        else:
+            yield highest * (block if is_down else total - 1 - block) / max(total - 1, 1)
 
 
 def _check_sizes(

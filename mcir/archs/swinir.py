@@ -68,7 +68,8 @@ class WindowAttention(nn.Module):
         self.attn_drop = attn_drop
         self.drop = drop
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        index = relative_position_index(window).to(self.relative_position_bias_table.device, copy=True)
+        device = self.relative_position_bias_table.device
+        index = relative_position_index(window, device).clone()  # the function's result is cached
         self.register_buffer("relative_position_index", index)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -255,9 +256,9 @@ class SwinIR(Network):
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = _PatchNorm(embed_dim, patch_norm)
         window, shift = min(window_size, img_size), window_size // 2 if img_size > window_size else 0
-        mask = shifted_window_mask(img_size, img_size, window, shift, "cpu") if shift else None
-        mask = None if mask is None else mask.to(self.mean.device, copy=True)  # the function's result is cached
-        drop_paths = iter([drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))])
+        mask = shifted_window_mask(img_size, img_size, window, shift, self.mean.device) if shift else None
+        mask = None if mask is None else mask.clone()  # the function's result is cached
+        drop_paths = (drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths)))
 
         def block(index: int, heads: int) -> Block:
             attn = WindowAttention(embed_dim, window, heads, qkv_bias, qk_scale, attn_drop_rate, drop_rate)

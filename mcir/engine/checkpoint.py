@@ -21,7 +21,7 @@ from torch import Tensor
 from mcir.atomic import atomic_file
 from mcir.models import Model
 from mcir.models.state import digest
-from mcir.weights import network_config, network_metadata, read_weights, to_safetensors
+from mcir.weights import WeightsError, network_config, network_metadata, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
@@ -214,7 +214,11 @@ def load_into(model: Model, file: Path, key: str | None = None, strict: bool = T
     Raises:
         WeightsError: the file cannot be read, or ``strict`` is set and the weights do not match.
     """
-    mismatches = model.load_weights(read_weights(file, key).tensors, strict)
+    weights = read_weights(file, key).tensors
+    try:
+        mismatches = model.load_weights(weights, strict)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
     if mismatches:
         listed = ", ".join(mismatches[:10]) + (" …" if len(mismatches) > 10 else "")
         _LOG.warning("%s: %d weights do not match and are not loaded: %s", file, len(mismatches), listed)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcir.registry import ARCHS
-from mcir.weights import detect_network, read_weights
+from mcir.weights import describe_non_finite, detect_network, non_finite_keys, read_weights
 
 _SHOWN = 10
 
@@ -18,11 +18,16 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
         f"file          {file}{f', key {weights.key!r}' if weights.key else ''}",
         f"entries       {len(weights.tensors)}, {total:,} numbers",
     ]
+    infinite = non_finite_keys(weights.tensors)
+    if infinite:
+        lines.append(f"not finite    {describe_non_finite(infinite, len(weights.tensors))}")
     network = detect_network(weights)
     if network is None:
         lines.append(f"architecture  none of {', '.join(ARCHS.names())}; the first keys are:")
         lines += [f"              {key} {shape}" for key, shape in list(weights.shapes.items())[:_SHOWN]]
         return lines, False
+    if network.prefix:
+        lines.append(f"prefix        {network.prefix}")
     detected = {key: value for key, value in network.arguments.items() if key not in network.guessed}
     assumed = {key: network.arguments[key] for key in network.guessed}
     for key, parameter in ARCHS.parameters(network.architecture).items():
@@ -39,7 +44,7 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
     if len(network.mismatches) > _SHOWN:
         lines.append(f"              and {len(network.mismatches) - _SHOWN} more")
     lines.append(f"option        network_g: {{type: {network.architecture}, {_one_line(network.arguments)}}}")
-    return lines, not network.mismatches
+    return lines, not network.mismatches and not infinite
 
 
 def _one_line(arguments: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from mcir.models.ema import EMA
 from mcir.network_call import call_network
 from mcir.network_spec import NetworkSpec, spec_of
 from mcir.registry import ARCHS, ArchSection, OptimizerSection, SchedulerSection
-from mcir.weights import match_state_dict, mismatch_error
+from mcir.weights import load_state
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,12 +106,9 @@ class NetworkModel:
             The keys that are missing, unknown or of another shape. With ``strict``, this list is empty.
 
         Raises:
-            WeightsError: ``strict`` is set, and keys or shapes differ.
+            WeightsError: weights are not finite, no weight matches, or ``strict`` is set and keys or shapes differ.
         """
-        fits, mismatches = match_state_dict(self.network, weights)
-        if strict and mismatches:
-            raise mismatch_error(self.network, weights, mismatches)
-        self.network.load_state_dict(fits, strict=False)
+        mismatches = load_state(self.network, weights, strict)
         if self.ema is not None:
             self.ema.update(self.network, decay=0.0)
         return mismatches

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from mcir.registry import ComponentConfig, config_of
 from mcir.weights.errors import WeightsError
-from mcir.weights.keys import find_tensors, strip_prefixes
+from mcir.weights.keys import find_tensors, own_keys
 from mcir.weights.matching import shapes_of
 from mcir.weights.safetensors_file import read_safetensors
 from mcir.weights.torch_file import read_torch_file
+
+_MAX_EXPANSION = 4  # views of one tensor under several keys
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Weights:
         tensors: state dict of the network.
         key: key of the file under which the weights were stored; None if they were at the top level.
         section: type and constructor arguments of the network, from the file's metadata; None without metadata.
+        file: file that contains the weights.
     """
 
     tensors: dict[str, Tensor]
     key: str | None = None
     section: dict[str, Any] | None = None
+    file: Path | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,10 +67,11 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
             raise WeightsError(
                 f"{file}: expected the key '{key}', got '{stored_key}'. The .pth file with the same name contains both."
             )
-        return Weights(strip_prefixes(tensors), stored_key, _read_metadata(metadata, file))
+        return Weights(own_keys(tensors), stored_key, _read_metadata(metadata, file), file)
     content = read_torch_file(file)
     tensors, stored_key = find_tensors(content, key, file)
-    return Weights(strip_prefixes(tensors), stored_key, _read_metadata(content, file))
+    _check_size(tensors, file)
+    return Weights(own_keys(tensors), stored_key, _read_metadata(dict(dict.items(content)), file), file)
 
 
 def network_config(network: nn.Module) -> ComponentConfig:
@@ -91,8 +96,15 @@ def _read_metadata(metadata: Mapping[str, Any], file: Path) -> dict[str, Any] | 
         return None
     try:
         arguments = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise WeightsError(f"{file}: 'hyperparameters' of the network: expected a JSON object, got {text[:80]!r}.")
-    return {"type": architecture, **arguments}
+    return {**arguments, "type": architecture}
+
+
+def _check_size(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Check that weights are not views that expand a few stored values to large tensors."""
+    distinct = {(tensor.data_ptr(), tensor.shape, tensor.stride()): tensor.nbytes for tensor in tensors.values()}
+    if sum(distinct.values()) > _MAX_EXPANSION * file.stat().st_size:
+        raise WeightsError(f"{file}: the weights are much larger than the file.")

@@ -11,7 +11,7 @@ from mcir.weights.errors import UnreadableError
 MAX_DEPTH = 100
 """Largest depth of nested objects."""
 
-_WORK_PER_BYTE = 200  # the files that torch.save writes need less than 20
+_WORK_PER_BYTE = 64  # the files that torch.save writes need less than 10
 _FREE_WORK = 2**16
 _CALLABLE = {
     "collections.OrderedDict",

@@ -11,7 +11,7 @@ from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fres
 from mcir.network_call import call_network
 from mcir.network_spec import spec_of
 from mcir.registry import ARCHS, NEGATIVES, ArchSection
-from mcir.weights import WeightsError, load_network, match_state_dict, mismatch_error, read_weights
+from mcir.weights import WeightsError, load_network, load_state, read_weights
 
 RANDOM = "random"
 
@@ -161,10 +161,10 @@ def _pretrained(
     if next(network.parameters()).is_meta:
         return to_like(built, network)
     weights = read_weights(file, param_key).tensors
-    tensors, mismatches = match_state_dict(built, weights)
-    if mismatches:
-        raise WeightsError(f"{file}: {mismatch_error(built, weights, mismatches)}")
-    built.load_state_dict(tensors)
+    try:
+        load_state(built, weights)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
     return to_like(built, network)
 
 
