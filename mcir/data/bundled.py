@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from mcir.checks import check_argument, check_choice
-from mcir.data.codec import decode
 from mcir.data.degradations import DefaultSection
 from mcir.data.errors import DataError
 from mcir.data.paired import PairDataset, Sources
+from mcir.data.reader import decode
 from mcir.data.storage import Memory
 from mcir.data.transforms import Window
 from mcir.errors import ArgumentError

@@ -26,8 +26,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import lmdb
 import numpy as np
 
-from mcir.data.codec import Array, ImageInfo, decode, probe
+from mcir.data.codec import Array, ImageInfo
 from mcir.data.errors import DataError
+from mcir.data.reader import decode, probe
 from mcir.data.transforms import Window, crop_image
 
 Codec: TypeAlias = Literal["encoded", "raw"]

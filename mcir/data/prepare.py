@@ -20,11 +20,12 @@ import torch
 
 from mcir.atomic import write_atomically
 from mcir.checks import check_at_least
-from mcir.data.codec import Array, ImageInfo, decode, encode_png, info_of
+from mcir.data.codec import Array, ImageInfo, encode_png, info_of
 from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.lmdb_store import Codec, ImageRecord, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
+from mcir.data.reader import decode
 from mcir.data.resize import imresize
 from mcir.data.storage import Folder, read_info, stem
 from mcir.data.transforms import Window, crop_image

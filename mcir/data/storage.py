@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from mcir.checks import check_argument
-from mcir.data.codec import Array, ImageInfo, decode, info_of, probe
+from mcir.data.codec import Array, ImageInfo, info_of
 from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.listing import Report, list_images
 from mcir.data.lmdb_store import LmdbStore
+from mcir.data.reader import decode, probe
 from mcir.data.transforms import Window, crop_image
 from mcir.paths import expand_path
 

@@ -7,11 +7,11 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcir.data.codec import check_image
 from mcir.data.errors import DataError
 from mcir.data.lmdb_store import LmdbStore, to_bytes
 from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.parallel import Progress, in_order
+from mcir.data.reader import check_image
 from mcir.data.storage import Folder, open_storage
 
 

@@ -8,8 +8,8 @@ from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 from torch import Tensor
 
+from mcir.data.cmyk import cmyk_to_srgb
 from mcir.data.codec import Array
-from mcir.inference.images.reading import cmyk_to_srgb
 
 PEAKS = {torch.uint8: 255, torch.uint16: 65535}
 """The value of white in integer types; in floats it is 1."""

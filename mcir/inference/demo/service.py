@@ -19,12 +19,13 @@ from PIL import Image
 
 from mcir.atomic import write_atomically
 from mcir.data.bundled import TRAIN, VAL, photographs
-from mcir.data.codec import Array, decoded_size, encode_png
+from mcir.data.codec import Array, encode_png
 from mcir.data.degradations import build_degradation
+from mcir.data.limits import decoded_size
+from mcir.data.reader import FORMATS
 from mcir.inference.batch.scores import Scores, check_sizes, score
 from mcir.inference.convert import as_array, as_tensor
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
-from mcir.inference.images.reading import FORMATS
 from mcir.inference.output_buffer import enlarge_alpha
 from mcir.inference.restorer import Restorer
 from mcir.inference.tile_planner import Tile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import cv2
 import numpy as np
 
 from mcir.data.codec import Array
-
-_BAND_BYTES = 2**20
 
 
 class PictureError(ValueError):
@@ -82,12 +79,6 @@ class Picture:
     def bits(self) -> int:
         """Bits per sample: 8 or 16."""
         return self.pixels.dtype.itemsize * 8
-
-
-def row_bands(height: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of rows of about a megabyte each, to process an image without a copy of it."""
-    step = max(1, _BAND_BYTES // row_bytes)
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def with_bits(picture: Picture, bits: int) -> Picture:

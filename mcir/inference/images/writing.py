@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mcir.atomic import atomic_file
 from mcir.data.codec import Array
-from mcir.inference.images.exif import RESOLUTION, TEXTS, with_size
+from mcir.data.exif import RESOLUTION, TEXTS, with_size
 from mcir.inference.images.image import Picture, PictureError
 
 QUALITY = 95

@@ -10,7 +10,7 @@ import pytest
 from PIL import ImageCms
 
 import mcir
-from mcir.data.codec import decode
+from mcir.data.reader import decode
 from mcir.inference.batch.scores import score
 from mcir.inference.images import Picture, read_picture, write_picture
 from tests.inference.demo.conftest import serving

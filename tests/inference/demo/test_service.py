@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import mcir
-from mcir.data.codec import decode
+from mcir.data.reader import decode
 from mcir.inference.batch.scores import score
 from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, RequestError, photograph
 from mcir.inference.images import Picture, read_picture, write_picture
@@ -182,7 +182,7 @@ def test_an_image_that_would_become_too_large_is_rejected_by_its_header(service,
 
 def test_a_huge_image_is_not_decoded(service, put, monkeypatch):
     """Other truncated files are decoded to find out whether they are complete."""
-    monkeypatch.setattr("mcir.data.codec.decode_fully", None)
+    monkeypatch.setattr("mcir.data.reader.EncodedImage", None)
     with pytest.raises(RequestError, match="10000000000 pixels"):
         service.preview(put("huge.png", png_header(100_000, 100_000)), "same")
     jpeg = io.BytesIO()

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from mcir.data.codec import EXTENSIONS
+from mcir.data.listing import EXTENSIONS
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
 from tests.data.images import noise, smooth, truncate
+from tests.data.test_reader import png_header
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DIRECTORY, MAKE, DATE, WIDTH, HEIGHT = 0x8769, 271, 0x9003, 0xA002, 0xA003
@@ -193,7 +194,7 @@ def test_arrays_of_other_shapes_and_types_are_rejected(pixels, alpha):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.png", None, "No such file"),
+        ("a.png", None, "does not exist"),
         ("a.png", b"", "empty"),
         ("a.jpg", b"%PDF-1.7 and so on", "not an image"),
         ("a.tif", b"II*\0\x08\0\0\0", "damaged"),
@@ -265,7 +266,7 @@ HUGE = {
     "x.tif": huge_tiff(8, 100_000, 100_000),
     "deep.tif": huge_tiff(16, 100_000, 50_000),
     "tile.tif": huge_tiff(8, 64, 64, tile=100_000),
-    "x.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", 100_000, 100_000, 8, 0) + bytes(7),
+    "x.png": png_header(100_000, 100_000),
     "x.bmp": b"BM"
     + struct.pack("<IIIIiiHHIIiiII", 154, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
     + bytes(100),
@@ -277,6 +278,10 @@ HUGE = {
 def test_sizes_that_cannot_be_decoded_are_rejected_by_the_header(tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes(HUGE[name])
     monkeypatch.setattr(Image.Image, "load", None)  # decoding would fail in another way
+    for function in (probe_picture, read_picture):
+        with pytest.raises(PictureError, match=rf"{name}: expected at most 1,073,741,824 pixels, got \d+×\d+ in"):
+            function(tmp_path / name)
+    monkeypatch.setenv("MCIR_MAX_PIXELS", "100000000000")
     for function in (probe_picture, read_picture):
         with pytest.raises(PictureError, match=rf"{name}: expected at most 1\.0 GiB of samples, .*, got \d+\.\d GiB"):
             function(tmp_path / name)

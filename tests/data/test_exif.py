@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from mcir.inference.images.exif import read_exif, with_size, without_orientation
+from mcir.data.exif import kept_exif, take_orientation, with_size, without_orientation
 
 DIRECTORY, NOTE, WIDTH, HEIGHT, ORIENTATION, MAKE, MODEL = 0x8769, 0x927C, 0xA002, 0xA003, 0x0112, 271, 272
 
@@ -73,7 +73,7 @@ def test_damage_is_ignored(start, junk):
     for exif in (bytes(data), junk, b"Exif\0\0II*\0\x08\0\0\0" + junk):
         image = Image.new("L", (2, 2))
         image.info["exif"] = exif
-        orientation, kept = read_exif(image)
+        orientation, kept = take_orientation(image), kept_exif(image)
         assert orientation in range(1, 9)
         assert kept is None or len(kept) >= len(exif)
         assert with_size(exif, 5, 6) is not None

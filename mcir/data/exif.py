@@ -7,9 +7,7 @@ directories with entries of twelve bytes.
 
 from __future__ import annotations
 
-import io
 import struct
-from typing import BinaryIO
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -23,27 +21,32 @@ _PREFIX = b"Exif\0\0"
 _LONG = 4
 
 
-def read_exif(image: Image.Image) -> tuple[int, bytes | None]:
-    """Return the orientation (1 to 8) of an open image file, and its EXIF block without orientation and thumbnail.
+def take_orientation(image: Image.Image) -> int:
+    """Return the orientation (1 to 8) of an open image file, 1 if its metadata are damaged.
 
-    For damaged metadata the orientation is 1 or the block is None. After the call, Pillow decodes the image without
-    rotating it.
+    After the call, Pillow decodes the image without rotating it.
     """
-    orientation = 1
     try:
-        exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole image
-        if (value := exif.pop(Base.Orientation, 1)) in range(1, 9):
-            orientation = value
+        value = Image.Image.getexif(image).pop(Base.Orientation, 1)  # PngImageFile.getexif would decode the whole image
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def kept_exif(image: Image.Image) -> bytes | None:
+    """Return the EXIF block of an open image file without orientation and thumbnail; None if it is damaged."""
+    try:
         if image.format != "TIFF":
-            return orientation, without_orientation(image.info.get("exif") or b"")
+            return without_orientation(image.info.get("exif") or b"")
+        exif = Image.Image.getexif(image)
         kept = TEXTS | {IFD.Exif, IFD.GPSInfo}
         if exif.get(Base.ResolutionUnit) != 1:  # 1 means no unit: the format requires the tag
             kept |= RESOLUTION
         for tag in set(exif) - kept:
             del exif[tag]
-        return orientation, exif.tobytes() if exif else None
+        return exif.tobytes() if exif else None
     except Exception:
-        return orientation, None
+        return None
 
 
 def without_orientation(block: bytes) -> bytes | None:
@@ -77,17 +80,6 @@ def with_size(block: bytes, height: int, width: int) -> bytes:
     except (KeyError, struct.error):
         return block
     return _PREFIX + data
-
-
-def png_exif(stream: BinaryIO) -> bytes | None:
-    """Return the EXIF block of a PNG file; if it follows the samples, Pillow finds it only after decoding them."""
-    stream.seek(8)
-    while len(head := stream.read(8)) == 8:
-        size, name = struct.unpack(">I4s", head)
-        if name == b"eXIf":
-            return stream.read(size)
-        stream.seek(size + 4, io.SEEK_CUR)
-    return None
 
 
 def _parsed(block: bytes) -> tuple[bytearray, str, int]:

@@ -2,21 +2,17 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mcir.data import codec
-from mcir.data.codec import (
-    check_image,
-    decode,
-    encode_png,
-    info_of,
-    no_size_limit,
-    probe,
-)
+from mcir.data import limits
+from mcir.data.codec import encode_png, info_of
 from mcir.data.errors import DataError
+from mcir.data.limits import no_size_limit
+from mcir.data.reader import check_image, decode, probe
 from mcir.data.transforms import Window
 from tests.data.images import noise, save, smooth, truncate
 
@@ -78,19 +74,26 @@ def test_truncated_files_are_detected_without_decoding(tmp_path, kind, count):
 
 def png_header(width, height, padding=0):
     """Return a PNG file without samples: a header with a size, unused bytes and the end marker."""
-    start = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return start + bytes(padding) + b"\0\0\0\0IEND\xaeB`\x82"
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
+    samples = struct.pack(">I", padding) + b"IDAT" + bytes(padding + 4)
+    return start + samples + b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def test_the_size_in_a_header_is_limited_by_memory_and_by_the_file(monkeypatch):
-    monkeypatch.setattr(codec, "memory_available", lambda: 2**34)
+    with pytest.raises(
+        DataError, match=r"at most 1,073,741,824 pixels, got 40000×40000 in the header; set .* MCIR_MAX"
+    ):
+        probe(io.BytesIO(png_header(40_000, 40_000, 2**14)))
+    monkeypatch.setenv("MCIR_MAX_PIXELS", "2000000000")
+    monkeypatch.setattr(limits, "memory_available", lambda: 2**34)
     for width, padding in ((10_000, 0), (40_000, 2**14)):
         assert probe(io.BytesIO(png_header(width, 40_000, padding))).width == width
     with pytest.raises(
-        DataError, match=r"at most 1\.0 GiB of samples, .*41 bytes, got 1\.5 GiB .*\(40000×40000 pixels\)"
+        DataError, match=r"at most 1\.0 GiB of samples, .*57 bytes, got 1\.5 GiB .*\(40000×40000 pixels\)"
     ):
         probe(io.BytesIO(png_header(40_000, 40_000)))
-    monkeypatch.setattr(codec, "memory_available", lambda: 2**29)
+    monkeypatch.setattr(limits, "memory_available", lambda: 2**29)
     with pytest.raises(DataError, match=r"at most 0\.5 GiB of samples, .*, got 1\.5 GiB"):
         probe(io.BytesIO(png_header(40_000, 40_000, 2**14)))
 
@@ -138,7 +141,14 @@ def test_files_that_are_not_images_are_rejected(data, message):
 
 def test_float_images_are_rejected(tmp_path):
     Image.fromarray(np.zeros((5, 5), np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(DataError, match="mode F"):
+    with pytest.raises(DataError, match="float32"):
         probe(io.BytesIO((tmp_path / "f.tif").read_bytes()))
     with pytest.raises(DataError, match=r"f\.tif"):
         decode((tmp_path / "f.tif").read_bytes(), "f.tif")
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1e9", "many", "9" * 30])
+def test_an_invalid_limit_is_an_error(monkeypatch, text):
+    monkeypatch.setenv("MCIR_MAX_PIXELS", text)
+    with pytest.raises(DataError, match=r"^MCIR_MAX_PIXELS: expected a number of pixels, like 2147483648, got"):
+        probe(io.BytesIO(encode_png(noise(4, 4))))
