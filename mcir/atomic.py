@@ -26,18 +26,34 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        is_full = shutil.disk_usage(path.parent).free < _FULL_DISK_BYTES
+        with full_disk_errors(path):
+            yield temporary
+            if durable:
+                _sync(temporary)
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if is_full:  # torch and safetensors raise unclear errors
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     if durable:
         _sync(path.parent)
+
+
+@contextmanager
+def full_disk_errors(path: Path) -> Iterator[None]:
+    """Replace the errors of a library that writes a file by a clear one if the disk is full.
+
+    Args:
+        path: file or folder that the library writes.
+
+    Raises:
+        OSError: an error occurred, and the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:  # torch, safetensors and lmdb raise unclear errors
+        if shutil.disk_usage(path.parent).free < _FULL_DISK_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:

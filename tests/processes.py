@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -111,3 +112,21 @@ def check_killed(folder, arguments, loss, again):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def in_child(function):
+    """Run a function in a forked process and return its result."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(write, pickle.dumps(function()))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        data = stream.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return pickle.loads(data)

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import get_args
 
 import lmdb
+from filelock import FileLock, Timeout
 
-from mcir.atomic import write_atomically
+from mcir.atomic import full_disk_errors, write_atomically
 from mcir.checks import check_choice
 from mcir.data.errors import DataError
+from mcir.data.lmdb_file import LmdbFile
 from mcir.data.lmdb_store import (
+    DATA_FILE,
     FORMAT,
     RECORD_PREFIX,
     SUMMARY_FILE,
     SUMMARY_KEY,
     Codec,
     ImageRecord,
-    all_records,
+    read_summary,
+    summarize,
     to_bytes,
 )
+from mcir.paths import expand_path
 
 _MAP_BYTES = 64 << 20
 _BATCH_BYTES = 64 << 20
 _BATCH_IMAGES = 256
+_LOCK = ".lock"
 
 
 class LmdbWriter:
@@ -42,29 +50,35 @@ class LmdbWriter:
         map_size: initial size of the memory map in bytes.
 
     Raises:
-        DataError: the folder has other content, or a database that mcir did not write with this codec and format.
+        DataError: the folder has other content, a damaged database, or one that mcir did not write with this codec and
+            format; or another process writes it.
+        OSError: the disk is full or the folder is not writable.
     """
 
     def __init__(self, target: str | Path, codec: Codec, map_size: int = _MAP_BYTES) -> None:
         check_choice("codec", codec, get_args(Codec))
-        self.target = Path(target).expanduser()
+        self.target = expand_path(target)
         self.codec = codec
-        exists = (self.target / "data.mdb").is_file()
-        if self.target.exists() and not exists and (self.target.is_file() or any(self.target.iterdir())):
-            raise DataError(f"{self.target}: exists and is not a database; nothing was written")
-        self.target.mkdir(parents=True, exist_ok=True)
-        try:
-            self._env = lmdb.open(str(self.target), map_size=map_size, readahead=False, meminit=False)
-        except lmdb.Error as error:
-            raise DataError(f"{self.target}: not writable ({error})") from error
+        self._file = self.target / DATA_FILE
         self._puts: dict[bytes, bytes | memoryview] = {}
         self._deletes: list[bytes] = []
         self._pending_bytes = 0
-        try:
-            self._start()
-        except BaseException:
-            self._env.close()
-            raise
+        self._transactions = threading.Lock()  # without a lock file, the library allows no reading during a commit
+        is_new = not self._file.exists()
+        if self.target.exists() and is_new and (self.target.is_file() or _content(self.target)):
+            raise DataError(f"{self.target}: exists and is not a database; nothing was written")
+        self.target.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(_lock(self.target))
+            try:
+                self._env = stack.enter_context(self._open(map_size, is_new))
+                self._start()
+            except BaseException:
+                if is_new:
+                    stack.close()
+                    self._file.unlink(missing_ok=True)
+                raise
+            self._close = stack.pop_all().close
 
     def __enter__(self) -> LmdbWriter:
         return self
@@ -76,7 +90,7 @@ class LmdbWriter:
             if kind is None:
                 self._commit()
         finally:
-            self._env.close()
+            self._close()
 
     @property
     def longest_key(self) -> int:
@@ -84,13 +98,20 @@ class LmdbWriter:
         return int(self._env.max_key_size()) - len(RECORD_PREFIX)
 
     def records(self) -> dict[bytes, ImageRecord]:
-        """Return the records of all committed images."""
-        with self._env.begin() as transaction:
-            return dict(all_records(transaction))
+        """Return the records of all committed images; damaged records are missing."""
+        found: dict[bytes, ImageRecord] = {}
+        with self._errors(), self._transactions, self._env.begin() as transaction, transaction.cursor() as cursor:
+            if cursor.set_range(RECORD_PREFIX):
+                for key, value in cursor:
+                    if not key.startswith(RECORD_PREFIX):
+                        break
+                    with suppress(struct.error):
+                        found[key.removeprefix(RECORD_PREFIX)] = ImageRecord.unpack(value)
+        return found
 
     def value(self, key: bytes) -> bytes | None:
         """Return the stored bytes of an image; None if the database does not contain it."""
-        with self._env.begin() as transaction:
+        with self._errors(), self._transactions, self._env.begin() as transaction:
             value: bytes | None = transaction.get(key)
             return value
 
@@ -110,51 +131,70 @@ class LmdbWriter:
     def complete(self) -> str:
         """Commit all images, write the summary, and return the checksum of the database."""
         self._commit()
-        records = self.records()
-        digest = hashlib.sha256()
-        for key in sorted(records):
-            digest.update(b"%d:%s" % (len(key), key))
-            digest.update(repr((*records[key].info, records[key].crc)).encode())
-        infos = [record.info for record in records.values()]
-        summary = {
-            "format": FORMAT,
-            "complete": True,
-            "codec": self.codec,
-            "images": len(records),
-            "shapes": dict(sorted(Counter(f"{info.height}x{info.width}x{info.channels}" for info in infos).items())),
-            "checksum": f"sha256:{digest.hexdigest()}",
-        }
+        summary = summarize(self.codec, self.records())
         self._puts[SUMMARY_KEY] = json.dumps(summary).encode()
         self._commit()
         write_atomically(self.target / SUMMARY_FILE, json.dumps(summary, indent=2).encode() + b"\n")
         return str(summary["checksum"])
 
+    @contextmanager
+    def _open(self, map_size: int, is_new: bool) -> Iterator[lmdb.Environment]:
+        """Open the database. An existing one is checked before, because the library trusts its file."""
+        if not is_new and self._file.stat().st_size:
+            LmdbFile(self._file).check_for_update()
+        with self._errors():
+            environment = lmdb.open(str(self.target), map_size=map_size, lock=False, readahead=False, meminit=False)
+        with environment:
+            yield environment
+
     def _start(self) -> None:
         """Check that the database is empty or has the same codec and format, and mark it as incomplete."""
-        with self._env.begin() as transaction:
-            summary = transaction.get(SUMMARY_KEY)
-            entries = transaction.stat()["entries"]
-        if summary is None and entries:
+        summary = self.value(SUMMARY_KEY)
+        if summary is None and self._env.stat()["entries"]:
             raise DataError(f"{self.target}: this database was not written by mcir; nothing was changed")
-        if summary is not None:
-            known = json.loads(summary)
-            if (known["codec"], known["format"]) != (self.codec, FORMAT):
-                raise DataError(
-                    f"{self.target}: expected a database with the codec '{self.codec}' in format {FORMAT}, got "
-                    f"'{known['codec']}' in format {known['format']}; choose another target"
-                )
+        if summary is not None and (codec := read_summary(self._file, summary)["codec"]) != self.codec:
+            raise DataError(
+                f"{self.target}: expected a database with the codec '{self.codec}', got '{codec}'; choose "
+                "another target"
+            )
         self._puts[SUMMARY_KEY] = json.dumps({"format": FORMAT, "codec": self.codec, "complete": False}).encode()
         self._commit()
 
     def _commit(self) -> None:
         while self._puts or self._deletes:
             try:
-                with self._env.begin(write=True) as transaction:
+                with self._errors(), self._transactions, self._env.begin(write=True) as transaction:
                     for key in self._deletes:
                         transaction.delete(key)
                     for key, value in self._puts.items():
                         transaction.put(key, value)
             except lmdb.MapFullError:
-                self._env.set_mapsize(2 * self._env.info()["map_size"])
+                with self._errors():
+                    self._env.set_mapsize(2 * self._env.info()["map_size"])
                 continue
             self._puts, self._deletes, self._pending_bytes = {}, [], 0
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Convert the errors of the library, except for a full memory map."""
+        try:
+            with full_disk_errors(self._file):
+                yield
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            raise DataError(f"{self.target}: cannot be written ({error})") from error
+
+
+def _content(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != _LOCK]
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """Lock a database, so that two processes never write to it. The library's own lock crashes if the disk is full."""
+    try:
+        with FileLock(target / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(f"{target}: another process writes this database") from error

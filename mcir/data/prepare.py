@@ -90,7 +90,10 @@ def create_lmdb(
 
         def load(key: str) -> tuple[str, memoryview, ImageRecord] | None:
             record, stamp = existing.get(to_bytes(key)), _stamp(source, key)
-            is_unchanged = record is not None and (record.source_size, record.source_time) == stamp
+            is_unchanged = record is not None and (record.info, record.source_size, record.source_time) == (
+                infos[key],
+                *stamp,
+            )
             if record is not None and is_unchanged and zlib.crc32(writer.value(to_bytes(key)) or b"") == record.crc:
                 return None
             data, info = memoryview(source.value(key)), infos[key]

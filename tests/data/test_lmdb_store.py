@@ -3,7 +3,6 @@
 import gc
 import os
 import pickle
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
 from mcir.data.transforms import Window
 from tests.data.images import noise, save
+from tests.processes import in_child
 
 
 @pytest.fixture
@@ -79,48 +79,14 @@ def test_two_stores_of_one_database(folder, tmp_path):
     assert two.read("a.png").shape == (20, 30, 3)
 
 
-def in_child(function):
-    """Run a function in a forked process and return its result."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.write(write, pickle.dumps(function()))
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(write)
-    with os.fdopen(read, "rb") as stream:
-        data = stream.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return pickle.loads(data)
-
-
 @pytest.mark.parametrize("codec", ["encoded", "raw"])
-def test_a_forked_process_opens_the_database_again(folder, tmp_path, codec):
+def test_a_forked_process_and_a_pickled_store_read_the_same(folder, tmp_path, codec):
     create_lmdb(folder, tmp_path / "x.lmdb", codec)
-    one, two = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
-    image = np.array(one.read("a.png"))
-    environment = one._environment
-
-    def read():
-        same = np.array_equal(one.read("a.png"), image) and np.array_equal(two.read("a.png"), image)
-        return same, one._environment is not environment, one._environment is two._environment
-
-    assert in_child(read) == (True, True, True)
-    assert one._environment is environment
-    assert np.array_equal(one.read("a.png"), image)
-
-
-def test_a_store_is_closed_until_its_first_image_and_can_be_pickled(folder, tmp_path):
-    create_lmdb(folder, tmp_path / "x.lmdb")
-    store = LmdbStore(tmp_path / "x.lmdb")
-    assert store.info("a.png") == (20, 30, 3, 8) and store._environment is None
-    assert store.read("a.png").shape == (20, 30, 3) and store._environment is not None
-    store = pickle.loads(pickle.dumps(store))
-    assert store._environment is None
-    assert store.read("a.png").shape == (20, 30, 3)
+    unread, store = LmdbStore(tmp_path / "x.lmdb"), LmdbStore(tmp_path / "x.lmdb")
+    image = store.read("a.png")
+    for each in (unread, store, pickle.loads(pickle.dumps(store))):
+        assert in_child(lambda each=each: np.array_equal(each.read("a.png"), image))
+        assert np.array_equal(each.read("a.png"), image)
 
 
 def write_basicsr(root, images):
@@ -156,16 +122,51 @@ def test_other_databases_are_rejected(tmp_path):
         LmdbStore(tmp_path / "y.lmdb")
 
 
-def test_several_threads_open_a_database_once(folder, tmp_path, monkeypatch):
-    create_lmdb(folder, tmp_path / "x.lmdb", "encoded")
-    store, opened = LmdbStore(tmp_path / "x.lmdb"), lmdb.open
-
-    def slow_open(*arguments, **options):
-        time.sleep(0.1)  # the other threads find no open database meanwhile
-        return opened(*arguments, **options)
-
-    monkeypatch.setattr(lmdb, "open", slow_open)
-    keys = store.keys()
-    with ThreadPoolExecutor(len(keys)) as pool:
+def test_several_threads_read_at_the_same_time(folder, tmp_path):
+    create_lmdb(folder, tmp_path / "x.lmdb", "raw")
+    store = LmdbStore(tmp_path / "x.lmdb")
+    keys = 8 * store.keys()
+    with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(store.read, keys))
-    assert [image.shape for image in images] == [Folder(folder).read(key).shape for key in keys]
+    assert all(np.array_equal(image, Folder(folder).read(key)) for key, image in zip(keys, images, strict=True))
+
+
+def test_a_value_is_verified_when_it_is_read_first(folder, tmp_path):
+    save(folder / "large.png", noise(90, 100))
+    create_lmdb(folder, tmp_path / "x.lmdb", "raw")
+    file = tmp_path / "x.lmdb" / "data.mdb"
+    store, data = LmdbStore(tmp_path / "x.lmdb"), bytearray(file.read_bytes())
+    data[data.index(noise(90, 100).tobytes()) + 20_000] ^= 1
+    file.write_bytes(data)
+    store.read("a.png")
+    with pytest.raises(DataError, match=r"x\.lmdb/large\.png: differs from its checksum"):
+        store.read("large.png", Window(0, 0, 1, 1))  # the damage is outside of the crop
+
+
+def test_a_file_that_was_truncated_after_it_was_opened(folder, tmp_path):
+    create_lmdb(folder, tmp_path / "x.lmdb", "raw")
+    store = LmdbStore(tmp_path / "x.lmdb")
+    store.read("a.png")
+    os.truncate(tmp_path / "x.lmdb" / "data.mdb", 8192)
+    with pytest.raises(DataError, match=r"data\.mdb: was truncated: expected at least .* bytes, got 8,192"):
+        store.read("a.png")
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    (tmp_path / "x.lmdb").mkdir()
+    os.mkfifo(tmp_path / "x.lmdb" / "data.mdb")
+    with pytest.raises(DataError, match=r"data\.mdb: is a named pipe"):
+        LmdbStore(tmp_path / "x.lmdb")
+    write_basicsr(tmp_path / "y.lmdb", {})
+    (tmp_path / "y.lmdb" / "meta_info.txt").unlink()
+    os.mkfifo(tmp_path / "y.lmdb" / "meta_info.txt")
+    with pytest.raises(DataError, match=r"meta_info\.txt: is a named pipe"):
+        LmdbStore(tmp_path / "y.lmdb")
+
+
+def test_a_listed_image_that_is_not_in_the_database(folder, tmp_path):
+    write_basicsr(tmp_path / "b.lmdb", {"a.png": (folder / "a.png").read_bytes()})
+    with (tmp_path / "b.lmdb" / "meta_info.txt").open("a") as lines:
+        lines.write("gone.png (20,30,3) 1\n")
+    with pytest.raises(DataError, match=r"gone\.png: no such image in the database"):
+        LmdbStore(tmp_path / "b.lmdb")

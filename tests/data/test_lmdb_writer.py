@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
 from mcir.errors import ArgumentError
 from tests.data.images import noise, save
+from tests.processes import in_child
 
 
 def put(writer, key, image):
@@ -83,7 +86,7 @@ def test_other_files_and_databases_are_not_overwritten(tmp_path):
         LmdbWriter(tmp_path / "y", "raw")
     with LmdbWriter(tmp_path / "z", "raw"):
         pass
-    with pytest.raises(DataError, match="codec 'encoded' in format 1, got 'raw'"):
+    with pytest.raises(DataError, match="codec 'encoded', got 'raw'"):
         LmdbWriter(tmp_path / "z", "encoded")
     with pytest.raises(ArgumentError, match="codec: expected one of 'encoded', 'raw', got 'zip'"):
         LmdbWriter(tmp_path / "w", "zip")
@@ -138,3 +141,40 @@ def test_a_second_run_updates_and_repairs_the_database(tmp_path):
     store, files = LmdbStore(target), Folder(tmp_path / "in")
     assert store.keys() == ["0.png", "2.png", "3.png"]
     assert all(np.array_equal(store.read(key), files.read(key)) for key in files.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("bytes_left", [1000, 60_000])
+def test_a_full_disk_is_one_readable_error_and_leaves_nothing_unusable(tmp_path, monkeypatch, bytes_left):
+    for index in range(4):
+        save(tmp_path / "in" / f"{index}.png", noise(100, 100, seed=index))
+    target = tmp_path / "x.lmdb"
+
+    def prepare():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left))
+        with pytest.raises(OSError, match="No space left") as caught:
+            create_lmdb(tmp_path / "in", target, "raw")
+        return str(caught.value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+        assert in_child(prepare) == f"[Errno 28] No space left on device: '{target}/data.mdb'"
+    with pytest.raises(DataError, match="no LMDB database" if bytes_left == 1000 else "run `mcir prepare lmdb` again"):
+        LmdbStore(target)
+    assert create_lmdb(tmp_path / "in", target, "raw").written == 4
+    assert len(LmdbStore(target).keys()) == 4
+
+
+def test_a_database_has_one_writer(tmp_path):
+    with (
+        LmdbWriter(tmp_path / "x.lmdb", "raw"),
+        pytest.raises(DataError, match=r"x\.lmdb: another process writes this database"),
+    ):
+        LmdbWriter(tmp_path / "x.lmdb", "raw")
+
+
+def test_a_damaged_database_is_not_updated(tmp_path):
+    save(tmp_path / "in" / "a.png", noise(100, 100))
+    create_lmdb(tmp_path / "in", tmp_path / "x.lmdb")
+    os.truncate(tmp_path / "x.lmdb" / "data.mdb", 9000)
+    with pytest.raises(DataError, match=r"not a readable LMDB database \(truncated"):
+        create_lmdb(tmp_path / "in", tmp_path / "x.lmdb")
