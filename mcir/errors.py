@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys and list indices that lead to a value: ``("train", "milestones", 0)``."""
 
+_MAX_COMPARED = 200
+
 
 class Location(NamedTuple):
     """Where an option was written."""
@@ -104,8 +106,11 @@ def locate_errors(where: Where | None = None, key: str | KeyPath = ()) -> Iterat
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is closest to ``name``, ignoring case, or None if none is close."""
-    by_folded = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(str(name).lower(), by_folded, n=1, cutoff=0.6)
+    name = str(name)  # a value of an option may be a number
+    if len(name) > _MAX_COMPARED:
+        return None  # the time grows with the product of the lengths
+    by_folded = {candidate.lower(): candidate for candidate in known if len(candidate) <= _MAX_COMPARED}
+    matches = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
     return by_folded[matches[0]] if matches else None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mcir.config.tree import OptionError, Problem
 from mcir.errors import Location, closest, suggestion
+from mcir.paths import file_problem
+from mcir.text import shortened
 
 FOLDER = "options"
 SUFFIX = ".yml"
@@ -49,7 +52,7 @@ def find_file(name: str | Path) -> Path:
     """
     path = Path(name)
     found = next(_files(Path(), path), None) or find_by_name(path)
-    if found is None and (path.exists() or path.is_absolute()):
+    if found is None and (os.path.exists(path) or path.is_absolute()):  # noqa: PTH110 (any text, also with zero bytes)
         return path  # an error that explains the problem is raised when it is read
     if found is None:
         searched = f"the current folder, {FOLDER}/ in it, and {shipped()}"
@@ -75,9 +78,11 @@ def find_base(file: Path, name: str, location: Location) -> Path:
         OptionError: there is no such file; the message contains the closest name.
     """
     path = file.parent / name
-    found = path if path.exists() else find_in(shipped(), name)
+    problem = file_problem(path)
+    found = path if problem is None else find_in(shipped(), name)
     if found is None:
-        raise OptionError([Problem(location, f"'{name}': The file does not exist.{_did_you_mean(file.parent, name)}")])
+        message = f"'{shortened(name)}': The file {problem}.{_did_you_mean(file.parent, name)}"
+        raise OptionError([Problem(location, message)])
     return found
 
 
@@ -91,11 +96,12 @@ def find_in(folder: Path, name: str | Path) -> Path | None:
 
 def _files(folder: Path, path: Path) -> Iterator[Path]:
     names = (path,) if path.suffix == SUFFIX or not path.name else (path, path.with_name(f"{path.name}{SUFFIX}"))
-    return (folder / name for name in names if (folder / name).is_file())
+    return (folder / name for name in names if file_problem(folder / name) is None)
 
 
 def _did_you_mean(folder: Path, name: str | Path) -> str:
     """Return a suggestion for a missing file: a file of the same folder, or else one that comes with mcir."""
     path = Path(name)
-    near = closest(path.name, [file.name for file in (folder / path.parent).glob(f"*{SUFFIX}")])
+    files = (folder / path.parent).glob(f"*{SUFFIX}") if os.path.isdir(folder / path.parent) else ()  # noqa: PTH112
+    near = closest(path.name, [file.name for file in files])
     return suggestion(str(name), shipped_names()) if near is None else f" Did you mean '{path.with_name(near)}'?"

@@ -14,12 +14,14 @@ from mcir.config.files import find_base, find_file
 from mcir.config.legacy import translate
 from mcir.config.options import Options
 from mcir.config.sweep import SWEEP, select_run, take_sweep
-from mcir.config.tree import Node, OptionError, Problem, merge
+from mcir.config.tree import Node, OptionError, Problem, key_path, merge
 from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
-from mcir.errors import KeyPath, Location
+from mcir.errors import Location
+from mcir.text import shortened
 
 BASE = "_base_"
+_MAX_BASES = 50
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[str] = ()) -> Options:
@@ -43,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     problems: list[Problem] = []
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
         for text in texts:
-            problems += _override(root, text, separator, Location(f"{flag} {text}"))
+            problems += _override(root, text, separator, Location(f"{flag} {shortened(text)}"))
     problems += _import(root)
     changes, untranslated = translate(root)
     problems += untranslated
@@ -93,42 +95,51 @@ def runs_of(path: str | Path) -> list[str]:
     return list(take_sweep(read_with_bases(find_file(path))))
 
 
-def read_with_bases(path: str | Path, chain: tuple[Path, ...] = ()) -> Node:
+def read_with_bases(path: str | Path) -> Node:
     """Return the tree of an option file, merged with its bases (``_base_``).
 
-    Args:
-        path: option file.
-        chain: files that have this file as a direct or indirect base.
-
     Raises:
-        OptionError: a file cannot be read, or is its own base.
+        OptionError: a file cannot be read, or is its own base, or there are too many bases.
     """
-    path = Path(path)
-    root = read_file(path)
-    bases = root.value.pop(BASE, None)
-    if bases is None or bases.value is None:
-        return root
-    chain = (*chain, path.resolve())
-    merged, problems = Node({}, root.location), []
-    for entry in bases.value if isinstance(bases.value, list) else [bases]:
-        try:
-            merged = merge(merged, _read_base(path, entry, chain))
-        except OptionError as error:
-            problems += error.problems
-    if problems:
-        raise OptionError(problems)
-    return merge(merged, root)
+    return _Bases().read(Path(path), ())
 
 
-def _read_base(path: Path, entry: Node, chain: tuple[Path, ...]) -> Node:
-    if not isinstance(entry.value, str):
-        message = "expected the name of an option file, or a list of names."
-        raise OptionError([Problem.at(entry.location, (BASE,), message)])
-    base = find_base(path, entry.value, entry.location._replace(key=BASE))
-    if base.resolve() in chain:
-        cycle = " -> ".join(file.name for file in (*chain, base))
-        raise OptionError([Problem.at(entry.location, (BASE,), f"The file is its own base: {cycle}.")])
-    return read_with_bases(base, chain)
+class _Bases:
+    """Reader of an option file and its bases, of which there may be ``_MAX_BASES``; a repeated base counts again."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def read(self, path: Path, chain: tuple[Path, ...]) -> Node:
+        """Return the tree of a file, merged with its bases. The files in ``chain`` have it as a base."""
+        root = read_file(path)
+        bases = root.value.pop(BASE, None)
+        if bases is None or bases.value is None:
+            return root
+        chain = (*chain, path.resolve())
+        merged, problems = Node({}, root.location), []
+        for entry in bases.value if isinstance(bases.value, list) else [bases]:
+            try:
+                merged = merge(merged, self._read_base(path, entry, chain))
+            except OptionError as error:
+                problems += error.problems
+        if problems:
+            raise OptionError(problems)
+        return merge(merged, root)
+
+    def _read_base(self, path: Path, entry: Node, chain: tuple[Path, ...]) -> Node:
+        if not isinstance(entry.value, str):
+            message = "expected the name of an option file, or a list of names."
+            raise OptionError([Problem.at(entry.location, (BASE,), message)])
+        self._number += 1
+        if self._number > _MAX_BASES:
+            message = f"The file has more than {_MAX_BASES} bases, including the bases of its bases."
+            raise OptionError([Problem.at(entry.location, (BASE,), message)])
+        base = find_base(path, entry.value, entry.location._replace(key=BASE))
+        if base.resolve() in chain:
+            cycle = " -> ".join(file.name for file in (*chain, base))
+            raise OptionError([Problem.at(entry.location, (BASE,), f"The file is its own base: {cycle}.")])
+        return self.read(base, chain)
 
 
 def _override(root: Node, text: str, separator: str, location: Location) -> list[Problem]:
@@ -139,20 +150,9 @@ def _override(root: Node, text: str, separator: str, location: Location) -> list
         example = f"'key{separator}key=value', like 'train{separator}total_iter=1000'"
         return [Problem(location, f"expected {example}.")]
     try:
-        node = read_value(value, location)
+        root.put(key_path(root, keys, location), read_value(value, location))
     except OptionError as error:
         return error.problems
-    path: KeyPath = ()
-    for key in keys:
-        parent = root.at(path)
-        section = parent.value if parent else None
-        if isinstance(section, list) and not (key.isdecimal() and int(key) < len(section)):
-            message = f"expected an index between 0 and {len(section) - 1} of this list, got '{key}'."
-            return [Problem.at(location, path, message)]
-        if not isinstance(section, dict | list | None):
-            return [Problem.at(location, path, "expected a section or a list, got a single value.")]
-        path = (*path, int(key) if isinstance(section, list) else key)
-    root.put(path, node)
     return []
 
 

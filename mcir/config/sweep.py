@@ -19,13 +19,15 @@ key of the option and the value, as in ``loss_weight_0.01``. The items of a list
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcir.config.tree import Node, OptionError, Problem, merge
+from mcir.config.tree import Node, OptionError, Problem, key_path, merge
 from mcir.errors import KeyPath, suggestion
 
 SWEEP = "sweep"
+_MAX_RUNS = 10_000
 
 Changes = Mapping[str, Node]
 """The options that a run changes, by dotted key path."""
@@ -52,6 +54,8 @@ def take_sweep(root: Node) -> dict[str, Changes]:
     empty = [key for key, entry in node.value.items() if not entry.value]
     if empty:
         raise _problem(node, f"'{empty[0]}' has no values.")
+    if (number := math.prod(len(entry.value) for entry in node.value.values())) > _MAX_RUNS:
+        raise _problem(node, f"expected a grid of at most {_MAX_RUNS:,} runs, got {number:,}.")
     runs: dict[str, Changes] = {}
     for values in itertools.product(*(entry.value for entry in node.value.values())):
         changes = dict(zip(node.value, values, strict=True))
@@ -88,7 +92,7 @@ def select_run(root: Node, runs: Mapping[str, Changes], overrides: Sequence[str]
     if base_name is not None:
         root.value["name"] = Node(f"{base_name.value}_{name}", base_name.location)
     for option, node in runs[name].items():
-        path = tuple(option.split("."))
+        path = key_path(root, option.split("."), node.location._replace(key=SWEEP))
         section, old = root.at(path[:-1]), root.at(path)
         is_argument = section is not None and section.child("type") is not None
         root.put(path, node if old is None else merge(old, node, is_argument))

@@ -6,11 +6,16 @@ so the error of a later validation contains the file and line where the value wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mcir.errors import KeyPath, Location
+from mcir.text import shortened
+
+MAX_DEPTH = 50
+"""Largest number of nested lists and mappings, and of keys in the path of an option."""
+_MAX_LISTED, _MAX_LOCATION, _MAX_MESSAGE = 100, 500, 3000
 
 
 class Problem(NamedTuple):
@@ -25,11 +30,11 @@ class Problem(NamedTuple):
         return cls(location._replace(key=dotted(path)), message)
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.message}"
+        return f"{shortened(str(self.location), _MAX_LOCATION)}: {shortened(self.message, _MAX_MESSAGE)}"
 
 
 class OptionError(ValueError):
-    """An option file is not valid. The message lists all problems, one per line, with file and line.
+    """An option file is not valid. The message lists the problems (at most 100), one per line, with file and line.
 
     Attributes:
         problems: problems, sorted by file and line.
@@ -40,7 +45,10 @@ class OptionError(ValueError):
             return problem.location.line is None, problem.location.source, problem.location.line or 0
 
         self.problems = sorted(dict.fromkeys(problems), key=position)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [str(problem) for problem in self.problems[:_MAX_LISTED]]
+        if (more := len(self.problems) - _MAX_LISTED) > 0:
+            lines.append(f"… and {more:,} more problems.")
+        super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)
@@ -149,6 +157,32 @@ def merge(base: Node, override: Node, is_argument: bool = False) -> Node:
     for key, node in override.value.items():
         merged[key] = merge(merged[key], node, is_component) if key in merged else node
     return Node(merged, override.location)
+
+
+def key_path(root: Node, keys: Sequence[str], location: Location) -> KeyPath:
+    """Return the path of an option to set, in which the indices of lists are integers.
+
+    Args:
+        root: tree that contains the option, or will contain it.
+        keys: keys and indices as they were written.
+        location: location of the option, for the error.
+
+    Raises:
+        OptionError: a key is in a single value, or is not an index of a list, or there are too many keys.
+    """
+    if len(keys) > MAX_DEPTH:
+        raise OptionError([Problem(location, f"expected at most {MAX_DEPTH} keys, got {len(keys):,}.")])
+    path: KeyPath = ()
+    for key in keys:
+        parent = root.at(path)
+        section = parent.value if parent else None
+        if isinstance(section, list) and not (key.isdecimal() and len(key) < 10 and int(key) < len(section)):
+            message = f"expected an index between 0 and {len(section) - 1} of this list, got '{key}'."
+            raise OptionError([Problem.at(location, path, message)])
+        if not isinstance(section, dict | list | None):
+            raise OptionError([Problem.at(location, path, "expected a section or a list, got a single value.")])
+        path = (*path, int(key) if isinstance(section, list) else key)
+    return path
 
 
 def dotted(path: KeyPath) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
+from mcir.text import shortened
+
 COMPLETE = "option"
 """Type of the pydantic errors whose messages are ours."""
 SECTION = "a section (indented lines 'key: value')"
@@ -74,7 +76,7 @@ def describe_value(value: Any) -> str:
         return text if len(text) <= 40 else f"a list of {len(value)} values"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return f"'{shortened(value)}'" if isinstance(value, str) else shortened(str(value))
 
 
 def problem(message: str) -> PydanticCustomError:
