@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mcir.paths import UserPath, expand, expand_path, is_path_type
 from mcir.text import printable, shortened
 
 T = TypeVar("T")
@@ -56,7 +58,9 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
 class OptionFileArguments:
     """Arguments that select an option file and override its options."""
 
-    opt: str = option("option file (YAML), or a name from `mcir list options`", "-opt", required=True, metavar="FILE")
+    opt: UserPath = option(
+        "option file (YAML), or a name from `mcir list options`", "-opt", required=True, metavar="FILE"
+    )
     set: list[str] = option("options that override the file, like train.total_iter=100", default=[], metavar="A.B=C")
     force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", default=[], metavar="A:B=C")
 
@@ -80,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add an argument to a parser for every :func:`option` and :func:`positional` of a dataclass."""
-    types = get_type_hints(cls)
+    types = get_type_hints(cls, include_extras=True)
     groups: dict[str | None, Any] = {None: parser}
     for item in _arguments_of(cls):
         group = item.metadata["group"]
@@ -128,5 +132,10 @@ def _settings(item: Field[Any], kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         settings["choices"] = get_args(kind)
         kind = type(get_args(kind)[0])
-    settings["type"] = metadata["parse"] or kind
+    if metadata["parse"]:
+        settings["type"] = metadata["parse"]
+    elif is_path_type(kind):
+        settings["type"] = expand
+    else:
+        settings["type"] = expand_path if kind is Path else kind
     return settings

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias, get_args
+
+from mcir.text import shortened
 
 MAX_NAME_BYTES = 200
 """Longest name of a file or folder; file systems allow 255 bytes, and mcir adds suffixes."""
+_MAX_PART_BYTES, _MAX_PATH_BYTES = 255, 4095
 
 _KINDS = (
     (stat.S_ISDIR, "is a folder"),
@@ -18,9 +22,63 @@ _KINDS = (
 )
 
 
+class _Expanded:
+    """Marker of the type of a path."""
+
+    def __repr__(self) -> str:
+        return "EXPANDED"
+
+
+EXPANDED: Final = _Expanded()
+UserPath: TypeAlias = Annotated[str, EXPANDED]
+"""Text that is or may be a path: an option, a constructor argument or a command-line argument.
+
+``~`` and variables are expanded when the option file or the command line is read; see :func:`expand`.
+"""
+
+
+def is_path_type(annotation: Any) -> bool:
+    """Return whether an annotation is ``UserPath``, or a union with it."""
+    return EXPANDED in getattr(annotation, "__metadata__", ()) or any(map(is_path_type, get_args(annotation)))
+
+
+def expand(text: str) -> str:
+    """Return the text of a path with ``~`` and environment variables replaced by their values.
+
+    Variables are ``$VAR`` and ``${VAR}``. A variable that is not set, and the home of an unknown user, remain.
+    """
+    return os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 (raises no error, and keeps the text otherwise)
+
+
 def expand_path(path: str | Path) -> Path:
-    """Return a path with ``~`` and environment variables (``$VAR``, ``${VAR}``) replaced by their values."""
-    return Path(os.path.expandvars(path)).expanduser()
+    """Return a path with ``~`` and environment variables replaced by their values; see :func:`expand`."""
+    return Path(expand(str(path)))
+
+
+def path_problem(text: str) -> str | None:
+    """Return why a text cannot be a path, as the end of a sentence, or None if it can. Nothing has to exist."""
+    if "\0" in text:
+        return "contains a zero byte"
+    if len(os.fsencode(text)) > _MAX_PATH_BYTES:
+        return f"is longer than {_MAX_PATH_BYTES:,} bytes"
+    if any(len(os.fsencode(part)) > _MAX_PART_BYTES for part in text.split("/")):
+        return f"contains a name of more than {_MAX_PART_BYTES} bytes"
+    return None
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """Return ``folder/name``; slashes in the name denote subfolders.
+
+    Every file whose name comes from an image, a database or an option is written to such a path.
+
+    Raises:
+        ValueError: the name leads out of the folder, or cannot be a path.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"The name '{name}' leads out of {folder}.")
+    if problem := path_problem(name):
+        raise ValueError(f"The name '{shortened(name)}' {problem}.")
+    return folder / name
 
 
 def file_problem(path: str | Path, max_bytes: int | None = None) -> str | None:

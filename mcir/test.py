@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 from mcir.arguments import OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
+from mcir.paths import UserPath
 
 
 @dataclass(kw_only=True)
@@ -19,7 +20,7 @@ class Test(OptionFileArguments):
 
     __test__ = False  # for pytest
 
-    checkpoint: list[str] = option(
+    checkpoint: list[UserPath] = option(
         "weight files (default: path.pretrain_network_g, with path.param_key_g and path.strict_load_g)",
         default=[],
         metavar="FILE",

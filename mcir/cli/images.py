@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcir.arguments import option, positional
+from mcir.paths import UserPath
 from mcir.terminal import show
 
 
@@ -18,6 +19,7 @@ def _tile(text: str) -> int | str | None:
 
 
 _TILE = "side of the tiles in pixels; auto: as memory requires; none: no tiles"
+_INPUTS = "files, folders (with subfolders) and patterns like 'a/**/*.jpg'"
 _NETWORK_FILE = "option file whose network_g replaces the architecture in the weight file"
 _KEY = "entry of the weight file, like params (default: the moving average, if there is one)"
 _WEIGHTS = "weight file (.pth or .safetensors) of mcir or of an official release"
@@ -29,7 +31,7 @@ _DEVICE = "cpu, cuda, cuda:N or mps (default: a GPU if there is one)"
 class Restore:
     """Restore images with a trained network."""
 
-    inputs: list[str] = positional("files, folders (with subfolders) and patterns like 'a/**/*.jpg'", metavar="INPUT")
+    inputs: list[UserPath] = positional(_INPUTS, metavar="INPUT")
     weights: Path = option(_WEIGHTS, "-w", "--weights", required=True, metavar="CHECKPOINT")
     out: Path = option("output folder, or output file for a single input file", "-o", "--out", default=Path("restored"))
     opt: Path | None = option(_NETWORK_FILE, "-opt", metavar="FILE")
@@ -69,7 +71,7 @@ class Compare:
 
     first: str = positional(_WEIGHTS + "; NAME=FILE to set its name", metavar="A")
     second: str = positional("weight file of another network", metavar="B")
-    inputs: list[str] = positional("files, folders (with subfolders) and patterns like 'a/**/*.jpg'", metavar="IMAGE")
+    inputs: list[UserPath] = positional(_INPUTS, metavar="IMAGE")
     gt: Path | None = option("folder of ground truths, for errors, PSNR and SSIM", metavar="DIR")
     out: Path = option(
         "page; the numbers are written next to it as JSON", "-o", "--out", default=Path("comparison.html")

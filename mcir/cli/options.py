@@ -6,6 +6,7 @@ from typing import Literal
 
 from mcir import registry
 from mcir.arguments import OptionFileArguments, option, positional
+from mcir.paths import UserPath
 from mcir.terminal import show
 
 Listed = Literal[
@@ -83,7 +84,7 @@ class Schema:
 class Report:
     """Write an HTML page about one or several trainings, with curves, images and options."""
 
-    runs: list[str] = positional("folder of a training, or its name in experiments/", metavar="RUN")
+    runs: list[UserPath] = positional("folder of a training, or its name in experiments/", metavar="RUN")
     output: Path | None = option(
         "output file (default: report.html in the folder of the run, or here for several runs)", "-o", "--output"
     )

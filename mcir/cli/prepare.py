@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mcir.arguments import option, positional
+from mcir.paths import UserPath
 from mcir.terminal import show, show_error
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Split:
 class Verify:
     """Check the images of a folder or database, pairs of images, or a data set against its manifest."""
 
-    source: str = positional("folder of images or database; with ROOT, name of a data set")
-    root: str | None = positional("folder of the data set", default=None)
+    source: UserPath = positional("folder of images or database; with ROOT, name of a data set")
+    root: UserPath | None = positional("folder of the data set", default=None)
     against: Path | None = option("folder or database of degraded images, to check pairs")
     filename_tmpl: str = option("name of a degraded image, like '{}x4' or '{}_*'", "--filename_tmpl", default="{}")
     workers: int | None = option("number of threads (default: one per core)")

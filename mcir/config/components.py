@@ -33,6 +33,7 @@ from pydantic_core import InitErrorDetails
 
 from mcir.config.wording import COMPLETE, SECTION, JsonSchema, in_words, problem, unexpected, with_article
 from mcir.errors import RegistryError, closest, suggestion
+from mcir.paths import expand, is_path_type, path_problem
 from mcir.registry import DATASETS, DEGRADATIONS, Registry
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -148,12 +149,14 @@ def _is_writable(member: Any) -> bool:
 def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """Return a converted value, or raise an error whose message describes the expected values."""
     bare, kind, _ = _parts(annotation)
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         value = int(value)
     elif kind is bool and isinstance(value, str):
         value = _BOOLEANS.get(value.lower(), value)
     elif kind is Path and isinstance(value, str):
-        value = Path(value)
+        value = Path(_expanded(value))
+    elif isinstance(value, str) and is_path_type(annotation):
+        value = _expanded(value)
     elif kind in _SEQUENCES and isinstance(value, list | tuple):
         value = list(value) if kind is list else tuple(value)
     try:
@@ -163,6 +166,13 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
             raise  # errors of items
         choices = get_args(bare) if kind is Literal and isinstance(value, str) else ()
         raise unexpected(describe(annotation), value, suggestion(value, choices) or _hint([kind], value)) from None
+
+
+def _expanded(path: str) -> str:
+    expanded = expand(path)
+    if found := path_problem(expanded):
+        raise unexpected("a path", path, f" It {found}.")
+    return expanded
 
 
 def _validate_union(annotation: Any, members: Mapping[Any, TypeAdapter[Any]], value: Any, info: ValidationInfo) -> Any:

@@ -17,15 +17,16 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     field_validator,
 )
 
 from mcir.config.components import Arguments, annotation_of, field_type, validate_value
+from mcir.config.names import FolderName, NameEnd
 from mcir.config.tree import Node
 from mcir.config.wording import problem, unexpected
 from mcir.config.yaml_loader import write
 from mcir.errors import KeyPath, Location, Where, suggestion
+from mcir.paths import UserPath
 from mcir.registry import MODELS, MetricSection
 
 
@@ -43,7 +44,7 @@ class Fixed(Arguments):
 
 def _to_int(value: Any) -> Any:
     """Convert a float without a fraction to an integer, as for options that accept only integers."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
 
 
 def freeze(value: Any) -> Any:
@@ -87,11 +88,6 @@ def _known_metrics(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, .
     return names
 
 
-FolderName = Annotated[
-    str,
-    Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$"),
-    WithJsonSchema({"type": "string", "title": "text without slashes"}),
-]
 Frozen = Annotated[Any, AfterValidator(freeze)]
 """Frozen arguments of components."""
 
@@ -107,7 +103,7 @@ class PathOptions(Fixed):
     """Files that a run starts from, and folders that it writes to."""
 
     owner = "'path'"
-    pretrain_network_g: str | None = Field(
+    pretrain_network_g: UserPath | None = Field(
         default=None, description="Weight file with the initial weights of the network."
     )
     strict_load_g: bool = Field(default=True, description="Require the file and the network to have the same weights.")
@@ -115,9 +111,9 @@ class PathOptions(Fixed):
         default=None,
         description="Entry of the file that contains the weights; null: params_ema, else params, else the whole file.",
     )
-    resume_state: str | None = Field(default=None, description="Training state from which the run resumes.")
-    experiments_root: str = Field(default="experiments", description="Parent folder of the training runs.")
-    results_root: str = Field(default="results", description="Parent folder of the test results.")
+    resume_state: UserPath | None = Field(default=None, description="Training state from which the run resumes.")
+    experiments_root: UserPath = Field(default="experiments", description="Parent folder of the training runs.")
+    results_root: UserPath = Field(default="results", description="Parent folder of the test results.")
 
 
 class ValOptions(Fixed):
@@ -126,7 +122,7 @@ class ValOptions(Fixed):
     owner = "'val'"
     val_freq: int = Field(default=5000, ge=1, description="Evaluation interval in iterations.")
     save_img: bool = Field(default=False, description="Save every restored image as a file.")
-    suffix: str | None = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
+    suffix: NameEnd = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
     pictures: int = Field(default=4, ge=0, description="Number of images per data set that are shown side by side.")
     metrics: Metrics = Field(default=freeze({}), description="Metrics, by the name of their results.")
     best_by: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(

@@ -44,7 +44,7 @@ def compare(
     Raises:
         DataError: the folder does not exist.
     """
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"{root}: no such folder")
     matches: list[str] = []

@@ -25,6 +25,7 @@ from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
 from mcir.errors import ArgumentError
+from mcir.paths import UserPath
 from mcir.registry import DATASETS, DegradationSection
 
 _LOG = logging.getLogger("mcir")
@@ -60,14 +61,14 @@ class NoisyImages(Dataset[NoisyItem]):
 
     _observations: ClassVar[int]
 
-    dataroot: str
+    dataroot: UserPath
     """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
     ``BundledPhotos``, ``bundled:val``: its validation photographs."""
     patch_size: int = 128
     """Side of a patch."""
     noise: DegradationSection | None = _DEFAULT_NOISE
     """Degradation with scale 1 that adds the noise to clean images; null: the images are already noisy."""
-    meta_info_file: str | None = None
+    meta_info_file: UserPath | None = None
     """Text file with the names of the images to use, one per line."""
     io_backend: Mapping[str, str] | None = None
     """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""

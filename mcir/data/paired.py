@@ -30,6 +30,7 @@ from mcir.data.transforms import (
     pad_to_size,
 )
 from mcir.errors import ArgumentError
+from mcir.paths import UserPath
 from mcir.registry import DATASETS, DegradationSection
 
 
@@ -224,11 +225,11 @@ class PairDataset(Dataset[Item]):
 class PairedImageDataset(PairDataset):
     """Pairs from two folders or LMDB databases, or from the ground truths and a degradation."""
 
-    dataroot_gt: str
+    dataroot_gt: UserPath
     """Folder of the ground truths, or a database if its name ends in ``.lmdb``."""
-    dataroot_lq: str | None = None
+    dataroot_lq: UserPath | None = None
     """Folder or database of the degraded images; either this or ``degradation`` is required."""
-    meta_info_file: str | None = None
+    meta_info_file: UserPath | None = None
     """Text file with the names of the ground truths to use, one per line (BasicSR's meta info)."""
     filename_tmpl: str = "{}"
     """Name of a degraded image without extension; ``{}`` is the name of its ground truth: ``'{}x4'``. With a ``*`` a
@@ -241,7 +242,7 @@ class PairedImageDataset(PairDataset):
     small: Small = "error"
     """Handling of pairs that are smaller than ``gt_size``: "error" reports them, "skip" skips them, "pad" pads both
     images at their bottom and right by mirroring."""
-    dataroot_negatives: Sequence[str] = ()
+    dataroot_negatives: Sequence[UserPath] = ()
     """K folders or databases of stored negatives, for example the outputs of other methods. Each contains one image for
     each pair, which has the size of the ground truth and its name (the name of the degraded image if ``filename_tmpl``
     has a ``*``). Samples then contain ``negatives`` (K, C, H, W), cropped and augmented as the ground truth."""

@@ -67,7 +67,7 @@ def create_split(
         DataError: there are too few images, the training list is empty, or the target has other lists. Nothing is
             written then.
     """
-    images, out = open_storage(source), Path(target).expanduser()
+    images, out = open_storage(source), Path(target)
     check_target(source, target)
     names = images.keys()
     if not names:

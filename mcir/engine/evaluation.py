@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mcir.config import Options
 from mcir.data import evaluation_loader, imresize, to_device
 from mcir.engine.distributed import DistContext
+from mcir.paths import path_inside
 from mcir.registry import DATASETS, METRICS
 from mcir.report.comparison import Picture, comparison, picture, save_picture
 from mcir.report.records import format_value
@@ -67,7 +68,7 @@ class Evaluation:
     def save_comparisons(self, folder: Path) -> None:
         """Save the side-by-side comparisons in a subfolder with the name of the data set."""
         for name, image in self.comparisons.items():
-            save_picture(image, folder / self.name, name)
+            save_picture(image, path_inside(folder, self.name), name)
 
 
 @dataclass(frozen=True)

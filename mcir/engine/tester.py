@@ -14,6 +14,7 @@ from mcir.engine.distributed import DistContext
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, results_table
 from mcir.models import Model
+from mcir.paths import path_inside
 from mcir.registry import MODELS
 
 
@@ -79,10 +80,10 @@ class Tester:
 
     def _evaluate(self, part: EvaluationSet, folder: Path, checkpoint: str) -> Evaluation:
         val = self.options.val
-        images = folder / "visualization" / checkpoint / part.name if val.save_img else None
+        images = path_inside(folder, f"visualization/{checkpoint}/{part.name}") if val.save_img else None
         evaluation = part.evaluate(self.model.restore, val.pictures, images, f"_{val.suffix}" if val.suffix else "")
         if self.dist.is_rank_zero:
-            evaluation.save_comparisons(folder / "comparisons" / checkpoint)
+            evaluation.save_comparisons(path_inside(folder, f"comparisons/{checkpoint}"))
         return evaluation
 
 

@@ -25,6 +25,7 @@ from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.models.batch import Batch
+from mcir.paths import path_inside
 from mcir.registry import MODELS
 from mcir.report.records import RESULTS
 from mcir.report.run import PAGE, write_report
@@ -219,7 +220,7 @@ class Trainer:
             part.evaluate(
                 self.model.restore,
                 pictures=val.pictures,
-                images_to=self.folder / "visualization" / part.name if val.save_img else None,
+                images_to=path_inside(self.folder, f"visualization/{part.name}") if val.save_img else None,
                 suffix=f"_{iteration}_{val.suffix}" if val.suffix else f"_{iteration}",
                 should_stop=self.stop.is_requested,
             )

@@ -78,7 +78,7 @@ def compare(
     if crop_border is not None and gt is None:
         raise ValueError("--crop-border has no effect without --gt.")
     _check_page(out)
-    problems, gt = Problems(), gt and gt.expanduser()
+    problems = Problems()
     truths = find_ground_truths(gt) if gt else []
     found = find_images(inputs, [gt] if gt else [], problems.report)
     matched = match_ground_truths(found, gt, truths, problems.report) if gt else {}

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcir.paths import path_inside
+
 Picture = NDArray[np.uint8]
 """An RGB image (H, W, 3) for display, uint8."""
 
@@ -79,17 +81,6 @@ def columns(compared: Picture) -> list[Picture]:
     """Return the four columns of a :func:`comparison`: degraded input, output, ground truth and error map."""
     width = (compared.shape[1] - 3 * _GAP) // 4
     return [compared[_CAPTION:, left : left + width] for left in range(0, compared.shape[1], width + _GAP)]
-
-
-def path_inside(folder: Path, name: str) -> Path:
-    """Return ``folder/name``; slashes in the name denote subfolders.
-
-    Raises:
-        ValueError: the name leads out of the folder.
-    """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"The image name '{name}' leads out of {folder}.")
-    return folder / name
 
 
 def save_picture(image: Picture, folder: Path, name: str) -> None:

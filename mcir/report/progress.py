@@ -14,7 +14,8 @@ from statistics import mode
 import cv2
 from PIL import Image
 
-from mcir.report.comparison import Picture, columns, path_inside
+from mcir.paths import path_inside
+from mcir.report.comparison import Picture, columns
 
 FOLDER = "progress"
 _SIDE = 384
@@ -55,7 +56,7 @@ def store_images(run: Path, data_set: str, name: str, iteration: int, compared: 
         ValueError: the name leads out of the folder.
         OSError: a file cannot be written.
     """
-    folder = path_inside(run / FOLDER / data_set, name)
+    folder = path_inside(path_inside(run / FOLDER, data_set), name)
     folder.mkdir(parents=True, exist_ok=True)
     degraded, output, gt, _ = columns(compared)
     for stem, image in (("input", degraded), ("gt", gt), (str(iteration), output)):

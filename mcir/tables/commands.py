@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mcir.arguments import LaunchArguments, option, positional
+from mcir.paths import UserPath
 
+_RESNET = "weights of the consistency loss: imagenet, random or a file"
 _OVERRIDE = "A.B=C"
 _JOBS = "trainings at a time (default: one per core, or one on a GPU)"
 _OPTION_FILES = "folder of the option files (default: options/ here, or those that come with mcir)"
@@ -119,7 +121,7 @@ class RclTable(TableCommand):
     trials: int = option("trainings per row on labelled images, with seeds 0, 1, …", default=5)
     steps: int | None = option("steps per training on labelled images (default: those of the table)")
     jobs: int | None = option(_JOBS)
-    resnet: str = option("weights of the consistency loss: imagenet, random or a file", default="imagenet")
+    resnet: UserPath = option(_RESNET, default="imagenet")
     proxy_set: list[str] = option("overrides of the trainings on labelled images", default=[], metavar=_OVERRIDE)
 
 
@@ -177,7 +179,7 @@ class Mini(StudyCommand):
     """Study of negatives with small networks: half an hour on two cores."""
 
     study = "mini"
-    features: str = option("weights of the feature network: random, imagenet or a file", "--vgg", default="random")
+    features: UserPath = option("weights of the feature network: random, imagenet or a file", "--vgg", default="random")
 
 
 @dataclass(kw_only=True)
@@ -185,7 +187,7 @@ class RclMini(StudyCommand):
     """Study of residual contrastive learning with small networks: half an hour on two cores."""
 
     study = "rcl-mini"
-    features: str = option("weights of the consistency loss: random, imagenet or a file", "--resnet", default="random")
+    features: UserPath = option(_RESNET, "--resnet", default="random")
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mcir.config import load
 from mcir.errors import suggestion
+from mcir.paths import expand_path, file_problem
 from mcir.registry import ARCHS, DATASETS, Section
 from mcir.tables.commands import Proxy
 from mcir.tables.inputs import image_facts
@@ -184,8 +185,8 @@ def row_of(text: str) -> tuple[str, Path | None]:
     if text in named:
         return text, None
     name, equals, path = text.partition("=")
-    file = Path(path if equals else text)
-    if not file.is_file():
+    file = expand_path(path if equals else text)
+    if file_problem(file):
         near = suggestion(text, named)
         raise ValueError(f"{text}: expected {', '.join(named)} or a weight file; there is no such file.{near}")
     name = name if equals else file.stem

@@ -86,7 +86,7 @@ def study_run(
     options = load(file, overrides)
     lists = [part["meta_info_file"] for part in data_sections(options) if part.get("meta_info_file") is not None]
     facts = [mcir.__version__, torch.__version__, device_kind(options), contents, str(labels == 0)]
-    facts += [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in lists]
+    facts += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists]
     return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
 
 

@@ -156,11 +156,23 @@ def test_the_rest_is_validated_if_the_model_is_unknown(problems, good):
     assert keys == ["model_type", "network_g.type"]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", "''"])
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", "''", "a\\b", "\u00a0a", "x" * 201])
 def test_a_name_must_be_a_folder_name(problems, good, name):
     for key in ("name", "datasets.train.name"):
-        (found,) = problems(good, overrides=[f"{key}={name}"])
-        assert f"{key}: expected text without slashes" in found
+        (found,) = problems(good, overrides=[f"{key}='{name}'" if name != "''" else f"{key}=''"])
+        assert f"{key}: expected the name of a file or folder, got " in found
+
+
+@pytest.mark.parametrize("key", ["val/../../../ESCAPED", "test/x", "val_" + "x" * 200])
+def test_the_key_of_a_data_set_is_its_name_by_default(problems, good, key):
+    (found,) = problems(good.replace("datasets:\n", f"datasets:\n  {key}: {{type: BundledPhotos, split: val}}\n"))
+    assert "expected the name of a file or folder, got " in found
+
+
+@pytest.mark.parametrize("suffix", ["../x", "a/b", "a\\b", "x" * 200])
+def test_the_suffix_of_images_must_be_the_end_of_a_name(problems, good, suffix):
+    (found,) = problems(good, overrides=[f"val.suffix='{suffix}'"])
+    assert "val.suffix: expected the end of a file name, got " in found
 
 
 def test_results_of_two_sets_need_different_names(problems, good):

@@ -144,7 +144,7 @@ def test_other_architectures_and_16_bits(here):
         ),
         (("plain.pth", "grey.pth", "lq"), "and grey.pth (EDSR, ×2, 1 channel)."),
         (("plain.pth", "./plain.pth", "lq"), "Expected two different weight files, got plain.pth twice"),
-        (("plain.pth", "none.pth", "lq"), "none.pth: no such checkpoint"),
+        (("plain.pth", "none.pth", "lq"), "none.pth: The checkpoint does not exist"),
         (("plain.pth", "lq/a.png", "lq"), "lq/a.png cannot be read"),
         (("plain.pth", "spn.pth", "nothing"), "'nothing': no such file"),
         (("plain.pth", "spn.pth", "lq", "--gt", "nowhere"), "nowhere"),

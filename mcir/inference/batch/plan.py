@@ -96,7 +96,6 @@ def plan_outputs(
         DataError: ``out`` or ``suffix`` is invalid; or a result would overwrite an image, another result or a protected
             file, would be restored by the next run, or would be written outside the output folder through a link.
     """
-    out = out.expanduser()
     out_extension = "" if out.is_dir() else out.suffix.lower()
     if set("/\\\0") & set(suffix):
         raise DataError(f"--suffix: expected text without slashes, got {suffix!r}")

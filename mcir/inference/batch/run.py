@@ -61,7 +61,7 @@ class _Run:
         self.written: set[Task] = set()
         self.scores: dict[str, Scores] = {}
         self.stop = threading.Event()
-        gt = settings.gt and settings.gt.expanduser()
+        gt = settings.gt
         truths = find_ground_truths(gt) if gt else []
         found = find_images(settings.inputs, [settings.out, *([gt] if gt else [])], self.problems.report)
         self.out, self.jobs = plan_outputs(

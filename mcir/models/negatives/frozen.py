@@ -10,6 +10,7 @@ from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
 from mcir.network_call import call_network
 from mcir.network_spec import spec_of
+from mcir.paths import UserPath
 from mcir.registry import ARCHS, NEGATIVES, ArchSection
 from mcir.weights import WeightsError, load_network, load_state, read_weights
 
@@ -60,7 +61,7 @@ class FrozenNegatives(_Frozen):
         self,
         network: nn.Module,
         arch: ArchSection | None = None,
-        weights: str | Sequence[str] = RANDOM,
+        weights: UserPath | Sequence[UserPath] = RANDOM,
         count: int = 1,
         param_key: str | None = None,
         seed: int = 0,
@@ -109,7 +110,7 @@ class ConsensusNegatives(_Frozen):
     def __init__(
         self,
         network: nn.Module,
-        weights: Sequence[str] = (),
+        weights: Sequence[UserPath] = (),
         archs: Sequence[ArchSection | None] | None = None,
         stored: bool = False,
         param_key: str | None = None,
