@@ -229,7 +229,9 @@ def state_checksum(model: Model) -> float:
     The state of the optimizer is ignored, because a difference would also change the weights.
     """
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    parts = [part.state_dict() for name, part in model.stateful().items() if name != "optimizer"]
+    stateful = {name: part for name, part in model.stateful().items() if name != "optimizer"}
+    frozen = [list(part.parameters()) for part in stateful.values() if isinstance(part, nn.Module)]
+    parts = [*frozen, *(part.state_dict() for part in stateful.values())]
     for tensor in _tensors(parts):
         flat = tensor.detach().flatten().double().to(total.device)
         total += torch.dot(flat, torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device))

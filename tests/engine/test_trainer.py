@@ -66,6 +66,14 @@ def test_the_checksum_depends_on_numbers_and_not_on_the_optimizer(trainer):
     assert state_checksum(trainer.model) != before
 
 
+def test_the_checksum_depends_on_frozen_negatives(run):
+    run.write(tree_of(run, negatives={"type": "FrozenNegatives"}))
+    model = Trainer(load(run.option_file), DistContext(0, 1, torch.device("cpu"))).model
+    before = state_checksum(model)
+    next(model.negative_source.parameters()).data += 1
+    assert state_checksum(model) != before
+
+
 PCL = {"type": "PCLLoss", "weights": "random", "layer_weights": {"relu5_1": 1.0}}
 CCR = {"type": "CurricularContrastiveRegularization", "weights": "random", "layer_weights": {"relu1_1": 1.0}}
 
