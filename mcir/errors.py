@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import NamedTuple, TypeAlias
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -77,6 +78,22 @@ class ArgumentError(ComponentError):
 
     def __str__(self) -> str:
         return f"{self.location or '.'.join(map(str, self.path))}: {self.message}"
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Return whether an error is a user's mistake or a file that cannot be read or written, which needs no traceback.
+
+    These are ``OSError`` and each ``ValueError`` that a ``raise`` in mcir raised. Another ``ValueError`` may be a bug.
+    """
+    if isinstance(error, ComponentError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, OSError) or (isinstance(error, ValueError) and is_raised_by_mcir(error))
+
+
+def is_raised_by_mcir(error: BaseException) -> bool:
+    """Return whether the innermost frame of an error's traceback is in a module of mcir."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("mcir.")
 
 
 @contextmanager

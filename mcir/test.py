@@ -32,15 +32,13 @@ class Test(OptionFileArguments):
         return report_errors(self.opt, self._test)
 
     def _test(self) -> int:
-        from torch.distributed.elastic.multiprocessing.errors import record
-
         from mcir.config import load
         from mcir.engine.distributed import init_distributed
         from mcir.engine.tester import Tester
 
         options = load(self.opt, self.set, self.force_yml)
         with init_distributed(options.num_gpu, options.dist_params) as dist:
-            record(Tester(options, dist).test)(self.checkpoint)
+            Tester(options, dist).test(self.checkpoint)
         return 0
 
 

@@ -38,25 +38,21 @@ class Train(LaunchArguments, OptionFileArguments):
     def _train(self) -> int:
         if self.nproc > 1 or self.slurm or self.no_wait:
             raise ValueError("--nproc, --slurm and --no-wait require --launcher torchrun or slurm.")
-        from torch.distributed.elastic.multiprocessing.errors import record
-
         from mcir.config import load
-        from mcir.engine.checkpoint import CheckpointError
         from mcir.engine.distributed import init_distributed
         from mcir.engine.trainer import Trainer
+        from mcir.errors import is_user_error
 
         options = load(self.opt, self.set, self.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with init_distributed(options.num_gpu, options.dist_params) as dist:
             trainer = Trainer(options, dist, resume=self.auto_resume or restarted)
             try:
-                status = record(trainer.train)()
-            except CheckpointError:
-                raise
-            except (ValueError, OSError) as error:  # the options and data were checked, so show the traceback
-                raise RuntimeError("The training failed.") from error
-        assert status is not None
-        return status
+                return trainer.train()
+            except (ValueError, OSError) as error:
+                if is_user_error(error):
+                    raise
+                raise RuntimeError("The training failed.") from error  # maybe a bug, so show the traceback
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Trainings started on this machine and as Slurm jobs."""
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -85,15 +84,15 @@ def test_torchrun_starts_several_processes(folder, monkeypatch):
     class Child:
         def __init__(self, command, stdin):
             commands.append(command)
-            self.stdin = io.BytesIO()
 
         def wait(self):
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Child)
     assert launch(LaunchOptions("torchrun", nproc=2), ARGUMENTS) == 0
+    child = [sys.executable, "-m", "mcir.launch", str(os.getpid())]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    assert commands == [[sys.executable, "-m", "mcir.launch", *torchrun, "-m", "mcir.train", *ARGUMENTS]]
+    assert commands == [[*child, *torchrun, "-m", "mcir.train", *ARGUMENTS]]
 
 
 COMMAND = "import sys; from mcir.launch import *; launch(LaunchOptions('torchrun', int(sys.argv[1])), sys.argv[2:])"

@@ -6,20 +6,16 @@ neither workers nor ``collate`` transpose images.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mcir.data.errors import DataError
 from mcir.data.sampler import EndlessBatches, SampleIndex
+from mcir.data.workers import BatchDataset, WorkerLoader, start_method, start_worker
 from mcir.seeding import seed_generators
 
 Batch: TypeAlias = dict[str, Any]
@@ -184,36 +180,22 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
         with_workers = {
             "persistent_workers": True,
             "prefetch_factor": _PREFETCHED_BATCHES,
-            "worker_init_fn": _start_worker,
-            "multiprocessing_context": _start_method(),
+            "worker_init_fn": start_worker,
+            "multiprocessing_context": start_method(),
         }
-    return DataLoader(
-        _Seeded(dataset),
+    return WorkerLoader(
+        BatchDataset(_Seeded(dataset), collate),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise iterating draws from the global generator
         **with_workers,
     )
 
 
-def _start_method() -> str:
-    """Return the start method of workers: "fork" is faster, but unsafe on macOS and unavailable on Windows."""
-    can_fork = sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
-    return "fork" if can_fork else "spawn"
-
-
-def _start_worker(worker: int) -> None:
-    """Limit a worker to one thread, and protect it from Ctrl-C and from signals to the process group.
-
-    The training process handles these signals. It needs its workers until it has finished its step and saved.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):  # not on Windows
-        os.setpgid(0, 0)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -1,7 +1,8 @@
 """Training batches, in one or several stages with different crop and batch sizes."""
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from mcir.config import DatasetOptions
 from mcir.data import Prefetcher, training_loader
 from mcir.engine.distributed import DistContext
 from mcir.errors import KeyPath, Location, Where
+from mcir.models.batch import Batch
 from mcir.registry import DATASETS, Section
 
 _LOG = logging.getLogger("mcir")
@@ -104,6 +106,39 @@ class TrainBatches:
             * self._dist.world_size,
         )
         return Prefetcher(loader, self._dist.device, channels_last)
+
+
+def loaded_ahead(batches: Iterator[Batch], count: int, on_failure: Callable[[Exception], None]) -> Iterator[Batch]:
+    """Yield batches that are loaded before they are used.
+
+    If a batch cannot be loaded, a process can thus take part in some more iterations, in which all processes agree to
+    stop.
+
+    Args:
+        batches: iterator that loads batches.
+        count: number of iterations between the loading and the use of a batch.
+        on_failure: function that is called with the error as soon as a batch cannot be loaded.
+
+    Raises:
+        Exception: the error of ``batches``, after all loaded batches were used.
+    """
+    loaded: deque[Batch] = deque()
+    failure: Exception | None = None
+    has_ended = False
+    while True:
+        while not has_ended and len(loaded) <= count:
+            try:
+                loaded.append(next(batches))
+            except StopIteration:
+                has_ended = True
+            except Exception as error:
+                has_ended, failure = True, error
+                on_failure(error)
+        if not loaded:
+            break
+        yield loaded.popleft()
+    if failure is not None:
+        raise failure
 
 
 def _where_in_stage(where: Where | None, number: int) -> Where | None:

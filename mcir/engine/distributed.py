@@ -6,11 +6,12 @@ If there is only one process, collective operations return their arguments.
 import datetime
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,8 +22,18 @@ from torch.nn.parallel import DistributedDataParallel
 from mcir.config import DistOptions
 from mcir.device import best_device, resolve_device
 from mcir.models import Model
+from mcir.parent import end_with_parent
 
 _LOG = logging.getLogger("mcir")
+
+_STOP, _FAILURES = "stop", "failures"
+"""Keys in the store of all processes."""
+
+T = TypeVar("T")
+
+
+class OtherProcessFailedError(Exception):
+    """Another process of the run has failed, and reports its error."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,48 @@ class DistContext:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_results(self, function: Callable[[], T]) -> list[T]:
+        """Run a function in all processes, and return its values, ordered by rank.
+
+        Raises:
+            OtherProcessFailedError: the function failed in another process. Its own error is raised in that process.
+        """
+        if self.world_size == 1:
+            return [function()]
+        failure, value = None, None
+        try:
+            value = function()
+        except Exception as error:
+            failure = error
+            self.request_stop()
+        results = self.gather((failure is None, value))
+        if failure is not None:
+            raise failure
+        if not all(succeeded for succeeded, _ in results):
+            raise OtherProcessFailedError
+        return [value for _, value in results]
+
+    def request_stop(self) -> None:
+        """Let :meth:`is_stop_requested` return true in all processes."""
+        if self.store is not None:
+            self.store.set(_STOP, "")
+
+    def is_stop_requested(self) -> bool:
+        """Return whether a process has called :meth:`request_stop`."""
+        try:
+            return self.store is not None and bool(self.store.check([_STOP]))
+        except (RuntimeError, OSError):  # the process that has the store has ended
+            return True
+
+    def is_first_failure(self) -> bool:
+        """Return whether this process is the first that fails. The errors of the others are usually consequences."""
+        if self.store is None:
+            return True
+        try:
+            return bool(self.store.add(_FAILURES, 1) == 1)
+        except (RuntimeError, OSError):  # the process that has the store has ended
+            return False
 
     def barrier(self) -> None:
         """Wait until all processes call this method."""
@@ -160,10 +213,13 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
 
     Raises:
         ValueError: the device is not available, or this machine has fewer GPUs than processes.
+        OtherProcessFailedError: the block failed after another process had failed.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _device(num_gpu, rank, world_size)
     store = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process
+        end_with_parent(os.getppid(), signal.SIGTERM)
     if world_size > 1:
         # tensors on the CPU, like flags, use gloo; gradients use the backend of their device
         on_gpu = device.type == "cuda" and options.backend != "gloo"
@@ -183,6 +239,10 @@ def init_distributed(num_gpu: int | str, options: DistOptions) -> Iterator[DistC
     try:
         yield context
         context.barrier()  # a process that leaves earlier closes connections that other processes still use
+    except Exception as error:
+        if context.is_first_failure():
+            raise
+        raise OtherProcessFailedError from error
     finally:
         if world_size > 1:
             dist.destroy_process_group()

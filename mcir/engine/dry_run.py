@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from mcir.config import Options
 from mcir.data import SampleSpec, sample_spec
 from mcir.engine.batches import TrainingStage, training_stages
 from mcir.engine.evaluation import EvaluationSet
-from mcir.errors import ComponentError, Where
+from mcir.errors import ComponentError, Where, is_raised_by_mcir
 from mcir.models import Model
 from mcir.network_spec import spec_of
 from mcir.registry import MODELS, Section
@@ -60,7 +59,7 @@ def _compute_losses(options: Options, model: Model, sample: SampleSpec, images: 
         with torch.no_grad():
             model.compute_losses(batch)
     except ComponentError as error:
-        if not _is_raised_by_mcir(error.__cause__ or error):  # maybe a bug; the training shows the traceback
+        if not is_raised_by_mcir(error.__cause__ or error):  # maybe a bug; the training shows the traceback
             return
         in_dataset = options.where("datasets", "train")
         where = options.where_in_model(error.path) if error.path else in_dataset((sample.size_argument,))
@@ -68,11 +67,6 @@ def _compute_losses(options: Options, model: Model, sample: SampleSpec, images: 
         raise ValueError(f"{where}: {message}") from error
     except Exception as error:
         _LOG.debug("The dry run of this model is skipped: %r", error)
-
-
-def _is_raised_by_mcir(error: BaseException) -> bool:
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).startswith("mcir.")
 
 
 def check_consistency(options: Options, network: nn.Module) -> None:

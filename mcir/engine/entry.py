@@ -16,6 +16,9 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
     if is_rank_zero:
         show(f"mcir: reading {option_file} …", flush=True)  # the following imports take seconds
 
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from mcir.engine.distributed import OtherProcessFailedError
     from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
 
@@ -27,5 +30,10 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
             time.sleep(1)  # rank 0 usually prints the same error, and this process is stopped when rank 0 ends
         show_error(f"mcir: {error}")
         return 1
+    except OtherProcessFailedError:
+        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # maybe a bug, so with its traceback, which torchrun repeats in its summary
+        get_error_handler().record_exception(error)
+        raise

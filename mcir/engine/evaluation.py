@@ -1,7 +1,7 @@
 """Evaluation of a model on data sets. All processes of a run share the images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ class _Row:
     input: dict[str, float]
 
 
+@dataclass
+class _Part:
+    """The results of the images of one process."""
+
+    rows: list[_Row] = field(default_factory=list)
+    comparisons: dict[str, Picture] = field(default_factory=dict)
+    interrupted: bool = False
+
+
 class EvaluationSet:
     """A data set with metrics, for repeated evaluation.
 
@@ -132,14 +141,32 @@ class EvaluationSet:
         Raises:
             EvaluationInterrupted: ``should_stop`` returned true in one of the processes. All of them raise it.
         """
-        interrupted = False
-        rows: list[_Row] = []
-        comparisons: dict[str, Picture] = {}
+
+        def evaluate_part() -> _Part:
+            return self._evaluate_part(restore, pictures, images_to, suffix, should_stop)
+
+        parts = self.dist.gather_results(evaluate_part)
+        if any(part.interrupted for part in parts):
+            raise EvaluationInterrupted
+        rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.index)
+        comparisons = {name: image for part in parts for name, image in part.comparisons.items()}
+        return Evaluation(self.name, self.baseline, self._scores(rows), comparisons)
+
+    def _evaluate_part(
+        self,
+        restore: Restore,
+        pictures: int,
+        images_to: Path | None,
+        suffix: str,
+        should_stop: Callable[[], bool] | None,
+    ) -> _Part:
+        """Evaluate the images of this process."""
+        part = _Part()
         device = self.dist.device
         measuring = torch.device("cpu") if device.type == "mps" else device  # metrics need float64, which MPS lacks
         for item in self._loader:
             if should_stop is not None and should_stop():
-                interrupted = True
+                part.interrupted = True
                 break
             batch = to_device(item, device)
             index = int(item["index"][0])
@@ -148,18 +175,13 @@ class EvaluationSet:
             if index not in self._input_values:
                 self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
             row = _Row(index, name, self._measure(output, gt), self._input_values[index])
-            rows.append(row)
+            part.rows.append(row)
             if images_to is not None:
                 save_picture(picture(output[0]), images_to, f"{name}{suffix}")
             if index < pictures:
                 captions = (self._caption(self.baseline, row.input), self._caption("output", row.output))
-                comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)
-        if any(self.dist.gather(interrupted)):
-            raise EvaluationInterrupted
-        all_rows = [row for part in self.dist.gather(rows) for row in part]
-        all_comparisons = [pair for part in self.dist.gather(comparisons) for pair in part.items()]
-        scores = self._scores(sorted(all_rows, key=lambda row: row.index))
-        return Evaluation(self.name, self.baseline, scores, dict(all_comparisons))
+                part.comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)
+        return part
 
     def _measure(self, image: Tensor, gt: Tensor) -> dict[str, float]:
         return {name: float(metric(image, gt)) for name, metric in self.metrics.items()}

@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ def fit(
     on_validation: Callable[[int], bool | None] | None = None,
     on_checkpoint: Callable[[int, bool], None] | None = None,
     should_stop: Callable[[], object] | None = None,
+    on_failure: Callable[[int, Exception], None] | None = None,
 ) -> int:
     """Train a model and return the last iteration.
 
@@ -36,7 +38,8 @@ def fit(
 
     Args:
         model: model, on its device.
-        batches: batches on the same device, starting with that of iteration ``start + 1``.
+        batches: batches on the same device, starting with that of iteration ``start + 1``. They may end early if
+            ``should_stop`` then returns a true value.
         total: number of iterations.
         start: number of iterations that are already done.
         validate_first: whether the validation of iteration ``start``, if it has one, is not done.
@@ -52,36 +55,48 @@ def fit(
             validation, it is called before and after it. It is also called when the model is the best so far, and when
             training stops early.
         should_stop: function that is called at the end of every iteration. If it returns a true value, training stops.
+        on_failure: function of the last complete iteration and the error, called if loading, a callback or a step fails
+            while the model is in the state after this iteration.
     """
 
-    def is_due(interval: int | None) -> bool:
-        return interval is not None and (iteration % interval == 0 or iteration == total)
+    def is_due(interval: int | None, at: int) -> bool:
+        return interval is not None and (at % interval == 0 or at == total)
 
     def finish_iteration() -> bool:
         """Validate and save if it is due, and return whether training stops."""
         is_best = False
-        if on_validation and is_due(validate_every):
-            if on_checkpoint and is_due(save_every):
+        if on_validation and is_due(validate_every, iteration):
+            if on_checkpoint and is_due(save_every, iteration):
                 on_checkpoint(iteration, False)  # a process may be killed in a long validation
             is_best = bool(on_validation(iteration))
         stops = bool(should_stop and should_stop())
-        if on_checkpoint and (is_best or stops or is_due(save_every)):
+        if on_checkpoint and (is_best or stops or is_due(save_every, iteration)):
             on_checkpoint(iteration, is_best)
         return stops
 
     model.total_iter = total
-    batches, iteration = iter(batches), start
-    if validate_first and finish_iteration():
-        return start
-    for iteration in range(start + 1, total + 1):
-        batch = next(batches)
-        seed_generators((seed, rank, iteration), model.device)
-        model.watch_gradients = is_due(log_every) or iteration == 1
-        scalars = model.training_step(batch, iteration)
-        if on_step:
-            on_step(iteration, batch, scalars)
-        if on_log and is_due(log_every):
-            on_log(iteration, scalars)
-        if finish_iteration():
-            return iteration
-    return total
+    iteration = start
+    try:
+        if validate_first and finish_iteration():
+            return start
+        for batch in islice(batches, total - start):
+            seed_generators((seed, rank, iteration + 1), model.device)
+            model.watch_gradients = is_due(log_every, iteration + 1) or iteration == 0
+            scalars = model.training_step(batch, iteration + 1)
+            iteration += 1
+            if on_step:
+                on_step(iteration, batch, scalars)
+            if on_log and is_due(log_every, iteration):
+                on_log(iteration, scalars)
+            if finish_iteration():
+                return iteration
+        if iteration < total:
+            if not (should_stop and should_stop()):
+                raise StopIteration(f"expected batches for {total} iterations, got {iteration}")
+            if on_checkpoint:
+                on_checkpoint(iteration, False)
+    except Exception as error:
+        if on_failure and model.is_between_steps:
+            on_failure(iteration, error)
+        raise
+    return iteration

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from mcir.config import Options
-from mcir.engine.batches import TrainBatches
-from mcir.engine.checkpoint import Checkpoints, NetworkFile, archive_run, load_into
+from mcir.engine.batches import TrainBatches, loaded_ahead
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, archive_run, load_into
 from mcir.engine.distributed import DistContext, state_checksum
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
 from mcir.engine.environment import record_collapse, record_start
@@ -125,7 +125,11 @@ class Trainer:
                 self.log.start(self.iteration)
                 is_done = self.iteration == self.total == self.validated
                 self.iteration = self._fit()
-                self.checkpoints.wait()
+                with self.stop.watchdog.paused():
+                    self.checkpoints.wait()
+                    if self.stop.failed and self.iteration < self.total:
+                        self.dist.barrier()  # rank 0 has saved
+                        self.stop.raise_failure()
                 if is_done:
                     self._evaluate_again()
             has_results = bool(self.last_evaluations) == bool(self.sets)
@@ -145,9 +149,12 @@ class Trainer:
 
     def _fit(self) -> int:
         logger = self.options.logger
+        batches = self.stop.interruptible(self.batches.iterate(self.iteration, self.model.channels_last))
+        if self.dist.world_size > 1:
+            batches = loaded_ahead(batches, self.stop.latency, self.stop.fail)
         return fit(
             self.model,
-            self.speed.timed(self.batches.iterate(self.iteration, self.model.channels_last)),
+            self.speed.timed(batches),
             total=self.total,
             start=self.iteration,
             validate_first=self.validated < self.iteration,
@@ -161,6 +168,7 @@ class Trainer:
             on_validation=self._validate,
             on_checkpoint=self._save,
             should_stop=self.stop.agreed,
+            on_failure=self._save_before_error,
         )
 
     def _on_step(self, iteration: int, batch: Batch, scalars: Scalars) -> None:
@@ -181,10 +189,7 @@ class Trainer:
         self.speed.restart()
 
     def _validate(self, iteration: int) -> bool:
-        """Evaluate the model on all validation sets, and return whether it is the best so far.
-
-        If the evaluation fails, the model is saved before the error.
-        """
+        """Evaluate the model on all validation sets, and return whether it is the best so far."""
         self._require_finite(iteration)
         try:
             self.last_evaluations = self._evaluate(iteration)
@@ -192,11 +197,6 @@ class Trainer:
             self.log.log_text(f"iteration {iteration}: the validation was stopped, and runs again on resume")
             self.stop.agreed()  # fit calls it again, which returns the signal in all processes
             return False
-        except Exception:
-            if self.dist.world_size == 1:
-                self._save(iteration, is_best=False)
-                self.checkpoints.wait()
-            raise
         self.validated = iteration
         for evaluation in self.last_evaluations:
             self.log.log_evaluation(iteration, evaluation)
@@ -231,8 +231,24 @@ class Trainer:
         if self._saved == (iteration, self.validated):
             return  # the validation was stopped
         self._saved = (iteration, self.validated)
-        self._require_finite(iteration)
-        self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
+        with self.stop.watchdog.paused():
+            self._require_finite(iteration)
+            self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
+            self._save_here(iteration, is_best)
+
+    def _save_before_error(self, iteration: int, error: Exception) -> None:
+        """Save what was trained before an error ends the training. Other processes may have ended, or may hang."""
+        if isinstance(error, CheckpointError | NotFiniteError) or iteration == 0:
+            return
+        with self.stop.watchdog.paused():
+            if self._saved != (iteration, self.validated):
+                self._require_finite(iteration)
+                self._save_here(iteration, is_best=False)
+            self.checkpoints.wait()
+            self.log.log_text(f"The training fails after iteration {iteration}. The checkpoint is saved.")
+
+    def _save_here(self, iteration: int, is_best: bool) -> None:
+        """Save on rank 0."""
         if self.dist.is_rank_zero:
             best = next(iter(self.best.values()), None)
             progress = {"validated": self.validated, "best": best, "best_by": self.best}
@@ -268,6 +284,11 @@ class Trainer:
             f"{self.options.name}: {facts['model']} trains {facts['network']} ({facts['parameters']:,} parameters) on "
             f"{processes}{self.dist.device} with {self.batches.images} images, {steps}"
         )
+        if processes:
+            minutes = self.options.dist_params.timeout_minutes
+            self.log.log_text(
+                f"a process that waits {minutes:g} minutes for another one ends (dist_params.timeout_minutes)"
+            )
         if self.dist.is_rank_zero:
             record_start(self.folder, self.options.dump(), facts)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcir.launch.job import TrainingJob
-from mcir.launch.local import CHILD, Log
+from mcir.launch.local import Log, child_command
 from mcir.launch.options import LaunchOptions
 
 _SLURM_DEFAULTS: dict[str, int | str] = {"time": 24 * 60, "signal_delay_s": 300}
@@ -150,13 +150,11 @@ class SlurmTask:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        command = [*CHILD, "mcir.train", *self.arguments]
+        command = [*child_command(), "mcir.train", *self.arguments]
         if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and "--auto_resume" not in command:
             command.append("--auto_resume")
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 (our own module)
+        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 (our own module)
         status = self._child.wait()
-        assert self._child.stdin is not None
-        self._child.stdin.close()
         if status not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
             raise RuntimeError(f"The training ended with status {status}.")
         return status

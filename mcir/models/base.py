@@ -42,6 +42,8 @@ class Model(NetworkModel, ABC):
         optimizer: the optimizer, after :meth:`configure_optimizer`.
         total_iter: total number of training iterations, set by the trainer. If it is None, values that depend on it
             stay constant.
+        is_between_steps: whether the state of the model is that after a complete step. During the forward and backward
+            pass it is, too, unless the network has running statistics.
         watch_gradients: whether a step also returns the gradient norms, ratios and cosines of the losses.
     """
 
@@ -51,6 +53,7 @@ class Model(NetworkModel, ABC):
     criteria: Criteria = field(init=False, repr=False)
     optimizer: torch.optim.Optimizer | None = field(init=False, repr=False, default=None)
     total_iter: int | None = field(init=False, repr=False, default=None)
+    is_between_steps: bool = field(init=False, repr=False, default=True)
     watch_gradients: bool = field(init=False, repr=False, default=False)
 
     def __post_init__(self) -> None:
@@ -199,6 +202,7 @@ class Model(NetworkModel, ABC):
         assert self.optimizer is not None
         for group, base_rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = self.schedule(base_rate, iteration, self.warmup_iter)
+        self.is_between_steps = not self._synchronized
         self.before_step(batch, iteration)
         self.enter_training()
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,6 +217,7 @@ class Model(NetworkModel, ABC):
             for name, loss in losses.items():
                 scalars[name] = scalars.get(name, 0.0) + loss / self.accumulation_steps
             outputs.append(output)
+        self.is_between_steps = False
         scale = self._scaler.scale(torch.ones((), device=self.device))
         gradient_scalars = {} if gradients is None else gradients.finish(scale, self._communicator.mean)
         for buffer in self._synchronized:  # running statistics, which differ because the processes get other images
@@ -227,6 +232,7 @@ class Model(NetworkModel, ABC):
             scalars["loss_scale"] = scale
             gradient_scalars = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in gradient_scalars.items()}
         self.after_step(output, batch, iteration)
+        self.is_between_steps = True
         scalars["lr"] = torch.tensor(float(self.optimizer.param_groups[0]["lr"]))
         return scalars | gradient_scalars
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
@@ -13,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from mcir.device import best_device, cpu_count
+from mcir.parent import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,12 +50,6 @@ def run_parallel(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Itera
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent ends, even if the parent is killed."""
     parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    assert parent is not None and parent.pid is not None
+    end_with_parent(parent.pid)

@@ -80,7 +80,7 @@ def test_spawned_workers_give_the_same_batches(tmp_path, monkeypatch):
         create_lmdb(tmp_path / name, tmp_path / f"{name}.lmdb", "raw")
     dataset = PairedImageDataset(f"{tmp_path}/gt.lmdb", f"{tmp_path}/lq.lmdb", scale=2, gt_size=16, use_hflip=True)
     expected = take(4, dataset, batch_size=3, num_workers=0, seed=1)
-    monkeypatch.setattr("mcir.data.loader._start_method", lambda: "spawn")
+    monkeypatch.setattr("mcir.data.loader.start_method", lambda: "spawn")
     assert_same(take(4, dataset, batch_size=3, num_workers=1, seed=1), expected)
 
 

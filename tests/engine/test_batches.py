@@ -10,7 +10,7 @@ import torch
 
 from mcir.config import DatasetOptions, OptionError, Stage, load
 from mcir.data.sampler import permutation
-from mcir.engine.batches import TrainBatches
+from mcir.engine.batches import TrainBatches, loaded_ahead
 from tests.engine.conftest import options
 
 
@@ -139,3 +139,23 @@ def test_errors_in_a_stage_have_its_location(tmp_path, size, line, key, message)
     with pytest.raises(ValueError, match=message) as caught:
         TrainBatches(read.datasets.train, 0, OneOf(), where=read.where("datasets", "train"))
     assert str(caught.value).startswith(f"{file}:{line}: datasets.train.{key}: ")
+
+
+def test_batches_are_loaded_ahead_until_one_fails():
+    loaded, failures = [], []
+
+    def load():
+        for number in range(1, 6):
+            if number == 5:
+                raise OSError("batch 5 is damaged")
+            loaded.append(number)
+            yield {"number": number}
+
+    batches = loaded_ahead(load(), 2, failures.append)
+    assert (next(batches)["number"], loaded, failures) == (1, [1, 2, 3], [])
+    assert (next(batches)["number"], loaded, failures) == (2, [1, 2, 3, 4], [])
+    assert next(batches)["number"] == 3
+    assert [str(error) for error in failures] == ["batch 5 is damaged"]
+    assert next(batches)["number"] == 4
+    with pytest.raises(OSError, match="batch 5"):
+        next(batches)

@@ -18,14 +18,14 @@ def received():
     numbers = []
     before = {
         number: signal.signal(number, lambda number, frame: numbers.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     yield numbers
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_does_not_interrupt_the_loop(received, number):
     with StopRequest(SINGLE) as stop:
         assert stop.agreed() == 0 and not stop.is_requested()
@@ -65,3 +65,22 @@ def test_the_previous_handlers_are_restored(received):
         pass
     os.kill(os.getpid(), signal.SIGINT)
     assert received == [signal.SIGINT]
+
+
+def test_an_ignored_signal_stays_ignored(received):
+    """``nohup`` ignores SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest(SINGLE) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.agreed() == 0
+
+
+def test_a_signal_ends_the_wait_for_data(received):
+    def batches():
+        yield {"number": 1}
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("waits for ever")
+
+    with StopRequest(SINGLE) as stop:
+        assert list(stop.interruptible(batches())) == [{"number": 1}]
+        assert stop.agreed() == signal.SIGTERM
