@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+from mcir.paths import file_problem
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)")
 _FULL_DISK_BYTES = 2**16
 
 
@@ -21,9 +27,12 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
         durable: whether to sync the file to the disk before renaming it, which is slower.
 
     Raises:
-        OSError: the disk is full or the folder is not writable. An existing file is not changed.
+        OSError: the disk is full, the folder is not writable, or the path is a folder, pipe or device. An existing file
+            is not changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and (problem := file_problem(path)):  # renaming would replace a device by a file
+        raise FileExistsError(errno.EEXIST, f"{problem}; nothing was written", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with full_disk_errors(path):
@@ -64,6 +73,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder of mcir and in its subfolders."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            process = _TEMPORARY.fullmatch(name)
+            if process and not psutil.pid_exists(int(process[1])):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -22,7 +22,7 @@ MAX_BYTES = 2**28
 _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 _TRACE_OF_CHECKSUM = re.compile(rb'"crc32": |"[0-9a-f]{8}"\}\Z')  # one of both remains if a part is damaged
 _MAX_LISTED = 6
-_EXACT_DIGITS = 16  # an integer of a million digits would take minutes to convert
+_MAX_DIGITS = 20  # an integer of a million digits would take minutes to convert
 
 
 class Records(NamedTuple):
@@ -109,7 +109,7 @@ def _describe(damaged: list[int], total: int) -> str:
 
 
 def _parse_int(digits: str) -> float:
-    return int(digits) if len(digits) < _EXACT_DIGITS else float(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
 def _without_infinities(tree: Any) -> Any:

@@ -17,6 +17,8 @@ def test_a_line_is_plain_json_and_ends_with_its_checksum():
     line = checked_line(RECORD)
     assert line.endswith(b"}\n") and list(json.loads(line)) == [*RECORD, "crc32"]
     assert parse_record(line.removesuffix(b"\n")) == STORED
+    time_ns = {"time": 1_764_540_000_123_456_789}
+    assert parse_record(checked_line(time_ns).strip()) == time_ns
 
 
 def test_every_flipped_bit_of_a_line_is_found():

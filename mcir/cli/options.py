@@ -70,13 +70,14 @@ class Schema:
         """Write the schema."""
         import json
 
+        from mcir.atomic import write_atomically
         from mcir.config import json_schema
 
         text = json.dumps(json_schema(), indent=2)
         if self.file is None:
             show(text)
         else:
-            self.file.write_text(text + "\n", encoding="utf-8")
+            write_atomically(self.file, (text + "\n").encode())
         return 0
 
 

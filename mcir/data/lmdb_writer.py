@@ -14,7 +14,7 @@ from typing import get_args
 import lmdb
 from filelock import FileLock, Timeout
 
-from mcir.atomic import full_disk_errors, write_atomically
+from mcir.atomic import full_disk_errors, remove_temporary_files, write_atomically
 from mcir.checks import check_choice
 from mcir.data.errors import DataError
 from mcir.data.lmdb_file import LmdbFile
@@ -70,6 +70,7 @@ class LmdbWriter:
         self.target.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(_lock(self.target))
+            remove_temporary_files(self.target)
             try:
                 self._env = stack.enter_context(self._open(map_size, is_new))
                 self._start()

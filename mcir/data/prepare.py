@@ -1,16 +1,14 @@
 """Prepare a folder of images before training: sub-images, downscaled images and databases.
 
 A preparation can be interrupted and run again. Files are written atomically. An existing output is kept if it was made
-with the same settings and its source has not changed since. Nothing is written to the source folder.
+with the same settings from a source of the same size and time. Nothing is written to the source folder.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,12 +23,11 @@ from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.lmdb_store import Codec, ImageRecord, to_bytes
 from mcir.data.lmdb_writer import LmdbWriter
 from mcir.data.parallel import Progress, in_order
+from mcir.data.prepared_files import PreparedFiles, Stamp
 from mcir.data.reader import decode
 from mcir.data.resize import imresize
 from mcir.data.storage import Folder, read_info, stem
 from mcir.data.transforms import Window, crop_image
-
-SETTINGS_FILE = ".mcir_prepare.json"
 
 Convert: TypeAlias = Callable[[Array], Array]
 """Function that makes an output from a source image."""
@@ -64,7 +61,7 @@ def create_lmdb(
 ) -> Prepared:
     """Write the images of a folder to an LMDB database, or update one that is incomplete or outdated.
 
-    An existing image is rewritten if its checksum is wrong, or if the size or time of its source has changed.
+    An existing image is rewritten if its checksum is wrong, or if the header, size or time of its source has changed.
 
     Args:
         folder: folder of images.
@@ -89,12 +86,9 @@ def create_lmdb(
             writer.delete(name)
 
         def load(key: str) -> tuple[str, memoryview, ImageRecord] | None:
-            record, stamp = existing.get(to_bytes(key)), _stamp(source, key)
-            is_unchanged = record is not None and (record.info, record.source_size, record.source_time) == (
-                infos[key],
-                *stamp,
-            )
-            if record is not None and is_unchanged and zlib.crc32(writer.value(to_bytes(key)) or b"") == record.crc:
+            record, stamp = existing.get(to_bytes(key)), Stamp.of(source.path(key))
+            stored = writer.value(to_bytes(key)) or b""
+            if record == ImageRecord(infos[key], zlib.crc32(stored), *stamp):
                 return None
             data, info = memoryview(source.value(key)), infos[key]
             if codec == "raw":
@@ -231,13 +225,12 @@ def _write_files(
     progress: Progress | None,
     workers: int | None,
 ) -> Prepared:
-    """Write PNG files made from the images of a folder; files that are newer than their source are kept.
+    """Write PNG files made from the images of a folder; files that are up to date are kept.
 
     ``outputs`` returns the suffixes of the names of an image's files, and the functions that make the files.
     """
     source, infos = _open_source(folder, target, min_side)
-    target = Path(target).expanduser()
-    bases = {key: f"{target}/{stem(key).removesuffix(settings.get('strip', ''))}" for key in infos}
+    bases = {key: stem(key).removesuffix(settings.get("strip", "")) for key in infos}
     first = {base: key for key, base in reversed(bases.items())}
     problems = [
         f"{source.path(key)}: same output name as {source.path(first[base])}"
@@ -245,39 +238,22 @@ def _write_files(
         if first[base] != key
     ]
     raise_data_errors(problems, str(source.root))
-    _check_settings(target, settings)
+    prepared = PreparedFiles(target, settings)
 
     def write(key: str) -> tuple[int, int]:
-        paths = {Path(f"{bases[key]}{suffix}.png"): convert for suffix, convert in outputs(infos[key]).items()}
-        _, modified = _stamp(source, key)
-        outdated = [path for path in paths if not (path.is_file() and path.stat().st_mtime_ns >= modified)]
+        files = {f"{bases[key]}{suffix}.png": convert for suffix, convert in outputs(infos[key]).items()}
+        stamp = Stamp.of(source.path(key))
+        outdated = prepared.outdated(key, stamp, list(files))
         if outdated:
             image = source.read(key)
-            for path in outdated:
-                write_atomically(path, encode_png(paths[path](image)))
-        return len(outdated), len(paths)
+            prepared.start(key)
+            for name in outdated:
+                write_atomically(prepared.target / name, encode_png(files[name](image)))
+            prepared.finish(key, stamp, list(files))
+        return len(outdated), len(files)
 
     written, total = map(sum, zip(*in_order(write, infos, workers, progress), strict=True))
     return Prepared(len(infos), written, total - written)
-
-
-def _check_settings(target: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings to a new target, or raise an error if an existing target was made with other settings."""
-    file = target / SETTINGS_FILE
-    if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known != settings:
-            raise DataError(f"{target}: was made with {known}, not with {settings}; choose another target")
-    elif target.is_dir() and any(target.iterdir()):
-        raise DataError(f"{target}: is not empty and was not made by `mcir prepare`; nothing was written")
-    else:
-        write_atomically(file, json.dumps(settings).encode())
-
-
-def _stamp(source: Folder, key: str) -> tuple[int, int]:
-    """Return the size and the modification time of a source file."""
-    status = os.stat(source.path(key))  # noqa: PTH116 (many files)
-    return status.st_size, status.st_mtime_ns
 
 
 def _starts(side: int, size: int, step: int, threshold: int) -> list[int]:

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcir.atomic import atomic_file
+from mcir.atomic import atomic_file, remove_temporary_files
 from mcir.models import Model
 from mcir.models.state import digest
 from mcir.weights import WeightsError, network_config, network_metadata, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
-_TEMPORARY = re.compile(r"\..+\.\d+")
 _CHECKPOINT_FILE = re.compile(r"(?:net_g_)?(\d+)\.(?:state|pth|safetensors)")
 
 
@@ -163,10 +162,7 @@ class Checkpoints:
             if later > iteration:
                 file = self.state_file(later)
                 file.replace(file.with_suffix(".state.abandoned"))
-        for folder in (self.folder, self.models, self.states):
-            for file in folder.glob(".*") if folder.is_dir() else ():
-                if _TEMPORARY.fullmatch(file.name):
-                    file.unlink(missing_ok=True)
+        remove_temporary_files(self.folder)
         self._prune()
 
 

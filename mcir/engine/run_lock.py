@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mcir.atomic import write_atomically
+
 
 class RunDirInUseError(ValueError):
     """The folder of a run is locked by another process."""
@@ -38,7 +40,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
             f"{folder} is in use by {owner}. Wait until that process ends, stop it, or give this run another name."
         ) from None
     try:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         holder.unlink(missing_ok=True)

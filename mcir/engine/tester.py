@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mcir.atomic import write_atomically
+from mcir.atomic import remove_temporary_files, write_atomically
 from mcir.checked_json import as_json
 from mcir.config import Options
 from mcir.engine.checkpoint import load_into
@@ -59,6 +59,8 @@ class Tester:
         if not all(files):
             raise ValueError("Testing requires weights: set 'path.pretrain_network_g' or --checkpoint FILE.")
         folder = Path(path.results_root) / self.options.name
+        if self.dist.is_rank_zero:
+            remove_temporary_files(folder)
         log = RunLog(folder if self.dist.is_rank_zero else None, 0, tensorboard=False)
         self.results = {}
         stems = [Path(file).stem for file in files]

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcir.atomic import write_atomically
 from mcir.paths import path_inside
 
 Picture = NDArray[np.uint8]
@@ -91,7 +92,6 @@ def save_picture(image: Picture, folder: Path, name: str) -> None:
         OSError: the file cannot be written.
     """
     file = path_inside(folder, f"{name}.png")
-    file.parent.mkdir(parents=True, exist_ok=True)
     encoded, data = cv2.imencode(".png", image[:, :, ::-1])
     assert encoded
-    file.write_bytes(data.tobytes())
+    write_atomically(file, data.tobytes())

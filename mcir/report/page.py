@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from mcir.atomic import write_atomically
 from mcir.report.figures import Figure
 from mcir.text import printable
 
@@ -91,10 +92,9 @@ class Report:
         Raises:
             OSError: a file cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"{name}.md", folder / f"{name}.html"]
         for file, text in zip(files, (self.as_markdown(), self.as_html()), strict=True):
-            file.write_text(text, encoding="utf-8")
+            write_atomically(file, text.encode())
         return files
 
 

@@ -14,6 +14,7 @@ from statistics import mode
 import cv2
 from PIL import Image
 
+from mcir.atomic import write_atomically
 from mcir.paths import path_inside
 from mcir.report.comparison import Picture, columns
 
@@ -57,16 +58,13 @@ def store_images(run: Path, data_set: str, name: str, iteration: int, compared: 
         OSError: a file cannot be written.
     """
     folder = path_inside(path_inside(run / FOLDER, data_set), name)
-    folder.mkdir(parents=True, exist_ok=True)
     degraded, output, gt, _ = columns(compared)
     for stem, image in (("input", degraded), ("gt", gt), (str(iteration), output)):
         file = folder / f"{stem}.jpg"
         if image is output or not file.exists():
             encoded, data = cv2.imencode(".jpg", _center(image)[:, :, ::-1], _QUALITY)
             assert encoded
-            temporary = file.with_suffix(".part")
-            temporary.write_bytes(data.tobytes())
-            temporary.replace(file)
+            write_atomically(file, data.tobytes())
     outputs = _outputs(folder)
     for extra in outputs.keys() - set(evenly(sorted(outputs), _MAX_OUTPUTS)):
         outputs[extra].unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from mcir.atomic import write_atomically
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.storage import open_storage
 
@@ -24,11 +25,10 @@ def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
     held_out = set(names[::5])
     lists = {"train": [name for name in names if name not in held_out], "val": sorted(held_out)}
     digest = hashlib.sha256("\n".join(image_facts(folder)).encode()).hexdigest()[:8]
-    results.mkdir(parents=True, exist_ok=True)
     files = {}
     for key, chosen in lists.items():
         files[key] = results / f"images_{key}_{digest}.txt"
-        files[key].write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        write_atomically(files[key], ("\n".join(chosen) + "\n").encode())
     return files
 
 

@@ -370,7 +370,7 @@ def test_rewinding_renames_later_states_and_removes_incomplete_files(tmp_path):
     checkpoints.states.mkdir(parents=True)
     for iteration in (2, 4, 6):
         (checkpoints.states / f"{iteration}.state").write_bytes(b"x")
-    half = checkpoints.states / ".8.state.4711"
+    half = checkpoints.states / ".8.state.99999999"
     half.write_bytes(b"")
     checkpoints.rewind_to(4)
     assert checkpoints.iterations() == [2, 4]

@@ -118,7 +118,7 @@ DAMAGES = {
 def test_a_damaged_newest_state_is_named_and_passed_over(checkpoints, mcir_log, damage, message):
     file = checkpoints.state_file(2)
     file.write_bytes(damage(file.read_bytes()))
-    (checkpoints.states / ".3.state.77").write_bytes(b"left by a killed process")
+    (checkpoints.states / ".3.state.99999999").write_bytes(b"left by a killed process")
     assert [state.iteration for state in states_to_resume(checkpoints, None, True)] == [1]
     assert [text for text in mcir_log.messages if str(file) in text and message in text]
     checkpoints.state_file(1).write_bytes(b"")
