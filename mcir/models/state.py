@@ -1,10 +1,10 @@
 """The state of a model for resuming: what is saved, how it is loaded and verified, and whether it is finite."""
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -135,27 +135,23 @@ def not_finite(parts: Mapping[str, Any]) -> list[str]:
 
 
 def digest(tree: Any) -> str:
-    """Return the SHA-256 of the tensors and values in a tree. It does not depend on devices and memory layouts."""
-    total = hashlib.sha256()
+    """Return a CRC-32 of the tensors and values in a tree. It does not depend on devices and memory layouts."""
+    return f"{_crc32(tree, 0):08x}"
 
-    def add(node: Any) -> None:
-        if isinstance(node, Tensor):
-            total.update(f"{node.dtype} {tuple(node.shape)}".encode())
-            total.update(node.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        elif isinstance(node, Mapping):
-            total.update(f"mapping {len(node)}".encode())
-            for key, value in sorted(node.items(), key=lambda item: repr(item[0])):
-                total.update(repr(key).encode())
-                add(value)
-        elif isinstance(node, list | tuple):
-            total.update(f"sequence {len(node)}".encode())
-            for value in node:
-                add(value)
-        else:
-            total.update(repr(node).encode())
 
-    add(tree)
-    return total.hexdigest()
+def _crc32(tree: Any, start: int) -> int:
+    if isinstance(tree, Tensor):
+        data = tree.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+        return crc32(data, crc32(f"{tree.dtype} {tuple(tree.shape)}".encode(), start))
+    if isinstance(tree, Mapping):
+        pairs = sorted(((repr(key), value) for key, value in tree.items()), key=lambda pair: pair[0])
+        return _crc32([part for pair in pairs for part in pair], crc32(b"mapping", start))
+    if isinstance(tree, list | tuple):
+        total = crc32(f"sequence {len(tree)}".encode(), start)
+        for value in tree:
+            total = _crc32(value, total)
+        return total
+    return crc32(repr(tree).encode(), start)
 
 
 def _summary(error: Exception) -> str:
