@@ -59,7 +59,10 @@ class OptionFileArguments:
     """Arguments that select an option file and override its options."""
 
     opt: UserPath = option(
-        "option file (YAML), or a name from `mcir list options`", "-opt", required=True, metavar="FILE"
+        "option file (YAML, whose `imports` are run), or a name from `mcir list options`",
+        "-opt",
+        required=True,
+        metavar="FILE",
     )
     set: list[str] = option("options that override the file, like train.total_iter=100", default=[], metavar="A.B=C")
     force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", default=[], metavar="A:B=C")

@@ -20,7 +20,7 @@ def _tile(text: str) -> int | str | None:
 
 _TILE = "side of the tiles in pixels; auto: as memory requires; none: no tiles"
 _INPUTS = "files, folders (with subfolders) and patterns like 'a/**/*.jpg'"
-_NETWORK_FILE = "option file whose network_g replaces the architecture in the weight file"
+_NETWORK_FILE = "option file whose network_g replaces the architecture in the weight file; its imports are run"
 _KEY = "entry of the weight file, like params (default: the moving average, if there is one)"
 _WEIGHTS = "weight file (.pth or .safetensors) of mcir or of an official release"
 _CROP_BORDER = "border in pixels that PSNR and SSIM ignore (default: the scale, 0 for ×1)"

@@ -28,14 +28,22 @@ Listed = Literal[
 class Check(OptionFileArguments):
     """Check an option file, and print its resolved form and the cost of a training step."""
 
+    no_imports: bool = option(
+        "do not import the modules in `imports`, which runs their code; for files that you do not trust", default=False
+    )
+
     def run(self) -> int:
         """Print the options and the cost."""
-        from mcir.config import load
+        from mcir.config import NotImportedError, load
         from mcir.engine.dry_run import dry_run, estimate
         from mcir.engine.loggers import log_to_console
 
         log_to_console()
-        options = load(self.opt, self.set, self.force_yml)
+        try:
+            options = load(self.opt, self.set, self.force_yml, run_imports=not self.no_imports)
+        except NotImportedError as error:
+            show(f"{error}\nNothing else is wrong. The classes above, their arguments and the cost were not checked.")
+            return 0
         show(options.dump())
         dry_run(options)
         show("\n".join(f"# {line}" for line in estimate(options)))

@@ -3,11 +3,12 @@
 from mcir.config.json_schema import json_schema
 from mcir.config.load import load, network_section, runs_of
 from mcir.config.options import DatasetOptions, DistOptions, Options, PathOptions, Stage
-from mcir.config.tree import OptionError
+from mcir.config.tree import NotImportedError, OptionError
 
 __all__ = [
     "DatasetOptions",
     "DistOptions",
+    "NotImportedError",
     "OptionError",
     "Options",
     "PathOptions",

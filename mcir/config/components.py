@@ -31,7 +31,17 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
-from mcir.config.wording import COMPLETE, SECTION, JsonSchema, in_words, problem, unexpected, with_article
+from mcir.config.wording import (
+    COMPLETE,
+    OURS,
+    SECTION,
+    UNKNOWN_CLASS,
+    JsonSchema,
+    in_words,
+    problem,
+    unexpected,
+    with_article,
+)
 from mcir.errors import RegistryError, closest, suggestion
 from mcir.paths import expand, is_path_type, path_problem
 from mcir.registry import DATASETS, DEGRADATIONS, Registry
@@ -85,7 +95,8 @@ class Arguments(BaseModel):
                 if key in misspelt:
                     continue
                 path, message = (), f"{cls.owner} requires '{key}', {describe(annotation_of(fields[key]))}."
-            yield InitErrorDetails(type=problem(message), loc=path, input=None)
+            kind = UNKNOWN_CLASS if detail["type"] == UNKNOWN_CLASS else COMPLETE
+            yield InitErrorDetails(type=problem(message, kind), loc=path, input=None)
 
 
 # -- types ------------------------------------------------------------------------------------------------------------
@@ -162,7 +173,7 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
     try:
         return handler(value)
     except ValidationError as error:
-        if all(detail["type"] == COMPLETE for detail in error.errors()):
+        if all(detail["type"] in OURS for detail in error.errors()):
             raise  # errors of items
         choices = get_args(bare) if kind is Literal and isinstance(value, str) else ()
         raise unexpected(describe(annotation), value, suggestion(value, choices) or _hint([kind], value)) from None
@@ -228,7 +239,7 @@ def validate_component(
     try:
         model = arguments_model(registry, name, base)
     except RegistryError as error:
-        details = InitErrorDetails(type=problem(str(error)), loc=("type",), input=name)
+        details = InitErrorDetails(type=problem(str(error), UNKNOWN_CLASS), loc=("type",), input=name)
         raise ValidationError.from_exception_data(name, [details]) from None
     arguments = {key: entry for key, entry in value.items() if key != "type"}
     scale = (info.context or {}).get("scale")

@@ -14,7 +14,7 @@ from mcir.config.files import find_base, find_file
 from mcir.config.legacy import translate
 from mcir.config.options import Options
 from mcir.config.sweep import SWEEP, select_run, take_sweep
-from mcir.config.tree import Node, OptionError, Problem, key_path, merge
+from mcir.config.tree import Node, NotImportedError, OptionError, Problem, key_path, merge
 from mcir.config.validation import validate, validate_network
 from mcir.config.yaml_loader import read_file, read_value
 from mcir.errors import Location
@@ -24,8 +24,13 @@ BASE = "_base_"
 _MAX_BASES = 50
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[str] = ()) -> Options:
+def load(
+    path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[str] = (), run_imports: bool = True
+) -> Options:
     """Load and validate an option file.
+
+    The modules in its ``imports`` are imported, which runs their code: from installed packages, or from the current
+    folder.
 
     Args:
         path: path or name of an option file; see :func:`mcir.config.files.find_file`. Its options override those of
@@ -33,9 +38,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
         overrides: options to change, like ``a.b=value`` with a YAML value; ``a.0=value`` changes an item of a list.
             ``sweep=name`` selects one run of a file with a sweep.
         force_yml: options to change in BasicSR's notation, ``a:b=value``. They are applied before ``overrides``.
+        run_imports: whether to import the modules in ``imports``.
 
     Raises:
         OptionError: the options are not valid; the message lists all problems, one per line, with file and line.
+        NotImportedError: without ``run_imports``, the only problems are unknown classes in a file with ``imports``.
     """
     file = find_file(path)
     if file != Path(path):
@@ -46,13 +53,17 @@ def load(path: str | Path, overrides: Sequence[str] = (), force_yml: Sequence[st
     for flag, separator, texts in (("--force_yml", ":", force_yml), ("--set", ".", overrides)):
         for text in texts:
             problems += _override(root, text, separator, Location(f"{flag} {shortened(text)}"))
-    problems += _import(root)
+    problems += _import(root) if run_imports else []
     changes, untranslated = translate(root)
     problems += untranslated
     try:
         options = validate(root)
     except OptionError as error:
-        raise OptionError([*problems, *error.problems]) from None
+        unknown = [] if run_imports else _maybe_registered(root, error.problems)
+        if unknown and not problems and len(unknown) == len(error.problems):
+            raise NotImportedError(unknown) from None
+        problems += unknown + [found for found in error.problems if not (unknown and found.is_unknown_class)]
+        raise OptionError(problems) from None
     if problems:
         raise OptionError(problems)
     if changes:
@@ -154,6 +165,17 @@ def _override(root: Node, text: str, separator: str, location: Location) -> list
     except OptionError as error:
         return error.problems
     return []
+
+
+def _maybe_registered(root: Node, problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems with unknown classes that the modules in ``imports`` may register, with another message."""
+    imports = root.child("imports")
+    names = imports.plain() if imports is not None else None
+    if not names:
+        return []
+    modules = ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+    message = f"The class is not one of mcir. It may be registered by the imports, which were not run: {modules}."
+    return [found._replace(message=message) for found in problems if found.is_unknown_class]
 
 
 def _import(root: Node) -> list[Problem]:

@@ -23,6 +23,8 @@ class Problem(NamedTuple):
 
     location: Location
     message: str
+    is_unknown_class: bool = False
+    """Whether a class is not registered, so that the modules in ``imports`` may register it."""
 
     @classmethod
     def at(cls, location: Location, path: KeyPath, message: str) -> Problem:
@@ -52,6 +54,13 @@ class OptionError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)
+
+
+class NotImportedError(OptionError):
+    """An option file is valid as far as it can be checked without the modules in its ``imports``.
+
+    Its problems are the classes that these modules may register.
+    """
 
 
 @dataclass

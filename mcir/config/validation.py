@@ -22,7 +22,7 @@ from mcir.config.options import (
     freeze,
 )
 from mcir.config.tree import Node, OptionError, Problem
-from mcir.config.wording import SECTION, problem, unexpected
+from mcir.config.wording import SECTION, UNKNOWN_CLASS, problem, unexpected
 from mcir.errors import RegistryError, closest, suggestion
 from mcir.registry import DATASETS, MODELS, ArchSection, OptimizerSection
 
@@ -71,7 +71,10 @@ def validate_network(root: Node) -> Any:
 
 
 def _located(root: Node, error: ValidationError) -> list[Problem]:
-    return [Problem(root.locate(detail["loc"]), detail["msg"]) for detail in error.errors(include_url=False)]
+    return [
+        Problem(root.locate(detail["loc"]), detail["msg"], detail["type"] == UNKNOWN_CLASS)
+        for detail in error.errors(include_url=False)
+    ]
 
 
 def _training_problems(root: Node, tree: Mapping[str, Any]) -> Iterator[Problem]:
@@ -109,7 +112,7 @@ def _registered_model(name: str) -> str:
     try:
         MODELS.get(name)
     except RegistryError as error:
-        raise problem(str(error)) from None
+        raise problem(str(error), UNKNOWN_CLASS) from None
     return name
 
 

@@ -12,6 +12,9 @@ from mcir.text import shortened
 
 COMPLETE = "option"
 """Type of the pydantic errors whose messages are ours."""
+UNKNOWN_CLASS = "unknown class"
+"""Type of the pydantic errors about a class that is not registered; their messages are ours, too."""
+OURS = (COMPLETE, UNKNOWN_CLASS)
 SECTION = "a section (indented lines 'key: value')"
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -79,9 +82,9 @@ def describe_value(value: Any) -> str:
     return f"'{shortened(value)}'" if isinstance(value, str) else shortened(str(value))
 
 
-def problem(message: str) -> PydanticCustomError:
-    """Return an error of the validated value with our own message."""
-    return PydanticCustomError(COMPLETE, message)  # type: ignore[arg-type,unused-ignore]  # typed for literals only
+def problem(message: str, kind: str = COMPLETE) -> PydanticCustomError:
+    """Return an error of the validated value with our own message; ``kind`` is one of ``OURS``."""
+    return PydanticCustomError(kind, message)  # type: ignore[arg-type,unused-ignore]  # typed for literals only
 
 
 def unexpected(expected: str, value: Any, hint: str = "") -> PydanticCustomError:

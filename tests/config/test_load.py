@@ -1,9 +1,10 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from mcir.config import OptionError, load, network_section
+from mcir.config import NotImportedError, OptionError, load, network_section
 from mcir.registry import ARCHS
 
 OPTIONS = Path(__file__).parents[2] / "options"
@@ -239,3 +240,100 @@ def test_network_section_ignores_the_rest_of_the_file(write, good, caplog):
 def test_invalid_network_sections(write, text, message):
     with pytest.raises(OptionError, match=message):
         network_section(write(text))
+
+
+def test_a_file_with_imports_can_be_checked_without_running_them(write, good, tmp_path):
+    (tmp_path / "thrown_evil.py").write_text("open('PWNED', 'w')")
+    text = (
+        good.replace("type: EDSR", "type: MyNet").replace("type: L1Loss", "type: MyLoss") + "imports: [thrown_evil]\n"
+    )
+    with pytest.raises(NotImportedError) as caught:
+        load(write(text), run_imports=False)
+    assert not (tmp_path / "PWNED").exists()
+    message = "The class is not one of mcir. It may be registered by the imports, which were not run: thrown_evil."
+    assert str(caught.value).splitlines() == [
+        f"x.yml:11: network_g.type: {message}",
+        f"x.yml:16: train.pixel_opt.type: {message}",
+    ]
+    assert load(write(good + "imports: [thrown_evil]\n"), run_imports=False).imports == ("thrown_evil",)
+
+
+def test_other_mistakes_remain_mistakes_without_imports(write, good):
+    text = good.replace("type: EDSR", "type: MyNet").replace("total_iter: 5e3", "total_iter: x")
+    with pytest.raises(OptionError) as caught:
+        load(write(text + "imports: thrown_evil\n"), run_imports=False)
+    assert not isinstance(caught.value, NotImportedError)
+    assert "It may be registered by the imports" in str(caught.value)
+    assert "train.total_iter: expected an integer" in str(caught.value)
+    with pytest.raises(OptionError) as caught:
+        load(write(good.replace("type: EDSR", "type: EDRS")), run_imports=False)  # nothing is imported
+    assert not isinstance(caught.value, NotImportedError)
+    assert "Did you mean 'EDSR'?" in str(caught.value)
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_bases_are_limited(write, good, tmp_path):
+    for number in range(30):  # each file has the next one as its base twice
+        write(f"_base_: [{number + 1}.yml, {number + 1}.yml]\n", f"{number}.yml")
+    write(good, "30.yml")
+    with pytest.raises(OptionError, match=r"30.yml:1: _base_: The file has more than 50 bases|has more than 50 bases"):
+        load("0.yml")
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [
+        ("pipe", "'pipe': The file is a named pipe, not a file."),
+        ("/dev/zero", "'/dev/zero': The file is a device, not a file."),
+        ("folder", "'folder': The file is a folder."),
+        ("nothing.yml", "'nothing.yml': The file does not exist."),
+        ("x" * 100_000, "'xxx"),
+        ('"a\\0b"', "The value contains a control character (U+0000), which no option can use."),
+    ],
+)
+def test_a_base_that_cannot_be_read(write, good, problems, base, problem, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (found,) = problems(f"_base_: {base}\n{good}")
+    assert found.startswith("x.yml:1: ")
+    assert problem in found
+    assert len(found) < 800
+
+
+def test_the_option_file_itself_may_be_anything(write, tmp_path):
+    write("")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/zero", "x" * 100_000, "a\0b", str(tmp_path), "~nobody/x.yml"):
+        with pytest.raises(OptionError) as caught:
+            load(name)
+        assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.total_iter=" + "9" * 5000, "name=" + "x" * 100_000, ".".join("a" * 5000) + "=1", "name.x=1",
+     "a=" + "[" * 5000, "datasets.train.0=1", "name='\\x'", 'name="\\0"', 'name="\\ud800"', 'name="\\UFFFFFFFF"',
+     "scale=1e400", "name=\udce9"],
+)  # fmt: skip
+def test_overrides_are_limited(problems, good, override):
+    for found in problems(good, overrides=[override]):
+        assert found.startswith("--set ")
+        assert len(found) < 1500
+
+
+@pytest.mark.parametrize(
+    ("sweep", "problem"),
+    [
+        (
+            f"{{scale: [{'1, ' * 101}], manual_seed: [{'1, ' * 101}]}}",
+            "expected a grid of at most 10,000 runs, got 10,201.",
+        ),
+        (f"{{a: {{{'.'.join('a' * 100)}: 1}}}}", "expected at most 50 keys, got 100."),
+        ("{a: {name.x: 1}}", "name: expected a section or a list, got a single value."),
+        ("{a: {datasets.train.dataroot_gt.0: 1}}", "expected a section or a list, got a single value."),
+    ],
+)
+def test_sweeps_are_limited(problems, good, sweep, problem):
+    assert problem in problems(f"{good}sweep: {sweep}\n", overrides=["sweep=a"])[0]

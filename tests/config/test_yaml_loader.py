@@ -151,3 +151,128 @@ def test_a_missing_file_comes_with_the_closest_name(write):
 def test_values_survive_writing_and_reading(write, value):
     text = dump({"key": value, "list": [value], "after": 1})
     assert read_file(write(text)).plain() == {"key": value, "list": [value], "after": 1}
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def bomb(levels, width=10, merge=False):
+    """Aliases of aliases: `width ** levels` values in a few lines."""
+    lines = ["a0: &a0 {k0: 1}"]
+    for level in range(1, levels):
+        uses = ", ".join([f"*a{level - 1}"] * width)
+        lines.append(f"a{level}: &a{level} {{<<: [{uses}], k{level}: 1}}" if merge else f"a{level}: &a{level} [{uses}]")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb(28), "has more than 50,000 values"),
+        (bomb(28, merge=True), "has more than 50,000 values"),
+        ("a:\n" + "- x\n" * 60_000, "has more than 50,000 values"),
+        (bomb(60, width=1), "nested in more than 50 levels"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested in more than 50 levels"),
+        ("a: " + "{a: " * 5000 + "}" * 5000, "nested in more than 50 levels"),
+        ("a: " + "- " * 5000, "nested in more than 50 levels|not allowed"),
+        ("".join(" " * depth + "a:\n" for depth in range(1000)), "nested in more than 50 levels"),
+        ("a: " + "9" * 5000, r"expected an integer between -2\^63 and 2\^64 - 1, got 999"),
+        ("a: -" + "1" * 400, "expected an integer"),
+        ("a: 1" + "0" * 400 + ".0", "expected a number below 1.8e308"),
+        ("a: 1e999", "expected a number below 1.8e308 or .inf, got 1e999."),
+        ('a: "\\UFFFFFFFF"', "the code of a character, or a version, is too large"),
+        ("%YAML " + "9" * 5000 + ".1\n---\na: 1", "is too large"),
+        ("a: " + "x" * 2**20, "is too large"),
+    ],
+)
+def test_limits(write, text, message):
+    with pytest.raises(OptionError, match=message) as caught:
+        read_file(write(text))
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).startswith("x.yml")
+
+
+def test_large_but_possible_values(write):
+    text = f"big: {2**64 - 1}\nsmall: {-(2**63)}\nfloat: 1e308\ndeep: {'[' * 48}1{']' * 48}\nmany: [{'1, ' * 10_000}]\n"
+    values = read_file(write(text)).plain()
+    assert (values["big"], values["small"], values["float"]) == (2**64 - 1, -(2**63), 1e308)
+    assert len(values["many"]) == 10_000
+
+
+def test_thousands_of_problems_are_listed_in_part(write):
+    with pytest.raises(OptionError) as caught:
+        read_file(write("".join(f"a{number}: !x 1\n" for number in range(2000))))
+    assert len(caught.value.problems) == 2000
+    assert str(caught.value).endswith("\n… and 1,900 more problems.")
+
+
+# -- characters that nobody sees --------------------------------------------------------------------------------------
+
+NBSP, ZERO, COLON, BOM, RIGHT = "\u00a0", "\u200b", "\uff1a", "\ufeff", "\u202e"
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        (f"a: 1\nb:{NBSP}32\nc: 3\n", ["2: Column 3 contains NO-BREAK SPACE (U+00A0)"]),
+        (f"a:\n{NBSP}{NBSP}b: 1\n", ["2: Column 1 contains NO-BREAK SPACE (U+00A0)", "2: Column 2 contains NO-BREAK"]),
+        (f"name{COLON} x\nb: 1\n", ["1: Column 5 contains FULLWIDTH COLON (U+FF1A)"]),
+        (f"name{COLON} x\n", ["1: Column 5 contains FULLWIDTH COLON (U+FF1A)"]),
+        (f"a: [gt_size{COLON}32]\n", ["1: Column 12 contains FULLWIDTH COLON (U+FF1A)"]),
+        (f"a: 1\nb: 32{ZERO}\n", ["2: Column 6 contains ZERO WIDTH SPACE (U+200B)"]),
+        (f"a{ZERO}: 1\n", ["1: Column 2 contains ZERO WIDTH SPACE (U+200B)"]),
+        (f"a: one\n  two{NBSP}x\n", ["2: Column 6 contains NO-BREAK SPACE (U+00A0)"]),
+        (f"a: 1\n{BOM}b: 2\n", ["2: Column 1 contains ZERO WIDTH NO-BREAK SPACE (U+FEFF)"]),
+        (f"a: x{RIGHT}y\n", ["1: Column 5 contains RIGHT-TO-LEFT OVERRIDE (U+202E)"]),
+        ("a: 1\u3000\n", ["1: Column 5 contains IDEOGRAPHIC SPACE (U+3000)"]),
+        ("a: b\u2028c\n", ["1: Column 5 contains LINE SEPARATOR (U+2028)"]),
+    ],
+)
+def test_invisible_characters_are_reported_with_line_and_column(write, text, places):
+    with pytest.raises(OptionError) as caught:
+        read_file(write(text))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(places)
+    for line, place in zip(lines, places, strict=True):
+        assert line.startswith(f"x.yml:{place}"), line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: 'x{NBSP}{ZERO}{COLON}'\nb: \"{RIGHT}\"\n# {NBSP}{ZERO}{BOM}\nc: |\n  x{NBSP}\nd: 1  # {ZERO}\n",
+        f"a: 照片{COLON}一\nb: é ü 👩\n",
+    ],
+)
+def test_quotes_comments_and_ordinary_letters_are_allowed(write, text):
+    read_file(write(text))
+
+
+def test_only_characters_outside_quotes_are_blamed_for_a_syntax_error(write):
+    with pytest.raises(OptionError) as caught:
+        read_file(write(f"a: 'x{NBSP}'  # {ZERO}\nb: [1\n"))
+    assert "A bracket is not closed" in str(caught.value)
+
+
+@pytest.mark.parametrize("escape", ["\\0", "\\e[31m", "\\ud800", "\\x07", "\\x9b"])
+def test_no_value_contains_control_characters(write, escape):
+    for text in (f'a: "{escape}"\n', f'"{escape}": 1\n', f'a: [{{b: "x{escape}"}}]\n'):
+        with pytest.raises(OptionError, match=r"x.yml:1: The value contains .* which no option can use"):
+            read_file(write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: %b", "needs quotes"),
+        ("a: 'b", "A quote is not closed."),
+        ('a: "b', "A quote is not closed."),
+        ("a: {b: 1", "A bracket is not closed"),
+        ("a: b: c", "A value that contains ': ' needs quotes."),
+        ("a:\n   b: 1\n  c: 2\n", "The indentation does not match"),
+    ],
+)
+def test_hints(write, text, hint):
+    with pytest.raises(OptionError, match="Invalid YAML: ") as caught:
+        read_file(write(text))
+    assert hint in str(caught.value)
