@@ -31,8 +31,8 @@ def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple
     own = network.state_dict()
     _, weights = matching_part(network, weights)
     derived = derived_keys(network, weights)
-    expected = {key: shape for key, shape in shapes_of(own).items() if key not in derived}
-    stored = {key: shape for key, shape in shapes_of(weights).items() if key not in derived}
+    expected = {key: _form(value) for key, value in own.items() if key not in derived}
+    stored = {key: _form(value) for key, value in weights.items() if key not in derived}
     mismatches = [f"{key} (missing in the file)" for key in expected.keys() - stored.keys()]
     mismatches += [f"{key} (not in the network)" for key in stored.keys() - expected.keys()]
     mismatches += [
@@ -41,8 +41,13 @@ def match_state_dict(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple
         if expected[key] != stored[key]
     ]
     computed = {key: own[key] for key in derived & own.keys()}
-    matching = {key: weights[key] for key, shape in stored.items() if expected.get(key) == shape}
+    matching = {key: weights[key] for key, form in stored.items() if expected.get(key) == form}
     return {**computed, **matching}, sorted(mismatches)
+
+
+def _form(tensor: Tensor) -> str:
+    """Return the shape of a tensor as text, and its dtype if its values are complex."""
+    return f"{tuple(tensor.shape)}{f' {tensor.dtype}' if tensor.is_complex() else ''}"
 
 
 def matching_part(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, Mapping[str, Tensor]]:
