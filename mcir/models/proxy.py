@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mcir.errors import ArgumentError, suggestion
 from mcir.models.restoration import RestorationModel
 from mcir.registry import MODELS
+from mcir.weights import matching_part
 
 
 @MODELS.register()
@@ -65,6 +66,9 @@ class ProxyModel(RestorationModel):
         if self.optim_g is None:
             return super().load_weights(weights, strict)
         prefix = f"{self._layer_name}."
+        _, weights = matching_part(self.network, weights)
         body = {key: value for key, value in weights.items() if not key.startswith(prefix)}
-        fresh = {key: value for key, value in self.network.state_dict().items() if key.startswith(prefix)}
+        own = self.network.state_dict()
+        matches = not own.keys().isdisjoint(body)  # otherwise loading fails, also if ``strict`` is not set
+        fresh = {key: value for key, value in own.items() if matches and key.startswith(prefix)}
         return super().load_weights(body | fresh, strict)

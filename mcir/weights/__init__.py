@@ -6,7 +6,7 @@ from mcir.weights.files import Weights, network_config, network_metadata, read_w
 from mcir.weights.finite import describe_non_finite, is_finite, non_finite_keys, require_finite
 from mcir.weights.keys import KEYS
 from mcir.weights.loading import load_network, load_state, mismatch_error
-from mcir.weights.matching import derived_keys, match_state_dict
+from mcir.weights.matching import derived_keys, match_state_dict, matching_part
 from mcir.weights.safetensors_file import to_safetensors
 from mcir.weights.torch_file import read_torch_file
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_network",
     "load_state",
     "match_state_dict",
+    "matching_part",
     "mismatch_error",
     "network_config",
     "network_metadata",

@@ -93,7 +93,8 @@ def parts_of(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, 
     prefix, part = "", weights
     for prefix, part in _without_prefixes("", weights):
         yield prefix, part
-    for name, entries in _split(part).items():
+    parts = _split(part)
+    for name, entries in parts.items() if len(parts) > 1 else ():
         yield from _without_prefixes(f"{prefix}{name}.", entries)
 
 

@@ -35,7 +35,7 @@ class Campaign:
     def attempt(self, label, action):
         """Call a function that returns whether its result is right. A ValueError or OSError is a clean rejection."""
         try:
-            with _time_limit(self.limit_s):
+            with time_limit(self.limit_s):
                 right = action()
             self.count("clean" if right else "silent", label)
         except READABLE:
@@ -63,7 +63,9 @@ class Campaign:
 
 
 @contextmanager
-def _time_limit(seconds):
+def time_limit(seconds):
+    """Raise ``Hang`` if the block does not end in time."""
+
     def stop(signum, frame):
         raise Hang
 

@@ -37,7 +37,7 @@ def use(file):
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutants(tmp_path, count):
     seed = 13
-    draw, campaign = random.Random(seed), Campaign("weight-file mutants", seed)
+    draw, campaign = random.Random(seed), Campaign("weight-file mutants", seed, limit_s=30)
     for number in range(count):
         kind = mutants.KINDS[number % len(mutants.KINDS)]
         suffix, data = kind(draw)

@@ -2,14 +2,26 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from mcir import cli
 from mcir.archs import EDSR
 from mcir.engine.checkpoint import NetworkFile, write_network
 from mcir.registry import ARCHS
-from mcir.weights import WeightsError, detect, load_network, match_state_dict, mismatch_error
+from mcir.weights import (
+    WeightsError,
+    detect,
+    is_finite,
+    load_network,
+    load_state,
+    match_state_dict,
+    mismatch_error,
+    read_weights,
+)
 from tests.golden import networks
 from tests.golden.deterministic import deterministic_state_dict
 
@@ -191,3 +203,56 @@ def test_masks_of_another_training_size_are_ignored():
     image = torch.rand(1, 3, 20, 20)
     with torch.no_grad():
         torch.testing.assert_close(small.eval()(image), net.eval()(image))
+
+
+# -- weights that are not finite --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A file with NaN in one weight and infinity in another, which exceeds the range of float32."""
+    state = small_edsr().state_dict()
+    state["body.1.conv2.bias"][2] = torch.nan
+    state["conv_last.weight"] = torch.full_like(state["conv_last.weight"], 1e300, dtype=torch.float64)
+    torch.save({"params": state}, tmp_path / "net.pth")
+    return tmp_path / "net.pth"
+
+
+def test_weights_that_are_not_finite_are_rejected_by_name(damaged):
+    message = r"2 of \d+ weights are not finite \(NaN or infinity\): body\.1\.conv2\.bias, conv_last\.weight\."
+    with pytest.raises(WeightsError, match=rf"net\.pth: {message}"):
+        load_network(damaged)
+    for strict in (True, False):
+        with pytest.raises(WeightsError, match=message):
+            load_state(small_edsr(), read_weights(damaged).tensors, strict)
+
+
+@pytest.mark.parametrize("command", ["inspect FILE", "restore DIR -w FILE -o OUT", "export FILE --safetensors -o OUT"])
+def test_no_command_uses_weights_that_are_not_finite(damaged, tmp_path, capsys, command):
+    (tmp_path / "lq").mkdir()
+    cv2.imwrite(str(tmp_path / "lq/a.png"), np.zeros((8, 8, 3), np.uint8))
+    names = {"FILE": damaged, "DIR": tmp_path / "lq", "OUT": tmp_path / "out"}
+    assert cli.main([str(names.get(word, word)) for word in command.split()]) == 1
+    written = "".join(capsys.readouterr())
+    assert "not finite (NaN or infinity): body.1.conv2.bias" in written
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_infinite_values_that_the_network_itself_contains_are_accepted():
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    state = Masked().state_dict()
+    assert load_state(Masked(), state) == []
+    with pytest.raises(WeightsError, match="1 of 1 weights are not finite"):
+        load_state(Masked(), {**state, "weight": torch.tensor([1.0, torch.inf])})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64])
+def test_values_are_finite_although_their_sum_overflows(dtype):
+    largest = torch.full((100,), torch.finfo(dtype).max).to(dtype)
+    assert is_finite(largest)
+    assert not is_finite(torch.cat([largest, torch.tensor([torch.nan]).to(dtype)]))
