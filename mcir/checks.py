@@ -1,8 +1,7 @@
-"""Checks of constructor arguments. A value that is not accepted raises an ``ArgumentError``."""
+"""Checks of arguments that have no domain in their annotation. A wrong value raises an ``ArgumentError``."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,24 +34,6 @@ def check_at_least(minimum: int, **arguments: int | Sequence[int]) -> None:
         numbers = [value] if isinstance(value, int) else list(value)
         expected, got = ("an integer", value) if isinstance(value, int) else ("integers", numbers)
         check_argument(name, got, all(number >= minimum for number in numbers), f"{expected} ≥ {minimum}")
-
-
-def check_positive(**arguments: float) -> None:
-    """Check that numbers are finite and above 0."""
-    for name, value in arguments.items():
-        check_argument(name, value, 0 < value < math.inf, "a finite number above 0")
-
-
-def check_fraction(**arguments: float) -> None:
-    """Check that numbers are in [0, 1]."""
-    for name, value in arguments.items():
-        check_argument(name, value, 0 <= value <= 1, "a number in [0, 1]")
-
-
-def check_probability(**arguments: float) -> None:
-    """Check that dropout probabilities are in [0, 1)."""
-    for name, value in arguments.items():
-        check_argument(name, value, 0 <= value < 1, "a number in [0, 1)")
 
 
 def check_unsupported(**arguments: tuple[Any, Any, str]) -> None:

@@ -9,7 +9,8 @@ A class is registered with a decorator and built from a *section*, a mapping in 
     ARCHS.build({"type": "EDSR", "upscale": 2})
 
 The constructor's signature is the schema of the section: every argument needs a name and a type, and values are checked
-against them. An argument that is a component itself is annotated with the section type of its registry
+against them. A number or list may have a domain (see :mod:`mcir.domains`), which the constructor also checks when it is
+called from Python. An argument that is a component itself is annotated with the section type of its registry
 (``LossSection`` …).
 
 A registry is filled when it is first used. It then imports the package of mcir's own components, and all installed
@@ -29,7 +30,8 @@ from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from mcir.errors import KeyPath, RegistryError, Where, locate_errors, suggestion
+from mcir.domains import find_problem
+from mcir.errors import ArgumentError, KeyPath, RegistryError, Where, locate_errors, suggestion
 
 PLUGIN_GROUP = "mcir.plugins"
 
@@ -55,6 +57,7 @@ class Registry:
         self.runtime_args = tuple(runtime_args)
         self._classes: dict[str, type] = {}
         self._aliases: dict[str, str] = {}
+        self._domains: dict[str, Mapping[str, Any]] = {}
         self._filled = False
 
     def __repr__(self) -> str:
@@ -63,9 +66,10 @@ class Registry:
     # -- registration ---------------------------------------------------------------------------------------------
 
     def register(self, name: str | None = None, aliases: Sequence[str] = ()) -> Callable[[C], C]:
-        """Return a decorator that registers a class and makes its instances record how they were built.
+        """Return a decorator that registers a class whose constructor checks the domains of its arguments.
 
-        :func:`config_of` returns this record, for example to store it in a checkpoint next to the weights.
+        Instances record how they were built. :func:`config_of` returns this record, for example to store it in a
+        checkpoint next to the weights.
 
         Raises:
             RegistryError: the name is taken, or the constructor accepts unknown arguments (``*args``, ``**kwargs``).
@@ -73,13 +77,25 @@ class Registry:
 
         def decorate(cls: C) -> C:
             self.add(cls, name, aliases)
-            _record_arguments(cls, name or cls.__name__, len(self.runtime_args))
+            _wrap_constructor(cls, name or cls.__name__, len(self.runtime_args))
             return cls
 
         return decorate
 
-    def add(self, cls: type, name: str | None = None, aliases: Sequence[str] = ()) -> None:
+    def add(
+        self,
+        cls: type,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        domains: Mapping[str, Any] | None = None,
+    ) -> None:
         """Register a class from another library without modifying it.
+
+        Args:
+            cls: class to register.
+            name: registered name. Default: the name of the class.
+            aliases: other names.
+            domains: annotations that replace those of arguments of the class, by argument name.
 
         Raises:
             RegistryError: the name is taken, or the constructor accepts unknown arguments.
@@ -99,6 +115,8 @@ class Registry:
                     f"{existing.__module__}.{existing.__qualname__} is registered under it."
                 )
         self._classes[name] = cls
+        if domains:
+            self._domains[name] = domains
         self._aliases.update(dict.fromkeys(aliases, name))
 
     # -- lookup ---------------------------------------------------------------------------------------------------
@@ -136,8 +154,9 @@ class Registry:
         Raises:
             RegistryError: the name is unknown.
         """
-        parameters = list(_signature(self.get(name), eval_str=True).parameters.items())
-        return dict(parameters[len(self.runtime_args) :])
+        parameters = list(_signature(self.get(name), eval_str=True).parameters.items())[len(self.runtime_args) :]
+        domains = self._domains.get(self._aliases.get(name, name), {})
+        return {key: value.replace(annotation=domains.get(key, value.annotation)) for key, value in parameters}
 
     # -- construction ---------------------------------------------------------------------------------------------
 
@@ -174,6 +193,7 @@ class Registry:
             for argument, parameter in parameters.items():
                 if parameter.default is parameter.empty and argument not in arguments:
                     raise RegistryError(f"{name} requires the argument '{argument}'.")
+            _check_domains(parameters, arguments)
             return self.get(name)(*runtime_args, **arguments)
 
     # -- internals ------------------------------------------------------------------------------------------------
@@ -216,28 +236,42 @@ def _resolve_default_factories(cls: type) -> None:
         cls.__init__.__signature__ = signature.replace(parameters=parameters)  # type: ignore[misc]
 
 
-def _record_arguments(cls: type, name: str, runtime_args: int) -> None:
-    """Make the instances of a class record their registered name and their arguments; subclasses do not inherit this.
+def _wrap_constructor(cls: type, name: str, runtime_args: int) -> None:
+    """Make a constructor check the domains of its arguments, and instances record their registered name and arguments.
+
+    Instances of subclasses do not record them.
 
     Args:
         cls: class to modify.
         name: registered name.
-        runtime_args: number of leading arguments that are not recorded.
+        runtime_args: number of leading arguments that are neither checked nor recorded.
     """
     _resolve_default_factories(cls)
     original_init = cls.__init__  # type: ignore[misc]
     signature = _signature(cls)
+    parameters = functools.cache(lambda: _signature(cls, eval_str=True).parameters)  # the names may be defined later
 
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(*args, **kwargs)
+        _check_domains(parameters(), dict(list(bound.arguments.items())[runtime_args:]))
         if type(self) is cls:
-            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             self.__dict__["hyperparameters"] = copy.deepcopy(dict(list(bound.arguments.items())[runtime_args:]))
             self.__dict__["registered_as"] = name
         original_init(self, *args, **kwargs)
 
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _check_domains(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
+    """Raise an ArgumentError if an argument contains a number or a list outside its domain."""
+    for name, value in arguments.items():
+        if problem := find_problem(parameters[name].annotation, value):
+            path, expected, got = problem
+            error = ArgumentError(name, f"expected {expected}, got {got!r}.")
+            error.path += path
+            raise error
 
 
 @runtime_checkable

@@ -1,6 +1,5 @@
 """Tests of the checks of constructor arguments."""
 
-import math
 import re
 
 import pytest
@@ -15,9 +14,6 @@ from mcir.errors import ArgumentError
         ("check_argument", ("size", 3, True, "a number"), {}),
         ("check_choice", ("color", "rgb", ("rgb", "gray")), {}),
         ("check_at_least", (1,), {"depth": 1, "depths": [1, 2], "heads": ()}),
-        ("check_positive", (), {"scale": 1e-9}),
-        ("check_fraction", (), {"low": 0, "high": 1}),
-        ("check_probability", (), {"rate": 0.0}),
         ("check_unsupported", (), {"fast": (False, False, "never used")}),
     ],
 )
@@ -33,12 +29,6 @@ def test_a_valid_argument_is_accepted(check, positional, arguments):
          "color: expected one of 'rgb', 'gray', got 'grey'. Did you mean 'gray'?"),
         ("check_at_least", (1,), {"width": 2, "depth": 0}, "depth: expected an integer ≥ 1, got 0."),
         ("check_at_least", (2,), {"depths": (2, 1)}, "depths: expected integers ≥ 2, got [2, 1]."),
-        ("check_positive", (), {"scale": 0.0}, "scale: expected a finite number above 0, got 0.0."),
-        ("check_positive", (), {"scale": math.inf}, "scale: expected a finite number above 0, got inf."),
-        ("check_positive", (), {"scale": math.nan}, "scale: expected a finite number above 0, got nan."),
-        ("check_fraction", (), {"decay": 1.1}, "decay: expected a number in [0, 1], got 1.1."),
-        ("check_fraction", (), {"decay": math.nan}, "decay: expected a number in [0, 1], got nan."),
-        ("check_probability", (), {"rate": 1.0}, "rate: expected a number in [0, 1), got 1.0."),
         ("check_unsupported", (), {"a": (1, 1, "fine"), "b": (2, 1, "slow"), "c": ("x", None, "unused")},
          "b: expected 1, got 2 (slow); c: expected None, got 'x' (unused)."),
     ],

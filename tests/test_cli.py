@@ -23,7 +23,7 @@ def test_list_shows_names_arguments_and_sources(capsys):
     assert main(["list", "archs"]) == 0
     output = capsys.readouterr().out
     assert "EDSR  mcir.archs.edsr" in output
-    assert "    upscale: an integer = 4" in output
+    assert "    upscale: an integer from 1 to 64 = 4" in output
     assert main(["list", "negatives", "*history*"]) == 0
     output = capsys.readouterr().out
     assert "HistoryNegatives  mcir.models.negatives" in output

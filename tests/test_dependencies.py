@@ -13,6 +13,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
+    "annotated-types": "annotated_types",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, relative_position_index
-from mcir.archs.network import Blocks, Network, Shapes, is_exporting
-from mcir.checks import check_at_least, check_unsupported
+from mcir.archs.network import Blocks, MLPRatio, Network, Shapes, is_exporting
+from mcir.checks import check_unsupported
+from mcir.domains import Count, Fraction, Width
 from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
@@ -26,6 +28,7 @@ from mcir.registry import ARCHS
 ConvType = Literal["DWConv", "Conv"]
 
 STAGES = 5
+FIVE = Len(STAGES, STAGES)
 
 META_FEATURES = 256
 """Number of hidden features of the network that computes the attention bias."""
@@ -243,20 +246,18 @@ class DehazeFormer(Network):
 
     def __init__(
         self,
-        embed_dims: Sequence[int] = (24, 48, 96, 48, 24),
-        mlp_ratios: Sequence[float] = (2.0, 4.0, 4.0, 2.0, 2.0),
-        depths: Sequence[int] = (8, 8, 8, 4, 4),
-        num_heads: Sequence[int] = (2, 4, 6, 1, 1),
-        attn_ratio: Sequence[float] = (0.25, 0.5, 0.75, 0.0, 0.0),
-        conv_type: ConvType | Sequence[ConvType] = "DWConv",
-        in_chans: int = 3,
-        window_size: int = 8,
-        out_chans: int | None = None,
+        embed_dims: Annotated[Sequence[Width], FIVE] = (24, 48, 96, 48, 24),
+        mlp_ratios: Annotated[Sequence[MLPRatio], FIVE] = (2.0, 4.0, 4.0, 2.0, 2.0),
+        depths: Annotated[Sequence[Count], FIVE] = (8, 8, 8, 4, 4),
+        num_heads: Annotated[Sequence[Count], FIVE] = (2, 4, 6, 1, 1),
+        attn_ratio: Annotated[Sequence[Fraction], FIVE] = (0.25, 0.5, 0.75, 0.0, 0.0),
+        conv_type: ConvType | Annotated[Sequence[ConvType], FIVE] = "DWConv",
+        in_chans: Count = 3,
+        window_size: Annotated[int, Interval(ge=2, le=128)] = 8,
+        out_chans: Annotated[int, Interval(ge=2, le=1025)] | None = None,
     ) -> None:
         conv_types = [conv_type] * STAGES if isinstance(conv_type, str) else list(conv_type)
-        check_at_least(1, in_chans=in_chans, embed_dims=embed_dims, depths=depths, num_heads=num_heads)
-        check_at_least(2, window_size=window_size)
-        _check_stages(embed_dims, mlp_ratios, depths, num_heads, attn_ratio, conv_types)
+        _check_stages(embed_dims, mlp_ratios, num_heads, attn_ratio, conv_types)
         out_chans = in_chans + 1 if out_chans is None else out_chans
         check_unsupported(out_chans=(out_chans, in_chans + 1, "one channel for K, the others for B"))
         spec = NetworkSpec(
@@ -454,23 +455,11 @@ def _values_conv(dim: int, conv_type: ConvType) -> nn.Module:
 def _check_stages(
     embed_dims: Sequence[int],
     mlp_ratios: Sequence[float],
-    depths: Sequence[int],
     num_heads: Sequence[int],
     attn_ratio: Sequence[float],
     conv_types: Sequence[str],
 ) -> None:
-    """Check the arguments that have one value per stage."""
-    lists: dict[str, Sequence[object]] = {
-        "embed_dims": embed_dims,
-        "mlp_ratios": mlp_ratios,
-        "depths": depths,
-        "num_heads": num_heads,
-        "attn_ratio": attn_ratio,
-        "conv_type": conv_types,
-    }
-    for name, values in lists.items():
-        if len(values) != STAGES:
-            raise ArgumentError(name, f"expected one value for each of the five stages, got {list(values)}.")
+    """Check that the arguments that have one value per stage match one another."""
     if embed_dims[0] != embed_dims[4] or embed_dims[1] != embed_dims[3]:
         raise ArgumentError(
             "embed_dims",
@@ -484,8 +473,6 @@ def _check_stages(
                 "mlp_ratios",
                 f"stage {stage + 1}: expected at least one hidden feature, got the ratio {ratio} for {dim} features.",
             )
-        if not 0 <= attn <= 1:
-            raise ArgumentError("attn_ratio", f"stage {stage + 1}: expected a fraction in [0, 1], got {attn}.")
         if attn and dim % heads:
             raise ArgumentError(
                 "num_heads", f"stage {stage + 1}: expected a divisor of the {dim} features in embed_dims, got {heads}."

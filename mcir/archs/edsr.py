@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
-from mcir.checks import check_at_least, check_positive
+from mcir.domains import Count, CountOrZero, Fraction, Positive, Scale, Width
 from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
@@ -62,26 +63,25 @@ class EDSR(Network):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_block: int = 16,
-        upscale: int = 4,
-        res_scale: float = 1.0,
-        img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 3,
+        num_feat: Width = 64,
+        num_block: CountOrZero = 16,
+        upscale: Scale = 4,
+        res_scale: Positive = 1.0,
+        img_range: Positive = 255.0,
+        rgb_mean: Annotated[Sequence[Fraction], Len(1, 1024)] = (0.4488, 0.4371, 0.4040),
     ) -> None:
-        if len(rgb_mean) != 1 and not len(rgb_mean) == num_in_ch == num_out_ch:
+        is_rgb = num_in_ch == num_out_ch == 3
+        if not len(rgb_mean) == num_in_ch == num_out_ch and (is_rgb or len(rgb_mean) != 1):
+            single = "" if is_rgb else " or a single number for all channels, like [0.5]"
             raise ArgumentError(
                 "rgb_mean",
-                f"expected one number per channel or a single number for all channels, like [0.5], got "
-                f"{len(rgb_mean)} numbers for {num_in_ch} input and {num_out_ch} output channels.",
+                f"expected one number per channel{single}, got {len(rgb_mean)} for {num_in_ch} input and {num_out_ch} "
+                "output channels.",
             )
         if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
             raise ArgumentError("upscale", f"expected 3 or a power of two (1, 2, 4, 8, …), got {upscale}.")
-        check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat)
-        check_at_least(0, num_block=num_block)
-        check_positive(img_range=img_range)
         guessed = ("res_scale", "rgb_mean")
         super().__init__(NetworkSpec(in_channels=num_in_ch, scale=upscale, last_layer="conv_last", guessed=guessed))
         self.img_range = img_range

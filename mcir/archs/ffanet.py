@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
-from mcir.checks import check_at_least
+from mcir.domains import Count
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
@@ -113,8 +113,7 @@ class FFANet(Network):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, gps: int = 3, blocks: int = 19) -> None:
-        check_at_least(1, gps=gps, blocks=blocks)
+    def __init__(self, gps: Count = 3, blocks: Count = 19) -> None:
         super().__init__(NetworkSpec(global_context=True, last_layer="post.1"))
         self.register_buffer("mean", torch.tensor(self.input_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.input_std).view(1, 3, 1, 1), persistent=False)

@@ -20,21 +20,35 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.attention import attend, from_windows, to_windows
-from mcir.archs.network import Blocks, Network, Shapes, init_linear, is_exporting, stochastic_depth
-from mcir.checks import check_at_least, check_positive, check_probability
+from mcir.archs.network import (
+    Blocks,
+    ImageSize,
+    MLPRatio,
+    Network,
+    Shapes,
+    WindowSize,
+    init_linear,
+    is_exporting,
+    stochastic_depth,
+)
+from mcir.domains import Count, NonNegative, Probability, Width
 from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 LEVELS = 4
 """Number of times that the encoder halves the resolution."""
+
+Stages: TypeAlias = Annotated[Sequence[Count], Len(2 * LEVELS + 1, 2 * LEVELS + 1)]
+"""A number for each stage: four encoder levels, bottleneck, four decoder levels."""
 
 WINDOW_BOUND = 8
 """Number of distances between pixels of a window that have a bias of their own."""
@@ -215,23 +229,21 @@ class IDT(Network):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        embed_dim: int = 32,
-        depths: Sequence[int] = (3, 3, 2, 2, 1, 1, 2, 2, 3),
-        num_heads: Sequence[int] = (1, 2, 4, 8, 16, 16, 8, 4, 2),
-        win_size: int = 8,
-        mlp_ratio: float = 4.0,
+        in_chans: Count = 3,
+        embed_dim: Width = 32,
+        depths: Stages = (3, 3, 2, 2, 1, 1, 2, 2, 3),
+        num_heads: Stages = (1, 2, 4, 8, 16, 16, 8, 4, 2),
+        win_size: WindowSize = 8,
+        mlp_ratio: MLPRatio = 4.0,
         qkv_bias: bool = True,
-        img_size: int = 128,
-        drop_path_rate: float = 0.1,
-        overlap: int = 20,
-        qk_scale: float | None = None,
+        img_size: ImageSize = 128,
+        drop_path_rate: Probability = 0.1,
+        overlap: Annotated[int, Interval(ge=0, lt=2048)] = 20,
+        qk_scale: NonNegative | None = None,
         use_checkpoint: bool = False,
         patch_norm: bool = True,
     ) -> None:
-        check_positive(mlp_ratio=mlp_ratio)
-        check_probability(drop_path_rate=drop_path_rate)
-        _check_sizes(in_chans, embed_dim, depths, num_heads, win_size, img_size, overlap)
+        _check_sizes(embed_dim, num_heads, win_size, img_size, overlap)
         spec = NetworkSpec(
             in_channels=in_chans,
             min_size=img_size,
@@ -424,24 +436,8 @@ def _drop_rates(depths: Sequence[int], stage: int, highest: float) -> Iterator[f
             yield highest * (block if is_down else total - 1 - block) / max(total - 1, 1)
 
 
-def _check_sizes(
-    in_chans: int,
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    win_size: int,
-    img_size: int,
-    overlap: int,
-) -> None:
-    """Check that the numbers are positive and match one another."""
-    check_at_least(1, in_chans=in_chans, embed_dim=embed_dim, win_size=win_size, img_size=img_size)
-    for name, numbers in (("depths", depths), ("num_heads", num_heads)):
-        check_at_least(1, **{name: numbers})
-        if len(numbers) != 2 * LEVELS + 1:
-            raise ArgumentError(
-                name,
-                f"expected nine numbers (four encoder levels, bottleneck, four decoder levels), got {list(numbers)}.",
-            )
+def _check_sizes(embed_dim: int, num_heads: Sequence[int], win_size: int, img_size: int, overlap: int) -> None:
+    """Check that the numbers match one another."""
     for number, heads in enumerate(num_heads):
         dim = embed_dim << (number if number <= LEVELS else 2 * LEVELS + 1 - number)
         if dim % heads or (number != LEVELS and win_size**2 % heads):
@@ -457,5 +453,5 @@ def _check_sizes(
             "img_size",
             f"expected a multiple of 16 · win_size{smallest}, like {nearest}, got {img_size}.",
         )
-    if not 0 <= overlap < img_size:
+    if overlap >= img_size:
         raise ArgumentError("overlap", f"expected 0 to img_size − 1 = {img_size - 1} pixels, got {overlap}.")

@@ -17,17 +17,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from annotated_types import MaxLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
-from mcir.checks import check_at_least, check_unsupported
+from mcir.checks import check_unsupported
+from mcir.domains import BatchSize, Count, CountOrZero, Side, Width
 from mcir.errors import ArgumentError
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
+
+Levels: TypeAlias = Annotated[Sequence[CountOrZero], MaxLen(8)]
+"""Number of blocks of each level."""
 
 Window = tuple[int, int]
 """Height and width of a window, in pixels of its feature map."""
@@ -115,19 +120,17 @@ class NAFNet(Network):
 
     def __init__(
         self,
-        img_channel: int = 3,
-        width: int = 32,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
-        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
+        img_channel: Count = 3,
+        width: Width = 32,
+        middle_blk_num: CountOrZero = 1,
+        enc_blk_nums: Levels = (1, 1, 1, 28),
+        dec_blk_nums: Levels = (1, 1, 1, 1),
     ) -> None:
         if len(enc_blk_nums) != len(dec_blk_nums):
             raise ArgumentError(
                 "dec_blk_nums",
                 f"expected as many levels as enc_blk_nums ({len(enc_blk_nums)}), got {len(dec_blk_nums)}.",
             )
-        check_at_least(1, img_channel=img_channel, width=width)
-        check_at_least(0, middle_blk_num=middle_blk_num, enc_blk_nums=enc_blk_nums, dec_blk_nums=dec_blk_nums)
         levels = len(enc_blk_nums)
         spec = NetworkSpec(
             in_channels=img_channel,
@@ -211,20 +214,15 @@ class NAFNetLocal(NAFNet):
 
     def __init__(
         self,
-        img_channel: int = 3,
-        width: int = 32,
-        middle_blk_num: int = 1,
-        enc_blk_nums: Sequence[int] = (1, 1, 1, 28),
-        dec_blk_nums: Sequence[int] = (1, 1, 1, 1),
-        train_size: Sequence[int] = (1, 3, 256, 256),
+        img_channel: Count = 3,
+        width: Width = 32,
+        middle_blk_num: CountOrZero = 1,
+        enc_blk_nums: Levels = (1, 1, 1, 28),
+        dec_blk_nums: Levels = (1, 1, 1, 1),
+        train_size: tuple[BatchSize, Count, Side, Side] = (1, 3, 256, 256),
         fast_imp: bool = False,
     ) -> None:
         super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
-        if len(train_size) != 4 or min(train_size[2:]) < 1:
-            raise ArgumentError(
-                "train_size",
-                f"expected the shape (B, C, H, W) of a training batch, like [1, 3, 256, 256], got {list(train_size)}.",
-            )
         check_unsupported(fast_imp=(fast_imp, False, "no published result uses the approximation"))
         windows = _windows(train_size[2], train_size[3], len(enc_blk_nums))
         for block in self.modules():

@@ -7,9 +7,10 @@ of the network contains these requirements; the base class pads the images accor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +19,13 @@ from mcir.network_spec import NetworkSpec, Padding
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of the entries of a state dict, by key."""
+
+WindowSize: TypeAlias = Annotated[int, Interval(ge=1, le=128)]
+"""Height and width of a window."""
+ImageSize: TypeAlias = Annotated[int, Interval(ge=1, le=2048)]
+"""Height and width of the images for which a network prepares its masks."""
+MLPRatio: TypeAlias = Annotated[float, Interval(gt=0, le=64)]
+"""Hidden features of an MLP divided by its features."""
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 """Return whether ``torch.export`` traces a program for any image size. Python code must then not branch on sizes."""

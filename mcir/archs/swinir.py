@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,14 +27,27 @@ from mcir.archs.attention import (
     to_windows,
     window_mask_index,
 )
-from mcir.archs.network import Blocks, Network, Shapes, init_linear, stochastic_depth
-from mcir.checks import check_at_least, check_positive, check_probability, check_unsupported
+from mcir.archs.network import (
+    Blocks,
+    ImageSize,
+    MLPRatio,
+    Network,
+    Shapes,
+    WindowSize,
+    init_linear,
+    stochastic_depth,
+)
+from mcir.checks import check_unsupported
+from mcir.domains import Count, NonNegative, Positive, Probability, Scale, Width
 from mcir.errors import ArgumentError, suggestion
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+Groups: TypeAlias = Annotated[Sequence[Count], Len(1, 64)]
+"""A number for each group of blocks."""
 
 
 class WindowAttention(nn.Module):
@@ -215,31 +229,29 @@ class SwinIR(Network):
 
     def __init__(
         self,
-        img_size: int = 64,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (6, 6, 6, 6),
-        num_heads: Sequence[int] = (6, 6, 6, 6),
-        window_size: int = 8,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.1,
-        upscale: int = 1,
-        img_range: float = 1.0,
+        img_size: ImageSize = 64,
+        in_chans: Count = 3,
+        embed_dim: Width = 96,
+        depths: Groups = (6, 6, 6, 6),
+        num_heads: Groups = (6, 6, 6, 6),
+        window_size: WindowSize = 8,
+        mlp_ratio: MLPRatio = 4.0,
+        drop_path_rate: Probability = 0.1,
+        upscale: Scale = 1,
+        img_range: Positive = 1.0,
         upsampler: str | None = "",
         resi_connection: str = "1conv",
         qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
+        qk_scale: NonNegative | None = None,
+        drop_rate: Probability = 0.0,
+        attn_drop_rate: Probability = 0.0,
         patch_norm: bool = True,
         use_checkpoint: bool = False,
-        patch_size: int = 1,
+        patch_size: Literal[1] = 1,
         ape: bool = False,
     ) -> None:
         check_unsupported(patch_size=(patch_size, 1, "tokens are pixels"), ape=(ape, False, "it fixes the image size"))
-        check_positive(mlp_ratio=mlp_ratio, img_range=img_range)
-        check_probability(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
-        _check_sizes(img_size, in_chans, embed_dim, depths, num_heads, window_size)
+        _check_sizes(img_size, embed_dim, depths, num_heads, window_size)
         upsampler = _check_head(upsampler or "", upscale, resi_connection)
         spec = NetworkSpec(
             in_channels=in_chans,
@@ -382,13 +394,9 @@ def _detect_head(shapes: Shapes, channels: int) -> tuple[str, int]:
 
 
 def _check_sizes(
-    img_size: int, in_chans: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: int
+    img_size: int, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: int
 ) -> None:
-    """Check that the numbers are positive and match one another."""
-    check_at_least(1, img_size=img_size, in_chans=in_chans, embed_dim=embed_dim, window_size=window_size)
-    check_at_least(1, depths=depths, num_heads=num_heads)
-    if not depths:
-        raise ArgumentError("depths", "expected one number per group, got an empty list.")
+    """Check that the numbers match one another."""
     if len(depths) != len(num_heads):
         raise ArgumentError(
             "num_heads",

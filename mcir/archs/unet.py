@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcir.archs.network import Network, Shapes
-from mcir.checks import check_at_least
+from mcir.domains import Count, Scale, Width
 from mcir.network_spec import NetworkSpec
 from mcir.registry import ARCHS
 
@@ -94,9 +94,13 @@ class UNet(Network):
     """
 
     def __init__(
-        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, bilinear: bool = False, scale: int = 1
+        self,
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 3,
+        num_feat: Width = 64,
+        bilinear: bool = False,
+        scale: Scale = 1,
     ) -> None:
-        check_at_least(1, num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, scale=scale)
         spec = NetworkSpec(
             in_channels=num_in_ch,
             scale=scale,

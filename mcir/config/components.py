@@ -1,14 +1,14 @@
 """Pydantic models of registered classes, made from the signatures of their constructors.
 
 Validation is strict with few conversions: an integer may be written as ``5e3``; ``no``, ``off``, ``yes`` and ``on``
-are booleans if a boolean is expected; a list becomes a tuple unless the constructor expects a list.
+are booleans if a boolean is expected; a list becomes a tuple unless the constructor expects a list. Numbers and lists
+must be inside their domains, see :mod:`mcir.domains`.
 """
 
 from __future__ import annotations
 
 import functools
-import types
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from inspect import Parameter, getdoc
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -42,13 +42,12 @@ from mcir.config.wording import (
     unexpected,
     with_article,
 )
+from mcir.domains import MAPPINGS, SEQUENCES, UNIONS, find_problem, outside, parts, unordered
 from mcir.errors import RegistryError, closest, suggestion
 from mcir.paths import expand, is_path_type, path_problem
 from mcir.registry import DATASETS, DEGRADATIONS, Registry
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
-_SEQUENCES = (list, tuple, Sequence, Iterable, Collection)
-_MAPPINGS = (dict, Mapping)
 _BOOLEANS = {"no": False, "off": False, "yes": True, "on": True}
 TAKE_SCALE = (DATASETS, DEGRADATIONS)
 """Registries whose classes get the option file's ``scale``."""
@@ -104,14 +103,8 @@ class Arguments(BaseModel):
 
 def annotation_of(field: FieldInfo) -> Any:
     """Return the annotation of a model's field with its metadata."""
-    parts: Any = (field.annotation, *field.metadata)
-    return Annotated[parts] if field.metadata else field.annotation
-
-
-def _parts(annotation: Any) -> tuple[Any, Any, list[Any]]:
-    """Return an annotation without metadata, its class or special form, and its metadata."""
-    bare, *extras = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    return bare, get_origin(bare) or bare, extras
+    annotated: Any = (field.annotation, *field.metadata)
+    return Annotated[annotated] if field.metadata else field.annotation
 
 
 def _is_registry(extra: Any) -> bool:
@@ -120,25 +113,25 @@ def _is_registry(extra: Any) -> bool:
 
 def field_type(annotation: Any) -> Any:
     """Return the type with which pydantic converts and validates values of an annotation."""
-    bare, kind, extras = _parts(annotation)
+    bare, kind, extras = parts(annotation)
     arguments, inner = get_args(bare), bare
     for registry in filter(_is_registry, extras):
         section = PlainValidator(functools.partial(validate_component, registry))
         return Annotated[Any, section, WithJsonSchema({"component": registry.kind})]
-    if kind in (Union, types.UnionType):
+    if kind in UNIONS:
         members = {member: adapter_of(member) for member in arguments if _is_writable(member)}
         validate = functools.partial(_validate_union, annotation, members)
         schema_type: Any = Union[tuple(map(field_type, members))]  # noqa: UP007
         return Annotated[Any, PlainValidator(validate, json_schema_input_type=schema_type)]
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         inner = tuple[tuple(map(field_type, arguments))]  # type: ignore[misc]
-    elif kind in _SEQUENCES:
+    elif kind in SEQUENCES:
         item = field_type(arguments[0]) if arguments else Any
         inner = list[item] if kind is list else tuple[item, ...]  # type: ignore[valid-type]
-    elif kind in _MAPPINGS:
+    elif kind in MAPPINGS:
         inner = dict[str, field_type(arguments[1]) if arguments else Any]  # type: ignore[misc]
-    parts: Any = (inner, *extras, WrapValidator(functools.partial(validate_value, annotation)))
-    return Annotated[parts]
+    validated: Any = (inner, *extras, WrapValidator(functools.partial(validate_value, annotation)))
+    return Annotated[validated]
 
 
 def describe(annotation: Any) -> str:
@@ -154,12 +147,12 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any]:
 def _is_writable(member: Any) -> bool:
     """Return whether an option file can contain values of this type, which is not the case for tensors."""
     scalars = (int, float, bool, str, type(None), Path, Any)
-    return get_origin(member) is not None or member in (*scalars, *_SEQUENCES, *_MAPPINGS)
+    return get_origin(member) is not None or member in (*scalars, *SEQUENCES, *MAPPINGS)
 
 
 def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """Return a converted value, or raise an error whose message describes the expected values."""
-    bare, kind, _ = _parts(annotation)
+    bare, kind, _ = parts(annotation)
     if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         value = int(value)
     elif kind is bool and isinstance(value, str):
@@ -168,15 +161,26 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
         value = Path(_expanded(value))
     elif isinstance(value, str) and is_path_type(annotation):
         value = _expanded(value)
-    elif kind in _SEQUENCES and isinstance(value, list | tuple):
+    elif kind in SEQUENCES and isinstance(value, list | tuple):
         value = list(value) if kind is list else tuple(value)
+    if expected := outside(annotation, value):
+        raise unexpected(expected, value)
     try:
-        return handler(value)
+        validated = handler(value)
     except ValidationError as error:
-        if all(detail["type"] in OURS for detail in error.errors()):
-            raise  # errors of items
+        if of_items := [
+            InitErrorDetails(type=problem(detail["msg"], detail["type"]), loc=detail["loc"], input=None)
+            for detail in error.errors(include_url=False)
+            if detail["type"] in OURS
+        ]:
+            raise ValidationError.from_exception_data("", of_items) from None  # without the number of valid items
         choices = get_args(bare) if kind is Literal and isinstance(value, str) else ()
-        raise unexpected(describe(annotation), value, suggestion(value, choices) or _hint([kind], value)) from None
+        outlier = find_problem(annotation, value)
+        words = outlier[1] if outlier and not outlier[0] else describe(annotation)
+        raise unexpected(words, value, suggestion(value, choices) or _hint([kind], value)) from None
+    if expected := unordered(annotation, validated):
+        raise unexpected(expected, value)
+    return validated
 
 
 def _expanded(path: str) -> str:
@@ -190,17 +194,22 @@ def _validate_union(annotation: Any, members: Mapping[Any, TypeAdapter[Any]], va
     """Return the value, converted by the first member of a union that accepts it.
 
     If the type of the value is itself a member, no other member is tried. If the value is rejected and exactly one
-    member accepts lists, mappings or sections like it, the errors are those of this member, with their key paths.
+    member accepts lists, mappings or sections like it, or numbers of another domain, the errors are those of this
+    member, with their key paths.
     """
     nested = []
-    exact = [member for member in members if type(value) is member]
+    exact = [member for member in members if type(value) is parts(member)[0]]
     for member in exact or members:
         try:
             return members[member].validate_python(value, context=info.context)
         except ValidationError as error:
-            _, kind, extras = _parts(member)
-            expected = _SEQUENCES if isinstance(value, list) else _MAPPINGS if isinstance(value, Mapping) else ()
-            if kind in expected or (isinstance(value, str) and any(map(_is_registry, extras))):
+            _, kind, extras = parts(member)
+            expected = SEQUENCES if isinstance(value, list) else MAPPINGS if isinstance(value, Mapping) else ()
+            if (
+                kind in expected
+                or outside(member, value)
+                or (isinstance(value, str) and any(map(_is_registry, extras)))
+            ):
                 nested.append(error)
     if len(nested) == 1:
         raise nested[0]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import addict
+from annotated_types import Interval
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -25,6 +26,7 @@ from mcir.config.names import FolderName, NameEnd
 from mcir.config.tree import Node
 from mcir.config.wording import problem, unexpected
 from mcir.config.yaml_loader import write
+from mcir.domains import BatchSize, CountOrZero, Iterations, Scale, Seed, Side
 from mcir.errors import KeyPath, Location, Where, suggestion
 from mcir.paths import UserPath
 from mcir.registry import MODELS, MetricSection
@@ -120,10 +122,10 @@ class ValOptions(Fixed):
     """Evaluation during and after training."""
 
     owner = "'val'"
-    val_freq: int = Field(default=5000, ge=1, description="Evaluation interval in iterations.")
+    val_freq: Iterations = Field(default=5000, description="Evaluation interval in iterations.")
     save_img: bool = Field(default=False, description="Save every restored image as a file.")
     suffix: NameEnd = Field(default=None, description="Suffix of the saved images' names, after a '_'.")
-    pictures: int = Field(default=4, ge=0, description="Number of images per data set that are shown side by side.")
+    pictures: CountOrZero = Field(default=4, description="Number of images per data set that are shown side by side.")
     metrics: Metrics = Field(default=freeze({}), description="Metrics, by the name of their results.")
     best_by: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(
         default=(),
@@ -135,9 +137,11 @@ class LoggerOptions(Fixed):
     """Logs and checkpoints of a run."""
 
     owner = "'logger'"
-    print_freq: int = Field(default=100, ge=1, description="Logging interval in iterations.")
-    save_checkpoint_freq: int = Field(default=5000, ge=1, description="Checkpoint interval in iterations.")
-    keep_checkpoints: int = Field(default=5, ge=1, description="Number of latest checkpoints that are kept.")
+    print_freq: Iterations = Field(default=100, description="Logging interval in iterations.")
+    save_checkpoint_freq: Iterations = Field(default=5000, description="Checkpoint interval in iterations.")
+    keep_checkpoints: Annotated[int, Interval(ge=1, le=10**9)] = Field(
+        default=5, description="Number of latest checkpoints that are kept."
+    )
     use_tb_logger: bool = Field(default=True, description="Write a TensorBoard log.")
     report: bool = Field(default=True, description="Write the page report.html at the end of the training.")
 
@@ -150,8 +154,8 @@ class DistOptions(Fixed):
     find_unused_parameters: bool = Field(
         default=False, description="Allow parameters without gradient, which is slower."
     )
-    timeout_minutes: float = Field(
-        default=30.0, gt=0, description="Time after which a process that waits for others fails."
+    timeout_minutes: Annotated[float, Interval(gt=0, le=525_600)] = Field(
+        default=30.0, description="Time after which a process that waits for others fails."
     )
 
 
@@ -159,12 +163,9 @@ class Stage(Fixed):
     """A stage of progressive training, which changes the crop size and the batch size."""
 
     owner = "A stage"
-    start: int = Field(ge=1, description="Number of iterations before the stage.")
-    gt_size: int = Field(ge=1, description="Side of the square crops of the ground truth.")
-    batch_size_per_gpu: int = Field(ge=1, description="Batch size of each process.")
-
-
-BatchSize = Annotated[int, Field(ge=1, description="Batch size of each process.")]
+    start: Iterations = Field(description="Number of iterations before the stage.")
+    gt_size: Side = Field(description="Side of the square crops of the ground truth.")
+    batch_size_per_gpu: BatchSize = Field(description="Batch size of each process.")
 
 
 class EvaluationKeys(Fixed):
@@ -175,8 +176,8 @@ class EvaluationKeys(Fixed):
         ("batch_size_per_gpu", "progressive"), "Evaluation loads one image at a time. Remove this key."
     )
     name: FolderName = Field(description="Name of the data set in results; default: its key in the option file.")
-    num_worker_per_gpu: int = Field(
-        default=0, ge=0, description="Number of processes that load data; 0: the training process loads them itself."
+    num_worker_per_gpu: CountOrZero = Field(
+        default=0, description="Number of processes that load data; 0: the training process loads them itself."
     )
 
 
@@ -184,7 +185,7 @@ class TrainingKeys(EvaluationKeys):
     """Keys of a training set that are not arguments of its class."""
 
     elsewhere = Arguments.elsewhere
-    batch_size_per_gpu: BatchSize
+    batch_size_per_gpu: BatchSize = Field(description="Batch size of each process.")
     progressive: Annotated[tuple[Stage, ...], AfterValidator(_in_order)] = Field(
         default=(), description="Later stages of the training, in order, usually with larger crops in smaller batches."
     )
@@ -194,7 +195,7 @@ class DatasetOptions(TrainingKeys):
     """A data set and how it is loaded."""
 
     section: Frozen = Field(description="Type and arguments of the data set's class.")
-    batch_size_per_gpu: BatchSize = 1
+    batch_size_per_gpu: BatchSize = Field(default=1, description="Batch size of each process.")
 
 
 class Datasets(Fixed):
@@ -209,7 +210,7 @@ class TrainKeys(Fixed):
     """Keys of the section 'train' that are not arguments of the model's class."""
 
     unknown = Arguments.unknown
-    total_iter: int = Field(ge=1, description="Number of iterations.")
+    total_iter: Iterations = Field(description="Number of iterations.")
 
 
 class TrainOptions(TrainKeys):
@@ -225,12 +226,12 @@ class General(Fixed):
     unknown = "There is no option '{key}'."
     name: FolderName = Field(description="Name of the run and of its folder.")
     model_type: str = Field(description="Class of the model, which defines a training step.")
-    scale: int = Field(default=1, ge=1, description="Output size divided by input size.")
-    num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[int, Field(ge=0), BeforeValidator(_to_int)] = Field(
+    scale: Scale = Field(default=1, description="Output size divided by input size.")
+    num_gpu: Literal["auto", "cpu", "cuda", "mps"] | Annotated[CountOrZero, BeforeValidator(_to_int)] = Field(
         default="auto",
         description="Device: cpu, cuda, mps, auto (a GPU per process if there are GPUs), or a number of GPUs (0: CPU).",
     )
-    manual_seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
+    manual_seed: Seed = Field(default=0, description="Seed of all random numbers.")
     imports: tuple[str, ...] = Field(default=(), description="Modules that register components of your own.")
     datasets: Any
     path: PathOptions = Field(default_factory=PathOptions)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
+from mcir.domains import describe_length, describe_number
 from mcir.text import shortened
 
 COMPLETE = "option"
@@ -16,11 +17,13 @@ UNKNOWN_CLASS = "unknown class"
 """Type of the pydantic errors about a class that is not registered; their messages are ours, too."""
 OURS = (COMPLETE, UNKNOWN_CLASS)
 SECTION = "a section (indented lines 'key: value')"
-_WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text"}
-_LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_WORDS = {"boolean": "true or false", "string": "text", "object": "a mapping"}
+_NUMBERS = {"integer": int, "number": float}
+_BOUNDS = {"minimum": "ge", "exclusiveMinimum": "gt", "maximum": "le", "exclusiveMaximum": "lt"}
 _PLURALS = {
     "an integer": "integers",
     "a number": "numbers",
+    "a finite number": "finite numbers",
     "text": "texts",
     "true or false": "booleans",
     "a mapping": "mappings",
@@ -62,12 +65,20 @@ def in_words(schema: Mapping[str, Any]) -> str:
         return f"a list of {len(items)} values ({', '.join(map(in_words, items))})"
     kind = schema.get("type", "anything")
     if kind == "array":
-        item = in_words(schema.get("items", {}))
-        return f"a list of {_PLURALS.get(item, item)}"
+        length = describe_length(schema.get("minItems"), schema.get("maxItems"))
+        return f"a list of {length} {_plural(in_words(schema.get('items', {})))}".replace("  ", " ")
     if "title" in schema and kind != "object":
         return str(schema["title"])
-    limits = " and ".join(f"{sign} {schema[name]}" for name, sign in _LIMITS.items() if name in schema)
-    return " ".join([_WORDS.get(kind, "a mapping" if kind == "object" else kind), limits]).strip()
+    if kind in _NUMBERS:
+        bounds = {bound: schema[name] for name, bound in _BOUNDS.items() if name in schema}
+        return describe_number(_NUMBERS[kind], bounds)
+    return _WORDS.get(kind, str(kind))
+
+
+def _plural(words: str) -> str:
+    """Return the plural of the values that :func:`in_words` describes."""
+    singular = next((noun for noun in _PLURALS if words == noun or words.startswith(f"{noun} ")), None)
+    return words if singular is None else _PLURALS[singular] + words.removeprefix(singular)
 
 
 def describe_value(value: Any) -> str:

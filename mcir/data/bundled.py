@@ -18,6 +18,7 @@ from mcir.data.paired import PairDataset, Sources
 from mcir.data.reader import decode
 from mcir.data.storage import Memory
 from mcir.data.transforms import Window
+from mcir.domains import Scale, Side
 from mcir.errors import ArgumentError
 from mcir.registry import DATASETS, DegradationSection
 
@@ -50,11 +51,11 @@ class BundledPhotos(PairDataset):
     split: Literal["train", "val"]
     """"train" (eight photographs, four of them grey) or "val" (two other photographs, in colour)."""
     _: KW_ONLY
-    scale: int = 2
+    scale: Scale = 2
     """Size of a ground truth / size of its degraded image."""
     degradation: DegradationSection | None = _DEFAULT_DEGRADATION
     """Degradation that makes the degraded images."""
-    tile_size: int | None = None
+    tile_size: Side | None = None
     """Side of the square tiles into which photographs are divided; each tile is an image of the set. Remaining pixels
     at the bottom and right are not used. Default: photographs are not divided."""
 
@@ -110,7 +111,7 @@ def divide(images: Memory, size: int | None) -> Memory:
     if size is None:
         return images
     smallest = min(min(images.info(name)[:2]) for name in images.keys())  # noqa: SIM118 (not a mapping)
-    check_argument("tile_size", size, 1 <= size <= smallest, f"1 … {smallest}")
+    check_argument("tile_size", size, size <= smallest, f"at most {smallest}")
     tiles = {}
     for name in images.keys():  # noqa: SIM118
         info = images.info(name)

@@ -9,30 +9,31 @@ A degradation that depends on the full image (its brightness, or the position of
 ``PerImage``: it is bound to each image once, and the bound degradation is called with parts of the image and their
 positions.
 
-Constructors raise ``ArgumentError`` for values out of range. A ``Range`` argument is a number, or the [low, high] of a
-uniform distribution from which a number is drawn for each image.
+A ``Range`` argument is a number, or the [low, high] of a uniform distribution from which a number is drawn for each
+image.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from mcir.checks import check_argument, check_at_least, check_choice
+from mcir.checks import check_argument, check_choice
 from mcir.data.errors import DataError
 from mcir.data.resize import imresize
+from mcir.domains import Range, Scale
 from mcir.errors import ArgumentError
 from mcir.registry import DEGRADATIONS, DegradationSection, Section
 
-Range: TypeAlias = float | Sequence[float]
-"""A number, or the [low, high] of a uniform distribution."""
+Sigma: TypeAlias = Annotated[float, Interval(ge=0, le=255)]
+"""Standard deviation of noise in 8-bit units."""
 
 
 class DefaultSection(dict[str, Any]):
@@ -118,8 +119,7 @@ class BicubicDown(Degradation):
         scale: downscaling factor, an integer ≥ 1.
     """
 
-    def __init__(self, scale: int) -> None:
-        check_at_least(1, scale=scale)
+    def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self.margin = 2 * scale if scale > 1 else 0
 
@@ -141,8 +141,8 @@ class GaussianNoise(Degradation):
             may be outside of [0, 1], as in denoising benchmarks.
     """
 
-    def __init__(self, sigma: Range, clip: bool = False) -> None:
-        self.low, self.high = check_range("sigma", sigma, 0)
+    def __init__(self, sigma: Range[Sigma], clip: bool = False) -> None:
+        self.low, self.high = bounds_of(sigma)
         self.clip = clip
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
@@ -163,9 +163,8 @@ class JPEG(Degradation):
         quality: quality in 1 … 100, or the inclusive [low, high] of its uniform distribution.
     """
 
-    def __init__(self, quality: int | Sequence[int]) -> None:
-        low, high = check_range("quality", quality, 1, 100)
-        self.low, self.high = int(low), int(high)
+    def __init__(self, quality: Range[Annotated[int, Interval(ge=1, le=100)]]) -> None:
+        self.low, self.high = map(int, bounds_of(quality))
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Compress an image (C, H, W), C = 1 or 3 (RGB); the result is uint8."""
@@ -189,7 +188,7 @@ class Chain(Degradation):
         ComponentError: there are no degradations, or a section does not fit its class.
     """
 
-    def __init__(self, degradations: Sequence[DegradationSection], scale: int = 1) -> None:
+    def __init__(self, degradations: Sequence[DegradationSection], scale: Scale = 1) -> None:
         check_argument("degradations", degradations, len(degradations) > 0, "at least one degradation")
         self.members: list[Degradation] = [
             DEGRADATIONS.build(_with_scale(section, scale), key=("degradations", number))
@@ -275,17 +274,7 @@ def _eight_bit(image: Tensor) -> Tensor:
     return image.mul(255).round_().clamp_(0, 255).to(torch.uint8) if image.is_floating_point() else image
 
 
-def check_range(name: str, value: Range, least: float, most: float = math.inf) -> tuple[float, float]:
-    """Check a ``Range`` argument and return its bounds, which are equal for a number.
-
-    Args:
-        name: name of the argument.
-        value: number, or [low, high].
-        least: smallest allowed value.
-        most: largest allowed value.
-    """
-    bounds = tuple(value) if isinstance(value, Sequence) else (value, value)
-    is_valid = len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most
-    allowed = f"≥ {least:g}" if most == math.inf else f"in {least:g} … {most:g}"
-    check_argument(name, value, is_valid, f"a number {allowed}, or [low, high] with low ≤ high")
-    return bounds[0], bounds[1]
+def bounds_of(value: float | Sequence[float]) -> tuple[float, float]:
+    """Return the low and the high end of a range, which are equal for a number."""
+    low, high = value if isinstance(value, Sequence) else (value, value)
+    return low, high

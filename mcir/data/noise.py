@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcir.checks import check_argument, check_at_least, check_choice
-from mcir.data.degradations import Degradation, Range, check_range, in_unit_range
+from mcir.checks import check_argument, check_choice
+from mcir.data.degradations import Degradation, Sigma, bounds_of, in_unit_range
 from mcir.data.errors import DataError
+from mcir.domains import Fraction, Range, Seed
 from mcir.registry import DEGRADATIONS
 
 _MIN_MEAN = 0.05
@@ -61,19 +62,18 @@ class HeteroscedasticNoise(Degradation):
 
     def __init__(
         self,
-        sigma: Range = (0.0, 20.0),
-        read_share: Range | None = None,
+        sigma: Range[Sigma] = (0.0, 20.0),
+        read_share: Range[Fraction] | None = None,
         sampler: Literal["uniform", "unprocessing"] = "uniform",
         realisation: Literal["redrawn", "fixed"] = "redrawn",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         check_choice("sampler", sampler, ("uniform", "unprocessing"))
         check_choice("realisation", realisation, ("redrawn", "fixed"))
         is_used = sampler == "uniform" or read_share is None
         check_argument("read_share", read_share, is_used, "null with the sampler 'unprocessing'")
-        check_at_least(0, seed=seed)
-        self._sigma = check_range("sigma", sigma, 0)
-        self._read_share = check_range("read_share", (0.0, 0.5) if read_share is None else read_share, 0, 1)
+        self._sigma = bounds_of(sigma)
+        self._read_share = bounds_of((0.0, 0.5) if read_share is None else read_share)
         self._sampler, self._fixed, self._seed = sampler, realisation == "fixed", seed
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:

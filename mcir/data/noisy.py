@@ -24,6 +24,7 @@ from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
+from mcir.domains import Side
 from mcir.errors import ArgumentError
 from mcir.paths import UserPath
 from mcir.registry import DATASETS, DegradationSection
@@ -64,7 +65,7 @@ class NoisyImages(Dataset[NoisyItem]):
     dataroot: UserPath
     """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
     ``BundledPhotos``, ``bundled:val``: its validation photographs."""
-    patch_size: int = 128
+    patch_size: Side = 128
     """Side of a patch."""
     noise: DegradationSection | None = _DEFAULT_NOISE
     """Degradation with scale 1 that adds the noise to clean images; null: the images are already noisy."""
@@ -77,7 +78,7 @@ class NoisyImages(Dataset[NoisyItem]):
     patch at its bottom and right by mirroring."""
     color: Color = "rgb"
     """"rgb" (grey images are repeated to three channels and get colour noise) or "gray" (luma of colour images)."""
-    tile_size: int | None = None
+    tile_size: Side | None = None
     """Side of the square tiles into which bundled photographs are divided; each tile is an image with its own noise."""
 
     def __post_init__(self) -> None:

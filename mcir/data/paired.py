@@ -29,6 +29,7 @@ from mcir.data.transforms import (
     orient,
     pad_to_size,
 )
+from mcir.domains import Images, Scale, Seed, Side
 from mcir.errors import ArgumentError
 from mcir.paths import UserPath
 from mcir.registry import DATASETS, DegradationSection
@@ -75,9 +76,9 @@ class PairDataset(Dataset[Item]):
     ``HeteroscedasticNoise``, depend on the index of the pair in the set before ``max_images`` selects a subset.
     """
 
-    scale: int = 1
+    scale: Scale = 1
     """Size of a ground truth / size of its degraded image."""
-    gt_size: int | None = None
+    gt_size: Side | None = None
     """Side of the square crops of ground truths, a multiple of the scale. Default: full images, cropped at their bottom
     and right to a multiple of the scale."""
     use_hflip: bool = False
@@ -88,9 +89,9 @@ class PairDataset(Dataset[Item]):
     """"rgb" (grey images are repeated to three channels) or "gray" (luma of colour images)."""
     degradation: DegradationSection | None = None
     """Degradation that makes degraded images from ground truths."""
-    max_images: int | None = None
+    max_images: Images | None = None
     """Number of pairs to use, selected by their names. Default: all pairs."""
-    subset_seed: int = 0
+    subset_seed: Seed = 0
     """Seed of this selection; with the same seed a smaller subset is part of a larger one."""
 
     def __post_init__(self) -> None:

@@ -10,16 +10,21 @@ file; a float image is only clipped to [0, 1]. With zero strength an image is un
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from mcir.data.degradations import Degradation, Range, check_range
+from mcir.data.degradations import Degradation, Sigma, bounds_of
+from mcir.domains import Fraction, Range
 from mcir.registry import DEGRADATIONS
+
+Length: TypeAlias = Annotated[float, Interval(ge=0, le=200)]
+"""Length in pixels."""
 
 # Sum of the integer weights of a kernel: weighted sums of 8-bit samples stay below 2²⁴, so float32 is exact.
 _ONE = 2**16
@@ -43,15 +48,15 @@ class RainStreaks(Degradation):
 
     def __init__(
         self,
-        density: Range = (2.0, 8.0),
-        length: Range = (8.0, 24.0),
-        angle: Range = (-30.0, 30.0),
-        strength: Range = (0.3, 0.8),
+        density: Range[Annotated[float, Interval(ge=0, le=1000)]] = (2.0, 8.0),
+        length: Range[Length] = (8.0, 24.0),
+        angle: Range[Annotated[float, Interval(ge=-90, le=90)]] = (-30.0, 30.0),
+        strength: Range[Fraction] = (0.3, 0.8),
     ) -> None:
-        self._density = check_range("density", density, 0, 1000)
-        self._length = check_range("length", length, 0, 200)
-        self._angle = check_range("angle", angle, -90, 90)
-        self._strength = check_range("strength", strength, 0, 1)
+        self._density = bounds_of(density)
+        self._length = bounds_of(length)
+        self._angle = bounds_of(angle)
+        self._strength = bounds_of(strength)
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Add rain to an image (C, H, W)."""
@@ -86,9 +91,11 @@ class SyntheticHaze(Degradation):
         airlight: brightness of the haze, in [0, 1], equal in all channels.
     """
 
-    def __init__(self, beta: Range = (0.6, 1.8), airlight: Range = (0.7, 1.0)) -> None:
-        self._beta = check_range("beta", beta, 0)
-        self._airlight = check_range("airlight", airlight, 0, 1)
+    def __init__(
+        self, beta: Range[Annotated[float, Interval(ge=0, le=100)]] = (0.6, 1.8), airlight: Range[Fraction] = (0.7, 1.0)
+    ) -> None:
+        self._beta = bounds_of(beta)
+        self._airlight = bounds_of(airlight)
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Add haze to an image (C, H, W)."""
@@ -112,9 +119,11 @@ class MotionBlur(Degradation):
         turn: maximum turning rate in degrees per path; 0: straight lines.
     """
 
-    def __init__(self, length: Range = (5.0, 25.0), turn: float = 120.0) -> None:
-        self._length = check_range("length", length, 0, 200)
-        self._turn = check_range("turn", turn, 0, 720)[1]
+    def __init__(
+        self, length: Range[Length] = (5.0, 25.0), turn: Annotated[float, Interval(ge=0, le=720)] = 120.0
+    ) -> None:
+        self._length = bounds_of(length)
+        self._turn = turn
         self.margin = math.ceil(self._length[1] / 2)
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
@@ -148,9 +157,9 @@ class SensorNoise(Degradation):
         read: standard deviation of the read noise, in 8-bit units (0 … 255).
     """
 
-    def __init__(self, shot: Range = (5.0, 30.0), read: Range = (1.0, 8.0)) -> None:
-        self._shot = check_range("shot", shot, 0)
-        self._read = check_range("read", read, 0)
+    def __init__(self, shot: Range[Sigma] = (5.0, 30.0), read: Range[Sigma] = (1.0, 8.0)) -> None:
+        self._shot = bounds_of(shot)
+        self._read = bounds_of(read)
 
     def __call__(self, gt: Tensor, rng: np.random.Generator) -> Tensor:
         """Add noise to an image (C, H, W)."""

@@ -142,11 +142,12 @@ def loaded_ahead(batches: Iterator[Batch], count: int, on_failure: Callable[[Exc
 
 
 def _where_in_stage(where: Where | None, number: int) -> Where | None:
-    """Return the function ``where`` of a later stage, whose crop size has a location of its own."""
+    """Return the function ``where`` of a later stage, whose crop and batch sizes have locations of their own."""
     if where is None:
         return None
 
     def locate(path: KeyPath) -> Location:
-        return where(path) if path and path[0] != "gt_size" else where(("progressive", number, *path))
+        is_own = not path or path[0] in ("gt_size", "batch_size_per_gpu")
+        return where(("progressive", number, *path) if is_own else path)
 
     return locate

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcir.checks import check_argument
 from mcir.config import Options
 from mcir.data import SampleSpec, sample_spec
 from mcir.engine.batches import TrainingStage, training_stages
 from mcir.engine.evaluation import EvaluationSet
-from mcir.errors import ComponentError, Where, is_raised_by_mcir
+from mcir.errors import ComponentError, Where, is_raised_by_mcir, locate_errors
 from mcir.models import Model
 from mcir.network_spec import spec_of
-from mcir.registry import MODELS, Section
+from mcir.registry import MODELS, OPTIMIZERS, Section
 
 _LOG = logging.getLogger("mcir")
 
@@ -45,6 +46,7 @@ def dry_run(options: Options, processes: int = 1) -> None:
         _LOG.debug("The dry run of this model is skipped: %r", error)
         return
     check_consistency(options, model.network)
+    _check_iterations(options, model)
     for path, reason in model.risky_options().items():
         _LOG.warning("%s: %s", options.where_in_model(path), reason)
     if specs := _sample_specs(training_stages(training)):
@@ -78,14 +80,33 @@ def check_consistency(options: Options, network: nn.Module) -> None:
     assert options.datasets.train is not None
     spec = spec_of(network)
     if spec is not None and spec.scale != options.scale:
-        raise ValueError(f"network_g has scale {spec.scale}, but the option 'scale' is {options.scale}.")
+        where = options.where("network_g")(())
+        raise ValueError(f"{where}: network_g has scale {spec.scale}, but the option 'scale' is {options.scale}.")
     parts = options.model_section().get("accumulation_steps", 1)
-    for stage in training_stages(options.datasets.train):
-        if stage.batch_size % parts:
-            raise ValueError(
-                "datasets.train.batch_size_per_gpu: expected a multiple of train.accumulation_steps "
-                f"({parts}), got {stage.batch_size}."
-            )
+    for stage in training_stages(options.datasets.train, options.where("datasets", "train")):
+        with locate_errors(stage.where):
+            expected = f"a multiple of train.accumulation_steps ({parts})"
+            check_argument("batch_size_per_gpu", stage.batch_size, stage.batch_size % parts == 0, expected)
+
+
+def _check_iterations(options: Options, model: Model) -> None:
+    """Check that warm-up, stages and learning rates match the length of the training.
+
+    Raises:
+        ComponentError: they do not; the message contains the location in the option file.
+    """
+    assert options.train is not None and options.datasets.train is not None
+    total, warmup = options.train.total_iter, model.warmup_iter
+    with locate_errors(options.where_in_model):
+        expected = f"at most total_iter, {total}, because the learning rate rises until then"
+        check_argument("warmup_iter", warmup, warmup <= total, expected)
+    for number, stage in enumerate(options.datasets.train.progressive):
+        with locate_errors(options.where("datasets", "train", "progressive"), (number,)):
+            check_argument("start", stage.start, stage.start < total, f"an iteration before total_iter, {total}")
+    if model.optim_g is not None:
+        lr = model.optim_g.get("lr", OPTIMIZERS.parameters(model.optim_g["type"])["lr"].default)
+        with locate_errors(options.where_in_model, "scheduler"):
+            model.schedule.check(lr, total, warmup)
 
 
 def warn_without_psnr(model: Model, validation_sets: Sequence[EvaluationSet]) -> None:

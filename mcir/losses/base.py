@@ -1,6 +1,5 @@
 """Base class of losses, and helpers for losses."""
 
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 import torch
 from torch import Tensor, nn
 
-from mcir.checks import check_argument
+from mcir.domains import Positive
 from mcir.errors import KeyPath
 
 Comparison: TypeAlias = Literal["image", "negatives", "residuals", "views"]
@@ -23,10 +22,11 @@ Reduction: TypeAlias = Literal["mean", "sum"]
 class Loss(nn.Module):
     """Base class of losses. Constructor arguments are the fields of a dataclass.
 
-    A subclass is also a keyword-only dataclass. It adds arguments as fields, checks them in ``__post_init__`` (after
-    ``super().__post_init__()``), and returns a weighted scalar from ``forward``. A loss that depends on validation
-    results, for example for a curriculum, defines a method ``observe(metrics: Mapping[str, float])``. It is called
-    after each validation with the mean metrics of the first validation set, for example ``{"psnr": 31.2}``.
+    A subclass is also a keyword-only dataclass. It adds arguments as fields, whose annotations contain their domains
+    (see :mod:`mcir.domains`), checks them against each other in ``__post_init__`` (after ``super().__post_init__()``),
+    and returns a weighted scalar from ``forward``. A loss that depends on validation results, for example for a
+    curriculum, defines a method ``observe(metrics: Mapping[str, float])``. It is called after each validation with the
+    mean metrics of the first validation set, for example ``{"psnr": 31.2}``.
 
     Raises:
         ArgumentError: an argument has a value that the loss does not accept.
@@ -37,13 +37,12 @@ class Loss(nn.Module):
     sound_ratios: ClassVar[tuple[float, float] | None] = None
     """Range of the gradient ratio to the first loss with which the loss is known to work, if there is one."""
 
-    loss_weight: float = 1.0
+    loss_weight: Positive = 1.0
     """Factor of the loss."""
 
     def __post_init__(self) -> None:
-        """Initialize the module and check the weight."""
+        """Initialize the module."""
         super().__init__()
-        check_argument("loss_weight", self.loss_weight, math.isfinite(self.loss_weight), "a finite number")
 
     def risky_arguments(self) -> dict[KeyPath, str]:
         """Return the key paths of arguments whose values are known to fail, with the reason. By default, none."""

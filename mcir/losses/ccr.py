@@ -7,14 +7,19 @@ gets a larger weight once the PSNR of the model exceeds that of the negative.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor
 
-from mcir.checks import check_argument, check_fraction, check_positive
+from mcir.domains import Fraction, NonNegative, Positive
 from mcir.losses.base import in_float32
 from mcir.losses.cr import ContrastiveRegularization
 from mcir.registry import LOSSES
+
+Decibels: TypeAlias = Annotated[float, Interval(gt=0, le=100)]
+"""PSNR of an image in dB."""
 
 
 @LOSSES.register()
@@ -30,25 +35,21 @@ class CurricularContrastiveRegularization(ContrastiveRegularization):
     released code measures it on the first test image and also requires a better SSIM.
     """
 
-    difficulties: Sequence[float] = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
+    difficulties: Annotated[Sequence[Decibels], Len(1, 1024)] = (17.0, 19.0, 31.0, 32.0, 36.0, 40.0)
     """PSNR of each negative in dB, in the order of the negatives. The defaults are those of C2PNet for ITS: DCP,
     AOD-Net, GCANet, GridDehazeNet, FFA-Net and an improved FFA-Net."""
-    curriculum: float = 0.25
+    curriculum: Fraction = 0.25
     """Amount that is added to or subtracted from the weight 1 of a negative, between 0 and 1."""
-    input_weight: float = 6.0
+    input_weight: Positive = 6.0
     """Weight of the degraded input."""
-    loss_weight: float = 0.2
+    loss_weight: NonNegative = 0.2
 
     best_psnr: Tensor = field(init=False, repr=False)
     _difficulties: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the curriculum."""
+        """Store the difficulties."""
         super().__post_init__()
-        finite = bool(self.difficulties) and all(map(math.isfinite, self.difficulties))
-        check_argument("difficulties", self.difficulties, finite, "at least one finite number")
-        check_fraction(curriculum=self.curriculum)
-        check_positive(input_weight=self.input_weight)
         difficulties = torch.tensor(self.difficulties, dtype=torch.float64)
         self.register_buffer("_difficulties", difficulties, persistent=False)
         self.register_buffer("best_psnr", torch.zeros((), dtype=torch.float64))

@@ -5,13 +5,13 @@ The loss is the distance of the output to the ground truth, divided by its dista
     L = λ Σ_l w_l · |φ_l(output) − φ_l(positive)| / (|φ_l(output) − φ_l(negative)| + eps),   |·| the mean
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mcir.checks import check_positive
+from mcir.domains import Epsilon, LayerWeights, NonNegative
 from mcir.features import VGGType
 from mcir.losses.base import in_float32
 from mcir.losses.precomputed_grad import FeatureContrastLoss, sum_of_absolute_differences
@@ -28,7 +28,7 @@ class ContrastiveRegularization(FeatureContrastLoss):
     released code does not normalize the images.
     """
 
-    layer_weights: Mapping[str, float] = field(
+    layer_weights: LayerWeights = field(
         kw_only=False,
         default_factory=lambda: {
             "relu1_1": 1 / 32,
@@ -40,14 +40,9 @@ class ContrastiveRegularization(FeatureContrastLoss):
     )
     vgg_type: VGGType = "vgg19"
     use_input_norm: bool = False
-    loss_weight: float = 0.1
-    eps: float = 1e-7
+    loss_weight: NonNegative = 0.1
+    eps: Epsilon = 1e-7
     """Positive number that is added to the distance to the negatives."""
-
-    def __post_init__(self) -> None:
-        """Check ``eps``."""
-        super().__post_init__()
-        check_positive(eps=self.eps)
 
     @property
     def is_batch_mean(self) -> bool:

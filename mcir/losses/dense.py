@@ -15,18 +15,22 @@ Shapes: B images, C feature channels, D projection channels, K rows in a queue.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.checks import check_argument, check_fraction, check_positive
+from mcir.domains import Count, Fraction, IterationsOrZero, NonNegative, Positive, Temperature, Width
 from mcir.losses.base import Comparison, Loss, in_float32, without_autocast
 from mcir.losses.precomputed_grad import attach_grad
 from mcir.registry import LOSSES
+
+QueueSize: TypeAlias = Annotated[int, Interval(ge=1, le=2**24)]
+"""Number of keys in a queue."""
 
 _CHUNK = 2**24  # maximum number of logits that are in memory at the same time
 
@@ -59,27 +63,19 @@ class DenseLoss(Loss, ABC):
     queues: ClassVar[tuple[str, ...]] = ()
     """Names of the queues of past keys."""
 
-    temperature: float = 0.2
+    loss_weight: NonNegative = 1.0
+    temperature: Temperature = 0.2
     """τ."""
-    hidden: int = 2048
+    hidden: Width = 2048
     """Number of hidden channels of the projector (1×1 convolution, ReLU, 1×1 convolution)."""
-    dim: int = 128
+    dim: Width = 128
     """Number D of output channels of the projector."""
-    momentum: float = 0.999
+    momentum: Fraction = 0.999
     """Decay of the momentum encoder, which computes the keys."""
-    momentum_iter: int | None = 0
+    momentum_iter: IterationsOrZero | None = 0
     """Number of iterations over which the momentum increases to 1 along half a cosine; 0: constant momentum; null: all
     iterations of the training."""
-    queue_size: int = field(init=False, default=1)
-
-    def __post_init__(self) -> None:
-        """Check the arguments."""
-        super().__post_init__()
-        check_positive(temperature=self.temperature, hidden=self.hidden, dim=self.dim, queue_size=self.queue_size)
-        check_fraction(momentum=self.momentum)
-        is_valid = self.momentum_iter is None or self.momentum_iter >= 0
-        expected = "a number of iterations, or 0 for a constant momentum"
-        check_argument("momentum_iter", self.momentum_iter, is_valid, expected)
+    queue_size: QueueSize = field(init=False, default=1)
 
     @abstractmethod
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -123,13 +119,8 @@ class DenseLoss(Loss, ABC):
 class _GridLoss(DenseLoss):
     """Base class of losses that compare the cells of a grid."""
 
-    grid: int = 16
+    grid: Count = 16
     """Number of rows and of columns of the grid."""
-
-    def __post_init__(self) -> None:
-        """Check the grid."""
-        super().__post_init__()
-        check_positive(grid=self.grid)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the mean features of each cell of the grid."""
@@ -154,17 +145,12 @@ class VADeRLoss(DenseLoss):
 
     queues: ClassVar[tuple[str, ...]] = ("cells",)
 
-    temperature: float = 0.07
-    pixels: int = 32
+    temperature: Temperature = 0.07
+    pixels: Annotated[int, Interval(ge=1, le=2**20)] = 32
     """Number of pixel pairs that are sampled per image, with replacement."""
-    momentum_iter: int = 0
-    queue_size: int = 65536
+    momentum_iter: IterationsOrZero = 0
+    queue_size: QueueSize = 65536
     """Number of past pixels in the queue."""
-
-    def __post_init__(self) -> None:
-        """Check the number of pixels."""
-        super().__post_init__()
-        check_positive(pixels=self.pixels)
 
     def regions(self, query: Tensor, key: Tensor, boxes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the features (B, C, pixels, 1) of pixels that are sampled where the patches overlap."""
@@ -196,16 +182,11 @@ class DenseCLLoss(_GridLoss):
     projects_images: ClassVar[bool] = True
     queues: ClassVar[tuple[str, ...]] = ("image", "cells")
 
-    dense_share: float = 0.5
+    dense_share: Fraction = 0.5
     """Weight of the loss between cells; λ in the paper."""
-    momentum_iter: int = 0
-    queue_size: int = 65536
+    momentum_iter: IterationsOrZero = 0
+    queue_size: QueueSize = 65536
     """Number of past images in each queue."""
-
-    def __post_init__(self) -> None:
-        """Check the share."""
-        super().__post_init__()
-        check_fraction(dense_share=self.dense_share)
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the loss of images and the loss of cells."""
@@ -240,20 +221,15 @@ class PixContrastLoss(_GridLoss):
     symmetric: ClassVar[bool] = True
     projector_norm: ClassVar[bool] = True
 
-    temperature: float = 0.3
-    max_distance: float = 0.7
+    temperature: Temperature = 0.3
+    max_distance: Positive = 0.7
     """Maximum distance of positives, divided by the diagonal of a cell."""
-    hidden: int = 4096
+    hidden: Width = 4096
     """Number of hidden channels of the projector: 4096 as in the official code. The paper says 2048."""
-    dim: int = 256
-    momentum: float = 0.99
+    dim: Width = 256
+    momentum: Fraction = 0.99
     """Decay of the momentum encoder in the first iteration."""
-    momentum_iter: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the distance."""
-        super().__post_init__()
-        check_positive(max_distance=self.max_distance)
+    momentum_iter: IterationsOrZero | None = None
 
     def compare(self, query: Projected, key: Projected, boxes: Tensor, queues: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over the cells that have positives, averaged over the images."""

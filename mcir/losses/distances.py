@@ -9,13 +9,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mcir.checks import check_argument, check_choice, check_positive
+from mcir.checks import check_argument, check_choice
+from mcir.domains import Epsilon, Positive
 from mcir.losses.base import in_float32, without_autocast
 from mcir.registry import DISTANCES
 
@@ -128,14 +130,13 @@ class BhattacharyyaDistance(Distance):
     channels: Literal["pooled", "separate", "joint"] = "pooled"
     """``pooled``: one Gaussian for all values; ``separate``: one Gaussian per channel, whose distances are averaged;
     ``joint``: one multivariate Gaussian of the pixels, with the full covariance of the channels."""
-    eps: float = 1e-12
+    eps: Epsilon = 1e-12
     """Positive number that is added to the variances; a constant residual has variance 0."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
         check_choice("channels", self.channels, ("pooled", "separate", "joint"))
-        check_positive(eps=self.eps)
 
     def adapt_to_scale(self, scale: float) -> None:
         """Multiply the added variance by ``scale``²."""
@@ -177,14 +178,14 @@ class MaximumMeanDiscrepancy(Distance):
     a fine frequency, so ``exp(iωu)`` is a product, and its mean over u is a matrix product.
     """
 
-    bandwidths: Sequence[float] = (0.01, 0.02, 0.04, 0.08, 0.16)
+    bandwidths: Annotated[Sequence[Positive], Len(1, 64)] = (0.01, 0.02, 0.04, 0.08, 0.16)
     """Bandwidths s of the kernels, for images in [0, 1]."""
-    samples: int | None = 1024
+    samples: Annotated[int, Interval(ge=2, le=2**24)] | None = 1024
     """Number of values of each residual that are compared. They are sampled in every call, without replacement, with
     torch's default generator; null: all values."""
     unbiased: bool = False
     """Whether the terms ``k(u, u)`` are omitted. The estimate is then unbiased and can be negative."""
-    largest: float = 2.0
+    largest: Positive = 2.0
     """Maximum absolute value of residuals, for images in [0, 1]; larger values are clamped."""
 
     coarse: Tensor = field(init=False, repr=False)
@@ -192,14 +193,8 @@ class MaximumMeanDiscrepancy(Distance):
     amplitudes: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments and compute the frequencies."""
+        """Compute the frequencies and check their number."""
         super().__post_init__()
-        positive = bool(self.bandwidths) and all(0 < bandwidth < math.inf for bandwidth in self.bandwidths)
-        check_argument("bandwidths", list(self.bandwidths), positive, "at least one finite number above 0")
-        check_positive(largest=self.largest)
-        check_argument(
-            "samples", self.samples, self.samples is None or self.samples >= 2, "at least 2, or null for all"
-        )
         step = 2 * math.pi / (2 * self.largest + _CUTOFF * max(self.bandwidths))
         count = math.ceil(_CUTOFF / min(self.bandwidths) / step) + 1
         expected = f"larger bandwidths or a smaller 'largest' ({count:,} frequencies, at most {_MAX_FREQUENCIES:,})"

@@ -7,16 +7,17 @@ weights (``benchmarks/balance.py`` measures it). ``normalize: unit`` scales each
 Losses with the same feature network share the network and the activations of the output; see :func:`share_features`.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
 from mcir.checks import check_argument, check_choice
 from mcir.communicator import DistributedModule
+from mcir.domains import LayerWeights, Seed
 from mcir.errors import ArgumentError
 from mcir.features import FeatureCache, FeatureNetwork, VGGType, feature_network
 from mcir.losses.base import Loss, in_float32
@@ -25,6 +26,8 @@ from mcir.weights import WeightsError
 
 Normalize: TypeAlias = Literal["none", "unit"]
 Criterion: TypeAlias = Literal["l1", "l2", "fro"]
+Channel: TypeAlias = Annotated[int, Interval(ge=0, lt=1024)]
+"""Index of an image channel."""
 
 CALIBRATION_BATCHES = 10
 """Number of training batches from which ``normalize: unit`` computes its scale."""
@@ -37,7 +40,7 @@ class FeatureLoss(Loss):
     uses_target: ClassVar[bool] = True
     """Whether the loss uses the activations of the ground truth."""
 
-    layer_weights: Mapping[str, float] = field(kw_only=False)
+    layer_weights: LayerWeights = field(kw_only=False)
     """Weights of the compared layers by layer name. It is the only argument that can be positional."""
     vgg_type: VGGType = "vgg16"
     """VGG whose activations are compared. Its layers are ``conv1_1``, ``relu1_1``, …, ``pool5``."""
@@ -49,9 +52,9 @@ class FeatureLoss(Loss):
     """Whether to normalize images with ImageNet's mean and standard deviation."""
     range_norm: bool = False
     """Whether images are in [-1, 1] instead of [0, 1]."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for random weights."""
-    channels: Sequence[int] | None = None
+    channels: Annotated[Sequence[Channel], Len(3, 3)] | None = None
     """Indices of the three channels of an image that become red, green and blue. Default: the channels of RGB images;
     the channel of grey images is used three times."""
     normalize: Normalize = "none"
@@ -60,10 +63,10 @@ class FeatureLoss(Loss):
     def __post_init__(self) -> None:
         """Check the arguments and build the feature network."""
         super().__post_init__()
-        check_argument("layer_weights", {}, bool(self.layer_weights), "at least one layer, like {relu3_3: 1.0}")
         self.layer_weights = dict(self.layer_weights)
-        finite = all(map(math.isfinite, self.layer_weights.values()))
-        check_argument("layer_weights", self.layer_weights, finite, "finite numbers")
+        has_layer = any(self.layer_weights.values())
+        expected = "at least one layer with a weight above 0, like {relu3_3: 1.0}"
+        check_argument("layer_weights", self.layer_weights, has_layer, expected)
         check_choice("normalize", self.normalize, ("none", "unit"))
         self.features = FeatureSpace(self._build_network(), self.normalize, self.uses_target)
 

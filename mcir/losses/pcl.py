@@ -5,20 +5,19 @@
 The similarity s of two images is the cosine similarity of their feature vectors, averaged over all positions.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from mcir.checks import check_argument
+from mcir.domains import LayerWeights, NonNegative
 from mcir.features import VGGType
 from mcir.losses.base import in_float32
 from mcir.losses.precomputed_grad import FeatureContrastLoss
 from mcir.registry import LOSSES
-
-_MIN_TEMPERATURE = 0.05
 
 
 @LOSSES.register()
@@ -36,19 +35,14 @@ class PCLLoss(FeatureContrastLoss):
     code does not normalize the images and has no temperature.
     """
 
-    layer_weights: Mapping[str, float] = field(
+    layer_weights: LayerWeights = field(
         kw_only=False, default_factory=lambda: {"relu1_1": 1 / 3, "relu3_1": 1 / 3, "relu5_1": 1 / 3}
     )
     vgg_type: VGGType = "vgg19"
     use_input_norm: bool = False
-    temperature: float = 1.0
+    loss_weight: NonNegative = 1.0
+    temperature: Annotated[float, Interval(ge=0.05, le=1000)] = 1.0
     """τ, at least 0.05."""
-
-    def __post_init__(self) -> None:
-        """Check the temperature."""
-        super().__post_init__()
-        valid = _MIN_TEMPERATURE <= self.temperature < math.inf
-        check_argument("temperature", self.temperature, valid, f"a finite number of at least {_MIN_TEMPERATURE}")
 
     def compare(
         self, anchors: dict[str, Tensor], negatives: Tensor, positives: Sequence[Iterator[tuple[str, Tensor]]]

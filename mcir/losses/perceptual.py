@@ -1,12 +1,12 @@
 """The perceptual loss (Johnson et al., ECCV 2016, arXiv:1603.08155), and distances between feature maps."""
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mcir.checks import check_argument
+from mcir.domains import NonNegative
 from mcir.features import VGGType
 from mcir.losses.base import in_float32, require_same_shape, without_autocast
 from mcir.losses.feature_loss import Criterion, FeatureDistanceLoss
@@ -24,16 +24,14 @@ class PerceptualLoss(FeatureDistanceLoss):
 
     loss_weight: float = field(init=False, default=1.0)
     vgg_type: VGGType = "vgg19"
-    perceptual_weight: float = 1.0
+    perceptual_weight: NonNegative = 1.0
     """Factor of the distance between the features."""
-    style_weight: float = 0.0
+    style_weight: NonNegative = 0.0
     """Factor of the distance between the Gram matrices."""
 
     def __post_init__(self) -> None:
         """Check the factors."""
         super().__post_init__()
-        for name, weight in (("perceptual_weight", self.perceptual_weight), ("style_weight", self.style_weight)):
-            check_argument(name, weight, math.isfinite(weight), "a finite number")
         has_term = self.perceptual_weight != 0 or self.style_weight != 0
         check_argument("perceptual_weight", 0.0, has_term, "a number other than 0 because style_weight is 0")
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcir.checks import check_choice, check_positive
+from mcir.checks import check_choice
+from mcir.domains import Epsilon
 from mcir.losses.base import Loss, Reduction, in_float32, require_same_shape
 from mcir.metrics.fidelity import LUMA
 from mcir.registry import LOSSES
@@ -72,13 +73,8 @@ class MSELoss(PixelLoss):
 class CharbonnierLoss(PixelLoss):
     """Mean (or sum) of ``sqrt(d² + eps)``, a smooth L1 (Charbonnier et al., ICIP 1994; Lai et al., CVPR 2017)."""
 
-    eps: float = 1e-12
+    eps: Epsilon = 1e-12
     """Positive number that is added to the squared difference."""
-
-    def __post_init__(self) -> None:
-        """Check ``eps``."""
-        super().__post_init__()
-        check_positive(eps=self.eps)
 
     def terms(self, difference: Tensor) -> Tensor:
         """Return ``sqrt(d² + eps)``."""

@@ -6,7 +6,6 @@ Algorithm 1). A consistency loss in a feature space preserves the image content 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.checks import check_choice, check_positive
+from mcir.checks import check_choice
 from mcir.communicator import DistributedModule
+from mcir.domains import LayerWeights, NonNegative, Positive, Temperature
 from mcir.features import VGGType
 from mcir.losses.base import Comparison, Loss, Reduction, in_float32, require_same_shape
 from mcir.losses.distances import Distance
@@ -37,19 +37,18 @@ class ResidualContrastiveLoss(Loss, DistributedModule):
 
     distance: DistanceSection = field(default_factory=lambda: {"type": "EarthMoversDistance"})
     """Distance d between two residuals."""
-    temperature: float = 0.5
+    temperature: Temperature = 0.5
     """τ. The default is for EMD in 8-bit units; the option files use 0.1 for the other distances."""
-    residual_scale: float = 255.0
+    residual_scale: Positive = 255.0
     """Factor of the residuals: 255 for 8-bit units, 1 for images in [0, 1]. It has no effect on distances that do not
     depend on the scale, or whose arguments are adapted to it (Bhattacharyya, MMD)."""
     reduction: Reduction = "sum"
     """Mean or sum over the anchors; Algorithm 1 uses the sum."""
-    loss_weight: float = 1e-3
+    loss_weight: NonNegative = 1e-3
 
     def __post_init__(self) -> None:
         """Check the arguments and build the distance."""
         super().__post_init__()
-        check_positive(temperature=self.temperature, residual_scale=self.residual_scale)
         check_choice("reduction", self.reduction, ("mean", "sum"))
         self.residual_distance: Distance = DISTANCES.build(self.distance, key="distance")
         self.residual_distance.adapt_to_scale(self.residual_scale)
@@ -106,7 +105,7 @@ class ConsistencyLoss(FeatureLoss):
     has as many channels and the same stride as the content layer of Johnson et al. (arXiv:1603.08155).
     """
 
-    layer_weights: Mapping[str, float] = field(kw_only=False, default_factory=lambda: {"layer1": 1.0})
+    layer_weights: LayerWeights = field(kw_only=False, default_factory=lambda: {"layer1": 1.0})
     network: str = "resnet50"
     vgg_type: VGGType = field(init=False, default="vgg16")
     range_norm: bool = field(init=False, default=False)

@@ -13,13 +13,14 @@ and the gradient of the distance with respect to the output's features. Negative
 does not grow with N.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mcir.domains import LayerWeights, NonNegative
 from mcir.errors import KeyPath
 from mcir.losses.base import Comparison, in_float32
 from mcir.losses.feature_loss import FeatureDistanceLoss
@@ -56,10 +57,11 @@ class SPNLoss(FeatureDistanceLoss):
     """Gradient ratios of the λ with which SPN improved the network in the paper (Table 8: 1e-5 and 1e-4), for the
     features of VGG16 in Caffe's scale."""
 
-    layer_weights: Mapping[str, float] = field(
+    layer_weights: LayerWeights = field(
         kw_only=False, default_factory=lambda: {"relu1_2": 0.2, "relu2_2": 0.3, "relu3_3": 0.5}
     )
-    loss_weight: float = 1e-4
+    loss_weight: NonNegative = 1e-4
+    """λ; 0 only computes the term, for comparisons."""
 
     def forward(self, output: Tensor, negatives: Tensor, positives: Tensor | Sequence[Tensor] | None = None) -> Tensor:
         """Return the loss as a scalar, in at least float32; only the output gets a gradient.

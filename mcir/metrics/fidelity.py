@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcir.errors import ArgumentError
+from mcir.domains import CountOrZero
 from mcir.metrics.windows import gaussian, mean_ssim
 from mcir.registry import METRICS
 
@@ -39,9 +39,7 @@ class FullReference:
     min_size = 1
     peak = 255.0
 
-    def __init__(self, crop_border: int = 0, test_y_channel: bool = False) -> None:
-        if crop_border < 0:
-            raise ArgumentError("crop_border", f"expected a number of at least 0, got {crop_border}.")
+    def __init__(self, crop_border: CountOrZero = 0, test_y_channel: bool = False) -> None:
         self.crop_border = crop_border
         self.test_y_channel = test_y_channel
 
@@ -92,9 +90,6 @@ class PSNR(FullReference):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     unit = "dB"
@@ -114,9 +109,6 @@ class SSIM(FullReference):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     min_size = len(WINDOW)
@@ -136,9 +128,6 @@ class FloatPSNR(PSNR):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     peak = 1.0
@@ -158,9 +147,6 @@ class FloatSSIM(SSIM):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     peak = 1.0

@@ -150,9 +150,6 @@ class SSIM3D(FullReference):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -181,9 +178,6 @@ class FloatSSIM3D(SSIM3D):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     peak = 1.0
@@ -208,9 +202,6 @@ class PSNRB(FullReference):
     Args:
         crop_border: number of pixels that are ignored on each side.
         test_y_channel: whether to compare the luma (ITU-R BT.601, studio range, not rounded) instead of RGB.
-
-    Raises:
-        ArgumentError: ``crop_border`` is negative.
     """
 
     unit = "dB"

@@ -5,9 +5,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from mcir.errors import ArgumentError, KeyPath, locate_errors
@@ -31,7 +32,7 @@ class ContrastiveModel(RestorationModel):
     """Loss between output and negatives."""
     negatives: NegativesSection | None = None
     """Negatives of the contrastive loss."""
-    balance: float | None = None
+    balance: Annotated[float, Interval(gt=0, le=1000)] | None = None
     """Target for the gradient norm of the contrastive loss divided by that of the first loss, both at the output. The
     weight starts at ``loss_weight`` and is adapted to keep this ratio. Default: a constant weight."""
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from mcir.checks import check_argument, check_at_least, check_probability
+from mcir.domains import BatchSize, Positive, Probability, Seed
 from mcir.models.ema import EMA
 from mcir.network_call import call_network
 from mcir.network_spec import NetworkSpec, spec_of
@@ -34,13 +35,13 @@ class NetworkModel:
     """Optimizer: the name of a class in torch.optim and its arguments. Required for training."""
     scheduler: SchedulerSection | None = None
     """Learning rate as a function of the iteration. Default: constant."""
-    warmup_iter: int = -1
+    warmup_iter: Annotated[int, Interval(ge=-1, le=10**12)] = -1
     """Number of iterations in which the learning rate rises linearly from 0; -1: no warm-up."""
-    ema_decay: float = 0.0
+    ema_decay: Probability = 0.0
     """Decay of the exponential moving average of the network; 0: no moving average."""
-    grad_clip: float | None = None
+    grad_clip: Positive | None = None
     """Maximum L2 norm of the gradient; longer gradients are scaled down to it."""
-    accumulation_steps: int = 1
+    accumulation_steps: BatchSize = 1
     """Number of equal parts into which a batch is split to save memory. The gradients of all parts are accumulated."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the networks during training. Losses are summed in float32, and images are restored in float32. With
@@ -50,7 +51,7 @@ class NetworkModel:
     """Whether to use the channels-last memory layout, which is faster on most machines."""
     compile: bool = False
     """Whether to compile the network with torch.compile."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the initial weights."""
 
     parts: nn.ModuleDict = field(init=False, repr=False)
@@ -58,15 +59,7 @@ class NetworkModel:
     ema: EMA | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        """Build the network and its moving average.
-
-        Raises:
-            ArgumentError: ``ema_decay``, ``accumulation_steps`` or ``grad_clip`` is out of range.
-        """
-        check_probability(ema_decay=self.ema_decay)
-        check_at_least(1, accumulation_steps=self.accumulation_steps)
-        clip_is_valid = self.grad_clip is None or self.grad_clip > 0
-        check_argument("grad_clip", self.grad_clip, clip_is_valid, "a norm above 0, or null to disable clipping")
+        """Build the network and its moving average."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = ARCHS.build(self.network_g, key="network_g")

@@ -10,16 +10,65 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import torch
+from annotated_types import Interval, Len, MaxLen
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from mcir.checks import check_argument, check_at_least
+from mcir.checks import check_argument
+from mcir.domains import (
+    Epsilon,
+    Fraction,
+    Increasing,
+    Iterations,
+    IterationsOrZero,
+    NonNegative,
+    Pair,
+    Positive,
+    Probability,
+    Rate,
+)
 from mcir.registry import OPTIMIZERS, SCHEDULERS, OptimizerSection
 
 _UNSUPPORTED = {"LBFGS", "SparseAdam"}  # they need a closure or sparse gradients
+LowestRate: TypeAlias = Annotated[float, Interval(ge=0, le=1000)]
+"""Learning rate that may be 0."""
+RestartWeights: TypeAlias = Annotated[Sequence[Annotated[float, Interval(gt=0, le=1000)]], Len(1, 1024)]
+"""Factors of the base learning rate."""
+_Positive: TypeAlias = Annotated[float, Interval(gt=0, le=100)]
+_Negative: TypeAlias = Annotated[float, Interval(ge=-100, lt=0)]
+_StepSizes: TypeAlias = Pair[Positive]
+
+DOMAINS: dict[str, Any] = {
+    "lr": Rate | Tensor,
+    "betas": tuple[Probability, Probability],
+    "eps": Epsilon,
+    "weight_decay": NonNegative | Tensor,
+    "momentum": Probability,
+    "dampening": Fraction,
+    "rho": Probability,
+    "lr_decay": NonNegative,
+    "initial_accumulator_value": NonNegative,
+    "lambd": NonNegative,
+    "t0": Annotated[float, Interval(ge=0, le=1e12)],
+    "momentum_decay": Fraction,
+    "d": Positive,
+    "beta2_decay": Annotated[float, Interval(ge=-10, lt=0)],
+    "etas": tuple[Annotated[float, Interval(gt=0, lt=1)], Annotated[float, Interval(gt=1, le=100)]],
+    "step_sizes": _StepSizes,
+    "ns_coefficients": tuple[_Positive, _Negative, _Positive],
+    "ns_steps": Annotated[int, Interval(ge=1, le=99)],
+}
+"""Domains of the arguments of torch's optimizers, by name."""
+OTHER_DOMAINS: dict[str, dict[str, Any]] = {
+    "ASGD": {"alpha": NonNegative},
+    "RMSprop": {"alpha": Probability},
+    "Adafactor": {"eps": tuple[Epsilon | None, Epsilon]},
+}
+"""Domains of arguments that have different meanings, by optimizer."""
+
 _SMALLEST_SCALE = 2.0**-16  # at a smaller loss scale, gradients that are not finite are not treated as an fp16 overflow
 
 for _name, _class in vars(torch.optim).items():
@@ -29,7 +78,7 @@ for _name, _class in vars(torch.optim).items():
         and _class is not torch.optim.Optimizer
         and _name not in _UNSUPPORTED
     ):
-        OPTIMIZERS.add(_class)
+        OPTIMIZERS.add(_class, domains=DOMAINS | OTHER_DOMAINS.get(_name, {}))
 
 
 def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -87,20 +136,32 @@ class Schedule(ABC):
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations, ignoring the warm-up phase."""
 
+    def check(self, base_lr: float, total_iter: int, warmup_iter: int = -1) -> None:  # noqa: B027  # optional
+        """Check that the schedule matches the other options of a training; by default, every schedule does.
+
+        Args:
+            base_lr: learning rate in the section of the optimizer.
+            total_iter: number of iterations of the training.
+            warmup_iter: number of warm-up iterations; -1: none.
+
+        Raises:
+            ArgumentError: it does not match them.
+        """
+
 
 @SCHEDULERS.register()
 @dataclass
 class MultiStepLR(Schedule):
     """Multiply the learning rate by ``gamma`` at each milestone."""
 
-    milestones: Sequence[int]
-    """Iterations after which the rate changes."""
-    gamma: float = 0.1
+    milestones: Annotated[Sequence[Iterations], MaxLen(1024), Increasing()]
+    """Iterations after which the rate changes, in increasing order."""
+    gamma: Annotated[float, Interval(gt=0, le=100)] = 0.1
     """Factor of the learning rate at each milestone."""
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
-        return base_lr * self.gamma ** bisect_right(sorted(self.milestones), done)
+        return base_lr * self.gamma ** bisect_right(self.milestones, done)
 
 
 @SCHEDULERS.register()
@@ -108,9 +169,9 @@ class MultiStepLR(Schedule):
 class MultiStepRestartLR(MultiStepLR):
     """Restart MultiStepLR after each of the iterations ``restarts``."""
 
-    restarts: Sequence[int] = (0,)
-    """Iterations after which the schedule restarts."""
-    restart_weights: Sequence[float] = (1.0,)
+    restarts: Annotated[Sequence[IterationsOrZero], Len(1, 1024), Increasing()] = (0,)
+    """Iterations after which the schedule restarts, in increasing order."""
+    restart_weights: RestartWeights = (1.0,)
     """Factor of the base learning rate after each restart."""
 
     def __post_init__(self) -> None:
@@ -121,22 +182,29 @@ class MultiStepRestartLR(MultiStepLR):
         """Return the learning rate after ``done`` iterations."""
         restarts = sorted({0: 1.0, **dict(zip(self.restarts, self.restart_weights, strict=True))}.items())
         start, weight = next(pair for pair in reversed(restarts) if pair[0] <= done)
-        milestones = sorted(self.milestones)
-        return base_lr * weight * self.gamma ** (bisect_right(milestones, done) - bisect_right(milestones, start))
+        steps = bisect_right(self.milestones, done) - bisect_right(self.milestones, start)
+        return base_lr * weight * self.gamma**steps
+
+
+class _Annealing(Schedule):
+    """Base class of schedules that lower the learning rate to ``eta_min``."""
+
+    eta_min: float
+
+    def check(self, base_lr: float, total_iter: int, warmup_iter: int = -1) -> None:
+        """Check that ``eta_min`` is not above the base learning rate."""
+        is_valid = self.eta_min <= base_lr
+        check_argument("eta_min", self.eta_min, is_valid, f"at most the learning rate of the optimizer, {base_lr:g}")
 
 
 @dataclass
-class _HalfCosineLR(Schedule):
+class _HalfCosineLR(_Annealing):
     """Base class of schedules that lower the learning rate to ``eta_min`` by half a cosine."""
 
-    T_max: int
+    T_max: Iterations
     """Half a period in iterations."""
-    eta_min: float = 0.0
+    eta_min: LowestRate = 0.0
     """Lowest learning rate."""
-
-    def __post_init__(self) -> None:
-        """Check the period."""
-        check_at_least(1, T_max=self.T_max)
 
 
 @SCHEDULERS.register()
@@ -144,14 +212,9 @@ class _HalfCosineLR(Schedule):
 class CosineAnnealingLR(_HalfCosineLR):
     """Lower the learning rate to ``eta_min`` by half a cosine in ``T_max`` iterations, then raise it again."""
 
-    ahead: int = 0
+    ahead: IterationsOrZero = 0
     """Number of iterations by which the cosine is shifted to earlier iterations. 1 gives the schedule of FFA-Net,
     AECR-Net and C2PNet, which reaches ``eta_min`` in the last step and does not use the full rate in the first."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers of iterations."""
-        super().__post_init__()
-        check_at_least(0, ahead=self.ahead)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -160,24 +223,20 @@ class CosineAnnealingLR(_HalfCosineLR):
 
 @SCHEDULERS.register()
 @dataclass
-class EpochCosineAnnealingLR(Schedule):
+class EpochCosineAnnealingLR(_Annealing):
     """CosineAnnealingLR that changes only between epochs, as in DehazeFormer.
 
     DehazeFormer sets ``eta_min`` to 1/100 of the base rate and trains for ``T_max`` + 1 epochs, the last one at
     ``eta_min``. For milestones in epochs, use MultiStepLR and multiply them by the number of iterations per epoch.
     """
 
-    T_max: int
+    T_max: Iterations
     """Half a period in epochs."""
-    iterations_per_epoch: int
+    iterations_per_epoch: Iterations
     """Number of training images divided by the total batch size of all processes, rounded down if the last incomplete
     batch is dropped."""
-    eta_min: float = 0.0
+    eta_min: LowestRate = 0.0
     """Lowest learning rate."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers of iterations."""
-        check_at_least(1, T_max=self.T_max, iterations_per_epoch=self.iterations_per_epoch)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
@@ -193,6 +252,15 @@ class TrueCosineAnnealingLR(_HalfCosineLR):
     cosine is lower by a constant factor. Without a warm-up both schedules are equal.
     """
 
+    def check(self, base_lr: float, total_iter: int, warmup_iter: int = -1) -> None:
+        """Check that the cosine has not reached ``eta_min`` at the end of the warm-up."""
+        super().check(base_lr, total_iter, warmup_iter)
+        if warmup_iter > 1:
+            expected = f"less than the learning rate of the optimizer, {base_lr:g}, because there is a warm-up"
+            check_argument("eta_min", self.eta_min, self.eta_min < base_lr, expected)
+            expected = f"at least the number of warm-up iterations, {warmup_iter}"
+            check_argument("T_max", self.T_max, self.T_max >= warmup_iter, expected)
+
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""
         rate = _cosine(base_lr, self.eta_min, done / self.T_max)
@@ -206,19 +274,26 @@ class TrueCosineAnnealingLR(_HalfCosineLR):
 
 @SCHEDULERS.register()
 @dataclass
-class CosineAnnealingRestartLR(Schedule):
+class CosineAnnealingRestartLR(_Annealing):
     """Lower the learning rate to ``eta_min`` by half a cosine in each period; afterwards it stays at ``eta_min``."""
 
-    periods: Sequence[int]
+    periods: Annotated[Sequence[Iterations], Len(1, 1024)]
     """Iterations of each period."""
-    restart_weights: Sequence[float] = (1.0,)
+    restart_weights: RestartWeights = (1.0,)
     """Factor of the base learning rate in each period."""
-    eta_min: float = 0.0
+    eta_min: LowestRate = 0.0
     """Lowest learning rate."""
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
         _check_restart_weights(self.restart_weights, "periods", len(self.periods))
+
+    def check(self, base_lr: float, total_iter: int, warmup_iter: int = -1) -> None:
+        """Check ``eta_min``, and that the learning rate does not become 0 before the end of the training."""
+        super().check(base_lr, total_iter, warmup_iter)
+        is_valid = self.eta_min > 0 or sum(self.periods) >= total_iter
+        expected = f"at least total_iter, {total_iter}, iterations in all periods, or an eta_min above 0"
+        check_argument("periods", sum(self.periods), is_valid, expected)
 
     def rate(self, base_lr: float, done: int, warmup_iter: int) -> float:
         """Return the learning rate after ``done`` iterations."""

@@ -5,13 +5,14 @@ by Self-Supervision", ICML 2019, arXiv:1901.11365.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcir.checks import check_at_least, check_choice
+from mcir.checks import check_choice
 from mcir.errors import ArgumentError
 from mcir.models.base import Model
 from mcir.models.batch import Batch
@@ -103,7 +104,7 @@ class Noise2SelfModel(_PixelModel):
 
     restore_options: ClassVar[tuple[str, ...]] = ("mask_width", "fill", "j_invariant")
 
-    mask_width: int = 4
+    mask_width: Annotated[int, Interval(ge=2, le=64)] = 4
     """Side of the squares in pixels; one pixel of each square is masked."""
     fill: Literal["interpolate", "zero"] = "interpolate"
     """Values of masked pixels: the weighted mean of the eight neighbours (0 beyond the border), or 0."""
@@ -114,7 +115,6 @@ class Noise2SelfModel(_PixelModel):
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
-        check_at_least(2, mask_width=self.mask_width)
         check_choice("fill", self.fill, ("interpolate", "zero"))
         self._grid = 0
 

@@ -79,7 +79,7 @@ def test_every_component_is_a_variant_with_types_and_defaults(schema):
     assert set(variants) == set(ARCHS.names())
     edsr = variants["EDSR"]
     assert set(edsr["properties"]) == {"type", *ARCHS.parameters("EDSR")}
-    assert edsr["properties"]["num_feat"] == {"type": "integer", "default": 64}
+    assert edsr["properties"]["num_feat"] == {"type": "integer", "minimum": 1, "maximum": 4096, "default": 64}
     assert edsr["properties"]["rgb_mean"]["default"] == [0.4488, 0.4371, 0.4040]
     assert "type" in edsr["required"] and "num_feat" not in edsr["required"]
     assert {variant["title"] for variant in schema["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
@@ -101,7 +101,7 @@ def test_fixed_options_have_descriptions(schema):
     assert schema["properties"]["scale"]["minimum"] == 1
     assert schema["properties"]["num_gpu"]["anyOf"] == [
         {"type": "string", "enum": ["auto", "cpu", "cuda", "mps"]},
-        {"type": "integer", "minimum": 0},
+        {"type": "integer", "minimum": 0, "maximum": 1024},
     ]
     assert schema["$defs"]["LoggerOptions"]["properties"]["print_freq"]["default"] == 100
 

@@ -50,7 +50,7 @@ def test_a_mapping_argument_is_replaced_as_a_whole(problems, write, good):
     loss = load(write(above.format(0.5))).train.model.contrastive_opt
     assert loss == {"type": "SPNLoss", "loss_weight": 2.0, "layer_weights": {"relu2_2": 0.5}}
     assert problems(above.format("much")) == [
-        "x.yml:5: train.contrastive_opt.layer_weights.relu2_2: expected a number, got 'much'."
+        "x.yml:5: train.contrastive_opt.layer_weights.relu2_2: expected a finite number ≥ 0, got 'much'."
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_problem_names_the_file_that_contains_it(problems, write, good):
     write(good.replace("num_in_ch: 3", "num_in_chs: 3"), "bases/b.yml")
     assert problems("_base_: bases/b.yml\nscale: two\n") == [
         "bases/b.yml:11: network_g.num_in_chs: EDSR has no argument 'num_in_chs'. Did you mean 'num_in_ch'?",
-        "x.yml:2: scale: expected an integer ≥ 1, got 'two'.",
+        "x.yml:2: scale: expected an integer from 1 to 64, got 'two'.",
     ]
 
 
@@ -158,7 +158,7 @@ def test_the_last_override_wins(write, good):
          "expected an index between 0 and 1 of this list, got 'last'."),
         ("scale=[1", "--set scale=[1: Invalid YAML: expected ',' or ']', but got '<stream end>'. A bracket is not "
          "closed, or a comma is missing."),
-        ("scale=two", "--set scale=two: scale: expected an integer ≥ 1, got 'two'."),
+        ("scale=two", "--set scale=two: scale: expected an integer from 1 to 64, got 'two'."),
         ("network_g.num_feats=3", "--set network_g.num_feats=3: network_g.num_feats: EDSR has no argument "
          "'num_feats'. Did you mean 'num_feat'?"),
         ("loger.print_freq=3", "--set loger.print_freq=3: loger: There is no option 'loger'. Did you mean 'logger'?"),

@@ -209,7 +209,7 @@ def test_the_scale_of_the_data_set_is_the_default():
             "expected a degradation of the data set's scale, 2, got BicubicDown of scale 3",
         ),
         ({"type": "JPEG", "quality": 40}, "got JPEG of scale 1"),
-        ({"type": "BicubicDown", "scale": 0}, "scale: expected an integer ≥ 1, got 0"),
+        ({"type": "BicubicDown", "scale": 0}, "scale: expected an integer from 1 to 64, got 0"),
         ({"type": "JPEG", "quality": 0}, "quality: .*got 0"),
         ({"type": "JPEG", "quality": [50, 20]}, "quality"),
         ({"type": "GaussianNoise", "sigma": -1}, "sigma: .*got -1"),

@@ -143,7 +143,7 @@ def test_meta_info_selects_images(tmp_path):
     [
         ({}, "expected either dataroot_lq or degradation, got neither"),
         ({"dataroot_lq": "x", "degradation": {"type": "BicubicDown"}}, "got both"),
-        ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale: expected an integer ≥ 1, got 0"),
+        ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale: expected an integer from 1 to 64, got 0"),
         (
             {"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 15},
             "gt_size: expected a positive multiple of scale, 2, got 15",

@@ -219,7 +219,7 @@ def test_training_starts_from_pretrained_weights(run):
     run.train("--set", "train.total_iter=2")
     trained = run.folder / "trained.pth"
     run.path("models", "net_g_2.pth").rename(trained)
-    basicsr_arguments = ("--force_yml", "train:total_iter=2", "train:optim_g:lr=0.0", "--launcher", "pytorch")
+    basicsr_arguments = ("--force_yml", "train:total_iter=2", "train:optim_g:lr=1e-30", "--launcher", "pytorch")
     run.train("--set", f"path.pretrain_network_g={trained}", *basicsr_arguments)
     started_at = torch.load(trained, weights_only=True)["params_ema"]
     for name, value in torch.load(run.path("models", "net_g_2.pth"), weights_only=True)["params"].items():

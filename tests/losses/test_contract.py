@@ -305,7 +305,7 @@ def test_the_weight_is_a_factor_and_arguments_are_keyword_only(case: Case) -> No
             torch.manual_seed(0)
             values.append(call(loss, *inputs(loss)))
         torch.testing.assert_close(2 * values[0], values[1])
-        with pytest.raises(ArgumentError, match="loss_weight: expected a finite number, got nan"):
+        with pytest.raises(ArgumentError, match=r"loss_weight: expected a finite number (above|≥) 0, got nan"):
             build(case, loss_weight=math.nan)
     else:
         assert build(case).loss_weight == 1.0
@@ -324,6 +324,6 @@ def test_has_no_parameters_and_only_the_expected_state(case: Case) -> None:
     ids=lambda value: case_id(value) if isinstance(value, Case) else str(value),
 )
 def test_invalid_arguments_are_rejected_by_name(case: Case, argument: str, value: Any) -> None:
-    with pytest.raises(ArgumentError, match=rf"^{argument}: ") as caught:
+    with pytest.raises(ArgumentError, match=rf"^{argument}(\.\w+)?: ") as caught:
         build(case, **{argument: value})
     assert caught.value.name == argument

@@ -363,12 +363,18 @@ def test_values_beyond_the_largest_are_clamped():
             {"type": "BhattacharyyaDistance", "channels": "rgb"},
             "channels: expected one of 'pooled', .*, 'joint', got 'rgb'",
         ),
-        ({"type": "BhattacharyyaDistance", "eps": 0.0}, "eps: expected a finite number above 0, got 0.0"),
+        ({"type": "BhattacharyyaDistance", "eps": 0.0}, r"eps: expected a number in \(0, 1\], got 0.0"),
         ({"type": "BhattacharyyaDistance", "eps": math.nan}, "eps: expected .* got nan"),
-        ({"type": "MaximumMeanDiscrepancy", "bandwidths": []}, r"bandwidths: expected at least one .* got \[\]"),
-        ({"type": "MaximumMeanDiscrepancy", "bandwidths": [0.1, -1.0]}, r"above 0, got \[0.1, -1.0\]"),
+        (
+            {"type": "MaximumMeanDiscrepancy", "bandwidths": []},
+            r"bandwidths: expected a list of 1 to 64 values, got \[\]",
+        ),
+        (
+            {"type": "MaximumMeanDiscrepancy", "bandwidths": [0.1, -1.0]},
+            "bandwidths.1: expected a finite number above 0, got -1.0",
+        ),
         ({"type": "MaximumMeanDiscrepancy", "largest": math.inf}, "largest: expected a finite number above 0, got inf"),
-        ({"type": "MaximumMeanDiscrepancy", "samples": 1}, "samples: expected at least 2, or null for all, got 1"),
+        ({"type": "MaximumMeanDiscrepancy", "samples": 1}, "samples: expected an integer ≥ 2, got 1"),
         (
             {"type": "MaximumMeanDiscrepancy", "bandwidths": [5e-5]},
             "bandwidths: expected larger .* frequencies, at most",

@@ -91,7 +91,7 @@ def test_the_border_is_cropped_and_luma_needs_rgb(name):
     )
     with pytest.raises(ValueError, match=r"without crop_border 14"):
         METRICS.build({"type": name, "crop_border": 14})(output, gt)
-    with pytest.raises(ArgumentError, match="crop_border: expected a number of at least 0, got -1") as caught:
+    with pytest.raises(ArgumentError, match="crop_border: expected an integer ≥ 0, got -1") as caught:
         METRICS.build({"type": name, "crop_border": -1})
     assert caught.value.name == "crop_border"
 

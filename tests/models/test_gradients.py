@@ -365,7 +365,10 @@ def test_losses_run_in_bf16_if_the_network_runs_in_fp16(batch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({"balance": ratio}, "expected a finite ratio above 0") for ratio in (0.0, -1.0, math.inf, math.nan)),
+        *(
+            ({"balance": ratio}, "balance: expected a finite number above 0")
+            for ratio in (0.0, -1.0, math.inf, math.nan)
+        ),
         ({"balance": 0.1, "pixel_opt": None}, "balance: the gradient ratio of l_neg requires another loss"),
         (
             {"balance": 0.1, "contrastive_opt": {**SPN, "loss_weight": 0}},

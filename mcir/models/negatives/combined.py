@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mcir.domains import Seed
 from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, child_seed
 from mcir.registry import NEGATIVES, NegativesSection, Section
@@ -44,7 +45,7 @@ class CombinedNegatives(Negatives):
         ArgumentError: ``members`` is empty.
     """
 
-    def __init__(self, network: nn.Module, members: Sequence[NegativesSection], seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, members: Sequence[NegativesSection], seed: Seed = 0) -> None:
         super().__init__()
         if not members:
             raise ArgumentError("members", "expected a list of kinds of negatives, got an empty one.")

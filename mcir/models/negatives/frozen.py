@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcir.domains import Count, Seed
 from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
 from mcir.network_call import call_network
@@ -52,7 +53,7 @@ class FrozenNegatives(_Frozen):
         seed: seed for the random networks.
 
     Raises:
-        ArgumentError: ``weights`` is empty, ``count`` is below 1 or set for files, or a network has another scale or
+        ArgumentError: ``weights`` is empty, ``count`` is set for files, or a network has another scale or
             number of channels.
         WeightsError: a file cannot be read or does not fit its architecture.
     """
@@ -62,16 +63,15 @@ class FrozenNegatives(_Frozen):
         network: nn.Module,
         arch: ArchSection | None = None,
         weights: UserPath | Sequence[UserPath] = RANDOM,
-        count: int = 1,
+        count: Count = 1,
         param_key: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         sources = [weights] if isinstance(weights, str) else list(weights)
         if not sources:
             raise ArgumentError("weights", f"expected '{RANDOM}' or checkpoint files, got an empty list.")
-        if count < 1 or (count > 1 and sources != [RANDOM]):
-            expected = "a positive integer" if sources == [RANDOM] else f"1, because weights is not '{RANDOM}'"
-            raise ArgumentError("count", f"expected {expected}, got {count}.")
+        if count > 1 and sources != [RANDOM]:
+            raise ArgumentError("count", f"expected 1, because weights is not '{RANDOM}', got {count}.")
         members = []
         for number, source in enumerate(sources * count):
             if source == RANDOM:

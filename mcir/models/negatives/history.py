@@ -1,17 +1,22 @@
 """Outputs of past versions of the network as negatives ("Learning from History", AAAI 2024, arXiv:2309.06023)."""
 
-import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
-from mcir.checks import check_argument, check_at_least, check_fraction
+from mcir.checks import check_argument
+from mcir.domains import Count, Fraction, Iterations, Seed
 from mcir.errors import KeyPath
 from mcir.losses.base import in_float32
 from mcir.models.ema import EMA
 from mcir.models.negatives.base import Negatives, StepCounter, build_seeded, child_seed, fresh_builder, generator
 from mcir.registry import NEGATIVES
+
+MAX_MEMBERS = 64
+"""Largest number of moving averages; each is as large as the network."""
 
 COLLAPSED_WEIGHT = 0.01
 """Largest w with which trainings collapsed in the paper (Table 9: EDSR-light ×4, SPN with λ = 1e-4)."""
@@ -30,7 +35,6 @@ class _EMANegatives(Negatives):
         self, network: nn.Module, count: int, start: float, seed: int, counter: StepCounter | None = None
     ) -> None:
         super().__init__()
-        check_fraction(start=start)
         self.start = start
         self.seed = seed
         self.clock = counter  # the attribute name is a key in checkpoints
@@ -94,27 +98,26 @@ class HistoryNegatives(_EMANegatives):
         seed: seed for the random networks and for sampling members.
 
     Raises:
-        ArgumentError: ``weight`` or ``start`` is outside [0, 1], ``steps`` is empty or has a number below 1, there is
-            not one weight for each step, or ``sample`` is outside [1, N].
+        ArgumentError: there is not one weight for each step, two members have the same step and weight, or ``sample``
+            is above N.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        weight: float | Sequence[float] = 0.1,
-        steps: Sequence[int] = (100, 500, 1000, 2000),
-        start: float = 0.1,
-        sample: int | None = None,
-        seed: int = 0,
+        weight: Fraction | Annotated[Sequence[Fraction], Len(1, MAX_MEMBERS)] = 0.1,
+        steps: Annotated[Sequence[Iterations], Len(1, MAX_MEMBERS)] = (100, 500, 1000, 2000),
+        start: Fraction = 0.1,
+        sample: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         weights = [weight] * len(steps) if isinstance(weight, int | float) else list(weight)
-        check_argument("steps", list(steps), bool(steps) and min(steps) >= 1, "positive integers, at least one")
         count = len(steps)
         expected = f"one number, or one for each of the {count} steps"
         check_argument("weight", len(weights), len(weights) == count, expected)
-        for value in weights:
-            check_fraction(weight=value)
-        is_valid = sample is None or 1 <= sample <= count
+        distinct = len({*zip(steps, weights, strict=True)}) == count
+        check_argument("steps", list(steps), distinct, "no step twice with the same weight")
+        is_valid = sample is None or sample <= count
         check_argument("sample", sample, is_valid, f"an integer from 1 to {count}, the number of steps")
         super().__init__(network, count, start, seed, None if sample is None else StepCounter())
         self.weights = weights
@@ -167,24 +170,17 @@ class AdaptiveHistoryNegatives(_EMANegatives):
         decay: weight of the old member in an update, in [0, 1].
         start: weight of a random network in the initial members, as in HistoryNegatives.
         seed: seed for the random networks.
-
-    Raises:
-        ArgumentError: ``decay`` or ``start`` is outside [0, 1], ``threshold`` is negative or not finite, or ``members``
-            is below 1.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        members: int = 4,
-        threshold: float = 0.022,
-        decay: float = 0.001,
-        start: float = 0.1,
-        seed: int = 0,
+        members: Annotated[int, Interval(ge=1, le=MAX_MEMBERS)] = 4,
+        threshold: Annotated[float, Interval(ge=0, le=100)] = 0.022,
+        decay: Fraction = 0.001,
+        start: Fraction = 0.1,
+        seed: Seed = 0,
     ) -> None:
-        check_at_least(1, members=members)
-        check_argument("threshold", threshold, 0 <= threshold < math.inf, "a finite number ≥ 0")
-        check_fraction(decay=decay)
         super().__init__(network, members, start, seed)
         self.threshold = threshold
         self.decay = decay

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from mcir.checks import check_argument, check_at_least
+from mcir.domains import Count, CountOrZero, Pair, Seed
 from mcir.models.negatives.base import Negatives, StepCounter, generator
 from mcir.registry import NEGATIVES
 
@@ -58,26 +60,19 @@ class HardNegatives(Negatives):
         radius: maximum radius of the blur in pixels; the minimum is 1.
         sharpness: minimum and maximum f.
         seed: seed for the random numbers.
-
-    Raises:
-        ArgumentError: a number or the radius is too small, or a range is invalid.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        blurred: int = 3,
-        sharpened: int = 3,
-        sigma: tuple[float, float] = (0.1, 2.0),
-        radius: int = 5,
-        sharpness: tuple[float, float] = (0.5, 3.0),
-        seed: int = 0,
+        blurred: Count = 3,
+        sharpened: CountOrZero = 3,
+        sigma: Pair[Annotated[float, Interval(gt=0, le=100)]] = (0.1, 2.0),
+        radius: Annotated[int, Interval(ge=1, le=100)] = 5,
+        sharpness: Pair[Annotated[float, Interval(ge=0, le=100)]] = (0.5, 3.0),
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
-        check_at_least(1, blurred=blurred, radius=radius)
-        check_at_least(0, sharpened=sharpened)
-        _check_range("sigma", sigma, sigma[0] > 0)
-        _check_range("sharpness", sharpness, sharpness[0] >= 0)
         self.blurred, self.sharpened = blurred, sharpened
         self.sigma, self.radius, self.sharpness = sigma, radius, sharpness
         self.seed = seed
@@ -125,11 +120,6 @@ class HardNegatives(Negatives):
     ) -> None:
         """Advance to the next iteration."""
         self.clock.iteration = iteration + 1
-
-
-def _check_range(name: str, bounds: tuple[float, float], minimum_is_valid: bool) -> None:
-    expected = f"a finite range [minimum, maximum] with minimum {'>' if name == 'sigma' else '≥'} 0"
-    check_argument(name, list(bounds), minimum_is_valid and bounds[0] <= bounds[1] < math.inf, expected)
 
 
 def _gaussian(radius: int, sigma: float) -> list[float]:

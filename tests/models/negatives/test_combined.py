@@ -80,6 +80,6 @@ def test_errors_name_the_member():
     with pytest.raises(ArgumentError, match="members: expected a list of kinds"):
         CombinedNegatives(make_network(), [])
     members = [{"type": "InputNegatives"}, {"type": "HistoryNegatives", "steps": [0]}]
-    with pytest.raises(ArgumentError, match="steps: expected positive integers") as caught:
+    with pytest.raises(ArgumentError, match=r"steps\.0: expected an integer ≥ 1") as caught:
         NEGATIVES.build({"type": "CombinedNegatives", "members": members}, make_network())
-    assert caught.value.path == ("members", 1, "steps")
+    assert caught.value.path == ("members", 1, "steps", 0)

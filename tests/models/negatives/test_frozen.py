@@ -117,7 +117,7 @@ def test_costs_are_estimated_without_reading_weights(images):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"count": 0}, "count: expected a positive integer, got 0"),
+        ({"count": 0}, "count: expected an integer ≥ 1, got 0"),
         ({"weights": []}, "weights: expected 'random' or checkpoint files"),
         ({"weights": "a.pth", "count": 2}, "count: expected 1, because weights is not 'random'"),
         ({"weights": "not/there.pth"}, "expected a weight file, but the path does not exist"),
