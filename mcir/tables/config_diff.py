@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from mcir.config import Options
+from mcir.engine.resume import read_state
 
 _IRRELEVANT = {"name", "num_gpu", "imports", "logger", "dist_params", "val", "path", "datasets"}
 _ABSENT = "nothing"
@@ -23,9 +23,8 @@ def training_differences(state: Path, options: Options) -> list[str] | None:
         cannot be read.
     """
     try:
-        content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # mapped: reads no tensors
-        return _differences(content["options"], options)
-    except Exception:  # a damaged file raises errors of many kinds
+        return _differences(read_state(state).options, options)
+    except Exception:  # damaged options raise errors of many kinds
         return None
 
 

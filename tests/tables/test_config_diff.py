@@ -18,7 +18,8 @@ def state(home):
     """A function that writes the training state of a training with other options."""
 
     def write(*overrides):
-        torch.save({"format": 1, "iteration": 2, "options": options(*overrides).dump()}, home / "2.state")
+        content = {"format": 1, "iteration": 2, "model": {}, "options": options(*overrides).dump()}
+        torch.save(content, home / "2.state")
         return home / "2.state"
 
     return write
@@ -54,4 +55,8 @@ def test_a_missing_or_damaged_state_has_no_differences(state, home):
     file.write_bytes(file.read_bytes()[:200])
     assert training_differences(file, options()) is None
     torch.save({"format": 1}, file)
+    assert training_differences(file, options()) is None
+    data = state().read_bytes()
+    file.write_bytes(data.replace(b"total_iter: 2", b"total_iter: 3"))
+    assert file.read_bytes() != data
     assert training_differences(file, options()) is None
