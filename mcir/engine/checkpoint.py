@@ -130,7 +130,7 @@ class Checkpoints:
             write_network(self.models / f"net_g_{label}", network, iteration)
         # the state is written last, so a checkpoint that has a state is complete
         with atomic_file(self.state_file(iteration), durable=True) as file:
-            torch.save({**state, "digests": {name: digest(part) for name, part in state["model"].items()}}, file)
+            torch.save({**state, "digests": digests(state)}, file)
         self._prune()
 
     def _prune(self) -> None:
@@ -164,6 +164,12 @@ class Checkpoints:
                 file.replace(file.with_suffix(".state.abandoned"))
         remove_temporary_files(self.folder)
         self._prune()
+
+
+def digests(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each part of the model in a training state, and that of everything else under ``""``."""
+    others = {key: value for key, value in state.items() if key not in ("model", "digests")}
+    return {"": digest(others), **{name: digest(part) for name, part in state["model"].items()}}
 
 
 def archive_run(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mcir.engine.checkpoint import CheckpointError, Checkpoints
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, digests
 from mcir.models import Model
 from mcir.models.state import digest
 from mcir.paths import file_problem
@@ -39,7 +39,7 @@ class TrainingState(BaseModel):
     best_by: dict[str, float] | None = None
     """Qualities of the best model by metric. Version 0.1.0 did not save them."""
     digests: dict[str, str] | None = None
-    """Digest of each part of the model. Earlier versions did not save them."""
+    """Digest of each part of the model, and of everything else under ``""``. Earlier versions did not save them."""
 
     def best_metrics(self, names: Sequence[str]) -> dict[str, float]:
         """Return the qualities of the best model by metric; ``names`` are the metrics that select it."""
@@ -58,13 +58,16 @@ def read_state(file: Path) -> TrainingState:
         raise CheckpointError(f"{file}: expected a training state, but the path {problem}.")
     try:
         content = read_torch_file(file)
-        return TrainingState.model_validate({**content, "file": file} if isinstance(content, dict) else content)
+        state = TrainingState.model_validate({**content, "file": file} if isinstance(content, dict) else content)
     except WeightsError as error:
         raise CheckpointError(str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the content"
         raise CheckpointError(f"{file}: expected a training state of mcir, got {where}: {first['msg']}.") from error
+    if state.digests is not None and digests({**content, "model": {}}) != {"": state.digests.get("")}:
+        raise CheckpointError(f"{file} is damaged: its digest does not match.")
+    return state
 
 
 def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> Iterator[TrainingState]:
@@ -138,8 +141,9 @@ def _load(model: Model, state: TrainingState) -> list[str]:
         raise CheckpointError(f"{state.file} does not fit the options of this run: {error}.") from error
     if state.digests is not None:
         loaded = {name: part for name, part in model.state_dict().items() if name not in unused}
-        if {name: digest(part) for name, part in {**state.model, **loaded}.items()} != state.digests:
-            raise CheckpointError(f"{state.file}: the digests of the loaded state do not match. It is damaged.")
+        expected = {name: value for name, value in state.digests.items() if name}
+        if {name: digest(part) for name, part in {**state.model, **loaded}.items()} != expected:
+            raise CheckpointError(f"{state.file} is damaged: the digests of the loaded state do not match.")
     if names := model.not_finite():
         raise CheckpointError(f"{state.file} contains NaN or infinite values: {', '.join(names[:3])}.")
     return unused

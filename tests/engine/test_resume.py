@@ -46,6 +46,10 @@ def change(file, function):
     torch.save(content if changed is None else changed, file)
 
 
+def model_digests(model):
+    return {name: digest(part) for name, part in model.state_dict().items()}
+
+
 def load(checkpoints, model, resume=True, file=None):
     return load_first(model, states_to_resume(checkpoints, file, resume), "name: x\n")
 
@@ -82,7 +86,7 @@ def test_a_loaded_state_is_saved_again_with_the_same_digests(checkpoints, traine
     model = make_model(channels_last=True)  # another memory layout
     state = load(checkpoints, model)
     assert (state.iteration, state.best_metrics(["psnr"])) == (2, {"psnr": 30.0})
-    assert {name: digest(part) for name, part in model.state_dict().items()} == state.digests
+    assert model_digests(model) == {name: value for name, value in state.digests.items() if name}
     for each in (model, trained[1]):
         step(each, 3)
     torch.testing.assert_close(model.network.state_dict(), trained[1].network.state_dict())
@@ -167,6 +171,9 @@ WRONG = {
     "part is a number": in_model(ema=3),
     "best is a text": lambda state: {**state, "best_by": {"psnr": "high"}},
     "missing part": lambda state: {**state, "model": drop("negatives")(state["model"])},
+    "another iteration": lambda state: {**state, "iteration": 1},
+    "another best": lambda state: {**state, "best_by": {"psnr": 31.0}},
+    "other options": lambda state: {**state, "options": "name: y\n"},
     "empty optimizer": without_digests(in_model(optimizer={})),
     "wrong moments": without_digests(in_model(optimizer={"state": {0: 3}, "param_groups": [{}]})),
     "moments of other shapes": without_digests(
@@ -205,9 +212,7 @@ def test_a_state_of_wrong_content_is_named_and_passed_over(checkpoints, mcir_log
     model = make_model()
     assert load(checkpoints, model).iteration == 1
     assert [text for text in mcir_log.messages if str(checkpoints.state_file(2)) in text and len(text) < 700]
-    assert {name: digest(part) for name, part in model.state_dict().items()} == read_state(
-        checkpoints.state_file(1)
-    ).digests
+    assert model_digests(model).items() <= read_state(checkpoints.state_file(1)).digests.items()
 
 
 def test_a_state_that_is_given_by_its_path_is_an_error_if_it_is_wrong(checkpoints):
