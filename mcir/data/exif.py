@@ -8,6 +8,7 @@ directories with entries of twelve bytes.
 from __future__ import annotations
 
 import struct
+import zlib
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -16,6 +17,9 @@ RESOLUTION = frozenset({Base.XResolution, Base.YResolution, Base.ResolutionUnit}
 TEXTS = frozenset({*range(Base.ImageDescription, Base.Model + 1), Base.Software, Base.DateTime, Base.Artist})
 TEXTS |= {Base.Copyright, *range(Base.XPTitle, Base.XPSubject + 1)}
 """Text tags of a TIFF file that describe the photograph, not the layout of the file."""
+
+PNG_EXIF = (b"eXIfII*\0", b"eXIfMM\0*")
+"""Starts of the EXIF block in a PNG file; they are found several times as fast as ``eXIf`` alone."""
 
 _PREFIX = b"Exif\0\0"
 _LONG = 4
@@ -47,6 +51,16 @@ def kept_exif(image: Image.Image) -> bytes | None:
         return exif.tobytes() if exif else None
     except Exception:
         return None
+
+
+def exif_at_end(tail: bytes) -> bytes | None:
+    """Return the EXIF block in the last bytes of a PNG file; Pillow finds it only after decoding the samples."""
+    at = max(map(tail.rfind, PNG_EXIF))
+    if at < 4:
+        return None
+    size = struct.unpack_from(">I", tail, at - 4)[0]
+    chunk, checksum = tail[at : at + 4 + size], tail[at + 4 + size : at + 8 + size]
+    return chunk[4:] if struct.pack(">I", zlib.crc32(chunk)) == checksum else None
 
 
 def without_orientation(block: bytes) -> bytes | None:

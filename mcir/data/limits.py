@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -57,8 +58,9 @@ def check_size(height: int, width: int, pixel_bytes: int, file_bytes: int) -> No
         )
 
 
+@functools.cache
 def max_pixels() -> int:
-    """Return the largest number of pixels of an image.
+    """Return the largest number of pixels of an image, the same for the whole life of a process.
 
     Raises:
         DataError: the environment variable is not a positive integer.

@@ -5,7 +5,8 @@ more disk space, but reading a crop decodes nothing and reads only the memory pa
 
 The key of an image is its path relative to the source folder, in bytes. Each image has a small record (size, depth,
 checksum, size and time of its source file). A summary marks the database as complete and contains a checksum of all
-records; users can read it in ``mcir_lmdb.json``. The keys of records and summary start with a zero byte, which no path
+records; users can read it in ``mcir_lmdb.json``. Its entry ``upright`` states that headers and samples follow the EXIF
+orientation, which earlier versions ignored. The keys of records and summary start with a zero byte, which no path
 contains. ``lmdb_writer`` writes databases. Databases of BasicSR (``meta_info.txt`` in the folder, keys without
 extension, no checksums) can be read, too.
 
@@ -88,6 +89,7 @@ def summarize(codec: Codec, records: Mapping[bytes, ImageRecord]) -> dict[str, A
     return {
         "format": FORMAT,
         "complete": True,
+        "upright": True,
         "codec": codec,
         "images": len(records),
         "shapes": dict(sorted(Counter(f"{info.height}x{info.width}x{info.channels}" for info in infos).items())),
@@ -114,6 +116,7 @@ class LmdbStore:
         self._intact: set[str] = set()
         self._probed: dict[str, ImageInfo] = {}
         self._records: dict[str, ImageRecord] = {}
+        self._is_upright = False
         self.codec: Codec = "encoded"
         self.summary: dict[str, Any] = {}
         spans = LmdbFile(self._file).spans
@@ -128,8 +131,11 @@ class LmdbStore:
         return f"{self.root}/{key}"
 
     def info(self, key: str) -> ImageInfo:
-        """Return the size, channels and bits of an image; only in databases of BasicSR its header is read."""
-        if key in self._records:
+        """Return the size, channels and bits of an image.
+
+        Only in databases of BasicSR, and of earlier versions with the codec ``encoded``, its header is read.
+        """
+        if key in self._records and (self._is_upright or self.codec == "raw"):
             return self._records[key].info
         if key not in self._probed:
             self._probed[key] = probe(io.BytesIO(self.value(key)))
@@ -183,6 +189,7 @@ class LmdbStore:
     def _read_mcir(self, spans: dict[bytes, Span]) -> dict[str, Span]:
         """Read the records of a database of mcir, and check that they match its summary."""
         self.summary = read_summary(self._file, bytes(self._view(spans[SUMMARY_KEY])))
+        self._is_upright = self.summary.get("upright") is True
         if self.summary["complete"] is False:
             raise DataError(f"{self.root}: writing was interrupted; run `mcir prepare lmdb` again, it resumes")
         self.codec = self.summary["codec"]
@@ -192,7 +199,10 @@ class LmdbStore:
                 records[key[start:]] = self._unpack(span)
             elif key != SUMMARY_KEY:
                 values[key] = span
-        if records.keys() != values.keys() or self.summary != summarize(self.codec, records):
+        expected = summarize(self.codec, records)
+        if not self._is_upright:
+            del expected["upright"]
+        if records.keys() != values.keys() or self.summary != expected:
             raise DataError(f"{self._file}: damaged (its records differ from their checksum)")
         if self.codec == "raw" and any(not _is_raw(record.info, values[key]) for key, record in records.items()):
             raise DataError(f"{self._file}: damaged (an image has another size than its record)")

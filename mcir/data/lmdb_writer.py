@@ -49,6 +49,10 @@ class LmdbWriter:
         codec: "encoded" (bytes of files) or "raw" (samples).
         map_size: initial size of the memory map in bytes.
 
+    Attributes:
+        is_upright: whether the images that the database already contains are upright; earlier versions of mcir ignored
+            the EXIF orientation. A complete database is upright, so write all images again if they are not.
+
     Raises:
         DataError: the folder has other content, a damaged database, or one that mcir did not write with this codec and
             format; or another process writes it.
@@ -153,12 +157,15 @@ class LmdbWriter:
         summary = self.value(SUMMARY_KEY)
         if summary is None and self._env.stat()["entries"]:
             raise DataError(f"{self.target}: this database was not written by mcir; nothing was changed")
-        if summary is not None and (codec := read_summary(self._file, summary)["codec"]) != self.codec:
+        known = None if summary is None else read_summary(self._file, summary)
+        if known is not None and known["codec"] != self.codec:
             raise DataError(
-                f"{self.target}: expected a database with the codec '{self.codec}', got '{codec}'; choose "
+                f"{self.target}: expected a database with the codec '{self.codec}', got '{known['codec']}'; choose "
                 "another target"
             )
-        self._puts[SUMMARY_KEY] = json.dumps({"format": FORMAT, "codec": self.codec, "complete": False}).encode()
+        self.is_upright = known is None or known.get("upright") is True
+        started = {"format": FORMAT, "codec": self.codec, "complete": False, "upright": self.is_upright}
+        self._puts[SUMMARY_KEY] = json.dumps(started).encode()
         self._commit()
 
     def _commit(self) -> None:

@@ -80,8 +80,9 @@ def create_lmdb(
             [f"{source.path(key)}: the path has more than {writer.longest_key} bytes" for key in too_long],
             f"LMDB of {folder}",
         )
-        existing = writer.records()
-        gone = existing.keys() - {to_bytes(key) for key in infos}
+        records = writer.records()
+        gone = records.keys() - {to_bytes(key) for key in infos}
+        existing = records if writer.is_upright else {}
         for name in gone:
             writer.delete(name)
 

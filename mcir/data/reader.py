@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -22,18 +20,16 @@ from PIL import Image, UnidentifiedImageError
 from mcir.data.cmyk import cmyk_to_srgb
 from mcir.data.codec import Array, ImageInfo, row_bands, upright
 from mcir.data.errors import DataError
-from mcir.data.exif import kept_exif, take_orientation
+from mcir.data.exif import exif_at_end, kept_exif, take_orientation
 from mcir.data.limits import check_size, decoded_size, no_size_limit
+from mcir.data.ordinary import HEAD, JPEG_END, PNG_END, TAIL, decode_ordinary, ordinary_info
 from mcir.data.tiff import TiffPage, check_count, is_tiff
 from mcir.data.transforms import Window, crop_image
 
 FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")
 """Pillow's names of the formats that can be read."""
 
-_PNG_START, _PNG_END, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82", 24
-_JPEG_END = b"\xff\xd9"
-_EXIF_STARTS = (b"eXIfII*\0", b"eXIfMM\0*")  # several times as fast to find as the name of the chunk
-_TAIL = 2**16
+_PNG_DEPTH = 24
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM_START = re.compile(rb"P[56]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I"})
@@ -150,7 +146,7 @@ class EncodedImage:
     def _pnm_header(self) -> tuple[int, int] | None:
         """Return the maximum value of a binary PGM or PPM file and the offset of its samples; None for other files."""
         self._stream.seek(0)
-        found = _PNM_START.match(self._stream.read(_TAIL))
+        found = _PNM_START.match(self._stream.read(HEAD))
         return None if found is None else (int(found[1]), found.end())
 
     def _check_end(self) -> None:
@@ -163,13 +159,13 @@ class EncodedImage:
                 raise DataError("truncated")
         if self.format not in ("PNG", "JPEG"):
             return
-        self._stream.seek(max(self._body, self._size - _TAIL))
+        self._stream.seek(max(self._body, self._size - TAIL))
         tail = self._stream.read()
-        if tail.rfind(_PNG_END if self.format == "PNG" else _JPEG_END) < 0:  # or followed by other data
+        if tail.rfind(PNG_END if self.format == "PNG" else JPEG_END) < 0:  # or followed by other data
             self._stream.seek(0)
             with Image.open(self._stream, formats=FORMATS) as image:
                 image.load()
-        if self.format == "PNG" and "exif" not in self._image.info and (exif := _last_exif(tail)):
+        if self.format == "PNG" and "exif" not in self._image.info and (exif := exif_at_end(tail)):
             self._image.info["exif"] = exif
 
     def _is_for_opencv(self) -> bool:
@@ -246,6 +242,11 @@ def probe(stream: BinaryIO) -> ImageInfo:
     Raises:
         DataError: see ``EncodedImage``. The message does not name the file.
     """
+    head = stream.read(HEAD)
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - TAIL))
+    if info := ordinary_info(head, stream.read()):
+        return info
+    stream.seek(0)
     with decoder_errors():
         return EncodedImage(stream).info
 
@@ -265,6 +266,8 @@ def decode(data: bytes | memoryview, name: str, window: Window | None = None) ->
         DataError: see ``EncodedImage``; or the samples are damaged.
     """
     try:
+        if (ordinary := decode_ordinary(data, window)) is not None:
+            return ordinary
         with decoder_errors():
             return EncodedImage(io.BytesIO(data)).decode(window)[0]
     except DataError as error:
@@ -279,16 +282,6 @@ def check_image(data: bytes | memoryview) -> None:
     """
     with decoder_errors():
         EncodedImage(io.BytesIO(data)).check()
-
-
-def _last_exif(tail: bytes) -> bytes | None:
-    """Return the EXIF block in the last part of a PNG file."""
-    at = max(tail.rfind(start) for start in _EXIF_STARTS)
-    if at < 4:
-        return None
-    size = struct.unpack_from(">I", tail, at - 4)[0]
-    chunk, checksum = tail[at : at + 4 + size], tail[at + 4 + size : at + 8 + size]
-    return chunk[4:] if struct.pack(">I", zlib.crc32(chunk)) == checksum else None
 
 
 def _check_single(image: Any) -> None:

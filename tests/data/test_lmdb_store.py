@@ -1,17 +1,21 @@
 """Tests of reading databases: both codecs, databases of BasicSR, forked and pickled stores."""
 
 import gc
+import json
 import os
 import pickle
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
 import numpy as np
 import pytest
+from PIL import Image
 
+from mcir.data.codec import ImageInfo
 from mcir.data.errors import DataError
-from mcir.data.lmdb_store import LmdbStore
+from mcir.data.lmdb_store import RECORD_PREFIX, SUMMARY_KEY, LmdbStore, summarize
 from mcir.data.prepare import create_lmdb
 from mcir.data.storage import Folder
 from mcir.data.transforms import Window
@@ -170,3 +174,42 @@ def test_a_listed_image_that_is_not_in_the_database(folder, tmp_path):
         lines.write("gone.png (20,30,3) 1\n")
     with pytest.raises(DataError, match=r"gone\.png: no such image in the database"):
         LmdbStore(tmp_path / "b.lmdb")
+
+
+def make_old(root, turned):
+    """Change a database to one of an earlier version, which ignored the EXIF orientation of an image."""
+    store = LmdbStore(root)
+    records = {key: store.record(key) for key in store.keys()}  # noqa: SIM118
+    height, width, *rest = records[turned].info
+    old = records[turned]._replace(info=ImageInfo(width, height, *rest))
+    samples = store.value(turned)
+    if store.codec == "raw":
+        samples = np.rot90(store.read(turned), 1).tobytes()
+        old = old._replace(crc=zlib.crc32(samples))
+    records[turned] = old
+    summary = summarize(store.codec, {key.encode(): record for key, record in records.items()})
+    del summary["upright"]
+    with lmdb.open(str(root)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(turned.encode(), bytes(samples))
+        transaction.put(RECORD_PREFIX + turned.encode(), old.pack())
+        transaction.put(SUMMARY_KEY, json.dumps(summary).encode())
+
+
+@pytest.mark.parametrize("codec", ["encoded", "raw"])
+def test_databases_of_earlier_versions_ignored_the_orientation(tmp_path, codec):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(10, 20)).save(tmp_path / "in" / "turned.png", exif=exif)
+    save(tmp_path / "in" / "other.png", noise(6, 8))
+    root = tmp_path / "x.lmdb"
+    assert create_lmdb(tmp_path / "in", root, codec).written == 2
+    upright = LmdbStore(root).read("turned.png")
+    assert upright.shape == (20, 10, 3)
+    make_old(root, "turned.png")
+    old = LmdbStore(root)
+    assert old.info("turned.png")[:2] == old.read("turned.png").shape[:2]
+    assert np.array_equal(old.read("turned.png"), upright if codec == "encoded" else np.rot90(upright, 1))
+    assert create_lmdb(tmp_path / "in", root, codec).written == 2
+    assert np.array_equal(LmdbStore(root).read("turned.png"), upright)
+    assert create_lmdb(tmp_path / "in", root, codec).written == 0

@@ -12,7 +12,8 @@ from mcir.data import limits
 from mcir.data.codec import encode_png, info_of
 from mcir.data.errors import DataError
 from mcir.data.limits import no_size_limit
-from mcir.data.reader import check_image, decode, probe
+from mcir.data.ordinary import decode_ordinary, ordinary_info
+from mcir.data.reader import EncodedImage, check_image, decode, decoder_errors, probe
 from mcir.data.transforms import Window
 from tests.data.images import noise, save, smooth, truncate
 
@@ -85,7 +86,7 @@ def test_the_size_in_a_header_is_limited_by_memory_and_by_the_file(monkeypatch):
         DataError, match=r"at most 1,073,741,824 pixels, got 40000×40000 in the header; set .* MCIR_MAX"
     ):
         probe(io.BytesIO(png_header(40_000, 40_000, 2**14)))
-    monkeypatch.setenv("MCIR_MAX_PIXELS", "2000000000")
+    monkeypatch.setattr(limits, "max_pixels", lambda: 2 * 10**9)
     monkeypatch.setattr(limits, "memory_available", lambda: 2**34)
     for width, padding in ((10_000, 0), (40_000, 2**14)):
         assert probe(io.BytesIO(png_header(width, 40_000, padding))).width == width
@@ -147,8 +148,58 @@ def test_float_images_are_rejected(tmp_path):
         decode((tmp_path / "f.tif").read_bytes(), "f.tif")
 
 
+@pytest.fixture
+def fresh_limit():
+    limits.max_pixels.cache_clear()
+    yield
+    limits.max_pixels.cache_clear()
+
+
 @pytest.mark.parametrize("text", ["", "0", "-5", "1e9", "many", "9" * 30])
-def test_an_invalid_limit_is_an_error(monkeypatch, text):
+def test_an_invalid_limit_is_an_error(monkeypatch, fresh_limit, text):
     monkeypatch.setenv("MCIR_MAX_PIXELS", text)
-    with pytest.raises(DataError, match=r"^MCIR_MAX_PIXELS: expected a number of pixels, like 2147483648, got"):
-        probe(io.BytesIO(encode_png(noise(4, 4))))
+    with pytest.raises(DataError, match=r"^x: MCIR_MAX_PIXELS: expected a number of pixels, like 2147483648, got"):
+        decode(encode_png(noise(4, 4)), "x")
+
+
+def test_a_lower_limit(monkeypatch, fresh_limit):
+    monkeypatch.setenv("MCIR_MAX_PIXELS", "16")
+    assert probe(io.BytesIO(encode_png(noise(4, 4)))).width == 4
+    with pytest.raises(DataError, match="at most 16 pixels, got 5×4 "):
+        probe(io.BytesIO(encode_png(noise(4, 5))))
+
+
+@pytest.mark.parametrize("name", ["c.png", "g.png", "c.jpg", "g.jpg"])
+def test_the_shortcut_returns_what_the_reader_returns(tmp_path, name):
+    save(tmp_path / name, smooth(40, 56, 1 if name.startswith("g") else 3))
+    data = (tmp_path / name).read_bytes()
+    for window in (None, Window(3, 5, 7, 11)):
+        with decoder_errors():
+            expected, _ = EncodedImage(io.BytesIO(data)).decode(window)
+        found = decode_ordinary(data, window)
+        assert found is not None
+        assert np.array_equal(found, expected)
+        assert ordinary_info(data, data) == (40, 56, *expected.shape[2:], 8)
+    for count in (1, 12, 100):
+        assert decode_ordinary(data[:-count], None) is None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["exif", "alpha", "palette", "frames", "bit"])
+def test_other_files_are_not_ordinary(kind, mode):
+    image, options = Image.fromarray(noise(12, 12)), {}
+    if mode == "exif":
+        exif = Image.Exif()
+        exif[0x0112] = 1
+        options["exif"] = exif
+    else:
+        image = {"alpha": image.convert("RGBA"), "palette": image.quantize(8), "bit": image.convert("1")}.get(
+            mode, image
+        )
+        options = {"save_all": True, "append_images": [image.rotate(90)]} if mode == "frames" else {}
+        if kind == "JPEG":
+            image, kind = image.convert("CMYK"), ("MPO" if mode == "frames" else kind)
+            image = image.convert("RGB") if kind == "MPO" else image
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    assert ordinary_info(stream.getvalue(), stream.getvalue()) is None

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from mcir.data import limits
 from mcir.data.listing import EXTENSIONS
 from mcir.inference.images import Picture, PictureError, probe_picture, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
@@ -281,7 +282,7 @@ def test_sizes_that_cannot_be_decoded_are_rejected_by_the_header(tmp_path, monke
     for function in (probe_picture, read_picture):
         with pytest.raises(PictureError, match=rf"{name}: expected at most 1,073,741,824 pixels, got \d+×\d+ in"):
             function(tmp_path / name)
-    monkeypatch.setenv("MCIR_MAX_PIXELS", "100000000000")
+    monkeypatch.setattr(limits, "max_pixels", lambda: 10**11)
     for function in (probe_picture, read_picture):
         with pytest.raises(PictureError, match=rf"{name}: expected at most 1\.0 GiB of samples, .*, got \d+\.\d GiB"):
             function(tmp_path / name)
