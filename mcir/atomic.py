@@ -6,13 +6,14 @@ import errno
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from mcir.paths import file_problem
+from mcir.paths import file_problem, name_problem
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)")
 _FULL_DISK_BYTES = 2**16
@@ -33,7 +34,8 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and (problem := file_problem(path)):  # renaming would replace a device by a file
         raise FileExistsError(errno.EEXIST, f"{problem}; nothing was written", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    name = path.name if name_problem(path.name) is None else f"{zlib.crc32(os.fsencode(path.name)):08x}"  # if too long
+    temporary = path.with_name(f".{name}.{os.getpid()}")
     try:
         with full_disk_errors(path):
             yield temporary

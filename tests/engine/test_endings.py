@@ -185,7 +185,7 @@ def test_files_of_removed_checkpoints_are_removed_by_the_next_save_or_resume(tmp
     left = ["models/net_g_5.pth", "models/net_g_10.safetensors", "models/net_g_25.pth", "training_states/5.state"]
 
     def leave():
-        for name in (*left, ".options.yml.4711", "models/net_g_notes.pth", "training_states/7.state.abandoned"):
+        for name in (*left, ".options.yml.99999999", "models/net_g_notes.pth", "training_states/7.state.abandoned"):
             (tmp_path / name).write_bytes(b"x")
 
     leave()
@@ -195,4 +195,4 @@ def test_files_of_removed_checkpoints_are_removed_by_the_next_save_or_resume(tmp
     leave()
     checkpoints.save(30, {"model": {}}, network)
     checkpoints.wait()
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == kept | users | {".options.yml.4711"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == kept | users | {".options.yml.99999999"}

@@ -4,6 +4,8 @@ The outcome of an attempt is `clean` (the right result, or a readable error), `r
 users), `hang` (no end within the limit), or `silent` (a wrong result without an error).
 """
 
+import os
+import pickle
 import signal
 import traceback
 from collections import Counter
@@ -46,6 +48,28 @@ class Campaign:
             if isinstance(error, KeyboardInterrupt):
                 raise
             self.count("raw", label, "".join(traceback.format_exception(error)[-2:]))
+
+    def attempt_in_process(self, label, action):
+        """Make an attempt in a forked process. A process that is ended by a signal counts as raw."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(round(6 * self.limit_s))
+            attempt = Campaign(self.name, self.seed, self.limit_s)
+            attempt.attempt(label, action)
+            os.write(writing, pickle.dumps((attempt.counts, attempt.failures)))
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as stream:
+            result = stream.read()
+        _, status = os.waitpid(child, 0)
+        if status:
+            hangs = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
+            self.count("hang" if hangs else "raw", label, f"the process ended with status {status}")
+            return
+        counts, failures = pickle.loads(result)
+        self.counts += counts
+        self.failures += failures
 
     def count(self, outcome, label, details=""):
         """Count the outcome of an attempt that ran elsewhere, for example in another process."""

@@ -1,5 +1,7 @@
 """The counter of outcomes."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -27,3 +29,18 @@ def test_outcomes(capsys):
 def test_a_campaign_without_attempts_fails():
     with pytest.raises(AssertionError):
         Campaign("empty", seed=0).finish()
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [
+        (lambda: True, "clean"),
+        (lambda: False, "silent"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "raw"),
+        (lambda: 1 / 0, "raw"),
+    ],
+)
+def test_an_attempt_in_a_process(action, outcome):
+    campaign = Campaign("test", 0)
+    campaign.attempt_in_process("x", action)
+    assert campaign.counts == {outcome: 1} and len(campaign.failures) == (outcome != "clean")

@@ -3,10 +3,7 @@
 Each attempt runs in a process of its own, because a damaged database can end a process that trusts it.
 """
 
-import os
-import pickle
 import random
-import signal
 from pathlib import Path
 
 import lmdb
@@ -20,11 +17,10 @@ from mcir.data.sampler import SampleIndex
 from mcir.data.storage import Folder
 from mcir.data.verify import verify
 from tests.data.images import noise, save, smooth
-from tests.trust.campaign import OUTCOMES, Campaign
+from tests.trust.campaign import Campaign
 
 SEED = 20261
 PAGE = 4096
-KILLED_AFTER_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -110,29 +106,6 @@ def updates(root, source, codec):
     return has_right_images(root, source)
 
 
-def in_child(campaign, label, action):
-    """Make an attempt in a process of its own. A process that is ended by a signal counts as raw."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(KILLED_AFTER_S)
-        attempt = Campaign(campaign.name, campaign.seed, campaign.limit_s)
-        attempt.attempt(label, action)
-        os.write(writing, pickle.dumps((attempt.counts, attempt.failures)))
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        result = stream.read()
-    _, status = os.waitpid(child, 0)
-    if status:
-        hangs = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
-        campaign.count("hang" if hangs else "raw", label, f"the process ended with status {status}")
-        return
-    counts, failures = pickle.loads(result)
-    (outcome,) = (name for name in OUTCOMES if counts[name])
-    campaign.count(outcome, label, "".join(failures))
-
-
 @pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_damaged_databases(databases, source, tmp_path, count):
     campaign = Campaign("damaged databases", SEED)
@@ -145,7 +118,7 @@ def test_damaged_databases(databases, source, tmp_path, count):
         (root / "data.mdb").write_bytes(data)
         for use in (has_right_images, is_verified, trains, updates):
             arguments = (root, source, codec) if use is updates else (root, source)
-            in_child(campaign, f"{codec} {number}, {kind}: {use.__name__}", lambda: use(*arguments))  # noqa: B023
+            campaign.attempt_in_process(f"{codec} {number}, {kind}: {use.__name__}", lambda: use(*arguments))  # noqa: B023
     campaign.finish()
 
 
@@ -163,7 +136,7 @@ def test_damaged_databases_of_basicsr(databases, source, tmp_path, count):
         text = listing.encode()
         (root / "meta_info.txt").write_bytes(flipped(choose, text) if choose.random() < 0.3 else text)
         for use in (has_right_images, is_verified):
-            in_child(campaign, f"{number}, {kind}: {use.__name__}", lambda: use(root, source) in (True, False))  # noqa: B023
+            campaign.attempt_in_process(f"{number}, {kind}: {use.__name__}", lambda: use(root, source) in (True, False))  # noqa: B023
     campaign.finish()
 
 
