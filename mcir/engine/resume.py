@@ -122,7 +122,8 @@ def load_first(model: Model, states: Iterator[TrainingState], options: str) -> T
             state.iteration,
         )
         if unused:
-            _LOG.warning("Because the options have changed, the saved %s is not used.", " and ".join(unused))
+            names = " and ".join(unused)
+            _LOG.warning("The options have changed: the saved state of %s is not used and starts anew.", names)
         if changes := changed_lines(state.options, options):
             _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         return state

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 from zlib import crc32
 
@@ -155,6 +156,7 @@ def _crc32(tree: Any, start: int) -> int:
 
 
 def _summary(error: Exception) -> str:
-    """Return an error in one line; torch lists every tensor in a line of its own."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:4]) + (f" … ({len(lines) - 4} more)" if len(lines) > 4 else "")
+    """Return an error in one line; torch names every tensor, in many long lines."""
+    lines = [shorten(line, 200, placeholder=" …") for line in str(error).splitlines() if line.strip()]
+    more = f" … ({len(lines) - 4} more lines)" if len(lines) > 4 else ""
+    return " ".join(lines[:4] or [type(error).__name__]) + more

@@ -154,7 +154,7 @@ def test_options_override_the_state(run):
     change = (decayed["conv_first.weight"] - state(run, 2)["model"]["network_g"]["conv_first.weight"]).abs()
     assert float(change.max()) > 0.02  # the rate was 0.001
     output = run.train("--auto_resume", "--set", "train.total_iter=4", "train.optim_g={type: SGD, lr: 0.001}")
-    assert "Because the options have changed, the saved optimizer is not used." in output
+    assert "The options have changed: the saved state of optimizer is not used and starts anew." in output
     assert state(run, 4)["model"]["optimizer"]["state"] == {}
 
 
