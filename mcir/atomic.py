@@ -86,6 +86,22 @@ def remove_temporary_files(folder: Path) -> None:
                 Path(parent, name).unlink(missing_ok=True)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Append data to a file, which is created if necessary, completely or not at all.
+
+    Raises:
+        OSError: the disk is full or the file is not writable. The file is not changed.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:  # a disk that becomes full accepts only the start
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def _sync(path: Path) -> None:
     """Write the cached content of a file, or the entries of a folder, to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders, and does not need to

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mcir.atomic import append
 from mcir.paths import file_problem
+from mcir.text import printable
 
 MAX_BYTES = 2**28
 """Largest file of records that is read."""
@@ -33,8 +36,12 @@ class Records(NamedTuple):
 
 
 def as_json(tree: Any, indent: int | None = None) -> str:
-    """Return a tree as standard JSON. Infinite values, like the PSNR of equal images, become the string ``"inf"``."""
-    return json.dumps(_without_infinities(tree), allow_nan=False, indent=indent)
+    """Return a tree as standard JSON.
+
+    Infinite values, like the PSNR of equal images, become the string ``"inf"``. Texts become
+    :func:`~mcir.text.printable`.
+    """
+    return json.dumps(_encodable(tree), allow_nan=False, indent=indent)
 
 
 def checked_line(record: Mapping[str, Any]) -> bytes:
@@ -53,19 +60,13 @@ def append_record(file: Path, record: Mapping[str, Any]) -> None:
         OSError: the disk is full or the file is not writable. The file is not changed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b", buffering=0) as lines:
-        size = lines.seek(0, 2)
-        if size:
-            lines.seek(size - 1)
-        data = checked_line(record)
+    data = checked_line(record)
+    with file.open("a+b") as lines:
+        size = lines.seek(0, os.SEEK_END)
+        lines.seek(max(0, size - 1))
         if size and lines.read(1) != b"\n":
             data = b"\n" + data
-        try:
-            while data:  # a disk that becomes full accepts only the start
-                data = data[lines.write(data) :]
-        except OSError:
-            lines.truncate(size)
-            raise
+    append(file, data)
 
 
 def read_records(file: Path) -> Records:
@@ -112,9 +113,11 @@ def _parse_int(digits: str) -> float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
-def _without_infinities(tree: Any) -> Any:
+def _encodable(tree: Any) -> Any:
     if isinstance(tree, Mapping):
-        return {key: _without_infinities(part) for key, part in tree.items()}
+        return {_encodable(key): _encodable(part) for key, part in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_without_infinities(part) for part in tree]
+        return [_encodable(part) for part in tree]
+    if isinstance(tree, str):
+        return printable(tree)
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

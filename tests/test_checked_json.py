@@ -69,6 +69,6 @@ def test_a_full_disk_does_not_change_the_file(tmp_path, monkeypatch):
             return write(self, data[:5])
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(type(file), "open", lambda path, mode, buffering: Full(path, mode.replace("b", "")))
+        patch.setattr(type(file), "open", lambda path, mode, buffering=0: Full(path, mode.replace("b", "")))
         append_record(file, {"a": 2})
     assert file.read_bytes() == before

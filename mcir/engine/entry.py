@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
+from mcir.engine.log_output import LogOutput
 from mcir.terminal import show, show_error
 
 
@@ -14,7 +15,8 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
     """
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
-        show(f"mcir: reading {option_file} …", flush=True)  # the following imports take seconds
+        text = f"mcir: reading {option_file} …"  # the following imports take seconds
+        LogOutput("The terminal output").write(lambda: show(text, flush=True))
 
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

@@ -16,10 +16,11 @@ from mcir.atomic import write_atomically
 from mcir.checked_json import append_record, checked_line
 from mcir.device import cpu_count
 from mcir.engine.guard import NotFiniteError
+from mcir.engine.log_output import LogOutput
 from mcir.report.records import COLLAPSE, OPTIONS, STARTS, changed_lines
 
 
-def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
+def record_start(folder: Path, options: str, facts: Mapping[str, Any], started: datetime | None = None) -> None:
     """Write the resolved options to ``options.yml`` and append a line to ``environment.jsonl``.
 
     The record of an earlier collapse is removed.
@@ -28,6 +29,7 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
         folder: folder of the run.
         options: text of the resolved options.
         facts: additional values to record. ``device`` is a :class:`torch.device`, whose name is recorded.
+        started: time of the start. Default: now.
 
     Raises:
         OSError: a file cannot be written.
@@ -36,8 +38,8 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any]) -> None:
     before = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else options
     changes = changed_lines(before, options)
     write_atomically(file, options.encode())
-    started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    record = {"started": started, **facts, **_machine(facts["device"]), "changes": changes}
+    time = (started or datetime.now().astimezone()).isoformat(sep=" ", timespec="seconds")
+    record = {"started": time, **facts, **_machine(facts["device"]), "changes": changes}
     append_record(folder / STARTS, record)
     (folder / COLLAPSE).unlink(missing_ok=True)
 
@@ -56,7 +58,7 @@ def record_collapse(folder: Path, options: str) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         record = {"iteration": error.iteration, "scalars": error.scalars, "options": options}
-        write_atomically(folder / COLLAPSE, checked_line(record))
+        LogOutput(COLLAPSE).write(lambda: write_atomically(folder / COLLAPSE, checked_line(record)))
         raise
 
 

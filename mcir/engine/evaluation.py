@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ class EvaluationSet:
         images_to: Path | None = None,
         suffix: str = "",
         should_stop: Callable[[], bool] | None = None,
+        write: Callable[[Callable[[], object]], object] = lambda action: action(),
     ) -> Evaluation:
         """Restore every image and compute its metrics. The means do not depend on the number of processes.
 
@@ -137,13 +139,18 @@ class EvaluationSet:
             images_to: folder for the restored images. Default: they are not saved.
             suffix: suffix of their file names, before ``.png``.
             should_stop: function that is called before each image and returns whether the evaluation stops.
+            write: function that calls a function which writes an image. It may ignore its errors.
 
         Raises:
             EvaluationInterrupted: ``should_stop`` returned true in one of the processes. All of them raise it.
         """
 
+        def save(name: str, image: Tensor) -> None:
+            if images_to is not None:
+                write(partial(save_picture, picture(image), images_to, f"{name}{suffix}"))
+
         def evaluate_part() -> _Part:
-            return self._evaluate_part(restore, pictures, images_to, suffix, should_stop)
+            return self._evaluate_part(restore, pictures, save, should_stop)
 
         parts = self.dist.gather_results(evaluate_part)
         if any(part.interrupted for part in parts):
@@ -156,8 +163,7 @@ class EvaluationSet:
         self,
         restore: Restore,
         pictures: int,
-        images_to: Path | None,
-        suffix: str,
+        save: Callable[[str, Tensor], None],
         should_stop: Callable[[], bool] | None,
     ) -> _Part:
         """Evaluate the images of this process."""
@@ -176,8 +182,7 @@ class EvaluationSet:
                 self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
             row = _Row(index, name, self._measure(output, gt), self._input_values[index])
             part.rows.append(row)
-            if images_to is not None:
-                save_picture(picture(output[0]), images_to, f"{name}{suffix}")
+            save(name, output[0])
             if index < pictures:
                 captions = (self._caption(self.baseline, row.input), self._caption("output", row.output))
                 part.comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)

@@ -1,9 +1,13 @@
 """The log of a run: terminal output, TensorBoard files, and JSON lines."""
 
+import errno
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,30 @@ from mcir.atomic import write_atomically
 from mcir.checked_json import append_record, parse_record
 from mcir.console import Console, TextColumn
 from mcir.device import memory_used
+from mcir.engine.environment import record_start
 from mcir.engine.evaluation import Evaluation
+from mcir.engine.log_output import LogOutput
 from mcir.models.batch import Batch
 from mcir.report import progress
+from mcir.report.comparison import Picture
 from mcir.report.records import RESULTS, format_value
 from mcir.terminal import LogFormatter
 
+_KEPT = 10_000
+"""Number of lines and values that are kept in memory until they can be written."""
+
+
+class _Console(Console):
+    """A console that raises an error, instead of ending the process, if the reader of a pipe has ended."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard all later output."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+
 
 class RunLog:
-    """The log of a run.
+    """The log of a run. If a part of it cannot be written, the run continues; see :class:`LogOutput`.
 
     Args:
         folder: folder of the run, which gets ``results.jsonl``, ``progress/`` and TensorBoard files. None disables the
@@ -33,6 +52,10 @@ class RunLog:
             ``results.jsonl.abandoned`` and hidden in TensorBoard, and their images are removed.
         validated: iteration of the last validation before the resumed run. Results of later validations are removed in
             the same way.
+
+    Attributes:
+        images: output of images of the validation.
+        report: output of the files at the end of a training.
     """
 
     def __init__(
@@ -40,21 +63,26 @@ class RunLog:
     ) -> None:
         self.folder = folder
         self.total = total
-        self.console = Console(quiet=folder is None, soft_wrap=True)
-        self._tensorboard: Any = None
+        self.console = _Console(quiet=folder is None, soft_wrap=True)
+        self.images = LogOutput("An image of the validation")
+        self.report = LogOutput("The report or a comparison")
+        self._terminal = LogOutput("The terminal output")
+        self._lines = LogOutput(RESULTS, keep=_KEPT)
+        self._starts = LogOutput("The record of this start", keep=1)
+        self._events = LogOutput("The TensorBoard log", keep=_KEPT)
+        self._event_pictures = LogOutput("A TensorBoard image")
+        self._event_file: Any = None
+        self._uses_tensorboard = tensorboard and folder is not None
+        self._purge_step = iteration + 1 if iteration else None
         self._progress: Progress | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if iteration:
-            _abandon_later_lines(folder / RESULTS, iteration, validated)
-            progress.remove_after(folder, validated)
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self._tensorboard = SummaryWriter(
-                str(folder / "tb_logger"), purge_step=iteration + 1 if iteration else None
-            )
+            self._lines.write(lambda: _abandon_later_lines(folder / RESULTS, iteration, validated))
+            self.images.write(lambda: progress.remove_after(folder, validated))
+        if self._uses_tensorboard:
+            self._events.write(self._open_event_file)  # also without values: it hides those of later iterations
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             rest = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[scalars]}"))
@@ -78,16 +106,15 @@ class RunLog:
         memory = memory_used() / 2**20
         logged = {**values, "images_per_s": speed.images_per_s, "data_time": speed.data_fraction, "memory_mib": memory}
         self._write_line({"kind": "train", "iteration": iteration, **logged})
-        if self._tensorboard is not None:
-            for name, value in logged.items():
-                self._tensorboard.add_scalar(f"train/{name}", value, iteration)
+        self._write_events({f"train/{name}": value for name, value in logged.items()}, iteration)
+        self._starts.retry()
         losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         rates = f"{speed.images_per_s:.3g} images/s, data {speed.data_fraction:.0%}, {memory:.0f} MiB"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], scalars=f"{losses}  {rates}")
         else:
             eta = _duration((self.total - iteration) * speed.s_per_iteration)
-            self.console.print(f"{iteration}/{self.total}  {losses}  {rates}, eta {eta}")
+            self.log_text(f"{iteration}/{self.total}  {losses}  {rates}, eta {eta}")
 
     def log_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Log the results on a data set, and store its side-by-side comparisons."""
@@ -104,31 +131,56 @@ class RunLog:
         for key in ("of_input", "unit", "higher_is_better", "images"):
             line[key] = {name: getattr(score, key) for name, score in evaluation.scores.items()}
         self._write_line(line)
+        self._write_events({f"{evaluation.name}/{name}": value for name, value in means.items()}, iteration)
         for name, image in evaluation.comparisons.items():
-            progress.store_images(self.folder, evaluation.name, name, iteration, image)
-        if self._tensorboard is not None:
-            for name, value in means.items():
-                self._tensorboard.add_scalar(f"{evaluation.name}/{name}", value, iteration)
-            for name, image in evaluation.comparisons.items():
-                self._tensorboard.add_image(f"{evaluation.name}/{name}", image, iteration, dataformats="HWC")
+            self._write_image(iteration, evaluation.name, name, image)
         scores = (f"{name} {format_value(score.mean, score.unit)}" for name, score in evaluation.scores.items())
         self.log_text(f"iteration {iteration}: {evaluation.name}: {', '.join(scores)}")
 
     def log_text(self, text: str) -> None:
         """Print a line on the terminal."""
-        self.console.print(text)
+        self.print(text)
+
+    def print(self, content: str | Table) -> None:
+        """Print a text or a table on the terminal."""
+        self._terminal.write(lambda: self.console.print(content))
+
+    def record_start(self, options: str, facts: Mapping[str, Any]) -> None:
+        """Record the options and the environment of this start; see :func:`~mcir.engine.environment.record_start`."""
+        if self.folder is not None:
+            self._starts.write(partial(record_start, self.folder, options, facts, datetime.now().astimezone()))
 
     def close(self) -> None:
-        """Stop the progress bar and close the files."""
+        """Stop the progress bar, and write what could not be written before."""
         if self._progress is not None:
-            self._progress.stop()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        self._progress = self._tensorboard = None
+            self._terminal.write(self._progress.stop)
+        self._progress = None
+        for output in (self._lines, self._starts, self._events):
+            output.retry()
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
         assert self.folder is not None
-        append_record(self.folder / RESULTS, record)
+        self._lines.write(partial(append_record, self.folder / RESULTS, record))
+
+    def _write_events(self, values: Mapping[str, float], iteration: int) -> None:
+        if self._uses_tensorboard:
+            self._events.write(lambda: self._open_event_file().add_scalars(values, iteration))
+
+    def _write_image(self, iteration: int, data_set: str, name: str, image: Picture) -> None:
+        assert self.folder is not None
+        self.images.write(partial(progress.store_images, self.folder, data_set, name, iteration, image))
+        if self._uses_tensorboard:
+            tag = f"{data_set}/{name}"
+            self._event_pictures.write(lambda: self._open_event_file().add_image(tag, image, iteration))
+
+    def _open_event_file(self) -> Any:
+        """Return the TensorBoard file, which is created at the first call."""
+        from mcir.engine.event_file import EventFile  # slow to import
+
+        assert self.folder is not None
+        if self._event_file is None:
+            self._event_file = EventFile(self.folder / "tb_logger", self._purge_step)
+        return self._event_file
 
 
 class Speed:
@@ -207,7 +259,7 @@ def log_to_console() -> None:
 
 def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
     """Move the lines of later iterations and validations, and damaged and incomplete lines, to another file."""
-    if not file.exists():
+    if not file.is_file():
         return
     kept: list[bytes] = []
     later: list[bytes] = []

@@ -12,13 +12,14 @@ import torch
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches, loaded_ahead
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, archive_run, load_into
+from mcir.engine.conclusion import conclude, not_numbers
 from mcir.engine.distributed import DistContext, state_checksum
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
-from mcir.engine.environment import record_collapse, record_start
+from mcir.engine.environment import record_collapse
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
 from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard, NotFiniteError
-from mcir.engine.loggers import RunLog, Speed, results_table
+from mcir.engine.loggers import RunLog, Speed
 from mcir.engine.resume import TrainingState, load_first, states_to_resume
 from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.stop import StopRequest
@@ -27,8 +28,6 @@ from mcir.models import Model
 from mcir.models.batch import Batch
 from mcir.paths import path_inside
 from mcir.registry import MODELS
-from mcir.report.records import RESULTS
-from mcir.report.run import PAGE, write_report
 from mcir.seeding import seed_generators
 
 _LOG = logging.getLogger("mcir")
@@ -137,7 +136,10 @@ class Trainer:
                 stopped = f"Stopped by signal {self.stop.number} after iteration {self.iteration}."
                 self.log.log_text(f"{stopped} The checkpoint is saved.")
                 return 128 + self.stop.number
-            return self._log_end()
+            if not self.dist.is_rank_zero:
+                return int(bool(not_numbers(self.last_evaluations)))
+            checkpoint = self.checkpoints.models / f"net_g_{self.total}.pth"
+            return conclude(self.log, self.options, checkpoint, self.last_evaluations)
 
     def _evaluate_again(self) -> None:
         """Evaluate the final model, because the process that trained it may have been killed before it ended."""
@@ -223,6 +225,7 @@ class Trainer:
                 images_to=path_inside(self.folder, f"visualization/{part.name}") if val.save_img else None,
                 suffix=f"_{iteration}_{val.suffix}" if val.suffix else f"_{iteration}",
                 should_stop=self.stop.is_requested,
+                write=self.log.images.write,
             )
             for part in self.sets
         ]
@@ -289,35 +292,4 @@ class Trainer:
             self.log.log_text(
                 f"a process that waits {minutes:g} minutes for another one ends (dist_params.timeout_minutes)"
             )
-        if self.dist.is_rank_zero:
-            record_start(self.folder, self.options.dump(), facts)
-
-    def _log_end(self) -> int:
-        """Save the side-by-side comparisons and the report, log the results and all files; return the exit status."""
-        scores = [(part.name, name, score) for part in self.last_evaluations for name, score in part.scores.items()]
-        nan = [f"{name} of {data_set}" for data_set, name, score in scores if math.isnan(score.mean)]
-        if not self.dist.is_rank_zero:
-            return int(bool(nan))
-        files = {"checkpoint": self.checkpoints.models / f"net_g_{self.total}.pth", "results": self.folder / RESULTS}
-        if self.options.logger.use_tb_logger:
-            files["TensorBoard"] = self.folder / "tb_logger"
-        for evaluation in self.last_evaluations:
-            evaluation.save_comparisons(self.folder / "comparisons")
-        if any(evaluation.comparisons for evaluation in self.last_evaluations):
-            files["comparisons"] = self.folder / "comparisons"
-        self.log.close()
-        if scores:
-            network = type(self.model.network).__name__
-            self.log.console.print(results_table("Validation images", self.last_evaluations, network))
-        if self.options.logger.report:
-            try:
-                write_report([self.folder], self.folder / PAGE)
-                files["report"] = self.folder / PAGE
-            except Exception as error:  # a failed report must not fail the training
-                _LOG.warning("The report could not be written (%s); the training is complete.", error, exc_info=True)
-        for name, file in files.items():
-            if file.exists():
-                self.log.log_text(f"{name + ':':<12} {file}")
-        if nan:
-            _LOG.error("The results are not numbers (NaN): %s. Do not use this network.", ", ".join(nan))
-        return int(bool(nan))
+        self.log.record_start(self.options.dump(), facts)

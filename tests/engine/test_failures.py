@@ -1,9 +1,11 @@
 """Tests of runs that end early: what was trained is saved, nothing hangs, and the message is clear."""
 
+import errno
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -250,3 +252,73 @@ def test_two_processes_end_when_torchrun_is_killed(faulty):
     wait_until(lambda: not any(map(is_running, ranks)), seconds=30)
     output, _ = process.communicate()
     assert "Stopped by signal 15" in output
+
+
+# -- outputs that cannot be written -----------------------------------------------------------------------------------
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_for_every_log_costs_no_iteration(run, monkeypatch):
+    outputs = {
+        "mcir.checked_json.append": "results.jsonl",
+        "mcir.engine.event_file.append": "The TensorBoard log",
+        "mcir.engine.environment.write_atomically": "The record of this start",
+        "mcir.report.progress.cv2.imencode": "An image of the validation",
+        "mcir.engine.conclusion.write_report": "The report or a comparison",
+    }
+    for function in outputs:
+        monkeypatch.setattr(function, full)
+    output = run.train("--set", "logger.use_tb_logger=true", "val.save_img=true", "logger.print_freq=1")
+    for name in outputs.values():
+        assert output.count(f"{name} cannot be written ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in output
+    assert saved(run)[-1] == 12
+
+
+def test_a_validation_image_that_cannot_be_written_costs_no_iteration(run):
+    run.train("--set", "train.total_iter=2")
+    run.path("visualization").write_text("a file in the place of the folder")
+    output = run.train("--auto_resume", "--set", "train.total_iter=6", "val.save_img=true")
+    assert output.count("An image of the validation cannot be written") == 1
+    assert saved(run)[-1] == 6
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(run, monkeypatch):
+    monkeypatch.setattr("mcir.engine.checkpoint.torch.save", full)
+    output = run.train(status=1)
+    assert "mcir: A checkpoint could not be written" in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_terminal_that_cannot_be_written_costs_no_iteration(run):
+    with open("/dev/full", "w") as terminal:
+        subprocess.run(run.command(), stdout=terminal, stderr=subprocess.PIPE, timeout=100, env={**os.environ})
+    assert saved(run)[-1] == 12
+
+
+@pytest.mark.slow
+def test_a_reader_that_ends_costs_no_iteration(run):
+    process = run.start()
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=100) in (0, 120)  # 120: Python could not write what it had stored
+    assert saved(run)[-1] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, as root")
+def test_a_full_disk_costs_no_iteration(run):
+    root, results = run.path().parent, run.path("results.jsonl")
+    root.mkdir()
+    fill = f"while [ ! -s {results} ]; do sleep 0.1; done; dd if=/dev/zero of={root}/fill bs=1k 2> /dev/null"
+    script = f'mount -t tmpfs -o size=4m tmpfs {root} && {{ ({fill}) & }} && "$@"'
+    rare = ("logger.save_checkpoint_freq=1000", "val.val_freq=1000", "train.total_iter=300", "logger.print_freq=1")
+    command = ["unshare", "-m", "sh", "-c", script, "sh", *run.command("--set", *rare, "logger.report=false")]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.stderr.count("results.jsonl cannot be written ([Errno 28] No space left on device") == 1
+    assert "300/300" in process.stdout
+    assert "mcir: A checkpoint could not be written" in process.stderr  # only this ends a training

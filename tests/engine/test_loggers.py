@@ -1,20 +1,27 @@
 """Tests of the log of a run: plain lines, a progress bar, JSON lines, TensorBoard."""
 
+import errno
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from mcir.atomic import append
 from mcir.checked_json import read_records
 from mcir.engine import loggers
 from mcir.engine.evaluation import Evaluation, Score
+from mcir.engine.log_output import LogOutput
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.report import progress
 from mcir.report.records import format_value
+from mcir.report.run import write_report
 
 INFINITE = float("inf")
 
@@ -250,3 +257,123 @@ def test_rank_zero_prints_log_messages_once(monkeypatch, rank, level):
     assert len(logger.handlers) == 1
     assert logger.level == level
     assert not logger.propagate
+
+
+# -- outputs that cannot be written -----------------------------------------------------------------------------------
+
+
+ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/full")
+
+
+def full(*_, **__):
+    raise ENOSPC
+
+
+@pytest.fixture
+def warnings(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("mcir"), "propagate", True)
+    return caplog
+
+
+def test_an_output_reports_its_failure_once_and_repeats_what_failed(warnings):
+    written, is_full = [], [True]
+
+    def action(number):
+        def write():
+            if is_full[0]:
+                full()
+            written.append(number)
+
+        return write
+
+    output, pictures = LogOutput("results.jsonl", keep=3), LogOutput("An image")
+    for number in range(5):
+        output.write(action(number))
+        pictures.write(action(-number))
+    assert written == []
+    assert warnings.messages == [
+        f"{name} cannot be written ({ENOSPC}). The run continues and tries again."
+        for name in ("results.jsonl", "An image")
+    ]
+    warnings.clear()
+    is_full[0] = False
+    output.write(action(5))
+    pictures.write(action(-5))
+    assert written == [2, 3, 4, 5, -5]
+    assert warnings.messages == [
+        "results.jsonl is written again; 2 entries are lost.",
+        "An image is written again; 5 entries are lost.",
+    ]
+
+
+def test_only_errors_of_the_system_are_tolerated():
+    with pytest.raises(ZeroDivisionError):
+        LogOutput("results.jsonl").write(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "is_repeated"),
+    [
+        ("mcir.checked_json.append", "results.jsonl", True),
+        ("mcir.engine.event_file.append", "The TensorBoard log", True),
+        ("mcir.report.progress.cv2.imencode", "An image of the validation", False),
+    ],
+)
+def test_a_full_disk_costs_no_values(tmp_path, monkeypatch, warnings, function, name, is_repeated):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path, 100, tensorboard=True)
+    with monkeypatch.context() as context:
+        context.setattr(function, full)
+        log.log_scalars(1, {"l_pix": 0.5}, speed())
+        log.log_evaluation(1, evaluation())
+        log.log_evaluation(2, evaluation())
+    assert len([text for text in warnings.messages if text.startswith(f"{name} cannot be written")]) == 1
+    log.log_scalars(3, {"l_pix": 0.5}, speed())
+    log.log_evaluation(3, evaluation())
+    log.close()
+    records = [json.loads(line)["iteration"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert records == [1, 1, 2, 3, 3]
+    events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("Set5/psnr")] == [1, 2, 3]
+    (images,) = progress.read_images(tmp_path)[0]["Set5"].values()
+    assert list(images.outputs) == ([1, 2, 3] if is_repeated else [3])
+
+
+def test_appending_to_a_disk_that_becomes_full_leaves_whole_lines(tmp_path):
+    file = tmp_path / "results.jsonl"
+    append(file, b"first\n")
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from mcir.atomic import append\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))\n"
+        "append(Path(sys.argv[1]), b'second\\n')"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True)
+    assert "OSError" in run.stderr
+    assert file.read_bytes() == b"first\n"
+
+
+def test_a_terminal_that_ends_does_not_end_the_run(tmp_path, monkeypatch, warnings):
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    monkeypatch.setattr(log.console, "print", full)
+    log_everything(log)
+    assert len(warnings.messages) == 1 and warnings.messages[0].startswith("The terminal output cannot be written")
+
+
+def test_names_that_are_not_utf8_are_logged_with_visible_bytes(tmp_path, capsys):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    name = os.fsdecode(b"caf\xe9")
+    scores = {"psnr": Score(30.0, 28.0, "dB", True, {name: 30.0})}
+    picture = np.full((34, 56, 3), 200, np.uint8)
+    log = RunLog(tmp_path, 100, tensorboard=True)
+    log.log_evaluation(1, Evaluation("Set5", "bicubic", scores, {name: picture}))
+    log.log_text(name)
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tb_logger"))
+    events.Reload()
+    assert events.Tags()["images"] == ["Set5/caf\\xe9"]
+    record = json.loads((tmp_path / "results.jsonl").read_text())
+    assert record["images"]["psnr"] == {"caf\\xe9": 30.0}
+    assert "caf\\xe9" in capsys.readouterr().out
+    write_report([tmp_path], tmp_path / "report.html")
+    assert "caf\\xe9" in (tmp_path / "report.html").read_text(encoding="utf-8")
