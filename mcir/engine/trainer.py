@@ -13,7 +13,7 @@ from mcir.config import Options
 from mcir.engine.batches import TrainBatches, loaded_ahead
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, archive_run, load_into
 from mcir.engine.conclusion import conclude, not_numbers
-from mcir.engine.distributed import DistContext, state_checksum
+from mcir.engine.distributed import DistContext
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
 from mcir.engine.environment import record_collapse
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
@@ -22,6 +22,7 @@ from mcir.engine.guard import FiniteGuard, NotFiniteError
 from mcir.engine.loggers import RunLog, Speed
 from mcir.engine.resume import TrainingState, load_first, states_to_resume
 from mcir.engine.run_lock import lock_run_dir
+from mcir.engine.state_checksum import state_checksum
 from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
 from mcir.models import Model

@@ -9,8 +9,10 @@ import torch
 import mcir.engine.trainer as trainer_module
 from mcir.archs import EDSR
 from mcir.config import load
-from mcir.engine.distributed import DistContext, state_checksum
+from mcir.engine import conclusion
+from mcir.engine.distributed import DistContext
 from mcir.engine.evaluation import Evaluation, Score
+from mcir.engine.state_checksum import state_checksum
 from mcir.engine.trainer import Trainer
 from mcir.metrics import PSNR
 from mcir.models import RestorationModel
@@ -194,7 +196,7 @@ def test_a_signal_during_the_report_ends_the_process(run, monkeypatch):
     def write(folders, file):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer_module, "write_report", write)
+    monkeypatch.setattr(conclusion, "write_report", write)
     with pytest.raises(KeyboardInterrupt):
         train(run, "train.total_iter=2")
     assert run.path("training_states", "2.state").exists()
@@ -233,9 +235,9 @@ def test_an_error_in_the_report_does_not_fail_the_training(run, monkeypatch, cap
     def fail(folders, file):
         raise OSError("disk full")
 
-    monkeypatch.setattr(trainer_module, "write_report", fail)
+    monkeypatch.setattr(conclusion, "write_report", fail)
     assert train(run, "train.total_iter=1") == 0
-    assert "The report could not be written (disk full); the training is complete." in caplog.text
+    assert "The report or a comparison cannot be written (disk full)" in caplog.text
     assert "report:" not in capsys.readouterr().out and run.path("models", "net_g_1.pth").exists()
 
 
