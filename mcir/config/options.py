@@ -97,7 +97,9 @@ if TYPE_CHECKING:
     Metrics = Mapping[str, Any]
 else:
     Metrics = Annotated[
-        field_type(Mapping[str, MetricSection]), BeforeValidator(lambda value: value or {}), AfterValidator(freeze)
+        field_type(Mapping[str, MetricSection]),
+        BeforeValidator(lambda value: {} if value is None else value),
+        AfterValidator(freeze),
     ]
 
 

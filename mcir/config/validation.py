@@ -140,7 +140,7 @@ def _validate_dataset(key: str, keys: type[EvaluationKeys], value: Any, info: Va
 
 
 def _validate_train(model: type[Arguments], value: Any, info: ValidationInfo) -> TrainOptions | None:
-    if not value:
+    if value is None or value == {}:
         return None
     if not isinstance(value, Mapping):
         raise unexpected(SECTION, value)

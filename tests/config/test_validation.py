@@ -93,6 +93,8 @@ def test_all_mistakes_are_reported_at_once_by_line(problems, good):
          "'nccl', 'gloo', got 'ncl'. Did you mean 'nccl'?"),
         ("name: quick", "name: q\nnetwork_d: {type: EDSR}", "x.yml:2: network_d: ContrastiveModel has no "
          "argument 'network_d'. Did you mean 'network_g'?"),
+        ("metrics: {psnr: {type: PSNR, crop_border: 2}}", "metrics: 0",
+         "x.yml:19: val.metrics: expected a mapping, got 0."),
         ("scale: 2", "scale: 2\npath: {strict_load_g: 1}", "x.yml:4: path.strict_load_g: expected true or "
          "false, got 1."),
         ("metrics: {psnr: {type: PSNR", "metrics: {psnr: {type: PNSR", "x.yml:19: val.metrics.psnr.type: There is no "
@@ -186,3 +188,9 @@ def test_results_of_two_sets_need_different_names(problems, good):
         "datasets.test_b: Expected a name"
         in problems(sets({"test": "test_b", "test_b": "x"}).replace("name: x, ", ""))[0]
     )
+
+
+def test_a_number_is_not_an_empty_section(problems):
+    text = "name: x\nmodel_type: RestorationModel\nnetwork_g: {type: UNet}\n"
+    text += "datasets: {val: {type: BundledPhotos, split: val}}\n"
+    assert problems(f"{text}train: 0\n") == ["x.yml:5: train: expected a section (indented lines 'key: value'), got 0."]
