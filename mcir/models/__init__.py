@@ -16,7 +16,11 @@ from mcir.models.negatives import (
     InputNegatives,
     Negatives,
 )
-from mcir.models.optim import (
+from mcir.models.optim import build_optimizer
+from mcir.models.proxy import ProxyModel
+from mcir.models.residual import ResidualContrastiveModel
+from mcir.models.restoration import RestorationModel
+from mcir.models.schedules import (
     CosineAnnealingLR,
     CosineAnnealingRestartLR,
     EpochCosineAnnealingLR,
@@ -24,11 +28,7 @@ from mcir.models.optim import (
     MultiStepRestartLR,
     Schedule,
     TrueCosineAnnealingLR,
-    build_optimizer,
 )
-from mcir.models.proxy import ProxyModel
-from mcir.models.residual import ResidualContrastiveModel
-from mcir.models.restoration import RestorationModel
 from mcir.models.self_supervised import Noise2NoiseModel, Noise2SelfModel, SelfSupervisedModel
 
 __all__ = [

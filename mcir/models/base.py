@@ -19,7 +19,8 @@ from mcir.models.batch import Batch, split_batch
 from mcir.models.criteria import Criteria
 from mcir.models.gradients import GradientRatioWeight, LossGradients, describe_ratios
 from mcir.models.network import NetworkModel
-from mcir.models.optim import Schedule, build_optimizer, optimizer_step
+from mcir.models.optim import build_optimizer, optimizer_step
+from mcir.models.schedules import Schedule
 from mcir.models.state import OptimizerState, load_parts, not_finite
 from mcir.network_call import call_network
 from mcir.network_spec import measured_spec
