@@ -1,7 +1,7 @@
-"""JSON records with a checksum: damaged records are found, so that no damaged number is used.
+"""JSON records and texts with a checksum: damage is found, so that no damaged number is used.
 
-The last field of a record, ``crc32``, is the CRC-32 of the text before it. Records of earlier versions have no such
-field and are read without a check.
+The last field of a record, ``crc32``, is the CRC-32 of the text before it; in a YAML text, it is a comment in the last
+line. Files of earlier versions have no checksums and are read without a check.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MAX_BYTES = 2**28
 
 _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 _TRACE_OF_CHECKSUM = re.compile(rb'"crc32": |"[0-9a-f]{8}"\}\Z')  # one of both remains if a part is damaged
+_TEXT_CHECKSUM = re.compile(rb"(?m)^# crc32: ([0-9a-f]{8})\n\Z")
+_TRACE_OF_TEXT_CHECKSUM = re.compile(rb"(?:\n#|crc32)[^\n]*\n?\Z")
 _MAX_LISTED = 6
 _MAX_DIGITS = 20  # an integer of a million digits would take minutes to convert
 
@@ -99,6 +101,29 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def checked_text(text: str) -> bytes:
+    """Return a YAML text with its checksum as a comment in the last line."""
+    data = text.encode().removesuffix(b"\n") + b"\n"
+    return b"%s# crc32: %08x\n" % (data, zlib.crc32(data))
+
+
+def read_text(file: Path) -> tuple[str, str]:
+    """Return the text of a file without its checksum, and a problem with it, which may be empty.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if problem := file_problem(file, MAX_BYTES):
+        return "", problem
+    data, problem = file.read_bytes(), ""
+    if found := _TEXT_CHECKSUM.search(data):
+        data = data[: found.start()]
+    is_damaged = b"%08x" % zlib.crc32(data) != found[1] if found else _TRACE_OF_TEXT_CHECKSUM.search(data)
+    if is_damaged:
+        problem = "differs from its checksum, because it was damaged or edited"
+    return data.decode(errors="replace"), problem
 
 
 def _describe(damaged: list[int], total: int) -> str:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from mcir.checked_json import append_record, as_json, checked_line, parse_record, read_records
+from mcir.checked_json import append_record, as_json, checked_line, checked_text, parse_record, read_records, read_text
 
 RECORD = {"kind": "val", "psnr": 31.4159, "images": {"a": math.inf}, "name": "ä"}
 STORED = {**RECORD, "images": {"a": "inf"}}
@@ -72,3 +72,23 @@ def test_a_full_disk_does_not_change_the_file(tmp_path, monkeypatch):
         patch.setattr(type(file), "open", lambda path, mode, buffering=0: Full(path, mode.replace("b", "")))
         append_record(file, {"a": 2})
     assert file.read_bytes() == before
+
+
+def test_every_flipped_bit_of_a_text_is_found(tmp_path):
+    text = "name: run\ntrain:\n  total_iter: 4\n"
+    data = checked_text(text)
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "x.yml").write_bytes(flipped)
+        found, problem = read_text(tmp_path / "x.yml")
+        assert problem == "differs from its checksum, because it was damaged or edited" or found == text
+
+
+@pytest.mark.parametrize("text", ["", "a: 1\n", "# a\na: 1", "a: '# crc'\n"])
+def test_texts_with_and_without_a_checksum(tmp_path, text):
+    (tmp_path / "x.yml").write_text(text)
+    assert read_text(tmp_path / "x.yml") == (text, "")
+    (tmp_path / "x.yml").write_bytes(checked_text(text))
+    assert read_text(tmp_path / "x.yml") == (text.rstrip("\n") + "\n", "")
+    assert read_text(tmp_path) == ("", "is a folder")

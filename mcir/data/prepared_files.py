@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from mcir.atomic import remove_temporary_files, write_atomically
 from mcir.checked_json import append_record, read_records
@@ -59,20 +60,20 @@ class PreparedFiles:
 
     def outdated(self, source: str, stamp: Stamp, names: Sequence[str]) -> list[str]:
         """Return the names of the files to make from a source: all if it has changed, otherwise the missing ones."""
-        if self._known.get(source) != _record(source, stamp, names):
+        if self._known.get(_stored(source)) != _record(source, stamp, names):
             return list(names)
         return [name for name in names if not (self.target / name).is_file()]
 
     def start(self, source: str) -> None:
         """Record that the files of a source are about to be replaced, in case that this is interrupted."""
-        if source in self._known:
-            self._append({"source": source})
+        if _stored(source) in self._known:
+            self._append({"source": _stored(source)})
 
     def finish(self, source: str, stamp: Stamp, names: Sequence[str]) -> None:
         """Record that all files of a source are made, and remove those that an earlier version of the source had."""
-        earlier = self._known.get(source, {}).get("files", [])
-        for name in {*map(str, earlier)} - {*names} if isinstance(earlier, list) else ():
-            path_inside(self.target, name).unlink(missing_ok=True)
+        earlier = self._known.get(_stored(source), {}).get("files", [])
+        for name in {*map(str, earlier)} - {*map(_stored, names)} if isinstance(earlier, list) else ():
+            path_inside(self.target, os.fsdecode(unquote_to_bytes(name))).unlink(missing_ok=True)
         self._append(_record(source, stamp, names))
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -98,4 +99,9 @@ class PreparedFiles:
 
 
 def _record(source: str, stamp: Stamp, names: Sequence[str]) -> dict[str, Any]:
-    return {"source": source, **stamp._asdict(), "files": list(names)}
+    return {"source": _stored(source), **stamp._asdict(), "files": list(map(_stored, names))}
+
+
+def _stored(name: str) -> str:
+    """Return the stored form of a name, which preserves every file name of the operating system."""
+    return quote_from_bytes(os.fsencode(name))

@@ -13,7 +13,7 @@ import torch
 
 import mcir
 from mcir.atomic import write_atomically
-from mcir.checked_json import append_record, checked_line
+from mcir.checked_json import append_record, checked_line, checked_text, read_text
 from mcir.device import cpu_count
 from mcir.engine.guard import NotFiniteError
 from mcir.engine.log_output import LogOutput
@@ -35,9 +35,9 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any], started: 
         OSError: a file cannot be written.
     """
     file = folder / OPTIONS
-    before = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else options
+    before = read_text(file)[0] if file.is_file() else options
     changes = changed_lines(before, options)
-    write_atomically(file, options.encode())
+    write_atomically(file, checked_text(options))
     time = (started or datetime.now().astimezone()).isoformat(sep=" ", timespec="seconds")
     record = {"started": time, **facts, **_machine(facts["device"]), "changes": changes}
     append_record(folder / STARTS, record)

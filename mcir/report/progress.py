@@ -1,12 +1,14 @@
 """Small copies of the validation images, stored at each evaluation for the report.
 
 The folder ``progress/<set>/<name>/`` of a run contains ``input.jpg``, ``gt.jpg`` and ``<iteration>.jpg``: the centre of
-each image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB).
+each image, at most 384 pixels high and wide, as JPEG without chroma subsampling (PSNR about 40 dB). A comment at the
+start of a file contains the CRC-32 of the rest; files of earlier versions have none.
 """
 
 from __future__ import annotations
 
-import os
+import io
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mode
@@ -15,7 +17,7 @@ import cv2
 from PIL import Image
 
 from mcir.atomic import write_atomically
-from mcir.paths import path_inside
+from mcir.paths import file_problem, path_inside
 from mcir.report.comparison import Picture, columns
 
 FOLDER = "progress"
@@ -23,6 +25,8 @@ _SIDE = 384
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 _MAX_OUTPUTS = 40
 _END_OF_JPEG = b"\xff\xd9"
+_MAX_BYTES = 2**24
+_COMMENT = b"\xff\xfe\x00\x0a"  # of ten bytes: the size and eight digits
 _MAX_LISTED = 6
 
 
@@ -64,7 +68,7 @@ def store_images(run: Path, data_set: str, name: str, iteration: int, compared: 
         if image is output or not file.exists():
             encoded, data = cv2.imencode(".jpg", _center(image)[:, :, ::-1], _QUALITY)
             assert encoded
-            write_atomically(file, data.tobytes())
+            write_atomically(file, _with_checksum(data.tobytes()))
     outputs = _outputs(folder)
     for extra in outputs.keys() - set(evenly(sorted(outputs), _MAX_OUTPUTS)):
         outputs[extra].unlink()
@@ -135,13 +139,28 @@ def _outputs(folder: Path) -> dict[int, Path]:
 
 
 def _size(file: Path) -> tuple[int, int] | None:
-    """Return height and width from the header of a complete JPEG file, or None."""
-    try:
-        with file.open("rb") as data, Image.open(data, formats=["JPEG"]) as image:
-            data.seek(-len(_END_OF_JPEG), os.SEEK_END)
-            return (image.height, image.width) if data.read() == _END_OF_JPEG else None
-    except (OSError, ValueError, Image.DecompressionBombError):
+    """Return height and width from the header of a complete JPEG file whose checksum is right, or None."""
+    if file_problem(file, _MAX_BYTES):
         return None
+    try:
+        data = file.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            is_intact = data.endswith(_END_OF_JPEG) and not _differs_from_checksum(data)
+            return (image.height, image.width) if is_intact else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _with_checksum(data: bytes) -> bytes:
+    """Insert the checksum of a JPEG file as a comment behind its start."""
+    start, rest = data[:2], data[2:]
+    return b"%s%s%08x%s" % (start, _COMMENT, zlib.crc32(rest), rest)
+
+
+def _differs_from_checksum(data: bytes) -> bool:
+    start = 2 + len(_COMMENT)
+    has_checksum = data[2:start] == _COMMENT
+    return has_checksum and b"%08x" % zlib.crc32(data[start + 8 :]) != data[start : start + 8]
 
 
 def _center(image: Picture) -> Picture:

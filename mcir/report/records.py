@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mcir.checked_json import read_records
+from mcir.checked_json import read_records, read_text
 from mcir.errors import suggestion
 from mcir.report.progress import FOLDER, ImageHistory, read_images
 
@@ -195,7 +195,9 @@ def _read_options(run: Run) -> None:
     if not file.is_file():
         run.missing.append(f"{OPTIONS}: the options are not recorded.")
         return
-    run.options = file.read_text(encoding="utf-8", errors="replace")
+    run.options, problem = read_text(file)
+    if problem:
+        run.missing.append(f"{OPTIONS}: {problem}.")
     try:
         is_mapping = isinstance(yaml.compose(run.options, yaml.SafeLoader), yaml.MappingNode)
     except (yaml.YAMLError, RecursionError):

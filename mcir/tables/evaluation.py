@@ -16,6 +16,7 @@ from mcir.engine.tester import Tester
 from mcir.launch import Log
 from mcir.tables.cache import RunCache
 from mcir.tables.datasets import present_sets, sets_to_evaluate
+from mcir.tables.inputs import data_facts
 from mcir.tables.runs import TableRun
 
 
@@ -105,7 +106,7 @@ def _digest(options: Options, part: DatasetOptions, checkpoint: Path) -> str:
         "weights": [str(checkpoint), file.st_size, file.st_mtime_ns],
         "model": thaw(options.model_section()),
         "metrics": thaw(options.val.metrics),
-        "data": [part.name, thaw(part.section)],
+        "data": [part.name, thaw(part.section), data_facts(part.section)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -114,6 +114,15 @@ def test_a_source_of_the_same_time_and_another_size(tmp_path, preparation):
     assert preparation(tmp_path / "in", tmp_path / "out").written == first.written
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe.png", b"a\x1b[2J.png", b"a\nb.png", "ä % é.png".encode()])
+def test_names_of_all_kinds_are_recognized(tmp_path, preparation, name):
+    save(tmp_path / "in" / "a.png", noise(24, 24))
+    (tmp_path / "in" / "a.png").rename(tmp_path / "in" / os.fsdecode(name))
+    first = preparation(tmp_path / "in", tmp_path / "out")
+    again = preparation(tmp_path / "in", tmp_path / "out")
+    assert (again.written, again.skipped) == (0, first.written)
+
+
 def test_squares_of_an_earlier_larger_image_are_removed(tmp_path):
     save(tmp_path / "in" / "a.png", noise(32, 32))
     extract_subimages(tmp_path / "in", tmp_path / "out", 16, 8)

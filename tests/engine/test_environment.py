@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mcir
-from mcir.checked_json import read_records
+from mcir.checked_json import read_records, read_text
 from mcir.engine.environment import git_revision, record_collapse, record_start
 from mcir.engine.guard import NotFiniteError
 
@@ -60,7 +60,7 @@ def test_each_start_is_a_line(tmp_path, repository, monkeypatch):
     assert first["cpu"] and first["cores"] >= 1 and first["threads"] == torch.get_num_threads()
     assert (first["iteration"], second["iteration"]) == (0, 7)
     assert (first["changes"], second["changes"]) == ([], ["-b: 2", "+b: 3"])
-    assert (tmp_path / "options.yml").read_text() == "a: 1\nb: 3\n"
+    assert read_text(tmp_path / "options.yml") == ("a: 1\nb: 3\n", "")
 
 
 def test_a_collapse_is_recorded_until_the_next_start(tmp_path):

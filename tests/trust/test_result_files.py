@@ -3,12 +3,14 @@
 import math
 import random
 
+import cv2
 import pytest
 
-from mcir.checked_json import append_record, checked_line, read_records
+from mcir.checked_json import append_record, checked_line, checked_text, read_records
+from mcir.report.progress import store_images
 from mcir.report.records import read_collapse, read_run
 from mcir.tables.cache import RunCache
-from tests.report.runs import START, train_line, val_line
+from tests.report.runs import START, compared, train_line, val_line
 from tests.trust.campaign import Campaign
 
 SEED = 20262
@@ -26,6 +28,9 @@ def folder(tmp_path):
             tmp_path / "environment.jsonl", {**START, "iteration": iteration, "changes": ["-lr: 1", "+lr: 2"]}
         )
     (tmp_path / "collapse.json").write_bytes(checked_line({"iteration": 7, "scalars": ["l_pix"], "options": "a: 1\n"}))
+    (tmp_path / "options.yml").write_bytes(checked_text("name: run\ntrain:\n  total_iter: 400\n"))
+    for iteration in (40, 80):
+        store_images(tmp_path, "photographs", "cat", iteration, compared(iteration / 200, side=24))
     cache = RunCache(tmp_path / "evaluated.jsonl")
     for number in range(3):
         cache.add({"fingerprint": f"{number:016x}", "set": "Set5", "scores": {"psnr": {"mean": 31.4 + number}}})
@@ -42,6 +47,10 @@ def facts(folder):
             found |= {(*about, point) for point in metric.points}
             found |= {(*about, at, str(images)) for at, images in metric.images.items()}
     found |= {str(start) for start in run.starts}
+    found |= {run.options} if not any("options.yml" in text for text in run.missing) else set()
+    for history in run.pictures.get("photographs", {}).values():
+        shown = {"input": history.input, "gt": history.gt, **history.outputs}
+        found |= {(at, cv2.imread(str(file)).tobytes()) for at, file in shown.items() if file}
     found |= {str(record) for record in RunCache(folder / "evaluated.jsonl").records.values()}
     return found | {str(read_collapse(folder))}
 
@@ -51,14 +60,15 @@ def test_flipped_bits(folder, count):
     campaign = Campaign("flipped bits in files of results", SEED)
     choose = random.Random(SEED)
     right = facts(folder) | {"None"}
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
-    assert len(files) == 4
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert {file.suffix for file in files} == {".json", ".jsonl", ".yml", ".jpg"}
     for number in range(count):
         file = choose.choice(files)
         data = file.read_bytes()
         position, bit = choose.randrange(len(data)), choose.randrange(8)
         file.write_bytes(data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :])
         campaign.attempt(f"{number}: {file.name}, bit {bit} of byte {position}", lambda: facts(folder) <= right)
-        assert read_records(file).problem or position == len(data) - 1  # all but a flipped last line break are reported
+        if file.suffix in (".json", ".jsonl"):
+            assert read_records(file).problem or position == len(data) - 1  # the last line break is not needed
         file.write_bytes(data)
     campaign.finish()
