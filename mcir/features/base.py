@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mcir.checks import check_argument
-from mcir.weights import WeightsError, describe_non_finite, non_finite_keys, read_weights
+from mcir.weights import WeightsError, describe_non_finite, first_names, non_finite_keys, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _pretrained_tensors(
         more = f"; and {len(mismatches) - 10} more" if len(mismatches) > 10 else ""
         raise WeightsError(
             f"{file} does not match {network}: {'; '.join(mismatches[:10])}{more}. The first keys of the file are "
-            f"{', '.join(list(state)[:4])}."
+            f"{first_names(state, 4)}."
         )
     if infinite := non_finite_keys(values):
         raise WeightsError(f"{file}: {describe_non_finite(infinite, len(values))}.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcir.registry import ARCHS
-from mcir.weights import describe_non_finite, detect_network, non_finite_keys, read_weights
+from mcir.weights import describe_non_finite, detect_network, non_finite_keys, read_weights, shortened
 
 _SHOWN = 10
 
@@ -24,7 +24,8 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
     network = detect_network(weights)
     if network is None:
         lines.append(f"architecture  none of {', '.join(ARCHS.names())}; the first keys are:")
-        lines += [f"              {key} {shape}" for key, shape in list(weights.shapes.items())[:_SHOWN]]
+        first = list(weights.shapes.items())[:_SHOWN]
+        lines += [f"              {shortened(key)} {shape}" for key, shape in first]
         return lines, False
     if network.prefix:
         lines.append(f"prefix        {network.prefix}")
@@ -39,7 +40,7 @@ def inspect_weights(file: Path, key: str | None = None) -> tuple[list[str], bool
         f"parameters    {network.parameters:,}",
         f"{source:13} {_one_line(detected)}",
         f"assumed       {_one_line(assumed) or 'nothing'}",
-        *(f"differs       {line}" for line in network.mismatches[:_SHOWN]),
+        *(f"differs       {shortened(line)}" for line in network.mismatches[:_SHOWN]),
     ]
     if len(network.mismatches) > _SHOWN:
         lines.append(f"              and {len(network.mismatches) - _SHOWN} more")

@@ -1,4 +1,8 @@
-"""Errors of weight files."""
+"""Errors of weight files, and names from files in their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class WeightsError(ValueError):
@@ -7,3 +11,14 @@ class WeightsError(ValueError):
 
 class UnreadableError(ValueError):
     """The content of a file is damaged or cannot be used. The message is the end of a sentence."""
+
+
+def first_names(names: Iterable[str], count: int = 10) -> str:
+    """Return the first names as text; names and their number are shortened, because a file can contain millions."""
+    names = list(names)
+    return ", ".join(map(shortened, names[:count])) + (" …" if len(names) > count else "")
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """Return the first characters of a text from a file."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mcir.weights.errors import WeightsError
+from mcir.weights.errors import WeightsError, first_names
 
 _SHOWN = 5
 
@@ -40,5 +40,4 @@ def require_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def describe_non_finite(keys: list[str], total: int) -> str:
     """Return the number of tensors that are not finite, and the first keys, as text."""
-    more = " …" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} of {total} weights are not finite (NaN or infinity): {', '.join(keys[:_SHOWN])}{more}"
+    return f"{len(keys)} of {total} weights are not finite (NaN or infinity): {first_names(keys, _SHOWN)}"

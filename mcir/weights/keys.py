@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mcir.weights.errors import WeightsError
+from mcir.weights.errors import WeightsError, first_names
 
 KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 """Keys under which files store weights, in order of preference. The moving average of each comes first."""
@@ -47,7 +47,7 @@ def find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, T
     if sections:
         expected = f"the key '{key}'" if key else f"one of the keys {', '.join(KEYS)}"
         raise WeightsError(
-            f"{file}: expected {expected}, got {', '.join(sorted(sections))}. Set the key of the weights."
+            f"{file}: expected {expected}, got {first_names(sorted(sections))}. Set the key of the weights."
         )
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:

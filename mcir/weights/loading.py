@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from mcir.registry import ARCHS
 from mcir.weights.building import build_on_meta, check_arguments
 from mcir.weights.detection import detect
-from mcir.weights.errors import WeightsError
+from mcir.weights.errors import WeightsError, first_names, shortened
 from mcir.weights.files import read_weights
 from mcir.weights.finite import non_finite_keys, require_finite
-from mcir.weights.matching import derived_keys, match_state_dict, shapes_of
+from mcir.weights.matching import derived_keys, match_state_dict, matching_part, shapes_of
 
 _LOG = logging.getLogger("mcir")
 _SHOWN = 10
@@ -50,12 +50,13 @@ def load_state(network: nn.Module, weights: Mapping[str, Tensor], strict: bool =
 def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches: list[str]) -> WeightsError:
     """Return an error that lists the first ten mismatches and, if one is detected, the network that does match.
 
-    If no weight matches, the error shows the first keys and shapes of the file and of the network side by side.
+    If no key matches, the error shows the first keys and shapes of the file and of the network side by side.
     """
     name = type(network).__name__
-    matching = match_state_dict(network, weights)[0].keys() - derived_keys(network)
-    if matching or not weights:
-        lines = mismatches[:_SHOWN] + ([f"and {len(mismatches) - _SHOWN} more"] if len(mismatches) > _SHOWN else [])
+    _, part = matching_part(network, weights)
+    if not part.keys().isdisjoint(network.state_dict()):
+        lines = [shortened(line) for line in mismatches[:_SHOWN]]
+        lines += [f"and {len(mismatches) - _SHOWN} more"] if len(mismatches) > _SHOWN else []
         message = "\n  ".join([f"{len(mismatches)} weights do not match {name}:", *lines])
     else:
         in_file, own = (
@@ -72,7 +73,7 @@ def mismatch_error(network: nn.Module, weights: Mapping[str, Tensor], mismatches
 
 
 def _first_rows(left: list[str], right: list[str]) -> list[tuple[str, str]]:
-    rows = list(zip_longest(left, right, fillvalue=""))
+    rows = [(shortened(one), shortened(other)) for one, other in zip_longest(left, right, fillvalue="")]
     return rows[:_EXAMPLES] + ([("…", "…")] if len(rows) > _EXAMPLES else [])
 
 
@@ -114,7 +115,7 @@ def _detected_section(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if found is None:
         raise WeightsError(
             f"no known architecture ({', '.join(ARCHS.names())}) has these {len(weights)} keys: "
-            f"{', '.join(list(weights)[:5])} …"
+            f"{first_names(weights, 5)}"
         )
     return found.section
 

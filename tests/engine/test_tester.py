@@ -179,6 +179,16 @@ def test_weights_of_another_network_are_an_error(run, networks, sets):
     assert not list(run.folder.rglob("results.json"))
 
 
+def test_weights_that_are_not_finite_are_an_error(run, networks, sets, tmp_path):
+    content = torch.load(next(iter(networks)), weights_only=True)
+    for weights in (content["params"], content.get("params_ema", {})):
+        weights["conv_last.bias"] = torch.full((3,), torch.inf)
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net\.pth: 1 of \d+ weights are not finite .*: conv_last\.bias\."):
+        make_tester(run).test([str(tmp_path / "net.pth")])
+    assert not list(run.folder.rglob("results.json"))
+
+
 def test_options_that_change_restoring_apply_to_tests(run):
     """A test uses only those training options, like the mask of Noise2Self."""
     tree = options(run.folder)

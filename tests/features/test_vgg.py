@@ -198,6 +198,10 @@ def test_files_that_do_not_match_are_rejected_with_the_differences(vgg16: str, t
     torch.save([state], file)
     with pytest.raises(WeightsError, match="contains no weights"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))
+    state["features.0.bias"] = torch.full((64,), torch.nan)
+    torch.save(state, file)
+    with pytest.raises(WeightsError, match=r"vgg\.pth: 1 of \d+ weights are not finite"):
+        VGGFeatures(["relu1_2"], "vgg16", str(file))
     file.write_bytes(Path(vgg16).read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read"):
         VGGFeatures(SPN_LAYERS, "vgg16", str(file))

@@ -256,3 +256,15 @@ def test_values_are_finite_although_their_sum_overflows(dtype):
     largest = torch.full((100,), torch.finfo(dtype).max).to(dtype)
     assert is_finite(largest)
     assert not is_finite(torch.cat([largest, torch.tensor([torch.nan]).to(dtype)]))
+
+
+def test_long_names_and_long_lists_of_a_file_are_shortened(tmp_path):
+    long = "x" * 10**6
+    for content in ({long: torch.ones(2)}, {f"{long}{number}": {"a": torch.ones(1)} for number in range(50)}):
+        torch.save(content, tmp_path / "net.pth")
+        with pytest.raises(WeightsError) as error:
+            load_network(tmp_path / "net.pth")
+        assert len(str(error.value)) < 5000
+    with pytest.raises(WeightsError) as error:
+        load_state(small_edsr(), {long: torch.ones(2)})
+    assert len(str(error.value)) < 5000

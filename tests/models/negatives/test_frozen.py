@@ -141,6 +141,20 @@ def test_weights_of_another_architecture_are_rejected(tmp_path):
         FrozenNegatives(torch.nn.Conv2d(3, 3, 1))
 
 
+def test_weights_that_are_not_finite_are_rejected_by_name(tmp_path):
+    model = released()
+    with torch.no_grad():
+        model.conv_first.bias[0] = torch.nan
+    file = saved(tmp_path / "a.pth", model)
+    arguments = (
+        {"weights": file},
+        {"weights": file, "arch": {"type": "EDSR", **config_of(model).arguments}},
+    )
+    for section in arguments:
+        with pytest.raises(WeightsError, match=r"a\.pth: 1 of \d+ weights are not finite .*: conv_first\.bias\."):
+            FrozenNegatives(make_network(), **section)
+
+
 # -- consensus -------------------------------------------------------------------------------------------------------
 
 
