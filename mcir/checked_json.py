@@ -21,6 +21,8 @@ from mcir.text import printable
 
 MAX_BYTES = 2**28
 """Largest file of records that is read."""
+MAX_LINES = 1_000_000
+"""Largest number of lines of a file of records that is read."""
 
 _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 _TRACE_OF_CHECKSUM = re.compile(rb'"crc32": |"[0-9a-f]{8}"\}\Z')  # one of both remains if a part is damaged
@@ -81,7 +83,10 @@ def read_records(file: Path) -> Records:
         return Records([], "")
     if problem := file_problem(file, MAX_BYTES):
         return Records([], problem)
-    lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+    data = file.read_bytes().removesuffix(b"\n")
+    if (number := data.count(b"\n") + 1) > MAX_LINES:
+        return Records([], f"is too large (expected at most {MAX_LINES:,} lines, got {number:,})")
+    lines = data.split(b"\n")
     parsed = [parse_record(line) for line in lines]
     damaged = [number for number, record in enumerate(parsed, start=1) if record is None and lines[number - 1]]
     return Records([record for record in parsed if record is not None], _describe(damaged, len(lines)))

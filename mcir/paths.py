@@ -104,6 +104,16 @@ def file_problem(path: str | Path, max_bytes: int | None = None) -> str | None:
     return None
 
 
+def file_problem_inside(folder: Path, path: Path, max_bytes: int | None = None) -> str | None:
+    """Return why a path cannot be read as a file inside a folder, as the end of a sentence, or None if it can.
+
+    A link may not lead out of the folder. See :func:`file_problem`.
+    """
+    if problem := file_problem(path, max_bytes):
+        return problem
+    return None if path.resolve().is_relative_to(folder.resolve()) else f"is a link that leads out of {folder.name}"
+
+
 def name_problem(name: str) -> str | None:
     """Return why a text cannot be the name of a file or folder, as the end of a sentence, or None if it can."""
     if not name.strip(". "):

@@ -32,7 +32,8 @@ class Problem(NamedTuple):
         return cls(location._replace(key=dotted(path)), message)
 
     def __str__(self) -> str:
-        return f"{shortened(str(self.location), _MAX_LOCATION)}: {shortened(self.message, _MAX_MESSAGE)}"
+        text = f"{shortened(str(self.location), _MAX_LOCATION)}: {shortened(self.message, _MAX_MESSAGE)}"
+        return text.replace("\n", "\\n")  # of a value
 
 
 class OptionError(ValueError):

@@ -16,7 +16,7 @@ from mcir.engine.distributed import DistContext
 from mcir.paths import path_inside
 from mcir.registry import DATASETS, METRICS
 from mcir.report.comparison import Picture, comparison, picture, save_picture
-from mcir.report.records import format_value
+from mcir.report.metric import format_value
 
 Restore = Callable[[Tensor], Tensor]
 

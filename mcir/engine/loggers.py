@@ -24,7 +24,8 @@ from mcir.engine.log_output import LogOutput
 from mcir.models.batch import Batch
 from mcir.report import progress
 from mcir.report.comparison import Picture
-from mcir.report.records import RESULTS, format_value
+from mcir.report.metric import format_value
+from mcir.report.records import RESULTS
 from mcir.terminal import LogFormatter
 
 _KEPT = 10_000

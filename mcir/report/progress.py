@@ -8,6 +8,8 @@ start of a file contains the CRC-32 of the rest; files of earlier versions have 
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import cv2
 from PIL import Image
 
 from mcir.atomic import write_atomically
-from mcir.paths import file_problem, path_inside
+from mcir.paths import file_problem_inside, path_inside
 from mcir.report.comparison import Picture, columns
 
 FOLDER = "progress"
@@ -25,9 +27,10 @@ _SIDE = 384
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 _MAX_OUTPUTS = 40
 _END_OF_JPEG = b"\xff\xd9"
-_MAX_BYTES = 2**24
 _COMMENT = b"\xff\xfe\x00\x0a"  # of ten bytes: the size and eight digits
 _MAX_LISTED = 6
+_MAX_BYTES = 2**20  # of an image; mcir writes at most 0.4 MiB
+_MAX_FOLDERS, _MAX_READ, _MAX_DIGITS = 10_000, 1000, 18
 
 
 @dataclass
@@ -87,7 +90,7 @@ def read_images(run: Path) -> tuple[dict[str, dict[str, ImageHistory]], list[str
     found: dict[str, dict[str, ImageHistory]] = {}
     problems: dict[str, list[str]] = {}
     for folder in _folders(run):
-        size, unusable = _inspect(folder)
+        size, unusable = _inspect(run, folder)
         for file, problem in unusable.items():
             problems.setdefault(problem, []).append(file.relative_to(run).as_posix())
         outputs = {at: file for at, file in _outputs(folder).items() if file not in unusable}
@@ -112,36 +115,43 @@ def evenly(iterations: list[int], number: int) -> list[int]:
 
 
 def _folders(run: Path) -> list[Path]:
-    return sorted({file.parent for file in (run / FOLDER).glob("*/*/**/*.jpg")})
+    """Return the folders of the images of a run, sorted; links to other folders are not followed."""
+    home = run / FOLDER
+    visited = itertools.islice(os.walk(home), _MAX_FOLDERS)
+    folders = (Path(folder) for folder, _, files in visited if any(file.endswith(".jpg") for file in files))
+    return sorted(folder for folder in folders if len(folder.relative_to(home).parts) > 1)
 
 
 def _references(folder: Path) -> tuple[Path, Path]:
     return folder / "input.jpg", folder / "gt.jpg"
 
 
-def _inspect(folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
+def _inspect(run: Path, folder: Path) -> tuple[tuple[int, int], dict[Path, str]]:
     """Return the most frequent size of an image's files, and the problems of files by path."""
     files = [*_references(folder), *(_outputs(folder).values() or [folder / "<iteration>.jpg"])]
-    sizes = {file: size for file in files if (size := _size(file))}
+    problems = {file: problem for file in files if (problem := _problem(run, file))}
+    sizes = {file: size for file in files if file not in problems and (size := _size(file))}
     usual = mode(sizes.values()) if sizes else (0, 0)
-    problems = {}
     for file in files:
-        if file not in sizes:
-            problems[file] = "cannot be read" if file.exists() else "missing"
-        elif sizes[file] != usual:
+        if file in sizes and sizes[file] != usual:
             problems[file] = "differs in size from the other images of its folder"
+        elif file not in sizes:
+            problems.setdefault(file, "cannot be read")
     return usual, problems
 
 
+def _problem(run: Path, file: Path) -> str | None:
+    return file_problem_inside(run, file, _MAX_BYTES) if os.path.lexists(file) else "missing"
+
+
 def _outputs(folder: Path) -> dict[int, Path]:
-    files = (file for file in folder.glob("*.jpg") if file.stem.isdecimal())
-    return dict(sorted((int(file.stem), file) for file in files))
+    """Return the restored images by iteration; of more than a thousand, which mcir never stores, the last ones."""
+    files = (file for file in folder.glob("*.jpg") if file.stem.isdecimal() and len(file.stem) <= _MAX_DIGITS)
+    return dict(sorted((int(file.stem), file) for file in files)[-_MAX_READ:])
 
 
 def _size(file: Path) -> tuple[int, int] | None:
     """Return height and width from the header of a complete JPEG file whose checksum is right, or None."""
-    if file_problem(file, _MAX_BYTES):
-        return None
     try:
         data = file.read_bytes()
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:

@@ -5,64 +5,28 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from mcir.checked_json import read_records, read_text
+from mcir.checked_json import Records, read_records, read_text
 from mcir.errors import suggestion
+from mcir.paths import file_problem_inside
+from mcir.report.metric import Metric
 from mcir.report.progress import FOLDER, ImageHistory, read_images
+from mcir.text import shortened
 
 RESULTS, STARTS, OPTIONS, COLLAPSE = "results.jsonl", "environment.jsonl", "options.yml", "collapse.json"
 """Files of a run: logged values, environment of each start, resolved options, and the collapse of the training."""
 
 _LOG = logging.getLogger("mcir")
 _NOT_SCALARS = {"kind", "iteration"}
-
-
-@dataclass
-class Metric:
-    """The values of a metric on a validation set during training.
-
-    Attributes:
-        points: (iteration, mean) pairs in order.
-        images: values of each image, by iteration.
-        baseline: baseline of the comparison: ``bicubic`` (the enlarged input) or ``input``.
-        baseline_value: value of the baseline. None: it is not recorded.
-        unit: unit of the values.
-        higher_is_better: whether larger values are better.
-    """
-
-    points: list[tuple[int, float]] = field(default_factory=list)
-    images: dict[int, dict[str, float]] = field(default_factory=dict)
-    baseline: str = "input"
-    baseline_value: float | None = None
-    unit: str = ""
-    higher_is_better: bool = True
-
-    @property
-    def last(self) -> tuple[int, float]:
-        """The iteration and the value of the last evaluation."""
-        return self.points[-1]
-
-    @property
-    def best(self) -> tuple[int, float]:
-        """The iteration and the value of the best evaluation. Of equal values, the first is used; NaN is the worst."""
-        sign = 1 if self.higher_is_better else -1
-        return max(self.points, key=lambda point: -math.inf if math.isnan(point[1]) else sign * point[1])
-
-    def format(self, value: float, sign: str = "") -> str:
-        """Return a value with its unit, on one line of the page."""
-        if math.isnan(value):
-            return "not a number"
-        return format_value(value, self.unit, sign).replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def format_value(value: float, unit: str, sign: str = "") -> str:
-    """Return a metric's value with its unit. It has two decimals if there is a unit, and four otherwise."""
-    return f"{value:{sign}.2f} {unit}" if unit else f"{value:{sign}.4f}"
+_MAX_STARTS, _MAX_NAMES, _MAX_NAME = 100, 200, 200
+_MAX_OPTIONS, _MAX_OPTION_LINES, _MAX_DEPTH = 2**17, 2000, 100  # bytes, lines and levels of options.yml
+_Name = TypeVar("_Name", str, tuple[str, str])
 
 
 @dataclass(frozen=True)
@@ -174,7 +138,7 @@ def read_run(folder: Path, running: bool = False) -> Run:
 
 def read_collapse(folder: Path) -> Collapse | None:
     """Return the recorded collapse of the training in a folder; None if there is none."""
-    records, problem = read_records(folder / COLLAPSE)
+    records, problem = _read_inside(folder, COLLAPSE)
     if problem:
         _LOG.warning("%s: %s", folder / COLLAPSE, problem)
     for record in records:
@@ -185,49 +149,71 @@ def read_collapse(folder: Path) -> Collapse | None:
 
 
 def _read_starts(run: Run) -> None:
-    run.starts = [start for start in _records(run, STARTS) if isinstance(start.get("iteration"), int)]
+    starts = [start for start in _records(run, STARTS) if isinstance(start.get("iteration"), int)]
+    run.starts = starts[-_MAX_STARTS:]
+    if len(starts) > _MAX_STARTS:
+        run.missing.append(f"{STARTS}: only the last {_MAX_STARTS} of {len(starts):,} starts are shown.")
     if not run.starts:
         run.missing.append(f"{STARTS}: network, machine and planned iterations are not recorded.")
 
 
 def _read_options(run: Run) -> None:
     file = run.folder / OPTIONS
-    if not file.is_file():
+    if not os.path.lexists(file):
         run.missing.append(f"{OPTIONS}: the options are not recorded.")
-        return
-    run.options, problem = read_text(file)
-    if problem:
+    elif problem := file_problem_inside(run.folder, file, _MAX_OPTIONS):
         run.missing.append(f"{OPTIONS}: {problem}.")
+    else:
+        text, problem = read_text(file)
+        if problem:
+            run.missing.append(f"{OPTIONS}: {problem}.")
+        lines = text.splitlines(keepends=True)
+        if len(lines) > _MAX_OPTION_LINES:
+            run.missing.append(f"{OPTIONS}: only the first {_MAX_OPTION_LINES:,} of {len(lines):,} lines are shown.")
+        run.options = "".join(lines[:_MAX_OPTION_LINES])
+        if not _is_mapping(run.options):
+            run.missing.append(f"{OPTIONS}: expected options in YAML.")
+
+
+def _is_mapping(text: str) -> bool:
+    """Return whether YAML text is a mapping of moderate depth. No values are built, which may be repeated endlessly."""
+    depth, is_mapping = 0, False
     try:
-        is_mapping = isinstance(yaml.compose(run.options, yaml.SafeLoader), yaml.MappingNode)
-    except (yaml.YAMLError, RecursionError):
-        is_mapping = False
-    if not is_mapping:
-        run.missing.append(f"{OPTIONS}: expected options in YAML.")
+        for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+            if number == 2:  # after the starts of the stream and of the document
+                is_mapping = isinstance(event, yaml.MappingStartEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                return False
+    except (yaml.YAMLError, ValueError, OverflowError):
+        return False
+    return is_mapping
 
 
 def _read_results(run: Run) -> None:
     """Read the logged values; of several lines with the same iteration, the last one is used."""
     scalars: dict[str, dict[int, float]] = {}
     points: dict[tuple[str, str], dict[int, float]] = {}
+    hidden: set[int] = set()  # hashes, because names may be long
     for record in _records(run, RESULTS):
-        iteration = record.get("iteration")
+        iteration, data_set = record.get("iteration"), record.get("dataset")
         if not isinstance(iteration, int):
             continue
         run.iteration = max(run.iteration, iteration)
         if record.get("kind") == "train":
             for name, value in _numbers(record).items():
-                scalars.setdefault(name, {})[iteration] = value
-        elif record.get("kind") == "val":
-            data_set = str(record.get("dataset"))
+                _put(scalars, name, iteration, value, hidden)
+        elif record.get("kind") == "val" and isinstance(data_set, str):
             for name, value in _numbers(record).items():
-                points.setdefault((data_set, name), {})[iteration] = value
-                metric = run.metrics.setdefault(data_set, {}).setdefault(name, Metric())
-                _update_metric(metric, name, record)
+                if _put(points, (data_set, name), iteration, value, hidden):
+                    metric = run.metrics.setdefault(data_set, {}).setdefault(name, Metric())
+                    _update_metric(metric, name, record)
     run.scalars = {name: sorted(values.items()) for name, values in scalars.items()}
     for (data_set, name), values in points.items():
         run.metrics[data_set][name].points = sorted(values.items())
-    if not (run.folder / RESULTS).is_file():
+    if hidden:
+        run.missing.append(f"{RESULTS}: {len(hidden):,} more names of values or data sets are not shown.")
+    if not os.path.lexists(run.folder / RESULTS):
         run.missing.append(f"{RESULTS}: losses, speed and results are not recorded.")
     if infinite := [name for name, values in run.scalars.items() if not all(math.isfinite(y) for _, y in values)]:
         run.missing.append(f"{', '.join(infinite)}: values that are not finite are not drawn.")
@@ -237,10 +223,26 @@ def _read_results(run: Run) -> None:
 
 def _records(run: Run, name: str) -> list[dict[str, Any]]:
     """Read a file of JSON lines of a run, and describe the damaged lines in ``Run.missing``."""
-    records, problem = read_records(run.folder / name)
+    records, problem = _read_inside(run.folder, name)
     if problem:
         run.missing.append(f"{name}: {problem}.")
     return records
+
+
+def _read_inside(folder: Path, name: str) -> Records:
+    """Read a file of JSON lines in the folder of a run."""
+    file = folder / name
+    problem = file_problem_inside(folder, file) if os.path.lexists(file) else None
+    return Records([], problem) if problem else read_records(file)
+
+
+def _put(values: dict[_Name, dict[int, float]], name: _Name, iteration: int, value: float, hidden: set[int]) -> bool:
+    """Store a value, and return True. Beyond the limits of the page, add its hash to ``hidden`` and return False."""
+    if name not in values and (len(values) >= _MAX_NAMES or len("".join(name)) > _MAX_NAME):
+        hidden.add(hash(name))
+        return False
+    values.setdefault(name, {})[iteration] = value
+    return True
 
 
 def _update_metric(metric: Metric, name: str, record: dict[str, Any]) -> None:
@@ -248,14 +250,18 @@ def _update_metric(metric: Metric, name: str, record: dict[str, Any]) -> None:
         values = record.get(key)
         return values.get(name) if isinstance(values, dict) else None
 
-    metric.baseline = str(record.get("given", metric.baseline))  # key of version 0.1.0
-    metric.unit = str(value_of("unit") or metric.unit)
+    metric.baseline = _text(record.get("given")) or metric.baseline  # key of version 0.1.0
+    metric.unit = _text(value_of("unit")) or metric.unit
     metric.higher_is_better = value_of("higher_is_better") is not False
     baseline = _number(value_of("of_input"))
     metric.baseline_value = metric.baseline_value if baseline is None else baseline
     images = value_of("images")
     if isinstance(images, dict):
         metric.images[record["iteration"]] = _numbers(images)
+
+
+def _text(value: Any) -> str:
+    return shortened(value) if isinstance(value, str) else ""
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:

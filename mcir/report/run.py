@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mcir.atomic import write_atomically
+from mcir.report.metric import Metric
 from mcir.report.page import Report, Section
-from mcir.report.records import Metric, Run, read_run
+from mcir.report.records import Run, read_run
 from mcir.report.run_curves import curve_sections
 from mcir.report.run_pictures import picture_section
 

@@ -20,7 +20,7 @@ from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.log_output import LogOutput
 from mcir.engine.loggers import RunLog, Speed, results_table
 from mcir.report import progress
-from mcir.report.records import format_value
+from mcir.report.metric import format_value
 from mcir.report.run import write_report
 
 INFINITE = float("inf")

@@ -67,6 +67,7 @@ def attempt(folder, text, overrides):
 
 def run_campaign(folder, number):
     texts = [(ROOT / name).read_text("utf-8") for name in FILES]
+    assert attempt(folder, texts[0], [])  # imports torch
     campaign = Campaign("option files", SEED, limit_s=20)
     for index, text in enumerate(mutants(texts, number, SEED)):
         overrides = [] if index % 3 else [f"train.total_iter={VALUES[index % len(VALUES)]}"]
