@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,3 +28,15 @@ def seed_generators(key: Sequence[int], device: torch.device | None = None) -> N
         torch.cuda.manual_seed(value)
     elif device is not None and device.type == "mps":
         torch.mps.manual_seed(value)
+
+
+@contextmanager
+def unchanged_generators(device: torch.device) -> Iterator[None]:
+    """Restore the states of the global generators of Python, NumPy and torch after the block."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (as above)
+    try:
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

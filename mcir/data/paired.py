@@ -175,6 +175,11 @@ class PairDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def smallest(self) -> int:
+        """Return the index of the pair with the shortest side."""
+        sizes = [(min(pair.height, pair.width), pair.height * pair.width) for pair in self._pairs]
+        return sizes.index(min(sizes))
+
     def name(self, index: int) -> str:
         """Return the name of a pair in results: the relative path of its ground truth, without extension.
 

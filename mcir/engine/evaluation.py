@@ -1,6 +1,7 @@
 """Evaluation of a model on data sets. All processes of a run share the images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mcir.config import Options
-from mcir.data import evaluation_loader, imresize, to_device
+from mcir.data import DataError, evaluation_loader, imresize, to_device
 from mcir.engine.distributed import DistContext
+from mcir.errors import is_user_error
 from mcir.paths import path_inside
 from mcir.registry import DATASETS, METRICS
 from mcir.report.comparison import Picture, comparison, picture, save_picture
@@ -82,6 +84,21 @@ class _Row:
     input: dict[str, float]
 
 
+@contextmanager
+def errors_of_image(path: str) -> Iterator[None]:
+    """Add the path of an image to the errors of mcir in the block.
+
+    Raises:
+        DataError: the image cannot be restored or measured.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not is_user_error(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
+
+
 @dataclass
 class _Part:
     """The results of the images of one process."""
@@ -116,7 +133,7 @@ class EvaluationSet:
         self.baseline = "bicubic" if scale > 1 else "input"
         self.metrics = metrics
         self.dist = dist
-        self._dataset = dataset
+        self.dataset = dataset
         self._loader: DataLoader[Any] = evaluation_loader(
             dataset, num_workers=workers, rank=dist.rank, world_size=dist.world_size
         )
@@ -168,25 +185,32 @@ class EvaluationSet:
     ) -> _Part:
         """Evaluate the images of this process."""
         part = _Part()
-        device = self.dist.device
-        measuring = torch.device("cpu") if device.type == "mps" else device  # metrics need float64, which MPS lacks
         for item in self._loader:
             if should_stop is not None and should_stop():
                 part.interrupted = True
                 break
-            batch = to_device(item, device)
+            batch = to_device(item, self.dist.device)
             index = int(item["index"][0])
-            name = image_name(self._dataset, index, batch["gt_path"][0])
-            lq, gt, output = (image.to(measuring) for image in (batch["lq"], batch["gt"], restore(batch["lq"])))
-            if index not in self._input_values:
-                self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
-            row = _Row(index, name, self._measure(output, gt), self._input_values[index])
+            name = image_name(self.dataset, index, batch["gt_path"][0])
+            with errors_of_image(batch["gt_path"][0]):
+                lq, gt, output = (self._to_measure(image) for image in (batch["lq"], batch["gt"], restore(batch["lq"])))
+                row = _Row(index, name, self._measure(output, gt), self.measure_input(index, lq, gt))
             part.rows.append(row)
             save(name, output[0])
             if index < pictures:
                 captions = (self._caption(self.baseline, row.input), self._caption("output", row.output))
                 part.comparisons[name] = comparison(_to_gt_size(lq, gt)[0], output[0], gt[0], captions)
         return part
+
+    def measure_input(self, index: int, lq: Tensor, gt: Tensor) -> dict[str, float]:
+        """Return the values of the baseline for an image of the set, which are computed once."""
+        if index not in self._input_values:
+            lq, gt = self._to_measure(lq), self._to_measure(gt)
+            self._input_values[index] = self._measure(_to_gt_size(lq, gt), gt)
+        return self._input_values[index]
+
+    def _to_measure(self, image: Tensor) -> Tensor:
+        return image.cpu() if image.device.type == "mps" else image  # metrics need float64, which MPS lacks
 
     def _measure(self, image: Tensor, gt: Tensor) -> dict[str, float]:
         return {name: float(metric(image, gt)) for name, metric in self.metrics.items()}

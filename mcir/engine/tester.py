@@ -11,6 +11,7 @@ from mcir.checked_json import as_json
 from mcir.config import Options
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import DistContext
+from mcir.engine.dry_validation import dry_validation
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, results_table
 from mcir.models import Model
@@ -42,6 +43,9 @@ class Tester:
         if not options.val.metrics:
             raise ValueError("Testing requires 'val.metrics', for example {psnr: {type: PSNR, crop_border: 4}}.")
         self.model = restoring_model(options, dist.device)
+        with dist.rank_zero_first():
+            for part in self.sets if dist.is_rank_zero else ():
+                dry_validation(part, self.model)
 
     def test(self, checkpoints: Sequence[str] = ()) -> Path:
         """Evaluate weight files, print tables, and return the path of the results.

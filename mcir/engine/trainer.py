@@ -15,6 +15,7 @@ from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, ar
 from mcir.engine.conclusion import conclude, not_numbers
 from mcir.engine.distributed import DistContext
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
+from mcir.engine.dry_validation import dry_validation
 from mcir.engine.environment import record_collapse
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
 from mcir.engine.fit import Scalars, fit
@@ -79,6 +80,9 @@ class Trainer:
             states_to_resume(self.checkpoints, options.path.resume_state, resume)
         )
         dist.require_equal("iterations of the training states", lambda: self.iteration)
+        with dist.rank_zero_first():
+            for part in self.sets if dist.is_rank_zero else ():
+                dry_validation(part, self.model)
         if dist.is_rank_zero:
             warn_without_psnr(self.model, self.sets)
             if self.resumed_from is None:
