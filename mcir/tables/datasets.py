@@ -22,12 +22,11 @@ def present_sets(options: Options) -> dict[str, DatasetOptions]:
 
 def missing_paths(sections: Iterable[DatasetOptions]) -> list[str]:
     """Return the folders, LMDBs and lists of data sets that do not exist, without duplicates."""
-    paths = [path for section in sections for path in data_paths(section.section)]
+    paths = [path for section in sections for path in _paths(section.section)]
     return [path for path in dict.fromkeys(paths) if not Path(path).exists()]
 
 
-def data_paths(section: Mapping[str, Any]) -> list[str]:
-    """Return the folders, LMDBs and lists of a data set."""
+def _paths(section: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for key, value in section.items():
         if key.startswith("dataroot") or key == "meta_info_file":

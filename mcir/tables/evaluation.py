@@ -16,7 +16,6 @@ from mcir.engine.tester import Tester
 from mcir.launch import Log
 from mcir.tables.cache import RunCache
 from mcir.tables.datasets import present_sets, sets_to_evaluate
-from mcir.tables.inputs import data_facts
 from mcir.tables.runs import TableRun
 
 
@@ -73,7 +72,8 @@ def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
     parts = present_sets(options)
     digests = {part.name: _digest(options, part, checkpoint) for part in parts.values()}
     cache, problem = RunCache(Path(options.path.results_root) / options.name / "evaluated.jsonl"), ""
-    missing = {key: part for key, part in parts.items() if again or digests[part.name] not in cache.records}
+    known = {name: cache.records.get(key, {}).get("scores") for name, key in digests.items()}
+    missing = {key: part for key, part in parts.items() if again or not known[part.name]}
     if missing:
         log(f"{run.row.name}: evaluating {checkpoint} on {', '.join(part.name for part in missing.values())}")
         try:
@@ -84,7 +84,8 @@ def evaluate_run(run: TableRun, again: bool, log: Log) -> RunResult | None:
             for name in (part.name for part in missing.values()):
                 facts = {"fingerprint": digests[name], "checkpoint": str(checkpoint), "set": name}
                 cache.add({**facts, "scores": results[name]})
-    scores = {name: cache.records[key]["scores"] for name, key in digests.items() if key in cache.records}
+                known[name] = results[name]
+    scores = {name: cached for name, cached in known.items() if cached}
     return RunResult(run, options, checkpoint, scores, problem, run.differences() if options is run.options else [])
 
 
@@ -106,7 +107,7 @@ def _digest(options: Options, part: DatasetOptions, checkpoint: Path) -> str:
         "weights": [str(checkpoint), file.st_size, file.st_mtime_ns],
         "model": thaw(options.model_section()),
         "metrics": thaw(options.val.metrics),
-        "data": [part.name, thaw(part.section), data_facts(part.section)],
+        "data": [part.name, thaw(part.section)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

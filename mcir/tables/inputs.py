@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mcir.atomic import write_atomically
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.storage import open_storage
-from mcir.tables.datasets import data_paths
 
 
 def held_out_lists(folder: Path, results: Path) -> dict[str, Path]:
@@ -45,19 +41,6 @@ def image_facts(folder: Path) -> list[str]:
         stat = (storage.root / "data.mdb").stat()
         facts.append(f"{stat.st_size} {stat.st_mtime_ns}")
     return facts
-
-
-def data_facts(section: Mapping[str, Any]) -> list[str]:
-    """Return lines that change if an image or a list of a data set changes: names, sizes and times of all files."""
-    files: list[Path] = []
-    for path in filter(os.path.exists, data_paths(section)):
-        if Path(path).is_file():
-            files.append(Path(path))
-        else:
-            storage = open_storage(path, section.get("io_backend"))
-            is_database = isinstance(storage, LmdbStore)
-            files += [storage.root / name for name in (["data.mdb"] if is_database else storage.keys())]
-    return [f"{file} {status.st_size} {status.st_mtime_ns}" for file in files for status in [file.stat()]]
 
 
 def weights_digest(weights: str, flag: str) -> str:
