@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from types import TracebackType
 
 from mcir.text import printable
 
@@ -27,3 +29,12 @@ def show(text: str, flush: bool = False) -> None:
 def show_error(text: str) -> None:
     """Print a text to the standard error output."""
     print(printable(text), file=sys.stderr)  # noqa: T201 (the only place)
+
+
+def make_tracebacks_printable() -> None:
+    """Show the tracebacks of errors that end this process with visible control characters."""
+
+    def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        show_error("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+    sys.excepthook = show_traceback

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 from mcir.arguments import OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
 from mcir.paths import UserPath
+from mcir.terminal import make_tracebacks_printable
 
 
 @dataclass(kw_only=True)
@@ -44,6 +45,7 @@ class Test(OptionFileArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
+    make_tracebacks_printable()
     parser = Parser(prog="mcir/test.py", description=Test.__doc__)
     add_arguments(parser, Test)
     return from_namespace(Test, parser.parse_args(argv)).run()

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 from mcir.arguments import LaunchArguments, OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
+from mcir.terminal import make_tracebacks_printable
 
 
 @dataclass(kw_only=True)
@@ -57,6 +58,7 @@ class Train(LaunchArguments, OptionFileArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
+    make_tracebacks_printable()
     parser = Parser(prog="mcir/train.py", description=Train.__doc__)
     add_arguments(parser, Train)
     return from_namespace(Train, parser.parse_args(argv)).run()

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 from mcir.arguments import Parser
 from mcir.console import Console, TextColumn
-from mcir.terminal import LogFormatter, show, show_error
+from mcir.terminal import LogFormatter, make_tracebacks_printable, show, show_error
 name = {name!r}
 show("show " + name)
 show_error("error " + name)
@@ -43,7 +43,11 @@ logging.getLogger().addHandler(handler)
 logging.getLogger().error("log %s", name)
 with Progress(TextColumn("{{task.description}}"), TextColumn("{{task.fields[x]}}"), console=console) as bar:
     bar.add_task("task " + name, total=None, x="field " + name)
-Parser(prog="p").parse_args(["unknown " + name])
+try:
+    Parser(prog="p").parse_args(["unknown " + name])
+except SystemExit:
+    make_tracebacks_printable()
+    raise RuntimeError("traceback " + name)
 """
 
 
@@ -64,13 +68,13 @@ def output_in_a_terminal(code):
             break
         parts.append(part)
     os.close(master)
-    assert process.wait() == 2  # of the parser
+    assert process.wait() == 1
     return b"".join(parts).decode()
 
 
 def test_nothing_controls_a_real_terminal():
     written = output_in_a_terminal(IN_A_TERMINAL.format(name=HOSTILE))
-    for place in ("show", "error", "print", "title", "column", "row", "log", "unknown"):
+    for place in ("show", "error", "print", "title", "column", "row", "log", "unknown", "traceback"):
         assert f"{place} {SHOWN}" in written
     for place in ("task", "field"):
         assert rf"{place} \x1b[31mred\x1b[2J\x1b]0;title" in written

@@ -11,7 +11,7 @@ from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.options import Check, List, Report, Schema
 from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
 from mcir.tables.commands import Proxy, reproduce_commands
-from mcir.terminal import show_error
+from mcir.terminal import make_tracebacks_printable, show_error
 
 
 class Group(NamedTuple):
@@ -24,6 +24,7 @@ class Group(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Report a user error in one line, without a traceback."""
+    make_tracebacks_printable()
     arguments = build_parser().parse_args(argv)
     try:
         return int(from_namespace(arguments.cls, arguments).run())

@@ -192,7 +192,7 @@ def check_target(source: str | Path, target: str | Path) -> None:
     Raises:
         DataError: the target is a file, or inside of the source.
     """
-    source_path, target_path = (Path(path).expanduser().resolve() for path in (source, target))
+    source_path, target_path = (Path(path).resolve() for path in (source, target))
     if target_path == source_path or source_path in target_path.parents:
         raise DataError(f"{target}: expected a folder outside of the source {source}; choose another folder")
     if target_path.is_file():

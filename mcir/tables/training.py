@@ -18,6 +18,7 @@ from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
 from mcir.engine.trainer import Trainer
+from mcir.paths import file_problem
 from mcir.registry import MODELS, Section
 from mcir.report.records import Run, read_run
 from mcir.tables.formatting import counted
@@ -86,8 +87,14 @@ def study_run(
     options = load(file, overrides)
     lists = [part["meta_info_file"] for part in data_sections(options) if part.get("meta_info_file") is not None]
     facts = [mcir.__version__, torch.__version__, device_kind(options), contents, str(labels == 0)]
-    facts += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in lists]
+    facts += [_digest(Path(name)) for name in lists]
     return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
+
+
+def _digest(file: Path) -> str:
+    if problem := file_problem(file):
+        raise ValueError(f"meta_info_file {file}: {problem}.")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def fingerprint(options: Options, facts: Sequence[str]) -> str:
