@@ -40,7 +40,7 @@ def find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, T
     if found is not None:
         section = sections[found]
         if section and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in section.items()):
-            return section, found
+            return _plain(section), found
         if not any(isinstance(value, Tensor) for value in section.values()):
             return find_tensors(section, None, file)[0], found
         raise WeightsError(f"{file}: the key '{found}' contains no weights.")
@@ -52,7 +52,12 @@ def find_tensors(content: Any, key: str | None, file: Path) -> tuple[dict[str, T
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"{file}: the file contains no weights.")
-    return tensors, None
+    return _plain(tensors), None
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without gradients, and without the attributes that a file may set to anything."""
+    return {name: Tensor.detach(value) for name, value in tensors.items()}
 
 
 def _has_tensors(content: Any) -> bool:

@@ -33,6 +33,14 @@ def use(file):
     return all(torch.equal(value, stored[key].to(value.dtype)) for key, value in network.state_dict().items())
 
 
+def test_the_files_from_which_mutants_are_made_are_accepted(tmp_path):
+    for suffix, data in mutants.intact_files():
+        file = tmp_path / f"net{suffix}"
+        file.write_bytes(data)
+        assert use(file)
+        load_network(file)
+
+
 @pytest.mark.filterwarnings("ignore")  # a warning is not a rejection
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutants(tmp_path, count):

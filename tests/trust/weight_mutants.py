@@ -34,15 +34,19 @@ def foreign_safetensors(header, data=b""):
     return struct.pack("<Q", len(text)) + text + data
 
 
+def intact_files():
+    """Return the suffixes and contents of files in all formats."""
+    arguments = {key: value for key, value in SECTION.items() if key != "type"}
+    return [
+        (".pth", saved({"params": small_state()})),
+        (".pth", saved(small_state(), _use_new_zipfile_serialization=False)),
+        (".safetensors", to_safetensors(small_state(), network_metadata("EDSR", arguments))),
+    ]
+
+
 def damaged_bytes(draw):
     """Damage a file as a disk, a transfer or an editor does."""
-    suffix, original = draw.choice(
-        [
-            (".pth", saved({"params": small_state()})),
-            (".pth", saved(small_state(), _use_new_zipfile_serialization=False)),
-            (".safetensors", to_safetensors(small_state(), network_metadata("EDSR", {}))),
-        ]
-    )
+    suffix, original = draw.choice(intact_files())
     data = bytearray(original)
     start, length = draw.randrange(len(data)), draw.choice([1, 8, 64, 4096])
     kind = draw.choice(["cut", "zero", "noise", "insert", "remove", "repeat", "prefix", "suffix"])
@@ -145,6 +149,12 @@ def changed_pickle(draw):
     return with_pickle(bytes(data))
 
 
+def with_attributes(tensor, *names):
+    for name in names:
+        setattr(tensor, name, "text")
+    return tensor
+
+
 def unusual_tensors(draw):
     """Save tensors or containers that a network cannot load, or can only just load."""
     state = small_state()
@@ -163,6 +173,7 @@ def unusual_tensors(draw):
         "small floats": lambda: value.to(draw.choice([torch.float16, torch.bfloat16, torch.float8_e4m3fn])),
         "transposed": lambda: value.transpose(0, -1).contiguous().transpose(0, -1),
         "parameter": lambda: torch.nn.Parameter(value),
+        "parameter with attributes": lambda: with_attributes(torch.nn.Parameter(value), "numel", "to", "detach", "dim"),
         "no elements": lambda: torch.zeros(0, 10**9),
         "one element": lambda: torch.zeros(()),
         "a text": lambda: "text",

@@ -123,6 +123,16 @@ def test_numpy_numbers_next_to_the_weights_are_accepted(tmp_path):
     assert read.key == "model"
 
 
+def test_parameters_with_attributes_are_read_as_tensors(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.is_frozen, parameter.dim = True, "text"
+    torch.save({"params": {"a.weight": parameter}}, tmp_path / "net.pth")
+    (read,) = read_weights(tmp_path / "net.pth").tensors.values()
+    assert type(read) is torch.Tensor
+    assert not read.requires_grad
+    assert read.dim() == 1
+
+
 def test_objects_of_other_classes_are_rejected(tmp_path):
     torch.save({"params": ONE, "args": argparse.Namespace(lr=1)}, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match="it contains objects other than tensors"):
