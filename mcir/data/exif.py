@@ -13,6 +13,8 @@ import zlib
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from mcir.data.errors import DataError
+
 RESOLUTION = frozenset({Base.XResolution, Base.YResolution, Base.ResolutionUnit})
 TEXTS = frozenset({*range(Base.ImageDescription, Base.Model + 1), Base.Software, Base.DateTime, Base.Artist})
 TEXTS |= {Base.Copyright, *range(Base.XPTitle, Base.XPSubject + 1)}
@@ -54,13 +56,19 @@ def kept_exif(image: Image.Image) -> bytes | None:
 
 
 def exif_at_end(tail: bytes) -> bytes | None:
-    """Return the EXIF block in the last bytes of a PNG file; Pillow finds it only after decoding the samples."""
+    """Return the EXIF block in the last bytes of a PNG file; Pillow finds it only after decoding the samples.
+
+    Raises:
+        DataError: the block is damaged, so the orientation is not known.
+    """
     at = max(map(tail.rfind, PNG_EXIF))
     if at < 4:
         return None
     size = struct.unpack_from(">I", tail, at - 4)[0]
     chunk, checksum = tail[at : at + 4 + size], tail[at + 4 + size : at + 8 + size]
-    return chunk[4:] if struct.pack(">I", zlib.crc32(chunk)) == checksum else None
+    if struct.pack(">I", zlib.crc32(chunk)) != checksum:
+        raise DataError("truncated or damaged (EXIF differs from its checksum)")
+    return chunk[4:]
 
 
 def without_orientation(block: bytes) -> bytes | None:

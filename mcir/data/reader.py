@@ -21,6 +21,7 @@ from mcir.data.cmyk import cmyk_to_srgb
 from mcir.data.codec import Array, ImageInfo, row_bands, upright
 from mcir.data.errors import DataError
 from mcir.data.exif import exif_at_end, kept_exif, take_orientation
+from mcir.data.jpeg import check_jpeg
 from mcir.data.limits import check_size, decoded_size, no_size_limit
 from mcir.data.ordinary import HEAD, JPEG_END, PNG_END, TAIL, decode_ordinary, ordinary_info
 from mcir.data.tiff import TiffPage, check_count, is_tiff
@@ -105,6 +106,7 @@ class EncodedImage:
         Args:
             window: part to return; None: the full image.
         """
+        self._check_png()
         is_bgr = False
         if self._is_for_opencv():
             samples, is_bgr = self._with_opencv(), self._stored.channels == 3
@@ -126,9 +128,11 @@ class EncodedImage:
         return np.ascontiguousarray(samples[:, :, :channels]), alpha
 
     def check(self) -> None:
-        """Decode all samples with the decoder of the format and with Pillow, and verify the checksums of PNG."""
+        """Decode all samples with the decoder of the format and with Pillow, and check the code of JPEG."""
         self.decode()
-        self._check_png()
+        if self.format == "JPEG":
+            self._stream.seek(0)
+            check_jpeg(self._stream.read())
         self._stream.seek(0)
         with Image.open(self._stream, formats=FORMATS) as image:
             image.load()
@@ -198,7 +202,6 @@ class EncodedImage:
     def _with_pillow(self) -> Array:
         """Return 8-bit samples with alpha."""
         image = self._image
-        self._check_png()
         if self.format == "PNG" and image.mode == "L" and isinstance(key := image.info.get("transparency"), int):
             image.info["transparency"] = key * 255 // (2**self._depth - 1)  # Pillow scales only the samples
         image.load()
@@ -212,7 +215,7 @@ class EncodedImage:
         return result
 
     def _check_png(self) -> None:
-        """Verify the checksums of a PNG file, which Pillow ignores when it decodes."""
+        """Verify the checksums of all chunks of a PNG file; the decoders ignore some of them."""
         if self.format == "PNG":
             self._stream.seek(0)
             Image.open(self._stream, formats=("PNG",)).verify()
