@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -112,7 +112,7 @@ def _noise(generator: np.random.Generator, count: int) -> bytes:
 
 def _decoded(data: bytes) -> Array:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        decoded: Any = np.asarray(image)
+        decoded: Array = np.asarray(image)
         return decoded
 
 
