@@ -1,16 +1,20 @@
 """Test trained networks on several data sets: ``torchrun mcir/test.py -opt options/x.yml``."""
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
+    handler = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # no traceback during the imports
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
-
 from mcir.arguments import OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
+from mcir.interrupts import raise_on_interrupt
 from mcir.paths import UserPath
 from mcir.terminal import make_tracebacks_printable
 
@@ -37,6 +41,7 @@ class Test(OptionFileArguments):
         from mcir.engine.distributed import init_distributed
         from mcir.engine.tester import Tester
 
+        raise_on_interrupt()
         options = load(self.opt, self.set, self.force_yml)
         with init_distributed(options.num_gpu, options.dist_params) as dist:
             Tester(options, dist).test(self.checkpoint)
@@ -52,4 +57,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, handler)
     sys.exit(main())

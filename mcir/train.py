@@ -1,16 +1,20 @@
 """Train a network: ``torchrun mcir/train.py -opt options/x.yml``."""
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
+    handler = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # no traceback during the imports
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # noqa: PTH109 (as with `python -m`, so that modules of this folder do not hide others)
-
 from mcir.arguments import LaunchArguments, OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
+from mcir.interrupts import raise_on_interrupt
 from mcir.terminal import make_tracebacks_printable
 
 
@@ -31,6 +35,7 @@ class Train(LaunchArguments, OptionFileArguments):
     def _launch(self) -> int:
         from mcir.launch import LaunchOptions, launch
 
+        raise_on_interrupt()
         arguments = ["-opt", self.opt, *(["--auto_resume"] if self.auto_resume else [])]
         for flag, values in (("--set", self.set), ("--force_yml", self.force_yml)):
             arguments += [flag, *values] if values else []
@@ -44,6 +49,7 @@ class Train(LaunchArguments, OptionFileArguments):
         from mcir.engine.trainer import Trainer
         from mcir.errors import is_user_error
 
+        raise_on_interrupt()
         options = load(self.opt, self.set, self.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with init_distributed(options.num_gpu, options.dist_params) as dist:
@@ -65,4 +71,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, handler)
     sys.exit(main())

@@ -20,7 +20,7 @@ MODULES = {
     "scikit-image": "skimage",
 }
 """Distributions whose module has another name."""
-INDIRECT = {"tensorboard": "torch.utils.tensorboard", "onnxscript": "torch.onnx"}
+INDIRECT = {"onnxscript": "torch.onnx"}
 """Distributions that only another library imports, and the part of it that needs them."""
 COMPANIONS = {"jinja2": {"markupsafe"}, "pydantic": {"pydantic_core"}, "gradio": {"fastapi", "uvicorn"}}
 """Modules of distributions that a declared one requires, and that belong to its documented interface."""
@@ -64,7 +64,7 @@ def test_the_distribution_does_not_have_the_name_of_another_project():
     """``mcir`` on the package index is a package from another field, so nothing may install it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == "mcir-restoration"
-    assert project["scripts"] == {"mcir": "mcir.cli:main"}
+    assert project["scripts"] == {"mcir": "mcir.command:main"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     wrong = re.compile(r"pip install [^\n]*\bmcir(?!-restoration)(?=[\[\"'\s`]|$)")
     found = []

@@ -10,6 +10,7 @@ from mcir.arguments import Parser, add_arguments, from_namespace
 from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.options import Check, List, Report, Schema
 from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
+from mcir.interrupts import raise_on_interrupt
 from mcir.tables.commands import Proxy, reproduce_commands
 from mcir.terminal import make_tracebacks_printable, show_error
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Report a user error in one line, without a traceback."""
     make_tracebacks_printable()
     arguments = build_parser().parse_args(argv)
+    raise_on_interrupt()
     try:
         return int(from_namespace(arguments.cls, arguments).run())
     except BrokenPipeError:  # the reader, for example `head`, has closed the pipe

@@ -5,14 +5,17 @@ import time
 from collections.abc import Callable
 
 from mcir.engine.log_output import LogOutput
+from mcir.interrupts import exit_on_interrupt, raise_on_interrupt
 from mcir.terminal import show, show_error
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
     """Run a command in this process of a run and return its exit status. Report a user error in one line.
 
-    Ctrl-C gives status 130 without a traceback, unless the command handles it.
+    Ctrl-C gives status 130 without a traceback, unless the command handles it. The command calls
+    :func:`~mcir.interrupts.raise_on_interrupt` when its modules are imported.
     """
+    exit_on_interrupt()  # until the command has imported its modules
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     if is_rank_zero:
         text = f"mcir: reading {option_file} …"  # the following imports take seconds
@@ -39,3 +42,5 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
     except Exception as error:  # maybe a bug, so with its traceback, which torchrun repeats in its summary
         get_error_handler().record_exception(error)
         raise
+    finally:
+        raise_on_interrupt()

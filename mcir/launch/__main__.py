@@ -14,7 +14,16 @@ def _run_child() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     end_with_parent(int(sys.argv[1]), signal.SIGTERM)  # on Windows, this ends the process without saving
     del sys.argv[:2]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+
+        if not isinstance(error, SignalException):
+            raise
+        sys.exit(128 + error.sigval)  # of torchrun, which prints its traceback otherwise
 
 
 if __name__ == "__main__":
