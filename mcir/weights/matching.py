@@ -62,11 +62,12 @@ def matching_part(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[st
     def matches(part: Mapping[str, Tensor]) -> int:
         return sum(key in part and tuple(part[key].shape) == shape for key, shape in expected.items())
 
+    if matches(weights) == len(expected):
+        return "", weights
     parts = [(prefix, part, matches(part)) for prefix, part in parts_of(weights)]
-    if parts[0][2] < len(expected):
-        complete = [(prefix, part) for prefix, part, count in parts if count == len(expected)]
-        averages = [(prefix, part) for prefix, part in complete if is_average(prefix)]
-        if len(found := averages or complete) == 1:
-            return found[0]
+    complete = [(prefix, part) for prefix, part, count in parts if count == len(expected)]
+    averages = [(prefix, part) for prefix, part in complete if is_average(prefix)]
+    if len(found := averages or complete) == 1:
+        return found[0]
     whole = [each for each in parts if len(each[1]) == len(parts[0][1])]
     return max(whole, key=lambda each: each[2])[:2]
