@@ -111,7 +111,7 @@ def divide(images: Memory, size: int | None) -> Memory:
     if size is None:
         return images
     smallest = min(min(images.info(name)[:2]) for name in images.keys())  # noqa: SIM118 (not a mapping)
-    check_argument("tile_size", size, size <= smallest, f"at most {smallest}")
+    check_argument("tile_size", size, 1 <= size <= smallest, f"1 … {smallest}")
     tiles = {}
     for name in images.keys():  # noqa: SIM118
         info = images.info(name)

@@ -214,7 +214,7 @@ def test_patches_as_large_as_every_image_are_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patch_size": 0}, "patch_size: expected a positive integer, got 0"),
+        ({"patch_size": 0}, "patch_size: expected an integer ≥ 1, got 0"),
         ({"color": "grey"}, "color: .*got 'grey'"),
         ({"small": "drop"}, "small: .*got 'drop'"),
         ({"tile_size": 16}, "tile_size: only for bundled photographs"),
