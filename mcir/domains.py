@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Len, Lt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MaxLen, MinLen
 
 from mcir.errors import KeyPath
 
@@ -124,17 +124,16 @@ def find_problem(annotation: Any, value: object) -> tuple[KeyPath, str, object] 
 def outside(annotation: Any, value: object) -> str | None:
     """Return the accepted values in words if a number, or the length of a list, is outside its domain."""
     bare, kind, extras = parts(annotation)
-    found = list(_constraints(extras))
     if kind in (int, float) and _is_number(value):
-        return _outside_bounds(kind, found, value)
+        return _outside_bounds(kind, list(_constraints(extras)), value)
     if kind in SEQUENCES and isinstance(value, list | tuple):
-        return _wrong_length([*found, *Len(*_fixed_length(bare))], value)
+        return _wrong_length([*_constraints(extras), *Len(*_fixed_length(bare))], value)
     return None
 
 
 def unordered(annotation: Any, value: object) -> str | None:
     """Return the accepted order in words if the numbers of a list have another one."""
-    order = next((extra for extra in _constraints(parts(annotation)[2]) if isinstance(extra, Increasing)), None)
+    order = next((extra for extra in parts(annotation)[2] if isinstance(extra, Increasing)), None)
     if order is None or not isinstance(value, list | tuple) or not all(map(_is_number, value)):
         return None
     if all(first < second or (order.or_equal and first == second) for first, second in pairwise(value)):
@@ -176,7 +175,7 @@ def describe_length(least: int | None, most: int | None) -> str:
 def _constraints(extras: Iterable[Any]) -> Iterator[Any]:
     """Yield the constraints in the metadata of an annotation, also those in groups and in pydantic's ``Field``."""
     for extra in extras:
-        group = extra if isinstance(extra, GroupedMetadata) else getattr(extra, "metadata", None)
+        group = extra if isinstance(extra, Interval | Len) else getattr(extra, "metadata", None)
         if group is None:
             yield extra
         else:
