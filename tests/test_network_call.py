@@ -95,7 +95,7 @@ def test_a_step_with_negatives_that_equal_the_network(images):
     """Without protection, the negatives would get another input than the network, so l_neg would not be 0."""
     model = ContrastiveModel(
         network_g={"type": "InPlace"},
-        optim_g={"type": "SGD", "lr": 0.0},
+        optim_g={"type": "SGD", "lr": 1e-30},
         pixel_opt={"type": "L1Loss"},
         contrastive_opt=SPN,
         negatives={"type": "HistoryNegatives", "steps": [1, 1, 1, 1], "start": 0.0},
