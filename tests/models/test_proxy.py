@@ -149,6 +149,21 @@ def test_weights_are_loaded_except_for_the_last_layer(scale):
     assert torch.equal(same, fresh["last.weight"]) and not torch.equal(other, fresh["last.weight"])
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_prefix_of_the_keys_is_removed(scale):
+    trained = RestorationModel(network_g=NETWORK, seed=7).network.state_dict()
+    model = build(network_g={**NETWORK, "scale": scale}, seed=1)
+    assert model.load_weights({f"model.{key}": value for key, value in trained.items()}) == []
+    assert torch.equal(model.network.state_dict()["encoder.0.conv1.weight"], trained["encoder.0.conv1.weight"])
+
+
+def test_weights_of_which_none_matches_are_an_error():
+    weights = RestorationModel(network_g=NETWORK).network.state_dict()
+    others = {f"stage.{key}.x": value for key, value in weights.items()}
+    with pytest.raises(ValueError, match="no weight of the file matches UNet"):
+        build().load_weights(others, strict=False)
+
+
 def test_weights_of_another_architecture_are_rejected():
     model = build()
     with pytest.raises(ValueError, match="98 weights do not match UNet"):
