@@ -270,8 +270,10 @@ def _range(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
     """Return the lowest and the highest value, or a wider range if their relative difference is at most ``least``."""
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
-    half = 0.5 if largest >= 1 else largest / 2 or 0.5
-    return (low, high) if high - low > least * largest else (low - half, high + half)
+    if largest < 1 / _LIMIT:  # floats have no numbers for the ticks between such values
+        return -0.5, 0.5
+    half = max(0.5, largest * 1e-12) if largest >= 1 else largest / 2
+    return (low, high) if high - low > max(least, 1e-12) * largest else (low - half, high + half)
 
 
 def _ticks(low: float, high: float) -> list[float]:

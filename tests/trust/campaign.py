@@ -42,8 +42,8 @@ class Campaign:
             self.count("clean" if right else "silent", label)
         except READABLE:
             self.count("clean", label)
-        except Hang:
-            self.count("hang", label)
+        except Hang as hang:
+            self.count("hang", label, "".join(traceback.format_exception(hang)[-6:]))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise

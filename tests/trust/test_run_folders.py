@@ -49,20 +49,23 @@ def damage(folder, random_):
     (folder / "collapse.json").write_text(
         json.dumps(mutated({"iteration": 5, "scalars": ["l"], "options": ""}, random_))
     )
-    images = list((folder / "progress").rglob("*.jpg"))
+    images = sorted((folder / "progress").rglob("*.jpg"))
     data = random_.choice(images).read_bytes()
     random_.choice(images).write_bytes(data[: random_.randrange(len(data))])
 
 
 @pytest.mark.parametrize("number", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_damaged_folders(tmp_path, number):
-    campaign, random_ = Campaign("folders of trainings", SEED, limit_s=20), random.Random(SEED)
+    campaign, random_ = Campaign("folders of trainings", SEED, limit_s=60), random.Random(SEED)
     for index in range(number):
         folder = write_run(tmp_path / str(index))
         damage(folder, random_)
 
         def report(folder=folder):
-            write_report([folder], folder / "report.html")
+            try:
+                write_report([folder], folder / "report.html")
+            except (ValueError, OSError) as error:  # whatever the folder contains, the page is written
+                raise RuntimeError("There is no page.") from error
             return b"\x1b" not in (folder / "report.html").read_bytes()
 
         campaign.attempt(f"mutant {index}", report)
