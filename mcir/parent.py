@@ -15,7 +15,7 @@ import threading
 
 import psutil
 
-KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
+KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only SIGTERM
 """Signal that a process cannot handle or ignore."""
 
 _PR_SET_PDEATHSIG = 1

@@ -118,7 +118,7 @@ def start_worker(worker: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
     end_with_parent(parent.pid)
-    if sys.platform != "win32":
+    if hasattr(os, "setpgid"):  # not on Windows
         os.setpgid(0, 0)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
