@@ -124,8 +124,9 @@ def test_a_signal_while_a_finished_run_is_evaluated_again_stops_it(run, monkeypa
     measure, signals = PSNR.__call__, iter([signal.SIGTERM])
 
     def interrupted(self, output, gt):
-        for number in signals:
-            signal.raise_signal(number)
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # not in the dry validation
+            for number in signals:
+                signal.raise_signal(number)
         return measure(self, output, gt)
 
     with monkeypatch.context() as changed:
