@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -203,3 +204,35 @@ def test_other_files_are_not_ordinary(kind, mode):
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     assert ordinary_info(stream.getvalue(), stream.getvalue()) is None
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_texts_and_profiles_are_not_expanded_without_limit(name):
+    flags = b"\1\0\0\0" if name == b"iTXt" else b"\0"
+    bomb = chunk(name, b"a\0" + flags + zlib.compress(bytes(50_000_000), 9))
+    data = encode_png(noise(8, 8))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="too large"):
+        decode(data[:33] + bomb + data[33:], "x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_a_chunk_that_states_gigabytes_is_rejected(tmp_path):
+    data = bytearray(encode_png(noise(30, 30)))
+    data[33] |= 0x7F
+    with pytest.raises(DataError, match="truncated"):
+        decode(bytes(data), "x")
+
+
+def test_pages_that_form_a_circle_are_rejected():
+    entries = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + struct.pack("<I", 8) + bytes(100)
+    with pytest.raises(DataError, match="expected one image, got 1000 pages"):
+        probe(io.BytesIO(data))
