@@ -98,7 +98,7 @@ def test_a_step_with_negatives_that_equal_the_network(images):
         optim_g={"type": "SGD", "lr": 1e-30},
         pixel_opt={"type": "L1Loss"},
         contrastive_opt=SPN,
-        negatives={"type": "HistoryNegatives", "steps": [1, 1, 1, 1], "start": 0.0},
+        negatives={"type": "HistoryNegatives", "steps": [1, 2, 3, 4], "start": 0.0},
         ema_decay=0.9,
     )
     lq = images.clone()
