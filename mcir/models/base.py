@@ -140,7 +140,9 @@ class Model(NetworkModel, ABC):
             gt_size: (H, W) of the ground truths. Default: ``lq_size``.
             stored: number K of stored negatives per image.
         """
-        channels, gt_size = measured_spec(self.network).in_channels, gt_size or lq_size
+        with locate_errors(key="network_g"):
+            channels = measured_spec(self.network).in_channels
+        gt_size = gt_size or lq_size
         shapes: dict[str, tuple[int, ...]] = {"lq": (self.views, channels, *lq_size)}
         if self.views == 1:
             shapes = {"lq": (channels, *lq_size), "gt": (channels, *gt_size)}
