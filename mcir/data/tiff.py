@@ -18,7 +18,7 @@ from mcir.data.errors import DataError
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COMPRESSIONS = (1, 8, 32946)  # uncompressed and deflate; others need an optional package of tifffile
 _GREY_OR_RGB = (0, 1, 2)
-_WHITE_IS_ZERO, _SEPARATE_PLANES, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 2, 1, 2
+_WHITE_IS_ZERO, _ONE_PLANE, _SEPARATE_PLANES, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 1, 2, 1, 2
 _MOST_PAGES = 1000
 
 
@@ -47,6 +47,8 @@ class TiffPage:
         self._page = page = pages.first
         if page.dtype is None or page.dtype.kind not in "bu" or page.dtype.itemsize > 2:
             raise DataError(f"expected TIFF samples of type uint8 or uint16, got {page.dtype}")
+        if page.planarconfig not in (_ONE_PLANE, _SEPARATE_PLANES):  # tifffile would return uninitialized memory
+            raise DataError(f"expected planar configuration 1 or 2, got {page.planarconfig}")
         check_count(1 + sum(not other.is_reduced for other in islice(pages, 1, _MOST_PAGES)))
         self.height, self.width = int(page.imagelength), int(page.imagewidth)
         self.channels = int(page.samplesperpixel)

@@ -148,3 +148,11 @@ def test_missing_strips(tmp_path):
     (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:-300])
     with pytest.raises(PictureError, match=r"x\.tif: truncated or damaged"):
         read_picture(tmp_path / "x.tif")
+
+
+def test_an_unknown_planar_configuration_is_rejected(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", noise(20, 28), photometric="rgb", tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        file.pages[0].tags["PlanarConfiguration"].overwrite(256)
+    with pytest.raises(PictureError, match=r"x\.tif: expected planar configuration 1 or 2, got 256"):
+        read_picture(tmp_path / "x.tif")
