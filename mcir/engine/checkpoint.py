@@ -9,19 +9,21 @@ is ``models/net_g_best.*``.
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from mcir.atomic import atomic_file, remove_temporary_files
 from mcir.models import Model
 from mcir.models.state import digest
-from mcir.weights import WeightsError, network_config, network_metadata, read_weights, to_safetensors
+from mcir.paths import file_problem
+from mcir.weights import WeightsError, network_config, network_metadata, read_torch_file, read_weights, to_safetensors
 
 _LOG = logging.getLogger("mcir")
 _FORMAT = 1
@@ -30,6 +32,37 @@ _CHECKPOINT_FILE = re.compile(r"(?:net_g_)?(\d+)\.(?:state|pth|safetensors)")
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written or read."""
+
+
+class TrainingState(BaseModel):
+    """The content of a ``.state`` file. Keys of other versions are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    file: Path
+    """File that was read."""
+    format: Literal[1]
+    """Version of the format."""
+    iteration: int = Field(ge=0)
+    """Number of iterations that are done."""
+    model: dict[str, dict[str, Any]]
+    """State of each part of the model."""
+    options: str
+    """Resolved options of the run."""
+    validated: int | None = None
+    """Iteration of the last complete validation. Version 0.1.0 did not save it."""
+    best: float | None = None
+    """First of the values in ``best_by``."""
+    best_by: dict[str, float] | None = None
+    """Qualities of the best model by metric. Version 0.1.0 did not save them."""
+    digests: dict[str, str] | None = None
+    """Digest of each part of the model, and of everything else under ``""``. Earlier versions did not save them."""
+
+    def best_metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the qualities of the best model by metric; ``names`` are the metrics that select it."""
+        if self.best_by is not None:
+            return self.best_by
+        return {} if self.best is None else dict.fromkeys(names[:1], self.best)
 
 
 @dataclass
@@ -170,6 +203,28 @@ def digests(state: Mapping[str, Any]) -> dict[str, str]:
     """Return the digest of each part of the model in a training state, and that of everything else under ``""``."""
     others = {key: value for key, value in state.items() if key not in ("model", "digests")}
     return {"": digest(others), **{name: digest(part) for name, part in state["model"].items()}}
+
+
+def read_state(file: Path) -> TrainingState:
+    """Read a training state.
+
+    Raises:
+        CheckpointError: the file does not exist, is damaged, or is not a training state of mcir.
+    """
+    if problem := file_problem(file):
+        raise CheckpointError(f"{file}: expected a training state, but the path {problem}.")
+    try:
+        content = read_torch_file(file)
+        state = TrainingState.model_validate({**content, "file": file} if isinstance(content, dict) else content)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the content"
+        raise CheckpointError(f"{file}: expected a training state of mcir, got {where}: {first['msg']}.") from error
+    if state.digests is not None and digests({**content, "model": {}}) != {"": state.digests.get("")}:
+        raise CheckpointError(f"{file} is damaged: its digest does not match.")
+    return state
 
 
 def archive_run(folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches, loaded_ahead
-from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, archive_run, load_into
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, TrainingState, archive_run, load_into
 from mcir.engine.conclusion import conclude, not_numbers
 from mcir.engine.distributed import DistContext
 from mcir.engine.dry_run import check_consistency, dry_run, warn_without_psnr
@@ -21,7 +21,7 @@ from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation
 from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard, NotFiniteError
 from mcir.engine.loggers import RunLog, Speed
-from mcir.engine.resume import TrainingState, load_first, states_to_resume
+from mcir.engine.resume import load_first, states_to_resume
 from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.state_checksum import state_checksum
 from mcir.engine.stop import StopRequest

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mcir.config import Options
-from mcir.engine.resume import read_state
+from mcir.engine.checkpoint import read_state
 
 _IRRELEVANT = {"name", "num_gpu", "imports", "logger", "dist_params", "val", "path", "datasets"}
 _ABSENT = "nothing"

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile
-from mcir.engine.resume import load_first, read_state, states_to_resume
+from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, read_state
+from mcir.engine.resume import load_first, states_to_resume
 from mcir.models import ContrastiveModel
 from mcir.models.state import digest
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from mcir.engine.resume import read_state
+from mcir.engine.checkpoint import read_state
 from mcir.train import main
 from tests.engine.conftest import capture, make_run, options
 from tests.trust.campaign import Campaign

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from mcir.engine.checkpoint import Checkpoints, NetworkFile
-from mcir.engine.resume import load_first, read_state
+from mcir.engine.checkpoint import Checkpoints, NetworkFile, read_state
+from mcir.engine.resume import load_first
 from mcir.models.state import digest
 from tests.trust.campaign import Campaign
 from tests.trust.models import batch, make_model
