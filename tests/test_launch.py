@@ -176,7 +176,7 @@ def test_waiting_reports_a_job_that_ends_early_and_tolerates_a_busy_controller(c
 def test_waiting_reports_a_collapse_and_the_other_jobs_continue(cluster):
     jobs = [
         TrainingJob.from_arguments([*ARGUMENTS, "--set", f"name={name}", f"train.optim_g.lr={rate}"])
-        for name, rate in (("wild", "1e37"), ("tame", "1e-3"))
+        for name, rate in (("wild", "1000"), ("tame", "1e-3"))
     ]
     lines = []
     assert start(jobs, LaunchOptions("slurm", slurm={"partition": "cpu"}), lines.append) == [1, 0]

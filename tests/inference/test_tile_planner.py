@@ -119,6 +119,7 @@ def test_other_errors_are_raised_after_the_smallest_tile():
 def test_auto_uses_the_budget(monkeypatch):
     """The network holds two maps of 16 channels at once, 128 bytes per pixel, and its input."""
     net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Sigmoid(), nn.Conv2d(16, 3, 1))
+    net.spec = NetworkSpec()
     seen = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     monkeypatch.setattr("mcir.inference.memory.memory_available", lambda: 2 * 100 * 100 * 140.0)

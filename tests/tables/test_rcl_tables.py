@@ -168,8 +168,26 @@ def test_a_pre_training_with_other_options_is_marked_and_incomplete(voc, capsys)
         assert "(2) ¶" in page and f"¶ RCL+SL was pre-trained with other options (rcl/voc2012.yml): {way}." in page
 
 
+WILD = """
+import torch
+from mcir.registry import OPTIMIZERS
+
+@OPTIMIZERS.register()
+class Wild(torch.optim.SGD):
+    def __init__(self, params, lr: float = 1.0) -> None:
+        super().__init__(params, lr=lr)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(float("nan"))
+"""
+
+
 def test_a_collapsed_pre_training_is_a_result(voc, capsys):
-    arguments = [*command("rcl-table3", "--labels", "4", "--resnet", "random", "--train"), "train.optim_g.lr=1e37"]
+    Path("wild.py").write_text(WILD)
+    wild = ["imports=['wild']", "train.optim_g={type: Wild}"]
+    arguments = [*command("rcl-table3", "--labels", "4", "--resnet", "random", "--train"), *wild]
     assert main(arguments) == 3
     assert capsys.readouterr().out.splitlines()[-1] == "collapsed: RCL+SL (4): pre-training, iteration 2"
     plain, pretrained = read("rcl-table3")["rows"]
