@@ -146,10 +146,10 @@ class DistContext:
         """Run the body on rank 0 before the other ranks, for example to download a file for all of them.
 
         Raises:
-            SystemExit: on the other ranks, if the body failed on rank 0, which reports the error.
+            OtherProcessFailedError: on the other ranks, if the body failed on rank 0, which reports the error.
         """
         if not self.is_rank_zero and not self._broadcast(False):
-            raise SystemExit(1)
+            raise OtherProcessFailedError
         try:
             yield
         except BaseException:

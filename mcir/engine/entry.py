@@ -8,6 +8,9 @@ from mcir.engine.log_output import LogOutput
 from mcir.interrupts import exit_on_interrupt, raise_on_interrupt
 from mcir.terminal import show, show_error
 
+_REPORT_S = 3.0
+"""Time in seconds in which the process that failed reports its error. torchrun ends all processes when one ends."""
+
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
     """Run a command in this process of a run and return its exit status. Report a user error in one line.
@@ -32,10 +35,11 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
         return command()
     except (ValueError, OSError, NotFiniteError) as error:
         if not is_rank_zero:
-            time.sleep(1)  # rank 0 usually prints the same error, and this process is stopped when rank 0 ends
+            time.sleep(_REPORT_S)  # rank 0 usually prints the same error
         show_error(f"mcir: {error}")
         return 1
     except OtherProcessFailedError:
+        time.sleep(_REPORT_S)
         return 1
     except KeyboardInterrupt:
         return 130
