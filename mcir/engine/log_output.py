@@ -31,18 +31,23 @@ class LogOutput:
 
     def retry(self) -> None:
         """Repeat the calls that failed before."""
-        try:
-            while self._waiting:
-                self._waiting[0]()
-                self._waiting.popleft()
-                self._report_success()
-        except OSError as error:
-            while len(self._waiting) > self._keep:
-                self._waiting.popleft()
-                self._lost += 1
-            if not self._is_failing:
-                self._is_failing = True
-                _LOG.warning("%s cannot be written (%s). The run continues and tries again.", self._name, error)
+        while self._waiting:
+            action = self._waiting.popleft()
+            try:
+                action()
+            except OSError as error:
+                self._waiting.appendleft(action)
+                self._report_failure(error)
+                return
+            self._report_success()
+
+    def _report_failure(self, error: OSError) -> None:
+        while len(self._waiting) > self._keep:
+            self._waiting.popleft()
+            self._lost += 1
+        if not self._is_failing:
+            self._is_failing = True
+            _LOG.warning("%s cannot be written (%s). The run continues and tries again.", self._name, error)
 
     def _report_success(self) -> None:
         if self._is_failing:

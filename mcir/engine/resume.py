@@ -23,8 +23,8 @@ def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume:
     Raises:
         CheckpointError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
     """
-    intact = 0
-    for iteration in reversed(checkpoints.iterations() if resume else []):
+    intact, iterations = 0, checkpoints.iterations() if resume else []
+    for iteration in reversed(iterations):
         try:
             state = read_state(checkpoints.state_file(iteration))
         except CheckpointError as error:
@@ -34,6 +34,8 @@ def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume:
             yield state
     if resume_state:
         yield read_state(Path(resume_state))
+    elif iterations and not intact:
+        _LOG.error("No checkpoint in %s is intact. The training starts from the beginning.", checkpoints.folder)
     elif resume and not intact:
         _LOG.info("%s has no checkpoint. The training starts from the beginning.", checkpoints.folder)
 

@@ -238,11 +238,11 @@ class Trainer:
     def _save(self, iteration: int, is_best: bool) -> None:
         if self._saved == (iteration, self.validated):
             return  # the validation was stopped
-        self._saved = (iteration, self.validated)
         with self.stop.watchdog.paused():
             self._require_finite(iteration)
             self.dist.require_equal("weights and negatives", lambda: state_checksum(self.model))
             self._save_here(iteration, is_best)
+        self._saved = (iteration, self.validated)
 
     def _save_before_error(self, iteration: int, error: Exception) -> None:
         """Save what was trained before an error ends the training. Other processes may have ended, or may hang."""

@@ -60,7 +60,7 @@ def read_weights(file: str | Path, key: str | None = None) -> Weights:
         WeightsError: the file is missing or damaged, contains objects other than tensors, or does not have the key.
     """
     file = Path(file)
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         tensors, metadata = read_safetensors(file)
         stored_key = metadata.get("weights")
         if key is not None and stored_key is not None and key != stored_key:

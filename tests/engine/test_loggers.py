@@ -377,3 +377,11 @@ def test_names_that_are_not_utf8_are_logged_with_visible_bytes(tmp_path, capsys)
     assert "caf\\xe9" in capsys.readouterr().out
     write_report([tmp_path], tmp_path / "report.html")
     assert "caf\\xe9" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_unexpected_error_of_an_output_is_raised_once():
+    output, written = LogOutput("The log", keep=5), []
+    with pytest.raises(KeyError):
+        output.write(lambda: {}["x"])
+    output.write(lambda: written.append(1))
+    assert written == [1]

@@ -127,7 +127,7 @@ def test_a_damaged_newest_state_is_named_and_passed_over(checkpoints, mcir_log, 
     assert [text for text in mcir_log.messages if str(file) in text and message in text]
     checkpoints.state_file(1).write_bytes(b"")
     assert list(states_to_resume(checkpoints, None, True)) == []
-    assert "has no checkpoint. The training starts from the beginning." in mcir_log.text
+    assert "is intact. The training starts from the beginning." in mcir_log.text
 
 
 def drop(part):
