@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcir.registry import ARCHS
-from mcir.weights import describe_non_finite, detect_network, non_finite_keys, read_weights, shortened
+from mcir.text import shortened
+from mcir.weights import describe_non_finite, detect_network, non_finite_keys, read_weights
 
 _SHOWN = 10
 

@@ -1,7 +1,7 @@
 """Weight files: read them, detect the architecture, and build the network."""
 
 from mcir.weights.detection import DetectedNetwork, detect, detect_network
-from mcir.weights.errors import WeightsError, first_names, shortened
+from mcir.weights.errors import WeightsError, first_names
 from mcir.weights.files import Weights, network_config, network_metadata, read_weights
 from mcir.weights.finite import describe_non_finite, is_finite, non_finite_keys, require_finite
 from mcir.weights.keys import KEYS
@@ -32,6 +32,5 @@ __all__ = [
     "read_torch_file",
     "read_weights",
     "require_finite",
-    "shortened",
     "to_safetensors",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mcir.text import shortened
+
 
 class WeightsError(ValueError):
     """A weight file cannot be read, or weights do not match a network."""
@@ -17,8 +19,3 @@ def first_names(names: Iterable[str], count: int = 10) -> str:
     """Return the first names as text; names and their number are shortened, because a file can contain millions."""
     names = list(names)
     return ", ".join(map(shortened, names[:count])) + (" …" if len(names) > count else "")
-
-
-def shortened(text: str, length: int = 200) -> str:
-    """Return the first characters of a text from a file."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"

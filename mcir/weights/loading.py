@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mcir.registry import ARCHS
+from mcir.text import shortened
 from mcir.weights.building import build_on_meta, check_arguments
 from mcir.weights.detection import detect
-from mcir.weights.errors import WeightsError, first_names, shortened
+from mcir.weights.errors import WeightsError, first_names
 from mcir.weights.files import read_weights
 from mcir.weights.finite import non_finite_keys, require_finite
 from mcir.weights.matching import derived_keys, match_state_dict, matching_part, shapes_of
