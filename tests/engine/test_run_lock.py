@@ -15,7 +15,7 @@ import os, sys, time
 from pathlib import Path
 from mcir.engine.run_lock import lock_run_dir
 with lock_run_dir(Path(sys.argv[1])):
-    if not hasattr(os, "fork") or os.fork():
+    if not hasattr(os, "fork") or not os.fork():  # only the child prints: it has closed the inherited file by then
         print("locked", flush=True)
     time.sleep(60)
 """
