@@ -203,12 +203,13 @@ def option_keys(file):
         section = resolved(section)
         for key, value in section.get("properties", {}).items():
             if key not in without:
-                default = REQUIRED if key in section.get("required", ()) else value.get("default", WITHOUT_DEFAULT)
-                found[f"{path}{key}"] = default
+                found[f"{path}{key}"] = value.get("default", WITHOUT_DEFAULT)
             if depth and key != "datasets":
                 enter(f"{path}{key}.", value, depth - 1)
 
     def resolved(section):
+        if section.get("anyOf", ())[1:] == [{"type": "null"}]:
+            section = section["anyOf"][0]
         return schema["$defs"][section["$ref"].rpartition("/")[2]] if "$ref" in section else section
 
     enter("", schema, 1)
@@ -216,6 +217,7 @@ def option_keys(file):
     for branch in schema["allOf"]:
         model = branch["if"]["properties"]["model_type"]["const"]
         enter(f"{model}: train.", branch["then"]["properties"]["train"])
+        found[f"{model}: train.optim_g"] = None  # of the model's constructor; a training requires it
     datasets = resolved(schema["properties"]["datasets"])
     (pattern, evaluated), *_ = datasets["patternProperties"].items()
     assert re.match(pattern, "val")

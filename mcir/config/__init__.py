@@ -1,5 +1,6 @@
 """Read, merge, translate and validate option files."""
 
+from mcir.config.files import schema_path
 from mcir.config.json_schema import json_schema
 from mcir.config.load import load, network_section, runs_of
 from mcir.config.options import DatasetOptions, DistOptions, Options, PathOptions, Stage
@@ -17,4 +18,5 @@ __all__ = [
     "load",
     "network_section",
     "runs_of",
+    "schema_path",
 ]

@@ -14,6 +14,7 @@ from mcir.text import shortened
 
 FOLDER = "options"
 SUFFIX = ".yml"
+FOR_EDITORS = "# yaml-language-server: $schema="  # the first line of an option file: the schema, a path or a URL
 _BASES = "_base_/"  # subfolder of the files that are only bases of others; they are not listed
 
 
@@ -25,6 +26,11 @@ def shipped() -> Path:
     package = Path(__file__).parents[1]
     installed = package / FOLDER
     return installed if installed.is_dir() else package.parent / FOLDER
+
+
+def schema_path() -> Path:
+    """Return the JSON schema that comes with mcir, which the first line of an option file may name for editors."""
+    return shipped() / "schema.json"
 
 
 def shipped_names(pattern: str = "*") -> list[str]:

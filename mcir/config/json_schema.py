@@ -1,4 +1,8 @@
-"""JSON schema of option files, for completion and checks in editors."""
+"""JSON schema of option files, for completion and checks in editors.
+
+The schema requires no option: a base, or the file that uses a base, may contain what is missing in a file. `mcir check`
+reads the bases, and reports missing options.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mcir import registry as registries
-from mcir.config.components import TAKE_SCALE, Arguments, arguments_model
+from mcir.config.components import Arguments, arguments_model
 from mcir.config.options import EvaluationKeys, TrainingKeys
 from mcir.config.validation import OptionFile, train_section_model
 from mcir.config.wording import JsonSchema
@@ -24,6 +28,8 @@ def json_schema() -> Schema:
     for registry in vars(registries).values():
         if isinstance(registry, Registry) and registry not in (DATASETS, MODELS):
             definitions[_name(registry.kind)] = _variants(registry, definitions)
+    for name in MODELS.names():
+        definitions[_name(f"train {name}")] = _schema_of(train_section_model(name), definitions)
     definitions["training_set"] = _variants(DATASETS, definitions, TrainingKeys)
     definitions["evaluation_set"] = _variants(DATASETS, definitions, EvaluationKeys)
     options = _schema_of(OptionFile, definitions)
@@ -39,13 +45,12 @@ def json_schema() -> Schema:
         },
         "datasets": {
             "type": "object",
-            "properties": {"train": _reference("training set")},
-            "patternProperties": {"^(val|test)": _reference("evaluation set")},
+            "properties": {"train": _or_null("training set")},
+            "patternProperties": {"^(val|test)": _or_null("evaluation set")},
             "additionalProperties": False,
         },
-        "train": {"type": "object"},
+        "train": _or_null(*(f"train {name}" for name in MODELS.names())),
     }
-    del options["required"]  # a base may contain them
     return options | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mcir option file",
@@ -54,7 +59,7 @@ def json_schema() -> Schema:
         "allOf": [
             {
                 "if": {"properties": {"model_type": {"const": name}}, "required": ["model_type"]},
-                "then": {"properties": {"train": _train(name, definitions)}},
+                "then": {"properties": {"train": _or_null(f"train {name}")}},
             }
             for name in MODELS.names()
         ],
@@ -67,20 +72,9 @@ def _variants(registry: Registry, definitions: Schema, keys: type[Arguments] = A
     variants = []
     for name in registry.names():
         schema = _schema_of(arguments_model(registry, name, keys), definitions)
-        filled_in = {"name", "scale"} if registry in TAKE_SCALE else set()
-        schema["required"] = ["type", *(key for key in schema.get("required", ()) if key not in filled_in)]
         schema["properties"] = {"type": {"enum": [name, *registry.aliases(name)]}, **schema["properties"]}
         variants.append(schema)
-    return {"type": "object", "required": ["type"], "anyOf": variants}
-
-
-def _train(name: str, definitions: Schema) -> Schema:
-    """Return the schema of the section 'train'. The optimizer is not required, because a base may contain it."""
-    schema = _schema_of(train_section_model(name), definitions)
-    if "optim_g" in schema["properties"]:
-        schema["required"].remove("optim_g")
-        schema["properties"]["optim_g"]["default"] = None
-    return schema
+    return {"type": "object", "anyOf": variants}
 
 
 def _schema_of(model: type[BaseModel], definitions: Schema) -> Schema:
@@ -91,16 +85,23 @@ def _schema_of(model: type[BaseModel], definitions: Schema) -> Schema:
 
 
 def _link(schema: Any) -> Any:
-    """Replace the sections of components, which have no schema of their own, by references to their variants."""
+    """Replace the sections of components by references to their variants, and leave out the lists of required keys."""
     if isinstance(schema, dict):
         if "component" in schema and isinstance(schema["component"], str):
             return _reference(schema["component"])
-        return {key: _link(value) for key, value in schema.items()}
+        return {
+            key: _link(value) for key, value in schema.items() if not (key == "required" and isinstance(value, list))
+        }
     return [_link(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def _reference(kind: str) -> Schema:
     return {"$ref": f"#/$defs/{_name(kind)}"}
+
+
+def _or_null(*kinds: str) -> Schema:
+    """Return the schema of a section that a file may remove from its base with ``null``."""
+    return {"anyOf": [*map(_reference, kinds), {"type": "null"}]}
 
 
 def _name(kind: str) -> str:

@@ -6,7 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from mcir.config.components import describe
-from mcir.config.files import SUFFIX, shipped, shipped_names
+from mcir.config.files import FOR_EDITORS, SUFFIX, shipped, shipped_names
 from mcir.errors import RegistryError, suggestion
 from mcir.registry import Registry
 
@@ -45,7 +45,8 @@ def list_option_files(pattern: str = "*") -> str:
 def _summary(file: Path) -> str:
     """Return the first sentence of the comment at the top of an option file."""
     lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
-    return re.split(r"(?<=\.)\s", " ".join(line.strip("# ") for line in lines))[0]
+    prose = (line.strip("# ") for line in lines if not line.startswith(FOR_EDITORS))
+    return re.split(r"(?<=\.)\s", " ".join(prose))[0]
 
 
 def _entry(registry: Registry, name: str) -> str:

@@ -151,7 +151,7 @@ def installed(tmp_path_factory):
 @pytest.mark.slow
 def test_a_wheel_contains_every_option_file(installed):
     names = {name for name in zipfile.ZipFile(installed.wheel).namelist() if name.startswith("mcir/options/")}
-    tracked = [file for file in (ROOT / "options").rglob("*") if file.suffix in (".yml", ".md")]
+    tracked = [file for file in (ROOT / "options").rglob("*") if file.suffix in (".yml", ".md", ".json")]
     assert names == {f"mcir/{file.relative_to(ROOT)}" for file in tracked}
 
 

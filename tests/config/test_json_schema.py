@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
-from mcir.config import json_schema
+from mcir.config import json_schema, schema_path
+from mcir.config.files import FOR_EDITORS, shipped
 from mcir.config.yaml_loader import read_file
 from mcir.registry import ARCHS, LOSSES, MODELS
 
@@ -81,19 +84,24 @@ def test_every_component_is_a_variant_with_types_and_defaults(schema):
     assert set(edsr["properties"]) == {"type", *ARCHS.parameters("EDSR")}
     assert edsr["properties"]["num_feat"] == {"type": "integer", "minimum": 1, "maximum": 4096, "default": 64}
     assert edsr["properties"]["rgb_mean"]["default"] == [0.4488, 0.4371, 0.4040]
-    assert "type" in edsr["required"] and "num_feat" not in edsr["required"]
+    assert "required" not in edsr
     assert {variant["title"] for variant in schema["$defs"]["loss"]["anyOf"]} == set(LOSSES.names())
 
 
 def test_the_training_options_depend_on_the_model(schema):
     assert schema["properties"]["model_type"]["enum"] == MODELS.names()
-    train = {
+    targets = {
         part["if"]["properties"]["model_type"]["const"]: part["then"]["properties"]["train"] for part in schema["allOf"]
     }
-    assert "negatives" in train["ContrastiveModel"]["properties"]
-    assert "negatives" not in train["RestorationModel"]["properties"]
-    assert "seed" not in train["RestorationModel"]["properties"]
-    assert "total_iter" in train["RestorationModel"]["required"]
+    assert list(targets) == MODELS.names()
+    train = {
+        name: schema["$defs"][target["anyOf"][0]["$ref"].rpartition("/")[2]]["properties"]
+        for name, target in targets.items()
+    }
+    assert "negatives" in train["ContrastiveModel"]
+    assert "negatives" not in train["RestorationModel"]
+    assert "seed" not in train["RestorationModel"]
+    assert "total_iter" in train["RestorationModel"]
 
 
 def test_fixed_options_have_descriptions(schema):
@@ -108,10 +116,38 @@ def test_fixed_options_have_descriptions(schema):
 
 def test_a_valid_file_is_valid_under_the_schema(schema, write, good):
     assert is_valid(read_file(write(good)).plain(), schema)
+    assert is_valid(
+        {"_base_": "a.yml", "train": None, "datasets": {"train": None}, "network_g": {"num_feat": 8}}, schema
+    )
     more = "_base_: a.yml\nimports: b\nnum_gpu: 2\n" + good.replace(
         "datasets:", "datasets:\n  val_1: {type: BundledPhotos, split: val, num_worker_per_gpu: 1}"
     )
     assert is_valid(read_file(write(more)).plain(), schema)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(shipped().rglob("*.yml")), ids=lambda file: file.relative_to(shipped()).as_posix()
+)
+def test_shipped_files_are_valid_under_the_schema_and_name_it(schema, file):
+    assert is_valid(read_file(file).plain(), schema)
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith(FOR_EDITORS)
+    assert (file.parent / first.removeprefix(FOR_EDITORS)).resolve() == schema_path().resolve()
+
+
+def test_the_shipped_schema_is_current(tmp_path):
+    written = tmp_path / "schema.json"
+    subprocess.run([sys.executable, "-m", "mcir.cli", "schema", written], cwd=tmp_path, check=True)
+    assert schema_path().read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), (
+        "The schema has changed. Run: mcir schema options/schema.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["train: {total_itr: 5}", "network_g: {num_feats: 8}", "datasets: {train: {gt_sise: 4}}", "val: null"]
+)
+def test_a_mistake_in_a_part_of_a_file_is_not_valid(schema, write, text):
+    assert not is_valid(read_file(write(text + "\n")).plain(), schema)
 
 
 @pytest.mark.parametrize(
