@@ -9,7 +9,7 @@ from mcir import test, train
 from mcir.arguments import Parser, add_arguments, from_namespace
 from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.options import Check, List, Report, Schema
-from mcir.cli.prepare import Lmdb, Lr, Split, Subimages, Verify
+from mcir.cli.prepare import Lmdb, Lr, Photographs, Split, Subimages, Verify
 from mcir.interrupts import raise_on_interrupt
 from mcir.tables.commands import Proxy, reproduce_commands
 from mcir.terminal import make_tracebacks_printable, show_error
@@ -61,7 +61,14 @@ def _add_commands(parsers: Any, commands: Mapping[str, type | Group]) -> None:
 
 
 def _commands() -> dict[str, type | Group]:
-    steps = {"lmdb": Lmdb, "subimages": Subimages, "lr": Lr, "split": Split, "verify": Verify}
+    steps = {
+        "lmdb": Lmdb,
+        "subimages": Subimages,
+        "lr": Lr,
+        "split": Split,
+        "verify": Verify,
+        "photographs": Photographs,
+    }
     return {
         "train": train.Train,
         "test": test.Test,

@@ -129,6 +129,33 @@ class Verify:
         return 1 if count else 0
 
 
+@dataclass(kw_only=True)
+class Photographs:
+    """Write the ten photographs of scikit-image as PNG files, to try the commands without own images."""
+
+    folder: Path = positional("folder of the photographs")
+    haze: Path | None = option("folder of versions with synthetic haze, to try dehazing", metavar="DIR")
+    rain: Path | None = option("folder of versions with synthetic rain", metavar="DIR")
+    noise: Path | None = option("folder of versions with noise", metavar="DIR")
+    blur: Path | None = option("folder of versions with motion blur", metavar="DIR")
+    jpeg: Path | None = option("folder of versions with JPEG artefacts", metavar="DIR")
+
+    def run(self) -> int:
+        """Write the files, and print their number."""
+        from mcir.new.photographs import write_photographs
+        from mcir.new.tasks import TaskName
+
+        folders: dict[TaskName, Path | None] = {
+            "dehaze": self.haze,
+            "derain": self.rain,
+            "denoise": self.noise,
+            "deblur": self.blur,
+            "jpeg": self.jpeg,
+        }
+        degraded = {task: folder for task, folder in folders.items() if folder is not None}
+        return _print_counts(self.folder, write_photographs(self.folder, degraded))
+
+
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
