@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mcir.paths import UserPath, expand, expand_path, is_path_type
+from mcir.paths import UserPath, expand, expand_path, path_kind
 from mcir.text import printable, shortened
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def _settings(item: Field[Any], kind: Any) -> dict[str, Any]:
         kind = type(get_args(kind)[0])
     if metadata["parse"]:
         settings["type"] = metadata["parse"]
-    elif is_path_type(kind):
+    elif path_kind(kind):
         settings["type"] = expand
     else:
         settings["type"] = expand_path if kind is Path else kind

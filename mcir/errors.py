@@ -25,6 +25,8 @@ class Location(NamedTuple):
     """Key path of the option, like ``train.optim_g.lr``."""
     old_key: str = ""
     """Key path that the file uses instead of ``key``, if it is an old name."""
+    note: str = ""
+    """Sentence that follows the message of an error: where a path was looked up that does not exist."""
 
     def __str__(self) -> str:
         position = self.source if self.line is None else f"{self.source}:{self.line}"
@@ -54,7 +56,13 @@ class ComponentError(ValueError):
         self.location: Location | None = None
 
     def __str__(self) -> str:
-        return self.message if self.location is None else f"{self.location}: {self.message}"
+        return self._located("")
+
+    def _located(self, key: str) -> str:
+        """Return the message between its location, or else the key, and the note of the location."""
+        start = str(self.location or key)
+        note = f"\n{self.location.note}" if self.location and self.location.note else ""
+        return f"{start}: {self.message}{note}" if start else self.message
 
 
 class RegistryError(ComponentError):
@@ -77,7 +85,7 @@ class ArgumentError(ComponentError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"{self.location or '.'.join(map(str, self.path))}: {self.message}"
+        return self._located(".".join(map(str, self.path)))
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -85,7 +93,7 @@ def is_user_error(error: BaseException) -> bool:
 
     These are ``OSError`` and each ``ValueError`` that a ``raise`` in mcir raised. Another ``ValueError`` may be a bug.
     """
-    if isinstance(error, ComponentError) and error.__cause__ is not None:
+    if type(error) is ComponentError and error.__cause__ is not None:  # of another class of error, see locate_errors
         error = error.__cause__
     return isinstance(error, OSError) or (isinstance(error, ValueError) and is_raised_by_mcir(error))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias, get_args
+from typing import Annotated, Any, NamedTuple, TypeAlias, get_args
 
 from mcir.text import shortened
 
@@ -22,24 +23,35 @@ _KINDS = (
 )
 
 
-class _Expanded:
-    """Marker of the type of a path."""
+class PathKind(NamedTuple):
+    """Metadata of the type of a path.
 
-    def __repr__(self) -> str:
-        return "EXPANDED"
+    Attributes:
+        names: values that are names, not paths, such as ``random``.
+        is_output: whether the path is written. An output is always relative to the current folder.
+    """
+
+    names: tuple[str, ...] = ()
+    is_output: bool = False
 
 
-EXPANDED: Final = _Expanded()
-UserPath: TypeAlias = Annotated[str, EXPANDED]
-"""Text that is or may be a path: an option, a constructor argument or a command-line argument.
+UserPath: TypeAlias = Annotated[str, PathKind()]
+"""Text that is or may be the path of an input: an option, a constructor argument or a command-line argument.
 
-``~`` and variables are expanded when the option file or the command line is read; see :func:`expand`.
+``~`` and variables are expanded when the option file or the command line is read; see :func:`expand`. In an option
+file, a relative path is looked up in the folder of this file, and then in the current folder.
 """
+WeightsPath: TypeAlias = Annotated[str, PathKind(names=("random", "imagenet"))]
+"""Path of a weight file, or the name of weights that do not need one."""
+OutputPath: TypeAlias = Annotated[str, PathKind(is_output=True)]
+"""Text that is the path of an output: expanded like ``UserPath``, and relative to the current folder."""
 
 
-def is_path_type(annotation: Any) -> bool:
-    """Return whether an annotation is ``UserPath``, or a union with it."""
-    return EXPANDED in getattr(annotation, "__metadata__", ()) or any(map(is_path_type, get_args(annotation)))
+def path_kind(annotation: Any) -> PathKind | None:
+    """Return the metadata of the type of a path, which may be a member of a union; None for other types."""
+    extras = getattr(annotation, "__metadata__", ())
+    found = (extra for extra in extras if isinstance(extra, PathKind))
+    return next(chain(found, filter(None, map(path_kind, get_args(annotation)))), None)
 
 
 def expand(text: str) -> str:

@@ -44,7 +44,7 @@ from mcir.config.wording import (
 )
 from mcir.domains import MAPPINGS, SEQUENCES, UNIONS, find_problem, outside, parts, unordered
 from mcir.errors import RegistryError, closest, suggestion
-from mcir.paths import expand, is_path_type, path_problem
+from mcir.paths import path_kind, path_problem
 from mcir.registry import DATASETS, DEGRADATIONS, Registry
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -157,10 +157,10 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
         value = int(value)
     elif kind is bool and isinstance(value, str):
         value = _BOOLEANS.get(value.lower(), value)
-    elif kind is Path and isinstance(value, str):
-        value = Path(_expanded(value))
-    elif isinstance(value, str) and is_path_type(annotation):
-        value = _expanded(value)
+    elif isinstance(value, str) and (kind is Path or path_kind(annotation)):
+        if found := path_problem(value):
+            raise unexpected("a path", value, f" It {found}.")
+        value = Path(value) if kind is Path else value
     elif kind in SEQUENCES and isinstance(value, list | tuple):
         value = list(value) if kind is list else tuple(value)
     if expected := outside(annotation, value):
@@ -181,13 +181,6 @@ def validate_value(annotation: Any, value: Any, handler: ValidatorFunctionWrapHa
     if expected := unordered(annotation, validated):
         raise unexpected(expected, value)
     return validated
-
-
-def _expanded(path: str) -> str:
-    expanded = expand(path)
-    if found := path_problem(expanded):
-        raise unexpected("a path", path, f" It {found}.")
-    return expanded
 
 
 def _validate_union(annotation: Any, members: Mapping[Any, TypeAdapter[Any]], value: Any, info: ValidationInfo) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mcir.config.files import find_base, find_file
 from mcir.config.legacy import translate
+from mcir.config.option_paths import resolve_paths
 from mcir.config.options import Options
 from mcir.config.sweep import SWEEP, select_run, take_sweep
 from mcir.config.tree import Node, NotImportedError, OptionError, Problem, key_path, merge
@@ -56,6 +57,7 @@ def load(
     problems += _import(root) if run_imports else []
     changes, untranslated = translate(root)
     problems += untranslated
+    resolve_paths(root)
     try:
         options = validate(root)
     except OptionError as error:
@@ -94,6 +96,7 @@ def network_section(path: str | Path) -> Any:
         problems.append(Problem.at(root.location, (SWEEP,), message))
     if problems:
         raise OptionError(problems)
+    resolve_paths(root)
     return validate_network(root)
 
 

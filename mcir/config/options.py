@@ -28,7 +28,7 @@ from mcir.config.wording import problem, unexpected
 from mcir.config.yaml_loader import write
 from mcir.domains import BatchSize, CountOrZero, Iterations, Scale, Seed, Side
 from mcir.errors import KeyPath, Location, Where, suggestion
-from mcir.paths import UserPath
+from mcir.paths import OutputPath, UserPath
 from mcir.registry import MODELS, MetricSection
 
 
@@ -116,8 +116,8 @@ class PathOptions(Fixed):
         description="Entry of the file that contains the weights; null: params_ema, else params, else the whole file.",
     )
     resume_state: UserPath | None = Field(default=None, description="Training state from which the run resumes.")
-    experiments_root: UserPath = Field(default="experiments", description="Parent folder of the training runs.")
-    results_root: UserPath = Field(default="results", description="Parent folder of the test results.")
+    experiments_root: OutputPath = Field(default="experiments", description="Parent folder of the training runs.")
+    results_root: OutputPath = Field(default="results", description="Parent folder of the test results.")
 
 
 class ValOptions(Fixed):
@@ -266,11 +266,20 @@ class Options(General):
         return self._locate(path if at_top else ("train", *path))
 
     def _locate(self, path: KeyPath) -> Location:
-        """Return the location of a value. That of a section also lists its arguments from the command line."""
+        """Return the location of a value.
+
+        That of a section also lists its arguments from the command line. That of a section or a list has the notes of
+        its values.
+        """
         location, node = self._root.locate(path), self._root.at(path)
-        entries = node.value.values() if node and isinstance(node.value, dict) and location.line else ()
+        value = node.value if node else None
+        entries = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        notes = dict.fromkeys(entry.location.note for entry in entries if entry.location.note)
+        location = location._replace(note="\n".join(notes) or location.note)
         overrides = [entry.location.source for entry in entries if entry.location.line is None]
-        return location._replace(key=f"{location.key} ({', '.join(overrides)})") if overrides else location
+        if overrides and location.line and isinstance(value, dict):
+            location = location._replace(key=f"{location.key} ({', '.join(overrides)})")
+        return location
 
     @property
     def network_g(self) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcir.errors import ComponentError
+
 MAX_LISTED = 10
 
 
-class DataError(ValueError):
+class DataError(ComponentError):
     """Error in images, folders or databases. The message names them."""
 
 

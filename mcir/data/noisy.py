@@ -7,7 +7,7 @@ noise alone (arXiv 2106.10070, Section 2).
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, get_args
+from typing import Annotated, Any, ClassVar, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
 from mcir.domains import Side
 from mcir.errors import ArgumentError
-from mcir.paths import UserPath
+from mcir.paths import PathKind, UserPath
 from mcir.registry import DATASETS, DegradationSection
 
 _LOG = logging.getLogger("mcir")
@@ -62,7 +62,7 @@ class NoisyImages(Dataset[NoisyItem]):
 
     _observations: ClassVar[int]
 
-    dataroot: UserPath
+    dataroot: Annotated[str, PathKind(names=tuple(_BUNDLED))]
     """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
     ``BundledPhotos``, ``bundled:val``: its validation photographs."""
     patch_size: Side = 128
@@ -96,7 +96,7 @@ class NoisyImages(Dataset[NoisyItem]):
         if self.dataroot in _BUNDLED:
             self._images = divide(photographs(_BUNDLED[self.dataroot]), self.tile_size)
         else:
-            self._images = open_storage(self.dataroot, self.io_backend)
+            self._images = open_storage(self.dataroot, self.io_backend, "dataroot")
         names = None if self.meta_info_file is None else read_names(self.meta_info_file, self._images.keys())
         self._label = f"{type(self).__name__} of {self.dataroot}"
         checked = check_pairs(self._images, None, rules, self._label, names)

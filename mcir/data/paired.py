@@ -280,10 +280,13 @@ class PairedImageDataset(PairDataset):
 
     def open_sources(self) -> Sources:
         """Open the folders or databases."""
-        gt = open_storage(self.dataroot_gt, self.io_backend)
+        gt = open_storage(self.dataroot_gt, self.io_backend, "dataroot_gt")
         return Sources(
             gt,
-            None if self.dataroot_lq is None else open_storage(self.dataroot_lq, self.io_backend),
+            None if self.dataroot_lq is None else open_storage(self.dataroot_lq, self.io_backend, "dataroot_lq"),
             None if self.meta_info_file is None else read_names(self.meta_info_file, gt.keys()),
-            [open_storage(root, self.io_backend) for root in self.dataroot_negatives],
+            [
+                open_storage(root, self.io_backend, ("dataroot_negatives", number))
+                for number, root in enumerate(self.dataroot_negatives)
+            ],
         )

@@ -196,7 +196,7 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
     """
     file = expand_path(path)
     if problem := file_problem(file, _LONGEST_LIST):
-        raise DataError(f"meta_info_file {path}: {problem}")
+        raise DataError(f"{path}: {problem}", ("meta_info_file",))
     lines = os.fsdecode(file.read_bytes()).split("\n")
     by_name = {comparable(name): name for name in known} | {name: name for name in known}
     names = []
@@ -205,7 +205,7 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
         found = filter(None, (by_name.get(text) or by_name.get(comparable(text)) for text in (line, shapeless)))
         names.append(next(found, line.split()[0]))
     if not names:
-        raise DataError(f"meta_info_file {path}: contains no image name")
+        raise DataError(f"{path}: contains no image name", ("meta_info_file",))
     return names
 
 

@@ -15,6 +15,7 @@ from mcir.data.listing import Report, list_images
 from mcir.data.lmdb_store import LmdbStore
 from mcir.data.reader import decode, probe
 from mcir.data.transforms import Window, crop_image
+from mcir.errors import KeyPath, locate_errors
 from mcir.paths import expand_path
 
 
@@ -158,13 +159,16 @@ def comparable(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) -> Folder | LmdbStore:
+def open_storage(
+    root: str | Path, io_backend: Mapping[str, str] | None = None, argument: str | KeyPath = ()
+) -> Folder | LmdbStore:
     """Open the images of a data set.
 
     Args:
         root: folder of images, or folder of an LMDB database if its name ends in ``.lmdb``.
         io_backend: ``{"type": "lmdb"}``: a database with any name; None or ``{"type": "disk"}``: the name determines
             whether it is a database.
+        argument: argument of the data set that contains the path, for the location of an error.
 
     Raises:
         ArgumentError: the backend is unknown.
@@ -174,4 +178,5 @@ def open_storage(root: str | Path, io_backend: Mapping[str, str] | None = None) 
     known = ({"type": "disk"}, {"type": "lmdb"})
     check_argument("io_backend", backend, backend in known, "{'type': 'disk'} or {'type': 'lmdb'}")
     is_database = backend["type"] == "lmdb" or Path(root).suffix == ".lmdb"
-    return LmdbStore(root) if is_database else Folder(root)
+    with locate_errors(key=argument):
+        return LmdbStore(root) if is_database else Folder(root)

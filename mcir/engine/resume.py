@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, TrainingState, read_state
+from mcir.errors import Where, locate_errors
 from mcir.models import Model
 from mcir.models.state import digest
 from mcir.report.records import changed_lines
@@ -12,16 +13,19 @@ from mcir.report.records import changed_lines
 _LOG = logging.getLogger("mcir")
 
 
-def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume: bool) -> Iterator[TrainingState]:
+def states_to_resume(
+    checkpoints: Checkpoints, resume_state: str | None, resume: bool, where: Where | None = None
+) -> Iterator[TrainingState]:
     """Yield the intact states from which a run can resume, in order of preference. Log damaged ones.
 
     Args:
         checkpoints: checkpoints of the run.
         resume_state: path of a state. It is the only one if ``resume`` is false, or else the last one.
         resume: whether to resume from the newest checkpoint of the run.
+        where: function that returns the location of a value of the section 'path'.
 
     Raises:
-        CheckpointError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
+        ValueError: the file ``resume_state`` does not exist, is damaged, or is not a training state of mcir.
     """
     intact, iterations = 0, checkpoints.iterations() if resume else []
     for iteration in reversed(iterations):
@@ -33,7 +37,9 @@ def states_to_resume(checkpoints: Checkpoints, resume_state: str | None, resume:
             intact += 1
             yield state
     if resume_state:
-        yield read_state(Path(resume_state))
+        with locate_errors(where, "resume_state"):
+            state = read_state(Path(resume_state))
+        yield state
     elif iterations and not intact:
         _LOG.error("No checkpoint in %s is intact. The training starts from the beginning.", checkpoints.folder)
     elif resume and not intact:

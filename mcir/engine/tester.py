@@ -14,6 +14,7 @@ from mcir.engine.distributed import DistContext
 from mcir.engine.dry_validation import dry_validation
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, results_table
+from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.paths import path_inside
 from mcir.registry import MODELS
@@ -72,7 +73,8 @@ class Tester:
             if checkpoints:
                 load_into(self.model, Path(file))
             else:
-                load_into(self.model, Path(file), path.param_key_g, path.strict_load_g)
+                with locate_errors(self.options.where("path"), "pretrain_network_g"):
+                    load_into(self.model, Path(file), path.param_key_g, path.strict_load_g)
             label = stem if stems.count(stem) == 1 else f"{stem}_{number}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
             self.results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}

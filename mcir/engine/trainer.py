@@ -77,7 +77,7 @@ class Trainer:
         self.last_evaluations: list[Evaluation] = []
         self._saved: tuple[int, int] | None = None
         self.resumed_from = self._initialize_model(
-            states_to_resume(self.checkpoints, options.path.resume_state, resume)
+            states_to_resume(self.checkpoints, options.path.resume_state, resume, options.where("path"))
         )
         dist.require_equal("iterations of the training states", lambda: self.iteration)
         with dist.rank_zero_first():
@@ -99,7 +99,8 @@ class Trainer:
         """Load the first state that fits, and return its file, or pretrained weights. Move the model to its device."""
         path, first = self.options.path, next(states, None)
         if first is None and path.pretrain_network_g:
-            load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
+            with locate_errors(self.options.where("path"), "pretrain_network_g"):
+                load_into(self.model, Path(path.pretrain_network_g), path.param_key_g, path.strict_load_g)
         self.model.to(self.dist.device)
         with locate_errors(self.options.where_in_model):
             self.model.configure_optimizer()

@@ -21,7 +21,7 @@ from mcir.domains import LayerWeights, Seed
 from mcir.errors import ArgumentError
 from mcir.features import FeatureCache, FeatureNetwork, VGGType, feature_network
 from mcir.losses.base import Loss, in_float32
-from mcir.paths import UserPath
+from mcir.paths import WeightsPath
 from mcir.weights import WeightsError
 
 Normalize: TypeAlias = Literal["none", "unit"]
@@ -46,7 +46,7 @@ class FeatureLoss(Loss):
     """VGG whose activations are compared. Its layers are ``conv1_1``, ``relu1_1``, …, ``pool5``."""
     network: str | None = None
     """Another torchvision classifier to use instead of a VGG, such as ``resnet50``. Its layers are node names."""
-    weights: UserPath = "imagenet"
+    weights: WeightsPath = "imagenet"
     """``imagenet``, the name of another version of torchvision's weights, ``random``, or the path of a state dict."""
     use_input_norm: bool = True
     """Whether to normalize images with ImageNet's mean and standard deviation."""

@@ -220,7 +220,7 @@ def test_patches_as_large_as_every_image_are_rejected(tmp_path):
         ({"tile_size": 16}, "tile_size: only for bundled photographs"),
         ({"noise": {"type": "BicubicDown", "scale": 2}}, "noise: .* got BicubicDown of scale 2"),
         ({"dataroot": "nowhere"}, "nowhere: no such folder"),
-        ({"meta_info_file": "nowhere.txt"}, r"meta_info_file nowhere\.txt"),
+        ({"meta_info_file": "nowhere.txt"}, r"nowhere\.txt: does not exist"),
     ],
 )
 def test_wrong_arguments_are_rejected(photographs, dataset_class, arguments, message):

@@ -217,12 +217,12 @@ def test_a_state_of_wrong_content_is_named_and_passed_over(checkpoints, mcir_log
 
 def test_a_state_that_is_given_by_its_path_is_an_error_if_it_is_wrong(checkpoints):
     file = checkpoints.state_file(2)
-    with pytest.raises(CheckpointError, match=r"x\.state: expected a training state, but the path does not exist"):
+    with pytest.raises(ValueError, match=r"x\.state: expected a training state, but the path does not exist"):
         load(checkpoints, make_model(), resume=False, file="x.state")
     with pytest.raises(CheckpointError, match="expected a training state, but the path is a folder"):
         read_state(checkpoints.states)
     change(file, drop("model"))
-    with pytest.raises(CheckpointError, match=r"2\.state: expected a training state .*model: Field required"):
+    with pytest.raises(ValueError, match=r"2\.state: expected a training state .*model: Field required"):
         load(checkpoints, make_model(), resume=False, file=str(file))
 
 

@@ -11,7 +11,7 @@ from mcir.errors import ArgumentError, KeyPath
 from mcir.models.negatives.base import Negatives, build_seeded, child_seed, fresh_builder, to_like
 from mcir.network_call import call_network
 from mcir.network_spec import spec_of
-from mcir.paths import UserPath
+from mcir.paths import UserPath, WeightsPath
 from mcir.registry import ARCHS, NEGATIVES, ArchSection
 from mcir.weights import WeightsError, load_network, load_state, read_weights
 
@@ -62,7 +62,7 @@ class FrozenNegatives(_Frozen):
         self,
         network: nn.Module,
         arch: ArchSection | None = None,
-        weights: UserPath | Sequence[UserPath] = RANDOM,
+        weights: WeightsPath | Sequence[WeightsPath] = RANDOM,
         count: Count = 1,
         param_key: str | None = None,
         seed: Seed = 0,
