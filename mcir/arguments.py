@@ -30,6 +30,7 @@ def option(
     metavar: str | None = None,
     parse: Callable[[str], Any] | None = None,
     group: str | None = None,
+    is_positional: bool = False,
 ) -> Any:
     """Return a dataclass field that is set by an option.
 
@@ -41,8 +42,10 @@ def option(
         metavar: name of the value in the help text.
         parse: function that converts the text to the value. Default: the type of the field.
         group: name of a group of mutually exclusive options.
+        is_positional: whether the value may also be written without a flag.
     """
     metadata = {"help": help, "flags": flags, "required": required, "metavar": metavar, "parse": parse, "group": group}
+    metadata["is_positional"] = is_positional
     return (
         field(default_factory=list, metadata=metadata) if default == [] else field(default=default, metadata=metadata)
     )
@@ -54,6 +57,12 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
     return field(default=default, metadata=metadata)
 
 
+def _assignment(text: str) -> str:
+    if "=" not in text and text.endswith(".yml"):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got '{text}'. Write the option file before this option.")
+    return text
+
+
 @dataclass(kw_only=True)
 class OptionFileArguments:
     """Arguments that select an option file and override its options."""
@@ -63,9 +72,14 @@ class OptionFileArguments:
         "-opt",
         required=True,
         metavar="FILE",
+        is_positional=True,
     )
-    set: list[str] = option("options that override the file, like train.total_iter=100", default=[], metavar="A.B=C")
-    force_yml: list[str] = option("the same in BasicSR's syntax", "--force_yml", default=[], metavar="A:B=C")
+    set: list[str] = option(
+        "options that override the file, like train.total_iter=100", default=[], metavar="A.B=C", parse=_assignment
+    )
+    force_yml: list[str] = option(
+        "the same in BasicSR's syntax", "--force_yml", default=[], metavar="A:B=C", parse=_assignment
+    )
 
 
 @dataclass(kw_only=True)
@@ -96,9 +110,14 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
         settings = _settings(item, types[item.name])
         if item.metadata["flags"] is None:
             groups[group].add_argument(item.name, **settings)
-        else:
-            flags = item.metadata["flags"] or (f"--{item.name.replace('_', '-')}",)
-            groups[group].add_argument(*flags, dest=item.name, required=item.metadata["required"], **settings)
+            continue
+        flags = item.metadata["flags"] or (f"--{item.name.replace('_', '-')}",)
+        is_required, target = item.metadata["required"], groups[group]
+        if item.metadata["is_positional"]:
+            target = parser.add_mutually_exclusive_group(required=is_required)
+            target.add_argument(item.name, nargs="?", **{**settings, "default": argparse.SUPPRESS})
+            is_required, settings["help"] = False, "the same, as in BasicSR"
+        target.add_argument(*flags, dest=item.name, required=is_required, **settings)
 
 
 def from_namespace(cls: type[T], namespace: argparse.Namespace, **values: Any) -> T:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mcir.arguments import add_arguments, from_namespace, option, positional
+from mcir.arguments import OptionFileArguments, add_arguments, from_namespace, option, positional
 
 
 @dataclass(kw_only=True)
@@ -76,3 +76,23 @@ def test_a_positional_with_a_default_is_optional():
         pattern: str = positional("glob", default="*")
 
     assert parse(cls=Pattern).pattern == "*" and parse("x", cls=Pattern).pattern == "x"
+
+
+@pytest.mark.parametrize("arguments", ["x.yml --set a=1", "-opt x.yml --set a=1", "--set a=1 -opt x.yml"])
+def test_the_option_file_is_the_first_argument_or_follows_opt(arguments):
+    parsed = parse(*arguments.split(), cls=OptionFileArguments)
+    assert (parsed.opt, parsed.set) == ("x.yml", ["a=1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "one of the arguments FILE -opt is required"),
+        ("x.yml -opt y.yml", "argument -opt: not allowed with argument FILE"),
+        ("--set a=1 x.yml", "expected KEY=VALUE, got 'x.yml'. Write the option file before this option."),
+    ],
+)
+def test_exactly_one_option_file_is_required(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(*arguments.split(), cls=OptionFileArguments)
+    assert message in capsys.readouterr().err
