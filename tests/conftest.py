@@ -1,6 +1,7 @@
 """How the suite runs: slow tests on demand, one thread of arithmetic per process."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -19,3 +20,19 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, controlled by Playwright."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip('Playwright is not installed: pip install -e ".[dev]"')
+    found = [name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)]
+    if not found:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which(found[0]), args=["--no-sandbox"])
+        yield running
+        running.close()

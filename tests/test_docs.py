@@ -1,5 +1,7 @@
 """The documentation: its snippets and commands are valid, the files that it names exist, and it builds."""
 
+import argparse
+import html
 import importlib.util
 import re
 import shlex
@@ -99,13 +101,52 @@ def test_named_files_exist():
     assert not [file for file in files if not (ROOT / file).is_file()]
 
 
-def test_the_pages_build_without_warnings(tmp_path):
-    for package in ("sphinx", "myst_parser", "furo"):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Return the folder of the built pages."""
+    for package in ("sphinx", "myst_parser", "furo", "latex2mathml", "sphinx_copybutton", "sphinx_design"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f'{package} is not installed: pip install -e ".[docs]"')
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_pages_build_without_warnings(site):
     for page in PAGES:
-        assert (tmp_path / f"{page.stem}.html").is_file()
-    assert (tmp_path / "results" / "mini.html").is_file()
+        assert (site / f"{page.stem}.html").is_file()
+    assert (site / "results" / "mini.html").is_file()
+
+
+def test_the_reference_describes_every_command_and_argument(site):
+    text = html.unescape(re.sub(r"<[^>]+>", "", (site / "cli.html").read_text(encoding="utf-8")))
+    parsers = [cli.build_parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+                assert all(name in text for name in action.choices)
+            elif parser is not parsers[0]:
+                assert all(flag in text for flag in action.option_strings if flag not in ("-h", "--help")), parser.prog
+    assert len(parsers) > 20
+
+
+def test_the_pages_need_no_other_server(site):
+    for page in site.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|link|img|iframe)[^>]* (?:src|href)=.https?:[^>]*>", text), page.name
+
+
+def test_formulas_are_visible_in_a_browser(site, browser):
+    page = browser.new_page()
+    formulas = 0
+    for file in site.glob("*.html"):
+        if "<math" in file.read_text(encoding="utf-8"):
+            page.goto(file.as_uri())
+            sizes = page.eval_on_selector_all("math", "all => all.map(m => m.getBoundingClientRect().toJSON())")
+            assert all(size["width"] > 3 and size["height"] > 3 for size in sizes), file.name
+            assert "\\" not in "".join(page.locator("math").all_text_contents()), file.name
+            formulas += len(sizes)
+    assert formulas > 100

@@ -1,7 +1,6 @@
 """The page in a real browser: upload, restore, compare, download."""
 
 import re
-import shutil
 import time
 from urllib.parse import urlsplit
 
@@ -18,21 +17,6 @@ from tests.inference.demo.conftest import serving
 SLIDER = "#slider img"
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip('Playwright is not installed: pip install -e ".[dev]"')
-    found = [name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)]
-    if not found:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=shutil.which(found[0]), args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture
