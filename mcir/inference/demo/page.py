@@ -15,7 +15,17 @@ from mcir.inference.demo.service import DEGRADATIONS, PHOTOS, DemoService, Reque
 from mcir.inference.restorer import Restorer
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-_HEAD = "# Restore an image\n\nDrop it here, press Restore, and move the divider between before and after."
+_HEAD = (
+    "mcir\n\n# Restore an image\n\n"
+    "Choose an image or an example, press Restore, and move the divider between before and after."
+)
+_SHOW_RESULT = """() => {
+    const slider = document.querySelector("#slider"), top = slider.getBoundingClientRect().top
+    if (document.querySelector("#picture img") && (top < 0 || top > innerHeight / 2))
+        slider.scrollIntoView({behavior: "smooth"})
+}"""
+"""Script that scrolls to the result, or to the place where it appears. In a narrow window it is below the controls."""
+
 _STYLE = Path(__file__).with_name("page.css")
 
 
@@ -27,6 +37,12 @@ def appearance() -> dict[str, Any]:
         radius_size="lg",
         font=_FONT,
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_500",  # the default has too little contrast on white
+        block_info_text_color="*neutral_500",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_400",
+        checkbox_border_radius="*radius_sm",
     )
     return {"theme": theme, "css": _STYLE.read_text(encoding="utf-8")}
 
@@ -61,7 +77,9 @@ def build_page(service: DemoService, queue: int, delete_cache: tuple[int, int]) 
         queue: maximum number of waiting visitors; others see an error.
         delete_cache: interval at which Gradio deletes old uploads, and their age, in seconds.
     """
-    with gr.Blocks(title="mcir", analytics_enabled=False, fill_width=False, delete_cache=delete_cache) as blocks:
+    with gr.Blocks(
+        title="mcir: restore an image", analytics_enabled=False, fill_width=False, delete_cache=delete_cache
+    ) as blocks:
         gr.Markdown(_HEAD, elem_id="head")
         with gr.Row(elem_id="body"):
             inputs, outputs = _input_column(service), _output_column()
@@ -96,7 +114,7 @@ def _input_column(service: DemoService) -> _Inputs:
 
 
 def _output_column() -> _Outputs:
-    with gr.Column(scale=3, min_width=300):
+    with gr.Column(scale=3, min_width=300, elem_id="output"):
         slider = gr.ImageSlider(
             label="Before and after",
             show_label=False,
@@ -116,7 +134,7 @@ def _connect(inputs: _Inputs, outputs: _Outputs, handlers: _Handlers) -> None:
     picture, gallery, degradation, checkpoint, ensemble, button, compare, truth = inputs
     slider, result, metrics, download = outputs
     common = {"preprocess": False, "concurrency_limit": 1, "api_visibility": "private"}
-    computing = {**common, "concurrency_id": "network", "show_progress_on": slider, "scroll_to_output": True}
+    computing = {**common, "concurrency_id": "network", "show_progress_on": slider}
     previewing = {**common, "concurrency_id": "page", "show_progress": "hidden"}
     comparing = {**common, "concurrency_id": "metrics", "show_progress": "hidden", "trigger_mode": "always_last"}
     clearing = {**common, "concurrency_limit": None, "show_progress": "hidden"}
@@ -124,6 +142,8 @@ def _connect(inputs: _Inputs, outputs: _Outputs, handlers: _Handlers) -> None:
     restored = button.click(
         handlers.on_restore, [picture, checkpoint, ensemble], [slider, result, download], **computing
     )
+    for event in (button.click, restored.success):
+        event(None, js=_SHOW_RESULT)
     truth.upload(lambda: "", None, metrics, **clearing)
     uploaded_truth = truth.upload(handlers.on_truth, truth, truth, **previewing)
     uploaded_truth.failure(lambda: None, None, truth, **previewing)
@@ -167,7 +187,7 @@ class _Handlers:
     @_show_errors()
     def on_restore(self, image: Any, name: Any, eight: Any) -> tuple[Any, ...]:
         if image is None:
-            raise RequestError("Upload an image first, or choose one of the photographs.")
+            raise RequestError("Upload an image first, or choose one of the examples.")
         restoration = self._service.restore(_file(image), name, bool(eight))
         shown = (str(restoration.before), str(restoration.after))
         caption = _caption(restoration, name, bool(eight))
@@ -223,7 +243,7 @@ def _upload(label: str, name: str, height: int) -> Any:
 
 def _examples(scale: int) -> tuple[Any, Any]:
     """Return a gallery of photographs, and a choice of their degradation."""
-    gr.Markdown("or try one of these", elem_id="or")
+    gr.Markdown("or try an example", elem_id="or")
     gallery = gr.Gallery(
         [photograph(title) for title in PHOTOS],
         show_label=False,

@@ -312,6 +312,50 @@ def test_the_page_fits_the_window(width, page, put):
     assert (right["y"] > left["y"] + left["height"]) is (width < 800)
 
 
+def test_the_page_names_the_project_and_offers_examples(page):
+    assert page.title() == "mcir: restore an image"
+    assert page.inner_text("#head").startswith("mcir\n")
+    assert page.inner_text("#or") == "or try an example"
+    assert page.locator("#examples button").count() == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_the_button_scrolls_to_the_result(scheme, page, put):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    press(page, "#restore")
+    assert "choose one of the examples" in error_message(page)
+    assert page.evaluate("scrollY") == 0
+    drop(page, "picture", put("a.png", 60, 90))
+    assert page.locator("#slider").bounding_box()["y"] > 500
+    restored(page)
+    until(page, "Math.abs(document.querySelector('#slider').getBoundingClientRect().top - 16) < 2")
+    for element in ("#slider", "#result", "#download"):
+        box = page.locator(element).bounding_box()
+        assert 0 <= box["y"] < box["y"] + box["height"] <= 844
+
+
+def test_in_a_wide_window_the_page_does_not_scroll(page, put):
+    drop(page, "picture", put("a.png", 60, 90))
+    restored(page)
+    page.wait_for_timeout(400)
+    assert page.evaluate("scrollY") == 0
+
+
+@pytest.mark.parametrize(("scheme", "grey"), [("light", 255), ("light", 128), ("dark", 40), ("dark", 0)])
+def test_the_divider_is_visible_on_any_picture(scheme, grey, page, tmp_path):
+    """Both networks are untrained, so the picture before the restoration is measured."""
+    page.emulate_media(color_scheme=scheme)
+    write_picture(tmp_path / "flat.png", Picture(np.full((60, 90, 3), grey, np.uint8)))
+    drop(page, "picture", tmp_path / "flat.png")
+    restored(page)
+    box = page.locator("#slider .inner").bounding_box()
+    clip = {"x": box["x"] - 10, "y": box["y"] + 20, "width": 12 + box["width"], "height": 8}
+    row = decode(page.screenshot(clip=clip), "").mean((0, 2))
+    assert abs(row[:6] - grey).max() < 4
+    assert abs(row[8:] - grey).max() > 100
+
+
 def test_visitors_do_not_see_each_others_images(page, browser, server, put):
     drop(page, "picture", put("a.png", 40, 60))
     restored(page)
