@@ -8,6 +8,7 @@ import mcir
 from mcir import test, train
 from mcir.arguments import Parser, add_arguments, from_namespace
 from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
+from mcir.cli.new import New
 from mcir.cli.options import Check, List, Report, Schema
 from mcir.cli.prepare import Lmdb, Lr, Photographs, Split, Subimages, Verify
 from mcir.interrupts import raise_on_interrupt
@@ -70,6 +71,7 @@ def _commands() -> dict[str, type | Group]:
         "photographs": Photographs,
     }
     return {
+        "new": New,
         "train": train.Train,
         "test": test.Test,
         "restore": Restore,

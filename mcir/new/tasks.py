@@ -25,6 +25,7 @@ class Network:
         file: name of the option file with the section, among those that come with mcir.
         recipe: name of the option file with the published recipe.
         train: part of the section ``train`` that the recipe does not contain.
+        multiple: divisor of the side of the crops in pixels of the degraded image.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Network:
     file: str = ""
     recipe: str = ""
     train: Mapping[str, Any] = field(default_factory=dict)
+    multiple: int = 8
 
     def network_g(self, scale: int) -> dict[str, Any]:
         """Return the section of the network for a scale."""
@@ -182,6 +184,7 @@ TASKS: Mapping[TaskName, Task] = {
             crop=126,
             batch=1,
             lr=2e-4,
+            multiple=7,
             file=f"{_NETWORKS}swinir_color_jpeg.yml",
             recipe=f"{_RECIPES}swinir_denoise.yml",
         ),
