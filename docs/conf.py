@@ -22,11 +22,13 @@ extensions = [
     "mathml",
 ]
 html_math_renderer = "mathml"
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "mcir"
+html_show_copyright = False
+html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["style.css"]
 language = "en_GB"

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 QUICKSTART = "options/quickstart.yml"
-WEIGHTS = ("pretrained/first.pth", "pretrained/second.pth")
+MODELS_OF_QUICKSTART = "experiments/quickstart/models"
+WEIGHTS = ("net_g_200.pth", "net_g_best.pth")
 
 
 def snippets(language):
@@ -40,10 +41,10 @@ def folder(tmp_path, monkeypatch):
     """Change to a folder with a copy of the option files, and with checkpoints under the names that the pages use."""
     shutil.copytree(ROOT / "options", tmp_path / "options")
     monkeypatch.chdir(tmp_path)
-    Path("pretrained").mkdir()
+    Path(MODELS_OF_QUICKSTART).mkdir(parents=True)
     network = ARCHS.build(load(QUICKSTART).network_g)
     for file in WEIGHTS:
-        torch.save({"params": network.state_dict()}, file)
+        torch.save({"params": network.state_dict()}, Path(MODELS_OF_QUICKSTART, file))
     return tmp_path
 
 
@@ -75,10 +76,23 @@ def test_named_runs_exist_in_the_sweeps_of_the_page(folder):
     assert named and set(named) <= set(runs)
 
 
+def blocks_of(page):
+    """Yield language and text of the code blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def lines_of(block):
+    """Return the commands of a bash block as words."""
+    lines = block.replace("\\\n", "").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
 def commands():
     """Return the ``mcir`` commands of the pages, from bash blocks and from code in the text."""
-    blocks = [line for block in snippets("bash") for line in block.values[0].replace("\\\n", "").splitlines()]
-    inline = [code for page in PAGES for code in re.findall(r"`(mcir [^`]+)`", page.read_text(encoding="utf-8"))]
+    blocks = [shlex.join(words) for block in snippets("bash") for words in lines_of(block.values[0])]
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    inline = [" ".join(code.split()) for page in pages for code in re.findall(r"`(mcir [^`]+)`", page)]
     return sorted({line for line in [*blocks, *inline] if line.startswith("mcir ")})
 
 
@@ -91,6 +105,97 @@ def test_commands_are_valid(line):
         assert end.value.code == 0
     else:
         assert cli.build_parser().parse_args(arguments).command == arguments[0]
+
+
+READ = (
+    "opt",
+    "weights",
+    "inputs",
+    "gt",
+    "lq",
+    "data",
+    "checkpoint",
+    "checkpoints",
+    "first",
+    "second",
+    "source",
+    "runs",
+)
+WRITTEN = ("out", "output", "target", "folder", "file", "haze", "rain", "noise", "blur", "jpeg")
+NO_FILES = ("FILE", "random", "oracle", "sl-den", "last", "best")
+
+
+class Reader:
+    """A reader of the pages, who has a clone, and the files of the quick start and of the commands of a page so far."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.made = {"photos"}
+        self.train(QUICKSTART, [])
+
+    def follow(self, words):
+        """Return the files that a command reads and that do not exist; remember those that it writes."""
+        if words[0] in ("torchrun", "python"):
+            return [word for word in words if re.search(r"\.(py|yml)$", word) and not self.has(word)]
+        if words[0] != "mcir":
+            return []
+        arguments = vars(cli.build_parser().parse_args(words[1:]))
+        overrides = arguments.get("set") or []
+        read = [file for name in READ for file in files_in(arguments.get(name))]
+        read += re.findall(r"dataroot\w*[:=] ?([^,}\s]+)", " ".join(overrides))
+        missing = [file for file in read if not self.has(file)]
+        self.made |= {file for name in WRITTEN for file in files_in(arguments.get(name))}
+        if not missing and arguments["command"] == "train":
+            self.train(arguments["opt"], overrides)
+        if arguments["command"] == "test":
+            self.made.add(f"results/{Path(arguments['opt']).stem}")
+        if arguments["command"] == "export":
+            self.made.add(f"{arguments['checkpoint']}".replace(".pth", ".onnx"))
+        return missing
+
+    def train(self, file, overrides):
+        """Add the checkpoints of a training."""
+        options = load(file, overrides)
+        every, last = options.logger.save_checkpoint_freq, options.train.total_iter
+        names = ["best", *range(every, last + 1, every), last]
+        self.made |= {f"experiments/{options.name}/models/net_g_{name}.pth" for name in names}
+        self.made.add(options.name)
+
+    def has(self, file):
+        """Return whether the reader has a file or folder. A pattern counts as its folder."""
+        file = file.partition("*")[0].rstrip("/") if "*" in file else file
+        parents = [str(parent) for parent in Path(file).parents]
+        known = any(place in self.made for place in (file, *parents))
+        beneath = any(made.startswith(f"{file}/") for made in self.made)
+        shipped = file.startswith(("sr/", "dehaze/", "derain/", "deblur/", "denoise/"))
+        exists = any((root / file).exists() for root in (self.folder, ROOT))
+        return known or beneath or exists or (shipped and (ROOT / "options" / f"{file}.yml").is_file())
+
+
+def files_in(value):
+    """Return the files in the value of an argument."""
+    values = value if isinstance(value, list) else [value]
+    files = [str(item).rpartition("=")[2].rstrip("/") for item in values if item not in (None, True, False)]
+    return [file for file in files if file not in NO_FILES]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_use_files_that_the_reader_has(page, folder):
+    reader = Reader(folder)
+    for language, text in blocks_of(page):
+        if language == "yaml" and (name := re.match(r"# (options/\S+\.yml)\n", text)):
+            Path(name[1]).write_text(text, encoding="utf-8")
+        if language == "bash":
+            for words in lines_of(text):
+                assert reader.follow(words) == [], shlex.join(words)
+
+
+def test_a_command_with_a_file_that_the_reader_lacks_is_found(folder):
+    reader = Reader(folder)
+    line = "mcir restore {} -w experiments/quickstart/models/net_g_{}.pth -o better"
+    assert reader.follow(shlex.split(line.format("holiday", "best"))) == ["holiday"]
+    assert reader.follow(shlex.split(line.format("photos/coffee.png", "123"))) != []
+    assert reader.follow(shlex.split(line.format("better", "200"))) == []
 
 
 def test_named_files_exist():
