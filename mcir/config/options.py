@@ -26,7 +26,7 @@ from mcir.config.names import FolderName, NameEnd
 from mcir.config.tree import Node
 from mcir.config.wording import problem, unexpected
 from mcir.config.yaml_loader import write
-from mcir.domains import BatchSize, CountOrZero, Iterations, Scale, Seed, Side
+from mcir.domains import BatchSize, CountOrZero, Iterations, Positive, Scale, Seed, Side
 from mcir.errors import KeyPath, Location, Where, suggestion
 from mcir.paths import OutputPath, UserPath
 from mcir.registry import MODELS, MetricSection
@@ -174,9 +174,12 @@ class EvaluationKeys(Fixed):
     """Keys of an evaluation set that are not arguments of its class."""
 
     unknown = Arguments.unknown
-    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("batch_size_per_gpu", "progressive"), "Evaluation loads one image at a time. Remove this key."
-    )
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("batch_size_per_gpu", "progressive"), "Evaluation loads one image at a time. Remove this key."
+        ),
+        "weights": "Evaluation uses each image once. Remove this key.",
+    }
     name: FolderName = Field(description="Name of the data set in results; default: its key in the option file.")
     num_worker_per_gpu: CountOrZero = Field(
         default=0, description="Number of processes that load data; 0: the training process loads them itself."
@@ -190,6 +193,11 @@ class TrainingKeys(EvaluationKeys):
     batch_size_per_gpu: BatchSize = Field(description="Batch size of each process.")
     progressive: Annotated[tuple[Stage, ...], AfterValidator(_in_order)] = Field(
         default=(), description="Later stages of the training, in order, usually with larger crops in smaller batches."
+    )
+    weights: tuple[Positive, ...] = Field(
+        default=(),
+        description="Relative probabilities with which a sample is drawn from each folder of the data set; default: "
+        "each image is drawn equally often.",
     )
 
 
@@ -295,10 +303,11 @@ class Options(General):
 
     def dump(self) -> str:
         """Return the text of an equivalent option file with current names, without bases and with all defaults."""
-        loader_keys, datasets = ("batch_size_per_gpu", "num_worker_per_gpu", "progressive"), {}
+        training_keys, datasets = ["batch_size_per_gpu", "num_worker_per_gpu", "progressive"], {}
         for key, options in {"train": self.datasets.train, **self.datasets.val, **self.datasets.test}.items():
             if options:
-                keys = loader_keys if key == "train" else ("num_worker_per_gpu",)
+                keys = training_keys if key == "train" else ["num_worker_per_gpu"]
+                keys = [*keys, "weights"] if options.weights else keys
                 loader = {name: getattr(options, name) for name in keys}
                 datasets[key] = {"name": options.name, **options.section, **loader}
         train = self.train and {"total_iter": self.train.total_iter, **self.train.model}

@@ -7,7 +7,7 @@ neither workers nor ``collate`` transpose images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,11 +16,21 @@ from torch.utils.data import DataLoader, Dataset
 from mcir.data.errors import DataError
 from mcir.data.sampler import EndlessBatches, SampleIndex
 from mcir.data.workers import BatchDataset, WorkerLoader, start_method, start_worker
+from mcir.errors import ArgumentError
 from mcir.seeding import seed_generators
 
 Batch: TypeAlias = dict[str, Any]
 
 _PREFETCHED_BATCHES = 4
+_LARGEST_RATIO = 1000
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A data set of several folders. The images of a folder have successive indices."""
+
+    group_sizes: Sequence[int]
+    """Number of images in each folder."""
 
 
 def training_loader(
@@ -33,6 +43,7 @@ def training_loader(
     world_size: int = 1,
     start: int = 0,
     offset: int = 0,
+    weights: Sequence[float] = (),
 ) -> DataLoader[Any]:
     """Return an endless loader whose batches depend only on the seed, the rank and the iteration.
 
@@ -45,8 +56,14 @@ def training_loader(
         world_size: number of processes.
         start: iteration of the first batch.
         offset: number of samples of the stream that were used before iteration 0 with another batch size.
+        weights: relative probabilities with which a sample is drawn from each folder of the data set, whose attribute
+            ``group_sizes`` is the number of images in each folder. Default: each image is used equally often.
+
+    Raises:
+        ArgumentError: the number of weights is not that of the folders, or a folder has no image.
     """
-    batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset)
+    groups = sizes_to_weight(dataset, weights) if weights else ()
+    batches = EndlessBatches(_length(dataset), batch_size, seed, rank, world_size, start, offset, groups, weights)
     return _loader(dataset, batches, num_workers)
 
 
@@ -196,6 +213,27 @@ def _loader(dataset: Dataset[Any], batches: Iterable[Sequence[Any]], num_workers
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def sizes_to_weight(dataset: Dataset[Any], weights: Sequence[float]) -> Sequence[int]:
+    """Return the number of images in each folder of a data set, of which there are as many as weights.
+
+    Raises:
+        ArgumentError: the number of weights is not that of the folders, the weights differ too much, or a folder has
+            no image.
+    """
+    if not isinstance(dataset, Grouped):
+        raise ArgumentError("weights", f"expected a data set with folders, got {type(dataset).__name__}.")
+    sizes = dataset.group_sizes
+    if len(weights) != len(sizes):
+        folders = "1 folder" if len(sizes) == 1 else f"{len(sizes)} folders"
+        raise ArgumentError("weights", f"expected a weight for each of the {folders}, got {len(weights)} weights.")
+    if max(weights) > _LARGEST_RATIO * min(weights):
+        largest = f"expected weights of which the largest is at most {_LARGEST_RATIO:,} times the smallest"
+        raise ArgumentError("weights", f"{largest}, got {min(weights):g} and {max(weights):g}.")
+    if 0 in sizes:
+        raise ArgumentError("weights", f"expected folders with images, got none from folder {sizes.index(0) + 1}.")
+    return sizes
 
 
 def _length(dataset: Dataset[Any]) -> int:

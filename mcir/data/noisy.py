@@ -7,7 +7,7 @@ noise alone (arXiv 2106.10070, Section 2).
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypedDict, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -19,19 +19,21 @@ from mcir.data.bundled import TRAIN, VAL, divide, photographs
 from mcir.data.degradations import DefaultSection, Degradation, build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
 from mcir.data.errors import DataError
-from mcir.data.pairing import PairRules, Small, check_pairs, read_names
+from mcir.data.folders import group_sizes, listed, open_folders, read_lists
+from mcir.data.pairing import PairRules, Small, check_pairs
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.storage import Storage, distinct_names, open_storage
 from mcir.data.transforms import Color, Window, crop_image, crop_window, pad_to_size
 from mcir.domains import Side
-from mcir.errors import ArgumentError
+from mcir.errors import ArgumentError, KeyPath
 from mcir.paths import PathKind, UserPath
 from mcir.registry import DATASETS, DegradationSection
 
 _LOG = logging.getLogger("mcir")
 _DEFAULT_NOISE = DefaultSection(type="HeteroscedasticNoise")
 _BUNDLED = {"bundled": TRAIN, "bundled:val": VAL}
+_Root: TypeAlias = Annotated[str, PathKind(names=tuple(_BUNDLED))]
 
 
 class NoisyItem(TypedDict, total=False):
@@ -62,15 +64,17 @@ class NoisyImages(Dataset[NoisyItem]):
 
     _observations: ClassVar[int]
 
-    dataroot: Annotated[str, PathKind(names=tuple(_BUNDLED))]
+    dataroot: _Root | Sequence[_Root]
     """Folder of the images, or a database if its name ends in ``.lmdb``; ``bundled``: the training photographs of
-    ``BundledPhotos``, ``bundled:val``: its validation photographs."""
+    ``BundledPhotos``, ``bundled:val``: its validation photographs. With a list of them, the names of images start with
+    that of their folder."""
     patch_size: Side = 128
     """Side of a patch."""
     noise: DegradationSection | None = _DEFAULT_NOISE
     """Degradation with scale 1 that adds the noise to clean images; null: the images are already noisy."""
-    meta_info_file: UserPath | None = None
-    """Text file with the names of the images to use, one per line."""
+    meta_info_file: UserPath | Sequence[UserPath | None] | None = None
+    """Text file with the names of the images to use, one per line, or a list that is parallel to ``dataroot``, in which
+    null stands for all images of a folder."""
     io_backend: Mapping[str, str] | None = None
     """``{type: disk}`` or ``{type: lmdb}``. Default: selected by the path."""
     small: Small = "error"
@@ -84,7 +88,8 @@ class NoisyImages(Dataset[NoisyItem]):
     def __post_init__(self) -> None:
         check_choice("color", self.color, get_args(Color))
         rules = PairRules(gt_size=self.patch_size, small=self.small, size_argument="patch_size")
-        if self.tile_size is not None and self.dataroot not in _BUNDLED:
+        roots = listed(self.dataroot)
+        if self.tile_size is not None and not all(root in _BUNDLED for root in roots):
             raise ArgumentError(
                 "tile_size",
                 "only for bundled photographs; `mcir prepare subimages` divides the images of a folder.",
@@ -92,17 +97,19 @@ class NoisyImages(Dataset[NoisyItem]):
         degradation: Degradation = _NoDegradation()
         if self.noise is not None:
             degradation = build_degradation(self.noise, 1, "noise")
-        self._images: Storage
-        if self.dataroot in _BUNDLED:
-            self._images = divide(photographs(_BUNDLED[self.dataroot]), self.tile_size)
-        else:
-            self._images = open_storage(self.dataroot, self.io_backend, "dataroot")
-        names = None if self.meta_info_file is None else read_names(self.meta_info_file, self._images.keys())
-        self._label = f"{type(self).__name__} of {self.dataroot}"
+        self._images = open_folders(self.dataroot, self._open, "dataroot")
+        names = None if self.meta_info_file is None else read_lists(self.meta_info_file, self._images)
+        self._label = f"{type(self).__name__} of {', '.join(roots)}"
         checked = check_pairs(self._images, None, rules, self._label, names)
         self._pairs, self._bits = checked.pairs, checked.gt_bits
         self._names = distinct_names([pair.gt for pair in self._pairs])
+        self.group_sizes = group_sizes(self._images, [pair.gt for pair in self._pairs])
         self._degraded = DegradedImages(self._images, degradation, self.color, self._bits, self._observations)
+
+    def _open(self, root: str, argument: str | KeyPath) -> Storage:
+        if root in _BUNDLED:
+            return divide(photographs(_BUNDLED[root]), self.tile_size)
+        return open_storage(root, self.io_backend, argument)
 
     @classmethod
     def sample_spec(cls, *, patch_size: int = 128, **arguments: Any) -> SampleSpec | None:

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from mcir.checks import check_choice
 from mcir.data.degradations import build_degradation
 from mcir.data.degraded import DegradedImages, as_tensor
-from mcir.data.pairing import GtCrop, PairRules, Small, check_pairs, read_names
+from mcir.data.folders import group_sizes, listed, open_folders, read_lists
+from mcir.data.pairing import GtCrop, PairRules, Small, check_pairs
 from mcir.data.sampler import SampleIndex
 from mcir.data.samples import SampleSpec
 from mcir.data.split import select_subset
@@ -30,7 +31,7 @@ from mcir.data.transforms import (
     pad_to_size,
 )
 from mcir.domains import Images, Scale, Seed, Side
-from mcir.errors import ArgumentError
+from mcir.errors import ArgumentError, KeyPath
 from mcir.paths import UserPath
 from mcir.registry import DATASETS, DegradationSection
 
@@ -74,6 +75,9 @@ class PairDataset(Dataset[Item]):
     With a degradation, a degraded crop equals the crop of the full degraded image: the ground truth is read with the
     margin of the degradation. Parameters that a degradation draws for each image, such as the strength of
     ``HeteroscedasticNoise``, depend on the index of the pair in the set before ``max_images`` selects a subset.
+
+    Attributes:
+        group_sizes: number of pairs in each folder. The pairs of a folder have successive indices.
     """
 
     scale: Scale = 1
@@ -117,6 +121,7 @@ class PairDataset(Dataset[Item]):
             self._pairs = [self._pairs[index] for index in self._indices]
             self._names = [self._names[index] for index in self._indices]
         sizes = [(pair.height * self.scale, pair.width * self.scale) for pair in self._pairs]
+        self.group_sizes = group_sizes(self._gt, [pair.gt for pair in self._pairs])
         self._negatives = None
         if sources.negatives:
             self._negatives = StoredNegatives(sources.negatives, self._names, sizes, self.label)
@@ -231,12 +236,15 @@ class PairDataset(Dataset[Item]):
 class PairedImageDataset(PairDataset):
     """Pairs from two folders or LMDB databases, or from the ground truths and a degradation."""
 
-    dataroot_gt: UserPath
-    """Folder of the ground truths, or a database if its name ends in ``.lmdb``."""
-    dataroot_lq: UserPath | None = None
-    """Folder or database of the degraded images; either this or ``degradation`` is required."""
-    meta_info_file: UserPath | None = None
-    """Text file with the names of the ground truths to use, one per line (BasicSR's meta info)."""
+    dataroot_gt: UserPath | Sequence[UserPath]
+    """Folder of the ground truths, or a database if its name ends in ``.lmdb``. With a list of folders and databases,
+    the names of images start with that of their folder."""
+    dataroot_lq: UserPath | Sequence[UserPath] | None = None
+    """Folder or database of the degraded images, or a list that is parallel to ``dataroot_gt``; either this or
+    ``degradation`` is required."""
+    meta_info_file: UserPath | Sequence[UserPath | None] | None = None
+    """Text file with the names of the ground truths to use, one per line (BasicSR's meta info), or a list that is
+    parallel to ``dataroot_gt``, in which null stands for all images of a folder."""
     filename_tmpl: str = "{}"
     """Name of a degraded image without extension; ``{}`` is the name of its ground truth: ``'{}x4'``. With a ``*`` a
     ground truth may have several degraded images, and each of them is a sample: ``'{}_*'`` pairs ``1399_8_0.74.png``
@@ -256,7 +264,7 @@ class PairedImageDataset(PairDataset):
     @property
     def label(self) -> str:
         """Name of the data set in messages."""
-        return f"PairedImageDataset of {self.dataroot_gt}"
+        return f"PairedImageDataset of {', '.join(listed(self.dataroot_gt))}"
 
     def pair_rules(self) -> PairRules:
         """Return the names and sizes that pairs must have.
@@ -280,13 +288,14 @@ class PairedImageDataset(PairDataset):
 
     def open_sources(self) -> Sources:
         """Open the folders or databases."""
-        gt = open_storage(self.dataroot_gt, self.io_backend, "dataroot_gt")
+
+        def open_one(root: str, argument: str | KeyPath) -> Storage:
+            return open_storage(root, self.io_backend, argument)
+
+        gt = open_folders(self.dataroot_gt, open_one, "dataroot_gt")
         return Sources(
             gt,
-            None if self.dataroot_lq is None else open_storage(self.dataroot_lq, self.io_backend, "dataroot_lq"),
-            None if self.meta_info_file is None else read_names(self.meta_info_file, gt.keys()),
-            [
-                open_storage(root, self.io_backend, ("dataroot_negatives", number))
-                for number, root in enumerate(self.dataroot_negatives)
-            ],
+            None if self.dataroot_lq is None else open_folders(self.dataroot_lq, open_one, "dataroot_lq", gt),
+            None if self.meta_info_file is None else read_lists(self.meta_info_file, gt),
+            [open_one(root, ("dataroot_negatives", number)) for number, root in enumerate(self.dataroot_negatives)],
         )

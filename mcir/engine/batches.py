@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from mcir.config import DatasetOptions
 from mcir.data import Prefetcher, training_loader
+from mcir.data.loader import sizes_to_weight
 from mcir.engine.distributed import DistContext
-from mcir.errors import KeyPath, Location, Where
+from mcir.errors import KeyPath, Location, Where, locate_errors
 from mcir.models.batch import Batch
 from mcir.registry import DATASETS, Section
 
@@ -68,7 +69,11 @@ class TrainBatches:
         self._workers = options.num_worker_per_gpu
         self._seed, self._dist = seed, dist
         self._stages = training_stages(options, where)
+        self._weights = options.weights
         self._datasets = [DATASETS.build(stage.section, where=stage.where) for stage in self._stages]
+        if options.weights:
+            with locate_errors(where):
+                sizes_to_weight(self._datasets[0], options.weights)
 
     @property
     def images(self) -> int:
@@ -104,6 +109,7 @@ class TrainBatches:
             start=start - stage.start,
             offset=sum((after.start - stage.start) * stage.batch_size for stage, after in pairs)
             * self._dist.world_size,
+            weights=self._weights,
         )
         return Prefetcher(loader, self._dist.device, channels_last)
 

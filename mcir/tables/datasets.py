@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcir.config import DatasetOptions, Options
+from mcir.data.folders import listed
 from mcir.data.manifest import Manifest, known_manifests, read_manifest
 
 
@@ -30,7 +31,7 @@ def _paths(section: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for key, value in section.items():
         if key.startswith("dataroot") or key == "meta_info_file":
-            found += [value] if isinstance(value, str) else list(value or ())
+            found += filter(None, listed(value))
     return found
 
 

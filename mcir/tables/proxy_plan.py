@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcir.config import load
+from mcir.data.folders import listed
 from mcir.errors import suggestion
 from mcir.paths import expand_path, file_problem
 from mcir.registry import ARCHS, DATASETS, Section
@@ -71,9 +72,9 @@ def check(settings: Proxy) -> None:
 def _check_data(settings: Proxy) -> None:
     overrides = [*overrides_for(settings.task, _default_network(settings), settings), *settings.set]
     sections = data_sections(load(PROXY, [*overrides, *_labelled(max(settings.labels, default=0))]))
-    roots = [Path(part["dataroot_gt"]).resolve() if "dataroot_gt" in part else None for part in sections]
+    roots = [{Path(root).resolve() for root in listed(part.get("dataroot_gt"))} for part in sections]
     lists = [part.get("meta_info_file") for part in sections]
-    if roots[0] is not None and roots[0] == roots[1] and (None in lists or lists[0] == lists[1]):
+    if roots[0] & roots[1] and (None in lists or lists[0] == lists[1]):
         raise ValueError(
             f"{settings.test}: contains the training images. Choose another folder, or disjoint lists of images "
             "(`mcir prepare split` writes them): --set datasets.train.meta_info_file=… datasets.val.meta_info_file=…"

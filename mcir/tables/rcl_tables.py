@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mcir.data.folders import listed
 from mcir.launch import Log
 from mcir.tables.cache import Record
 from mcir.tables.commands import Proxy, RclTable
@@ -132,6 +133,12 @@ def _add_collapses(results: Results, columns: Sequence[Column], proxy: Proxy, ru
                     results.cells[run.row.name, column.name] = Cell({}, trials=0, collapse=text)
 
 
+def _folder(run: TableRun, value: str | Sequence[str]) -> Path:
+    if len(roots := listed(value)) > 1:
+        raise ValueError(f"{run.file}: the table requires one folder of images, got {len(roots)}.")
+    return Path(roots[0])
+
+
 def _proxy_settings(table: Table, columns: Sequence[Column], run: TableRun, command: RclTable) -> Proxy:
     """Return the settings of columns that are evaluated together."""
     assert run.options is not None and run.options.datasets.train is not None
@@ -151,8 +158,8 @@ def _proxy_settings(table: Table, columns: Sequence[Column], run: TableRun, comm
         finetune=table.finetune,
         pretrain_steps=run.job.total,
         network=run.options.network_g,
-        data=first.images or Path(training.section["dataroot"]),
-        test=first.images or Path(test.section["dataroot_gt"]),
+        data=first.images or _folder(run, training.section["dataroot"]),
+        test=first.images or _folder(run, test.section["dataroot_gt"]),
         results=command.results / table.name / f"{run.file.stem}_{first.task}",
         jobs=command.jobs,
         set=[f"num_gpu={run.options.num_gpu}", *overrides, *command.proxy_set],

@@ -13,6 +13,7 @@ import torch
 
 import mcir
 from mcir.config import Options, load
+from mcir.data.folders import listed
 from mcir.device import best_device
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
@@ -85,7 +86,7 @@ def study_run(
     and the type of the device.
     """
     options = load(file, overrides)
-    lists = [part["meta_info_file"] for part in data_sections(options) if part.get("meta_info_file") is not None]
+    lists = [file for part in data_sections(options) for file in listed(part.get("meta_info_file")) if file]
     facts = [mcir.__version__, torch.__version__, device_kind(options), contents, str(labels == 0)]
     facts += [_digest(Path(name)) for name in lists]
     return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
