@@ -167,10 +167,13 @@ class PairDataset(Dataset[Item]):
             arguments: other constructor arguments, which have no effect on the sizes.
 
         Returns:
-            The specification, or None if full images are used or the constructor rejects the arguments.
+            The specification, or None if full images are used.
+
+        Raises:
+            ArgumentError: the side is not a multiple of the scale.
         """
-        scale = cls.scale if scale is None else scale
-        if gt_size is None or scale < 1 or gt_size < scale or gt_size % scale:
+        scale = PairRules(scale=cls.scale if scale is None else scale, gt_size=gt_size).scale
+        if gt_size is None:
             return None
         side = gt_size // scale
         return SampleSpec((side, side), (gt_size, gt_size), negatives=len(dataroot_negatives))

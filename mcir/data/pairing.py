@@ -15,6 +15,7 @@ from mcir.data.codec import ImageInfo
 from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.matching import FilenameTemplate, match_names
 from mcir.data.storage import Headers, comparable, read_info
+from mcir.errors import ArgumentError
 from mcir.paths import expand_path, file_problem
 
 _LOG = logging.getLogger("mcir")
@@ -58,9 +59,11 @@ class PairRules:
     def __post_init__(self) -> None:
         size = self.gt_size
         check_at_least(1, scale=self.scale)
-        expected = "a positive integer" if self.scale == 1 else f"a positive multiple of scale, {self.scale}"
-        is_valid = size is None or (size >= self.scale and size % self.scale == 0)
-        check_argument(self.size_argument, size, is_valid, expected)
+        if size is not None and (size < self.scale or size % self.scale):
+            smaller = size // self.scale * self.scale
+            near = " or ".join(str(side) for side in (smaller, smaller + self.scale) if side > 0)
+            expected = f"a multiple of the scale, {self.scale}, like {near}" if self.scale > 1 else "a positive integer"
+            raise ArgumentError(self.size_argument, f"expected {expected}, got {size}.")
         check_argument("gt_crop", self.gt_crop, self.gt_crop in (None, "center"), "'center' or null")
         check_choice("small", self.small, get_args(Small))
         object.__setattr__(self, "template", FilenameTemplate(self.filename_tmpl))

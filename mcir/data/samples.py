@@ -47,6 +47,7 @@ def sample_spec(section: Section) -> SampleSpec | None:
 
     Raises:
         RegistryError: the type of the data set is unknown.
+        ArgumentError: the sizes contradict each other.
     """
     class_method: Callable[..., SampleSpec | None] | None = getattr(DATASETS.get(section["type"]), "sample_spec", None)
     arguments = {key: value for key, value in section.items() if key != "type"}

@@ -38,6 +38,7 @@ def dry_run(options: Options, processes: int = 1) -> None:
     if options.train is None or training is None:
         return
     section = options.model_section()
+    specs = _sample_specs(training_stages(training, options.where("datasets", "train")))
     try:
         model = _meta_model({**section, "accumulation_steps": 1}, options.where_in_model)
     except ComponentError:
@@ -49,7 +50,7 @@ def dry_run(options: Options, processes: int = 1) -> None:
     _check_iterations(options, model)
     for path, reason in model.risky_options().items():
         _LOG.warning("%s: %s", options.where_in_model(path), reason)
-    if specs := _sample_specs(training_stages(training)):
+    if specs:
         images = max(1, training.batch_size_per_gpu // section.get("accumulation_steps", 1)) * processes
         _compute_losses(options, model, min(specs, key=lambda spec: spec.lq_size), images)
 
@@ -207,9 +208,17 @@ def estimate(options: Options) -> list[str]:
 
 
 def _sample_specs(stages: Sequence[TrainingStage]) -> list[SampleSpec]:
-    """Return the specification of the samples in each stage, or an empty list if one of them is unknown."""
-    specs = [spec for spec in (sample_spec(stage.section) for stage in stages) if spec is not None]
-    return specs if len(specs) == len(stages) else []
+    """Return the specification of the samples in each stage, or an empty list if one of them is unknown.
+
+    Raises:
+        ComponentError: a crop is not a multiple of the scale; the message contains its location in the option file.
+    """
+    specs = []
+    for stage in stages:
+        with locate_errors(stage.where):
+            specs.append(sample_spec(stage.section))
+    known = [spec for spec in specs if spec is not None]
+    return known if len(known) == len(stages) else []
 
 
 def _meta_model(section: Section, where: Where | None = None) -> Model:

@@ -146,7 +146,7 @@ def test_meta_info_selects_images(tmp_path):
         ({"degradation": {"type": "BicubicDown"}, "scale": 0}, "scale: expected an integer from 1 to 64, got 0"),
         (
             {"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 15},
-            "gt_size: expected a positive multiple of scale, 2, got 15",
+            "gt_size: expected a multiple of the scale, 2, like 14 or 16, got 15",
         ),
         ({"degradation": {"type": "BicubicDown"}, "scale": 2, "gt_size": 0}, "gt_size: .*got 0"),
         ({"degradation": {"type": "BicubicDown"}, "color": "y"}, "color: .*'gray', got 'y'"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mcir import DATASETS, RegistryError, build_dataset
+from mcir import DATASETS, ArgumentError, RegistryError, build_dataset
 from mcir.data import SampleSpec, sample_spec
 from mcir.data.codec import encode_png
 
@@ -49,10 +49,17 @@ def test_specification_needs_no_data():
     assert sample_spec(section) == SampleSpec((32, 32), (128, 128))
 
 
-@pytest.mark.parametrize("change", [{"gt_size": None}, {"gt_size": 127}, {"gt_size": 2}, {"scale": 0}])
-def test_specification_is_unknown_for_full_images_and_rejected_arguments(change):
-    section = {"type": "PairedImageDataset", "dataroot_gt": "nowhere", "scale": 4, "gt_size": 128}
-    assert sample_spec({**section, **change}) is None
+def test_specification_is_unknown_for_full_images():
+    assert sample_spec({"type": "PairedImageDataset", "dataroot_gt": "nowhere", "scale": 4}) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(127, "124 or 128, got 127"), (129, "128 or 132, got 129"), (2, "4, got 2")]
+)
+def test_specification_of_a_crop_that_is_no_multiple_of_the_scale(size, expected):
+    section = {"type": "PairedImageDataset", "dataroot_gt": "nowhere", "scale": 4, "gt_size": size}
+    with pytest.raises(ArgumentError, match=f"^gt_size: expected a multiple of the scale, 4, like {expected}"):
+        sample_spec(section)
 
 
 def test_a_data_set_may_omit_its_specification(monkeypatch):
