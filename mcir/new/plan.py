@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from mcir.config.files import shipped
+from mcir.config.files import FOR_EDITORS, schema_path, shipped
 from mcir.config.load import read_with_bases
 from mcir.data.split import shuffled
 from mcir.device import cpu_count
@@ -166,6 +166,7 @@ class Plan:
         """
         name = Path(file).stem
         names = {"file": shlex.quote(file), "command": command, "name": name, "best": shlex.quote(self.best(name))}
+        names["for_editors"] = FOR_EDITORS + schema_path().as_uri()
         return render({**names, **self._values(gt, lq, train_list, val_list)})
 
     def _values(self, gt: str, lq: str | None, train_list: str, val_list: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mcir.cli import main
-from mcir.config import load
+from mcir.config import load, schema_path
+from mcir.config.files import FOR_EDITORS
 from mcir.data.bundled import TRAIN, photographs
 
 FEW = ["--set", "train.total_iter=2", "val.val_freq=1", "logger.report=false", "logger.use_tb_logger=false"]
@@ -29,6 +30,8 @@ def test_super_resolution_from_the_file_to_a_restored_image(photos, capsys):
     assert main(["new", "sr", "--gt", "photos", "-o", "my.yml", "--budget", "1m"]) == 0
     output = capsys.readouterr().out
     assert "photos: 5 images of 80×80 pixels, 5 png, 2 grey" in output
+    schema = Path("my.yml").read_text(encoding="utf-8").partition("\n")[0].removeprefix(FOR_EDITORS)
+    assert schema == schema_path().as_uri()
     options = load("my.yml")
     assert options.network_g["upscale"] == options.scale == 2
     assert main(["check", "my.yml", *FEW]) == 0
