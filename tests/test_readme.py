@@ -60,7 +60,7 @@ def test_linked_files_and_sections_exist():
     links = re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", TEXT)
     assert len(links) > 20
     for path, section in links:
-        file = ROOT / path
+        file = ROOT / (path or "README.md")
         assert file.exists(), path
         headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if section else ()
         anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
