@@ -155,6 +155,9 @@ class Reader:
 
     def train(self, file, overrides):
         """Add the checkpoints of a training."""
+        if file in self.made:  # written by `mcir new`
+            self.made |= {f"experiments/{Path(file).stem}", Path(file).stem}
+            return
         options = load(file, overrides)
         every, last = options.logger.save_checkpoint_freq, options.train.total_iter
         names = ["best", *range(every, last + 1, every), last]
