@@ -57,6 +57,12 @@ def positional(help: str, *, default: Any = MISSING, metavar: str | None = None)
     return field(default=default, metadata=metadata)
 
 
+def _processes(text: str) -> int | str:
+    if text != "gpu" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of processes or gpu, got '{text}'")
+    return text if text == "gpu" else int(text)
+
+
 def _assignment(text: str) -> str:
     if "=" not in text and text.endswith(".yml"):
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got '{text}'. Write the option file before this option.")
@@ -86,7 +92,10 @@ class OptionFileArguments:
 class LaunchArguments:
     """Arguments of commands that start trainings. Each command also defines ``launcher`` with its own choices."""
 
-    nproc: int = option("processes per training", default=1)
+    nproc_per_node: Any = option(
+        "processes on each machine; gpu: one per GPU", "--nproc_per_node", default=1, metavar="N", parse=_processes
+    )
+    nnodes: int = option("number of machines", default=1, metavar="N")
     slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")
     no_wait: bool = option("submit the Slurm jobs, list them and return", default=False)
 

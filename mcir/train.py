@@ -1,6 +1,7 @@
-"""Train a network: ``torchrun mcir/train.py -opt options/x.yml``."""
+"""Train a network: ``mcir train options/x.yml``, or ``torchrun mcir/train.py -opt options/x.yml``."""
 
 import os
+import shlex
 import signal
 import sys
 
@@ -15,7 +16,7 @@ from typing import Literal
 from mcir.arguments import LaunchArguments, OptionFileArguments, Parser, add_arguments, from_namespace, option
 from mcir.engine.entry import report_errors
 from mcir.interrupts import raise_on_interrupt
-from mcir.terminal import make_tracebacks_printable
+from mcir.terminal import make_tracebacks_printable, show_error
 
 
 @dataclass(kw_only=True)
@@ -23,27 +24,54 @@ class Train(LaunchArguments, OptionFileArguments):
     """Train the network of an option file."""
 
     auto_resume: bool = option("resume from the newest readable checkpoint", "--auto_resume", default=False)
+    rdzv_endpoint: str | None = option(
+        "one of the machines and a free port; run the same command on every machine",
+        "--rdzv_endpoint",
+        metavar="HOST:PORT",
+    )
+    max_restarts: int = option(
+        "number of times that the processes are started again, and resume, after one failed",
+        "--max_restarts",
+        default=0,
+        metavar="N",
+    )
     launcher: Literal["none", "pytorch", "torchrun", "slurm"] = option(
-        "torchrun: start --nproc processes here; slurm: submit a job; none or pytorch: train in this process",
-        default="none",
+        "torchrun: train here, in --nproc_per_node processes; slurm: submit a job; none and pytorch: as torchrun, for "
+        "scripts of BasicSR",
+        default="torchrun",
     )
 
     def run(self) -> int:
-        """Train, or start the training with torchrun or Slurm, and return the exit status."""
-        return report_errors(self.opt, self._train if self.launcher in ("none", "pytorch") else self._launch)
+        """Train in this process, or start the training in several processes or with Slurm; return the exit status."""
+        is_one_process = self.nproc_per_node == self.nnodes == 1 and not (self.rdzv_endpoint or self.max_restarts)
+        if is_one_process and self.launcher != "slurm" and not (self.slurm or self.no_wait):
+            return report_errors(self.opt, self._train)
+        return self._launch()
 
     def _launch(self) -> int:
+        from mcir.engine.loggers import log_to_console
         from mcir.launch import LaunchOptions, launch
 
-        raise_on_interrupt()
-        arguments = ["-opt", self.opt, *(["--auto_resume"] if self.auto_resume else [])]
-        for flag, values in (("--set", self.set), ("--force_yml", self.force_yml)):
-            arguments += [flag, *values] if values else []
-        return launch(LaunchOptions.from_arguments(self), arguments)
+        if "RANK" in os.environ:
+            raise ValueError("torchrun has started this process, so set the number of processes in its command.")
+        log_to_console()
+        options = LaunchOptions.from_arguments(self, rdzv_endpoint=self.rdzv_endpoint, max_restarts=self.max_restarts)
+        return launch(options, ["-opt", self.opt, *self._overrides(), *(["--auto_resume"] if self.auto_resume else [])])
+
+    def _overrides(self) -> list[str]:
+        """Return the arguments that override options."""
+        flags = {"--set": self.set, "--force_yml": self.force_yml}
+        return [text for flag, values in flags.items() if values for text in (flag, *values)]
+
+    def _resume_command(self) -> str:
+        """Return the command that continues this training, for messages."""
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        several = ["--nproc_per_node", processes] if processes != "1" else []
+        machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+        several += ["--nnodes", machines, "--rdzv_endpoint", "HOST:PORT"] if machines != "1" else []
+        return shlex.join(["mcir", "train", self.opt, "--auto_resume", *several, *self._overrides()])
 
     def _train(self) -> int:
-        if self.nproc > 1 or self.slurm or self.no_wait:
-            raise ValueError("--nproc, --slurm and --no-wait require --launcher torchrun or slurm.")
         from mcir.config import load
         from mcir.engine.distributed import init_distributed
         from mcir.engine.trainer import Trainer
@@ -53,7 +81,7 @@ class Train(LaunchArguments, OptionFileArguments):
         options = load(self.opt, self.set, self.force_yml)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         with init_distributed(options.num_gpu, options.dist_params) as dist:
-            trainer = Trainer(options, dist, resume=self.auto_resume or restarted)
+            trainer = Trainer(options, dist, self.auto_resume or restarted, self._resume_command())
             try:
                 return trainer.train()
             except (ValueError, OSError) as error:
@@ -67,7 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_tracebacks_printable()
     parser = Parser(prog="mcir/train.py", description=Train.__doc__)
     add_arguments(parser, Train)
-    return from_namespace(Train, parser.parse_args(argv)).run()
+    arguments = parser.parse_args(argv)
+    try:
+        return from_namespace(Train, arguments).run()
+    except ValueError as error:  # of the launcher; a training reports its own errors
+        show_error(f"mcir: {error}")
+        return 1
 
 
 if __name__ == "__main__":

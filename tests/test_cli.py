@@ -1,5 +1,6 @@
 """Tests of the command line ``mcir``."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from mcir.cli import main
+from mcir.launch import LaunchOptions
 from mcir.registry import ARCHS
 from mcir.weights import network_metadata
 from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fixture)
@@ -211,12 +213,27 @@ def test_train_starts_other_launchers_with_the_same_arguments(monkeypatch, capsy
     started = []
     monkeypatch.setattr("mcir.launch.launch", lambda options, arguments: started.append((options, arguments)) or 7)
     words = ["-opt", "x.yml", "--auto_resume", "--set", "a=1", "b=2", "--force_yml", "c:d=3"]
-    assert main(["train", *words, "--launcher", "slurm", "--nproc", "4", "--slurm", "time=60", "--no-wait"]) == 7
-    ((options, arguments),) = started
-    assert arguments == ["-opt", "x.yml", "--auto_resume", "--set", "a=1", "b=2", "--force_yml", "c:d=3"]
-    assert (options.launcher, options.nproc, options.slurm, options.wait) == ("slurm", 4, {"time": 60}, False)
-    assert main(["train", *words, "--nproc", "4"]) == 1
-    assert "require --launcher torchrun or slurm" in capsys.readouterr().err
+    slurm = ["--launcher", "slurm", "--nproc_per_node", "4", "--nnodes", "2", "--slurm", "time=60", "--no-wait"]
+    assert main(["train", *words, *slurm]) == 7
+    several = ["--nproc_per_node", "4", "--nnodes", "2", "--rdzv_endpoint", "node1:29500", "--max_restarts", "3"]
+    assert main(["train", *words, *several]) == 7
+    (options, arguments), (torchrun, same) = started
+    assert arguments == same == ["-opt", "x.yml", "--set", "a=1", "b=2", "--force_yml", "c:d=3", "--auto_resume"]
+    assert options == LaunchOptions("slurm", 4, 2, {"time": 60}, wait=False)
+    assert torchrun == LaunchOptions("torchrun", 4, 2, rdzv_endpoint="node1:29500", max_restarts=3)
+    assert main(["train", *words, "--no-wait"]) == 1
+    assert "--no-wait require --launcher slurm" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    assert main(["train", *words, "--nproc_per_node", "4"]) == 1
+    assert "torchrun has started this process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [("gpu", "this machine has no CUDA GPU"), ("x", "or gpu, got 'x'")])
+def test_the_number_of_processes_may_be_that_of_the_gpus(text, message, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with contextlib.suppress(SystemExit):
+        assert main(["train", "x.yml", "--nproc_per_node", text]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_check_reports_inconsistent_sections(run, capsys):  # noqa: F811

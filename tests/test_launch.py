@@ -72,13 +72,14 @@ def cluster(folder, monkeypatch):
 def test_the_exit_status_is_that_of_the_training(folder):
     lines = []
     options = LaunchOptions("torchrun")
-    assert launch(options, ARGUMENTS, lines.append) == 0
+    assert start([TrainingJob.from_arguments(ARGUMENTS)], options, lines.append) == [0]
     assert Path("experiments/tiny/models/net_g_2.pth").is_file()
-    assert launch(options, [*ARGUMENTS, "--set", "datasets.train.gt_size=64", "name=other"], lines.append) == 1
+    other = TrainingJob.from_arguments([*ARGUMENTS, "--set", "datasets.train.gt_size=64", "name=other"])
+    assert start([other], options, lines.append) == [1]
     assert "other: the training ended with status 1, see above; there is no checkpoint, so the same" in lines[-1]
 
 
-def test_torchrun_starts_several_processes(folder, monkeypatch):
+def test_a_job_of_several_processes_is_one_command(folder, monkeypatch):
     commands = []
 
     class Child:
@@ -89,13 +90,16 @@ def test_torchrun_starts_several_processes(folder, monkeypatch):
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Child)
-    assert launch(LaunchOptions("torchrun", nproc=2), ARGUMENTS) == 0
-    child = [sys.executable, "-m", "mcir.launch", str(os.getpid())]
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    assert commands == [[*child, *torchrun, "-m", "mcir.train", *ARGUMENTS]]
+    assert start([TrainingJob.from_arguments(ARGUMENTS)], LaunchOptions("torchrun", 2), print) == [0]
+    child = [sys.executable, "-m", "mcir.launch", str(os.getpid()), "mcir.train"]
+    assert commands == [[*child, *ARGUMENTS, "--nproc_per_node", "2"]]
 
 
-COMMAND = "import sys; from mcir.launch import *; launch(LaunchOptions('torchrun', int(sys.argv[1])), sys.argv[2:])"
+COMMAND = """
+import sys
+from mcir.launch import LaunchOptions, TrainingJob, start
+start([TrainingJob.from_arguments(sys.argv[2:])], LaunchOptions("torchrun", int(sys.argv[1])), print)
+"""
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -127,8 +131,8 @@ def test_a_training_saves_and_ends_when_its_parent_is_killed(folder, processes):
 # -- on a cluster -----------------------------------------------------------------------------------------------------
 
 
-def submit(*arguments, nproc=1, log=lambda text: None, wait=False, **slurm):
-    return launch(LaunchOptions("slurm", nproc, slurm, wait), [*ARGUMENTS, *arguments], log)
+def submit(*arguments, nproc=1, nnodes=1, log=lambda text: None, wait=False, **slurm):
+    return launch(LaunchOptions("slurm", nproc, nnodes, slurm, wait), [*ARGUMENTS, *arguments], log)
 
 
 def flags(script):
@@ -154,7 +158,7 @@ def test_a_job_is_submitted_once_with_its_parameters(cluster):
 def test_the_number_of_gpus_and_cpus_depends_on_the_number_of_processes(cluster):
     cluster.block()
     changes = ["--set", "num_gpu=auto", "datasets.train.num_worker_per_gpu=6"]
-    submit(*changes, nproc=8, nodes=2)
+    submit(*changes, nproc=4, nnodes=2)
     assert {"nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=7"} <= flags(cluster.script(100))
     cluster.end(100)
     submit(*changes, gres="gpu:a100:1", cpus_per_task=3)
@@ -249,8 +253,9 @@ def test_every_slurm_parameter_is_known_to_submitit(tmp_path, cluster):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nproc": 0}, "--nproc: expected at least 1, got 0"),
-        ({"launcher": "slurm", "nproc": 3, "slurm": {"nodes": 2}}, "expected a multiple of the number of nodes, 2"),
+        ({"nproc_per_node": 0}, "--nproc_per_node: expected at least 1, got 0"),
+        ({"launcher": "torchrun", "nnodes": 2}, "several machines require --rdzv_endpoint HOST:PORT, or --launcher"),
+        ({"launcher": "slurm", "max_restarts": 1}, "do not apply to --launcher slurm"),
         ({"launcher": "torchrun", "wait": False}, "require --launcher slurm"),
         ({"launcher": "torchrun", "slurm": {"qos": "low"}}, "require --launcher slurm"),
     ],

@@ -9,7 +9,8 @@ from mcir.interrupts import exit_on_interrupt, raise_on_interrupt
 from mcir.terminal import show, show_error
 
 _REPORT_S = 3.0
-"""Time in seconds in which the process that failed reports its error. torchrun ends all processes when one ends."""
+"""Time in seconds in which the process that failed reports its error. torchrun ends all processes when one ends, so a
+process waits if its error is probably a consequence, and is then ended before it reports it."""
 
 
 def report_errors(option_file: str, command: Callable[[], int]) -> int:
@@ -24,8 +25,6 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
         text = f"mcir: reading {option_file} …"  # the following imports take seconds
         LogOutput("The terminal output").write(lambda: show(text, flush=True))
 
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
     from mcir.engine.distributed import OtherProcessFailedError
     from mcir.engine.guard import NotFiniteError
     from mcir.engine.loggers import log_to_console
@@ -39,12 +38,13 @@ def report_errors(option_file: str, command: Callable[[], int]) -> int:
         show_error(f"mcir: {error}")
         return 1
     except OtherProcessFailedError:
-        time.sleep(_REPORT_S)
+        time.sleep(2 * _REPORT_S)
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # maybe a bug, so with its traceback, which torchrun repeats in its summary
-        get_error_handler().record_exception(error)
+    except Exception:  # maybe a bug, so with its traceback
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            time.sleep(_REPORT_S)  # another process may have been killed, which closes its connections
         raise
     finally:
         raise_on_interrupt()

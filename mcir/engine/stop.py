@@ -62,7 +62,8 @@ class StopRequest:
         self.watchdog.__exit__()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._received and not self.number and error is None and not self.failed:
+        is_ended_by_launcher = error is not None and self._context.world_size > 1  # because another process ended
+        if self._received and not self.number and not self.failed and (error is None or is_ended_by_launcher):
             signal.raise_signal(self._received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -42,16 +42,20 @@ class Trainer:
         options: options of the run.
         dist: this process.
         resume: whether to resume from the newest readable checkpoint of the run, if there is one.
+        resume_command: command that continues this training, for messages.
 
     Raises:
         ValueError: the options are inconsistent, or data or weights cannot be read.
     """
 
-    def __init__(self, options: Options, dist: DistContext, resume: bool = False) -> None:
+    def __init__(
+        self, options: Options, dist: DistContext, resume: bool = False, resume_command: str | None = None
+    ) -> None:
         if options.train is None or options.datasets.train is None:
             raise ValueError("Training requires the sections 'train' and 'datasets.train' in the option file.")
         self.options = options
         self.dist = dist
+        self._resume_command = resume_command
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
         self._resources = ExitStack()
@@ -139,8 +143,7 @@ class Trainer:
                     self._evaluate_again()
             has_results = bool(self.last_evaluations) == bool(self.sets)
             if self.stop.number and not (self.validated == self.iteration == self.total and has_results):
-                stopped = f"Stopped by signal {self.stop.number} after iteration {self.iteration}."
-                self.log.log_text(f"{stopped} The checkpoint is saved.")
+                self._log_saved(f"Stopped by signal {self.stop.number} after iteration {self.iteration}.")
                 return 128 + self.stop.number
             if not self.dist.is_rank_zero:
                 return int(bool(not_numbers(self.last_evaluations)))
@@ -254,7 +257,13 @@ class Trainer:
                 self._require_finite(iteration)
                 self._save_here(iteration, is_best=False)
             self.checkpoints.wait()
-            self.log.log_text(f"The training fails after iteration {iteration}. The checkpoint is saved.")
+            self._log_saved(f"The training fails after iteration {iteration}.")
+
+    def _log_saved(self, ended: str) -> None:
+        """Log how the training ended, and how it can be continued."""
+        self.log.log_text(f"{ended} The checkpoint is saved.")
+        if self._resume_command:
+            self.log.log_text(f"Continue with: {self._resume_command}")
 
     def _save_here(self, iteration: int, is_best: bool) -> None:
         """Save on rank 0."""

@@ -1,9 +1,10 @@
-"""Start trainings on this machine with torchrun, or as Slurm jobs with submitit."""
+"""Start trainings in several processes on this machine and others, or as Slurm jobs with submitit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcir.launch.elastic import run_processes
 from mcir.launch.job import TrainingJob
 from mcir.launch.local import Log, run_here
 from mcir.launch.options import SLURM_PARAMETERS, Launcher, LaunchOptions, read_slurm_parameters
@@ -23,14 +24,18 @@ __all__ = [
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str], log: Log = print) -> int:
-    """Start one training with torchrun or as a Slurm job, and return the exit status of ``mcir train``.
+    """Start one training in several processes or as a Slurm job, and return the exit status of ``mcir train``.
 
     ``arguments`` are those of ``mcir train``, without those of :class:`~mcir.arguments.LaunchArguments`.
 
     Raises:
-        ValueError: the option file is not valid, submitit or Slurm is missing, or Slurm rejects the job.
+        ValueError: the option file is not valid, other machines cannot be reached, submitit or Slurm is missing, or
+            Slurm rejects the job.
     """
-    (status,) = start([TrainingJob.from_arguments(arguments)], options, log)
+    job = TrainingJob.from_arguments(arguments)
+    if options.launcher != "slurm":
+        return run_processes(job.arguments, options)
+    (status,) = start([job], options, log)
     return status
 
 
@@ -42,7 +47,7 @@ def start(jobs: Sequence[TrainingJob], options: LaunchOptions, log: Log) -> list
     """
     assert options.launcher in ("torchrun", "slurm")
     if options.launcher == "torchrun":
-        return [run_here(job, options.nproc, log) for job in jobs]
+        return [run_here(job, options.nproc_per_node, log) for job in jobs]
     cluster = SlurmCluster(options, log)
     for job in jobs:
         cluster.submit(job)

@@ -18,12 +18,6 @@ def _run_child() -> None:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Exception as error:
-        from torch.distributed.elastic.multiprocessing.api import SignalException
-
-        if not isinstance(error, SignalException):
-            raise
-        sys.exit(128 + error.sigval)  # of torchrun, which prints its traceback otherwise
 
 
 if __name__ == "__main__":

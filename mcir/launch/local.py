@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from mcir.launch.job import TrainingJob
@@ -14,17 +14,15 @@ from mcir.launch.job import TrainingJob
 Log: TypeAlias = Callable[[str], None]
 
 
-def child_command() -> list[str]:
-    """Return a command that runs a module until this process ends; the module and its arguments follow it."""
-    return [sys.executable, "-m", "mcir.launch", str(os.getpid())]
+def child_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of Python that run ``mcir train`` until this process ends."""
+    return ["-m", "mcir.launch", str(os.getpid()), "mcir.train", *arguments]
 
 
 def run_here(job: TrainingJob, processes: int, log: Log) -> int:
     """Train in a number of processes on this machine, and return the exit status of ``mcir train``."""
-    command = child_command()
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    command += ["mcir.train", *job.arguments]
+    several = ["--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *child_arguments(job.arguments), *several]
     log(f"{job.name}: {shlex.join(command)}")
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 (our own module)
     try:

@@ -7,13 +7,14 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mcir.launch.job import TrainingJob
-from mcir.launch.local import Log, child_command
+from mcir.launch.local import Log, child_arguments
 from mcir.launch.options import LaunchOptions
 
 _SLURM_DEFAULTS: dict[str, int | str] = {"time": 24 * 60, "signal_delay_s": 300}
@@ -39,7 +40,6 @@ class SlurmCluster:
             raise ValueError('--launcher slurm requires submitit: pip install -e ".[slurm]" in the clone.') from None
         self._executor_class = submitit.SlurmExecutor
         self._options, self._log = options, log
-        self._tasks = options.nproc // int(options.slurm.get("nodes", 1))
         self._queue = _queued_jobs()
         self._submitted: dict[str, TrainingJob] = {}
 
@@ -99,12 +99,13 @@ class SlurmCluster:
             **_SLURM_DEFAULTS,
             **self._options.slurm,
             "job_name": name,
-            "ntasks_per_node": self._tasks,
+            "nodes": self._options.nnodes,
+            "ntasks_per_node": self._options.nproc_per_node,
             "srun_args": ["--kill-on-bad-exit=1"],  # otherwise the other tasks wait for a task that failed
             "additional_parameters": {"requeue": True},
         }
         if job.options.num_gpu not in (0, "cpu") and "gres" not in parameters:
-            parameters.setdefault("gpus_per_node", self._tasks)
+            parameters.setdefault("gpus_per_node", self._options.nproc_per_node)
         return parameters
 
     def _log_file(self, job: TrainingJob, job_id: str) -> Path:
@@ -150,7 +151,7 @@ class SlurmTask:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        command = [*child_command(), "mcir.train", *self.arguments]
+        command = [sys.executable, *child_arguments(self.arguments)]
         if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and "--auto_resume" not in command:
             command.append("--auto_resume")
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 (our own module)
