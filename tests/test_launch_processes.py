@@ -71,10 +71,8 @@ def test_an_error_in_the_options_is_reported_before_processes_are_started(folder
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_with_the_command_that_continues(folder, number):  # noqa: F811
     words = command("train.total_iter=1000000")
-    script = (
-        "import signal, sys; signal.signal(2, signal.default_int_handler); from mcir.cli import main; sys.exit(main())"
-    )
-    process = start([sys.executable, "-c", script, *words[3:]])  # pytest may ignore SIGINT, which is inherited
+    handler = "import signal, sys; signal.signal(2, signal.default_int_handler)"  # pytest may ignore SIGINT
+    process = start([sys.executable, "-c", f"{handler}; from mcir.cli import main; sys.exit(main())", *words[3:]])
     wait_until(lambda: Path("reached0").exists() and Path("reached1").exists())
     process.send_signal(number)
     status, output = finish(process)
@@ -98,10 +96,8 @@ def test_a_process_that_is_killed_is_named(folder):  # noqa: F811
 
 @pytest.mark.slow
 def test_a_crash_is_shown_once_and_a_restart_resumes(folder):  # noqa: F811
-    words = command(
-        "train.total_iter=6", "logger.save_checkpoint_freq=1", how="crash", arguments=["--max_restarts", "1"]
-    )
-    status, output = finish(start(words))
+    changes = ("train.total_iter=6", "logger.save_checkpoint_freq=1")
+    status, output = finish(start(command(*changes, how="crash", arguments=["--max_restarts", "1"])))
     assert status == 0, output
     assert output.count("RuntimeError: rank 1 fails") == 1
     assert "from iteration 3 to iteration 6" in output
