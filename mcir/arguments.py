@@ -93,7 +93,12 @@ class LaunchArguments:
     """Arguments of commands that start trainings. Each command also defines ``launcher`` with its own choices."""
 
     nproc_per_node: Any = option(
-        "processes on each machine; gpu: one per GPU", "--nproc_per_node", default=1, metavar="N", parse=_processes
+        "processes on each machine; gpu: one per GPU",
+        "--nproc_per_node",
+        "--nproc",
+        default=1,
+        metavar="N",
+        parse=_processes,
     )
     nnodes: int = option("number of machines", default=1, metavar="N")
     slurm: list[str] = option("options of the Slurm jobs, such as partition=gpu", default=[], metavar="KEY=VALUE")

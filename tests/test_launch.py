@@ -234,6 +234,7 @@ def test_the_error_names_a_job_that_slurm_rejects(cluster):
     [
         (["partitoin=gpu"], r"Did you mean 'partition'\? Keys: cpus_per_task, gpus_per_node"),
         (["time=1:30:00"], "--slurm time: expected a whole number of minutes, got '1:30:00'"),
+        (["nodes=2"], "--slurm nodes=2: the number of machines is set with --nnodes"),
         (["partition"], "expected KEY=VALUE, got 'partition'"),
     ],
 )

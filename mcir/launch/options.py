@@ -89,6 +89,8 @@ def read_slurm_parameters(texts: Sequence[str]) -> dict[str, int | str]:
     found: dict[str, int | str] = {}
     for text in texts:
         key, _, value = text.partition("=")
+        if key == "nodes":
+            raise ValueError(f"--slurm {text}: the number of machines is set with --nnodes.")
         if not value or key not in SLURM_PARAMETERS:
             near = suggestion(key, SLURM_PARAMETERS)
             raise ValueError(f"--slurm: expected KEY=VALUE, got '{text}'.{near} Keys: {', '.join(SLURM_PARAMETERS)}.")
