@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import addict
-from annotated_types import Interval
+from annotated_types import Interval, Len
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -194,7 +194,7 @@ class TrainingKeys(EvaluationKeys):
     progressive: Annotated[tuple[Stage, ...], AfterValidator(_in_order)] = Field(
         default=(), description="Later stages of the training, in order, usually with larger crops in smaller batches."
     )
-    weights: tuple[Positive, ...] = Field(
+    weights: Annotated[tuple[Positive, ...], Len(0, 1024)] = Field(
         default=(),
         description="Relative probabilities with which a sample is drawn from each folder of the data set; default: "
         "each image is drawn equally often.",

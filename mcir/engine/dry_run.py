@@ -15,6 +15,7 @@ from mcir.engine.batches import TrainingStage, training_stages
 from mcir.engine.evaluation import EvaluationSet
 from mcir.errors import ComponentError, Where, is_raised_by_mcir, locate_errors
 from mcir.models import Model
+from mcir.models.optim import moments_of
 from mcir.network_spec import spec_of
 from mcir.registry import MODELS, OPTIMIZERS, Section
 
@@ -157,7 +158,10 @@ def step_cost(
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
     parts = section.get("accumulation_steps", 1)
-    model = _meta_model({**section, "accumulation_steps": 1})
+    optimizer = section.get("optim_g")
+    # the steps of some optimizers read values, which tensors on the meta device do not have
+    plain = {"optim_g": {"type": "SGD"}} if optimizer is not None else {}
+    model = _meta_model({**section, "accumulation_steps": 1, **plain})
     batch = model.example_batch(batch_size // parts, lq_size, gt_size, stored)
     static = [*model.parts.parameters(), *model.parts.buffers()]
     static_storages = {tensor.untyped_storage()._cdata for tensor in static}
@@ -171,14 +175,16 @@ def step_cost(
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         model.training_step(batch, iteration=1)
-    assert model.optimizer is not None
+    assert optimizer is not None
     gradients = [parameter.grad for parameter in model.network.parameters()]
-    moments = [value for state in model.optimizer.state.values() for value in state.values()]
+    trained = [parameter for parameter in model.trained_part.parameters() if parameter.grad is not None]
+    moments = zip(trained, moments_of(optimizer, trained), strict=True)
     activation_bytes = sum(kept.values())
     return StepCost(
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         flops=counter.get_total_flops() * parts,
-        state_bytes=_bytes([*static, *gradients, *moments]),
+        state_bytes=_bytes([*static, *gradients])
+        + sum(parameter.nbytes if size is None else size for parameter, kept in moments for size in kept.values()),
         activation_bytes=activation_bytes // 2 if section.get("precision") in ("bf16", "fp16") else activation_bytes,
     )
 

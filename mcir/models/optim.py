@@ -1,4 +1,7 @@
-"""Optimizers: every one of ``torch.optim`` that works with dense gradients and without a closure, by its own name."""
+"""Optimizers: those of ``torch.optim`` that work with dense gradients and without a closure, by their own names.
+
+``Muon`` is our own, because torch's accepts only matrices.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeAlias, cast
@@ -9,11 +12,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from mcir.domains import Epsilon, Fraction, NonNegative, Pair, Positive, Probability, Rate
+from mcir.models.muon import SMALLEST_SIDE, Muon
 from mcir.registry import OPTIMIZERS, OptimizerSection
 
-_UNSUPPORTED = {"LBFGS", "SparseAdam"}  # they need a closure or sparse gradients
-_Positive: TypeAlias = Annotated[float, Interval(gt=0, le=100)]
-_Negative: TypeAlias = Annotated[float, Interval(ge=-100, lt=0)]
+_UNSUPPORTED = {"LBFGS", "SparseAdam", "Muon"}  # they need a closure, sparse gradients, or matrices
 _StepSizes: TypeAlias = Pair[Positive]
 
 DOMAINS: dict[str, Any] = {
@@ -33,8 +35,6 @@ DOMAINS: dict[str, Any] = {
     "beta2_decay": Annotated[float, Interval(ge=-10, lt=0)],
     "etas": tuple[Annotated[float, Interval(gt=0, lt=1)], Annotated[float, Interval(gt=1, le=100)]],
     "step_sizes": _StepSizes,
-    "ns_coefficients": tuple[_Positive, _Negative, _Positive],
-    "ns_steps": Annotated[int, Interval(ge=1, le=99)],
 }
 """Domains of the arguments of torch's optimizers, by name."""
 OTHER_DOMAINS: dict[str, dict[str, Any]] = {
@@ -54,6 +54,7 @@ for _name, _class in vars(torch.optim).items():
         and _name not in _UNSUPPORTED
     ):
         OPTIMIZERS.add(_class, domains=DOMAINS | OTHER_DOMAINS.get(_name, {}))
+OPTIMIZERS.add(Muon)
 
 
 def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -69,6 +70,31 @@ def build_optimizer(section: OptimizerSection, parameters: Iterable[nn.Parameter
     if "fused" in known and not {"fused", "foreach", "differentiable"} & section.keys():
         section = {**section, "fused": True if all(parameter.is_cuda for parameter in parameters) else None}
     return cast(torch.optim.Optimizer, OPTIMIZERS.build(section, parameters, key="optim_g"))
+
+
+Moments: TypeAlias = dict[str, int | None]
+"""The moments of a parameter by name: None for one that has the parameter's shape, or else its size in bytes."""
+
+
+def moments_of(section: OptimizerSection, parameters: Sequence[Tensor]) -> list[Moments]:
+    """Return the moments that an optimizer has for each parameter.
+
+    They are those after a step with small parameters, whose longer sides are shortened. Sizes of moments that do not
+    have the parameter's shape, such as those of Adafactor, are therefore only exact if they do not depend on it.
+    """
+    kinds = [tuple(min(side, SMALLEST_SIDE) for side in parameter.shape) for parameter in parameters]
+    small = {kind: nn.Parameter(torch.zeros(kind, device="cpu")) for kind in kinds}
+    for value in small.values():
+        value.grad = torch.zeros_like(value)
+    optimizer = build_optimizer(section, small.values())
+    optimizer.step()
+    moments: dict[tuple[int, ...], Moments] = {}
+    for kind, value in small.items():
+        moments[kind] = {}
+        for name, moment in optimizer.state[value].items():
+            has_shape = getattr(moment, "shape", None) == value.shape
+            moments[kind][name] = None if has_shape else moment.nbytes if isinstance(moment, Tensor) else 0
+    return [moments[kind] for kind in kinds]
 
 
 def optimizer_step(

@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from mcir.models.optim import build_optimizer
+from mcir.models.optim import moments_of
 from mcir.registry import OptimizerSection
 
 
@@ -26,7 +26,8 @@ class OptimizerState:
         self.optimizer = optimizer
         self._section = section
         constructors = [inspect.signature(cls.__init__) for cls in type(optimizer).__mro__]  # type: ignore[misc]
-        self._options = {name for signature in constructors for name in signature.parameters}
+        arguments = {name for signature in constructors for name in signature.parameters}
+        self._options = arguments | optimizer.defaults.keys()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments of the parameters, and values of the groups that are not arguments of the optimizer."""
@@ -42,16 +43,19 @@ class OptimizerState:
         Raises:
             ValueError: the state is that of other parameters.
         """
+        if len(state["param_groups"]) != len(self.optimizer.param_groups):  # only one of the optimizers is Muon
+            self.optimizer.state.clear()
+            return False
         parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-        expected = self._moments_by_dimension(parameters)
+        expected = moments_of(self._section, parameters)
         moments: Mapping[int, Mapping[str, Any]] = state["state"]
         for number, kept in moments.items():
             names = {name for name, value in kept.items() if value is not None}
-            like_parameter = expected[parameters[number].dim()]
-            if names != like_parameter.keys():
+            if names != expected[number].keys():
                 self.optimizer.state.clear()
                 return False
-            if any(like_parameter[name] and kept[name].shape != parameters[number].shape for name in names):
+            like_parameter = [kept[name] for name in names if expected[number][name] is None]
+            if any(moment.shape != parameters[number].shape for moment in like_parameter):
                 raise ValueError(f"the moments of parameter {number} have other shapes than the parameter")
         pairs = zip(self.optimizer.state_dict()["param_groups"], state["param_groups"], strict=True)
         groups = [{**group, **self._kept(saved)} for group, saved in pairs]
@@ -61,23 +65,6 @@ class OptimizerState:
 
     def _kept(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in group.items() if key not in self._options}
-
-    def _moments_by_dimension(self, parameters: list[Tensor]) -> dict[int, dict[str, bool]]:
-        """Return for each number of dimensions the names of the moments, and whether they have the parameter's shape.
-
-        They are those after a step with tiny parameters.
-        """
-        shapes = {value.dim(): tuple(range(2, 2 + value.dim())) for value in parameters}
-        tiny = {dim: nn.Parameter(parameters[0].new_zeros(shape)) for dim, shape in shapes.items()}
-        for value in tiny.values():
-            value.grad = torch.zeros_like(value)
-        optimizer = build_optimizer(self._section, tiny.values())
-        optimizer.step()
-        moments = {dim: optimizer.state[value] for dim, value in tiny.items()}
-        return {
-            dim: {name: getattr(moment, "shape", None) == tiny[dim].shape for name, moment in named.items()}
-            for dim, named in moments.items()
-        }
 
 
 def load_parts(parts: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
