@@ -25,7 +25,8 @@ from mcir.weights import WeightsError
 _LARGE_ITERATIONS = 20_000
 _MAX_VAL_PIXELS = 2**24
 _VALIDATION_FRACTION = 0.03
-_DRAFT_IMAGES, _DRAFT_SIDE = 2, 256
+_DRAFT_IMAGES = 2
+_TRIAL_S = 10.0
 _MEMORY_FRACTION = 0.7
 
 
@@ -49,7 +50,7 @@ def choose(task: Task, data: Data, budget: float | None, contrastive: Contrastiv
     if budget is None:
         large = published(task.large)
         return _published(Plan(task, data, large, device, None, contrastive, has_imagenet, published_schedule(large)))
-    seconds = min(10.0, budget / 40)
+    seconds = min(_TRIAL_S, budget / 40)
     small = _within_memory(Plan(task, data, task.small, device, budget, contrastive, has_imagenet))
     plan, timing = small, _trial(small, seconds)
     if larger := _larger(small, timing.step, budget, seconds):
@@ -87,7 +88,7 @@ def _published(plan: Plan) -> Plan:
     trial = replace(plan, network=replace(plan.network, batch=plan.network.batch // parts))
     if _bytes(_cost(trial)) > _free_memory(plan.device):
         return plan
-    timing = _trial(trial, seconds=2)
+    timing = _trial(trial, seconds=2, side=128)
     timing = replace(timing, step=timing.step * parts)
     schedule = plan.schedule
     validations = -(-schedule.total_iter // schedule.val_freq)
@@ -128,10 +129,10 @@ def _cost(plan: Plan) -> StepCost:
         return step_cost(options.model_section(), plan.network.batch, spec.lq_size, spec.crop_size)
 
 
-def _trial(plan: Plan, seconds: float) -> Timing:
-    """Time some steps and a validation of a plan, on a part of two validation images."""
+def _trial(plan: Plan, seconds: float, side: int = 256) -> Timing:
+    """Time some steps and a validation of a plan, on a part of two validation images with about the given side."""
     draft = replace(plan, data=replace(plan.data, val=plan.data.val[:_DRAFT_IMAGES]))
-    with _options(_validated(draft, len(draft.data.val) * _DRAFT_SIDE**2)) as options:
+    with _options(_validated(draft, len(draft.data.val) * side**2)) as options:
         return measure(options, seconds)
 
 

@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
+
 from mcir.atomic import write_atomically
 from mcir.config import Options, load
+from mcir.console import Console
 from mcir.data.errors import MAX_LISTED
 from mcir.engine.dry_run import dry_run
 from mcir.new.choose import choose
 from mcir.new.duration import format_duration
-from mcir.new.folders import Inspected, Usable, describe_others, inspect_folder, usable_images, usable_pairs
+from mcir.new.folders import Inspected, Usable, counted, describe_others, inspect_folder, usable_images, usable_pairs
 from mcir.new.plan import Contrastive, Data, Plan, name_lines, relative, split
 from mcir.new.tasks import TASKS, TaskName
 from mcir.paths import name_problem
 from mcir.terminal import show
+
+_SCALES = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,15 @@ def _check(request: Request) -> None:
         if request.lq is not None:
             needed = f"--gt DIR, the good versions of the {task.degraded} images; without them use --gt alone"
         if request.task == "denoise":
-            needed += ". RCL pre-trains on noisy images only, but also needs good ones for a denoiser (docs/rcl.md)"
+            needed += (
+                ". (RCL pre-trains a network on noisy images only, but a denoiser needs good images; see docs/rcl.md)"
+            )
         raise ValueError(f"expected {needed}.")
-    if request.task != "sr" and request.scale not in (None, 1):
-        raise ValueError(f"--scale: only 'sr' changes the size of images, expected no --scale, got {request.scale}.")
+    expected = _SCALES if request.task == "sr" else (1,)
+    if request.scale is not None and request.scale not in expected:
+        only = ", because only 'sr' changes the size of images" if request.task != "sr" else ""
+        values = ", ".join(map(str, expected))
+        raise ValueError(f"--scale: expected {'one of ' * (len(expected) > 1)}{values}{only}, got {request.scale}.")
     if problem := name_problem(request.output.stem):
         raise ValueError(f"{request.output}: the name, which is also that of the run, {problem}.")
     relative(request.output.name, Path())
@@ -116,7 +126,7 @@ def _data(request: Request) -> Data:
         lq = inspect_folder(request.lq)
         _describe(lq)
         usable, scale = usable_pairs(gt, lq, request.scale if request.task == "sr" else 1)
-    _describe_unused(usable, "pairs" if request.lq else "images")
+    _describe_unused(usable, "pair" if request.lq else "image")
     return split(request.gt, request.lq, usable, scale)
 
 
@@ -129,7 +139,7 @@ def _describe(found: Inspected) -> None:
 
 def _describe_unused(usable: Usable, noun: str) -> None:
     if usable.problems:
-        show(f"{len(usable.names):,} {noun} can be used.")
+        show(f"{counted(len(usable.names), noun)} can be used.")
     _list(usable.problems, "not used")
 
 
@@ -146,27 +156,30 @@ def _expect(request: Request, plan: Plan, options: Options) -> None:
     assert options.train is not None
     file = shlex.quote(str(request.output))
     validated = "whole images" if plan.val_size is None else f"a part of {plan.val_size} pixels of each"
-    epochs = schedule.total_iter * plan.network.batch / len(data.train)
+    epochs = round(schedule.total_iter * plan.network.batch / len(data.train))
     expected = "the time was not measured"
     if timing is not None:
-        speed = f"{timing.step:.2g} s per iteration on {plan.device}"
+        speed = f"{timing.step:.{3 if timing.step >= 10 else 2}g} s per iteration on {plan.device}"
         limit = "" if plan.budget is None else f" of the budget of {format_duration(plan.budget)}"
         expected = f"about {format_duration(schedule.seconds)}{limit}, {speed}"
+    images = counted(len(data.train), "image")
     rows = {
         "network": f"{plan.network.title}, {plan.parameters:,} parameters",
-        "training": f"{len(data.train):,} images, crops of {plan.gt_size} pixels, {plan.network.batch} per iteration",
-        "validation": f"{len(data.val):,} images, {validated}, every {schedule.val_freq:,} iterations",
-        "iterations": f"{schedule.total_iter:,} ({epochs:,.1f} passes over the training images)",
+        "training": f"{images}, crops of {plan.gt_size} pixels, {plan.network.batch} per iteration",
+        "validation": f"{counted(len(data.val), 'image')}, {validated}, every {schedule.val_freq:,} iterations",
+        "iterations": f"{schedule.total_iter:,} (about {epochs:,} passes over the training images)",
         "time": expected,
         "memory": f"about {plan.memory / 2**20:,.0f} MiB",
         "results": str(Path(options.path.experiments_root) / options.name),
     }
-    show("")
+    table = Table.grid(padding=(0, 2))
     for name, text in rows.items():
-        show(f"{name:<12}{text}")
+        table.add_row(name, text)
+    console = Console()
+    console.print("", table)
     for warning in plan.warnings(request.lq is None):
-        show(f"\nNote: {warning}")
+        console.print(f"\nNote: {warning}")
     show(f"\nWritten: {request.output}, {request.lists[0].name}, {request.lists[1].name}")
     show(f"Check:   mcir check {file}\nTrain:   mcir train {file}")
-    images = shlex.quote(request.lq or request.gt or "") if request.lq or request.task == "sr" else "FOLDER"
-    show(f"Restore: mcir restore {images} -w {shlex.quote(plan.best(options.name))} -o restored")
+    inputs = shlex.quote(request.lq or request.gt or "") if request.lq or request.task == "sr" else "FOLDER"
+    show(f"Restore: mcir restore {inputs} -w {shlex.quote(plan.best(options.name))} -o restored")

@@ -12,11 +12,10 @@ from mcir.data.codec import ImageInfo
 from mcir.data.errors import MAX_LISTED, DataError
 from mcir.data.listing import is_image
 from mcir.data.matching import FilenameTemplate, match_names
-from mcir.data.pairing import PairRules, examine_pairs
 from mcir.data.storage import Folder, open_storage, read_info
 
 _MIN_SIDE = 32
-_SAME_PROBLEM = 5
+_EXAMPLES = 3
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Inspected:
         span = sizes[0][1] if sizes[0] == sizes[-1] else f"{sizes[0][1]} to {sizes[-1][1]}"
         types = Counter(os.path.splitext(key)[1].lower().lstrip(".") for key in self.infos)  # noqa: PTH122 (many)
         parts = [
-            f"{_count(len(sizes), 'image')} of {span} pixels",
+            f"{counted(len(sizes), 'image')} of {span} pixels",
             ", ".join(f"{types[name]} {name}" for name in types),
         ]
         if all(info.channels == 1 for info in infos):
@@ -141,19 +140,19 @@ def usable_pairs(gt: Inspected, lq: Inspected, scale: int | None) -> tuple[Usabl
     first_gt, first_lq = gt.info(matched[0][0]), lq.info(matched[0][1])
     ratio = max(1, round(first_gt.width / first_lq.width))
     _check_order(gt, lq, matched)
-    rules = PairRules(scale=ratio if scale is None else scale, filename_tmpl=template)
-    checked, wrong = examine_pairs(gt, lq, rules, sorted({name for name, _ in matched}))
-    sizes = {pair.gt: (pair.height * rules.scale, pair.width * rules.scale) for pair in checked.pairs}
-    bad = {
-        pair.gt
-        for pair in checked.pairs
-        if (pair.height, pair.width) != tuple(side // rules.scale for side in gt.info(pair.gt)[:2])
+    scale = ratio if scale is None else scale
+    wrong = {
+        name: f"{gt.path(name)}: {_size(gt.info(name))}, its degraded image {_size(lq.info(other))}; expected "
+        f"{'the same size' if scale == 1 else f'1/{scale} of the size'}"
+        for name, other in matched
+        if tuple(side // scale for side in gt.info(name)[:2]) != lq.info(other)[:2]
     }
-    good = [name for name in sizes if name not in bad]
+    good = [name for name in dict.fromkeys(name for name, _ in matched) if name not in wrong]
     if not good:
         hint = f" The ground truths are {ratio} times as large: expected --scale {ratio}." if ratio != scale else ""
-        raise DataError(f"No pair has the scale {rules.scale}.{hint}\n  " + "\n  ".join(wrong[:_SAME_PROBLEM]))
-    return _large_enough(gt, good, rules.scale, template, [*problems, *unmatched, *wrong]), rules.scale
+        examples = "\n  ".join(list(wrong.values())[:_EXAMPLES])
+        raise DataError(f"No pair has the scale {scale}.{hint}\n  {examples}")
+    return _large_enough(gt, good, scale, template, [*problems, *unmatched, *wrong.values()]), scale
 
 
 def _listed(names: Sequence[str], found: Inspected) -> tuple[list[str], list[str]]:
@@ -167,7 +166,7 @@ def _large_enough(gt: Inspected, names: list[str], scale: int, template: str, pr
     least = max(_MIN_SIDE, 16 * scale)
     small = {name for name in names if min(gt.info(name)[:2]) < least}
     too_small = [
-        f"{gt.path(name)}: {gt.info(name).width}×{gt.info(name).height} pixels, smaller than {least}"
+        f"{gt.path(name)}: {_size(gt.info(name))}, expected at least {least} on each side"
         for name in names
         if name in small
     ]
@@ -214,5 +213,10 @@ def _other_files(root: Path) -> Counter[str]:
     return counts
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, like ``2 images``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _size(info: ImageInfo) -> str:
+    return f"{info.width}×{info.height} pixels"

@@ -16,7 +16,7 @@ from mcir.config.load import read_with_bases
 from mcir.data.split import shuffled
 from mcir.device import cpu_count
 from mcir.new.duration import format_duration
-from mcir.new.folders import Usable
+from mcir.new.folders import Usable, counted
 from mcir.new.option_file import render
 from mcir.new.schedule import UNKNOWN, Schedule, Timing
 from mcir.new.tasks import Network, Task
@@ -112,7 +112,7 @@ class Plan:
         """Side of the crops of ground truths: that of the network, or less if most images are smaller."""
         sides = sorted(min(self.data.sizes[name]) for name in self.data.train)
         unit = self.network.multiple * self.data.scale
-        common = sides[len(sides) // 10]
+        common = sides[len(sides) // 4]
         return max(unit, min(self.network.crop * self.data.scale, common // unit * unit))
 
     @property
@@ -137,7 +137,7 @@ class Plan:
                 "not show how the network works on other images."
             )
         elif len(self.data.train) < _FEW_IMAGES:
-            few = _count(len(self.data.train))
+            few = counted(len(self.data.train), "image")
             found.append(f"With only {few} for training, the network may not work well on other images.")
         if self.contrastive == "spn" and not self.has_imagenet:
             found.append(
@@ -187,8 +187,8 @@ class Plan:
             "degraded": self.task.degraded,
             "train_list": train_list,
             "val_list": val_list,
-            "train_count": _count(len(data.train)),
-            "val_count": _count(len(data.val)) + (", the same as for training" if data.is_shared else ""),
+            "train_count": counted(len(data.train), "image"),
+            "val_count": counted(len(data.val), "image") + (", the same as for training" if data.is_shared else ""),
             "gt_size": self.gt_size,
             "pads": smallest < self.gt_size,
             "rotates": self.task.rotates,
@@ -259,7 +259,3 @@ def relative(path: str, folder: Path) -> str:
 def name_lines(names: Sequence[str]) -> bytes:
     """Return the content of a list of images."""
     return b"".join(os.fsencode(f"{name}\n") for name in names)
-
-
-def _count(images: int) -> str:
-    return f"{images:,} image{'s' * (images != 1)}"

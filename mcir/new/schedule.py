@@ -74,6 +74,8 @@ def fit_schedule(budget: float, timing: Timing, pixels: int) -> Schedule:
     validations = max(1, min(_VALIDATIONS, int(available * _VALIDATION_FRACTION / max(validation, 1e-9))))
     total = int((available - validations * validation) / timing.step)
     if total < _MIN_ITERATIONS:
+        validations, total = 1, int((available - validation) / timing.step)
+    if total < _MIN_ITERATIONS:
         needed = (START_S + timing.setup + validation + _MIN_ITERATIONS * timing.step) / (1 - RESERVE)
         raise ValueError(
             f"The budget of {format_duration(budget)} is too short: an iteration takes {timing.step:.2g} s on this "
@@ -111,7 +113,7 @@ def largest_part(sizes: Sequence[tuple[int, int]], affordable: float, multiple: 
     if sum(height * width for height, width in sizes) <= affordable and max(map(max, sizes)) <= _WHOLE:
         return len(sizes), None
     shortest = min(map(min, sizes))
-    sides = [side for side in (1024, 768, 512, 384, 256) if side <= shortest] or [shortest]
+    sides = [side for side in (1024, 768, 512, 384, 256, 128) if side <= shortest] or [shortest]
     sides = [max(multiple, side // multiple * multiple) for side in sides]
     for side in sides:
         if len(sizes) * side**2 <= affordable:

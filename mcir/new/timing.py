@@ -32,7 +32,8 @@ def measure(options: Options, seconds: float) -> Timing:
 
     Args:
         options: options of the training.
-        seconds: time for the steps; at least four steps are done after two that are not counted.
+        seconds: time for the steps, after two that are not counted; more for less than four steps, but at most four
+            times as much and one step.
 
     Raises:
         ValueError: the options are not consistent, or images cannot be read.
@@ -58,7 +59,8 @@ def measure(options: Options, seconds: float) -> Timing:
 
         def is_enough() -> bool:
             done = len(ends) - _WARM_UP
-            return done >= _MIN_STEPS and ends[-1] - ends[_WARM_UP - 1] >= seconds
+            spent = ends[-1] - ends[_WARM_UP - 1] if done > 0 else 0.0
+            return spent >= seconds and (done >= _MIN_STEPS or spent >= 4 * seconds)
 
         setup = time.perf_counter() - begin
         loaded = batches.iterate(channels_last=model.channels_last)
