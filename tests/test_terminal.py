@@ -15,8 +15,8 @@ from mcir.console import Console
 from mcir.report.page import Report, Section
 
 ROOT = Path(__file__).parents[1]
-HOSTILE = "\x1b[31mred\x1b[2J\x1b]0;title\x07 [red]x[/y] :bug: \r\u202e"
-SHOWN = r"\x1b[31mred\x1b[2J\x1b]0;title\x07 [red]x[/y] :bug: \x0d\u202e"
+HOSTILE = "\x1b[36mred\x1b[2J\x1b]0;title\x07 [red]x[/y] :bug: \r\u202e"
+SHOWN = r"\x1b[36mred\x1b[2J\x1b]0;title\x07 [red]x[/y] :bug: \x0d\u202e"
 
 SINKS = {"print", "rich", "rich.print", "rich.console.Console", "rich.progress.TextColumn", "argparse.ArgumentParser"}
 
@@ -77,8 +77,8 @@ def test_nothing_controls_a_real_terminal():
     for place in ("show", "error", "print", "title", "column", "row", "log", "unknown", "traceback"):
         assert f"{place} {SHOWN}" in written
     for place in ("task", "field"):
-        assert rf"{place} \x1b[31mred\x1b[2J\x1b]0;title" in written
-    for sequence in ("\x1b[31m", "\x1b[2J", "\x1b]", "\x07", "\u202e"):
+        assert rf"{place} \x1b[36mred\x1b[2J\x1b]0;title" in written
+    for sequence in ("\x1b[36m", "\x1b[2J", "\x1b]", "\x07", "\u202e"):
         assert sequence not in written
     assert "\x1b[?25l" in written  # rich itself still controls the terminal
 
@@ -97,7 +97,7 @@ def test_styles_remain():
 def test_pages_contain_no_control_characters():
     report = Report(f"run {HOSTILE}", [Section(f"set {HOSTILE}", table=[["a", "b"], ["x\ny|", HOSTILE]])])
     for text in (report.as_html(), report.as_markdown()):
-        assert "\\x1b[31mred" in text
+        assert "\\x1b[36mred" in text
         assert not {"\x1b", "\x07", "\r", "\u202e"} & set(text)
     assert "| x y\\| | " in report.as_markdown()
 

@@ -4,29 +4,29 @@ import errno
 import logging
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 from mcir.atomic import write_atomically
 from mcir.checked_json import append_record, parse_record
-from mcir.console import Console, TextColumn
+from mcir.console import Console
 from mcir.device import memory_used
 from mcir.engine.environment import record_start
 from mcir.engine.evaluation import Evaluation
 from mcir.engine.log_output import LogOutput
-from mcir.models.batch import Batch
+from mcir.engine.progress_row import ProgressRow, fitting, format_remaining, interest
+from mcir.engine.speed import Speed
 from mcir.report import progress
 from mcir.report.comparison import Picture
 from mcir.report.metric import format_value
 from mcir.report.records import RESULTS
-from mcir.terminal import LogFormatter
+from mcir.terminal import LogFormatter, LogHandler
 
 _KEPT = 10_000
 """Number of lines and values that are kept in memory until they can be written."""
@@ -75,7 +75,7 @@ class RunLog:
         self._event_file: Any = None
         self._uses_tensorboard = tensorboard and folder is not None
         self._purge_step = iteration + 1 if iteration else None
-        self._progress: Progress | None = None
+        self._row: ProgressRow | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,23 +84,19 @@ class RunLog:
             self.images.write(lambda: progress.remove_after(folder, validated))
         if self._uses_tensorboard:
             self._events.write(self._open_event_file)  # also without values: it hides those of later iterations
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            rest = (TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[scalars]}"))
-            self._progress = Progress(*columns, *rest, console=self.console)
 
     def start(self, iteration: int) -> None:
-        """Show the progress bar. ``iteration`` is the number of iterations that are already done."""
-        if self._progress is not None:
-            self._progress.add_task("training", total=self.total, completed=iteration, scalars="")
-            self._progress.start()
+        """Show the progress row at a terminal. ``iteration`` is the number of iterations that are already done."""
+        if self.folder is not None and self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._row = ProgressRow(self.console, self.total, iteration)
+            self._terminal.write(self._row.start)
 
-    def advance(self, iteration: int) -> None:
-        """Update the progress bar."""
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=iteration)
+    def advance(self, iteration: int, scalars: Mapping[str, Tensor], speed: Speed) -> None:
+        """Update the progress row. ``scalars`` are those of the iteration, on the device."""
+        if self._row is not None:
+            self._row.advance(iteration, scalars, speed)
 
-    def log_scalars(self, iteration: int, values: Mapping[str, float], speed: "Speed") -> None:
+    def log_scalars(self, iteration: int, values: Mapping[str, float], speed: Speed) -> None:
         """Log the scalars of an iteration, with the speed and the memory."""
         if self.folder is None:
             return
@@ -109,13 +105,14 @@ class RunLog:
         self._write_line({"kind": "train", "iteration": iteration, **logged})
         self._write_events({f"train/{name}": value for name, value in logged.items()}, iteration)
         self._starts.retry()
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        rates = f"{speed.images_per_s:.3g} images/s, data {speed.data_fraction:.0%}, {memory:.0f} MiB"
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], scalars=f"{losses}  {rates}")
-        else:
-            eta = _duration((self.total - iteration) * speed.s_per_iteration)
-            self.log_text(f"{iteration}/{self.total}  {losses}  {rates}, eta {eta}")
+        eta = format_remaining((self.total - iteration) * speed.s_per_iteration)
+        rates = f"{speed.images_per_s:.3g} images/s, data {speed.data_fraction:.0%}, {memory:.0f} MiB, eta {eta}"
+        scalars = [f"{name} {values[name]:.4g}" for name in sorted(values, key=interest)]
+        if self._row is None:
+            self.log_text("  ".join([f"{iteration}/{self.total}", *scalars, rates]))
+            return
+        self._row.show_loss(values)
+        self.log_text(fitting(f"iteration {iteration}:", scalars, self.console.width))
 
     def log_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Log the results on a data set, and store its side-by-side comparisons."""
@@ -152,10 +149,10 @@ class RunLog:
             self._starts.write(partial(record_start, self.folder, options, facts, datetime.now().astimezone()))
 
     def close(self) -> None:
-        """Stop the progress bar, and write what could not be written before."""
-        if self._progress is not None:
-            self._terminal.write(self._progress.stop)
-        self._progress = None
+        """Remove the progress row, and write what could not be written before."""
+        if self._row is not None:
+            self._terminal.write(self._row.stop)
+        self._row = None
         for output in (self._lines, self._starts, self._events):
             output.retry()
 
@@ -184,51 +181,6 @@ class RunLog:
         return self._event_file
 
 
-class Speed:
-    """The speed of the training loop since the last call of :meth:`restart`.
-
-    Args:
-        world_size: number of processes.
-    """
-
-    def __init__(self, world_size: int = 1) -> None:
-        self._world_size = world_size
-        self.restart()
-
-    def restart(self) -> None:
-        """Start a new measurement."""
-        self._begin = time.perf_counter()
-        self._iterations = 0
-        self._images = 0
-        self._waited = 0.0
-
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield batches. Count their images, and measure the time that the loop waits for them."""
-        self.restart()
-        begin = time.perf_counter()
-        for batch in batches:
-            self._waited += time.perf_counter() - begin
-            self._iterations += 1
-            self._images += len(batch["lq"]) * self._world_size
-            yield batch
-            begin = time.perf_counter()
-
-    @property
-    def s_per_iteration(self) -> float:
-        """Seconds per iteration."""
-        return (time.perf_counter() - self._begin) / max(1, self._iterations)
-
-    @property
-    def images_per_s(self) -> float:
-        """Images per second, over all processes."""
-        return self._images / (time.perf_counter() - self._begin)
-
-    @property
-    def data_fraction(self) -> float:
-        """Fraction of the time in which the loop waited for data."""
-        return self._waited / (time.perf_counter() - self._begin)
-
-
 def results_table(title: str, evaluations: list[Evaluation], network: str) -> Table:
     """Return a table with the scores of the baseline and of the network, and the gain of the network."""
     table = Table(title=title)
@@ -251,7 +203,7 @@ def log_to_console() -> None:
     """Print log messages to the terminal. Ranks other than 0 print only errors."""
     logger = logging.getLogger("mcir")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = LogHandler()
         handler.setFormatter(LogFormatter())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
@@ -272,9 +224,3 @@ def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
         with file.with_suffix(".jsonl.abandoned").open("ab") as abandoned:
             abandoned.write(b"".join(later))
         write_atomically(file, b"".join(kept))
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -20,9 +20,10 @@ from mcir.engine.environment import record_collapse
 from mcir.engine.evaluation import Evaluation, EvaluationInterrupted, evaluation_sets
 from mcir.engine.fit import Scalars, fit
 from mcir.engine.guard import FiniteGuard, NotFiniteError
-from mcir.engine.loggers import RunLog, Speed
+from mcir.engine.loggers import RunLog
 from mcir.engine.resume import load_first, states_to_resume
 from mcir.engine.run_lock import lock_run_dir
+from mcir.engine.speed import Speed
 from mcir.engine.state_checksum import state_checksum
 from mcir.engine.stop import StopRequest
 from mcir.errors import locate_errors
@@ -188,7 +189,7 @@ class Trainer:
         if iteration == 1:
             for line in self.model.describe_gradients(scalars):
                 self.log.log_text(line)
-        self.log.advance(iteration)
+        self.log.advance(iteration, scalars, self.speed)
 
     def _log_scalars(self, iteration: int, scalars: Scalars) -> None:
         """Copy the scalars from the device, average them over the processes and log them."""

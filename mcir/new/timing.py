@@ -13,7 +13,7 @@ from mcir.engine.distributed import init_distributed
 from mcir.engine.dry_run import dry_run
 from mcir.engine.evaluation import evaluation_sets
 from mcir.engine.fit import Scalars, fit
-from mcir.engine.loggers import Speed
+from mcir.engine.speed import Speed
 from mcir.models import Model
 from mcir.models.batch import Batch
 from mcir.new.schedule import Timing
