@@ -47,6 +47,13 @@ def resolve_device(name: str, option: str = "device") -> torch.device:
     return device
 
 
+def device_kind(num_gpu: int | str) -> str:
+    """Return the type of the device that the option ``num_gpu`` selects on this machine: cpu, cuda or mps."""
+    if isinstance(num_gpu, int):
+        return "cuda" if num_gpu and torch.cuda.is_available() else "cpu"
+    return best_device().type if num_gpu == "auto" else num_gpu
+
+
 def cpu_count() -> int:
     """Return the number of CPU cores that this process may use."""
     process = psutil.Process()
@@ -61,6 +68,11 @@ def memory_used() -> int:
         return torch.cuda.max_memory_allocated()
     if torch.backends.mps.is_available():
         return torch.mps.current_allocated_memory()
+    return process_memory()
+
+
+def process_memory() -> int:
+    """Return how many bytes of main memory this process uses."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from mcir.checks import check_argument
 from mcir.config import Options
 from mcir.data import SampleSpec, sample_spec
+from mcir.device import device_kind, process_memory
 from mcir.engine.batches import TrainingStage, training_stages
 from mcir.engine.evaluation import EvaluationSet
+from mcir.engine.live_memory import LiveMemory
 from mcir.errors import ComponentError, Where, is_raised_by_mcir, locate_errors
 from mcir.models import Model
 from mcir.models.optim import moments_of
@@ -132,12 +134,20 @@ class StepCost:
         state_bytes: size of weights, averages, negatives, feature networks, gradients and optimizer state.
         activation_bytes: size of the tensors that the forward pass stores for the backward pass. With bf16 and fp16,
             it is half the size in float32.
+        temporary_bytes: size of other tensors at the peak of the step: intermediate results and their gradients.
+            Workspaces of convolutions, validation and data workers are not included.
     """
 
     parameters: int
     flops: int
     state_bytes: int
     activation_bytes: int
+    temporary_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the tensors at the peak of the step."""
+        return self.state_bytes + self.activation_bytes + self.temporary_bytes
 
 
 def step_cost(
@@ -173,19 +183,22 @@ def step_cost(
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with FlopCounterMode(display=False) as counter, LiveMemory(static) as live, saved:
         model.training_step(batch, iteration=1)
     assert optimizer is not None
     gradients = [parameter.grad for parameter in model.network.parameters()]
     trained = [parameter for parameter in model.trained_part.parameters() if parameter.grad is not None]
     moments = zip(trained, moments_of(optimizer, trained), strict=True)
+    divisor = 2 if section.get("precision") in ("bf16", "fp16") else 1
     activation_bytes = sum(kept.values())
     return StepCost(
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         flops=counter.get_total_flops() * parts,
         state_bytes=_bytes([*static, *gradients])
         + sum(parameter.nbytes if size is None else size for parameter, kept in moments for size in kept.values()),
-        activation_bytes=activation_bytes // 2 if section.get("precision") in ("bf16", "fp16") else activation_bytes,
+        activation_bytes=activation_bytes // divisor,
+        temporary_bytes=max(0, live.peak - activation_bytes) // divisor,
     )
 
 
@@ -201,15 +214,21 @@ def estimate(options: Options) -> list[str]:
     lines = []
     for spec, stage in zip(specs, stages, strict=True):
         cost = step_cost(options.model_section(), stage.batch_size, spec.lq_size, spec.crop_size, spec.negatives)
-        state, activations = cost.state_bytes / 2**20, cost.activation_bytes / 2**20
         parameters = f"parameters              {cost.parameters:,}"
         lines += [
             f"from iteration {stage.start + 1:,} on, crops of {spec.crop_size[0]}:" if stage.start else parameters,
             f"FLOPs of a step         {cost.flops / 1e9:,.1f} G (batch size {stage.batch_size}, one process)",
-            f"memory of a step        about {state + activations:,.0f} MiB",
-            f"  state                 {state:,.0f} MiB (weights, averages, gradients, optimizer)",
-            f"  activations           {activations:,.0f} MiB",
+            f"memory of a step        about {_mib(cost.memory_bytes)}, without validation and data workers",
+            f"  state                 {_mib(cost.state_bytes)} (weights, averages, gradients, optimizer)",
+            f"  activations           {_mib(cost.activation_bytes)}",
+            f"  intermediate results  {_mib(cost.temporary_bytes)}",
         ]
+        if device_kind(options.num_gpu) == "cpu":
+            used = process_memory()
+            lines.append(
+                f"memory of the process   about {_mib(used + cost.memory_bytes)}, with {_mib(used)} for Python and "
+                "libraries"
+            )
     return lines
 
 
@@ -232,6 +251,10 @@ def _meta_model(section: Section, where: Where | None = None) -> Model:
     with torch.device("meta"):
         model: Model = MODELS.build({**section, "compile": False, "precision": "fp32"}, where=where)
     return model
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

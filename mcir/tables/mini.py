@@ -16,6 +16,7 @@ import torch
 
 import mcir
 from mcir.config import Options, load
+from mcir.device import device_kind
 from mcir.engine.guard import NotFiniteError
 from mcir.engine.run_lock import lock_run_dir
 from mcir.launch import Log
@@ -27,7 +28,7 @@ from mcir.tables.pool import worker_count
 from mcir.tables.rcl_mini import run_rcl_mini
 from mcir.tables.render import write_results
 from mcir.tables.study import Study, complete, read_study
-from mcir.tables.training import StudyRun, device_kind, fingerprint, train
+from mcir.tables.training import StudyRun, fingerprint, train
 
 
 def reproduce_mini(command: StudyCommand, log: Log = print) -> int:
@@ -65,7 +66,8 @@ def plan(study: Study, command: StudyCommand) -> list[StudyRun]:
                 features = [] if method == study.reference else features
                 overrides = [f"sweep={method}", f"manual_seed={seed}", *features, *common[task]]
                 options = load(file, overrides)
-                facts = [f"mcir {mcir.__version__}", f"torch {torch.__version__}", f"device {device_kind(options)}"]
+                device = device_kind(options.num_gpu)
+                facts = [f"mcir {mcir.__version__}", f"torch {torch.__version__}", f"device {device}"]
                 facts += [f"features {digest}"] if features and digest else []
                 root = command.folder / "runs"
                 runs.append(StudyRun(method, task, seed, file, overrides, fingerprint(options, facts), root))
@@ -102,7 +104,7 @@ def train_one(run: StudyRun) -> Record:
     """Run a training of the study ``mini`` and return its result; after a collapse, its metrics are NaN."""
     options = run.options()
     assert options.train is not None and options.datasets.train is not None
-    facts = {"task": run.task, "method": run.name, "seed": run.seed, "device": device_kind(options)}
+    facts = {"task": run.task, "method": run.name, "seed": run.seed, "device": device_kind(options.num_gpu)}
     facts["torch"] = torch.__version__
     try:
         trained = train(options)

@@ -19,6 +19,7 @@ from mcir.config import Options
 from mcir.data import to_device
 from mcir.data.noisy import NoisyPatchPairs
 from mcir.data.sampler import SampleIndex, permutation
+from mcir.device import device_kind
 from mcir.engine.checkpoint import load_into
 from mcir.losses import ResidualContrastiveLoss
 from mcir.losses.distances import EarthMoversDistance
@@ -30,7 +31,6 @@ from mcir.report.page import Section
 from mcir.seeding import seed_generators
 from mcir.tables.cache import Record
 from mcir.tables.formatting import MISSING
-from mcir.tables.training import device_kind
 
 START, END, NOISE = "start", "end", "noise"
 _BATCHES = 16
@@ -108,7 +108,7 @@ def before_and_after(options: Options, weights: Path) -> dict[str, dict[str, flo
         weights: its result.
     """
     assert options.datasets.train is not None
-    data, device = options.datasets.train, torch.device(device_kind(options))
+    data, device = options.datasets.train, torch.device(device_kind(options.num_gpu))
     noisy, clean = DATASETS.build(data.section), DATASETS.build({**data.section, "noise": None})
     seed_generators((options.manual_seed, 0, 0), device)
     model: Model = MODELS.build(options.model_section())

@@ -14,7 +14,7 @@ import torch
 import mcir
 from mcir.config import Options, load
 from mcir.data.folders import listed
-from mcir.device import best_device
+from mcir.device import device_kind
 from mcir.engine.checkpoint import load_into
 from mcir.engine.distributed import init_distributed
 from mcir.engine.evaluation import Evaluation, evaluation_sets
@@ -87,7 +87,7 @@ def study_run(
     """
     options = load(file, overrides)
     lists = [file for part in data_sections(options) for file in listed(part.get("meta_info_file")) if file]
-    facts = [mcir.__version__, torch.__version__, device_kind(options), contents, str(labels == 0)]
+    facts = [mcir.__version__, torch.__version__, device_kind(options.num_gpu), contents, str(labels == 0)]
     facts += [_digest(Path(name)) for name in lists]
     return StudyRun(name, task, seed, file, overrides, fingerprint(options, facts), root, weights, labels)
 
@@ -107,13 +107,6 @@ def data_sections(options: Options) -> list[Section]:
     """Return the sections of the training set and of the validation sets."""
     assert options.datasets.train is not None
     return [options.datasets.train.section, *(part.section for part in options.datasets.val.values())]
-
-
-def device_kind(options: Options) -> str:
-    """Return the type of the device that options select on this machine: ``cpu``, ``cuda`` or ``mps``."""
-    if isinstance(options.num_gpu, int):
-        return "cuda" if options.num_gpu and torch.cuda.is_available() else "cpu"
-    return best_device().type if options.num_gpu == "auto" else options.num_gpu
 
 
 @dataclass(frozen=True)

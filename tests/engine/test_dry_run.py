@@ -1,12 +1,16 @@
 """The estimated cost of a step, compared with a real step."""
 
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcir.engine.dry_run import step_cost
+from mcir.engine.live_memory import LiveMemory
 from mcir.registry import MODELS
 
 NETWORK = {"type": "EDSR", "num_feat": 6, "num_block": 2, "upscale": 2}
@@ -74,6 +78,70 @@ def test_activations_equal_those_of_a_real_step(section):
     assert step_cost(section, *SIZES).activation_bytes == real_step(section, *SIZES)[2]
 
 
+@pytest.mark.parametrize("section", [PLAIN, CONTRASTIVE, {**SHARED, "balance": 0.1}])
+def test_the_peak_equals_that_of_a_real_step(section):
+    """The optimizer's step, whose temporary tensors are small, is not part of the estimate."""
+    cost = step_cost(section, *SIZES)
+    model = MODELS.build(section)
+    batch = {"lq": torch.rand(4, 3, 9, 7), "gt": torch.rand(4, 3, 18, 14)}
+    with LiveMemory([*model.parts.parameters(), *model.parts.buffers()]) as live:
+        model.training_step(batch, 1)
+    assert cost.activation_bytes + cost.temporary_bytes == pytest.approx(live.peak, rel=0.1)
+    assert cost.temporary_bytes > 0
+    assert cost.memory_bytes == cost.state_bytes + cost.activation_bytes + cost.temporary_bytes
+
+
+def test_live_memory_counts_tensors_that_exist_at_the_same_time():
+    weight = torch.ones(100)
+    with LiveMemory([weight]) as live:
+        first = weight + 1
+        view = first.view(10, 10)
+        del first
+        second = view + 1
+        del view, second
+        for _ in range(5):
+            weight.mul_(2).add(1)
+    assert live.peak == 800
+
+
+def test_live_memory_of_a_convolution_contains_copies_of_its_images():
+    images, kernels = torch.rand(1, 2, 8, 8), torch.rand(4, 2, 1, 1)
+    with LiveMemory([images, kernels]) as live:
+        torch.conv2d(images, kernels)
+    assert live.peak == 4 * (2 * 4 * 64 + 2 * 64 + 8)
+
+
+REAL_STEPS = """
+import torch
+from mcir.device import process_memory
+from mcir.engine.dry_run import step_cost
+from mcir.registry import MODELS
+network = {"type": "EDSR", "num_feat": 64, "num_block": 8, "upscale": 2}
+section = {"type": "RestorationModel", "network_g": network, "optim_g": {"type": "Adam"}}
+section["pixel_opt"] = {"type": "L1Loss"}
+cost = step_cost(section, BATCH, (48, 48), (96, 96))
+before = process_memory()
+model = MODELS.build(section)
+batch = {"lq": torch.rand(BATCH, 3, 48, 48), "gt": torch.rand(BATCH, 3, 96, 96)}
+for iteration in range(1, 4):
+    model.training_step(batch, iteration)
+(peak,) = (int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(before, cost.memory_bytes, peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
+@pytest.mark.parametrize("batch", [1, 16])
+def test_the_estimate_is_within_a_factor_of_one_and_a_half_of_a_real_training(batch):
+    code = REAL_STEPS.replace("BATCH", str(batch))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    before, step, peak = map(int, result.stdout.split())
+    assert 1 / 1.5 < (before + step) / peak < 1.5
+    if batch > 1:  # otherwise, code of libraries that is loaded at the first step dominates
+        assert 1 / 1.5 < step / (peak - before) < 1.5
+
+
 def test_activations_are_proportional_to_the_batch_size():
     one, four = (step_cost(PLAIN, size, (32, 32), (64, 64)) for size in (1, 4))
     assert four.activation_bytes == pytest.approx(4 * one.activation_bytes, rel=0.05)
@@ -90,6 +158,7 @@ def test_accumulation_divides_the_activations():
 def test_half_precision_halves_only_the_activations(precision):
     single, half = (step_cost({**PLAIN, "precision": name}, *SIZES) for name in ("fp32", precision))
     assert half.activation_bytes == single.activation_bytes // 2
+    assert half.temporary_bytes == single.temporary_bytes // 2
     assert (half.flops, half.state_bytes, half.parameters) == (single.flops, single.state_bytes, single.parameters)
 
 
