@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from mcir.atomic import write_atomically
+from mcir.atomic import atomic_file, write_atomically
 from mcir.config import Options, load
 from mcir.console import Console
 from mcir.data.errors import MAX_LISTED
@@ -75,12 +75,14 @@ def new(request: Request) -> int:
     folder = request.output.parent
     gt, lq = relative(request.gt, folder), None if request.lq is None else relative(request.lq, folder)
     data = _data(request)
-    show("Timing a few steps on this machine …", flush=True)
-    plan = choose(TASKS[request.task], data, request.budget, request.contrastive)
-    text = plan.text(str(request.output), request.command(), gt, lq, *[path.name for path in request.lists])
-    for path, names in zip(request.lists, (data.train, plan.data.val), strict=True):
-        write_atomically(path, name_lines(names))
-    write_atomically(request.output, text.encode())
+    with atomic_file(request.output) as temporary:
+        temporary.touch()  # if the file cannot be written, this is found before the steps
+        show("Timing a few steps on this machine …", flush=True)
+        plan = choose(TASKS[request.task], data, request.budget, request.contrastive)
+        text = plan.text(str(request.output), request.command(), gt, lq, *[path.name for path in request.lists])
+        for path, names in zip(request.lists, (data.train, plan.data.val), strict=True):
+            write_atomically(path, name_lines(names))
+        temporary.write_bytes(text.encode())
     options = load(request.output)
     dry_run(options)
     _expect(request, plan, options)

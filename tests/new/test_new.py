@@ -157,6 +157,7 @@ def test_a_database_as_ground_truths(photos, capsys):
         (["sr", "--gt", "photos", "--scale", "0"], "--scale: expected one of 2, 3, 4, 8, got 0"),
         (["sr", "--gt", "nowhere"], "nowhere: no such folder"),
         (["sr", "--gt", "photos", "-o", "my.txt"], "expected a name that ends in .yml"),
+        (["sr", "--gt", "photos", "-o", "/proc/my.yml"], "/proc/"),
         (["sr", "--gt", "$HOMER"], "expected a path without '$'"),
     ],
 )
