@@ -52,5 +52,5 @@ class LogOutput:
     def _report_success(self) -> None:
         if self._is_failing:
             lost = f"; {self._lost} entries are lost" if self._lost else ""
+            self._is_failing, self._lost = False, 0  # first: the message may be written to this output
             _LOG.warning("%s is written again%s.", self._name, lost)
-            self._is_failing, self._lost = False, 0

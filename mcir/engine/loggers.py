@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from mcir.atomic import write_atomically
@@ -22,6 +23,7 @@ from mcir.engine.evaluation import Evaluation
 from mcir.engine.log_output import LogOutput
 from mcir.engine.progress_row import ProgressRow, fitting, format_remaining, interest
 from mcir.engine.speed import Speed
+from mcir.engine.text_log import TextLog
 from mcir.report import progress
 from mcir.report.comparison import Picture
 from mcir.report.metric import format_value
@@ -30,6 +32,9 @@ from mcir.terminal import LogFormatter, LogHandler
 
 _KEPT = 10_000
 """Number of lines and values that are kept in memory until they can be written."""
+
+_WIDTH = 200
+"""Width of tables in the text log."""
 
 
 class _Console(Console):
@@ -53,6 +58,7 @@ class RunLog:
             ``results.jsonl.abandoned`` and hidden in TensorBoard, and their images are removed.
         validated: iteration of the last validation before the resumed run. Results of later validations are removed in
             the same way.
+        text_log: text log that also gets everything that is printed. None: there is none.
 
     Attributes:
         images: output of images of the validation.
@@ -60,7 +66,13 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path | None, total: int, tensorboard: bool, iteration: int = 0, validated: int = 0
+        self,
+        folder: Path | None,
+        total: int,
+        tensorboard: bool,
+        iteration: int = 0,
+        validated: int = 0,
+        text_log: TextLog | None = None,
     ) -> None:
         self.folder = folder
         self.total = total
@@ -75,10 +87,13 @@ class RunLog:
         self._event_file: Any = None
         self._uses_tensorboard = tensorboard and folder is not None
         self._purge_step = iteration + 1 if iteration else None
+        self._text_log = text_log
         self._row: ProgressRow | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        if text_log is not None:
+            text_log.open(folder)
         if iteration:
             self._lines.write(lambda: _abandon_later_lines(folder / RESULTS, iteration, validated))
             self.images.write(lambda: progress.remove_after(folder, validated))
@@ -108,11 +123,12 @@ class RunLog:
         eta = format_remaining((self.total - iteration) * speed.s_per_iteration)
         rates = f"{speed.images_per_s:.3g} images/s, data {speed.data_fraction:.0%}, {memory:.0f} MiB, eta {eta}"
         scalars = [f"{name} {values[name]:.4g}" for name in sorted(values, key=interest)]
-        if self._row is None:
-            self.log_text("  ".join([f"{iteration}/{self.total}", *scalars, rates]))
-            return
-        self._row.show_loss(values)
-        self.log_text(fitting(f"iteration {iteration}:", scalars, self.console.width))
+        line = "  ".join([f"{iteration}/{self.total}", *scalars, rates])
+        if self._row is not None:
+            self._row.show_loss(values)
+            self.print(fitting(f"iteration {iteration}:", scalars, self.console.width), logged=line)
+        else:
+            self.log_text(line)
 
     def log_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Log the results on a data set, and store its side-by-side comparisons."""
@@ -139,9 +155,16 @@ class RunLog:
         """Print a line on the terminal."""
         self.print(text)
 
-    def print(self, content: str | Table) -> None:
-        """Print a text or a table on the terminal."""
+    def print(self, content: str | Text | Table, logged: str | None = None) -> None:
+        """Print a text or a table on the terminal and in the text log.
+
+        Args:
+            content: text or table.
+            logged: text for the text log. Default: the content without its colours.
+        """
         self._terminal.write(lambda: self.console.print(content))
+        if self._text_log is not None:
+            self._text_log.write(_plain(content) if logged is None else logged)
 
     def record_start(self, options: str, facts: Mapping[str, Any]) -> None:
         """Record the options and the environment of this start; see :func:`~mcir.engine.environment.record_start`."""
@@ -155,6 +178,8 @@ class RunLog:
         self._row = None
         for output in (self._lines, self._starts, self._events):
             output.retry()
+        if self._text_log is not None:
+            self._text_log.retry()
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
         assert self.folder is not None
@@ -202,7 +227,7 @@ def results_table(title: str, evaluations: list[Evaluation], network: str) -> Ta
 def log_to_console() -> None:
     """Print log messages to the terminal. Ranks other than 0 print only errors."""
     logger = logging.getLogger("mcir")
-    if not logger.handlers:
+    if not any(isinstance(handler, LogHandler) for handler in logger.handlers):
         handler = LogHandler()
         handler.setFormatter(LogFormatter())
         logger.addHandler(handler)
@@ -224,3 +249,11 @@ def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
         with file.with_suffix(".jsonl.abandoned").open("ab") as abandoned:
             abandoned.write(b"".join(later))
         write_atomically(file, b"".join(kept))
+
+
+def _plain(content: str | Text | Table) -> str:
+    """Return what is printed at a wide terminal without colours."""
+    console = Console(width=_WIDTH, color_system=None, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(content)
+    return captured.get()

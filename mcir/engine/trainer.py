@@ -26,6 +26,7 @@ from mcir.engine.run_lock import lock_run_dir
 from mcir.engine.speed import Speed
 from mcir.engine.state_checksum import state_checksum
 from mcir.engine.stop import StopRequest
+from mcir.engine.text_log import TextLog
 from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.models.batch import Batch
@@ -60,6 +61,7 @@ class Trainer:
         self.total = options.train.total_iter
         self.folder = Path(options.path.experiments_root) / options.name
         self._resources = ExitStack()
+        text_log = self._resources.enter_context(TextLog()) if dist.is_rank_zero else None
         with dist.rank_zero_first():
             if dist.is_rank_zero:
                 dry_run(options, dist.world_size)
@@ -98,7 +100,8 @@ class Trainer:
         self.guard = FiniteGuard()
         self.speed = Speed(dist.world_size)
         log_folder = self.folder if dist.is_rank_zero else None
-        self.log = RunLog(log_folder, self.total, options.logger.use_tb_logger, self.iteration, self.validated)
+        tensorboard = options.logger.use_tb_logger
+        self.log = RunLog(log_folder, self.total, tensorboard, self.iteration, self.validated, text_log)
 
     def _initialize_model(self, states: Iterator[TrainingState]) -> Path | None:
         """Load the first state that fits, and return its file, or pretrained weights. Move the model to its device."""
