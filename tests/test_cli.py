@@ -68,13 +68,13 @@ def test_report_writes_a_page(tmp_path, monkeypatch, capsys):
 
 
 def test_check_prints_resolved_options_and_the_cost(run, capsys):  # noqa: F811
-    assert main(["check", "-opt", str(run.option_file), "--set", "train.total_iter=7"]) == 0
+    assert main(["check", str(run.option_file), "--print", "--set", "train.total_iter=7"]) == 0
     output = capsys.readouterr().out
     resolved = yaml.safe_load(output)
     assert resolved["train"]["total_iter"] == 7
     assert resolved["datasets"]["train"]["gt_size"] == 16
     assert "# parameters              1,259" in output
-    assert "FLOPs of a step" in output
+    assert "FLOPs of a step" in output and output.endswith("\n# No problems found.\n")
     assert not (run.folder / "experiments").exists()
 
 

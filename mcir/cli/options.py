@@ -7,7 +7,7 @@ from typing import Literal
 from mcir import registry
 from mcir.arguments import OptionFileArguments, option, positional
 from mcir.paths import UserPath
-from mcir.terminal import show
+from mcir.terminal import show, show_error
 
 Listed = Literal[
     "archs",
@@ -26,17 +26,18 @@ Listed = Literal[
 
 @dataclass(kw_only=True)
 class Check(OptionFileArguments):
-    """Check an option file, and print its resolved form and the cost of a training step."""
+    """Check an option file, its data and its paths, and print what a training would do and cost."""
 
+    print: bool = option("print the resolved options, with bases and defaults, as an option file", default=False)
     no_imports: bool = option(
         "do not import the modules in `imports`, which runs their code; for files that you do not trust", default=False
     )
 
     def run(self) -> int:
-        """Print the options and the cost."""
+        """Print the problems, or what the run would do."""
         from mcir.config import NotImportedError, load
-        from mcir.engine.dry_run import dry_run, estimate
         from mcir.engine.loggers import log_to_console
+        from mcir.engine.problems import check_run
 
         log_to_console()
         try:
@@ -44,10 +45,25 @@ class Check(OptionFileArguments):
         except NotImportedError as error:
             show(f"{error}\nNothing else is wrong. The classes above, their arguments and the cost were not checked.")
             return 0
-        show(options.dump())
-        dry_run(options)
-        show("\n".join(f"# {line}" for line in estimate(options)))
-        return 0
+        checked = check_run(options)
+        if self.print:
+            show(options.dump())
+        show("\n".join(f"# {line}" if self.print else line for line in checked.summary), flush=True)
+        for problem in checked.problems:
+            show_error(f"\n{problem}")
+        end = _conclusion(len(checked.problems), checked.concern_tests)
+        show(f"# {end}" if self.print else f"\n{end}")
+        return int(bool(checked.problems))
+
+
+def _conclusion(problems: int, concern_tests: int) -> str:
+    """Return the last line of ``mcir check``."""
+    if not problems:
+        return "No problems found."
+    text = f"{problems} {'problem' if problems == 1 else 'problems'} found."
+    if not concern_tests:
+        return text
+    return f"{text} {concern_tests} of them concern the test sets, which a training does not read."
 
 
 @dataclass(kw_only=True)

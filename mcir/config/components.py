@@ -234,10 +234,13 @@ def validate_component(
         raise unexpected(in_words({"component": registry.kind}), value, hint)
     name = value.get("type")
     if not isinstance(name, str):
-        misspelt = closest("type", value)
+        misspelt = closest("type", [key for key in value if key != "type"])
         hint = f" Is it misspelt as '{misspelt}'?" if misspelt else ""
         component, known = with_article(registry.kind).capitalize(), ", ".join(registry.names()) or "none"
-        raise problem(f"{component} requires 'type', the name of its class.{hint} Known names: {known}.")
+        error = problem(f"{component} requires 'type', the name of its class.{hint} Known names: {known}.")
+        if name is None:
+            raise error
+        raise ValidationError.from_exception_data("", [InitErrorDetails(type=error, loc=("type",), input=name)])
     try:
         model = arguments_model(registry, name, base)
     except RegistryError as error:

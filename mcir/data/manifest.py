@@ -92,6 +92,7 @@ class Manifest(_Part):
         root: folder that the option files use, relative to ``datasets``.
         what: description.
         source: paper and web page.
+        url: address of the page from which the images are downloaded.
         terms: terms of use.
         version: description of the version.
         folders: content of the folders.
@@ -106,6 +107,7 @@ class Manifest(_Part):
     root: str
     what: str
     source: str
+    url: Annotated[str, Field(pattern=r"^https?://")]
     terms: str
     version: str
     folders: list[FolderRule] = Field(min_length=1)
@@ -129,6 +131,27 @@ class Manifest(_Part):
 def known_manifests() -> list[str]:
     """Return the names of all manifests, sorted."""
     return sorted(path.stem for path in HOME.glob("*.yml"))
+
+
+def how_to_get(path: str | Path) -> str:
+    """Return what to do about a missing folder: where its data set is available, and how it is prepared.
+
+    The data set is recognized by the name of its root, which the option files use. For other folders, the text is
+    empty.
+    """
+    parts = Path(path).parts
+    found: tuple[int, int, Manifest] | None = None
+    for manifest in map(read_manifest, known_manifests()):
+        root = Path(manifest.root).parts
+        for end in range(len(root), len(parts) + 1):
+            if parts[end - len(root) : end] == root and (found is None or len(root) > found[0]):
+                found = len(root), end, manifest
+    if found is None:
+        return ""
+    _, end, manifest = found
+    target = Path(*parts[:end])
+    source = f"{manifest.title} is available at {manifest.url}. Put it into {target}."
+    return f"{source} `mcir prepare verify {manifest.name} {target}` checks it; see datasets/README.md."
 
 
 def read_manifest(name: str) -> Manifest:

@@ -159,6 +159,12 @@ def comparable(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def _advice(root: str | Path) -> str:
+    from mcir.data.manifest import how_to_get  # slow to import, and it imports modules that import this one
+
+    return how_to_get(root)
+
+
 def open_storage(
     root: str | Path, io_backend: Mapping[str, str] | None = None, argument: str | KeyPath = ()
 ) -> Folder | LmdbStore:
@@ -179,4 +185,6 @@ def open_storage(
     check_argument("io_backend", backend, backend in known, "{'type': 'disk'} or {'type': 'lmdb'}")
     is_database = backend["type"] == "lmdb" or Path(root).suffix == ".lmdb"
     with locate_errors(key=argument):
+        if not expand_path(root).exists() and (advice := _advice(root)):
+            raise DataError(f"{root}: no such folder. {advice}")
         return LmdbStore(root) if is_database else Folder(root)

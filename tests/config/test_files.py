@@ -159,7 +159,7 @@ def test_a_wheel_contains_every_option_file(installed):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["-m", "mcir.cli", "check", "-opt", NAME], "name: edsr_light_x4_spn"),
+        (["-m", "mcir.cli", "check", NAME, "--print"], "name: edsr_light_x4_spn"),
         (["-m", "mcir.cli", "list", "options", "rcl/m*"], "rcl/mit"),
         (["-m", "mcir.cli", "reproduce", "table1", "--row", "EDSR*"], "options/sr/edsr_light_x4_spn.yml)  not trained"),
         (["-m", "mcir.cli", "reproduce", "rcl-table1", "--row", "N2N"], "options/rcl/mit.yml"),

@@ -124,7 +124,9 @@ def test_missing_and_invalid_manifests_are_reported(tmp_path, monkeypatch):
     ],
 )
 def test_invalid_manifests_are_rejected(change, message):
-    text = dict.fromkeys(("name", "title", "root", "what", "source", "terms", "version"), "x")
+    text = {"url": "https://example.org"} | dict.fromkeys(
+        ("name", "title", "root", "what", "source", "terms", "version"), "x"
+    )
     folders = [{"path": "gt", "content": "x"}, {"path": "lq", "content": "x"}]
     good = {**text, "task": "dehazing", "folders": folders, "pairs": [{"gt": "gt", "lq": "lq"}]}
     Manifest.model_validate(good)
