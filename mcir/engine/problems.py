@@ -44,11 +44,12 @@ def check_run(options: Options) -> RunCheck:
     downloaded. Data sets check the headers of their images. The network restores the smallest image of each set.
     """
     run = _Run(options)
+    cost = []
     with run.collect():
         dry_run(options)
+        cost = estimate(options)
     with run.collect():
         build_metrics(options)
-    cost = [] if run.messages() else estimate(options)
     images = [*run.training_images(), *run.evaluation_images("validation", options.datasets.val)]
     needed = run.messages()
     images += run.evaluation_images("test", options.datasets.test)
