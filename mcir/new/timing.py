@@ -60,7 +60,7 @@ def measure(options: Options, seconds: float) -> Timing:
         def is_enough() -> bool:
             done = len(ends) - _WARM_UP
             spent = ends[-1] - ends[_WARM_UP - 1] if done > 0 else 0.0
-            return spent >= seconds and (done >= _MIN_STEPS or spent >= 4 * seconds)
+            return done > 0 and spent >= seconds and (done >= _MIN_STEPS or spent >= 4 * seconds)
 
         setup = time.perf_counter() - begin
         loaded = batches.iterate(channels_last=model.channels_last)
