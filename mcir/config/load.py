@@ -71,10 +71,10 @@ def load(
     if changes:
         logging.getLogger("mcir").warning(
             "%s uses names of BasicSR or of the papers' released code. They are interpreted as follows:\n%s\n"
-            "The same file in current names:\n\n%s",
+            "To print the same file in current names: mcir check %s --print",
             file,
             "\n".join(f"  {change}" for change in changes),
-            options.dump(),
+            file,
         )
     return options
 

@@ -159,7 +159,7 @@ def test_what_mcir_does_with_a_key(write, caplog, model_type, key, value, action
     put(tree, key, value)
     with caplog.at_level(logging.WARNING, "mcir"):
         load(write(yaml.safe_dump(tree)))
-    changes = caplog.records[0].getMessage().partition("\nThe same file in current names")[0].splitlines()
+    changes = caplog.records[0].getMessage().partition("\nTo print the same file")[0].splitlines()
     about = [line.strip() for line in changes if line.startswith((f"  {key} ", f"  {key}:"))]
     if action == KEPT:
         assert about == []
