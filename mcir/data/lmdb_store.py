@@ -35,7 +35,7 @@ from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.lmdb_file import LmdbFile, Span
 from mcir.data.reader import decode, probe
 from mcir.data.transforms import Window, crop_image
-from mcir.paths import expand_path, file_problem
+from mcir.paths import file_problem
 
 Codec: TypeAlias = Literal["encoded", "raw"]
 
@@ -108,7 +108,7 @@ class LmdbStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = expand_path(root)
+        self.root = Path(root)
         self._file = self.root / DATA_FILE
         if not self._file.exists():
             raise DataError(f"{self.root}: no LMDB database (a folder with a file {DATA_FILE})")

@@ -30,7 +30,6 @@ from mcir.data.lmdb_store import (
     summarize,
     to_bytes,
 )
-from mcir.paths import expand_path
 
 _MAP_BYTES = 64 << 20
 _BATCH_BYTES = 64 << 20
@@ -61,7 +60,7 @@ class LmdbWriter:
 
     def __init__(self, target: str | Path, codec: Codec, map_size: int = _MAP_BYTES) -> None:
         check_choice("codec", codec, get_args(Codec))
-        self.target = expand_path(target)
+        self.target = Path(target)
         self.codec = codec
         self._file = self.target / DATA_FILE
         self._puts: dict[bytes, bytes | memoryview] = {}

@@ -16,7 +16,7 @@ from mcir.data.errors import DataError, raise_data_errors
 from mcir.data.matching import FilenameTemplate, match_names
 from mcir.data.storage import Headers, comparable, read_info
 from mcir.errors import ArgumentError
-from mcir.paths import expand_path, file_problem
+from mcir.paths import file_problem
 
 _LOG = logging.getLogger("mcir")
 
@@ -197,7 +197,7 @@ def read_names(path: str | Path, known: Sequence[str]) -> list[str]:
     Raises:
         DataError: the file does not exist or is empty.
     """
-    file = expand_path(path)
+    file = Path(path)
     if problem := file_problem(file, _LONGEST_LIST):
         raise DataError(f"{path}: {problem}", ("meta_info_file",))
     lines = os.fsdecode(file.read_bytes()).split("\n")

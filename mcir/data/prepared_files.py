@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from mcir.atomic import remove_temporary_files, write_atomically
 from mcir.checked_json import append_record, read_records
 from mcir.data.errors import DataError
-from mcir.paths import expand_path, file_problem, path_inside
+from mcir.paths import file_problem, path_inside
 
 SETTINGS_FILE = ".mcir_prepare.json"
 SOURCES_FILE = ".mcir_sources.jsonl"
@@ -51,7 +51,7 @@ class PreparedFiles:
     """
 
     def __init__(self, target: str | Path, settings: Mapping[str, Any]) -> None:
-        self.target = expand_path(target)
+        self.target = Path(target)
         self._check_settings(settings)
         remove_temporary_files(self.target)
         self._lock = threading.Lock()

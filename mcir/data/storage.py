@@ -16,7 +16,6 @@ from mcir.data.lmdb_store import LmdbStore
 from mcir.data.reader import decode, probe
 from mcir.data.transforms import Window, crop_image
 from mcir.errors import KeyPath, locate_errors
-from mcir.paths import expand_path
 
 
 class Headers(Protocol):
@@ -58,7 +57,7 @@ class Folder:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = expand_path(root)
+        self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: {'is a file, not a folder' if self.root.exists() else 'no such folder'}")
 
@@ -185,6 +184,6 @@ def open_storage(
     check_argument("io_backend", backend, backend in known, "{'type': 'disk'} or {'type': 'lmdb'}")
     is_database = backend["type"] == "lmdb" or Path(root).suffix == ".lmdb"
     with locate_errors(key=argument):
-        if not expand_path(root).exists() and (advice := _advice(root)):
+        if not Path(root).exists() and (advice := _advice(root)):
             raise DataError(f"{root}: no such folder. {advice}")
         return LmdbStore(root) if is_database else Folder(root)

@@ -8,6 +8,7 @@ from mcir.config import load
 from mcir.config.files import shipped
 from mcir.paths import OutputPath, UserPath
 from mcir.registry import DATASETS, LOSSES
+from tests.data.images import noise, save
 
 TEXT = """\
 name: x
@@ -186,7 +187,10 @@ def test_a_variable_is_expanded_once(folders, monkeypatch):
     monkeypatch.setenv("A", "$B")
     monkeypatch.setenv("B", "never")
     (project / "x.yml").write_text(TEXT.replace("dataroot_gt: gt", "dataroot_gt: $A/gt"))
-    assert gt(load(project / "x.yml")) == "$B/gt"
+    save(project / "$B/gt/a.png", noise(16, 16))
+    options = load(project / "x.yml")
+    assert gt(options) == f"{project}/$B/gt"
+    assert len(DATASETS.build(options.datasets.val["val"].section)) == 1
 
 
 def test_a_missing_path_names_both_places(folders):
