@@ -149,7 +149,7 @@ class Plan:
         elif self.timing.waiting > _WAITING:
             found.append(
                 f"The network waits for images in {self.timing.waiting:.0%} of the time. `mcir prepare subimages` cuts "
-                "large images into parts that are faster to read."
+                "large images into parts that are faster to read; use the folder of the parts instead."
             )
         return found
 
