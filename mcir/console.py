@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import TextWrapper
 from typing import Any
 
 import rich.console
 import rich.progress
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from mcir.text import printable
@@ -22,6 +24,18 @@ class Console(rich.console.Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def print_wrapped(self, content: str | Text | Table, style: str = "") -> None:
+        """Print a text or a table. At a terminal, the lines of a string break between words; paths remain whole."""
+        if self.is_terminal and isinstance(content, str):
+            content = "\n".join(self._wrapped(line) for line in printable(content).split("\n"))
+        self.print(content, style=style, soft_wrap=True)
+
+    def _wrapped(self, line: str) -> str:
+        indent = line[: len(line) - len(line.lstrip())]
+        wrapper = TextWrapper(self.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        wrapper.expand_tabs = wrapper.replace_whitespace = False
+        return wrapper.fill(line)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text with visible control characters."""

@@ -42,12 +42,12 @@ def show(text: str, flush: bool = False) -> None:
 
 def show_error(text: str, colour: str = _ERROR) -> None:
     """Print a text to the standard error output, at a terminal in a colour; see :class:`mcir.console.Console`."""
-    if colour and sys.stderr.isatty():
+    if sys.stderr.isatty():
         from mcir.console import Console  # slow to import
 
-        console = Console(stderr=True, soft_wrap=True)
+        console = Console(stderr=True)
         with console.capture() as captured:
-            console.print(text, style=colour)
+            console.print_wrapped(text, colour)
         sys.stderr.write(captured.get())  # not the console: below a progress row, Python's stream is replaced
     else:
         print(printable(text), file=sys.stderr)  # noqa: T201 (the only place)

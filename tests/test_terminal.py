@@ -83,6 +83,42 @@ def test_nothing_controls_a_real_terminal():
     assert "\x1b[?25l" in written  # rich itself still controls the terminal
 
 
+def test_a_terminal_breaks_lines_between_words_and_leaves_paths_whole():
+    path = "/a/" + "b" * 80
+    text = f"These words do not fit into the row of a terminal with 40 columns: {path} is whole."
+    for is_terminal in (True, False):
+        file = io.StringIO()
+        Console(file=file, force_terminal=is_terminal, width=40, color_system=None).print_wrapped(text)
+        lines = file.getvalue().splitlines()
+        assert " ".join(line.strip() for line in lines) == text
+        assert all(len(line) <= 40 or line.strip() == path for line in lines) == is_terminal
+
+
+ERRORS = """
+import logging
+from mcir.terminal import LogHandler, show_error
+log = logging.getLogger("mcir")
+log.addHandler(LogHandler())
+log.setLevel(logging.INFO)
+log.info("information")
+log.warning("a warning")
+log.error("an error")
+show_error("mcir: wrong option")
+"""
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_warnings_are_yellow_and_errors_red_unless_colours_are_disabled(variables):
+    screen = pytest.importorskip("tests.screen", reason="pseudo-terminals need pyte and a POSIX system")
+    environment = {"PYTHONPATH": str(ROOT), **variables}
+    terminal = screen.Terminal([sys.executable, "-c", ERRORS], 80, environment).read()
+    texts = ["information", "a warning", "an error", "mcir: wrong option"]
+    assert terminal.rows() == texts
+    expected = ["default"] * 4 if variables else ["default", "brown", "red", "red"]  # pyte's name of yellow is brown
+    assert [terminal.colours(text) for text in texts] == [{colour} for colour in expected]
+    assert (b"\x1b[" in terminal.raw) == (not variables)
+
+
 def test_styles_remain():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=60)

@@ -10,6 +10,7 @@ from mcir.config import Options
 from mcir.engine.evaluation import Evaluation
 from mcir.engine.loggers import RunLog, results_table
 from mcir.engine.text_log import TEXT_LOG
+from mcir.engine.worse_than_input import worse_than_input
 from mcir.report.records import RESULTS
 from mcir.report.run import PAGE, write_report
 
@@ -40,6 +41,8 @@ def conclude(log: RunLog, options: Options, checkpoint: Path, evaluations: Seque
     _log_files(log, options, checkpoint, evaluations)
     if nan := not_numbers(evaluations):
         _LOG.error("The results are not numbers (NaN): %s. Do not use this network.", ", ".join(nan))
+    if problem := worse_than_input(options, evaluations, trained=True):
+        _LOG.warning("%s", problem)
     return int(bool(nan))
 
 

@@ -17,7 +17,8 @@ from mcir.checked_json import append_record, checked_line, checked_text, read_te
 from mcir.device import cpu_count
 from mcir.engine.guard import NotFiniteError
 from mcir.engine.log_output import LogOutput
-from mcir.report.records import COLLAPSE, OPTIONS, STARTS, changed_lines
+from mcir.report.option_changes import changed_options
+from mcir.report.records import COLLAPSE, OPTIONS, STARTS
 
 
 def record_start(folder: Path, options: str, facts: Mapping[str, Any], started: datetime | None = None) -> None:
@@ -36,7 +37,7 @@ def record_start(folder: Path, options: str, facts: Mapping[str, Any], started: 
     """
     file = folder / OPTIONS
     before = read_text(file)[0] if file.is_file() else options
-    changes = changed_lines(before, options)
+    changes = [str(change) for change in changed_options(before, options)]
     write_atomically(file, checked_text(options))
     time = (started or datetime.now().astimezone()).isoformat(sep=" ", timespec="seconds")
     record = {"started": time, **facts, **_machine(facts["device"]), "changes": changes}

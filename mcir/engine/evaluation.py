@@ -51,6 +51,11 @@ class Score:
         """The mean, or the negative mean if smaller values are better."""
         return self.mean if self.higher_is_better else -self.mean
 
+    @property
+    def gain(self) -> float:
+        """The improvement over the baseline, which is positive if the output is better."""
+        return self.mean - self.of_input if self.higher_is_better else self.of_input - self.mean
+
 
 @dataclass(frozen=True)
 class Evaluation:

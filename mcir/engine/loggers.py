@@ -2,9 +2,10 @@
 
 import errno
 import logging
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,11 @@ from rich.text import Text
 from torch import Tensor
 
 from mcir.atomic import write_atomically
-from mcir.checked_json import append_record, parse_record
+from mcir.checked_json import append_record, parse_record, read_records
 from mcir.console import Console
 from mcir.device import memory_used
 from mcir.engine.environment import record_start
-from mcir.engine.evaluation import Evaluation
+from mcir.engine.evaluation import Evaluation, Score
 from mcir.engine.log_output import LogOutput
 from mcir.engine.progress_row import ProgressRow, fitting, format_remaining, interest
 from mcir.engine.speed import Speed
@@ -27,6 +28,7 @@ from mcir.engine.text_log import TextLog
 from mcir.report import progress
 from mcir.report.comparison import Picture
 from mcir.report.metric import format_value
+from mcir.report.option_changes import OptionChange
 from mcir.report.records import RESULTS
 from mcir.terminal import LogFormatter, LogHandler
 
@@ -87,6 +89,7 @@ class RunLog:
         self._event_file: Any = None
         self._uses_tensorboard = tensorboard and folder is not None
         self._purge_step = iteration + 1 if iteration else None
+        self._best: dict[tuple[str, str], float] = {}
         self._text_log = text_log
         self._row: ProgressRow | None = None
         if folder is None:
@@ -97,6 +100,7 @@ class RunLog:
         if iteration:
             self._lines.write(lambda: _abandon_later_lines(folder / RESULTS, iteration, validated))
             self.images.write(lambda: progress.remove_after(folder, validated))
+            self._best = _best_qualities(folder / RESULTS)
         if self._uses_tensorboard:
             self._events.write(self._open_event_file)  # also without values: it hides those of later iterations
 
@@ -122,11 +126,12 @@ class RunLog:
         self._starts.retry()
         eta = format_remaining((self.total - iteration) * speed.s_per_iteration)
         rates = f"{speed.images_per_s:.3g} images/s, data {speed.data_fraction:.0%}, {memory:.0f} MiB, eta {eta}"
-        scalars = [f"{name} {values[name]:.4g}" for name in sorted(values, key=interest)]
-        line = "  ".join([f"{iteration}/{self.total}", *scalars, rates])
+        texts = {name: f"{name} {value:.4g}" for name, value in values.items()}
+        line = "  ".join([f"{iteration}/{self.total}", *texts.values(), rates])
         if self._row is not None:
             self._row.show_loss(values)
-            self.print(fitting(f"iteration {iteration}:", scalars, self.console.width), logged=line)
+            parts = [texts[name] for name in sorted(values, key=interest)]
+            self.print(fitting(f"iteration {iteration}:", parts, self.console.width), logged=line)
         else:
             self.log_text(line)
 
@@ -148,8 +153,16 @@ class RunLog:
         self._write_events({f"{evaluation.name}/{name}": value for name, value in means.items()}, iteration)
         for name, image in evaluation.comparisons.items():
             self._write_image(iteration, evaluation.name, name, image)
-        scores = (f"{name} {format_value(score.mean, score.unit)}" for name, score in evaluation.scores.items())
-        self.log_text(f"iteration {iteration}: {evaluation.name}: {', '.join(scores)}")
+        scores = [self._styled(evaluation.name, name, score) for name, score in evaluation.scores.items()]
+        self.print(Text.assemble(f"iteration {iteration}: {evaluation.name}: ", Text(", ").join(scores)))
+
+    def log_changes(self, changes: Sequence[OptionChange]) -> None:
+        """Log the options that differ from those of the checkpoint, one line each."""
+        if changes:
+            self.print("The options differ from those of the checkpoint:")
+        for change in changes:
+            parts = (f"  {change.name}: ", (change.before, "red"), " → ", (change.now, "green"))
+            self.print(Text.assemble(*parts))
 
     def log_text(self, text: str) -> None:
         """Print a line on the terminal."""
@@ -162,7 +175,7 @@ class RunLog:
             content: text or table.
             logged: text for the text log. Default: the content without its colours.
         """
-        self._terminal.write(lambda: self.console.print(content))
+        self._terminal.write(lambda: self.console.print_wrapped(content))
         if self._text_log is not None:
             self._text_log.write(_plain(content) if logged is None else logged)
 
@@ -180,6 +193,12 @@ class RunLog:
             output.retry()
         if self._text_log is not None:
             self._text_log.retry()
+
+    def _styled(self, data_set: str, name: str, score: Score) -> Text:
+        """Return the name and the mean of a metric, in green if it is the best so far."""
+        best = self._best.get((data_set, name), -math.inf)
+        self._best[data_set, name] = max(best, score.quality)
+        return Text(f"{name} {format_value(score.mean, score.unit)}", style="green" if score.quality > best else "")
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
         assert self.folder is not None
@@ -215,10 +234,15 @@ def results_table(title: str, evaluations: list[Evaluation], network: str) -> Ta
         table.add_column(name, justify="right")
     for evaluation in evaluations:
         scores = evaluation.scores.values()
-        gains = (format_value(score.mean - score.of_input, score.unit, "+") for score in scores)
-        table.add_row(
-            evaluation.name, evaluation.baseline, *(format_value(score.of_input, score.unit) for score in scores)
-        )
+        of_input = [format_value(score.of_input, score.unit) for score in scores]
+        gains = [
+            Text(
+                format_value(score.mean - score.of_input, score.unit, "+"),
+                style="green" if score.gain > 0 else "red" if score.gain < 0 else "",
+            )
+            for score in scores
+        ]
+        table.add_row(evaluation.name, evaluation.baseline, *of_input)
         table.add_row("", network, *(format_value(score.mean, score.unit) for score in scores))
         table.add_row("", "gain", *gains, end_section=True)
     return table
@@ -249,6 +273,16 @@ def _abandon_later_lines(file: Path, iteration: int, validated: int) -> None:
         with file.with_suffix(".jsonl.abandoned").open("ab") as abandoned:
             abandoned.write(b"".join(later))
         write_atomically(file, b"".join(kept))
+
+
+def _best_qualities(file: Path) -> dict[tuple[str, str], float]:
+    """Return the best quality of each data set and metric in the lines of a log; see :attr:`Score.quality`."""
+    best: dict[tuple[str, str], float] = {}
+    for record in read_records(file).records if file.is_file() else ():
+        for name, is_higher_better in record.get("higher_is_better", {}).items():
+            key, value = (record["dataset"], name), float(record.get(name, math.nan))
+            best[key] = max(best.get(key, -math.inf), value if is_higher_better else -value)
+    return best
 
 
 def _plain(content: str | Text | Table) -> str:

@@ -8,7 +8,6 @@ from mcir.engine.checkpoint import CheckpointError, Checkpoints, TrainingState, 
 from mcir.errors import Where, locate_errors
 from mcir.models import Model
 from mcir.models.state import digest
-from mcir.report.records import changed_lines
 
 _LOG = logging.getLogger("mcir")
 
@@ -46,13 +45,12 @@ def states_to_resume(
         _LOG.info("%s has no checkpoint. The training starts from the beginning.", checkpoints.folder)
 
 
-def load_first(model: Model, states: Iterator[TrainingState], options: str) -> TrainingState:
+def load_first(model: Model, states: Iterator[TrainingState]) -> TrainingState:
     """Load the first state that fits a model, and return it. Log what is used of it.
 
     Args:
         model: model after :meth:`~mcir.models.base.Model.configure_optimizer`.
         states: states in order of preference.
-        options: resolved options of the run, which override the state.
 
     Raises:
         CheckpointError: no state fits.
@@ -74,8 +72,6 @@ def load_first(model: Model, states: Iterator[TrainingState], options: str) -> T
         if unused:
             names = " and ".join(unused)
             _LOG.warning("The options have changed: the saved state of %s is not used and starts anew.", names)
-        if changes := changed_lines(state.options, options):
-            _LOG.info("The options differ from those of the checkpoint:\n  %s", "\n  ".join(changes))
         return state
     raise failure
 

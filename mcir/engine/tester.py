@@ -1,5 +1,6 @@
 """Tests of weight files on data sets."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from mcir.engine.distributed import DistContext
 from mcir.engine.dry_validation import dry_validation
 from mcir.engine.evaluation import Evaluation, EvaluationSet, evaluation_sets
 from mcir.engine.loggers import RunLog, results_table
+from mcir.engine.worse_than_input import worse_than_input
 from mcir.errors import locate_errors
 from mcir.models import Model
 from mcir.paths import path_inside
 from mcir.registry import MODELS
+
+_LOG = logging.getLogger("mcir")
 
 
 class Tester:
@@ -78,7 +82,9 @@ class Tester:
             label = stem if stems.count(stem) == 1 else f"{stem}_{number}"
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
             self.results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
-            log.console.print(results_table(str(file), evaluations, type(self.model.network).__name__))
+            log.print(results_table(str(file), evaluations, type(self.model.network).__name__))
+            if self.dist.is_rank_zero and (problem := worse_than_input(self.options, evaluations, trained=False)):
+                _LOG.warning("%s", problem)
         target = folder / "results.json"
         if self.dist.is_rank_zero:
             write_atomically(target, (as_json(self.results, indent=2) + "\n").encode())

@@ -32,6 +32,7 @@ from mcir.models import Model
 from mcir.models.batch import Batch
 from mcir.paths import path_inside
 from mcir.registry import MODELS
+from mcir.report.option_changes import OptionChange, changed_options
 from mcir.seeding import seed_generators
 
 _LOG = logging.getLogger("mcir")
@@ -83,6 +84,7 @@ class Trainer:
         self.best: dict[str, float] = {}  # qualities of the best model
         self.last_evaluations: list[Evaluation] = []
         self._saved: tuple[int, int] | None = None
+        self._changes: list[OptionChange] = []  # since the state from which the run resumes
         self.resumed_from = self._initialize_model(
             states_to_resume(self.checkpoints, options.path.resume_state, resume, options.where("path"))
         )
@@ -113,7 +115,8 @@ class Trainer:
         with locate_errors(self.options.where_in_model):
             self.model.configure_optimizer()
         if first is not None:
-            state = load_first(self.model, chain([first], states), self.options.dump())
+            state = load_first(self.model, chain([first], states))
+            self._changes = changed_options(state.options, self.options.dump())
             self.iteration = state.iteration
             self.validated = state.iteration if state.validated is None else state.validated
             self.best = state.best_metrics(self.best_by)
@@ -311,4 +314,5 @@ class Trainer:
             self.log.log_text(
                 f"a process that waits {minutes:g} minutes for another one ends (dist_params.timeout_minutes)"
             )
+        self.log.log_changes(self._changes)
         self.log.record_start(self.options.dump(), facts)

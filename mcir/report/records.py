@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import os
@@ -274,9 +273,3 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("inf", "-inf", "nan")):
         return None
     return float(value)
-
-
-def changed_lines(before: str, now: str) -> list[str]:
-    """Return removed lines, prefixed with ``-``, and added lines, prefixed with ``+``."""
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), n=0, lineterm="")
-    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import yaml
 
 from mcir.config import Options
 from mcir.engine.checkpoint import read_state
+from mcir.report.option_changes import changed_values
 
 _IRRELEVANT = {"name", "num_gpu", "imports", "logger", "dist_params", "val", "path", "datasets"}
-_ABSENT = "nothing"
 
 
 def training_differences(state: Path, options: Options) -> list[str] | None:
@@ -37,27 +37,14 @@ def have_equal_training(text: str, options: Options) -> bool:
 
 
 def _differences(text: str, options: Options) -> list[str]:
-    actual = dict(_relevant(yaml.safe_load(text)))
-    expected = dict(_relevant(yaml.safe_load(options.dump())))
-    return [
-        f"{key} {actual.get(key, _ABSENT)} instead of {expected.get(key, _ABSENT)}"
-        for key in dict.fromkeys([*actual, *expected])
-        if actual.get(key, _ABSENT) != expected.get(key, _ABSENT)
-    ]
+    actual, expected = (_relevant(yaml.safe_load(text)) for text in (text, options.dump()))
+    return [f"{change.name} {change.before} instead of {change.now}" for change in changed_values(actual, expected)]
 
 
-def _relevant(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the options that weights depend on, by their dotted names."""
+def _relevant(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that weights depend on."""
     kept = {key: value for key, value in tree.items() if key not in _IRRELEVANT}
     kept["path"] = {"pretrain_network_g": tree["path"]["pretrain_network_g"]}
     train = tree["datasets"]["train"]
     kept["datasets"] = {"train": {k: v for k, v in train.items() if k not in ("name", "num_worker_per_gpu")}}
-    return _leaves(kept)
-
-
-def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, tree
+    return kept

@@ -59,7 +59,7 @@ def test_each_start_is_a_line(tmp_path, repository, monkeypatch):
     assert (first["git"], first["cuda"]) == (git_revision(repository), None)
     assert first["cpu"] and first["cores"] >= 1 and first["threads"] == torch.get_num_threads()
     assert (first["iteration"], second["iteration"]) == (0, 7)
-    assert (first["changes"], second["changes"]) == ([], ["-b: 2", "+b: 3"])
+    assert (first["changes"], second["changes"]) == ([], ["b: 2 → 3"])
     assert read_text(tmp_path / "options.yml") == ("a: 1\nb: 3\n", "")
 
 
@@ -78,7 +78,7 @@ def test_a_collapse_is_recorded_until_the_next_start(tmp_path):
 def test_a_damaged_option_file_does_not_prevent_a_start(tmp_path):
     (tmp_path / "options.yml").write_bytes(b"\xff\n")
     record_start(tmp_path, "a: 1\n", CPU)
-    assert json.loads((tmp_path / "environment.jsonl").read_text())["changes"] == ["-\ufffd", "+a: 1"]
+    assert json.loads((tmp_path / "environment.jsonl").read_text())["changes"] == ["a: nothing → 1"]
 
 
 def test_a_gpu_is_recorded_by_its_name(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from mcir.engine.loggers import RunLog, results_table
 from mcir.engine.speed import Speed
 from mcir.report import progress
 from mcir.report.metric import format_value
+from mcir.report.option_changes import OptionChange
 from mcir.report.run import write_report
 
 INFINITE = float("inf")
@@ -226,6 +227,47 @@ def test_the_table_compares_the_network_with_its_input():
     assert ["gain", "+3.25 dB", "+0.0623"] in rows
     assert ["Set14", "bicubic", "28.25 dB", "0.8500"] in rows
     assert ["gain", "-1.25 dB", "+0.0623"] in rows
+
+
+def colours(log, capsys):
+    """Return the coloured parts of what a log has printed at a terminal."""
+    return re.findall(r"\x1b\[(?:\d+;)*(3\d)m([^\x1b]*)\x1b\[0m", capsys.readouterr().out)
+
+
+def test_the_best_value_so_far_is_green_also_after_a_resume(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    for iteration, psnr in ((2, 30.0), (4, 29.0), (6, 31.0)):
+        log.log_evaluation(iteration, evaluation(psnr))
+        assert ("32", f"psnr {psnr:.2f} dB") in colours(log, capsys) if psnr != 29 else not colours(log, capsys)
+    log.close()
+    log = RunLog(tmp_path, 100, tensorboard=False, iteration=6, validated=6)
+    log.log_evaluation(8, evaluation(30.5))
+    assert not colours(log, capsys)
+    log.log_evaluation(10, evaluation(31.5))
+    assert colours(log, capsys) == [("32", "psnr 31.50 dB")]
+
+
+def test_gains_are_green_and_losses_red(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    log.print(results_table("Results", [evaluation(), evaluation(27.0, "Set14")], "EDSR"))
+    log.log_changes([OptionChange("train.total_iter", "300", "60")])
+    shown = colours(log, capsys)
+    assert [part for part in shown if "dB" in part[1]] == [("32", "+3.25 dB"), ("31", "-1.25 dB")]
+    assert shown[-2:] == [("31", "300"), ("32", "60")]
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("FORCE_COLOR", "")])
+def test_colours_can_be_disabled(tmp_path, capsys, monkeypatch, name, value):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv(name, value)
+    log = RunLog(tmp_path, 100, tensorboard=False)
+    log.log_evaluation(2, evaluation())
+    log.print(results_table("Results", [evaluation()], "EDSR"))
+    log.log_changes([OptionChange("train.total_iter", "300", "60")])
+    output = capsys.readouterr().out
+    assert not re.search(r"\x1b\[(\d+;)*[34]\dm", output) and "train.total_iter: 300 → 60" in output
 
 
 def test_values_have_their_unit():

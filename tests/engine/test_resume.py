@@ -51,7 +51,7 @@ def model_digests(model):
 
 
 def load(checkpoints, model, resume=True, file=None):
-    return load_first(model, states_to_resume(checkpoints, file, resume), "name: x\n")
+    return load_first(model, states_to_resume(checkpoints, file, resume))
 
 
 @pytest.fixture(scope="module")

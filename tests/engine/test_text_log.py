@@ -40,7 +40,7 @@ def test_it_contains_what_is_printed_and_is_continued_on_resume(run):
     printed = run.train("--auto_resume", "--set", "train.total_iter=3").splitlines()
     assert lines(run)[: len(logged)] == logged
     assert any(": resuming after iteration 2" in line for line in lines(run)[len(logged) :])
-    assert printed[-1] in lines(run)
+    assert f"WARNING: {printed[-1]}" in lines(run)
     assert not [handler for handler in logging.getLogger("mcir").handlers if isinstance(handler, TextLog)]
 
 

@@ -217,12 +217,15 @@ def test_each_start_is_recorded(run, capsys):
     assert (again["iteration"], again["total_iter"], start["torch"]) == (2, 3, torch.__version__)
     assert (start["changes"], again["changes"]) == (
         [],
-        ["-  total_iter: 2", "+  total_iter: 3", "-  pictures: 1", "+  pictures: 0"],
+        ["train.total_iter: 2 → 3", "val.pictures: 1 → 0"],
     )
     run.option_file.write_text(run.path("options.yml").read_text())  # it can be used as an option file
     assert load(run.option_file).train.total_iter == 3
     assert "finished: 2 iterations" in first and "finished: 3 iterations" in run.path("report.html").read_text()
-    assert f"report:      {run.path('report.html')}" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"report:      {run.path('report.html')}" in output
+    changes = "The options differ from those of the checkpoint:\n  train.total_iter: 2 → 3\n  val.pictures: 1 → 0\n"
+    assert output.count(changes) == 1
 
 
 def test_the_report_can_be_disabled(run, capsys):

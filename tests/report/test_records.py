@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcir.checked_json import as_json
-from mcir.report.records import Collapse, changed_lines, find_run, read_collapse, read_run
+from mcir.report.records import Collapse, find_run, read_collapse, read_run
 from tests.report.runs import START, as_lines, train_line, val_line, write_run
 
 
@@ -184,11 +184,6 @@ def test_a_run_is_found_by_folder_or_by_name(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="other: expected the folder of a training"):
         find_run("other")
-
-
-def test_changed_lines():
-    assert changed_lines("a: 1\nb: 2\n", "a: 1\nb: 2\n") == []
-    assert changed_lines("a: 1\nb: 2\nc: 3\n", "a: 1\nb: 4\nc: 3\n") == ["-b: 2", "+b: 4"]
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, float("nan")])

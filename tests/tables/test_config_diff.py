@@ -38,7 +38,7 @@ def test_options_without_effect_on_the_weights_are_not_compared(state):
         ("train.total_iter=3", "train.total_iter 3 instead of 2"),
         ("network_g.num_feat=6", "network_g.num_feat 6 instead of 4"),
         ("datasets.train.gt_size=8", "datasets.train.gt_size 8 instead of 16"),
-        ("path.pretrain_network_g=a.pth", "path.pretrain_network_g a.pth instead of None"),
+        ("path.pretrain_network_g=a.pth", "path.pretrain_network_g a.pth instead of null"),
         ("train.negatives.steps=[1,2]", "train.negatives.steps [1, 2] instead of [1]"),
         ("train.negatives.weight=0.5", "train.negatives.weight 0.5 instead of nothing"),
     ],

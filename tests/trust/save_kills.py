@@ -36,7 +36,7 @@ def train(folder, model):
     checkpoints = Checkpoints(folder, keep=2)
     states = states_to_resume(checkpoints, None, True)
     first = next(states, None)
-    done = 0 if first is None else load_first(model, chain([first], states), "").iteration
+    done = 0 if first is None else load_first(model, chain([first], states)).iteration
     checkpoints.rewind_to(done)
 
     def save(iteration, is_best):
