@@ -3,10 +3,11 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mcir import cli
+from mcir.arguments import Parser
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -39,8 +40,7 @@ def _describe(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield the description of a command, or of its subcommands. Those with the same arguments share a section."""
     commands = _subcommands(parser)
     if not commands:
-        yield from (_text(parser.description or ""), _usage(parser), *_arguments(parser))
-        yield parser.epilog or ""
+        yield from (_text(parser.description or ""), _usage(parser), *_arguments(parser), *_examples([parser]))
         return
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, command in commands.items():
@@ -52,7 +52,7 @@ def _describe(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from _describe(first)
         else:
             yield from (f"`{name}`\n: {_text(commands[name].description or '')}" for name in names)
-            yield from (_usage(first), *_arguments(first))
+            yield from (_usage(first), *_arguments(first), *_examples([commands[name] for name in names]))
 
 
 def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -75,6 +75,13 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.dest != "help":
             yield f"`{formatter._format_action_invocation(action)}`\n: {_text(formatter._expand_help(action))}"
+
+
+def _examples(parsers: Sequence[argparse.ArgumentParser]) -> Iterator[str]:
+    """Yield the examples of commands that share a section."""
+    lines = [line for parser in parsers if isinstance(parser, Parser) for line in parser.examples]
+    if lines:
+        yield "\n".join(["```bash", *lines, "```"])
 
 
 def _text(text: str) -> str:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -106,7 +106,14 @@ class LaunchArguments:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose error messages cannot control the terminal."""
+    """A parser whose error messages cannot control the terminal, and whose help ends with examples."""
+
+    examples: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        lines = "".join(f"  {example}\n" for example in self.examples)
+        return super().format_help() + (f"\nexamples:\n{lines}" if lines else "")
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with status 2."""

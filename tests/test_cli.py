@@ -1,8 +1,10 @@
 """Tests of the command line ``mcir``."""
 
+import argparse
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import webbrowser
@@ -13,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from mcir.cli import main
+from mcir.cli import build_parser, main
+from mcir.cli.examples import EXAMPLES
 from mcir.launch import LaunchOptions
 from mcir.registry import ARCHS
 from mcir.weights import network_metadata
@@ -21,29 +24,39 @@ from tests.engine.conftest import ROOT, options, run  # noqa: F401 (run is a fix
 from tests.report.runs import write_run
 
 
-def test_list_shows_names_arguments_and_sources(capsys):
-    assert main(["list", "archs"]) == 0
-    output = capsys.readouterr().out
-    assert "EDSR  mcir.archs.edsr" in output
-    assert "    upscale: an integer from 1 to 64 = 4" in output
-    assert main(["list", "negatives", "*history*"]) == 0
-    output = capsys.readouterr().out
-    assert "HistoryNegatives  mcir.models.negatives" in output
-    assert "weight: " in output
-    assert "    network:" not in output  # what mcir passes itself
-    assert main(["list", "metrics"]) == 0
-    assert "PSNR (also calculate_psnr)" in capsys.readouterr().out
+def test_a_command_without_arguments_prints_its_help(capsys):
+    assert main([]) == 0
+    assert "restore images with a trained network" in capsys.readouterr().out
+    assert main(["prepare"]) == 0
+    assert "write the images of a folder to an LMDB database" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["losses", "datasets", "degradations", "models", "optimizers", "schedulers"])
-def test_everything_can_be_listed(what, capsys):
-    assert main(["list", what]) == 0
-    assert len(capsys.readouterr().out.splitlines()) > 4
+PARSER = build_parser()
 
 
-def test_a_pattern_without_a_match_suggests_a_name(capsys):
-    assert main(["list", "archs", "EDRS"]) == 1
-    assert "Did you mean 'EDSR'" in capsys.readouterr().err
+def leaves(parser, words=()):
+    """Yield the words and the parser of each command."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for name, command in group.choices.items():
+            yield from leaves(command, (*words, name))
+    if not groups:
+        yield words, parser
+
+
+@pytest.mark.parametrize(("words", "parser"), [pytest.param(*leaf, id="-".join(leaf[0])) for leaf in leaves(PARSER)])
+def test_the_help_of_a_command_ends_with_examples_that_are_valid(words, parser):
+    assert 1 <= len(parser.examples) <= 3
+    for example in parser.examples:
+        assert example.startswith(" ".join(["mcir", *words]))
+        assert len(example) <= 78
+        assert PARSER.parse_args(shlex.split(example)[1:]).cls is parser.get_default("cls")
+    ending = "".join(f"  {example}\n" for example in parser.examples)
+    assert parser.format_help().endswith(f"\nexamples:\n{ending}")
+
+
+def test_every_example_belongs_to_a_command():
+    assert EXAMPLES.keys() <= {" ".join(words) for words, _ in leaves(PARSER)}
 
 
 def test_report_writes_a_page(tmp_path, monkeypatch, capsys):

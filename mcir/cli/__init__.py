@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mcir
 from mcir import test, train
 from mcir.arguments import Parser, add_arguments, from_namespace
+from mcir.cli.examples import examples
 from mcir.cli.images import Compare, Demo, Export, Inspect, Restore
 from mcir.cli.new import New
 from mcir.cli.options import Check, List, Report, Schema
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Report a user error in one line, without a traceback."""
     make_tracebacks_printable()
     arguments = build_parser().parse_args(argv)
+    if arguments.cls is None:
+        arguments.parser.print_help()
+        return 0
     raise_on_interrupt()
     try:
         return int(from_namespace(arguments.cls, arguments).run())
@@ -45,7 +49,8 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="mcir", description=(mcir.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"mcir {mcir.__version__}")
-    _add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"), _commands())
+    _add_commands(parser.add_subparsers(dest="command", metavar="COMMAND"), _commands())
+    parser.set_defaults(cls=None, parser=parser)
     return parser
 
 
@@ -53,11 +58,13 @@ def _add_commands(parsers: Any, commands: Mapping[str, type | Group]) -> None:
     for name, command in commands.items():
         if isinstance(command, Group):
             group = parsers.add_parser(name, help=command.help)
-            _add_commands(group.add_subparsers(required=True, metavar=command.metavar), command.commands)
+            group.set_defaults(parser=group)
+            _add_commands(group.add_subparsers(metavar=command.metavar), command.commands)
             continue
         text = (command.__doc__ or "").partition("\n")[0].replace("%", "%%")
         parser = parsers.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
         add_arguments(parser, command)
+        parser.examples = examples(parser.prog.partition(" ")[2])
         parser.set_defaults(cls=command)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from mcir import registry
 from mcir.arguments import OptionFileArguments, option, positional
 from mcir.paths import UserPath
-from mcir.terminal import show, show_error
+from mcir.terminal import show, show_error, show_hint, show_table
 
 Listed = Literal[
     "archs",
@@ -70,17 +70,35 @@ def _conclusion(problems: int, concern_tests: int) -> str:
 class List:
     """List the components that option files can use, or the option files that come with mcir."""
 
-    what: Listed = positional("kind of component, or 'options' to list the option files")
-    pattern: str = positional("glob pattern, like '*SR*' or 'sr/*'", default="*")
+    what: Listed | None = positional(
+        "kind of component, or options for the option files (default: list these words)", default=None, metavar="KIND"
+    )
+    pattern: str = positional("name of a component, for its arguments; or a pattern, like '*SR*'", default="*")
 
     def run(self) -> int:
         """Print the list."""
-        from mcir.config.listing import list_components, list_option_files
+        from mcir.config.listing import (
+            KINDS,
+            OPTION_FILES,
+            describe_component,
+            list_arguments,
+            list_components,
+            list_option_files,
+        )
 
-        if self.what == "options":
-            show(list_option_files(self.pattern))
+        if self.what is None:
+            show_table(KINDS.items())
+            show_hint("For a list: mcir list KIND, for example mcir list losses")
+        elif self.what == OPTION_FILES:
+            show_table(list_option_files(self.pattern))
+            show_hint("For the options of a file: mcir check NAME")
+        elif self.pattern in (components := getattr(registry, self.what.upper())):
+            source = components.get(self.pattern).__module__
+            show_table([(self.pattern, f"{describe_component(components, self.pattern)} ({source})")])
+            show_table([(f"  {name}", text) for name, text in list_arguments(components, self.pattern)])
         else:
-            show(list_components(getattr(registry, self.what.upper()), self.pattern))
+            show_table(list_components(components, self.pattern))
+            show_hint(f"For the arguments: mcir list {self.what} NAME")
         return 0
 
 

@@ -115,9 +115,9 @@ def test_a_table_uses_the_folder_options_or_the_files_of_mcir(tmp_path, monkeypa
 
 def test_the_list_of_files(capsys):
     assert main(["list", "options", "sr/swinir_light*"]) == 0
-    output = capsys.readouterr().out.splitlines()
-    assert output[::2] == ["sr/swinir_light_x4", "sr/swinir_light_x4_spn"]
-    assert output[1] == '    SwinIR-light ×4 on DIV2K: "SwinIR-light ×4" of the paper\'s Table 1.'
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in rows] == ["sr/swinir_light_x4", "sr/swinir_light_x4_spn"]
+    assert rows[0][1] == 'SwinIR-light ×4 on DIV2K: "SwinIR-light ×4" of the paper\'s Table 1.'
     assert main(["list", "options", "sr/swinir_lite_x4"]) == 1
     assert "Did you mean 'sr/swinir_light_x4'?" in capsys.readouterr().err
 
