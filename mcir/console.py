@@ -26,8 +26,11 @@ class Console(rich.console.Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def print_wrapped(self, content: str | Text | Table, style: str = "") -> None:
-        """Print a text or a table. At a terminal, the lines of a string break between words; paths remain whole."""
-        if self.is_terminal and isinstance(content, str):
+        """Print a text or a table. At a terminal, the lines of a string break between words.
+
+        Paths remain whole. A ``Text`` is not wrapped, so that a command in it can be copied.
+        """
+        if self.is_terminal and not self.is_dumb_terminal and isinstance(content, str):
             content = "\n".join(self._wrapped(line) for line in printable(content).split("\n"))
         self.print(content, style=style, soft_wrap=True)
 

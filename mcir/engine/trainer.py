@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from rich.text import Text
 
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches, loaded_ahead
@@ -270,7 +271,7 @@ class Trainer:
         """Log how the training ended, and how it can be continued."""
         self.log.log_text(f"{ended} The checkpoint is saved.")
         if self._resume_command:
-            self.log.log_text(f"Continue with: {self._resume_command}")
+            self.log.print(Text(f"Continue with: {self._resume_command}"))
 
     def _save_here(self, iteration: int, is_best: bool) -> None:
         """Save on rank 0."""

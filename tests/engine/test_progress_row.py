@@ -1,6 +1,7 @@
 """What a person sees of a training in a terminal: one progress row, and the scalars above it."""
 
 import re
+import signal
 
 import pytest
 from rich.text import Text
@@ -129,4 +130,21 @@ def test_a_training_in_a_terminal(run, columns):
 def test_a_terminal_that_cannot_move_the_cursor_gets_plain_lines(run):
     terminal = Terminal(run.command(), 200, {"PYTHONPATH": f"{run.folder}:.", "TERM": "dumb"}).read()
     assert b"\x1b" not in terminal.raw
-    assert any(re.match(r"3/12  l_pix .* eta \d", row) for row in terminal.all_rows())
+    assert re.search(r"^3/12  l_pix .* eta \d\S+\r$", terminal.raw.decode(), re.MULTILINE)
+
+
+def test_a_stop_leaves_no_row_and_a_command_that_can_be_copied(run):
+    arguments = ["--set", "train.total_iter=100000", "val.val_freq=100000", "logger.save_checkpoint_freq=100000"]
+    command = [*run.command(*arguments)]
+    terminal = Terminal(command, 80, {"PYTHONPATH": f"{run.folder}:."})
+    terminal.read(until=lambda terminal: any("iteration 6:" in row for row in terminal.rows()))
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read()
+    assert terminal.process.returncode == 130
+    rows = terminal.all_rows()
+    assert not any("ETA" in row for row in rows), rows
+    at = next(number for number, row in enumerate(rows) if row.startswith("Stopped by signal 2 after iteration "))
+    assert re.search(
+        r"Continue with: [^\r\n]* --auto_resume [^\r\n]*save_checkpoint_freq=100000\r\n", terminal.raw.decode()
+    )
+    assert rows[at + 1].startswith("Continue with: ") and not any("Traceback" in row for row in rows)
