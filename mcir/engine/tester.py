@@ -72,6 +72,7 @@ class Tester:
             remove_temporary_files(folder)
         log = RunLog(folder if self.dist.is_rank_zero else None, 0, tensorboard=False)
         self.results = {}
+        problems: list[str] = []
         stems = [Path(file).stem for file in files]
         for number, (file, stem) in enumerate(zip(files, stems, strict=True), start=1):
             if checkpoints:
@@ -83,13 +84,15 @@ class Tester:
             evaluations = [self._evaluate(part, folder, label) for part in self.sets]
             self.results[str(file)] = {evaluation.name: _as_record(evaluation) for evaluation in evaluations}
             log.print(results_table(str(file), evaluations, type(self.model.network).__name__))
-            if self.dist.is_rank_zero and (problem := worse_than_input(self.options, evaluations, trained=False)):
-                _LOG.warning("%s", problem)
+            if problem := worse_than_input(self.options, evaluations, trained=False):
+                problems.append(f"{file}: {problem}")
         target = folder / "results.json"
         if self.dist.is_rank_zero:
             write_atomically(target, (as_json(self.results, indent=2) + "\n").encode())
         log.log_text(f"results: {target}")
         log.close()
+        for problem in problems if self.dist.is_rank_zero else ():
+            _LOG.warning("%s", problem)
         return target
 
     def _evaluate(self, part: EvaluationSet, folder: Path, checkpoint: str) -> Evaluation:

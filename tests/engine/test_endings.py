@@ -155,7 +155,7 @@ def test_options_override_the_state(run):
     changes = ("train.optim_g.weight_decay=0.5", "train.optim_g.betas=[0.5, 0.9]", "train.optim_g.lr=0.1")
     output = run.train("--auto_resume", "--set", "train.total_iter=3", *changes)
     assert "with the saved weights, negatives and moments of the optimizer" in output
-    assert "+    weight_decay: 0.5" in output and "not used" not in output
+    assert "  train.optim_g.weight_decay: nothing → 0.5\n" in output and "not used" not in output
     decayed = state(run, 3)["model"]["network_g"]
     change = (decayed["conv_first.weight"] - state(run, 2)["model"]["network_g"]["conv_first.weight"]).abs()
     assert float(change.max()) > 0.02  # the rate was 0.001
