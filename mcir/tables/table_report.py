@@ -1,9 +1,9 @@
-"""The report of a table: our results, the published results, gains, curves and images."""
+"""The report of a table: our results and the published ones first, then gains, curves and images, footnotes last."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mcir.report.figures import curves, grouped_bars
 from mcir.report.page import Report, Section
@@ -26,13 +26,15 @@ _METRICS = {
 def table_report(results: Results, missing: Sequence[str]) -> Report:
     """Return the report of a table; ``missing`` are lines about the state of the trainings and what is missing."""
     table = results.table
+    tables = {metric: _numbers(results, metric) for metric in table.metrics}
     return Report(
         f"{table.name}: {table.title}",
         [
-            Section("What is compared", _introduction(results), _column_conditions(results)),
-            *(_numbers(results, metric) for metric in table.metrics),
+            *(Section(_METRICS.get(metric, metric), _no_results(rows), rows) for metric, rows in tables.items()),
             *([_gains(results)] if results.compared_rows() else []),
             *results.sections,
+            Section("What is compared", _introduction(results), _column_conditions(results)),
+            Section("Signs in the tables, and sources", _footnotes(table, tables)),
             Section("Notes on the paper and on open questions", table.notes),
             Section("Trainings, and what is missing", code="\n".join(missing)),
         ],
@@ -73,16 +75,15 @@ def _column_conditions(results: Results) -> list[list[str]]:
     return [head, *rows] if rows else []
 
 
-def _numbers(results: Results, metric: str) -> Section:
+def _numbers(results: Results, metric: str) -> list[list[str]]:
+    """Return the rows of a metric below their head; an empty list if there is no number."""
     table = results.table
     head = ["row", *(f"{c.name}: {what}" for c in table.columns for what in ("published", "ours", "difference"))]
     rows = [head, *([_input_row(results, metric)] if table.is_proxy else [])]
     for row in table.rows:
         rows.append([row.name, *(text for column in table.columns for text in _texts(results, row, column, metric))])
     rows = _without_empty_columns(rows)
-    if len(rows[0]) == 1:
-        return Section("")
-    return Section(_METRICS.get(metric, metric), [*_legend(table, rows), *_sources(table, metric)], rows)
+    return rows if len(rows[0]) > 1 else []
 
 
 def _texts(results: Results, row: Row, column: Column, metric: str) -> tuple[str, str, str]:
@@ -122,21 +123,35 @@ def _mark(cell: Cell | None) -> str:
     return _PUBLISHED_WEIGHTS if not cell.is_own else _OTHER_OPTIONS if cell.differences else ""
 
 
+def _no_results(rows: Sequence[Sequence[str]]) -> list[str]:
+    has_ours = any(name.endswith(": ours") for head in rows[:1] for name in head)
+    return ["We have no results yet."] if rows and not has_ours else []
+
+
+def _footnotes(table: Table, tables: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+    """Return the explanations of the marks in the tables of all metrics, and the sources of the published numbers."""
+    rows = [row for rows in tables.values() for row in rows]
+    sources = {metric: _sources(table, metric) for metric, found in tables.items() if found}
+    if len(set(map(tuple, sources.values()))) == 1:
+        return [*_legend(table, rows), *next(iter(sources.values()))]
+    named = [f"{_METRICS.get(metric, metric)}: {' '.join(found)}" for metric, found in sources.items() if found]
+    return [*_legend(table, rows), *named]
+
+
 def _legend(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the explanations of the marks that a table of texts contains."""
+    """Return the explanations of the marks that rows of texts contain."""
     texts = {
         MISSING: f"“{MISSING}” in a column “published”: there is no published number.",
         " †": "† published by the authors of the network.",
         " ‡": "‡ only in the README of the paper's released code.",
         _PUBLISHED_WEIGHTS: "§ measured here with published weights, not with weights from our own training.",
-        _OTHER_OPTIONS: "¶ trained with options that differ from the row; the differences are listed above.",
+        _OTHER_OPTIONS: "¶ trained with options that differ from the row; “What is compared” lists the differences.",
         COLLAPSED: f"“{COLLAPSED}”: the training diverged (NaN or infinite values at an iteration), or its network is "
         "worse than the degraded images themselves (“below the input”).",
     }
-    found = [text for mark, text in texts.items() if any(mark in cell for row in rows[1:] for cell in row)]
-    if not any(name.endswith(": ours") for name in rows[0]):
-        return [*found, "We have no results yet."]
-    return [*found, "In parentheses: the number of trials."] if table.is_proxy else found
+    found = [text for mark, text in texts.items() if any(mark in cell for row in rows for cell in row)]
+    has_trials = table.is_proxy and not _no_results(rows)
+    return [*found, "In parentheses: the number of trials."] if has_trials and rows else found
 
 
 def _sources(table: Table, metric: str) -> list[str]:

@@ -89,3 +89,16 @@ def test_columns_without_any_result_are_not_shown(results):
     assert "| row | Avg: published | A: published | B: published |" in page and "We have no results yet." in page
     assert "| row | metric | Avg: published | A: published | B: published |" in page
     assert "The published numbers are from a page." in page
+
+
+def test_numbers_are_first_and_footnotes_last(results):
+    fill(results, "plain", A=30.0, B=36.0)
+    results.cells["SPN", "A"] = Cell({"psnr": 30.3}, differences=["train.total_iter: 1 → 2"])
+    report = table_report(results, ["plain  trained"])
+    numbers, *_ = report.sections
+    assert numbers.table and not numbers.paragraphs
+    headings = [section.heading for section in report.sections]
+    places = ["PSNR in dB", "What is compared", "Signs in the tables, and sources", "Trainings, and what is missing"]
+    assert [heading for heading in headings if heading in places] == places
+    footnotes = next(section.paragraphs for section in report.sections if section.heading.startswith("Signs"))
+    assert "¶ trained with options that differ from the row; “What is compared” lists the differences." in footnotes
