@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,23 @@ from mcir.paths import file_problem, name_problem
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)")
 _FULL_DISK_BYTES = 2**16
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file, or a folder of files, can be written, before the work whose result it contains.
+
+    Args:
+        path: file or folder. Neither it nor its folder has to exist, and neither is created.
+
+    Raises:
+        ValueError: no file can be created there.
+    """
+    folder = next(each for each in (path.absolute(), *path.absolute().parents) if each.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f" ({error.strerror})" if error.errno != errno.ENOENT else ""  # of /proc
+        raise ValueError(f"{path} cannot be written: no file can be created in {folder}{reason}.") from error
 
 
 @contextmanager

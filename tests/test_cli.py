@@ -320,3 +320,31 @@ def test_inspect_describes_the_network_of_a_file(tmp_path, capsys):
 
     assert main(["inspect", str(tmp_path / "nowhere.pth")]) == 1
     assert "expected a weight file, but the path does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "restore photos -w net.safetensors -o /proc/x",
+        "compare net.safetensors other.safetensors photos -o /proc/x/page.html",
+        "export net.safetensors --onnx -o /proc/x",
+        "schema /proc/x",
+        "prepare lr photos /proc/x --scale 2",
+        "prepare lmdb photos /proc/x.lmdb",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_reported_in_one_line_before_the_work(tmp_path, command):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos/a.png"), np.zeros((8, 8, 3), np.uint8))
+    done = subprocess.run(
+        [sys.executable, "-m", "mcir.cli", *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "/proc/x" in line
+    assert "cannot be written: no file can be created in /proc" in line  # not that the weight file is missing

@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except (ValueError, OSError) as error:
-        show_error(f"mcir {arguments.command}: {error}")
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        show_error(f"mcir {arguments.command}: {text}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -112,9 +112,11 @@ class Schema:
         """Write the schema."""
         import json
 
-        from mcir.atomic import write_atomically
+        from mcir.atomic import check_writable, write_atomically
         from mcir.config import json_schema
 
+        if self.file is not None:
+            check_writable(self.file)
         text = json.dumps(json_schema(), indent=2)
         if self.file is None:
             show(text)

@@ -28,10 +28,12 @@ class Prepare:
 
     def run(self) -> int:
         """Call the function with a progress bar, and print the number of images."""
+        from mcir.atomic import check_writable
         from mcir.data import prepare
 
         settings = dict(vars(self))
         source, target = settings.pop("source"), settings.pop("target")
+        check_writable(target)
         with _progress(f"{self.function} {source}") as progress:
             prepared = getattr(prepare, self.function)(source, target, progress=progress, **settings)
         return _print_counts(target, prepared)

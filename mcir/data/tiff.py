@@ -92,6 +92,13 @@ class TiffPage:
         return samples
 
 
+EXTRACT_FRAME = (
+    "write the first one to its own file (seek(1): the second): "
+    """python -c "from PIL import Image; i = Image.open('IN'); i.seek(0); i.save('OUT.png')\""""
+)
+"""Advice for a file with several images; IN and OUT are its path and that of the new file."""
+
+
 def is_tiff(start: bytes) -> bool:
     """Return whether a file with these first bytes is a TIFF file."""
     return start[:4] in _STARTS
@@ -104,4 +111,4 @@ def check_count(count: int) -> None:
         DataError: it contains several.
     """
     if count > 1:
-        raise DataError(f"expected one image, got {count} pages or frames; save each one to its own file")
+        raise DataError(f"expected one image, got {count} pages or frames; {EXTRACT_FRAME}")

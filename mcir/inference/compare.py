@@ -16,6 +16,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from mcir.atomic import check_writable
 from mcir.console import Console
 from mcir.data.codec import Array
 from mcir.data.errors import DataError
@@ -107,6 +108,7 @@ def _check_page(out: Path) -> None:
     """Check the path of the page, and create its folder."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"-o: expected the path of a page such as comparison.html, got {out}.")
+    check_writable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise ValueError(f"{out.parent}: no permission to write to this folder; name another with -o.")

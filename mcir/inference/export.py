@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mcir.atomic import write_atomically
+from mcir.atomic import check_writable, write_atomically
 from mcir.config import network_section
 from mcir.inference.export_backends import (
     OLDEST_OPSET,
@@ -84,6 +84,8 @@ def export(
         check_onnx(opset, check)
     if not check and targets.keys() == {"safetensors"}:
         raise ExportError("--no-check has no effect on weights, which are not run.")
+    for target in targets.values():
+        check_writable(target)
     section = None if opt is None else network_section(opt)
     return export_network(load_network(checkpoint, key, section=section), targets, opset, check)
 

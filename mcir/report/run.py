@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcir.atomic import write_atomically
+from mcir.atomic import check_writable, write_atomically
 from mcir.report.metric import Metric
 from mcir.report.page import Report, Section
 from mcir.report.records import Run, read_run
@@ -52,6 +52,7 @@ def write_report(folders: Sequence[Path], file: Path, running: Callable[[Path], 
     """
     if file.is_dir():
         raise ValueError(f"{file}: expected the path of a file such as {file / PAGE}, got a folder.")
+    check_writable(file)
     different = {folder.resolve(): folder for folder in folders}.values()
     runs = [read_run(folder, running(folder)) for folder in different]
     names = Counter(run.name for run in runs)

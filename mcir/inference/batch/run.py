@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from mcir.atomic import write_atomically
+from mcir.atomic import check_writable, write_atomically
 from mcir.config import network_section
 from mcir.console import Console
 from mcir.data.codec import encode_png
@@ -75,6 +75,7 @@ class _Run:
         if settings.quality is not None and not any(job.target.suffix.lower() in _LOSSY for job in self.jobs):
             raise ValueError("--quality applies to JPEG and WebP, and no result is written in these formats")
         self.truths = match_ground_truths(self.jobs, gt, truths, self.problems.report) if gt else {}
+        check_writable(self.out)
         section = None if settings.opt is None else network_section(settings.opt)
         self.restorer = Restorer(
             load_network(settings.weights, settings.key, section=section),
