@@ -91,7 +91,7 @@ def curves(
         plot.line(points, color, Markup('data-name="{}" stroke-width="1.8"').format(name))
         entries.append(_legend_entry("solid", color, name, points[-1][1]))
     legend = Markup('<p class="legend"><span class="at"></span>{}</p>').format(Markup().join(entries))
-    return Figure(caption, plot.markup() + legend * bool(entries), "drawing")
+    return Figure(caption, plot.markup(caption) + legend * bool(entries), "drawing")
 
 
 def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
@@ -117,7 +117,7 @@ def bars(
             plot.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="currentColor" stroke-width="1.5"/>')
         plot.text(middle, _HEIGHT - _BOTTOM + 16, name, "middle")
     plot.zero_line()
-    return Figure(caption, plot.markup(), "drawing")
+    return Figure(caption, plot.markup(caption), "drawing")
 
 
 def grouped_bars(series: Mapping[str, Mapping[str, float]], caption: str, y_label: str) -> Figure:
@@ -146,7 +146,7 @@ def grouped_bars(series: Mapping[str, Mapping[str, float]], caption: str, y_labe
         for name, color in zip(series, _COLORS, strict=False)
     ]
     legend = Markup('<p class="legend">{}</p>').format(Markup().join(entries))
-    return Figure(caption, plot.markup() + legend, "drawing")
+    return Figure(caption, plot.markup(caption) + legend, "drawing")
 
 
 class _Plot:
@@ -223,14 +223,17 @@ class _Plot:
         distances = [abs(self.y(y) - self.y(smoothed)) for (_, y), (_, smoothed) in zip(points, mean, strict=True)]
         return median(distances) > 1.5  # units of the drawing
 
-    def markup(self) -> Markup:
+    def markup(self, caption: str) -> Markup:
         area = (self.left, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM)
         frame = json.dumps({"plot": area, "x": self._x, "y": self._y, "logarithmic": self._logarithmic})
         for_script = Markup(' data-frame="{}" data-x="{}"').format(frame, self._x_label)
         return Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
+            '<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{caption}" '
+            'viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
             'font-family="sans-serif" font-size="12" fill="currentColor"{data}>{parts}</svg>'
-        ).format(w=_WIDTH, h=_HEIGHT, data=for_script * self._is_curve, parts=Markup().join(self._parts))
+        ).format(
+            caption=caption, w=_WIDTH, h=_HEIGHT, data=for_script * self._is_curve, parts=Markup().join(self._parts)
+        )
 
 
 def _legend_entry(style: str, color: str, name: str, value: float) -> Markup:

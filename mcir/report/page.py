@@ -13,9 +13,19 @@ from markupsafe import Markup
 
 from mcir.atomic import write_atomically
 from mcir.report.figures import Figure
+from mcir.report.option_changes import OptionChange
 from mcir.text import printable
 
 _FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key number at the top of a page: what it is, its value, and a remark, which may be empty."""
+
+    label: str
+    value: str
+    remark: str = ""
 
 
 @dataclass
@@ -28,6 +38,8 @@ class Section:
         table: rows of cells; the first row contains the headings.
         figures: drawings and images, in the HTML page only.
         code: text in a fixed-width font.
+        changes: options that differ; the old value is red, the new one green.
+        notes: plain text below everything else.
         is_text_table: whether the table contains text rather than numbers.
         folded: whether the section is initially closed.
     """
@@ -37,13 +49,15 @@ class Section:
     table: list[list[str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     code: str = ""
+    changes: Sequence[OptionChange] = ()
+    notes: list[str] = field(default_factory=list)
     is_text_table: bool = False
     folded: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether the section has only a heading."""
-        return not (self.paragraphs or self.table or self.figures or self.code)
+        return not (self.paragraphs or self.table or self.figures or self.code or self.changes or self.notes)
 
     def as_markdown(self) -> str:
         """Return the section without its figures; an empty string if it has no other content."""
@@ -53,6 +67,9 @@ class Section:
             parts.append("\n".join([_row(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(_row, rows)]))
         if self.code:
             parts.append(f"```\n{self.code}\n```")
+        if self.changes:
+            parts.append("\n".join(f"- {change}" for change in self.changes))
+        parts += self.notes
         return "\n\n".join([f"## {self.heading}", *parts]) if parts else ""
 
 
@@ -64,12 +81,14 @@ class Report:
         title: title of the page.
         sections: sections in order.
         status: short text next to the title.
+        cards: key numbers below the title, in the HTML page only.
         interactive: whether the page contains the script for image sliders and for the values of curves.
     """
 
     title: str
     sections: Sequence[Section]
     status: str = ""
+    cards: Sequence[Card] = ()
     interactive: bool = False
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +10,10 @@ from typing import Any
 
 from mcir.atomic import check_writable, write_atomically
 from mcir.report.metric import Metric
+from mcir.report.option_changes import changed_options
 from mcir.report.page import Report, Section
 from mcir.report.records import Run, read_run
+from mcir.report.run_cards import run_cards
 from mcir.report.run_curves import curve_sections
 from mcir.report.run_pictures import picture_section
 
@@ -65,7 +66,8 @@ def build_report(runs: Sequence[Run]) -> Report:
     sections = [_results(runs), picture_section(runs), *curve_sections(runs)]
     sections += [_environment(runs), *_options(runs), _missing(runs)]
     status = runs[0].state if len(runs) == 1 else ""
-    return Report(" · ".join(run.name for run in runs), sections, status, interactive=True)
+    cards = run_cards(runs[0]) if len(runs) == 1 else []
+    return Report(" · ".join(run.name for run in runs), sections, status, cards, interactive=True)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -156,11 +158,9 @@ def _options(runs: Sequence[Run]) -> list[Section]:
     sections = []
     for run in runs[1:]:
         if runs[0].options and run.options:
-            first, second = runs[0].options.splitlines(), run.options.splitlines()
-            lines = list(difflib.unified_diff(first, second, lineterm=""))[2:]
-            changes = "\n".join("…" if line.startswith("@@") else line for line in lines)
-            heading = f"Options of {run.name} (+) compared with {runs[0].name} (−)"
-            sections.append(Section(heading, code=changes or "none"))
+            changes = changed_options(runs[0].options, run.options)
+            heading = f"Options of {run.name} that differ from {runs[0].name}"
+            sections.append(Section(heading, [] if changes else ["None."], changes=changes))
     for run in runs:
         heading = "Options" if len(runs) == 1 else f"All options of {run.name}"
         sections.append(Section(heading, code=run.options, folded=True))

@@ -7,48 +7,19 @@ from collections.abc import Mapping, Sequence
 from mcir.report.figures import Figure, Points, curves, spans_decades
 from mcir.report.page import Section
 from mcir.report.records import Run
-
-_STEP = {
-    "lr": ("Learning rate", "lr"),
-    "grad_norm": ("Norm of the gradient", "norm"),
-}
-_BALANCE = {
-    "grad_l_": ("L2 norm of the gradient of l_{} at the output", "norm"),
-    "ratio_": ("Gradient of {} over the gradient of the first loss, both at the output", "ratio"),
-    "cosine_": ("Cosine between the gradients of {} and the first loss", "cosine"),
-    "factor_": ("Factor that keeps the gradient ratio of {} constant", "factor"),
-    "weight_": ("Weight of {} including its factor", "weight"),
-}
-_SPEED = {
-    "images_per_s": ("Speed over all processes", "images/s"),
-    "data_time": ("Fraction of the time spent waiting for data", "fraction"),
-    "memory_mib": ("Memory", "MiB"),
-}
+from mcir.report.scalars import GROUPS, Scalar, describe
 
 
 def curve_sections(runs: Sequence[Run]) -> list[Section]:
     """Return sections with the curves of all metrics and all logged values."""
     names = list(dict.fromkeys(name for run in runs for name in run.scalars))
-    losses = {name: (name, "loss") for name in names if name.startswith("l_")}
-    balance = {
-        name: (caption.format(name.removeprefix(prefix)), label)
-        for name in names
-        for prefix, (caption, label) in _BALANCE.items()
-        if name.startswith(prefix)
-    }
-    others = {name: (name, "value") for name in names if name not in {**losses, **balance, **_STEP, **_SPEED}}
-    groups = {
-        "Losses": losses,
-        "Steps": _STEP,
-        "Gradients of the losses": balance,
-        "Other logged values": others,
-        "Speed and memory": _SPEED,
-    }
+    described = {name: describe(name) for name in names}
     sections = [Section("Quality", figures=_quality(runs))]
-    for heading, group in groups.items():
-        sections.append(
-            Section(heading, figures=[_scalar(runs, name, *group[name]) for name in group if name in names])
-        )
+    for heading in GROUPS:
+        scalars = {name: scalar for name, (group, scalar) in described.items() if group == heading}
+        figures = [_scalar(runs, name, scalar) for name, scalar in scalars.items()]
+        notes = [f"{name}: {scalar.explanation}" for name, scalar in scalars.items() if scalar.explanation]
+        sections.append(Section(heading, figures=figures, notes=notes))
     if names:
         sections[1].paragraphs.append(
             "For a noisy curve, the faint line shows the logged values, and the strong line their running mean over a "
@@ -78,11 +49,12 @@ def _quality(runs: Sequence[Run]) -> list[Figure]:
     return figures
 
 
-def _scalar(runs: Sequence[Run], name: str, caption: str, y_label: str) -> Figure:
+def _scalar(runs: Sequence[Run], name: str, scalar: Scalar) -> Figure:
     series = {run.name: run.scalars.get(name, []) for run in runs}
     logarithmic = spans_decades(value for points in series.values() for _, value in points)
     lines, marks = _labelled(series, name), _resumes(runs)
-    return curves(lines, caption, "iteration", y_label, marks=marks, logarithmic=logarithmic, smooth=True)
+    caption = f"{name}: {scalar.caption}" if scalar.caption else name
+    return curves(lines, caption, "iteration", scalar.label, marks=marks, logarithmic=logarithmic, smooth=True)
 
 
 def _labelled(series: Mapping[str, Points], name: str) -> Mapping[str, Points]:

@@ -46,13 +46,21 @@ def test_the_page_of_a_complete_run(tmp_path):
         "photographs: cat",
         "photographs: psnr",
         "photographs: ssim",
-        "l_pix",
-        "Learning rate",
-        "Norm of the gradient",
-        "Speed over all processes",
-        "Fraction of the time spent waiting for data",
-        "Memory",
+        "l_pix: pixel loss",
+        "lr: learning rate",
+        "grad_norm: norm of the gradient",
+        "images_per_s: speed",
+        "data_time: time spent waiting for data",
+        "memory_mib: memory",
     ]
+    cards = re.findall(r"<dt>([^<]+)</dt><dd><b>([^<]+)</b>", text.replace("\N{NO-BREAK SPACE}", " "))
+    assert cards == [
+        ("last psnr", "33.00 dB"),
+        ("gain in psnr", "+3.00 dB"),
+        ("best iteration", "400"),
+        ("speed", "40 images/s"),
+    ]
+    assert page.text.count("l_pix: Distance between output and ground truth") == 1
     assert "NVIDIA H200" in page.cells and "abc1234, with uncommitted changes" in page.cells
     assert "total_iter: 400" in page.text and "2026-11-21 12:00:00" in page.text
     assert text.count("<img ") == 6  # input, ground truth, four times
@@ -62,7 +70,7 @@ def test_the_page_of_a_complete_run(tmp_path):
 
 def test_the_page_is_self_contained_and_may_fetch_nothing(tmp_path):
     text, page = page_of(write_run(tmp_path / "run"))
-    assert not page.addresses and "link" not in page.tags
+    assert all(re.fullmatch(r"#section-\d+", address) for address in page.addresses) and "link" not in page.tags
     assert "default-src 'none'; img-src data:;" in text
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
 
@@ -121,20 +129,21 @@ def test_missing_files_are_listed(tmp_path):
         assert file in page.text
     folder = write_run(tmp_path / "begun", until=50)
     text, page = page_of(folder)
-    assert "No validation is recorded" in page.text and "l_pix" in captions(text) and "<img" not in text
+    assert "No validation is recorded" in page.text and "l_pix: pixel loss" in captions(text) and "<img" not in text
 
 
 def test_gradient_curves_and_other_values(tmp_path):
     folder = write_run(tmp_path / "run")
-    seen = {"l_neg": -1.0, "grad_l_neg": 1.0, "ratio_l_neg": 0.1, "weight_l_neg": 0.5, "accuracy": 0.7}
+    seen = {"l_neg": -1.0, "l_mine": 2.0, "grad_l_neg": 1.0, "ratio_l_neg": 0.1, "weight_l_neg": 0.5, "accuracy": 0.7}
     with (folder / "results.jsonl").open("a") as file:
         file.write(as_lines([train_line(410, **seen)]))
     text, _ = page_of(folder)
     for caption in (
-        "l_neg",
-        "L2 norm of the gradient of l_neg at the output",
-        "Gradient of l_neg over the gradient of the first loss, both at the output",
-        "Weight of l_neg including its factor",
+        "l_neg: contrastive loss",
+        "grad_l_neg: gradient of l_neg",
+        "ratio_l_neg: gradient of l_neg relative to the first loss",
+        "weight_l_neg: weight of l_neg",
+        "l_mine",
         "accuracy",
     ):
         assert captions(text).count(caption) == 1
@@ -191,7 +200,8 @@ def test_two_runs_share_their_drawings(tmp_path):
     assert re.findall(r'<polyline [^>]*data-name="(\w+)"', figure) == ["plain", "spn"]
     assert figure.count('stroke-dasharray="6 4"') == 1  # the same input
     assert '<option value="2" selected>plain</option>' in text and '<option value="3" selected>spn</option>' in text
-    assert "-name: plain\n+name: spn\n train:\n   total_iter: 400\n+  balance: 0.1" in page.text
+    changes = re.findall(r"<li><span>([\w.]+):</span> <del>(\S+)</del> → <ins>(\S+)</ins>", text)
+    assert changes == [("name", "plain", "spn"), ("train.balance", "nothing", "0.1")]
     assert "All options of spn" in page.text
 
 
