@@ -66,7 +66,7 @@ def test_the_distribution_does_not_have_the_name_of_another_project():
     assert project["name"] == "mcir-restoration"
     assert project["scripts"] == {"mcir": "mcir.command:main"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    wrong = re.compile(r"pip install [^\n]*\bmcir(?!-restoration)(?=[\[\"'\s`]|$)")
+    wrong = re.compile(r"pip install [^\n&]*\bmcir(?!-restoration)(?=[\[\"'\s`]|$)")
     found = []
     for name in tracked.splitlines():
         file = ROOT / name

@@ -35,7 +35,7 @@ class Check(OptionFileArguments):
 
     def run(self) -> int:
         """Print the problems, or what the run would do."""
-        from mcir.config import NotImportedError, load
+        from mcir.config import NotImportedError, OptionError, load
         from mcir.engine.loggers import log_to_console
         from mcir.engine.problems import check_run
 
@@ -45,6 +45,10 @@ class Check(OptionFileArguments):
         except NotImportedError as error:
             show(f"{error}\nNothing else is wrong. The classes above, their arguments and the cost were not checked.")
             return 0
+        except OptionError as error:
+            show_error(str(error))
+            show(f"\n{_conclusion(len(error.problems), 0)} Images and other files were not checked.")
+            return 1
         checked = check_run(options)
         if self.print:
             show(options.dump())
@@ -63,7 +67,7 @@ def _conclusion(problems: int, concern_tests: int) -> str:
     text = f"{problems} {'problem' if problems == 1 else 'problems'} found."
     if not concern_tests:
         return text
-    return f"{text} {concern_tests} of them concern the test sets, which a training does not read."
+    return f"{text} Only for the test sets, which a training does not read: {concern_tests}."
 
 
 @dataclass(kw_only=True)

@@ -83,7 +83,9 @@ def find_base(file: Path, name: str, location: Location) -> Path:
     Raises:
         OptionError: there is no such file; the message contains the closest name.
     """
-    path = file.parent / name
+    path = Path(os.path.normpath(file.parent / name))  # shorter in messages, unless `..` follows a link
+    if file_problem(path) is not None:
+        path = file.parent / name
     problem = file_problem(path)
     found = path if problem is None else find_in(shipped(), name)
     if found is None:

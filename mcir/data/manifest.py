@@ -151,7 +151,11 @@ def how_to_get(path: str | Path) -> str:
     _, end, manifest = found
     target = Path(*parts[:end])
     source = f"{manifest.title} is available at {manifest.url}. Put it into {target}."
-    return f"{source} `mcir prepare verify {manifest.name} {target}` checks it; see datasets/README.md."
+    check = f"`mcir prepare verify {manifest.name} {target}` checks it; see datasets/README.md."
+    if not manifest.prepare:
+        return f"{source} {check}"
+    commands = "".join(f"\n    {line}" for line in manifest.prepare.rstrip().splitlines())
+    return f"{source} {check} Prepare it in {Path(*parts[: end - len(Path(manifest.root).parts)])}:{commands}"
 
 
 def read_manifest(name: str) -> Manifest:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from mcir.config import DatasetOptions, Options
+from mcir.device import resolve_device
 from mcir.engine.batches import TrainBatches
 from mcir.engine.checkpoint import load_into, read_state
 from mcir.engine.distributed import DistContext
@@ -48,6 +49,9 @@ def check_run(options: Options) -> RunCheck:
     with run.collect():
         dry_run(options)
         cost = estimate(options)
+    with run.collect():
+        if isinstance(options.num_gpu, str) and options.num_gpu != "auto":
+            resolve_device(options.num_gpu, "num_gpu")
     with run.collect():
         build_metrics(options)
     images = [*run.training_images(), *run.evaluation_images("validation", options.datasets.val)]

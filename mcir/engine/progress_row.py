@@ -88,9 +88,7 @@ class ProgressRow:
                 return
             if len(row) < width:
                 break
-        text = Text(row, no_wrap=True)
-        text.truncate(width, overflow="ellipsis")
-        yield text
+        yield Text(row, no_wrap=True, overflow="ellipsis")
 
     def _facts(self, unit: str) -> tuple[list[str], list[str]]:
         """Return the facts to the left and to the right of the bar."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mcir.atomic import write_atomically
 from mcir.config import Options, load
 from mcir.data import sample_spec
 from mcir.device import best_device, memory_available
@@ -144,12 +145,12 @@ def _options(plan: Plan) -> Iterator[Options]:
     with tempfile.TemporaryDirectory(prefix="mcir-new-") as name:
         folder = Path(name)
         for kind, names in (("train", plan.data.train), ("val", plan.data.val)):
-            (folder / f"{kind}.txt").write_bytes(name_lines(names))
+            write_atomically(folder / f"{kind}.txt", name_lines(names))
         paths = (None if path is None else str(Path(path).resolve()) for path in (plan.data.gt, plan.data.lq))
         gt, lq = paths
         assert gt is not None
         file = folder / "draft.yml"
-        file.write_text(plan.text("draft.yml", "", gt, lq, "train.txt", "val.txt"), encoding="utf-8")
+        write_atomically(file, plan.text("draft.yml", "", gt, lq, "train.txt", "val.txt").encode())
         try:
             logger.setLevel(logging.ERROR)
             yield load(file)

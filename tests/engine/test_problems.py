@@ -21,6 +21,7 @@ BROKEN = {
     "a missing folder": ["datasets.train.dataroot_gt=nowhere"],
     "a missing validation folder": ["datasets.val.dataroot_gt=nowhere"],
     "a missing list": ["datasets.train.meta_info_file=nowhere.txt"],
+    "a device that is not available": ["num_gpu=mps"],
     "missing weights": ["path.pretrain_network_g=nowhere.pth"],
     "a missing state": ["path.resume_state=nowhere.state"],
     "weights that are no weights": ["path.pretrain_network_g=text.pth"],
@@ -54,7 +55,7 @@ def test_check_and_train_reject_the_same_with_the_same_message(folder, changes, 
     checked = capsys.readouterr()
     assert train(arguments) == 1
     trained = capsys.readouterr()
-    (first, *_) = [line for line in trained.err.splitlines() if line.startswith(("mcir: --set", "mcir: /"))]
+    (first, *_) = [line for line in trained.err.splitlines() if line.startswith("mcir: ")]
     assert first.removeprefix("mcir: ") in checked.err.replace("mcir check: ", "")
     assert not folder.path().exists()
 
@@ -73,6 +74,13 @@ def test_all_problems_are_reported_in_the_order_of_the_lines(folder, capsys):
     assert "training: not available" in output
 
 
+def test_a_file_that_cannot_be_read_ends_with_the_number_of_its_problems(folder, capsys):
+    assert main(["check", str(folder.option_file), "--set", "network_g.num_feat=-3", "train.total_iter=0"]) == 1
+    output, errors = capsys.readouterr()
+    assert "network_g.num_feat: expected an integer ≥ 1, got -3." in errors
+    assert output == "\n2 problems found. Images and other files were not checked.\n"
+
+
 def test_a_valid_file_is_described(folder, capsys):
     assert main(["check", str(folder.option_file)]) == 0
     output, errors = capsys.readouterr()
@@ -87,8 +95,9 @@ def test_problems_of_test_sets_are_counted_separately(folder, capsys):
     folder.write(tree)
     assert main(["check", str(folder.option_file)]) == 1
     output, errors = capsys.readouterr()
-    assert output.endswith("1 problem found. 1 of them concern the test sets, which a training does not read.\n")
+    assert output.endswith("1 problem found. Only for the test sets, which a training does not read: 1.\n")
     assert "Urban100 is available at https://github.com/jbhuang0604/SelfExSR. Put it into datasets/Urban100." in errors
+    assert "  for scale in 2 3 4; do mcir prepare lr Urban100/HR Urban100/LR_bicubic/X$scale" in errors
 
 
 def test_every_data_set_is_recognized_by_its_folder():
