@@ -13,6 +13,7 @@ from mcir.new import timing
 
 PAGE = Path(__file__).parents[1] / "docs" / "photographs.md"
 SHORT = ("train.total_iter=4", "train.scheduler.T_max=4", "val.val_freq=2", "logger.save_checkpoint_freq=2")
+LONGER = ("train.total_iter=6",)
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def follow(tmp_path, monkeypatch):
             words = shlex.split(line)
             assert words[0] == "mcir"
             short = ["--set", *SHORT] if words[1] in ("train", "check") else []
+            short += LONGER if "--auto_resume" in words else []
             assert cli.main([*words[1:], *short]) == 0, line
 
     return follow
@@ -58,7 +60,7 @@ def test_from_the_folder_to_a_restored_photograph(follow):
     assert "coffee" in Path("my_val.txt").read_text() and "coffee" not in Path("my_train.txt").read_text()
     assert list(json.loads(Path("compared/metrics.json").read_text())["images"]) == ["coffee.png"]
     assert Path("compared/comparisons/coffee.png").is_file()
-    assert Path("experiments/my/report.html").is_file()
+    assert Path("experiments/my/report.html").is_file() and Path("experiments/my/models/net_g_6.pth").is_file()
 
 
 @pytest.mark.slow
