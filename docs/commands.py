@@ -26,6 +26,7 @@ def setup(app: "Sphinx") -> "ExtensionMetadata":
 def _insert(app: "Sphinx", page: str, source: list[str]) -> None:
     if MARK in source[0]:
         source[0] = source[0].replace(MARK, reference())
+        app.env.note_reread()  # the commands may change although the page does not
 
 
 def reference() -> str:
