@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from markupsafe import Markup
 
+from mcir.report.axes import LIMIT, powers, tick_label, ticks, value_range
 from mcir.report.comparison import Picture
 
 Points = Sequence[tuple[float, float]]
 
-_LIMIT = 1e200  # larger values are not drawn, so that differences and margins stay finite
 _COLORS = ("#2a7fc4", "#dd7418", "#2c965a", "#c4457c", "#7d68d2", "#977431", "#3797a8", "#818181")
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 20, 32, 40  # margins of the plot
@@ -106,18 +106,24 @@ def spans_decades(values: Iterable[float], decades: float = 2) -> bool:
 def bars(
     values: Mapping[str, float], caption: str, y_label: str, limits: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Draw one bar per value, starting at zero. ``limits`` are the ends of error bars, by name."""
+    """Draw one bar per value, starting at zero. ``limits`` are the ends of error bars, by name.
+
+    If the names do not fit below the bars, the bars have numbers, and the names are in the legend.
+    """
     limits = {name: ends for name, ends in (limits or {}).items() if all(map(math.isfinite, ends))}
     heights = [0.0, *values.values(), *(end for ends in limits.values() for end in ends)]
     plot = _Plot([(0, height) for height in heights] + [(len(values), 0)], "", y_label, x_ticks=False)
+    fit = max(map(len, values), default=0) * _DIGIT * len(values) <= _WIDTH - plot.left - _RIGHT
     for number, (name, value) in enumerate(values.items()):
         middle = plot.bar(number + 0.2, number + 0.8, value, _COLORS[0] if value >= 0 else _COLORS[1])
         if name in limits:
             low, high = (plot.y(end) for end in limits[name])
             plot.add(f'<path d="M{middle:.1f} {low:.1f}V{high:.1f}" stroke="currentColor" stroke-width="1.5"/>')
-        plot.text(middle, _HEIGHT - _BOTTOM + 16, name, "middle")
+        plot.text(middle, _HEIGHT - _BOTTOM + 16, name if fit else str(number + 1), "middle")
     plot.zero_line()
-    return Figure(caption, plot.markup(caption), "drawing")
+    entries = [Markup("<span><b>{}</b> {}</span>").format(number, name) for number, name in enumerate(values, 1)]
+    legend = Markup('<p class="legend">{}</p>').format(Markup().join(entries)) if not fit else Markup()
+    return Figure(caption, plot.markup(caption) + legend, "drawing")
 
 
 def grouped_bars(series: Mapping[str, Mapping[str, float]], caption: str, y_label: str) -> Figure:
@@ -161,19 +167,19 @@ class _Plot:
     ) -> None:
         points = points or [(0.0, 1.0)]
         self._logarithmic, self._is_curve, self._x_label = logarithmic, x_ticks, x_label
-        self._x = _range([x for x, _ in points])
-        low, high = _range([self._level(y) for _, y in points], 1e-4)
+        self._x = value_range([x for x, _ in points])
+        low, high = value_range([self._level(y) for _, y in points], 1e-4)
         margin = 0.05 * (high - low)
         self._y = (low - margin, high + margin)
         self._parts: list[Markup] = []
-        levels = [(self.y(value), _label(value)) for value in (_powers if logarithmic else _ticks)(*self._y)]
+        levels = [(self.y(value), tick_label(value)) for value in (powers if logarithmic else ticks)(*self._y)]
         self.left = max([_LEFT, *(6 + _DIGIT * len(label) for _, label in levels)])
         for level, label in levels:
             path = f"M{self.left} {level:.1f}H{_WIDTH - _RIGHT}"
             self.add(f'<path d="{path}" stroke="currentColor" stroke-opacity="0.15"/>')
             self.text(self.left - 6, level + 4, label, "end")
-        for value in _ticks(*self._x) if x_ticks else ():
-            at, label = self.x(value), _label(value)
+        for value in ticks(*self._x) if x_ticks else ():
+            at, label = self.x(value), tick_label(value)
             overflows = at + _DIGIT / 2 * len(label) > _WIDTH
             self.text(_WIDTH if overflows else at, _HEIGHT - _BOTTOM + 16, label, "end" if overflows else "middle")
         self.text((self.left + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle")
@@ -246,7 +252,7 @@ def _legend_entry(style: str, color: str, name: str, value: float) -> Markup:
 
 def _can_be_drawn(point: tuple[float, float], logarithmic: bool) -> bool:
     x, y = point
-    return abs(x) < _LIMIT and (1 / _LIMIT < y < _LIMIT if logarithmic else abs(y) < _LIMIT)  # false for NaN
+    return abs(x) < LIMIT and (1 / LIMIT < y < LIMIT if logarithmic else abs(y) < LIMIT)  # false for NaN
 
 
 def _reduced(positions: Points) -> Points:
@@ -267,37 +273,3 @@ def _running_mean(points: Points) -> list[tuple[float, float]]:
     values = np.array([y for _, y in points])
     means = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
     return [(x, mean) for (x, _), mean in zip(points, means.tolist(), strict=True)]
-
-
-def _range(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
-    """Return the lowest and the highest value, or a wider range if their relative difference is at most ``least``."""
-    low, high = min(values), max(values)
-    largest = max(abs(low), abs(high))
-    if largest < 1 / _LIMIT:  # floats have no numbers for the ticks between such values
-        return -0.5, 0.5
-    half = max(0.5, largest * 1e-12) if largest >= 1 else largest / 2
-    return (low, high) if high - low > max(least, 1e-12) * largest else (low - half, high + half)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers in a range."""
-    rough = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _powers(low: float, high: float) -> list[float]:
-    """Return up to seven powers of ten in a range of logarithms. If there are at most two, add multiples by 2 and 5."""
-    exponents = range(math.ceil(low), math.floor(high) + 1)
-    powers = [10.0**exponent for exponent in exponents[:: math.ceil(len(exponents) / 7) or 1]]
-    if len(powers) > 2:
-        return powers
-    finer = [
-        factor * 10.0**exponent for exponent in range(math.floor(low), math.ceil(high) + 1) for factor in (1, 2, 5)
-    ]
-    return [value for value in finer if low <= math.log10(value) <= high]
-
-
-def _label(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 and value == round(value) else f"{value:g}"

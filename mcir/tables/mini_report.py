@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
 from statistics import fmean
 from typing import Any, TypeAlias
 
@@ -15,6 +14,7 @@ from mcir.report.page import Report, Section
 from mcir.tables.cache import Record
 from mcir.tables.commands import StudyCommand
 from mcir.tables.formatting import MISSING, counted, mean_of, signed
+from mcir.tables.method_order import best_first, order_sentences
 from mcir.tables.paired_stats import ALPHA, PairedDifference, compare
 from mcir.tables.residuals import residuals_sections
 from mcir.tables.study import Study
@@ -78,18 +78,19 @@ def mini_report(
     tasks = list(dict.fromkeys(task for task, _ in groups))
     images = "the bundled photographs" if command.data is None else f"the images of {command.data}"
     introduction = _introduction(study, command, records, pretrained, {"images": images, **(numbers or {})})
-    sections = [Section("What the results mean", [*introduction, *_findings(study, comparisons)])]
-    sections += [_task(study, task, groups, comparisons) for task in tasks]
+    sections = [_task(study, task, groups, comparisons) for task in tasks]
     if pretrained:
         titles = {method: study.title_of(method) for method in study.methods}
         sections += [*residuals_sections(pretrained, titles), _pretrainings(study, pretrained)]
+    sections.append(_tests(study, comparisons))
+    sections.append(Section("What the results mean", [*introduction, *_findings(study, comparisons)]))
     data = {
         "mcir": mcir.__version__,
         "quick": command.quick,
         study.flag.removeprefix("--"): command.features,
         "images": images,
         **(numbers or {}),
-        "orders": {task: _best_first(_means(groups, task)) for task in tasks},
+        "orders": {task: best_first(_means(groups, task)) for task in tasks},
         **({"paper": {task: study.paper[task] for task in tasks}} if study.paper else {}),
         "comparisons": [
             _comparison_data(study, part, groups[part.task, part.method], len(comparisons)) for part in comparisons
@@ -183,16 +184,16 @@ def _sentence(study: Study, part: Comparison) -> str:
 
 
 def _task(study: Study, task: str, groups: _Groups, comparisons: Sequence[Comparison]) -> Section:
-    means, tests = _means(groups, task), len(comparisons)
+    means = _means(groups, task)
     own = {part.method: part for part in comparisons if part.task == task}
     with_times = any(part.slowdown is not None for part in own.values())
     gain = f"{study.title_of(study.reference)} minus this method" if study.reference_first else "gain"
-    head = ["method", "PSNR", "SSIM", gain, "95 % interval", "seeds better", "p", "adjusted p", "detectable"]
+    head = ["method", "PSNR", "SSIM", gain, "95 % interval", "adjusted p"]
     rows = [[*head, *(["time per step", "gradient ratio"] if with_times else []), "verdict"]]
-    for method in _best_first(means) if study.paper else means:
+    for method in best_first(means) if study.paper else means:
         psnr, ssim = ([float(record[key]) for record in groups[task, method]] for key in ("psnr", "ssim"))
         cells = [study.title_of(method), mean_of(psnr, 3), mean_of(ssim, 4)]
-        cells += _comparison_cells(own[method], tests, with_times) if method in own else [MISSING] * (len(rows[0]) - 3)
+        cells += _comparison_cells(own[method], with_times) if method in own else [MISSING] * (len(rows[0]) - 3)
         rows.append(cells)
     values = [record.get("psnr_of_input") for method in means for record in groups[task, method]]
     paragraphs = [_input_sentence(study, task, float(next(filter(None, values), math.nan)), means)]
@@ -208,13 +209,25 @@ def _task(study: Study, task: str, groups: _Groups, comparisons: Sequence[Compar
             f"{signed(min(weak_gains), 3)} … {signed(max(weak_gains), 3)} dB. Differences of that size between two "
             "trainings of this task are chance."
         )
-    paragraphs += _paper_order(study, task, means)
-    return Section(study.tasks[task], paragraphs, rows, _figures(study, task, groups, list(own.values())))
+    paragraphs += order_sentences(study, task, means)
+    figures = _figures(study, task, groups, list(own.values()))
+    return Section(study.tasks[task], table=rows, figures=figures, notes=paragraphs)
 
 
-def _comparison_cells(part: Comparison, tests: int, with_times: bool) -> list[str]:
-    detectable = [part.difference.smallest_detectable(), part.difference.smallest_detectable(tests)]
-    cells = [*part.difference.cells(), " / ".join(f"{v:.3f}" for v in detectable if v is not None) or MISSING]
+def _tests(study: Study, comparisons: Sequence[Comparison]) -> Section:
+    """Return the section with the statistics of all comparisons."""
+    rows = [["method", "task", "seeds better", "p", "adjusted p", "detectable"]]
+    for part in comparisons:
+        _, _, better, p, adjusted = part.difference.cells()
+        limits = [part.difference.smallest_detectable(tests) for tests in (1, len(comparisons))]
+        detectable = " / ".join(f"{limit:.3f}" for limit in limits if limit is not None) or MISSING
+        rows.append([study.title_of(part.method), study.tasks[part.task], better, p, adjusted, detectable])
+    return Section("Tests of all comparisons", table=rows if comparisons else [])
+
+
+def _comparison_cells(part: Comparison, with_times: bool) -> list[str]:
+    mean, interval, _, _, adjusted = part.difference.cells()
+    cells = [mean, interval, adjusted]
     if with_times:
         cells.append(MISSING if part.slowdown is None else f"{part.slowdown:.2f}")
         cells.append(MISSING if part.ratio is None else f"{part.ratio:.2g}")
@@ -223,28 +236,9 @@ def _comparison_cells(part: Comparison, tests: int, with_times: bool) -> list[st
 
 def _input_sentence(study: Study, task: str, value: float, means: Mapping[str, float]) -> str:
     subject = "Bicubic enlargement of the input has" if task == "sr" else "The degraded images themselves have"
-    worse = [study.short_title_of(method) for method in _best_first(means) if not means[method] > value]
+    worse = [study.short_title_of(method) for method in best_first(means) if not means[method] > value]
     rest = f"these methods are not better: {', '.join(worse)}" if worse else "every method is better"
     return f"{subject} {value:.2f} dB; {rest}."
-
-
-def _paper_order(study: Study, task: str, means: Mapping[str, float]) -> list[str]:
-    """Return the order of the methods here and in the paper, and where they differ."""
-    if not study.paper:
-        return []
-    here = f"Order here: {' > '.join(f'{method} {means[method]:.2f}' for method in _best_first(means))}."
-    chains = [[[name for name in group if name in means] for group in chain] for chain in study.paper[task]]
-    chains = [[group for group in chain if group] for chain in chains]
-    known = [" > ".join(", ".join(group) for group in chain) for chain in chains if len(chain) > 1]
-    pairs = [pair for chain in chains for first, second in combinations(chain, 2) for pair in product(first, second)]
-    if not pairs:
-        return [here]
-    swapped = [(worse, better) for better, worse in pairs if not means[better] > means[worse]]
-    text = f"Order in the paper: {'; '.join(known)}. {len(pairs) - len(swapped)} of "
-    text += f"{counted(len(pairs), 'pair')} have the same order here"
-    if swapped:
-        text += f"; the others: {', '.join(f'{a} − {b} = {signed(means[a] - means[b], 3)} dB' for a, b in swapped)}"
-    return [here, f"{text}."]
 
 
 def _figures(study: Study, task: str, groups: _Groups, comparisons: Sequence[Comparison]) -> list[Figure]:
@@ -292,8 +286,3 @@ def _psnr(group: Sequence[Record]) -> list[float]:
 
 def _means(groups: _Groups, task: str) -> dict[str, float]:
     return {method: fmean(_psnr(group)) for (name, method), group in groups.items() if name == task}
-
-
-def _best_first(means: Mapping[str, float]) -> list[str]:
-    """Return the methods by decreasing mean; a method that diverged comes last."""
-    return sorted(means, key=lambda method: -math.inf if math.isnan(means[method]) else means[method], reverse=True)

@@ -87,3 +87,10 @@ def test_a_drawing_of_one_point_or_none():
     for series in ({"a": [(1, 30.0)]}, {"a": []}, {}):
         Page(curves(series, "", "x", "y").markup)
     Page(bars({"a": 0.0}, "", "dB").markup)
+
+
+def test_names_that_do_not_fit_below_bars_are_in_the_legend():
+    names = [f"a long name {number}" for number in range(9)]
+    markup = bars(dict.fromkeys(names, 1.0), "", "dB").markup
+    assert not [text for text in re.findall(r"<text [^>]*>([^<]*)</text>", markup) if "name" in text]
+    assert re.findall(r"<span><b>(\d)</b> a long name (\d)</span>", markup) == [(str(n + 1), str(n)) for n in range(9)]

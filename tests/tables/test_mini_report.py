@@ -19,7 +19,7 @@ STUDY, RCL = read_study("mini"), read_study("rcl-mini")
 
 
 def text_of(report):
-    return " ".join(text for section in report.sections for text in section.paragraphs)
+    return " ".join(text for section in report.sections for text in (*section.paragraphs, *section.notes))
 
 
 # -- mini -------------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_losses_are_shown_as_losses():
 def test_numbers_and_nouns_agree():
     one = report([record("plain", 0, 30.0), record("spn", 0, 30.1)])[0].as_markdown()
     assert "2 trainings on" in one and ", 1 seed each" in one and "for the 1 comparison on this page" in one
-    assert "| – | 1.00 | 0.12 | not significant |" in one  # a single seed shows nothing
+    assert "| 1 | 1.00 | 0.12 | not significant |" in one and "| – |" in one  # a single seed shows nothing
     alone = report([record("plain", 0, 30.0)])[0].as_markdown()
     assert "1 training on" in alone and "comparison" not in alone
 
