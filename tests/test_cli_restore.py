@@ -60,6 +60,18 @@ def test_a_folder_a_file_and_a_pattern(here, capsys):
     assert files("globbed") == ["deep er/b ü_x2.png"]
 
 
+def test_skipped_files_are_counted_by_type(here, capsys):
+    for name in ("b.gif", "deep er/c.GIF", "notes.txt", ".hidden.txt", ".cache/d.gif", "out/old.txt"):
+        Path("photos", name).parent.mkdir(exist_ok=True)
+        Path("photos", name).touch()
+    assert restore("photos", "-w", "x2.pth", "-o", "photos/out") == 0
+    assert "Skipped: 2 GIF, 1 TXT.\n" in capsys.readouterr().out
+    assert restore("photos", "photos/deep er", "-w", "x2.pth", "-o", "photos/out", "--suffix", "_x2") == 0
+    assert "Skipped: 2 GIF, 1 TXT.\n" in capsys.readouterr().out
+    assert restore("photos/a.png", "-w", "x2.pth") == 0
+    assert "Skipped" not in capsys.readouterr().out
+
+
 def test_all_options(here):
     save("gt/a.png", noise(33, 41))
     save("gt/b ü.png", noise(40, 32))

@@ -1,8 +1,9 @@
-"""List the image files in a folder."""
+"""List the image files in a folder, and count its other files."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -29,7 +30,27 @@ def list_images(root: str | Path, report: Report, excluded: Sequence[Path] = ())
             files, such as named pipes. They are not opened.
         excluded: subfolders that are not searched.
     """
-    return _Search(str(root), report, excluded).run()
+    search = _Search(str(root), report, excluded)
+    search.run()
+    return sorted(search.keys)
+
+
+def list_others(root: str | Path, excluded: Sequence[Path] = ()) -> list[str]:
+    """Return the paths of the files that are not images, searched as :func:`list_images` searches images.
+
+    Args:
+        root: folder to search.
+        excluded: subfolders that are not searched.
+    """
+    search = _Search(str(root), lambda name, reason: None, excluded)
+    search.run()
+    return sorted(search.others)
+
+
+def describe_others(names: Iterable[str]) -> str:
+    """Return the number of files by type, the most frequent first: ``3 GIF, 1 TXT``."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)  # noqa: PTH122 (called for many names)
+    return ", ".join(f"{count} {suffix[1:].upper() or 'without extension'}" for suffix, count in suffixes.most_common())
 
 
 def is_image(name: str) -> bool:
@@ -42,18 +63,18 @@ class _Search:
         self._root = root
         self._report = report
         self._closed = _identities((*Path(root).resolve().parents, *excluded)) - _identities([Path(root)])
-        self._keys: list[str] = []
+        self.keys: list[str] = []
+        self.others: list[str] = []
 
-    def run(self) -> list[str]:
+    def run(self) -> None:
         own: set[_Identity] = set()
         for link in self._walk("", own):
             visited, links = set(own), [link]
             for part in links:  # grows: the linked folder may contain links
                 links += self._walk(part, visited)
-        return sorted(self._keys)
 
     def _walk(self, start: str, visited: set[_Identity]) -> list[str]:
-        """Add the images in a folder and its real subfolders, and return the links to folders, sorted."""
+        """Add the files in a folder and its real subfolders, and return the links to folders, sorted."""
         links, pending = [], [start]
         while pending:
             prefix = pending.pop()
@@ -80,7 +101,7 @@ class _Search:
         return sorted(links)
 
     def _add(self, entry: os.DirEntry[str], key: str) -> None:
-        """Add a file with the extension of an image; report one that cannot be opened, and links to missing folders."""
+        """Add a file; report one with the extension of an image that cannot be opened, and links to missing folders."""
         problem = None
         if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
             if is_image(entry.name) or "." not in entry.name:
@@ -88,7 +109,9 @@ class _Search:
         elif is_image(entry.name):
             problem = None if entry.is_file(follow_symlinks=False) else file_problem(entry.path)
             if problem is None:
-                self._keys.append(key)
+                self.keys.append(key)
+        else:
+            self.others.append(key)
         if problem is not None:
             self._report(f"{self._root}/{key}", problem)
 

@@ -13,10 +13,11 @@ from mcir.atomic import atomic_file, write_atomically
 from mcir.config import Options, load
 from mcir.console import Console
 from mcir.data.errors import MAX_LISTED
+from mcir.data.listing import describe_others
 from mcir.engine.dry_run import dry_run
 from mcir.new.choose import choose
 from mcir.new.duration import format_duration
-from mcir.new.folders import Inspected, Usable, counted, describe_others, inspect_folder, usable_images, usable_pairs
+from mcir.new.folders import Inspected, Usable, counted, inspect_folder, usable_images, usable_pairs
 from mcir.new.plan import Contrastive, Data, Plan, name_lines, relative, split
 from mcir.new.tasks import TASKS, TaskName
 from mcir.paths import name_problem

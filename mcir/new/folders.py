@@ -6,11 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mcir.data.codec import ImageInfo
 from mcir.data.errors import MAX_LISTED, DataError
-from mcir.data.listing import is_image
+from mcir.data.listing import describe_others, list_others
 from mcir.data.matching import FilenameTemplate, match_names
 from mcir.data.storage import Folder, open_storage, read_info
 
@@ -26,13 +25,13 @@ class Inspected:
         root: path as the user wrote it.
         infos: headers of the readable images, by key.
         problems: unreadable images, one line each.
-        others: number of files that are not images, by extension.
+        others: paths of the files that are not images.
     """
 
     root: str
     infos: dict[str, ImageInfo] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
 
     def keys(self) -> list[str]:
         """Return the keys of the readable images."""
@@ -95,17 +94,12 @@ def inspect_folder(root: str) -> Inspected:
         if info is not None:
             found.infos[key] = info
     if isinstance(storage, Folder):
-        found.others = _other_files(storage.root)
+        found.others = list_others(storage.root)
     if not found.infos:
         other = f" It contains {describe_others(found.others)}." if found.others else ""
         unreadable = "".join(f"\n  {problem}" for problem in found.problems[:MAX_LISTED])
         raise DataError(f"{root}: there is no readable image (PNG, JPEG, TIFF, WebP, BMP, PPM).{other}{unreadable}")
     return found
-
-
-def describe_others(others: Counter[str]) -> str:
-    """Return the number of other files by type: ``3 .gif, 1 .txt``."""
-    return ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in others.most_common(5))
 
 
 def usable_images(gt: Inspected, scale: int) -> Usable:
@@ -198,19 +192,6 @@ def _check_order(gt: Inspected, lq: Inspected, matched: Sequence[tuple[str, str]
             f"The degraded images in {lq.root} are larger than the ground truths in {gt.root}: "
             "expected --lq for the degraded images and --gt for the good ones. Swap the two folders."
         )
-
-
-def _other_files(root: Path) -> Counter[str]:
-    """Count the files in a folder that are not images, by extension; hidden ones are skipped."""
-    counts: Counter[str] = Counter()
-    for _, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        counts.update(
-            os.path.splitext(name)[1].lower()  # noqa: PTH122 (called for many names)
-            for name in files
-            if not name.startswith(".") and not is_image(name)
-        )
-    return counts
 
 
 def counted(number: int, noun: str) -> str:

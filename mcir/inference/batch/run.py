@@ -16,6 +16,7 @@ from mcir.config import network_section
 from mcir.console import Console
 from mcir.data.codec import encode_png
 from mcir.data.errors import DataError
+from mcir.data.listing import describe_others
 from mcir.inference.batch.pipeline import pipelined
 from mcir.inference.batch.plan import (
     Task,
@@ -28,7 +29,7 @@ from mcir.inference.batch.plan import (
 from mcir.inference.batch.problems import Problems, is_fatal, reason_of, table_width
 from mcir.inference.batch.progress import BatchProgress
 from mcir.inference.batch.scores import Scores, draw_comparison, score, scores_table, write_scores
-from mcir.inference.batch.search import find_images
+from mcir.inference.batch.search import find_images, skipped_files
 from mcir.inference.batch.settings import FolderSettings
 from mcir.inference.images import QUALITY, Picture, PictureError, read_picture, with_bits, write_picture
 from mcir.inference.images.writing import FORMATS
@@ -63,7 +64,9 @@ class _Run:
         self.stop = threading.Event()
         gt = settings.gt
         truths = find_ground_truths(gt) if gt else []
-        found = find_images(settings.inputs, [settings.out, *([gt] if gt else [])], self.problems.report)
+        excluded = [settings.out, *([gt] if gt else [])]
+        found = find_images(settings.inputs, excluded, self.problems.report)
+        self.skipped = describe_others(map(str, skipped_files(settings.inputs, excluded)))
         self.out, self.jobs = plan_outputs(
             found,
             settings.out,
@@ -99,6 +102,8 @@ class _Run:
         existing = sum(task.exists for task in tasks)
         network = f"{self.restorer.architecture}, ×{self.scale}, on {self.restorer.device}"
         self.console.print(f"{network}: {len(tasks) - existing} to restore, {existing} exist already")
+        if self.skipped:
+            self.console.print(f"Skipped: {self.skipped}.")
         todo = [task for task in tasks if task.is_evaluated or not task.exists]
         groups = batches(todo, self.settings.batch, self.bytes_of, MEMORY_LIMIT)
         with BatchProgress(self.console, len(todo), sum(task.megapixels for task in todo)) as progress:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcir.data.errors import DataError, raise_data_errors
-from mcir.data.listing import EXTENSIONS, Report, is_image, list_images
+from mcir.data.listing import EXTENSIONS, Report, is_image, list_images, list_others
 from mcir.paths import expand_path, file_problem
 
 _WILDCARDS = frozenset("*?[")
@@ -66,6 +66,20 @@ def find_images(inputs: Sequence[str], excluded: Sequence[Path], report: Report)
     for image in found:
         unique.setdefault(os.path.abspath(image.source), image)  # noqa: PTH100 (links are not resolved)
     return list(unique.values())
+
+
+def skipped_files(inputs: Sequence[str], excluded: Sequence[Path]) -> set[Path]:
+    """Return the files in the folders among the inputs that are not images; hidden ones are left out.
+
+    Args:
+        inputs: paths or patterns, as in :func:`find_images`.
+        excluded: folders that are not searched.
+    """
+    excluded = [expand_path(folder).resolve() for folder in excluded]
+    folders = {path for path in map(expand_path, filter(None, inputs)) if path.is_dir()}
+    if len(inputs) > 1:
+        folders = {path for path in folders if path.resolve() not in excluded}
+    return {path.absolute() / key for path in folders for key in list_others(path, excluded)}
 
 
 def _in_folder(folder: Path, root: Path, excluded: Sequence[Path], report: Report) -> list[Found]:
