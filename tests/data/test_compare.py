@@ -15,6 +15,7 @@ FAKE = Manifest.model_validate(
     {
         **dict.fromkeys(("name", "root", "what", "source", "terms", "version"), "fake"),
         "title": "Fake",
+        "url": "https://example.org",
         "task": "dehazing",
         "folders": [
             {"path": "gt", "content": "clear", "images": 3, "names": r"\d+\.png", "sizes": {"*": ["24x20", "28x24"]}},

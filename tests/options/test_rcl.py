@@ -88,5 +88,5 @@ def test_check_prints_the_cost_of_a_pre_training_step(capsys):
         assert main([*arguments, *PRETRAIN, f"datasets.train.batch_size_per_gpu={batch}"]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "FLOPs of a step" in line]
         assert f"(batch size {batch}, one process)" in line
-        gflops[batch] = float(line.split()[5].replace(",", ""))
+        gflops[batch] = float(line.split()[4].replace(",", ""))
     assert gflops[4] == pytest.approx(2 * gflops[2], abs=0.2) and gflops[2] > 0
