@@ -50,14 +50,14 @@ def resolve_paths(root: Node) -> None:
         if kind.is_output or text in ("", *kind.names) or Path(text).is_absolute():
             continue
         here = Path.cwd()
-        beside = here if node.location.line is None else Path(node.location.source).parent.resolve()
-        if not os.path.exists(beside / text):  # noqa: PTH110 (any text, also with zero bytes)
+        option_folder = here if node.location.line is None else Path(node.location.source).parent.resolve()
+        if not os.path.exists(option_folder / text):  # noqa: PTH110 (any text, also with zero bytes)
             if not os.path.exists(text):  # noqa: PTH110
-                node.location = node.location._replace(note=_places(text, beside, here))
-            elif not any(map(beside.is_relative_to, (here, shipped().resolve()))):
+                node.location = node.location._replace(note=_places(text, option_folder, here))
+            elif not any(map(option_folder.is_relative_to, (here, shipped().resolve()))):
                 elsewhere.append(dotted(key))
-        elif beside != here:
-            node.value = str(beside / text)
+        elif option_folder != here:
+            node.value = str(option_folder / text)
             if os.path.exists(text) and not os.path.samefile(text, node.value):  # noqa: PTH110, PTH121
                 ambiguous.append(f"{dotted(key)}: '{text}' exists in both. {node.value} is used.")
     if elsewhere:
@@ -67,15 +67,15 @@ def resolve_paths(root: Node) -> None:
         logging.getLogger("mcir").warning("%s", "\n  ".join([rule, *ambiguous]))
 
 
-def _places(text: str, beside: Path, here: Path) -> str:
+def _places(text: str, option_folder: Path, here: Path) -> str:
     places = [f"{here} (the current folder)"]
-    if beside != here:
-        places.insert(0, f"{beside} (the folder of the option file)")
+    if option_folder != here:
+        places.insert(0, f"{option_folder} (the folder of the option file)")
     return f"'{text}' was looked up in {' and in '.join(places)}."
 
 
 def _paths(root: Node) -> Iterator[_Path]:
-    """Yield the options with paths, according to the types of the sections. What has another form is passed over."""
+    """Yield the options with paths, according to the types of the sections. Values of another form are ignored."""
     sections = dict(_SECTIONS)
     sections |= {(key,): ArchSection for key in root.value if str(key).startswith("network_")}
     model = root.child("model_type")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.text import Text
 
+from mcir.atomic import check_writable
 from mcir.config import Options
 from mcir.engine.batches import TrainBatches, loaded_ahead
 from mcir.engine.checkpoint import CheckpointError, Checkpoints, NetworkFile, TrainingState, archive_run, load_into
@@ -67,6 +68,7 @@ class Trainer:
         with dist.rank_zero_first():
             if dist.is_rank_zero:
                 dry_run(options, dist.world_size)
+                check_writable(self.folder)
                 self._resources.enter_context(lock_run_dir(self.folder))
         self.checkpoints = Checkpoints(self.folder, options.logger.keep_checkpoints)
 
@@ -313,7 +315,7 @@ class Trainer:
         if processes:
             minutes = self.options.dist_params.timeout_minutes
             self.log.log_text(
-                f"a process that waits {minutes:g} minutes for another one ends (dist_params.timeout_minutes)"
+                f"A process fails if it waits {minutes:g} minutes for another one (dist_params.timeout_minutes)."
             )
         self.log.log_changes(self._changes)
         self.log.record_start(self.options.dump(), facts)

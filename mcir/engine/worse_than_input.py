@@ -20,10 +20,8 @@ def worse_than_input(options: Options, evaluations: Sequence[Evaluation], traine
             if score.gain < 0:
                 value, of_input = (format_value(number, score.unit) for number in (score.mean, score.of_input))
                 causes = ", ".join(_training_causes(options) if trained else _testing_causes(options))
-                return (
-                    f"The result is worse than the input: {name} of {evaluation.name} is {value}, {of_input} of "
-                    f"{evaluation.baseline}. Usual causes: {causes}."
-                )
+                values = f"{name} {value}, {evaluation.baseline} {of_input} ({evaluation.name})"
+                return f"The result is worse than the input: {values}. Usual causes: {causes}."
     return None
 
 
@@ -35,8 +33,8 @@ def _training_causes(options: Options) -> Iterator[str]:
         yield f"the learning rate (train.optim_g.lr: {rate:g})"
     if options.datasets.train.section.get("dataroot_lq"):
         yield "degraded and clear images that are swapped or misaligned (datasets.train)"
-    if options.scale != 1:
-        yield f"a wrong scale (scale: {options.scale})"
+        if options.scale != 1:
+            yield f"a wrong scale (scale: {options.scale})"
     if contrastive := model.get("contrastive_opt"):
         weight = contrastive.get("loss_weight", "its default")
         yield f"a contrastive loss that dominates (train.contrastive_opt.loss_weight: {weight})"

@@ -84,10 +84,10 @@ def _larger(plan: Plan, step: float, budget: float, seconds: float) -> tuple[Pla
 def _published(plan: Plan) -> Plan:
     """Return a plan with the time of the published recipe, if a step fits into the memory."""
     cost = _cost(plan)
-    plan = _validated(replace(plan, parameters=cost.parameters, memory=_bytes(cost)), _MAX_VAL_PIXELS)
+    plan = _validated(replace(plan, parameters=cost.parameters, memory=cost.memory_bytes), _MAX_VAL_PIXELS)
     parts = plan.network.batch if plan.device == "cpu" else 1  # a step of a large batch may take minutes
     trial = replace(plan, network=replace(plan.network, batch=plan.network.batch // parts))
-    if _bytes(_cost(trial)) > _free_memory(plan.device):
+    if _cost(trial).memory_bytes > _free_memory(plan.device):
         return plan
     timing = _trial(trial, seconds=2, side=128)
     timing = replace(timing, step=timing.step * parts)
@@ -108,18 +108,14 @@ def _within_memory(plan: Plan) -> Plan:
     """Return a plan whose batch is halved until a step fits into the memory, with its parameters and memory."""
     while True:
         cost = _cost(plan)
-        if _bytes(cost) <= _free_memory(plan.device) or plan.network.batch == 1:
-            return replace(plan, parameters=cost.parameters, memory=_bytes(cost))
+        if cost.memory_bytes <= _free_memory(plan.device) or plan.network.batch == 1:
+            return replace(plan, parameters=cost.parameters, memory=cost.memory_bytes)
         plan = replace(plan, network=replace(plan.network, batch=plan.network.batch // 2))
 
 
 def _free_memory(device: str) -> float:
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory_available()
     return float(_MEMORY_FRACTION * free)
-
-
-def _bytes(cost: StepCost) -> int:
-    return cost.state_bytes + cost.activation_bytes
 
 
 def _cost(plan: Plan) -> StepCost:

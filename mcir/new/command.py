@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from mcir.atomic import atomic_file, write_atomically
+from mcir.atomic import atomic_file, check_writable, write_atomically
 from mcir.config import Options, load
 from mcir.console import Console
 from mcir.data.errors import MAX_LISTED
@@ -55,7 +55,7 @@ class Request:
         words = ["mcir", "new", self.task]
         for flag, value in (("--gt", self.gt), ("--lq", self.lq), ("--scale", self.scale), ("-o", self.output)):
             words += [] if value is None else [flag, str(value)]
-        budget = "paper" if self.budget is None else format_duration(self.budget).replace(" ", "")
+        budget = "paper" if self.budget is None else format_duration(self.budget, units=4).replace(" ", "")
         return shlex.join([*words, "--budget", budget, "--contrastive", self.contrastive])
 
     @property
@@ -76,8 +76,8 @@ def new(request: Request) -> int:
     folder = request.output.parent
     gt, lq = relative(request.gt, folder), None if request.lq is None else relative(request.lq, folder)
     data = _data(request)
+    check_writable(request.output)
     with atomic_file(request.output) as temporary:
-        temporary.touch()  # if the file cannot be written, this is found before the steps
         show("Timing a few steps on this machine …", flush=True)
         plan = choose(TASKS[request.task], data, request.budget, request.contrastive)
         text = plan.text(str(request.output), request.command(), gt, lq, *[path.name for path in request.lists])

@@ -29,14 +29,12 @@ def parse_budget(text: str) -> float | None:
     return seconds
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration with its two largest units, like ``2h 30m``; seconds are rounded."""
+def format_duration(seconds: float, units: int = 2) -> str:
+    """Return a duration with its largest units, by default two, like ``2h 30m``; seconds are rounded."""
     rest = round(seconds)
-    parts: list[str] = []
+    counts: list[tuple[int, str]] = []
     for unit, length in _UNITS.items():
         count, rest = divmod(rest, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2])
+        if count or counts:
+            counts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in counts[:units] if count) or "0s"

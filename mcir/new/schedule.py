@@ -9,6 +9,8 @@ from mcir.new.duration import format_duration
 
 RESERVE = 0.1
 """Fraction of the budget that is not planned, because the speed of a machine varies."""
+_MAX_WHOLE_SIDE = 1280
+"""Longest side of an image that is validated as a whole."""
 START_S = 12.0
 """Time in seconds for the start of Python, the imports, and the report at the end."""
 _VALIDATIONS = 10
@@ -110,7 +112,7 @@ def largest_part(sizes: Sequence[tuple[int, int]], affordable: float, multiple: 
     Returns:
         The number of images, and the side; None: whole images.
     """
-    if sum(height * width for height, width in sizes) <= affordable and max(map(max, sizes)) <= _WHOLE:
+    if sum(height * width for height, width in sizes) <= affordable and max(map(max, sizes)) <= _MAX_WHOLE_SIDE:
         return len(sizes), None
     shortest = min(map(min, sizes))
     sides = [side for side in (1024, 768, 512, 384, 256, 128) if side <= shortest] or [shortest]
@@ -119,7 +121,3 @@ def largest_part(sizes: Sequence[tuple[int, int]], affordable: float, multiple: 
         if len(sizes) * side**2 <= affordable:
             return len(sizes), side
     return max(1, min(len(sizes), int(affordable / sides[-1] ** 2))), sides[-1]
-
-
-_WHOLE = 1280
-"""Longest side of an image that is validated as a whole."""

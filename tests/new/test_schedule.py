@@ -27,6 +27,7 @@ def test_what_is_not_a_budget(text):
 
 def test_the_text_of_a_duration_has_two_units():
     assert [format_duration(value) for value in (0, 59.6, 3600, 9000, 90_061)] == ["0s", "1m", "1h", "2h 30m", "1d 1h"]
+    assert format_duration(90_061, units=4) == "1d 1h 1m 1s" and format_duration(95_400, units=4) == "1d 2h 30m"
 
 
 def random_cases(count):
