@@ -32,6 +32,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, TypeVar, run
 
 from mcir.domains import find_problem
 from mcir.errors import ArgumentError, KeyPath, RegistryError, Where, locate_errors, suggestion
+from mcir.text import flow_style, shortened
 
 PLUGIN_GROUP = "mcir.plugins"
 
@@ -181,7 +182,8 @@ class Registry:
             if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
                 example = f"{{type: {next(iter(self.names()), '…')}, …}}"
                 raise RegistryError(
-                    f"{self.kind}: expected a mapping with the key 'type', like {example}, got {section!r}."
+                    f"{self.kind}: expected a mapping with the key 'type', like {example}, "
+                    f"got {shortened(flow_style(section))}."
                 )
             name = section["type"]
             arguments = {key: value for key, value in section.items() if key != "type"}
@@ -309,7 +311,9 @@ def load_plugins() -> None:
         try:
             plugin.load()
         except Exception as error:
-            message = f"The plug-in '{plugin.name}' ({plugin.value}) cannot be imported: {error!r}"
+            message = (
+                f"The plug-in '{plugin.name}' ({plugin.value}) cannot be imported: {type(error).__name__}: {error}"
+            )
             raise RegistryError(message) from error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _INVISIBLE = re.compile(
     "[\0-\b\v-\x1f\x7f-\x9f"  # control characters, except tab and line feed
@@ -26,6 +28,17 @@ def shortened(text: str, limit: int = _MAX_SHOWN) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]} … {text[-limit // 4 :]} ({len(text):,} characters)"
+
+
+def flow_style(value: Any) -> str:
+    """Return a value for a message, written as in an option file: ``{type: Adam, betas: [0.9, null]}``."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {flow_style(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow_style, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _visible(character: str) -> str:

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from mcir.text import printable, shortened
+from mcir.text import flow_style, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_long_texts_are_shortened():
     assert len(short) < 200
     assert short.startswith("aaa")
     assert short.endswith("az (100,001 characters)")
+
+
+def test_values_are_written_as_in_an_option_file():
+    value = {"type": "Adam", "betas": (0.9, None), "nested": {"fused": True}}
+    assert flow_style(value) == "{type: Adam, betas: [0.9, null], nested: {fused: true}}"
+    assert flow_style({}) == "{}"

@@ -478,4 +478,4 @@ def _check_stages(
                 "num_heads", f"stage {stage + 1}: expected a divisor of the {dim} features in embed_dims, got {heads}."
             )
         if conv_types[stage] not in get_args(ConvType):
-            raise ArgumentError("conv_type", f"expected 'DWConv' or 'Conv', got {conv_types[stage]!r}.")
+            raise ArgumentError("conv_type", f"expected 'DWConv' or 'Conv', got '{conv_types[stage]}'.")

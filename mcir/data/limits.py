@@ -69,7 +69,7 @@ def max_pixels() -> int:
     if text is None:
         return MAX_PIXELS
     if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text)):
-        raise DataError(f"{MAX_PIXELS_VARIABLE}: expected a number of pixels, like {2 * MAX_PIXELS}, got {text!r}")
+        raise DataError(f"{MAX_PIXELS_VARIABLE}: expected a number of pixels, like {2 * MAX_PIXELS}, got '{text}'")
     return int(text)
 
 

@@ -30,7 +30,7 @@ class FilenameTemplate:
             raise ArgumentError(
                 "filename_tmpl",
                 "expected one '{}', like '{}x4', and also one '*' if a ground truth has several degraded "
-                f"images, like '{{}}_*', got {text!r}.",
+                f"images, like '{{}}_*', got '{text}'.",
             )
         self._text, self._star_first = text, marks[0] == "*"
         self._before, self._between, self._after = parts[0], "".join(parts[2:-2]), parts[-1]

@@ -47,7 +47,7 @@ class ProxyModel(RestorationModel):
         if not name or not any(key == name or key.startswith(f"{name}.") for key in names):
             raise ArgumentError(
                 "last_layer",
-                f"expected a module of {type(self.network).__name__} with weights, got {name!r}."
+                f"expected a module of {type(self.network).__name__} with weights, got '{name}'."
                 f"{suggestion(name, names)} The last modules are {', '.join(list(names)[-5:])}.",
             )
         return self.network.get_submodule(name)

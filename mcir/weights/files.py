@@ -99,7 +99,7 @@ def _read_metadata(metadata: Mapping[str, Any], file: Path) -> dict[str, Any] | 
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise WeightsError(f"{file}: 'hyperparameters' of the network: expected a JSON object, got {text[:80]!r}.")
+        raise WeightsError(f"{file}: 'hyperparameters' of the network: expected a JSON object, got {text[:80]}.")
     return {**arguments, "type": architecture}
 
 

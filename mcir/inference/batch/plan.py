@@ -98,7 +98,7 @@ def plan_outputs(
     """
     out_extension = "" if out.is_dir() else out.suffix.lower()
     if set("/\\\0") & set(suffix):
-        raise DataError(f"--suffix: expected text without slashes, got {suffix!r}")
+        raise DataError(f"--suffix: expected text without slashes, got '{suffix}'")
     if out_extension in EXTENSIONS:
         if len(found) != 1 or found[0].root is not None:
             raise DataError(f"{out}: expected a folder for several images or a folder of images, got a file name")
