@@ -81,7 +81,7 @@ def test_the_page_and_the_table(here, capsys):
         assert f"with <b>: {values['second']['psnr']:.2f} dB, SSIM {values['second']['ssim']:.4f}" in page.words
     assert "mean of 3" in page.cells and "|without − with <b>|" in page.cells
     assert len(page.pictures) == 3 * 7  # input, two results, ground truth, two errors, divergence
-    assert all(address.startswith("data:") for address in page.addresses)
+    assert all(address.startswith(("data:", "#section-")) for address in page.addresses)
     better = sum(image["second"]["psnr"] > image["first"]["psnr"] for image in found["images"].values())
     assert f"with <b> has the higher PSNR for {better} of 3 images with a ground truth." in page.words
 
@@ -101,7 +101,9 @@ def test_the_images_that_differ_most_are_shown(here):
     differences = {name: values["difference"] for name, values in data()["images"].items()}
     expected = sorted(differences, key=differences.get)[1:]
     page = Page(Path("comparison.html").read_text("utf-8"))
-    assert {name for name in differences if name in page.words[page.words.index("Images") :]} == set(expected)
+    assert page.words.count("Images") == 2  # in the contents and above the images
+    shown = page.words[len(page.words) - page.words[::-1].index("Images") :]
+    assert {name for name in differences if name in shown} == set(expected)
     assert "Of 3 images, those that differ most are shown." in page.words
     compare("plain.pth", "spn.pth", "lq", "--pictures", "0")
     assert not Page(Path("comparison.html").read_text("utf-8")).pictures
