@@ -24,7 +24,7 @@ from mcir.data.exif import exif_at_end, kept_exif, take_orientation
 from mcir.data.jpeg import check_jpeg
 from mcir.data.limits import check_size, decoded_size, no_size_limit
 from mcir.data.ordinary import HEAD, JPEG_END, PNG_END, TAIL, decode_ordinary, ordinary_info
-from mcir.data.tiff import TiffPage, check_count, is_tiff
+from mcir.data.tiff import EXTRACT_FRAME, TiffPage, check_count, is_tiff
 from mcir.data.transforms import Window, crop_image
 
 FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "PPM")
@@ -63,6 +63,8 @@ class EncodedImage:
         self._size = stream.seek(0, io.SEEK_END)
         if not self._size:
             raise DataError("the file is empty")
+        if start.startswith(b"GIF8"):
+            raise DataError(f"GIF files are not read; {EXTRACT_FRAME}")
         stream.seek(0)
         self._tiff = TiffPage(stream) if is_tiff(start) else None
         stream.seek(0)

@@ -93,7 +93,7 @@ class TiffPage:
 
 
 EXTRACT_FRAME = (
-    "write the first one to its own file (seek(1): the second): "
+    "write a frame (0 is the first) to its own file: "
     """python -c "from PIL import Image; i = Image.open('IN'); i.seek(0); i.save('OUT.png')\""""
 )
 """Advice for a file with several images; IN and OUT are its path and that of the new file."""

@@ -13,7 +13,7 @@ from mcir.data.errors import DataError
 from mcir.data.reader import decode
 
 
-@pytest.mark.parametrize("extension", ["tif", "webp"])
+@pytest.mark.parametrize("extension", ["tif", "webp", "gif"])
 def test_the_command_in_the_message_extracts_a_frame(tmp_path, extension):
     frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (10, 90)]
     file = tmp_path / f"several.{extension}"
