@@ -1,6 +1,6 @@
 """Make the screenshots of the demo, of a report and of a comparison, with Chromium and Playwright.
 
-torchrun mcir/train.py -opt options/quickstart.yml
+mcir train options/quickstart.yml
 python docs/make_screenshots.py experiments/quickstart
 """
 

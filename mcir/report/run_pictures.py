@@ -51,7 +51,7 @@ def picture_section(runs: Sequence[Run]) -> Section:
     if shown:
         section.paragraphs.append(
             "Drag the divider, or move it with the arrow keys. Choose the two images and the iteration. Without "
-            "JavaScript, all images are in a row. They are compressed crops from the centre, for viewing only."
+            "JavaScript, all images are in a row. The images are crops from the centre, compressed, for viewing only."
         )
     if len(shown) < len(images):
         section.paragraphs.append(f"{len(shown)} of {len(images)} images are shown, to keep the page small.")
