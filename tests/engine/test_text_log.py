@@ -31,6 +31,7 @@ def lines(run):
 
 
 def test_it_contains_what_is_printed_and_is_continued_on_resume(run):
+    handlers = [*logging.getLogger("mcir").handlers]
     printed = run.train().splitlines()
     logged = lines(run)
     assert "\x1b" not in "".join(logged)
@@ -41,7 +42,7 @@ def test_it_contains_what_is_printed_and_is_continued_on_resume(run):
     assert lines(run)[: len(logged)] == logged
     assert any(": resuming after iteration 2" in line for line in lines(run)[len(logged) :])
     assert f"WARNING: {printed[-1]}" in lines(run)
-    assert not [handler for handler in logging.getLogger("mcir").handlers if isinstance(handler, TextLog)]
+    assert logging.getLogger("mcir").handlers == handlers
 
 
 def test_a_new_run_has_a_new_one(run):
