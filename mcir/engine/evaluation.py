@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mcir.config import Options
+from mcir.config import DatasetOptions, Options
 from mcir.data import DataError, evaluation_loader, imresize, to_device
 from mcir.engine.distributed import DistContext
 from mcir.errors import is_user_error
@@ -253,17 +253,27 @@ def evaluation_sets(options: Options, kind: str, dist: DistContext) -> list[Eval
         ValueError: a data set cannot be read, or a metric cannot be built.
     """
     metrics = build_metrics(options)
-    return [
-        EvaluationSet(
-            part.name,
-            DATASETS.build(part.section, where=options.where("datasets", key)),
-            metrics,
-            dist,
-            part.num_worker_per_gpu,
-            options.scale,
-        )
-        for key, part in (options.datasets.val if kind == "val" else options.datasets.test).items()
-    ]
+    sets = options.datasets.val if kind == "val" else options.datasets.test
+    return [evaluation_set(options, key, part, metrics, dist) for key, part in sets.items()]
+
+
+def evaluation_set(
+    options: Options, key: str, part: DatasetOptions, metrics: Mapping[str, Any], dist: DistContext
+) -> EvaluationSet:
+    """Build one validation or test set of an option file.
+
+    Args:
+        options: options of the run.
+        key: key of the set in the section 'datasets'.
+        part: options of the set.
+        metrics: metrics by name.
+        dist: this process.
+
+    Raises:
+        ValueError: the data set cannot be read.
+    """
+    dataset = DATASETS.build(part.section, where=options.where("datasets", key))
+    return EvaluationSet(part.name, dataset, metrics, dist, part.num_worker_per_gpu, options.scale)
 
 
 def build_metrics(options: Options) -> dict[str, Any]:

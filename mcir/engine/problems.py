@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,11 +17,10 @@ from mcir.engine.checkpoint import load_into, read_state
 from mcir.engine.distributed import DistContext
 from mcir.engine.dry_run import dry_run, estimate
 from mcir.engine.dry_validation import dry_validation
-from mcir.engine.evaluation import EvaluationSet, build_metrics
+from mcir.engine.evaluation import build_metrics, evaluation_set
 from mcir.engine.tester import restoring_model
 from mcir.errors import ComponentError, is_user_error, locate_errors
 from mcir.models import Model
-from mcir.registry import DATASETS
 
 
 class RunCheck(NamedTuple):
@@ -52,8 +51,6 @@ def check_run(options: Options) -> RunCheck:
     with run.collect():
         if isinstance(options.num_gpu, str) and options.num_gpu != "auto":
             resolve_device(options.num_gpu, "num_gpu")
-    with run.collect():
-        build_metrics(options)
     images = [*run.training_images(), *run.evaluation_images("validation", options.datasets.val)]
     needed = run.messages()
     images += run.evaluation_images("test", options.datasets.test)
@@ -79,6 +76,9 @@ class _Run:
         self._model: Model | None = None
         with self.collect():
             self._model = self._loaded_model()
+        self._metrics: Mapping[str, Any] | None = None
+        with self.collect():
+            self._metrics = build_metrics(options)
 
     @contextmanager
     def collect(self) -> Iterator[None]:
@@ -113,14 +113,11 @@ class _Run:
             yield self._count(f"{kind}, {part.name}", partial(self._evaluation_set, key, part))
 
     def _evaluation_set(self, key: str, part: DatasetOptions) -> int:
-        dataset = DATASETS.build(part.section, where=self._options.where("datasets", key))
-        if self._model is not None:
+        built = evaluation_set(self._options, key, part, self._metrics or {}, self._dist)
+        if self._model is not None and self._metrics is not None:
             with self.collect():
-                metrics = build_metrics(self._options)
-                scale = self._options.scale
-                evaluation_set = EvaluationSet(part.name, dataset, metrics, self._dist, 0, scale)
-                dry_validation(evaluation_set, self._model)
-        return len(dataset)
+                dry_validation(built, self._model)
+        return len(built.dataset)
 
     def _count(self, title: str, number_of_images: Callable[[], int]) -> str:
         number = None
