@@ -46,7 +46,7 @@ def command(*changes, how="never", arguments=()):
 
 
 def finish(process):
-    """Return exit status and output of a process, which leaves no other process and no folder of torch's logs."""
+    """Wait for a process, and return its exit status and output."""
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
